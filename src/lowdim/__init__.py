@@ -1,0 +1,1 @@
+"""Sparse, low-rank, cheap neural networks, measured on your own machine."""

@@ -1,0 +1,1 @@
+"""The algebra: patterns, scores, allocations, masks, budgets, statistics. Knows tensors, not models."""
