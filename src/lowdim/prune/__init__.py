@@ -1,0 +1,1 @@
+"""After training: stream through the blocks, collect statistics, allocate, mask, repair."""
