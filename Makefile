@@ -1,0 +1,69 @@
+# Needs Python 3.11+ and nothing else. Everything is installed into .venv; nothing outside this folder changes,
+# except that `make test` installs Debian's chromium where it is missing and may.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+VENV   := .venv
+BIN    := $(VENV)/bin
+JOBS   ?= 2
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt
+
+.PHONY: demo test lint format docs serve-docs nightly oldest bench pins clean help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
+
+demo: $(VENV)/.installed ## prune the embedded model, evaluate dense and sparse, write a report
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.installed-dev ## everything that CI runs: lint, types, imports, docs, the wheel, the tests
+	JOBS=$(JOBS) bash .ci/stages.sh
+
+lint: $(VENV)/.installed-dev ## format check, lint, types, direction of imports
+	bash .ci/stages.sh lint types imports
+
+format: $(VENV)/.installed-dev ## rewrite the sources in the house style
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+docs: $(VENV)/.installed-dev ## build the site into site/
+	bash .ci/stages.sh docs
+
+serve-docs: $(VENV)/.installed-dev ## the site at a local address, rebuilt on every save
+	$(BIN)/mkdocs serve
+
+nightly: $(VENV)/.installed-dev ## the slow tests too, then the fast ones with the oldest dependencies we claim
+	$(BIN)/python -m pytest -m "slow or nightly"
+	$(MAKE) oldest
+
+oldest: $(VENV)/.installed-dev ## the tests with every dependency but torch at its lower bound
+	bash .ci/oldest.sh
+
+bench: $(VENV)/.installed-dev ## the tables of docs/benchmarks.md, measured on this machine
+	$(BIN)/python benchmarks/prune.py
+	$(BIN)/python benchmarks/quality.py
+
+pins: $(VENV)/.installed-dev ## write what is installed now into requirements/constraints.txt
+	$(BIN)/python -m pip freeze --all --exclude-editable | bash .ci/pins.sh > requirements/.new
+	mv requirements/.new requirements/constraints.txt
+
+clean: ## remove what the targets above made; the download cache stays
+	rm -rf $(VENV) build dist site .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+# A torch that the machine already has (its CUDA build, say) is used as it is; without one, the pinned one is installed.
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "lowdim needs Python 3.11 or newer; none was found (set PYTHON=/path/to/python3)." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { echo "$(PYTHON) has no venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
+	@echo "Making $(VENV) with $(PYTHON); the first time takes a few minutes."
+	$(PYTHON) -m venv $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --system-site-packages) $(VENV)
+
+$(VENV)/.installed: pyproject.toml requirements/constraints.txt requirements/torch.txt | $(VENV)/bin/python
+	@$(BIN)/python -c 'import torch' 2>/dev/null || { echo "Installing torch"; $(PIP) -r requirements/torch.txt; }
+	@echo "Installing lowdim"
+	$(PIP) hatchling editables
+	$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing what the tests need"
+	$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
