@@ -1,0 +1,1 @@
+"""What lowdim knows about networks: checkpoints in and out, blocks, prunable layers."""

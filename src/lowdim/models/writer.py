@@ -1,0 +1,286 @@
+"""Output directories that are either complete or not there: ``OUT.partial/``, then one rename to ``OUT/``.
+
+Every file is written under a temporary name, synced and renamed, so that what has its name in
+``OUT.partial/`` is whole and a killed run can go on from it. A result that is to be replaced stays as it is
+until the new one is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from torch import Tensor
+
+from lowdim.core.errors import CheckpointError
+from lowdim.models.files import file_sha256, plain_name, read_json
+from lowdim.models.lock import LOCK, DirectoryLock, OutputError
+from lowdim.models.shard import Stored, nbytes, read_header, write_file
+
+STATE = "state.json"
+_RESULTS = ("lowdim.json", "config.json", "*.safetensors", "*.safetensors.index.json")
+
+
+def shard_name(index: int, count: int, stem: str = "model") -> str:
+    """Return the standard name of shard ``index`` (from 1) of ``count``.
+
+    Example:
+        >>> shard_name(1, 1), shard_name(2, 12), shard_name(1, 3, "packed")
+        ('model.safetensors', 'model-00002-of-00012.safetensors', 'packed-00001-of-00003.safetensors')
+    """
+    return f"{stem}.safetensors" if count == 1 else f"{stem}-{index:05d}-of-{count:05d}.safetensors"
+
+
+class Writer:
+    """Write an output directory; a context manager.
+
+    Leaving it by an exception, Ctrl-C included, keeps ``OUT.partial/`` for a later resume and releases the
+    lock.
+
+    Args:
+        out: the directory to appear.
+        overwrite: replace an existing result, at the end; unfinished work is thrown away.
+        resume: go on from ``OUT.partial/`` where it exists.
+
+    Attributes:
+        out: the directory to appear.
+        partial: where files are written meanwhile.
+        state: a JSON object of the caller's, kept by `save_state` and found again on resume.
+
+    Raises:
+        OutputError: the output exists, is being written, is unfinished, or its parent cannot be written.
+    """
+
+    def __init__(self, out: str | Path, overwrite: bool = False, resume: bool = False) -> None:
+        self.out = Path(out).resolve()
+        self.partial = self.out.with_name(self.out.name + ".partial")
+        self._old = self.out.with_name(self.out.name + ".replaced")
+        self.state: dict[str, Any] = {}
+        with self._reporting(self.partial, 0):
+            self._lock = DirectoryLock(self.partial)
+        try:
+            self._prepare(overwrite, resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, overwrite: bool, resume: bool) -> None:
+        if (
+            self._old.exists() and not self.out.exists()
+        ):  # killed between the two renames of an earlier finish()
+            os.rename(self._old, self.out)
+        self._overwrite = overwrite
+        self._check_out()
+        with self._reporting(self.partial, 0):
+            for stale in self.partial.glob(".*.tmp"):
+                stale.unlink()
+        begun = sorted(path.name for path in self.partial.iterdir() if path.name != LOCK)
+        if begun and resume:
+            self.state = self._read_state()
+        elif begun and overwrite:
+            self.reset()
+        elif begun:
+            raise OutputError(
+                f"{self.partial} holds an unfinished run. Resume it, overwrite it, or remove that directory."
+            )
+
+    def _check_out(self) -> None:
+        if not self.out.exists():
+            return
+        if not self.out.is_dir():
+            raise OutputError(f"{self.out} is a file; the output must be a directory that does not exist yet")
+        if not any(self.out.iterdir()):
+            return
+        if not self._overwrite:
+            raise OutputError(
+                f"{self.out} exists and is not empty. Choose another output, or allow overwriting it."
+            )
+        if not any(found for pattern in _RESULTS for found in self.out.glob(pattern)):
+            raise OutputError(
+                f"{self.out} does not hold a model; it is not overwritten. Remove it yourself if you can."
+            )
+
+    def _read_state(self) -> dict[str, Any]:
+        try:
+            return read_json(self.partial / STATE) if self.has(STATE) else {}
+        except CheckpointError as error:
+            raise OutputError(f"cannot resume from {self.partial}: {error}. Overwrite it instead.") from error
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock; what was written stays in ``OUT.partial/``, unless that is nothing."""
+        self._lock.release()
+        with contextlib.suppress(OSError):
+            self.partial.rmdir()
+
+    def reset(self) -> None:
+        """Throw away what ``OUT.partial/`` holds."""
+        self.state = {}
+        with self._reporting(self.partial, 0):
+            for path in self.partial.iterdir():
+                if path.name != LOCK:
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def require_space(self, needed: int) -> None:
+        """Check that the file system has room for ``needed`` more bytes.
+
+        Raises:
+            OutputError: it has not; both numbers are given.
+        """
+        free = shutil.disk_usage(self.partial).free
+        if free < needed:
+            raise OutputError(
+                f"{self.partial.parent} has {free:,} bytes free, and {needed:,} are needed. Free some space or "
+                "choose another output."
+            )
+
+    def has(self, name: str) -> bool:
+        """Tell whether a file is already there, whole."""
+        return (self.partial / name).is_file()
+
+    def write_shard(
+        self, name: str, tensors: Mapping[str, Tensor | Stored], metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a safetensors file; its bytes depend on the arguments alone.
+
+        Args:
+            name: the file, see `shard_name`.
+            tensors: what it holds; a `Stored` is copied from its file.
+            metadata: its ``__metadata__``; ``format: pt``, which Transformers asks for, is added.
+
+        Raises:
+            OutputError: the disk is full or the file cannot be written.
+        """
+        if not name.endswith(".safetensors"):
+            raise ValueError(f"name must end with .safetensors, got {name!r}")
+        metadata = {"format": "pt", **(metadata or {})}
+        needed = sum(nbytes(tensor) for tensor in tensors.values())
+        self._write(name, lambda file: write_file(file, tensors, metadata), needed)
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file: UTF-8, two spaces, keys in the order given."""
+        self.write_text(name, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a UTF-8 text file."""
+        data = text.encode()
+        self._write(name, lambda file: file.write(data), len(data))
+
+    def copy(self, source: Path, name: str | None = None) -> None:
+        """Copy a file's bytes, under its own name or another."""
+        with self._reporting(source, 0):
+            needed = source.stat().st_size
+
+        def transfer(file: IO[bytes]) -> None:
+            with source.open("rb") as origin:
+                shutil.copyfileobj(origin, file, 1 << 20)
+
+        self._write(name or source.name, transfer, needed)
+
+    def save_state(self) -> None:
+        """Make `state` durable."""
+        self.write_text(STATE, json.dumps(self.state, indent=2) + "\n")
+
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of every file written so far, by name, leaving out ``lowdim.json`` and the state."""
+        names = sorted(path.name for path in self.partial.iterdir() if path.is_file())
+        return {n: file_sha256(self.partial / n) for n in names if n not in {LOCK, STATE, "lowdim.json"}}
+
+    def write_index(self) -> None:
+        """Write the index of several shards; called by `finish`, or earlier so that `hashes` covers it."""
+        shards = sorted(path.name for path in self.partial.glob("*.safetensors"))
+        if len(shards) < 2:
+            return
+        headers = {name: read_header(self.partial / name) for name in shards}
+        total = sum(stored.nbytes for header in headers.values() for stored in header.tensors.values())
+        where = {name: file for file, header in headers.items() for name in header.tensors}
+        if len(where) != sum(len(header.tensors) for header in headers.values()):
+            raise OutputError(f"two shards in {self.partial} hold a tensor of the same name")
+        stem = shards[0].partition("-")[0].removesuffix(".safetensors")
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+        self.write_json(f"{stem}.safetensors.index.json", index)
+
+    def finish(self) -> Path:
+        """Write the index, drop the state, and let the result appear under its name.
+
+        Returns:
+            The directory.
+
+        Raises:
+            OutputError: the disk is full or the directory cannot be renamed; the old result is still in
+            place.
+        """
+        self._check_out()
+        self.write_index()
+        with self._reporting(self.out, 0):
+            (self.partial / STATE).unlink(missing_ok=True)
+            _sync(self.partial)
+            self._swap()
+            _sync(self.out.parent)
+        self._lock.release(self.out)
+        shutil.rmtree(self._old, ignore_errors=True)
+        return self.out
+
+    def _swap(self) -> None:
+        if not self.out.exists():
+            os.rename(self.partial, self.out)
+            return
+        shutil.rmtree(self._old, ignore_errors=True)
+        os.rename(self.out, self._old)
+        try:
+            os.rename(self.partial, self.out)
+        except OSError:
+            os.rename(self._old, self.out)
+            raise
+
+    def _write(self, name: str, fill: Callable[[IO[bytes]], object], needed: int) -> None:
+        if not plain_name(name):
+            raise ValueError(f"name must be a plain file name, got {name!r}")
+        temporary, target = self.partial / f".{name}.tmp", self.partial / name
+        with self._reporting(target, needed):
+            try:
+                with temporary.open("wb") as file:
+                    fill(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, target)
+                _sync(self.partial)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
+
+    @contextlib.contextmanager
+    def _reporting(self, path: Path, needed: int) -> Iterator[None]:
+        """Turn an OSError into one paragraph that says what is lost (nothing) and what to do."""
+        try:
+            yield
+        except OSError as error:
+            size = f" ({needed:,} bytes)" if needed else ""
+            kept = (
+                f" What is finished stays in {self.partial}: resume from there."
+                if self.partial.is_dir()
+                else ""
+            )
+            raise OutputError(f"cannot write {path}{size}: {error.strerror or error}.{kept}") from error
+
+
+def _sync(directory: Path) -> None:
+    file = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
