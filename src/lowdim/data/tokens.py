@@ -1,0 +1,121 @@
+"""From text to token ids, with the start-of-text token handled in one place."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from lowdim.core.errors import suggest
+from lowdim.data.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+Bos = Literal["tokenizer", "none", "window"]
+"""The start-of-text token: where the tokenizer puts it in a document, nowhere, or before each window."""
+
+
+def check_bos(bos: str, tokenizer: Any) -> None:
+    """Refuse an unknown policy, or one that asks for a token that the tokenizer lacks.
+
+    Raises:
+        DataError: see above.
+    """
+    if bos not in get_args(Bos):
+        raise DataError(f"bos is 'tokenizer', 'none' or 'window'; got {bos!r}. {suggest(bos, get_args(Bos))}")
+    if bos == "window" and tokenizer.bos_token_id is None:
+        raise DataError(
+            "bos='window' needs a start-of-text token and this tokenizer has none; use bos='none'"
+        )
+
+
+def encode(tokenizer: Any, text: str, bos: str = "tokenizer") -> list[int]:
+    """Return the token ids of a text, with the tokenizer's special tokens where ``bos`` is 'tokenizer'."""
+    special = bos == "tokenizer"
+    return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+
+def prefix(tokenizer: Any, bos: str, opening: bool = False) -> list[int]:
+    """Return the token ids that every window starts with.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        bos: see `Bos`.
+        opening: whether windows are documents of their own, which 'tokenizer' opens as the tokenizer would.
+    """
+    if bos == "window":
+        return [tokenizer.bos_token_id]
+    if bos == "tokenizer" and opening and tokenizer.bos_token_id is not None:
+        return [i for i in encode(tokenizer, "")[:1] if i == tokenizer.bos_token_id]
+    return []
+
+
+def describe(tokenizer: Any) -> dict[str, str | int]:
+    """Return what identifies a tokenizer: its number of tokens and a hash of its vocabulary."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    digest = hashlib.sha256(repr(vocabulary).encode()).hexdigest()
+    return {"tokens": len(tokenizer), "hash": digest[:16]}
+
+
+def check_vocabulary(largest: int, vocab_size: int) -> None:
+    """Refuse token ids beyond the model's embedding.
+
+    Raises:
+        DataError: ``largest`` is not below ``vocab_size``.
+
+    Example:
+        >>> check_vocabulary(largest=9, vocab_size=10)
+    """
+    if largest >= vocab_size:
+        raise DataError(
+            f"the text has token id {largest}, but the model's embedding has {vocab_size} rows. The "
+            "tokenizer does not belong to this model, or the embedding was not resized for added tokens."
+        )
+
+
+def pad(
+    rows: Sequence[Sequence[int]], width: int, side: str, fill: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return ids and mask, int64 ``[rows, width]``; the mask is None where nothing had to be padded.
+
+    Example:
+        >>> ids, mask = pad([[5, 6], [7]], width=3, side="left", fill=0)
+        >>> ids.tolist(), mask.tolist()
+        ([[0, 5, 6], [0, 0, 7]], [[0, 1, 1], [0, 0, 1]])
+    """
+    import torch
+
+    ids = torch.full((len(rows), width), fill, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        place = slice(width - len(row), None) if side == "left" else slice(0, len(row))
+        ids[i, place] = torch.as_tensor(row, dtype=torch.int64)
+        mask[i, place] = 1
+    return ids, None if bool(mask.all()) else mask
+
+
+def fingerprint(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> str:
+    """Return the sha256 of shape, ids and mask, in hex; no mask counts as a mask of ones.
+
+    Example:
+        >>> import torch
+        >>> ids = torch.tensor([[1, 2]])
+        >>> fingerprint(ids, None) == fingerprint(ids, torch.ones_like(ids))
+        True
+    """
+    import torch
+
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    digest = hashlib.sha256(repr(tuple(input_ids.shape)).encode())
+    digest.update(input_ids.contiguous().numpy().astype("<i8").tobytes())
+    digest.update(mask.contiguous().numpy().astype("<i1").tobytes())
+    return digest.hexdigest()
+
+
+def pad_id(tokenizer: Any) -> int:
+    """Return an id to fill padding with; the mask, not the id, says what padding is."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
