@@ -1,0 +1,279 @@
+"""Hooks of mkdocs: the pages and tables that are written from the registry, the recipe and the command line.
+
+Nothing here knows a method by name. ``<!-- generated: X -->`` in a page is replaced by what `GENERATORS`
+makes of X.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+import lowdim
+from lowdim.cli import app
+from lowdim.core import registry
+from lowdim.prune.recipe import schema
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTES = ROOT / "docs" / "methods" / "notes"
+FLAGS = {"allocation": "--allocation", "pattern": "--pattern", "refine": "--refine"}
+KINDS = {
+    "score": "Scores",
+    "allocation": "Allocations",
+    "pattern": "Patterns",
+    "repair": "Repairs",
+    "refine": "Refinements",
+}
+# Patterns that are written by their numbers, not by their name.
+EXAMPLES = {("pattern", "nm"): "2:4", ("pattern", "block"): "1x16"}
+
+# ---------------------------------------------------------------- one page per method
+
+
+def page_path(method: registry.Method) -> str:
+    """Return the page of a method below docs/."""
+    return f"methods/{method.kind}-{method.name}.md"
+
+
+def method_page(method: registry.Method) -> str:
+    """Return the Markdown of a method's page."""
+    cls = method.load()
+    rows = [
+        ("Kind", f"[{method.kind}](../concepts.md#the-parts-of-a-method)"),
+        ("Name", ", ".join(f"`{name}`" for name in (method.name, *method.aliases))),
+        ("Paper", paper(method)),
+        ("File", f"`src/{cls.__module__.replace('.', '/')}.py`"),
+    ]
+    parts = [
+        f"# {method.title}",
+        "| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows),
+        "## Settings",
+        settings_table(method),
+        "## Run it",
+        f"```bash\n{command(method)}\n```",
+    ]
+    note = NOTES / f"{method.kind}-{method.name}.md"
+    if note.exists():
+        parts += ["## Notes", note.read_text(encoding="utf-8").strip()]
+    parts += ["## Reference", f"::: {method.target.replace(':', '.')}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def paper(method: registry.Method) -> str:
+    """Return the link to a method's paper, or who it belongs to."""
+    if not method.arxiv:
+        return "none"
+    return f"[arXiv {method.arxiv}](https://arxiv.org/abs/{method.arxiv}), {method.year}"
+
+
+def settings_table(method: registry.Method) -> str:
+    """Return the table of a method's settings, with the key that ``--set`` takes."""
+    cls = method.load()
+    said = arguments(cls)
+    rows = [
+        (f"`{method.kind}.{name}`", f"`{plain(value)}`", said.get(name, ""))
+        for name, value in method.settings().items()
+    ]
+    return table(("setting", "default", "meaning"), rows) if rows else "None."
+
+
+def command(method: registry.Method) -> str:
+    """Return a command line that uses a method."""
+    choice = EXAMPLES.get((method.kind, method.name), method.name)
+    sparsity = "" if choice == "2:4" else " --sparsity 0.6"
+    flag = FLAGS.get(method.kind)
+    chosen = f"{flag} {choice}" if flag else f"--set {method.kind}={choice}"
+    return f"lowdim prune MODEL OUT{sparsity} {chosen}"
+
+
+# ---------------------------------------------------------------- tables
+
+
+def names(kind: str) -> str:
+    """Return the linked names of a kind."""
+    return ", ".join(
+        f"[{name}](methods/{kind}-{name}.md)" for name in registry.names(kind) if not name.startswith("none")
+    )
+
+
+def methods() -> str:
+    """Return the tables of all methods, kind by kind."""
+    parts = []
+    for kind, heading in KINDS.items():
+        found = [registry.find(kind, name) for name in registry.names(kind)]
+        rows = [(f"[`{m.name}`]({kind}-{m.name}.md)", m.title, paper(m)) for m in found]
+        parts += [f"## {heading}", table(("name", "what", "paper"), rows)]
+    return "\n\n".join(parts)
+
+
+def recipe_fields(section: str = "Recipe") -> str:
+    """Return the table of a recipe section's fields: type, default, meaning."""
+    model = getattr(schema, section)
+    said = arguments(model)
+    rows = []
+    for name, field in model.model_fields.items():
+        nested = isinstance(field.default, schema.Calibration | schema.Evaluation | schema.Targets)
+        default = "see below" if nested else f"`{plain(field.default)}`"
+        rows.append((f"`{name}`", spelt(field.annotation), default, said.get(name, "")))
+    return table(("field", "type", "default", "meaning"), rows)
+
+
+def presets() -> str:
+    """Return the table of what ``--method`` stands for."""
+    from lowdim.prune.recipe import METHODS
+
+    return table(
+        ("`--method`", "score", "repair"), [(f"`{k}`", f"`{s}`", f"`{r}`") for k, (s, r) in METHODS.items()]
+    )
+
+
+def commands() -> str:
+    """Return the reference of the command line, from the parser itself."""
+    group: Any = typer.main.get_command(app)
+    parts: list[str] = []
+    for name in group.list_commands(click.Context(group)):
+        parts += list(_command(name, group.get_command(click.Context(group), name)))
+    return "\n\n".join(parts)
+
+
+def _command(name: str, parser: Any) -> Iterator[str]:
+    shown = [p for p in parser.params if not getattr(p, "hidden", False)]
+    arguments_ = " ".join(str(p.metavar or p.name).upper() for p in shown if p.param_type_name == "argument")
+    yield f"## lowdim {name}"
+    yield inspect.cleandoc(parser.help or "").split("\f")[0]
+    yield f"```text\nlowdim {name} {arguments_} [OPTIONS]\n```"
+    rows = [option(p, name) for p in shown if p.param_type_name == "option"]
+    if rows:
+        yield table(("option", "value", "default", "meaning"), rows)
+
+
+def option(parameter: Any, command_name: str) -> tuple[str, str, str, str]:
+    """Return one row of the table of options."""
+    context = click.Context(click.Command(command_name))
+    flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
+    choices = getattr(parameter.type, "choices", None)
+    value = (
+        ""
+        if parameter.is_flag
+        else f"`{parameter.metavar or '|'.join(map(str, choices or [])) or parameter.type.name}`"
+    )
+    default = parameter.get_default(context, call=False)
+    shown = "" if default in (None, False, (), []) or parameter.is_flag else f"`{default}`"
+    return flags, value.replace("|", "\\|"), shown, parameter.help or ""
+
+
+def exports() -> str:
+    """Return the reference of what ``lowdim`` exports, by the module that each name comes from."""
+    source = ast.parse((ROOT / "src/lowdim/__init__.py").read_text(encoding="utf-8"))
+    origin = {
+        alias.name: node.module
+        for node in ast.walk(source)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return "\n\n".join(f"::: {origin[name]}.{name}" for name in lowdim.__all__ if not name.startswith("__"))
+
+
+def contributing() -> str:
+    """Return CONTRIBUTING.md below its title, its links made those of the site."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return text.split("\n", 1)[1].replace("(docs/", "(")
+
+
+GENERATORS: dict[str, Callable[..., str]] = {
+    "names": names,
+    "methods": methods,
+    "recipe": recipe_fields,
+    "presets": presets,
+    "commands": commands,
+    "exports": exports,
+    "contributing": contributing,
+}
+
+# ---------------------------------------------------------------- helpers
+
+
+def arguments(cls: type[Any]) -> dict[str, str]:
+    """Return what a Google-style docstring says of each argument or attribute."""
+    found: dict[str, str] = {}
+    for heading in ("Args", "Attributes"):
+        match = re.search(rf"^{heading}:\n((?:[ ]+.*\n?|\n)+)", inspect.getdoc(cls) or "", re.MULTILINE)
+        for item in re.split(r"\n(?= {4}\w)", match.group(1)) if match else []:
+            name, _, meaning = item.strip().partition(":")
+            found.setdefault(name.split(" ")[0], " ".join(meaning.split()))
+    return found
+
+
+def spelt(annotation: Any) -> str:
+    """Return a type as people write it."""
+    if get_origin(annotation) is Literal:
+        return " \\| ".join(f"`{choice}`" for choice in get_args(annotation))
+    if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
+        return " or ".join("none" if part is NoneType else spelt(part) for part in get_args(annotation))
+    if hasattr(annotation, "__metadata__"):
+        return spelt(get_args(annotation)[0])
+    if get_origin(annotation) is tuple:
+        return "list"
+    return {"str": "text", "int": "whole number", "float": "number", "Any": "method"}.get(
+        getattr(annotation, "__name__", ""),
+        "section" if issubclass(annotation, schema.BaseModel) else "method",
+    )
+
+
+def plain(value: Any) -> str:
+    """Return a default as YAML would hold it."""
+    if value is dataclasses.MISSING:
+        return "required"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "[]" if value == () else str(value)
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+# ---------------------------------------------------------------- what mkdocs calls
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the methods' pages to the navigation."""
+    assert config.nav is not None
+    section = next(item["Methods"] for item in config.nav if isinstance(item, dict) and "Methods" in item)
+    for kind, heading in KINDS.items():
+        pages = [{name: page_path(registry.find(kind, name))} for name in registry.names(kind)]
+        section.append({heading: pages})
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add one generated page per method."""
+    for method in registry.methods():
+        files.append(File.generated(config, page_path(method), content=method_page(method)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Replace the marks of a page by what is generated."""
+
+    def make(match: re.Match[str]) -> str:
+        name, *rest = match.group(1).split()
+        return GENERATORS[name](*rest)
+
+    return re.sub(r"<!-- generated: (.+?) -->", make, markdown)
