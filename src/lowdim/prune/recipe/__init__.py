@@ -1,0 +1,17 @@
+"""Recipes: what to prune and how, as YAML, as flags and as a checked object. Costs no import of torch."""
+
+from lowdim.prune.recipe.families import METHODS
+from lowdim.prune.recipe.override import known_keys, override, put
+from lowdim.prune.recipe.schema import Calibration, Evaluation, Recipe, Targets, read
+
+__all__ = [
+    "METHODS",
+    "Calibration",
+    "Evaluation",
+    "Recipe",
+    "Targets",
+    "known_keys",
+    "override",
+    "put",
+    "read",
+]

@@ -1,0 +1,151 @@
+"""Which choices of a recipe go together; every refusal names both keys, their values and a way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lowdim.core.errors import RecipeError
+from lowdim.core.pattern import NM, Block, Pattern, Structured, Unstructured
+from lowdim.prune.recipe import families
+
+if TYPE_CHECKING:
+    from lowdim.prune.recipe.schema import Recipe
+
+
+def check(recipe: Recipe) -> float:
+    """Return the sparsity that the recipe asks for, after checking every combination.
+
+    Raises:
+        RecipeError: the sparsity is impossible, or two choices exclude each other.
+    """
+    _check_range(recipe.sparsity)
+    for rule in (_global, _nm_budget, _structured, _variant, _refine, _repair_block):
+        rule(recipe)
+    try:
+        return recipe.pattern.check_recipe(recipe.sparsity)
+    except RecipeError as error:
+        raise RecipeError(str(error) if "pattern" in str(error)[:8] else f"pattern {error}") from error
+
+
+def resolve(recipe: Recipe) -> Pattern:
+    """Return the pattern with its group decided: the one given, else the one that the other choices ask for.
+
+    "auto" is the whole model under global allocation, the row under DSnoT (whose paper starts from masks with
+    equal rows), and otherwise the score's own group.
+    """
+    if _name(recipe, "allocation") == "global":
+        return recipe.pattern.resolve("global")
+    rows = _name(recipe, "refine") == "dsnot" and not _is_variant(recipe)
+    return recipe.pattern.resolve("row" if rows else recipe.score.default_group)
+
+
+def _name(recipe: Recipe, kind: str) -> str:
+    return families.name_of(kind, getattr(recipe, kind)) or ""
+
+
+def _group(recipe: Recipe) -> str:
+    return recipe.pattern.group if isinstance(recipe.pattern, Unstructured) else ""
+
+
+def _is_variant(recipe: Recipe) -> bool:
+    return bool(getattr(recipe.score, "variant", False))
+
+
+def _clash(one: str, other: str, why: str, remedy: str) -> RecipeError:
+    return RecipeError(f"{one} does not go with {other}: {why}. {remedy}.")
+
+
+def _check_range(sparsity: float | None) -> None:
+    if sparsity is None or 0 <= sparsity < 1:
+        return
+    rule = f"sparsity is the share of zeros and must lie in [0, 1), got {sparsity:g}"
+    if sparsity == 1:
+        raise RecipeError(f"{rule}: no weight would be left. Choose less, for example 0.9.")
+    if 1 < sparsity < 100:
+        raise RecipeError(f"{rule}. Did you mean {sparsity / 100:g}?")
+    raise RecipeError(f"{rule}. Choose for example 0.5.")
+
+
+def _global(recipe: Recipe) -> None:
+    allocation = _name(recipe, "allocation")
+    if _group(recipe) == "global" and allocation != "global":
+        raise _clash(
+            "pattern.group=global",
+            f"allocation={allocation}",
+            "weights compared over the whole model decide each layer's share themselves",
+            f"Choose allocation=global, or pattern.group=matrix to keep {allocation}",
+        )
+
+
+def _nm_budget(recipe: Recipe) -> None:
+    allocation = _name(recipe, "allocation")
+    if isinstance(recipe.pattern, NM) and allocation not in ("uniform", "owl", "explicit"):
+        raise _clash(
+            f"allocation={allocation}",
+            f"pattern={recipe.pattern}",
+            "every layer keeps the same number of each group, so there is no budget to share out",
+            "Choose allocation=uniform, allocation=owl (which mixes N per layer), or pattern=unstructured",
+        )
+
+
+def _structured(recipe: Recipe) -> None:
+    if not isinstance(recipe.pattern, Structured):
+        return
+    if recipe.sequential == "true":
+        raise _clash(
+            "sequential=true",
+            "pattern=structured",
+            "heads and channels are chosen for a whole block at once",
+            "Choose sequential=block",
+        )
+
+
+def _variant(recipe: Recipe) -> None:
+    if not _is_variant(recipe):
+        return
+    if not isinstance(recipe.pattern, Unstructured):
+        raise _clash(
+            "score.variant=true",
+            f"pattern={recipe.pattern}",
+            "the variant lets rows lose different numbers of single weights",
+            "Choose score.variant=false, or pattern=unstructured",
+        )
+    if _group(recipe) == "row":
+        raise _clash(
+            "score.variant=true",
+            "pattern.group=row",
+            "the variant lets rows lose different numbers of weights",
+            "Choose pattern.group=matrix, or score.variant=false",
+        )
+
+
+def _refine(recipe: Recipe) -> None:
+    if _name(recipe, "refine") != "dsnot":
+        return
+    if isinstance(recipe.pattern, (Block, Structured)):
+        raise _clash(
+            "refine=dsnot",
+            f"pattern={recipe.pattern}",
+            "it swaps single weights within a row, which breaks whole units",
+            "Choose refine=none, or an unstructured or N:M pattern",
+        )
+    if _group(recipe) == "column-block":
+        raise _clash(
+            "refine=dsnot",
+            "pattern.group=column-block",
+            "it keeps the count of each row, not that of each block of columns",
+            "Choose refine=none, or pattern.group=row",
+        )
+
+
+def _repair_block(recipe: Recipe) -> None:
+    block = getattr(recipe.repair, "block", None)
+    if not isinstance(recipe.pattern, NM) or block is None or block % recipe.pattern.group == 0:
+        return
+    group = recipe.pattern.group
+    raise _clash(
+        f"repair.block={block}",
+        f"pattern={recipe.pattern}",
+        f"a group of {group} columns would be cut in two",
+        f"Choose a multiple of {group}, such as repair.block={max(1, 128 // group) * group}",
+    )

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from lowdim.prune.progress import Progress, Silent
+
+
+def test_silent_progress_prints_nothing_and_lets_errors_through(capfd) -> None:
+    progress: Progress = Silent()
+    progress.log("hello")
+    try:
+        with progress.stage("prune", 3, "blocks") as stage:
+            stage.advance()
+            stage.advance(2)
+            stage.log("half way")
+            raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+    else:
+        raise AssertionError("the error was swallowed")
+    assert capfd.readouterr() == ("", "")
