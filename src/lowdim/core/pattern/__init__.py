@@ -1,0 +1,65 @@
+"""Patterns: which weights are one unit, and which masks are legal."""
+
+from __future__ import annotations
+
+import re
+
+from lowdim.core.errors import RecipeError, suggest
+from lowdim.core.pattern.base import Pattern
+from lowdim.core.pattern.block import Block
+from lowdim.core.pattern.nm import NM
+from lowdim.core.pattern.structured import BlockRoles, Structured, structured_masks
+from lowdim.core.pattern.unstructured import Unstructured
+from lowdim.core.registry import register
+
+__all__ = ["NM", "Block", "BlockRoles", "Pattern", "Structured", "Unstructured", "parse", "structured_masks"]
+
+_HERE = "lowdim.core.pattern"
+register("pattern", "unstructured", f"{_HERE}.unstructured:Unstructured", title="Single weights")
+register("pattern", "nm", f"{_HERE}.nm:NM", title="N of every M weights", arxiv="2102.04010", year=2021)
+register(
+    "pattern", "block", f"{_HERE}.block:Block", title="Rectangular blocks", arxiv="1711.02782", year=2017
+)
+register(
+    "pattern",
+    "structured",
+    f"{_HERE}.structured:Structured",
+    title="Attention heads and MLP channels",
+    arxiv="2305.11627",
+    year=2023,
+)
+
+
+def parse(text: str) -> Pattern:
+    """Read a pattern as it is written in a recipe.
+
+    Args:
+        text: "unstructured", "structured", N:M such as "2:4" (keep 2 of every 4), or ROWSxCOLS ("1x16").
+
+    Raises:
+        RecipeError: the text is none of these, or its numbers are impossible.
+
+    Example:
+        >>> parse("2:4")
+        NM(keep=2, group=4)
+        >>> parse("16x8")
+        Block(rows=16, cols=8)
+    """
+    word = text.strip().lower()
+    if word == "unstructured":
+        return Unstructured()
+    if word == "structured":
+        return Structured()
+    if found := re.fullmatch(r"(\d+):(\d+)", word):
+        return NM(int(found[1]), int(found[2]))
+    if found := re.fullmatch(r"(\d+)x(\d+)", word):
+        return Block(int(found[1]), int(found[2]))
+    if ":" in word:
+        raise RecipeError(
+            f"pattern {text!r} is not N:M: write two whole numbers, those kept and the group, such as 2:4"
+        )
+    if re.fullmatch(r"\d*x\d*", word):
+        raise RecipeError(f"pattern {text!r} is not ROWSxCOLS: write two whole numbers, such as 16x16")
+    raise RecipeError(
+        f"unknown pattern {text!r}. {suggest(word, ['unstructured', 'structured', '2:4', '1x16'])}"
+    )

@@ -1,0 +1,97 @@
+"""N:M: of every M neighbouring inputs, N are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lowdim.core.errors import PatternError, RecipeError
+from lowdim.core.pattern.base import Pattern
+from lowdim.core.topk import keep_top_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class NM(Pattern):
+    """Keep ``keep`` of every ``group`` neighbouring inputs of each row, aligned to multiples of ``group``.
+
+    The sparsity is 1 - keep / group. Both numbers count as hardware does: 2:4 keeps two of four (some
+    research code counts the removed ones first).
+
+    Paper: "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch", arXiv 2102.04010.
+
+    Example:
+        >>> import torch
+        >>> NM(2, 4).mask(torch.tensor([[4.0, 2.0, 1.0, 0.4], [0.4, 0.3, 10.0, 0.02]]), 4).int()
+        tensor([[1, 1, 0, 0],
+                [1, 0, 1, 0]], dtype=torch.int32)
+    """
+
+    keep: int = 2
+    group: int = 4
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise RecipeError(f"pattern {self} keeps nothing: in N:M, N is the number kept, at least 1")
+        if self.keep > self.group:
+            raise RecipeError(
+                f"pattern {self} keeps {self.keep} of {self.group}: in N:M, N of every M weights are kept; "
+                f"did you mean {self.group}:{self.keep}?"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.keep}:{self.group}"
+
+    @property
+    def sparsity(self) -> float:
+        """The share of zeros, 1 - keep / group."""
+        return 1.0 - self.keep / self.group
+
+    @property
+    def unit_size(self) -> int:
+        """One group: no smaller change of the count is legal."""
+        return self.group
+
+    def check_recipe(self, sparsity: float | None) -> float:
+        """Return the pattern's own sparsity; one given beside it must agree to 0.001."""
+        if sparsity is None or abs(sparsity - self.sparsity) <= 1e-3:
+            return self.sparsity
+        wanted = super().check_recipe(sparsity)
+        near = self.at(wanted)
+        other = f"use {near} (sparsity {near.sparsity:g})" if near != self else f"keep {self}"
+        raise RecipeError(
+            f"{self} is sparsity {self.sparsity:g}, but the recipe asks for {sparsity:g}. Leave sparsity "
+            f"out; or, nearest among groups of {self.group}, {other}; or use pattern unstructured for exactly "
+            f"{sparsity:g}"
+        )
+
+    def at(self, sparsity: float) -> NM:
+        """Return the pattern of the same group whose sparsity is nearest; at least one weight is kept."""
+        return NM(min(max(round((1.0 - sparsity) * self.group), 1), self.group), self.group)
+
+    def check_shape(self, name: str, rows: int, cols: int) -> None:
+        """Refuse a width that the group does not divide."""
+        if cols % self.group:
+            fits = [m for m in (16, 8, 4, 2) if cols % m == 0 and m != self.group]
+            other = (
+                f"a group that divides it ({', '.join(map(str, fits))})" if fits else "pattern unstructured"
+            )
+            raise PatternError(
+                f"{name} has {cols} inputs, not a multiple of {self.group}, so {self} does not fit. "
+                f"Leave the layer out of the recipe, or use {other}"
+            )
+
+    def mask(self, scores: Tensor, keep: int) -> Tensor:
+        """Keep the best of each group; ``keep`` must be the one legal count, rows * cols * N / M.
+
+        Raises:
+            ValueError: ``keep`` belongs to another N; ask ``at`` for the layer's own pattern.
+        """
+        rows, cols = scores.shape
+        self.check_shape("the layer", rows, cols)
+        legal = rows * cols // self.group * self.keep
+        if abs(keep - legal) >= self.group:
+            raise ValueError(f"{self} keeps {legal} of {rows * cols} weights; got keep={keep}")
+        return keep_top_rows(scores.reshape(-1, self.group), self.keep).reshape(rows, cols)
