@@ -14,7 +14,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
 
 demo: $(VENV)/.installed ## prune the embedded model, evaluate dense and sparse, write a report
-	$(BIN)/python examples/demo.py
+	$(BIN)/python -m lowdim prune builtin:smollm2-135m runs/demo --recipe examples/demo.yaml --overwrite
 
 test: $(VENV)/.installed-dev ## everything that CI runs: lint, types, imports, docs, the wheel, the tests
 	JOBS=$(JOBS) bash .ci/stages.sh

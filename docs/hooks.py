@@ -15,7 +15,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Union, get_args, get_origin
 
-import click
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -141,37 +140,21 @@ def presets() -> str:
 
 def commands() -> str:
     """Return the reference of the command line, from the parser itself."""
-    group: Any = typer.main.get_command(app)
-    parts: list[str] = []
-    for name in group.list_commands(click.Context(group)):
-        parts += list(_command(name, group.get_command(click.Context(group), name)))
-    return "\n\n".join(parts)
+    root: Any = typer.main.get_command(app)
+    return "\n\n".join(part for name, parser in root.commands.items() for part in _command(name, parser))
 
 
 def _command(name: str, parser: Any) -> Iterator[str]:
-    shown = [p for p in parser.params if not getattr(p, "hidden", False)]
-    arguments_ = " ".join(str(p.metavar or p.name).upper() for p in shown if p.param_type_name == "argument")
+    context = parser.context_class(parser, info_name=name)
     yield f"## lowdim {name}"
-    yield inspect.cleandoc(parser.help or "").split("\f")[0]
-    yield f"```text\nlowdim {name} {arguments_} [OPTIONS]\n```"
-    rows = [option(p, name) for p in shown if p.param_type_name == "option"]
-    if rows:
-        yield table(("option", "value", "default", "meaning"), rows)
-
-
-def option(parameter: Any, command_name: str) -> tuple[str, str, str, str]:
-    """Return one row of the table of options."""
-    context = click.Context(click.Command(command_name))
-    flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
-    choices = getattr(parameter.type, "choices", None)
-    value = (
-        ""
-        if parameter.is_flag
-        else f"`{parameter.metavar or '|'.join(map(str, choices or [])) or parameter.type.name}`"
-    )
-    default = parameter.get_default(context, call=False)
-    shown = "" if default in (None, False, (), []) or parameter.is_flag else f"`{default}`"
-    return flags, value.replace("|", "\\|"), shown, parameter.help or ""
+    yield inspect.cleandoc(parser.help or "")
+    yield f"```text\nlowdim {name} {' '.join(parser.collect_usage_pieces(context))}\n```"
+    records = [item.get_help_record(context) for item in parser.get_params(context)]
+    rows = [
+        (f"`{flag.strip()}`".replace("|", "\\|"), text.replace("|", "\\|"))
+        for flag, text in filter(None, records)
+    ]
+    yield table(("option", "meaning"), rows)
 
 
 def exports() -> str:

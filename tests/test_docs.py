@@ -1,0 +1,162 @@
+"""The documentation says what is so: commands parse, recipes are valid, every method has a page."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+
+import lowdim
+from lowdim.cli import app
+from lowdim.core import registry
+from lowdim.prune.recipe import Recipe, put, read
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+PROGRAM: Any = typer.main.get_command(app)
+FLAGS = {
+    "calibration": "calibration.source",
+    "samples": "calibration.samples",
+    "context": "calibration.context",
+}
+
+
+def blocks(language: str) -> Iterator[Any]:
+    for page in PAGES:
+        for number, (indent, found, body) in enumerate(FENCE.findall(page.read_text(encoding="utf-8"))):
+            if found == language:
+                text = re.sub(f"^{indent}", "", body, flags=re.MULTILINE)
+                yield pytest.param(text, id=f"{page.relative_to(ROOT)}-{number}")
+
+
+def load_hooks() -> ModuleType:
+    pytest.importorskip("mkdocs")
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parse(words: list[str]) -> None:
+    """Check a line of ``lowdim ...`` against the real parser, and its recipe against the real schema."""
+    if words in (["--version"], []):
+        return
+    parser = PROGRAM.commands[words[0]]
+    values = parser.make_context(words[0], words[1:]).params
+    if words[0] == "prune" and not values.get("recipe"):
+        check_recipe(values)
+
+
+def check_recipe(values: dict[str, Any]) -> None:
+    recipe: dict[str, Any] = {}
+    for flag, value in values.items():
+        key = FLAGS.get(flag, flag)
+        if value is not None and (key.split(".")[0] in Recipe.model_fields or key == "method"):
+            put(recipe, key, value)
+    Recipe(**lowdim_override(recipe, values))
+
+
+def lowdim_override(recipe: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    from lowdim.prune.recipe import override
+
+    return override(recipe, values.get("assignments") or [])
+
+
+@pytest.mark.parametrize("block", blocks("bash"))
+def test_commands_exist(block: str) -> None:
+    for line in block.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        program, *rest = words
+        if program == "make":
+            assert set(rest) <= TARGETS
+        elif program == "lowdim":
+            parse(rest)
+        elif program == "torchrun":
+            parse(rest[rest.index("lowdim") + 1 :])
+        else:
+            assert program in ("pip", ".venv/bin/python")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_recipes_of_the_examples_are_valid(path: Path) -> None:
+    assert Recipe.from_yaml(path).target > 0
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_recipes_are_valid(block: str) -> None:
+    recipe = Recipe(**read(block))
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_snippets_use_what_exists(block: str) -> None:
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lowdim":
+            assert node.attr in lowdim.__all__
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "lowdim.Recipe":
+            assert eval(ast.unparse(node), {"lowdim": lowdim})  # noqa: S307 (our own pages)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_readme_has_the_place_of_the_measured_table() -> None:
+    assert re.search(
+        r"<!-- demo-table -->.+<!-- /demo-table -->", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+
+
+@pytest.mark.parametrize("method", registry.methods(), ids=lambda method: f"{method.kind}-{method.name}")
+def test_method_page_is_complete(method: registry.Method) -> None:
+    hooks = load_hooks()
+    page = hooks.method_page(method)
+    for setting in method.settings():
+        assert re.search(rf"^\| `{method.kind}\.{setting}` \| `.+?` \| .+ \|$", page, re.MULTILINE), setting
+    parse(shlex.split(hooks.command(method))[1:])
+
+
+def test_notes_belong_to_methods() -> None:
+    known = {f"{method.kind}-{method.name}.md" for method in registry.methods()}
+    assert {path.name for path in (ROOT / "docs" / "methods" / "notes").iterdir()} <= known
+
+
+def test_every_recipe_field_is_explained() -> None:
+    hooks = load_hooks()
+    for section in ("Recipe", "Calibration", "Evaluation", "Targets"):
+        for row in hooks.recipe_fields(section).splitlines()[2:]:
+            assert row.count(" | ") == 3, row
+            assert not row.endswith("|  |"), row
+
+
+@pytest.mark.parametrize(
+    ("docstring", "expected"),
+    [
+        (
+            "One line.\n\nArgs:\n    a: first,\n        two lines.\n    b (int): second: with a colon.\n",
+            {"a": "first, two lines.", "b": "second: with a colon."},
+        ),
+        ("One line.", {}),
+        ("Attributes:\n    x: it.\n\nRaises:\n    ValueError: no.\n", {"x": "it."}),
+    ],
+)
+def test_arguments_are_read_from_docstrings(docstring: str, expected: dict[str, str]) -> None:
+    cls = type("Sample", (), {"__doc__": docstring})
+    assert load_hooks().arguments(cls) == expected
