@@ -24,10 +24,10 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 
 EXPORTS = {"LowdimError", "Masks", "Recipe", "perplexity", "plan", "prune"}
 
-NOT_IMPORTED = {"accelerate", "sentencepiece", "protobuf"}
+NOT_IMPORTED = {"sentencepiece", "protobuf"}
 """Dependencies that transformers imports on lowdim's behalf."""
 
-IMPORT_NAMES = {"yaml": "pyyaml"}
+IMPORT_NAMES = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
 OPTIONAL = {"datasets": "data", "lm_eval": "eval"}
 
 
