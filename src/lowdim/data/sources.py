@@ -155,6 +155,8 @@ def _sequences(items: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tenso
             raise DataError(
                 f"item {number}: input_ids {list(ids.shape)} and attention_mask {list(mask.shape)} differ"
             )
+        if ids.numel() == 0 or not bool(mask.any(-1).all()):
+            raise DataError(f"item {number} holds a sequence without a token")
         yield from zip(*(t.reshape(-1, t.shape[-1]) for t in (ids, mask)), strict=True)
 
 

@@ -1,0 +1,229 @@
+"""Calibration data: every kind of source, the hash, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lowdim.data import questions, wiki
+from lowdim.data.batch import Batch, num_tokens
+from lowdim.data.calibration import calibration, check_context
+from lowdim.data.errors import DataError
+from lowdim.data.text import Document
+from lowdim.data.tokens import fingerprint
+
+TEXTS = ["the quick brown fox jumps over the lazy dog. " * 4, "pack my box with five dozen jugs. " * 5]
+IDS = torch.arange(24).reshape(4, 6)
+
+
+def test_the_hash_follows_the_tokens_alone(tokenizer: Any) -> None:
+    data = calibration(TEXTS, tokenizer, samples=4, context=16)
+    assert data.hash == calibration(tuple(TEXTS), tokenizer, samples=4, context=16, tokens_per_batch=1).hash
+    assert data.hash == fingerprint(data.whole.input_ids, None)
+    assert data.hash != calibration(TEXTS, tokenizer, samples=4, context=16, seed=1).hash
+
+
+def test_the_fingerprint_is_the_same_on_every_machine() -> None:
+    assert fingerprint(IDS, None) == "6a6d2e7bb8d5cb9784a9d5136cd73d9d4d0cb90859469526f526aeedeb916193"
+
+
+def test_batching_changes_nothing(tokenizer: Any) -> None:
+    one = calibration(TEXTS, tokenizer, samples=4, context=16, tokens_per_batch=16)
+    all_at_once = calibration(TEXTS, tokenizer, samples=4, context=16, tokens_per_batch=999)
+    assert [len(batch) for batch in one.batches] == [1] * 4
+    assert [len(batch) for batch in all_at_once.batches] == [4]
+    assert one.hash == all_at_once.hash
+    assert torch.equal(one.whole.input_ids, all_at_once.whole.input_ids)
+
+
+def test_the_global_generators_stay_where_they_are(tokenizer: Any) -> None:
+    random.seed(1)
+    torch.manual_seed(1)
+    before = random.getstate(), torch.get_rng_state()
+    calibration(TEXTS, tokenizer, samples=2, context=16)
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_masked_and_not_counted(tokenizer: Any, side: str) -> None:
+    documents = [Document(question="ab", answer="c"), Document(question="abcd", answer="e")]
+    data = calibration(documents, tokenizer, 2, 30, format="single", padding=side)
+    lengths = sorted(len(document.answered()) for document in documents)
+    assert data.context == 30
+    assert data.tokens == sum(lengths) == num_tokens(data.batches)
+    mask = data.whole.attention_mask
+    assert mask is not None
+    assert sorted(mask.sum(1).tolist()) == lengths
+    assert bool((mask[:, 0 if side == "left" else -1] == 0).all())
+    assert bool((data.whole.input_ids[mask == 0] == tokenizer.eos_token_id).all())
+
+
+def test_the_record_is_what_the_manifest_needs(tokenizer: Any) -> None:
+    record = calibration(TEXTS, tokenizer, 2, 8, seed=3).record()
+    assert json.loads(json.dumps(record)) == record
+    assert record | {"hash": ""} == {
+        "source": "2 texts",
+        "hash": "",
+        "samples": 2,
+        "context": 8,
+        "tokens": 16,
+        "format": "text",
+        "seed": 3,
+        "padding": "left",
+        "bos": "tokenizer",
+        "rationale": False,
+        "in_context": None,
+    }
+
+
+def test_files(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    data = calibration(tmp_path / "a.txt", tokenizer, 2, 8)
+    assert data.source == str(tmp_path / "a.txt")
+    assert data.hash == calibration([TEXTS[0]], tokenizer, 2, 8).hash
+
+
+def test_saved_samples_come_back_with_their_hash(tokenizer: Any, tmp_path: Path) -> None:
+    documents = [Document(question="ab", answer="c"), Document(question="abcd", answer="e")]
+    data = calibration(documents, tokenizer, 2, 30, format="single")
+    data.save(tmp_path / "samples.safetensors")
+    again = calibration(tmp_path / "samples.safetensors", samples=2)
+    assert (again.hash, again.tokens, again.format) == (data.hash, data.tokens, "tokens")
+
+
+TOKEN_SOURCES = {
+    "matrix": lambda: [IDS],
+    "rows": lambda: list(IDS),
+    "int32": lambda: list(IDS.to(torch.int32)),
+    "lists": lambda: IDS.tolist(),
+    "arrays": lambda: [row.numpy() for row in IDS],
+    "batches": lambda: [Batch(IDS[:3]), Batch(IDS[3:])],
+    "mappings": lambda: [{"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": IDS}],
+    "generator": lambda: (row for row in IDS),
+    "loader": lambda: torch.utils.data.DataLoader(IDS, batch_size=3),
+    "data set": lambda: DataSet([{"input_ids": row.tolist()} for row in IDS]),
+    "masked": lambda: [{"input_ids": IDS, "attention_mask": torch.ones(4, 6, dtype=torch.bool)}],
+}
+
+
+class DataSet:
+    """What lowdim uses of a ``datasets.Dataset``."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows, self.column_names = rows, list(rows[0]) if rows else ["text"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+
+@pytest.mark.parametrize("kind", TOKEN_SOURCES)
+def test_tokens_in_any_wrapping(kind: str) -> None:
+    data = calibration(TOKEN_SOURCES[kind](), samples=4)
+    assert torch.equal(data.whole.input_ids, IDS)
+    assert (data.samples, data.context, data.tokens) == (4, 6, 24)
+    assert data.hash == fingerprint(IDS, None)
+
+
+def test_sequences_of_different_lengths_are_padded() -> None:
+    rows = [torch.tensor([5, 6, 7]), torch.tensor([8])]
+    left = calibration(rows, samples=2).whole
+    assert left.input_ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert left.attention_mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert calibration(rows, samples=2, padding="right").whole.input_ids.tolist() == [[5, 6, 7], [8, 0, 0]]
+
+
+def test_the_first_samples_are_taken_and_fewer_are_reported() -> None:
+    assert calibration(list(IDS), samples=3).samples == 3
+    with pytest.warns(UserWarning, match="holds 4 sequences, not the 128 asked for"):
+        assert calibration(list(IDS)).samples == 4
+
+
+def test_data_sets_with_text_and_with_questions(tokenizer: Any) -> None:
+    rows = DataSet([{"text": text, "id": i} for i, text in enumerate(TEXTS)])
+    assert calibration(rows, tokenizer, 2, 8).hash == calibration(TEXTS, tokenizer, 2, 8).hash
+    asked = DataSet([{"question": "ab", "answer": "c"}])
+    assert calibration(asked, tokenizer, 1, 30, format="single").tokens == len("Question: ab\nAnswer: c")
+    records = calibration([{"question": "ab", "answer": "c"}], tokenizer, 1, 30, format="single")
+    assert records.tokens == len("Question: ab\nAnswer: c")
+
+
+def test_the_built_in_sources(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wiki, "articles", lambda: tuple(wiki.Article(t[:3], t) for t in TEXTS))
+    assert calibration("builtin", tokenizer, 2, 8).hash == calibration(TEXTS[:1], tokenizer, 2, 8).hash
+    monkeypatch.setattr(questions, "documents", lambda name: [Document(question=name, answer="x")])
+    data = calibration("builtin:gsm8k", tokenizer, 1, 40, format="single")
+    assert tokenizer.decode(data.whole.input_ids[0, -25:]) == "Question: gsm8k\nAnswer: x"
+    with pytest.raises(DataError, match=r"unknown built-in set 'gsm8'. Did you mean 'gsm8k'"):
+        calibration("builtin:gsm8", tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([], "no sequence of tokens"),
+        ([torch.zeros(3)], r"item 0: input_ids must be integers .* got torch.float32 \[3\]"),
+        ([torch.zeros(1, 2, 3, dtype=torch.int64)], r"one or two dimensions; got torch.int64 \[1, 2, 3\]"),
+        ([object()], "item 0: input_ids must be token ids; got object"),
+        ([IDS, {"labels": IDS}], "item 1 has no 'input_ids'; it has 'labels'"),
+        ([{"input_ids": IDS, "attention_mask": IDS[:, 1:]}], r"\[4, 6\] and attention_mask \[4, 5\] differ"),
+        ([{"input_ids": IDS, "attention_mask": torch.zeros_like(IDS)}], "a sequence without a token"),
+        ([torch.zeros(0, dtype=torch.int64)], "a sequence without a token"),
+        ([torch.zeros(3000, dtype=torch.int64)], "3000 tokens, more than context=2048; use context=3000"),
+        (DataSet([]), "the data set is empty"),
+        (SimpleNamespace(column_names=["text"]), "streaming data set"),
+        (5, "cannot calibrate on a int"),
+        ("ids.pt", "reads no pickles"),
+    ],
+)
+def test_other_sources_are_refused(tokenizer: Any, source: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        calibration(source, tokenizer)
+
+
+def test_safetensors_without_ids_or_broken(tmp_path: Path) -> None:
+    save_file({"tokens": IDS}, tmp_path / "other.safetensors")
+    with pytest.raises(DataError, match="no tensor 'input_ids'; it has tokens"):
+        calibration(tmp_path / "other.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"not a header")
+    with pytest.raises(DataError, match=r"cannot read .*broken.safetensors as safetensors"):
+        calibration(tmp_path / "broken.safetensors")
+    with pytest.raises(DataError, match="cannot read"):
+        calibration(tmp_path / "missing.safetensors")
+
+
+def test_token_ids_beyond_the_embedding_are_refused(tokenizer: Any) -> None:
+    assert calibration([IDS], samples=4, vocab_size=24).samples == 4
+    with pytest.raises(DataError, match="token id 23, but the model's embedding has 23 rows"):
+        calibration([IDS], samples=4, vocab_size=23)
+
+
+def test_text_needs_a_tokenizer_that_can_do_what_is_asked(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match="needs the model's tokenizer"):
+        calibration(TEXTS)
+    with pytest.raises(
+        DataError, match=r"bos is 'tokenizer', 'none' or 'window'; got 'widnow'. Did you mean 'window'"
+    ):
+        calibration(TEXTS, tokenizer, bos="widnow")  # type: ignore[arg-type]
+    without = SimpleNamespace(bos_token_id=None)
+    with pytest.raises(DataError, match="has none; use bos='none'"):
+        calibration(TEXTS, without, bos="window")
+
+
+def test_contexts_are_checked_against_the_model() -> None:
+    check_context(8, SimpleNamespace(max_position_embeddings=8))
+    check_context(8, SimpleNamespace())
+    with pytest.raises(DataError, match="context=9 is longer than the model's 8 positions; use context=8"):
+        check_context(9, SimpleNamespace(max_position_embeddings=8))
+    with pytest.raises(DataError, match="model's 4 positions"):
+        check_context(9, SimpleNamespace(text_config=SimpleNamespace(max_position_embeddings=4)))

@@ -1,0 +1,64 @@
+"""Evaluation windows: cut once, without overlap, the remainder dropped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lowdim.data import wiki
+from lowdim.data.errors import DataError
+from lowdim.data.windows import windows
+
+
+def cut(tokenizer: Any, source: Any, context: int, **options: Any) -> list[str]:
+    return [tokenizer.decode(row) for row in windows(source, tokenizer, context, **options).input_ids]
+
+
+def test_windows_do_not_overlap_and_the_rest_is_dropped(tokenizer: Any) -> None:
+    assert cut(tokenizer, ["abcde", "fgh"], 4) == ["abcd", "e\n\nf"]
+    assert cut(tokenizer, ["abcde", "fgh"], 4, join="") == ["abcd", "efgh"]
+
+
+def test_limited_windows_are_spread_over_the_text(tokenizer: Any) -> None:
+    assert cut(tokenizer, ["aabbccddeeff"], 2, limit=3) == ["aa", "cc", "ee"]
+    assert cut(tokenizer, ["aabb"], 2, limit=9) == ["aa", "bb"]
+
+
+def test_the_start_token(tokenizer: Any, bos_tokenizer: Any) -> None:
+    assert cut(bos_tokenizer, ["abcde"], 3) == ["<s>ab", "cde"]
+    assert cut(bos_tokenizer, ["abcde"], 3, bos="none") == ["abc"]
+    assert cut(tokenizer, ["abcde"], 3, bos="window") == ["<s>ab", "<s>cd"]
+
+
+def test_the_protocol_says_how(tokenizer: Any) -> None:
+    protocol = windows(["abc", "def"], tokenizer, 3, limit=1).protocol
+    assert json.loads(json.dumps(protocol)) == protocol
+    assert protocol["text"] == hashlib.sha256(b"abc\n\ndef").hexdigest()
+    assert (protocol["context"], protocol["windows"], protocol["windows_in_text"]) == (3, 1, 2)
+    assert protocol["tokenizer"]["tokens"] == len(tokenizer)
+
+
+def test_files_and_the_built_in_text(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("abcd")
+    assert cut(tokenizer, tmp_path / "a.txt", 2) == ["ab", "cd"]
+    monkeypatch.setattr(wiki, "articles", lambda: (wiki.Article("0", "even"), wiki.Article("1", "odd")))
+    assert cut(tokenizer, "builtin", 3) == ["odd"]
+
+
+@pytest.mark.parametrize(
+    ("context", "limit", "message"),
+    [
+        (9, None, "has 3 tokens, fewer than one window of 9"),
+        (1, None, "context must be at least 2"),
+        (2, 0, "limit=0"),
+    ],
+)
+def test_impossible_windows_are_refused(
+    tokenizer: Any, context: int, limit: int | None, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        windows(["abc"], tokenizer, context, limit=limit)
