@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt
+PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint requirements/constraints.txt
 
 .PHONY: demo test lint format docs serve-docs nightly oldest bench pins clean help
 

@@ -24,7 +24,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 
 EXPORTS = {"LowdimError", "Masks", "Recipe", "perplexity", "plan", "prune"}
 
-NOT_IMPORTED = {"sentencepiece", "protobuf"}
+NOT_IMPORTED = {"gguf", "sentencepiece", "protobuf"}
 """Dependencies that transformers imports on lowdim's behalf."""
 
 IMPORT_NAMES = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
