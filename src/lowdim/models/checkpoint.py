@@ -1,4 +1,4 @@
-"""A checkpoint directory, read lazily: files checked when it is opened, tensors read when they are asked for."""
+"""A checkpoint directory, read lazily: files checked when it is opened, tensors read when asked for."""
 
 from __future__ import annotations
 
@@ -50,7 +50,6 @@ class Checkpoint:
     Attributes:
         path: the directory.
         files: names of the weight files, the index first if there is one.
-        metadata: the files' ``__metadata__``, lowdim's own entries left out.
         storage: ``"dense"`` or ``"packed"``.
 
     Raises:
@@ -67,11 +66,11 @@ class Checkpoint:
         self.files = shards if listed is None else [index.name, *shards]
         headers = {name: read_header(inside(self.path, name)) for name in shards}
         self._stored = self._merge(headers, listed)
-        self.metadata: dict[str, str] = {}
+        self._metadata: dict[str, dict[str, str]] = {}
         self._packed: dict[str, tuple[int, ...]] = {}
         for name, header in headers.items():
             self._packed |= _packed_shapes(name, header)
-            self.metadata |= {k: v for k, v in header.metadata.items() if not k.startswith("lowdim.")}
+            self._metadata[name] = {k: v for k, v in header.metadata.items() if not k.startswith("lowdim.")}
         self.storage = "packed" if stem == packed.STEM or self._packed else "dense"
         hidden = {part for name in self._packed for part in packed.stored_names(name)}
         twice = sorted(self._packed.keys() & self._stored.keys())
@@ -134,6 +133,15 @@ class Checkpoint:
                 f"the index says that {absent[0]!r} is in {listed[absent[0]]}, but it is not there"
             )
         return merged
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The ``__metadata__`` of all weight files together, lowdim's own entries left out."""
+        return {key: value for entries in self._metadata.values() for key, value in entries.items()}
+
+    def metadata_of(self, file: str) -> dict[str, str]:
+        """Return the ``__metadata__`` of one weight file, lowdim's own entries left out."""
+        return dict(self._metadata[file])
 
     def names(self) -> list[str]:
         """Return the names of all tensors, sorted."""

@@ -23,6 +23,7 @@ _COMPANIONS = (
     "sentencepiece*.model",
     "preprocessor_config.json",
     "processor_config.json",
+    "*.py",
     "LICENSE*",
     "NOTICE*",
 )

@@ -44,8 +44,8 @@ class DirectoryLock:
             pid = os.pread(file, 32, 0).decode(errors="replace").strip()
             os.close(file)
             raise OutputError(
-                f"{self._directory} is being written by another process (pid {pid or 'unknown'}). Wait for it, stop "
-                "it, or choose another output directory."
+                f"{self._directory} is being written by another process (pid {pid or 'unknown'}). Wait for "
+                "it, stop it, or choose another output directory."
             ) from error
         if not self._is_current(file, path):
             os.close(file)

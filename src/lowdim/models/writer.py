@@ -143,8 +143,8 @@ class Writer:
         free = shutil.disk_usage(self.partial).free
         if free < needed:
             raise OutputError(
-                f"{self.partial.parent} has {free:,} bytes free, and {needed:,} are needed. Free some space or "
-                "choose another output."
+                f"{self.partial.parent} has {free:,} bytes free, and {needed:,} are needed. Free some "
+                "space or choose another output."
             )
 
     def has(self, name: str) -> bool:
@@ -195,12 +195,13 @@ class Writer:
         self.write_text(STATE, json.dumps(self.state, indent=2) + "\n")
 
     def hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of every file written so far, by name, leaving out ``lowdim.json`` and the state."""
+        """Return the SHA-256 of every file, the index included, ``lowdim.json`` and the state not."""
+        self.write_index()
         names = sorted(path.name for path in self.partial.iterdir() if path.is_file())
         return {n: file_sha256(self.partial / n) for n in names if n not in {LOCK, STATE, "lowdim.json"}}
 
     def write_index(self) -> None:
-        """Write the index of several shards; called by `finish`, or earlier so that `hashes` covers it."""
+        """Write the index of several shards; called by `hashes` and `finish`."""
         shards = sorted(path.name for path in self.partial.glob("*.safetensors"))
         if len(shards) < 2:
             return

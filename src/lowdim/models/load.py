@@ -1,0 +1,110 @@
+"""A checkpoint directory, dense or packed, as a stock Transformers model in ordinary memory."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from lowdim.core.errors import CheckpointError
+from lowdim.models.checkpoint import Checkpoint
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Transformers' progress bars and reports; what matters in them is raised as an error here."""
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load(
+    path: str | Path,
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device = "cpu",
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load a causal LM in evaluation mode.
+
+    Weights are copied out of the files, decoded where they are packed: a model whose weights are mapped file
+    pages can slow down eightfold when the system reclaims them. Tied weights stay tied.
+
+    Args:
+        path: a directory that `Checkpoint` accepts.
+        dtype: of the parameters; ``None`` is the one named in ``config.json``.
+        device: where the model goes.
+        trust_remote_code: run the modelling code that the checkpoint brings along.
+
+    Raises:
+        CheckpointError: the directory is damaged, or its weights are not those that its config asks for.
+    """
+    checkpoint = Checkpoint(path)
+    with quiet():
+        config = read_config(checkpoint.path, trust_remote_code)
+        model = _class_of(config, trust_remote_code)
+        try:
+            loaded, info = cast(Any, model).from_pretrained(
+                None,
+                config=config,
+                state_dict=dict(checkpoint),
+                dtype="auto" if dtype is None else dtype,
+                output_loading_info=True,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"the weights in {path} do not fit its config.json: {error}. Check that both come from "
+                "the same model."
+            ) from error
+        _check_complete(checkpoint, info)
+        if (checkpoint.path / "generation_config.json").exists():
+            loaded.generation_config = GenerationConfig.from_pretrained(
+                checkpoint.path, local_files_only=True
+            )
+    loaded.config._name_or_path = str(path)
+    result: PreTrainedModel = loaded.eval().to(device)
+    return result
+
+
+def read_config(path: Path, trust_remote_code: bool = False) -> Any:
+    """Return the Transformers config of a directory.
+
+    Raises:
+        CheckpointError: Transformers cannot make sense of ``config.json``.
+    """
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
+    except Exception as error:  # Transformers raises whatever a wrong value happens to trip over
+        raise CheckpointError(f"Transformers cannot read {path / 'config.json'}: {error}") from error
+
+
+def _class_of(config: Any, trust_remote_code: bool) -> type[PreTrainedModel]:
+    """Return the class that `AutoModelForCausalLM` picks; it takes an instance, here one without memory."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+    return type(model)
+
+
+def _check_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
+    """Refuse what Transformers would fill with random numbers."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.path} lacks {len(missing)} of the model's weights, first {missing[0]!r}. Its "
+            "config.json belongs to another model, or the checkpoint is incomplete."
+        )
+    wrong = [*map(str, info["mismatched_keys"]), *map(str, info.get("error_msgs") or [])]
+    if wrong:
+        raise CheckpointError(f"{checkpoint.path} does not fit its config.json: {'; '.join(wrong[:3])}")
