@@ -1,0 +1,234 @@
+"""Pruning the layers that share one input: mask, refinement, repair, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lowdim.core.budget import apportion
+from lowdim.core.pattern import NM, Block, Pattern, Unstructured
+from lowdim.core.score import OBS
+from lowdim.core.statistics import InputStatistics
+from lowdim.models.layers import Layer
+from lowdim.prune.hessian import Hessian, factor
+from lowdim.prune.recipe import Recipe
+from lowdim.prune.refine.dsnot import DSnoT
+from lowdim.prune.repair.refit import Refit
+from lowdim.prune.repair.sparsegpt import SparseGPT
+from lowdim.prune.solve import refit
+from lowdim.prune.sweep import sweep
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a layer is to keep: ``keep`` weights, laid out by ``pattern``."""
+
+    pattern: Pattern
+    keep: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a layer.
+
+    Attributes:
+        name: the layer.
+        mask: kept entries, bool ``[out, in]``; ``None`` for a layer that was left dense.
+        error: ``tr(D H D^T) / tr(W H W^T)`` with ``D`` the change of the weight: the share of the layer's output energy
+            that is lost on the calibration tokens. ``H`` is ``X X^T``, or its diagonal where only that was collected;
+            ``None`` without statistics.
+        notes: fallbacks and other remarks.
+    """
+
+    name: str
+    mask: Tensor | None
+    error: float | None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Work:
+    """A layer on the bench: the dense weight, its mask, and the weight to be written."""
+
+    layer: Layer
+    budget: Budget
+    dense: Tensor
+    mask: Tensor | None = None
+    result: Tensor | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Engine:
+    """Prunes groups of layers as a recipe says.
+
+    Args:
+        recipe: the methods.
+        budgets: per layer name, pattern and count.
+    """
+
+    def __init__(self, recipe: Recipe, budgets: Mapping[str, Budget]) -> None:
+        self.recipe = recipe
+        self.budgets = budgets
+        self.compensates = isinstance(recipe.repair, SparseGPT | Refit)
+        self.needs = frozenset(recipe.score.needs)
+        if self.compensates or recipe.exact_errors:
+            self.needs |= {"gram"}
+        if isinstance(recipe.refine, DSnoT):
+            self.needs |= {"square", *recipe.refine.needs}
+
+    @torch.no_grad()
+    def prune(
+        self, layers: Sequence[Layer], statistics: InputStatistics, masks: Mapping[str, Tensor] | None = None
+    ) -> list[Outcome]:
+        """Prune layers that share an input and write their new weights.
+
+        Args:
+            layers: the layers.
+            statistics: of their input.
+            masks: masks drawn elsewhere (jointly over a block), kept entries; drawn here by default.
+
+        Raises:
+            NumericalError: a weight, or the Hessian, is beyond repair; the layer is named.
+        """
+        todo = [layer for layer in layers if self.budgets[layer.name].keep < layer.master.numel()]
+        if self.needs and statistics.tokens == 0:
+            why = "no calibration token reached the layer; left dense"
+            return [Outcome(layer.name, None, None, (why,)) for layer in layers]
+        bench = [_Work(layer, self.budgets[layer.name], layer.weight()) for layer in todo]
+        if bench:
+            if self.needs:
+                statistics.check(bench[0].layer.name)
+            for work in bench:
+                work.mask = None if masks is None else masks[work.layer.name]
+            self._process(bench, statistics)
+        done = {work.layer.name: self._finish(work, statistics) for work in bench}
+        return [done.get(layer.name) or self._untouched(layer) for layer in layers]
+
+    @staticmethod
+    def _untouched(layer: Layer) -> Outcome:
+        return Outcome(layer.name, torch.ones(layer.shape, dtype=torch.bool), 0.0)
+
+    def _process(self, bench: list[_Work], statistics: InputStatistics) -> None:
+        """Give every layer on the bench its mask and its new weight."""
+        hessian = self._hessian(bench, statistics)
+        drawn_by_sweep = hessian is not None and all(self._sweepable(work) for work in bench)
+        if not drawn_by_sweep:
+            for work in bench:
+                self._draw(work, statistics)
+        if hessian is None:
+            for work in bench:
+                work.result = work.dense * work.mask
+            return
+        start = self._sweep(bench, hessian)
+        for work, swept in zip(bench, start, strict=True):
+            work.result = swept
+            if isinstance(self.recipe.repair, Refit):
+                assert work.mask is not None
+                r = self.recipe.repair
+                target = work.dense @ hessian.matrix
+                work.result = refit(target, work.mask, hessian.matrix, swept, r.iterations, r.tolerance)
+
+    def _hessian(self, bench: list[_Work], statistics: InputStatistics) -> Hessian | None:
+        repair = self.recipe.repair
+        if not isinstance(repair, SparseGPT | Refit):
+            return None
+        hessian = factor(statistics.gram, statistics.tokens, repair.damping, bench[0].layer.name)
+        for work in bench:
+            if hessian.note:
+                work.notes.append(hessian.note)
+            work.dense[:, hessian.dead] = 0.0
+        return hessian
+
+    def _sweepable(self, work: _Work) -> bool:
+        """Whether the sweep itself draws the mask, from weights compensated so far, as SparseGPT does."""
+        pattern = work.budget.pattern
+        blockwise = isinstance(pattern, Unstructured) and pattern.group == "column-block"
+        fits = blockwise or isinstance(pattern, NM | Block)
+        return work.mask is None and isinstance(self.recipe.score, OBS) and fits and not self._refines(work)
+
+    def _refines(self, work: _Work) -> bool:
+        refine = self.recipe.refine
+        return isinstance(refine, DSnoT) and refine.wants(work.layer.name)
+
+    def _draw(self, work: _Work, statistics: InputStatistics) -> None:
+        """Draw the mask from the dense weight, then refine it."""
+        score = self.recipe.score
+        scale = score.column_scale(statistics)
+        scores = score.score(work.dense, scale)
+        if work.mask is None:
+            work.mask = work.budget.pattern.mask(scores, work.budget.keep)
+        refine = self.recipe.refine
+        if isinstance(refine, DSnoT) and refine.wants(work.layer.name):
+            pattern = work.budget.pattern
+            group = pattern.group if isinstance(pattern, NM) else 0
+            work.mask = refine.refine(work.dense, work.mask, statistics, scores, group)
+
+    def _width(self, bench: list[_Work]) -> int:
+        repair, pattern = self.recipe.repair, bench[0].budget.pattern
+        block = repair.block if isinstance(repair, SparseGPT) else 128
+        if bench[0].mask is None and isinstance(pattern, NM):
+            return pattern.group
+        if isinstance(pattern, Block):
+            return pattern.cols * max(1, block // pattern.cols)
+        return block
+
+    def _sweep(self, bench: list[_Work], hessian: Hessian) -> list[Tensor]:
+        """Sweep the layers side by side; return their compensated weights ``[out, in]``, masks set."""
+        width, columns = self._width(bench), len(hessian.dead)
+        edges = [0]
+        for work in bench:
+            edges.append(edges[-1] + len(work.dense))
+        spans = list(zip(edges, edges[1:], strict=False))
+        quotas = [_quotas(work, columns, width) for work in bench]
+
+        def select(start: int, end: int, weights: Tensor, diagonal: Tensor) -> Tensor:
+            kept = torch.empty(weights.shape, dtype=torch.bool, device=weights.device)
+            for work, (top, bottom), quota in zip(bench, spans, quotas, strict=True):
+                if work.mask is not None:
+                    kept[:, top:bottom] = work.mask[:, start:end].t()
+                else:
+                    scores = (weights[:, top:bottom] / diagonal[:, None]).square().t().contiguous()
+                    kept[:, top:bottom] = _local(work.budget.pattern).mask(scores, quota[start // width]).t()
+            return kept
+
+        joined = torch.cat([work.dense for work in bench]).t().contiguous()
+        mask = sweep(joined, hessian.inverse_factor, select, width)
+        for work, (top, bottom) in zip(bench, spans, strict=True):
+            work.mask = mask[:, top:bottom].t().contiguous()
+        return [joined[:, top:bottom].t().contiguous() for top, bottom in spans]
+
+    def _finish(self, work: _Work, statistics: InputStatistics) -> Outcome:
+        assert work.mask is not None and work.result is not None
+        dense = work.layer.weight()
+        work.layer.write(work.result)
+        error = _error(dense, work.layer.weight(), statistics) if self.needs else None
+        return Outcome(work.layer.name, work.mask.cpu(), error, tuple(work.notes))
+
+
+def _local(pattern: Pattern) -> Pattern:
+    """Return the pattern that a single column block follows."""
+    return Unstructured(group="matrix") if isinstance(pattern, Unstructured) else pattern
+
+
+def _quotas(work: _Work, columns: int, width: int) -> list[int]:
+    """Return how many weights of a layer each range of ``width`` columns keeps."""
+    sizes = [min(width, columns - start) * len(work.dense) for start in range(0, columns, width)]
+    pattern = work.budget.pattern
+    unit = pattern.rows * pattern.cols if isinstance(pattern, Block) else 1
+    units = apportion(
+        [float(size) for size in sizes], work.budget.keep // unit, [size // unit for size in sizes]
+    )
+    return [count * unit for count in units]
+
+
+def _error(dense: Tensor, sparse: Tensor, statistics: InputStatistics) -> float:
+    change = sparse - dense
+    if "gram" in statistics.needs:
+        lost, whole = ((change @ statistics.gram) * change).sum(), ((dense @ statistics.gram) * dense).sum()
+    else:
+        square = statistics.square
+        lost, whole = (change.square() @ square).sum(), (dense.square() @ square).sum()
+    return float(lost / whole) if float(whole) > 0 else 0.0

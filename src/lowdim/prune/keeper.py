@@ -1,0 +1,204 @@
+"""What a run has finished, on disk: a block that is recorded is never computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowdim.core.errors import LowdimError
+from lowdim.core.masks import Masks
+from lowdim.models import packed
+from lowdim.models.checkpoint import Checkpoint
+from lowdim.models.shard import Stored
+from lowdim.models.stream import Block
+from lowdim.models.writer import Writer, shard_name
+from lowdim.prune import ranks
+from lowdim.prune.engine import Outcome
+from lowdim.prune.session import Session
+
+
+class ResumeError(LowdimError):
+    """An unfinished run was made from another recipe, model or data."""
+
+
+@dataclass
+class LayerRecord:
+    """What the manifest says of a layer; ``error`` is explained at `lowdim.prune.engine.Outcome`."""
+
+    block: int
+    numel: int
+    nonzeros: int
+    sparsity: float
+    target: float
+    error: float | None
+
+
+@dataclass
+class BlockRecord:
+    """What the manifest says of a block."""
+
+    layers: dict[str, LayerRecord] = field(default_factory=dict)
+    masks: dict[str, str] = field(default_factory=dict)
+    fallbacks: list[dict[str, str]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BlockRecord:
+        """Rebuild from `to_dict`."""
+        layers = {name: LayerRecord(**record) for name, record in data["layers"].items()}
+        return cls(layers, dict(data["masks"]), list(data["fallbacks"]))
+
+
+class Keeper:
+    """Writes a run's results block by block, and finds them again.
+
+    The first shard holds what lies outside the blocks, shard ``i + 2`` is block ``i``. On several ranks only rank 0
+    writes; all wait for it.
+
+    Args:
+        session: the model.
+        writer: the output; ``None`` on ranks other than 0.
+        partial: the directory that the writer fills, readable by every rank.
+    """
+
+    def __init__(self, session: Session, writer: Writer | None, partial: Any) -> None:
+        self.session = session
+        self.writer = writer
+        self.partial = partial
+        self.state: dict[str, Any] = ranks.broadcast(writer.state if writer else {})
+        self.packed = session.recipe.storage == "packed"
+
+    def start(self, fingerprint: Mapping[str, Any]) -> None:
+        """Begin, or go on with, a run of this fingerprint.
+
+        Raises:
+            ResumeError: the unfinished run has another fingerprint; the first fields that differ are named.
+        """
+        found = self.state.get("fingerprint")
+        if found is None:
+            self.state.update(fingerprint=dict(fingerprint), blocks={})
+        elif found != fingerprint:
+            fields = ", ".join(differences(found, fingerprint)[:5])
+            raise ResumeError(
+                f"cannot resume: the unfinished run in {self.partial} differs in {fields}. Repeat its command exactly, or "
+                "start again with --overwrite."
+            )
+        self.save()
+
+    def save(self) -> None:
+        """Make the state durable."""
+        if self.writer is not None:
+            self.writer.state = self.state
+            self.writer.save_state()
+        ranks.barrier()
+
+    def recall(self, key: str) -> Any:
+        """Return what was remembered under a key, ``None`` if nothing was."""
+        return self.state.get(key)
+
+    def remember(self, key: str, value: Any) -> None:
+        """Make a value durable under a key."""
+        self.state[key] = value
+        self.save()
+
+    def blocks(self) -> dict[int, BlockRecord]:
+        """Return the records of the finished blocks."""
+        return {int(index): BlockRecord.from_dict(record) for index, record in self.state["blocks"].items()}
+
+    def reader(self) -> Checkpoint:
+        """Return what has been written so far as a checkpoint."""
+        if self.writer is not None:
+            self.writer.write_index()
+        ranks.barrier()
+        return Checkpoint(self.partial)
+
+    def write_outer(self) -> None:
+        """Write embeddings, final norm and head as they are."""
+        names = self.session.stream.outer_names()
+        if self.writer is not None and not self.writer.has(self._shard(0)):
+            self.writer.write_shard(self._shard(0), {name: self._raw(name) for name in names})
+        ranks.barrier()
+
+    def write_block(self, block: Block, record: BlockRecord) -> None:
+        """Write a pruned block and its record, in that order."""
+        if self.writer is not None:
+            tensors, metadata = self._tensors(block)
+            self.writer.write_shard(self._shard(block.index + 1), tensors, metadata)
+        self.state["blocks"][str(block.index)] = record.to_dict()
+        self.save()
+
+    def _tensors(self, block: Block) -> tuple[dict[str, Tensor | Stored], dict[str, str]]:
+        skeleton = self.session.stream.skeleton
+        assert skeleton is not None
+        chosen = {info.name for info in self.session.layers}
+        inside = len(block.name) + 1
+        parameters = {layer.parameter for layer in block.layers if layer.name in chosen}
+        pruned = skeleton.to_disk({name: block.masters[name[inside:]].cpu() for name in parameters})
+        rest: Iterable[str] = (n for n in skeleton.disk_names(f"{block.name}.") if n not in pruned)
+        tensors: dict[str, Tensor | Stored] = {name: self._raw(name) for name in rest}
+        if not self.packed:
+            return tensors | pruned, {}
+        smaller = {n for n, t in pruned.items() if packed.packed_bytes(t) < t.numel() * t.dtype.itemsize}
+        stored, metadata = packed.pack_shard(pruned, smaller)
+        return tensors | stored, metadata
+
+    def _raw(self, name: str) -> Tensor | Stored:
+        """Return a tensor that is written as it was read, or cast if another dtype was asked for."""
+        checkpoint = self.session.checkpoint
+        assert checkpoint is not None
+        info = checkpoint.info(name)
+        cast = (
+            self.session.recipe.dtype != "auto"
+            and info.dtype.is_floating_point
+            and info.dtype != self.session.stored
+        )
+        if cast:
+            return checkpoint.read(name).to(self.session.stored)
+        return checkpoint.read(name) if checkpoint.is_packed(name) else checkpoint.stored(name)
+
+    def _shard(self, index: int) -> str:
+        stem = packed.STEM if self.packed else "model"
+        return shard_name(index + 1, len(self.session.stream) + 1, stem)
+
+
+def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
+    """Return the dotted keys at which two nested mappings differ.
+
+    Example:
+        >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
+        ['a.c', 'd']
+    """
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return [] if one == other else [prefix]
+    keys = list(dict.fromkeys([*one, *other]))
+    missing = object()
+    return [
+        key
+        for name in keys
+        for key in differences(
+            one.get(name, missing), other.get(name, missing), f"{prefix}.{name}".lstrip(".")
+        )
+    ]
+
+
+def record_block(block: Block, outcomes: Iterable[Outcome], targets: Mapping[str, float]) -> BlockRecord:
+    """Count what a block's layers hold now, from the weights as they will be stored."""
+    record = BlockRecord()
+    layers = {layer.name: layer for layer in block.layers}
+    for outcome in outcomes:
+        layer = layers[outcome.name]
+        kept = packed.kept(layer.master)
+        numel, nonzeros = kept.numel(), int(torch.count_nonzero(kept))
+        record.layers[layer.name] = LayerRecord(
+            block.index, numel, nonzeros, 1 - nonzeros / numel, targets[layer.name], outcome.error
+        )
+        record.masks[layer.name] = Masks.from_dict({layer.name: kept}).hash(layer.name)
+        record.fallbacks += [{"layer": layer.name, "what": note, "detail": ""} for note in outcome.notes]
+    return record

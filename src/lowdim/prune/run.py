@@ -1,0 +1,112 @@
+"""A whole run: dense pass and allocation, then block by block, each one durable before the next."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lowdim.core.allocation import AllocationResult
+from lowdim.data.batch import Batch
+from lowdim.models.stream import Activation
+from lowdim.prune import ranks
+from lowdim.prune.budgets import budgets
+from lowdim.prune.engine import Engine
+from lowdim.prune.keeper import BlockRecord, Keeper, record_block
+from lowdim.prune.progress import Progress
+from lowdim.prune.scan import allocate
+from lowdim.prune.session import Session
+from lowdim.prune.walk import prune_block
+
+
+@dataclass
+class Clock:
+    """Seconds and peak memory of every stage."""
+
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - begun
+            self.stages.append(
+                {"name": name, "seconds": round(seconds, 3), "peak_mb": round(peak_memory() / 2**20, 1)}
+            )
+
+
+def peak_memory() -> int:
+    """Return the most bytes this process has held in memory so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def needs_data(session: Session) -> bool:
+    """Whether a recipe looks at calibration data at all."""
+    recipe = session.recipe
+    engine = Engine(recipe, {})
+    scale = recipe.allocation.scale_from
+    return bool(engine.needs) or scale == "wanda" or (scale == "score" and bool(recipe.score.needs))
+
+
+def settle_allocation(
+    session: Session, batches: Sequence[Batch], keeper: Keeper | None, progress: Progress
+) -> AllocationResult:
+    """Return every layer's sparsity, from an earlier attempt at the same run if there was one."""
+    found = keeper.recall("allocation") if keeper else None
+    if found is not None:
+        return AllocationResult(found["sparsities"], found["values"])
+    recipe = session.recipe
+    made = allocate(
+        recipe.allocation, recipe.score, recipe.target, session.stream, session.layers, batches, progress
+    )
+    made = ranks.broadcast(made)
+    if keeper:
+        keeper.remember("allocation", {"sparsities": dict(made.sparsities), "values": dict(made.values)})
+    return made
+
+
+@torch.no_grad()
+def prune_blocks(
+    session: Session,
+    allocation: AllocationResult,
+    batches: Sequence[Batch],
+    keeper: Keeper | None,
+    progress: Progress,
+) -> dict[int, BlockRecord]:
+    """Prune every block in order and return the records.
+
+    A block that an interrupted run has finished is read back, as it was written, and only run to feed the next one.
+    """
+    stream, recipe = session.stream, session.recipe
+    plan = budgets(session.layers, allocation.sparsities, recipe.legal)
+    targets = {info.name: 1 - plan[info.name].keep / (info.rows * info.cols) for info in session.layers}
+    engine = Engine(recipe, plan)
+    records = keeper.blocks() if keeper else {}
+    last = max((info.block for info in session.layers), default=-1)
+    activations: list[Activation] = stream.capture(batches) if engine.needs and len(records) <= last else []
+    written = keeper.reader() if keeper and records else None
+    with progress.stage("Prune", len(stream), "blocks") as stage:
+        for index in range(len(stream)):
+            done = index in records
+            if not done or (activations and index < last):
+                with stream.block(index, written if done else None) as block:
+                    if not done:
+                        outcomes = prune_block(engine, block, activations, session.config)
+                        records[index] = record_block(block, outcomes, targets)
+                        if keeper:
+                            keeper.write_block(block, records[index])
+                    if index < last:
+                        for activation in activations:
+                            block.advance(activation)
+            stage.advance(1)
+    return records

@@ -1,0 +1,94 @@
+"""The dense pass: what an allocation needs to know of every layer before anything is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lowdim.core.allocation import Allocation, AllocationResult, LayerInfo, ScannedLayer
+from lowdim.core.score import Score, Wanda
+from lowdim.data.batch import Batch
+from lowdim.models.stream import Block, Stream
+from lowdim.prune.collect import Collector
+from lowdim.prune.progress import Progress
+
+
+class Scanner:
+    """Streams the dense model's weights, and the column scales that go with them, to an allocation.
+
+    Args:
+        stream: the model.
+        layers: the layers that are to be pruned.
+        score: gives the scales; ``None`` for an allocation that reads weights alone.
+        batches: calibration batches (this rank's share).
+        progress: told of every block of the first pass.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        layers: Sequence[LayerInfo],
+        score: Score | None,
+        batches: Sequence[Batch],
+        progress: Progress,
+    ) -> None:
+        self.stream = stream
+        self.infos: Mapping[str, LayerInfo] = {info.name: info for info in layers}
+        self.score = score
+        self.batches = batches
+        self.progress = progress
+        self.scales: dict[str, Tensor | None] = {}
+
+    def __call__(self) -> Iterator[list[ScannedLayer]]:
+        """Yield the layers of one block after another; the samples run through the dense model the first time only."""
+        if self.scales:
+            return self._again()
+        return self._first()
+
+    def _first(self) -> Iterator[list[ScannedLayer]]:
+        activations = self.stream.capture(self.batches) if self.score is not None and self.score.needs else []
+        with self.progress.stage("Dense pass for the allocation", len(self.stream), "blocks") as stage:
+            for index in range(len(self.stream)):
+                with self.stream.block(index) as block:
+                    chosen = [layer for layer in block.layers if layer.name in self.infos]
+                    if self.score is None or not self.score.needs:
+                        self.scales.update({layer.name: None for layer in chosen})
+                    else:
+                        collector = Collector(block, self.score.needs, chosen)
+                        collector.run(activations, advance=True)
+                        for layer in chosen:
+                            self.scales[layer.name] = self.score.column_scale(
+                                collector.statistics(layer.name)
+                            )
+                    yield self._scanned(block)
+                stage.advance(1)
+
+    def _again(self) -> Iterator[list[ScannedLayer]]:
+        for index in range(len(self.stream)):
+            with self.stream.block(index) as block:
+                yield self._scanned(block)
+
+    def _scanned(self, block: Block) -> list[ScannedLayer]:
+        return [
+            ScannedLayer(self.infos[layer.name], layer.weight(), self.scales[layer.name])
+            for layer in block.layers
+            if layer.name in self.infos
+        ]
+
+
+def allocate(
+    allocation: Allocation,
+    score: Score,
+    sparsity: float,
+    stream: Stream,
+    layers: Sequence[LayerInfo],
+    batches: Sequence[Batch],
+    progress: Progress,
+) -> AllocationResult:
+    """Run an allocation's dense pass, if it needs one, and return its sparsities."""
+    source = {"wanda": Wanda(), "score": score, None: None}[allocation.scale_from]
+    scanner = Scanner(stream, layers, source, batches, progress)
+    with torch.no_grad():
+        return allocation.allocate(layers, sparsity, scanner)
