@@ -1,0 +1,1 @@
+"""One self-contained HTML page per run: what was asked, what was done, what it bought and what it cost."""

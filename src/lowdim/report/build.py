@@ -1,0 +1,74 @@
+"""Build the page: read what a run left on disk, and write one HTML file beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.models import manifest
+from lowdim.models.files import read_json
+from lowdim.report.page import render
+
+
+def build(out: Path, html: Path | None = None) -> Path:
+    """Write the report of the run whose output is ``out``, and return the page's path.
+
+    The page needs nothing but itself: no script, no network, no font file. It is replaced in one step, so a
+    page that exists is complete. The same inputs give the same bytes.
+
+    Args:
+        out: the directory with ``lowdim.json``. ``OUT.run.json`` beside it, if there, has the timings.
+        html: where to write; ``OUT.html`` by default.
+
+    Raises:
+        CheckpointError: ``out`` holds no ``lowdim.json``, a damaged one, or one of a later version of lowdim.
+        LowdimError: the page cannot be written.
+    """
+    out = Path(os.path.abspath(out))
+    html = beside(out, ".html") if html is None else Path(html)
+    if not manifest.exists(out):
+        raise CheckpointError(
+            f"out must be a finished run: {out} holds no {manifest.FILE}. Give what `lowdim prune` wrote."
+        )
+    facts = manifest.read(out).to_dict()
+    run, problem = _sidecar(beside(out, ".run.json"))
+    _write(html, render(facts, run, problem=problem, out=out.name))
+    return html
+
+
+def beside(out: Path, ending: str) -> Path:
+    """Return the path of a file beside a run's directory.
+
+    Example:
+        >>> beside(Path("runs/smol-v1.2"), ".html").as_posix()
+        'runs/smol-v1.2.html'
+    """
+    return out.with_name(out.name + ending)
+
+
+def _sidecar(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the sidecar, or nothing and the reason; that it is absent is no fault, a run may be moved."""
+    if not path.exists():
+        return {}, ""
+    try:
+        return read_json(path), ""
+    except CheckpointError as error:
+        return {}, f"times, sizes and speeds are missing: {error}"
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise LowdimError(
+            f"cannot write the report {path}: {error.strerror or error}. Name another place with --html."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,258 @@
+"""Which pictures a run deserves, and one line under each that says what it shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lowdim.report import bars, charts, words
+from lowdim.report.grid import Grid, Layer, kind_of, layers_of, mean_error, mean_sparsity, short_names
+from lowdim.report.summary import section
+
+Json = Mapping[str, Any]
+_MOST_ROWS = 40  # kinds of layer in a heatmap
+_MOST_BARS = 12
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart with its heading and its caption."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def pictures(manifest: Json, run: Json) -> list[Picture]:
+    """Return the charts for which the run recorded something."""
+    layers = layers_of(manifest)
+    grid = Grid(layers)
+    found = [
+        _sparsity(manifest, grid),
+        _error(grid),
+        _outliers(manifest),
+        _allocation(manifest, grid, layers),
+        *_probes(manifest),
+        _tasks(manifest),
+        _stages(run),
+    ]
+    return [picture for picture in found if picture is not None]
+
+
+def _where(layer: Layer) -> str:
+    return layer.kind if layer.block is None else f"block {layer.block}, {layer.kind}"
+
+
+def _extremes(layers: Sequence[Layer], value: Callable[[Layer], float], write: Callable[[float], str]) -> str:
+    low, high = min(layers, key=value), max(layers, key=value)
+    if write(value(low)) == write(value(high)):
+        return f"{write(value(low))} in every layer."
+    return f"From {write(value(low))} ({_where(low)}) to {write(value(high))} ({_where(high)})."
+
+
+def _shown(grid: Grid) -> bool:
+    return bool(grid.blocks) and len(grid.kinds) <= _MOST_ROWS
+
+
+def _sparsity(manifest: Json, grid: Grid) -> Picture | None:
+    if not _shown(grid):
+        return None
+    target = section(manifest, "sparsity").get("target")
+    svg = charts.heatmap(
+        "sparsity",
+        "Sparsity of every layer, by decoder block and kind of layer",
+        grid.labels,
+        grid.blocks,
+        grid.table(mean_sparsity),
+        per_block=grid.per_block(mean_sparsity),
+        write=words.percent,
+        hue="zeros",
+        target=target,
+    )
+    caption = _extremes(grid.layers, lambda layer: layer.sparsity, words.percent)
+    dashed = "" if target is None else f" Dashed: the target, {words.percent(target)}."
+    return Picture(
+        "Where the zeros are", "Share of zeros: each block above, each layer below. " + caption + dashed, svg
+    )
+
+
+def _error(grid: Grid) -> Picture | None:
+    measured = [layer for layer in grid.layers if layer.error is not None]
+    if not measured or not _shown(grid):
+        return None
+    svg = charts.heatmap(
+        "error",
+        "Relative reconstruction error of every layer, by decoder block and kind of layer",
+        grid.labels,
+        grid.blocks,
+        grid.table(mean_error),
+        per_block=grid.per_block(mean_error),
+        write=words.tick,
+        hue="cost",
+    )
+    caption = _extremes(measured, lambda layer: layer.error or 0.0, words.number)
+    return Picture(
+        "What it cost, layer by layer",
+        "Error of each layer's output on the calibration text. " + caption,
+        svg,
+    )
+
+
+def _outliers(manifest: Json) -> Picture | None:
+    found = section(manifest, "probes", "outliers")
+    series = {f"M = {m}": list(found[m]) for m in sorted(found, key=float) if charts.finite(found[m] or [])}
+    if not series:
+        return None
+    blocks = range(max(len(values) for values in series.values()))
+    svg = charts.lines(
+        "outliers",
+        "Share of outliers per decoder block",
+        series,
+        write=lambda share: words.percent(share, 3 if share < 0.001 else 2),
+        xlabel="block",
+        blocks=blocks,
+    )
+    return Picture(
+        "Outliers per block",
+        "Share of scores above M times their mean, in the dense model. OWL prunes less where there are many.",
+        svg,
+    )
+
+
+def _allocation(manifest: Json, grid: Grid, layers: Sequence[Layer]) -> Picture | None:
+    valued = [layer for layer in layers if layer.value is not None]
+    name = words.clean(section(manifest, "allocation").get("name") or "allocation")
+    if len({layer.value for layer in valued}) < 2:
+        return None
+    points = [(layer.value or 0.0, layer.sparsity, layer.block or 0, _valued(layer)) for layer in valued]
+    svg = charts.scatter(
+        "allocation",
+        f"What {name} measured in each layer, against the sparsity it gave",
+        points,
+        xlabel=f"what {name} measured",
+        write=words.percent,
+        blocks=grid.blocks or [0],
+    )
+    return Picture(
+        "Why there",
+        f"Sparsity against what {name} measured, a point per layer; darker is deeper in the model.",
+        svg,
+    )
+
+
+def _valued(layer: Layer) -> str:
+    return f"{_where(layer)}: {words.number(layer.value)} gave {words.percent(layer.sparsity)}"
+
+
+def _tasks(manifest: Json) -> Picture | None:
+    tasks = section(manifest, "evaluation", "tasks")
+    rows = [
+        (words.clean(name), float(task["dense"]), float(task["sparse"]), float(task.get("stderr") or 0.0))
+        for name, task in tasks.items()
+        if task.get("dense") is not None and task.get("sparse") is not None
+    ]
+    if len(rows) < 2:
+        return None
+    svg = bars.pairs("tasks", "Zero-shot accuracy per task, dense against sparse", rows)
+    return Picture(
+        "Zero-shot tasks",
+        "Accuracy: ring dense, dot sparse. The bar is two standard errors of the difference to either side.",
+        svg,
+    )
+
+
+def _probes(manifest: Json) -> list[Picture | None]:
+    probes = section(manifest, "probes")
+    return [
+        _alpha(section(probes, "alpha")),
+        _scores(section(probes, "scores")),
+        _spectra(section(probes, "singular_values")),
+    ]
+
+
+def _alpha(found: Json) -> Picture | None:
+    points = [
+        (_block_of(name), float(v), name) for name, v in found.items() if v is not None and math.isfinite(v)
+    ]
+    placed = [(b, v, f"{words.clean(name)}: {words.number(v)}") for b, v, name in points if b is not None]
+    if not placed:
+        return None
+    blocks = sorted({block for block, *_ in placed})
+    groups = [[value for place, value, _ in placed if place == block] for block in blocks]
+    svg = charts.dots(
+        "alpha", "Hill alpha of every layer", placed, blocks, [sum(values) / len(values) for values in groups]
+    )
+    return Picture(
+        "Heavy tails",
+        "Hill α of each spectrum (points) and the block's mean (line). A small α marks a well-trained layer.",
+        svg,
+    )
+
+
+def _block_of(name: str) -> int | None:
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def _scores(found: Json) -> Picture | None:
+    edges, counts, kept = found.get("edges") or [], found.get("counts") or [], found.get("kept")
+    if not counts or len(edges) != len(counts) + 1:
+        return None
+    svg = bars.histogram("scores", "Histogram of the scores", edges, counts, kept)
+    return Picture(
+        "Scores", "How many weights have which score" + ("; the kept ones are dark." if kept else "."), svg
+    )
+
+
+def _spectra(found: Json) -> Picture | None:
+    chosen = dict(list(found.items())[:6])
+    series = {
+        _spectrum_name(name): list(values) for name, values in chosen.items() if charts.finite(values or [])
+    }
+    if not series:
+        return None
+    svg = charts.lines("spectra", "Singular values by rank", series, write=words.number, xlabel="rank")
+    more = f" The first {len(chosen)} of {len(found)} layers." if len(found) > len(chosen) else ""
+    return Picture("Singular values", "Each layer's singular values, largest first." + more, svg)
+
+
+def _spectrum_name(name: str) -> str:
+    block = _block_of(name)
+    kind = kind_of(name, block)
+    return (f"{block} " if block is not None else "") + short_names([kind, "x." + kind])[kind].rpartition(
+        "."
+    )[2]
+
+
+def _stages(run: Json) -> Picture | None:
+    stages: dict[str, tuple[float, float | None]] = {}
+    for stage in run.get("stages") or []:
+        seconds, peak = stages.get(name := words.clean(stage.get("name", "?")), (0.0, None))
+        peaks = [p for p in (peak, stage.get("peak_mb")) if p is not None]
+        stages[name] = (seconds + float(stage.get("seconds") or 0.0), max(peaks, default=None))
+    if not stages:
+        return None
+    total = sum(seconds for seconds, _ in stages.values())
+    rows = _longest(stages)
+    columns: list[tuple[str, Sequence[float | None], Callable[[float], str]]] = [
+        ("time", [seconds for seconds, _ in rows.values()], words.seconds)
+    ]
+    if any(peak is not None for _, peak in rows.values()):
+        columns.append(("peak memory", [peak for _, peak in rows.values()], lambda mb: words.size(mb * 1e6)))
+    svg = bars.bars("stages", "Time and peak memory of every stage", list(rows), columns)
+    return Picture(
+        "Time and memory",
+        f"{words.seconds(total)} in all. Memory: the most held so far, by the end of the stage.",
+        svg,
+    )
+
+
+def _longest(stages: dict[str, tuple[float, float | None]]) -> dict[str, tuple[float, float | None]]:
+    if len(stages) <= _MOST_BARS:
+        return stages
+    ranked = sorted(stages, key=lambda name: -stages[name][0])
+    rest = [stages[name] for name in ranked[_MOST_BARS - 1 :]]
+    kept = {name: value for name, value in stages.items() if name in ranked[: _MOST_BARS - 1]}
+    peaks = [peak for _, peak in rest if peak is not None]
+    return kept | {f"{len(rest)} others": (sum(seconds for seconds, _ in rest), max(peaks, default=None))}

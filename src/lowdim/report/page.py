@@ -1,0 +1,172 @@
+"""The page as text: facts gathered from a run, put into the template with every name escaped."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from lowdim.core import registry
+from lowdim.core.errors import LowdimError
+from lowdim.report import figures, words
+from lowdim.report.grid import Layer, layers_of
+from lowdim.report.palette import css_variables
+from lowdim.report.summary import Notice, headline, notices, section, verdict
+
+_MOST_LAYERS = 1200  # rows of the table of layers: the page stays below 1.5 MB
+_ROLES = ("score", "allocation", "pattern", "repair", "refine")
+
+Json = Mapping[str, Any]
+
+
+def render(manifest: Json, run: Json, *, problem: str = "", out: str = "OUT") -> str:
+    """Return the page as text.
+
+    Args:
+        manifest: the contents of ``lowdim.json``.
+        run: the contents of ``OUT.run.json``, or an empty mapping.
+        problem: why ``run`` is empty although the file is there; shown on the page.
+        out: the name of the run's directory, for the command that repeats the run.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pages = Environment(
+        loader=PackageLoader("lowdim.report"),
+        autoescape=True,  # model, layer and task names come from files that others wrote
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.globals["words"] = words
+    found = notices(manifest)
+    if problem:
+        found.insert(0, Notice("fallback", problem))
+    return pages.get_template("report.html").render(_facts(manifest, run, found, out))
+
+
+def _facts(manifest: Json, run: Json, found: list[Notice], out: str) -> dict[str, Any]:
+    recipe = section(manifest, "recipe")
+    layers = layers_of(manifest)
+    model = section(manifest, "model")
+    return {
+        "light": css_variables(0),
+        "dark": css_variables(1),
+        "version": manifest.get("lowdim") or "",
+        "model": _model_name(model),
+        "share": words.percent(section(manifest, "sparsity").get("prunable")),
+        "composition": [
+            (role, name) for role in _ROLES if (name := _method_name(recipe, role)) not in ("", "none")
+        ],
+        "verdict": verdict(manifest, run),
+        "rows": headline(manifest, run),
+        "fallbacks": [notice for notice in found if notice.kind == "fallback"],
+        "skipped": [notice for notice in found if notice.kind == "skipped"],
+        "pictures": figures.pictures(manifest, run),
+        "recipe": _yaml(recipe),
+        "command": words.clean(run.get("command") or ""),
+        "repeat": shlex.join(
+            ["lowdim", "prune", words.clean(model.get("source") or "MODEL"), out, "--recipe", "recipe.yaml"]
+        ),
+        "methods": _methods(recipe),
+        "tables": _tables(manifest, run),
+        "layers": layers[:_MOST_LAYERS],
+        "layer_count": len(layers),
+        "layer_columns": _columns(layers),
+        "files": _hashes(manifest),
+    }
+
+
+def _model_name(model: Json) -> str:
+    source = words.clean(model.get("source") or "a model")
+    return (
+        source.rstrip("/").rpartition("/")[2] or source
+        if source.startswith(("/", "./", "../", "~"))
+        else source
+    )
+
+
+def _method_name(recipe: Json, role: str) -> str:
+    value = recipe.get(role)
+    name = value.get("name") if isinstance(value, Mapping) else value
+    return words.clean(name) if name else ""
+
+
+def _methods(recipe: Json) -> list[dict[str, str]]:
+    """Return role, name, title and paper of every method in a recipe; the unregistered by name alone."""
+    rows = []
+    for role in _ROLES:
+        name = _method_name(recipe, role)
+        if name in ("", "none"):
+            continue
+        try:
+            method = registry.find(role, name)
+            rows.append(
+                {
+                    "role": role,
+                    "name": name,
+                    "title": method.title,
+                    "arxiv": method.arxiv,
+                    "year": str(method.year or ""),
+                }
+            )
+        except (LowdimError, ImportError):
+            rows.append({"role": role, "name": name, "title": "", "arxiv": "", "year": ""})
+    return rows
+
+
+def _yaml(recipe: Json) -> str:
+    from lowdim.prune.recipe.text import dump
+
+    return dump(dict(recipe)) if recipe else ""
+
+
+def _tables(manifest: Json, run: Json) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the small print as titled lists of key and value."""
+    model = {key: value for key, value in section(manifest, "model").items() if key != "files"}
+    extra = {"storage": manifest.get("storage"), "seed": manifest.get("seed")}
+    shares = {f"zeros, {key}": words.percent(value) for key, value in section(manifest, "sparsity").items()}
+    found = [
+        ("Model", model | extra | shares),
+        ("Calibration data", section(manifest, "data", "calibration")),
+        ("Perplexity protocol", section(manifest, "evaluation", "perplexity", "protocol")),
+        ("Machine", section(run, "machine")),
+        ("Library versions", section(manifest, "versions")),
+    ]
+    return [(title, rows) for title, values in found if (rows := _pairs(values))]
+
+
+def _pairs(values: Json) -> list[tuple[str, str]]:
+    return [
+        (words.clean(key).replace("_", " "), _plain(value))
+        for key, value in values.items()
+        if value is not None
+    ]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return words.number(value)
+    return words.clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _columns(layers: list[Layer]) -> dict[str, bool]:
+    """Tell which columns of the table of layers have anything in them."""
+    return {
+        name: any(getattr(layer, name) not in (None, "") for layer in layers)
+        for name in ("target", "value", "error", "mask")
+    }
+
+
+def _hashes(manifest: Json) -> list[tuple[str, dict[str, str]]]:
+    found = [
+        ("read", section(manifest, "model", "files")),
+        ("written", section(manifest, "hashes", "files")),
+    ]
+    return [
+        (verb, {words.clean(k): words.clean(v) for k, v in files.items()}) for verb, files in found if files
+    ]
