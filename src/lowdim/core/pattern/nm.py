@@ -63,8 +63,8 @@ class NM(Pattern):
         other = f"use {near} (sparsity {near.sparsity:g})" if near != self else f"keep {self}"
         raise RecipeError(
             f"{self} is sparsity {self.sparsity:g}, but the recipe asks for {sparsity:g}. Leave sparsity "
-            f"out; or, nearest among groups of {self.group}, {other}; or use pattern unstructured for exactly "
-            f"{sparsity:g}"
+            f"out; or, nearest among groups of {self.group}, {other}; or use pattern unstructured for "
+            f"exactly {sparsity:g}"
         )
 
     def at(self, sparsity: float) -> NM:

@@ -1,0 +1,121 @@
+"""What every allocation answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A layer to prune: its name, the index of its decoder block, and the shape of its weight."""
+
+    name: str
+    block: int
+    rows: int
+    cols: int
+
+    @property
+    def numel(self) -> int:
+        """Weights in the layer."""
+        return self.rows * self.cols
+
+
+@dataclass(frozen=True, eq=False)
+class ScannedLayer:
+    """A layer of the dense model: its weight, fp32 [out, in], and its column scale, [in] or None."""
+
+    info: LayerInfo
+    weight: Tensor
+    scale: Tensor | None
+
+
+Scan = Callable[[], Iterator[list[ScannedLayer]]]
+"""Reads the dense model once: one list of layers per decoder block, in order. May be called again."""
+
+
+@dataclass(frozen=True)
+class AllocationResult:
+    """Share of zeros per layer, and what was measured to find it (for the report; empty if nothing was)."""
+
+    sparsities: dict[str, float]
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Allocation(ABC):
+    """Splits one budget over the layers: sparsities in [0, 1] whose weighted mean is the target to 1e-6.
+
+    Attributes:
+        scale_from: which column scale the scan must carry: Wanda's, that of the recipe's score, or none.
+        reads_weights: whether the scan is needed at all.
+    """
+
+    scale_from: ClassVar[Literal["wanda", "score"] | None] = None
+    reads_weights: ClassVar[bool] = False
+
+    @abstractmethod
+    def allocate(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> AllocationResult:
+        """Return a sparsity for every layer.
+
+        Args:
+            layers: the layers to prune, in model order.
+            sparsity: target share of zeros over all their weights.
+            scan: reads the dense model; called only if ``reads_weights``.
+
+        Raises:
+            RecipeError: the budget cannot be met.
+            NumericalError: a weight or scale is NaN or Inf.
+        """
+
+    def allocate_nm(self, layers: Sequence[LayerInfo], keep: int, group: int, scan: Scan) -> AllocationResult:
+        """Return sparsities that are whole N:M patterns, 1 - n / group with 1 <= n <= group.
+
+        The real-valued n of ``allocate`` are rounded by largest remainder so that their weighted mean stays
+        ``keep``: exactly if the blocks are of one size, else to half of one block's share. Layers of a block
+        that were allocated the same stay the same.
+
+        Args:
+            layers: the layers to prune, in model order.
+            keep: mean number of weights kept per group.
+            group: weights per group.
+            scan: as for ``allocate``.
+        """
+        result = self.allocate(layers, 1.0 - keep / group, scan)
+        return whole_keeps(layers, result, keep, group)
+
+
+def by_block(layers: Sequence[LayerInfo]) -> dict[int, list[LayerInfo]]:
+    """Return the layers of each decoder block, in order."""
+    blocks: dict[int, list[LayerInfo]] = {}
+    for info in layers:
+        blocks.setdefault(info.block, []).append(info)
+    return blocks
+
+
+def whole_keeps(
+    layers: Sequence[LayerInfo], result: AllocationResult, keep: int, group: int
+) -> AllocationResult:
+    """Round sparsities to whole N:M patterns whose weighted mean is ``keep``; see ``allocate_nm``."""
+    units: dict[tuple[int, float], list[LayerInfo]] = {}
+    for info in layers:
+        units.setdefault((info.block, result.sparsities[info.name]), []).append(info)
+    real = [min(max((1.0 - s) * group, 1.0), float(group)) for _, s in units]
+    sizes = [sum(info.numel for info in members) for members in units.values()]
+    whole = [int(n + 1e-9) for n in real]
+    left = keep * sum(sizes) - sum(n * size for n, size in zip(whole, sizes, strict=True))
+    for i in sorted(range(len(whole)), key=lambda i: whole[i] - real[i]):
+        if whole[i] < group and left >= sizes[i] / 2:
+            whole[i] += 1
+            left -= sizes[i]
+    made = {
+        info.name: 1.0 - n / group
+        for n, members in zip(whole, units.values(), strict=True)
+        for info in members
+    }
+    return AllocationResult({info.name: made[info.name] for info in layers}, result.values)
