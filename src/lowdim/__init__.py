@@ -1,1 +1,45 @@
-"""Sparse, low-rank, cheap neural networks, measured on your own machine."""
+"""Sparse, low-rank, cheap neural networks, measured on your own machine.
+
+Importing lowdim is cheap: each name below is loaded, and torch with it, when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lowdim.core.errors import LowdimError as LowdimError
+    from lowdim.core.masks import Masks as Masks
+    from lowdim.evaluate.perplexity import perplexity as perplexity
+    from lowdim.models.load import load as load
+    from lowdim.prune.api import plan as plan
+    from lowdim.prune.api import prune as prune
+    from lowdim.prune.recipe import Recipe as Recipe
+
+_EXPORTS = {
+    "LowdimError": "lowdim.core.errors",
+    "Masks": "lowdim.core.masks",
+    "Recipe": "lowdim.prune.recipe",
+    "load": "lowdim.models.load",
+    "perplexity": "lowdim.evaluate.perplexity",
+    "plan": "lowdim.prune.api",
+}
+
+__all__ = ["LowdimError", "Masks", "Recipe", "load", "perplexity", "plan", "prune"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "prune":  # a package that can be called, see lowdim/prune/__init__.py
+        return importlib.import_module("lowdim.prune")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lowdim")
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'lowdim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -51,6 +51,13 @@ def test_dump_then_load_is_the_identity(value: object) -> None:
     assert text.load(text.dump(value)) == value
 
 
+@pytest.mark.parametrize(
+    "value", ["\x85", "a\u2028b", "\u2029", "é", "\ufeff", "a\nb", " a", "a: b", "#", "- x", "\t", "'"]
+)
+def test_odd_characters_survive(value: str) -> None:
+    assert text.load(text.dump([value, {value: value}])) == [value, {value: value}]
+
+
 @given(st.text() | st.from_regex(r"[-+]?[0-9.e:_x]{1,8}", fullmatch=True))
 def test_other_yaml_readers_see_the_same_text(value: str) -> None:
     assert yaml.safe_load(text.dump({"key": value})) == {"key": value}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lowdim.core.allocation import OWL, Explicit
 from lowdim.core.errors import RecipeError
 from lowdim.core.pattern import NM, Block, Pattern, Structured, Unstructured
 from lowdim.prune.recipe import families
@@ -19,7 +20,7 @@ def check(recipe: Recipe) -> float:
         RecipeError: the sparsity is impossible, or two choices exclude each other.
     """
     _check_range(recipe.sparsity)
-    for rule in (_global, _nm_budget, _structured, _variant, _refine, _repair_block):
+    for rule in (_global, _nm_budget, _explicit, _owl, _structured, _variant, _refine, _repair_block):
         rule(recipe)
     try:
         return recipe.pattern.check_recipe(recipe.sparsity)
@@ -85,6 +86,32 @@ def _nm_budget(recipe: Recipe) -> None:
             f"pattern={recipe.pattern}",
             "every layer keeps the same number of each group, so there is no budget to share out",
             "Choose allocation=uniform, allocation=owl (which mixes N per layer), or pattern=unstructured",
+        )
+
+
+def _explicit(recipe: Recipe) -> None:
+    pattern, allocation = recipe.pattern, recipe.allocation
+    if not isinstance(pattern, NM) or not isinstance(allocation, Explicit):
+        return
+    for expression, sparsity in (allocation.map or {}).items():
+        near = pattern.at(sparsity).sparsity
+        if abs(sparsity - near) > 1e-3:
+            raise _clash(
+                f"allocation.map[{expression!r}]={sparsity:g}",
+                f"pattern={pattern}",
+                f"a whole number of every {pattern.group} weights is kept",
+                f"Choose a multiple of 1/{pattern.group}, such as {near:g}, or pattern=unstructured",
+            )
+
+
+def _owl(recipe: Recipe) -> None:
+    lam = recipe.allocation.lam if isinstance(recipe.allocation, OWL) else None
+    if lam is not None and lam > 0.5 and not isinstance(recipe.pattern, NM):
+        raise _clash(
+            f"allocation.lam={lam:g}",
+            f"pattern={recipe.pattern}",
+            "lam is half the range of the sparsities, so it cannot exceed 0.5",
+            "Choose for example allocation.lam=0.08, or an N:M pattern, whose lam counts weights",
         )
 
 

@@ -23,10 +23,11 @@ from pydantic import (
 )
 
 from lowdim.core.allocation import Allocation
-from lowdim.core.errors import RecipeError
+from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.pattern import Pattern
 from lowdim.core.score import Score
 from lowdim.data.formats import Layout
+from lowdim.evaluate import tasks
 from lowdim.prune.recipe import families, messages, rules, text
 
 
@@ -112,6 +113,13 @@ class Evaluation(_Section):
     tasks: Names = ()
     limit: Count | None = None
 
+    @field_validator("tasks")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            tasks.find(name)
+        return names
+
 
 class Targets(_Section):
     r"""The layers to prune: regular expressions searched for in the layers' names.
@@ -167,7 +175,7 @@ class Targets(_Section):
 
 def _matches_nothing(key: str, expression: str, known: list[str]) -> str:
     words = sorted({part for name in known for part in name.split(".") if not part.isdigit()})
-    near = messages.suggest(expression, words)
+    near = suggest(expression, words)
     return f"{key} {expression!r} matches none of the {len(known)} layers. {near}"
 
 
@@ -198,6 +206,7 @@ class Recipe(_Section):
         calibration: see `Calibration`.
         evaluation: see `Evaluation`.
         targets: see `Targets`.
+        exact_errors: collect X^T X even for methods that need it not, so that every layer's error is exact.
         storage: "dense" (loads anywhere) or "packed" (small).
         dtype: of the stored weights; "auto" keeps the model's.
         compute: of the forward passes; scores and solves are float32 in any case.
@@ -210,7 +219,7 @@ class Recipe(_Section):
     Example:
         >>> recipe = Recipe(sparsity=0.6, method="wanda", allocation={"name": "owl", "m": 7})
         >>> recipe.score, recipe.allocation.m, recipe.target
-        (Wanda(variant=False), 7, 0.6)
+        (Wanda(variant=False), 7.0, 0.6)
         >>> Recipe.from_yaml(recipe.to_yaml()) == recipe
         True
     """
@@ -225,6 +234,7 @@ class Recipe(_Section):
     calibration: Calibration = Calibration()
     evaluation: Evaluation = Evaluation()
     targets: Targets = Targets()
+    exact_errors: bool = False
     storage: Literal["dense", "packed"] = "dense"
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Short] = "auto"
     compute: Annotated[Literal["auto", "float32", "bfloat16"], Short] = "auto"

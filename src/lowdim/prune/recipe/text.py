@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -22,12 +22,10 @@ _SCALARS = {
 class _Loader(yaml.SafeLoader):
     """The safe loader with the scalars of YAML 1.2, in which ``2:4`` is not the number 124."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
-
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Refuse aliases, with which a short text could stand for a gigantic value."""
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
             raise RecipeError(
                 f"alias *{event.anchor} (line {event.start_mark.line + 1}): write the value out instead."
             )
@@ -54,15 +52,28 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    """Escape the line breaks of Unicode, which readers take for blanks."""
+    style = '"' if set(value) & set("\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+def _integer(loader: _Loader, node: yaml.Node) -> int:
+    assert isinstance(node, yaml.ScalarNode)
+    return int(loader.construct_scalar(node))
+
+
 def _whole(pattern: re.Pattern[str]) -> re.Pattern[str]:
     return re.compile(f"(?:{pattern.pattern})\\Z")
 
 
+_Loader.yaml_implicit_resolvers = {}
 for _tag, (_pattern, _first) in _SCALARS.items():
     _Loader.add_implicit_resolver(_tag, _whole(_pattern), _first)
     _Dumper.add_implicit_resolver(_tag, _whole(_pattern), _first)
+_Dumper.add_representer(str, _text)
 # Numbers are built by Python, so that 010 is ten and no underscore or base slips in.
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def load(text: str) -> Any:

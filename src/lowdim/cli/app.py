@@ -1,0 +1,45 @@
+"""The program ``lowdim``: its commands, in the order a user meets them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lowdim.cli import convert, evaluate, inspect, methods, prune, report, screen, verify
+
+app = typer.Typer(
+    name="lowdim",
+    help="Make language models sparse, and measure on your own machine what that bought.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"lowdim {version('lowdim')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+for _command in (prune, evaluate, inspect, methods, verify, convert, report):
+    _command.add(app)
+
+
+def main() -> None:
+    """Run the program."""
+    screen.prepare()
+    app()

@@ -1,0 +1,109 @@
+"""``lowdim evaluate``: perplexity and zero-shot accuracy of one model, with their protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lowdim.cli.files import check_text
+from lowdim.cli.guard import guarded
+from lowdim.cli.options import Debug, Model, Quiet, Revision
+from lowdim.cli.progress import terminal
+from lowdim.cli.screen import show, table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lowdim.data.batch import Batch
+    from lowdim.evaluate.forward import Forward
+    from lowdim.prune.measure import Measured
+    from lowdim.prune.progress import Progress
+    from lowdim.prune.recipe import Recipe
+
+
+def add(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("evaluate")(evaluate)
+
+
+@guarded()
+def evaluate(
+    model: Model,
+    text: Annotated[
+        str, typer.Option(metavar="builtin|none|FILE", help="Text to measure perplexity on.")
+    ] = "builtin",
+    context: Annotated[int | None, typer.Option(help="Tokens per window; 512 if not given.")] = None,
+    windows: Annotated[int | None, typer.Option(help="At most so many windows.")] = None,
+    tasks: Annotated[str, typer.Option(metavar="NAME,...", help="Zero-shot tasks, or .jsonl files.")] = "",
+    limit: Annotated[int | None, typer.Option(help="At most so many questions per task.")] = None,
+    seed: Annotated[int, typer.Option(help="Which questions a limit draws.")] = 0,
+    dtype: Annotated[
+        str, typer.Option(metavar="auto|float32|bfloat16|float16", help="Type to compute in.")
+    ] = "auto",
+    revision: Revision = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")
+    ] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure perplexity and zero-shot accuracy, each with the protocol it depends on."""
+    from lowdim.prune.recipe import Recipe
+
+    wanted: dict[str, Any] = {"text": None if text == "none" else text, "windows": windows}
+    wanted |= {"tasks": tasks, "limit": limit} | ({} if context is None else {"context": context})
+    recipe = Recipe(sparsity=0.0, dtype=dtype, seed=seed, evaluation=wanted)
+    check_text("--text", recipe.evaluation.text)
+    about, found = _measure(model, revision, recipe, terminal(quiet))
+    if json_file is not None:
+        json_file.write_text(json.dumps(about | found.to_dict(), indent=2) + "\n", encoding="utf-8")
+    _print(found)
+
+
+def _measure(
+    model: str, revision: str | None, recipe: Recipe, progress: Progress
+) -> tuple[dict[str, Any], Measured]:
+    from transformers import AutoTokenizer
+
+    from lowdim.evaluate.forward import of_model
+    from lowdim.models.load import load
+    from lowdim.models.source import resolve
+    from lowdim.prune import measure
+
+    source = resolve(model, revision=revision, dtype=recipe.dtype)
+    loaded = load(source.path, source.dtype)
+    tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
+    text = measure.make_windows(recipe, tokenizer)
+    limit = getattr(loaded.config, "max_position_embeddings", None)
+    found = measure.measure(_counted(of_model(loaded), progress), recipe, tokenizer, text, limit)
+    return {"model": model, "revision": source.revision, "dtype": source.dtype}, found
+
+
+def _counted(forward: Forward, progress: Progress) -> Forward:
+    """Report every batch of a model's forward passes."""
+
+    def run(batches: Sequence[Batch]) -> Iterator[Tensor]:
+        with progress.stage("Evaluate", len(batches), "batches") as stage:
+            for logits in forward(batches):
+                yield logits
+                stage.advance()
+
+    return run
+
+
+def _print(found: Measured) -> None:
+    rows = [
+        (task.name, task.metric, f"{task.value:.4f}", f"{task.stderr:.4f}", task.questions)
+        for task in found.tasks.values()
+    ]
+    if found.perplexity is not None:
+        protocol = found.perplexity.protocol
+        show(
+            f"perplexity {found.perplexity.value:.4f} on {protocol['source']}: {protocol['windows']} windows "
+            f"of {protocol['context']} tokens, {protocol['dtype']}, text {protocol['text'][:12]}"
+        )
+    table(("task", "metric", "value", "error", "questions"), rows, 2)

@@ -1,0 +1,132 @@
+"""``lowdim prune``: flags over a recipe, the recipe over nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lowdim.cli.files import check_text
+from lowdim.cli.guard import guarded
+from lowdim.cli.options import Debug, Model, Quiet, Revision
+from lowdim.cli.progress import terminal
+from lowdim.cli.screen import is_first, show
+from lowdim.cli.summary import finish
+from lowdim.core import registry
+
+if TYPE_CHECKING:
+    from lowdim.prune.recipe import Recipe
+
+
+def add(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("prune")(prune)
+
+
+def _choice(flag: str, kind: str, help: str) -> object:
+    return typer.Option(flag, metavar="|".join(registry.names(kind)), help=help)
+
+
+@guarded(after_interrupt="Finished blocks are safe: run the same command with --resume to go on.")
+def prune(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the sparse model goes.")],
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of zeros in the pruned layers, in [0, 1).")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="magnitude|wanda|sparsegpt|refit", help="A score and its repair in one word."),
+    ] = None,
+    repair: Annotated[str | None, _choice("--repair", "repair", "What happens to the kept weights.")] = None,
+    allocation: Annotated[
+        str | None, _choice("--allocation", "allocation", "How much of the budget each layer gets.")
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="unstructured|N:M|RxC|structured", help="Which masks are legal: N:M keeps N of M."
+        ),
+    ] = None,
+    refine: Annotated[str | None, _choice("--refine", "refine", "How the finished mask is moved.")] = None,
+    true_sequential: Annotated[
+        bool,
+        typer.Option("--true-sequential", help="Take statistics anew for each group of layers in a block."),
+    ] = False,
+    calibration: Annotated[
+        str | None,
+        typer.Option(metavar="builtin|FILE", help="Text, JSONL or safetensors to take statistics on."),
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Calibration sequences.")] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens per calibration sequence.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="dense|packed", help="How the weights are stored.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="auto|float32|bfloat16|float16", help="Type of the stored weights.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. allocation.m=7."),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A recipe in YAML; flags override it.")
+    ] = None,
+    revision: Revision = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Prune a model: take statistics, share out the budget, mask, repair, measure, write.
+
+    Flags override the fields of --recipe, and --set overrides both.
+    """
+    flags = {
+        "method": method,
+        "repair": repair,
+        "sparsity": sparsity,
+        "allocation": allocation,
+        "pattern": pattern,
+        "refine": refine,
+        "sequential": "true" if true_sequential else None,
+        "calibration.source": calibration,
+        "calibration.samples": samples,
+        "calibration.context": context,
+        "seed": seed,
+        "storage": storage,
+        "dtype": dtype,
+    }
+    checked = assemble(recipe, flags, assignments or [])
+    check_text("calibration.source", checked.calibration.source)
+    check_text("evaluation.text", checked.evaluation.text)
+    from lowdim.prune import api
+
+    progress = terminal(quiet)
+    if dry_run:
+        show(api.plan(model, checked, revision=revision).render())
+        return
+    api.prune(
+        model, checked, out=out, revision=revision, resume=resume, overwrite=overwrite, progress=progress
+    )
+    if is_first():
+        finish(out)
+
+
+def assemble(file: Path | None, flags: Mapping[str, object], assignments: list[str]) -> Recipe:
+    """Return the recipe of a file, the flags laid over it and ``--set`` laid over both.
+
+    Raises:
+        RecipeError: the result is not a valid recipe.
+    """
+    from lowdim.prune.recipe import Recipe, override, put, read
+
+    values = read(file) if file else {}
+    for key, value in flags.items():
+        if value is not None:
+            put(values, key, value)
+    return Recipe(**override(values, assignments))
