@@ -35,8 +35,13 @@ KINDS = {
     "repair": "Repairs",
     "refine": "Refinements",
 }
-# Patterns that are written by their numbers, not by their name.
-EXAMPLES = {("pattern", "nm"): "2:4", ("pattern", "block"): "1x16"}
+# What a name alone does not say.
+EXAMPLES = {
+    ("pattern", "nm"): "--pattern 2:4",
+    ("pattern", "block"): "--sparsity 0.6 --pattern 1x16",
+    ("pattern", "structured"): "--sparsity 0.3 --pattern structured",
+    ("allocation", "explicit"): "--sparsity 0.6 --set 'allocation={name: explicit, map: {down_proj: 0.5}}'",
+}
 
 # ---------------------------------------------------------------- one page per method
 
@@ -82,7 +87,7 @@ def settings_table(method: registry.Method) -> str:
     cls = method.load()
     said = arguments(cls)
     rows = [
-        (f"`{method.kind}.{name}`", f"`{plain(value)}`", said.get(name, ""))
+        (f"`{method.kind}.{name}`", f"`{plain(value)}`", said.get(name, "see the reference below"))
         for name, value in method.settings().items()
     ]
     return table(("setting", "default", "meaning"), rows) if rows else "None."
@@ -90,11 +95,9 @@ def settings_table(method: registry.Method) -> str:
 
 def command(method: registry.Method) -> str:
     """Return a command line that uses a method."""
-    choice = EXAMPLES.get((method.kind, method.name), method.name)
-    sparsity = "" if choice == "2:4" else " --sparsity 0.6"
     flag = FLAGS.get(method.kind)
-    chosen = f"{flag} {choice}" if flag else f"--set {method.kind}={choice}"
-    return f"lowdim prune MODEL OUT{sparsity} {chosen}"
+    chosen = f"{flag} {method.name}" if flag else f"--set {method.kind}={method.name}"
+    return f"lowdim prune MODEL OUT {EXAMPLES.get((method.kind, method.name), f'--sparsity 0.6 {chosen}')}"
 
 
 # ---------------------------------------------------------------- tables

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ def lowdim_override(recipe: dict[str, Any], values: dict[str, Any]) -> dict[str,
     return override(recipe, values.get("assignments") or [])
 
 
-@pytest.mark.parametrize("block", blocks("bash"))
+@pytest.mark.parametrize("block", [*blocks("bash")])
 def test_commands_exist(block: str) -> None:
     for line in block.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
@@ -96,13 +97,13 @@ def test_recipes_of_the_examples_are_valid(path: Path) -> None:
     assert Recipe.from_yaml(path).target > 0
 
 
-@pytest.mark.parametrize("block", blocks("yaml"))
+@pytest.mark.parametrize("block", [*blocks("yaml")])
 def test_recipes_are_valid(block: str) -> None:
     recipe = Recipe(**read(block))
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
 
 
-@pytest.mark.parametrize("block", blocks("python"))
+@pytest.mark.parametrize("block", [*blocks("python")])
 def test_snippets_use_what_exists(block: str) -> None:
     for node in ast.walk(ast.parse(block)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lowdim":
@@ -130,6 +131,10 @@ def test_method_page_is_complete(method: registry.Method) -> None:
     page = hooks.method_page(method)
     for setting in method.settings():
         assert re.search(rf"^\| `{method.kind}\.{setting}` \| `.+?` \| .+ \|$", page, re.MULTILINE), setting
+        doc = inspect.getdoc(method.load()) or ""
+        assert setting in hooks.arguments(method.load()) or f"``{setting}``" in doc, (
+            f"{setting} is not explained"
+        )
     parse(shlex.split(hooks.command(method))[1:])
 
 
