@@ -72,11 +72,11 @@ class Checkpoint:
             self._packed |= _packed_shapes(name, header)
             self._metadata[name] = {k: v for k, v in header.metadata.items() if not k.startswith("lowdim.")}
         self.storage = "packed" if stem == packed.STEM or self._packed else "dense"
-        hidden = {part for name in self._packed for part in packed.stored_names(name)}
+        self._hidden = {part for name in self._packed for part in packed.stored_names(name)}
         twice = sorted(self._packed.keys() & self._stored.keys())
         if twice:
             raise CheckpointError(f"tensor {twice[0]!r} is stored both dense and packed in {self.path}")
-        self._names = sorted(self._stored.keys() - hidden | self._packed.keys())
+        self._names = sorted(self._stored.keys() - self._hidden | self._packed.keys())
 
     def _check_directory(self) -> None:
         partial = self.path.with_name(self.path.name + ".partial")
@@ -166,6 +166,9 @@ class Checkpoint:
         except CheckpointError as error:
             raise CheckpointError(f"{self.info(name).file}: {name!r} is damaged: {error}") from error
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._packed or (name in self._stored and name not in self._hidden)
+
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """Read every tensor, one after another."""
         return ((name, self.read(name)) for name in self._names)
@@ -195,8 +198,10 @@ class Checkpoint:
         return read_tensor(self._stored[mask]), read_tensor(self._stored[values])
 
     def _check(self, name: str) -> None:
-        if name not in self._packed and name not in self._stored:
-            raise CheckpointError(f"{self.path} has no tensor {name!r}. {suggest(name, self._names)[:200]}")
+        if name not in self:
+            near = suggest(name, self._names)
+            hint = f" {near}" if near.startswith("Did") else ""
+            raise CheckpointError(f"{self.path} has no tensor {name!r}.{hint}")
 
     @property
     def size_bytes(self) -> int:
@@ -220,7 +225,7 @@ def _packed_shapes(file: str, header: Header) -> dict[str, tuple[int, ...]]:
     version = header.metadata.get("lowdim.format")
     if version != packed.FORMAT:
         raise CheckpointError(
-            f"{file} is packed in format {version!r}; this lowdim reads {packed.FORMAT!r}. Upgrade it."
+            f"{file} is packed in format {version!r}; this one reads {packed.FORMAT!r}. Upgrade lowdim."
         )
     try:
         listed = json.loads(header.metadata["lowdim.packed"])

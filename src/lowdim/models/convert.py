@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from pathlib import Path
 
 from torch import Tensor
@@ -10,18 +11,20 @@ from torch import Tensor
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
 from lowdim.models import manifest, packed
 from lowdim.models.checkpoint import Checkpoint
-from lowdim.models.manifest import PackedPart
+from lowdim.models.manifest import Manifest, PackedPart
 from lowdim.models.shard import Stored
 from lowdim.models.writer import Writer
 
 STORAGES = ("dense", "packed")
+Shapes = dict[str, list[int]]
 
 
 def convert(source: str | Path, out: str | Path, storage: str, overwrite: bool = False) -> Path:
     """Write a directory again in the other form of storage; every tensor keeps its bits.
 
-    Packing takes the layers that ``lowdim.json`` lists, or, in a directory without one, every matrix inside a numbered
-    block; in both cases only those that become smaller. Companion files are copied, ``lowdim.json`` is updated.
+    Packing takes the layers that ``lowdim.json`` lists, or, in a directory without one, every matrix inside a
+    numbered block; in both cases only those that become smaller. Companion files are copied and
+    ``lowdim.json`` is updated.
 
     Args:
         source: a directory that `Checkpoint` accepts.
@@ -33,7 +36,7 @@ def convert(source: str | Path, out: str | Path, storage: str, overwrite: bool =
         The directory.
 
     Raises:
-        CheckpointError: the source is damaged, or in that form already.
+        CheckpointError: the source is damaged, in that form already, or has too few zeros to pack.
         OutputError: the output cannot be written.
     """
     if storage not in STORAGES:
@@ -42,34 +45,42 @@ def convert(source: str | Path, out: str | Path, storage: str, overwrite: bool =
     if checkpoint.storage == storage:
         raise CheckpointError(f"{source} is stored {storage} already; copy it if you need another one")
     record = manifest.read(source) if manifest.exists(source) else None
-    layers = _layers(checkpoint, record)
-    shapes: dict[str, list[int]] = {}
+    to_pack = _packable(checkpoint, record) if storage == "packed" else set()
     with Writer(out, overwrite=overwrite) as writer:
-        writer.require_space(_bytes_needed(checkpoint))
-        for file in (name for name in checkpoint.files if name.endswith(".safetensors")):
-            names = [name for name in checkpoint.names() if checkpoint.info(name).file == file]
-            shapes |= _convert_shard(
-                checkpoint, file, names, layers if storage == "packed" else set(), writer
-            )
-        for name in checkpoint.companions():
-            writer.copy(checkpoint.path / name)
-        if record is not None:
-            record.storage = "packed" if storage == "packed" else "dense"
-            record.packed = PackedPart(format=packed.FORMAT, weights=shapes) if storage == "packed" else None
-            record.hashes.files = writer.hashes()
-            writer.write_text(manifest.FILE, manifest.to_text(record))
-        return writer.finish()
+        try:
+            return _convert(checkpoint, record, to_pack, storage, writer)
+        except BaseException:
+            writer.reset()
+            raise
 
 
-def _convert_shard(
-    checkpoint: Checkpoint, file: str, names: list[str], to_pack: set[str], writer: Writer
-) -> dict[str, list[int]]:
+def _convert(
+    checkpoint: Checkpoint, record: Manifest | None, to_pack: set[str], storage: str, writer: Writer
+) -> Path:
+    writer.require_space(sum(checkpoint.info(name).nbytes for name in checkpoint.names()) + (64 << 20))
+    shapes: Shapes = {}
+    for file in (name for name in checkpoint.files if name.endswith(".safetensors")):
+        shapes |= _convert_shard(checkpoint, file, to_pack, writer)
+    if storage == "packed" and not shapes:
+        raise CheckpointError(f"{checkpoint.path} has too few zeros: no weight would become smaller packed")
+    for name in checkpoint.companions():
+        writer.copy(checkpoint.path / name)
+    if record is not None:
+        record.storage = "packed" if shapes else "dense"
+        record.packed = PackedPart(format=packed.FORMAT, weights=shapes) if shapes else None
+        record.hashes.files = writer.hashes()
+        writer.write_text(manifest.FILE, manifest.to_text(record))
+    return writer.finish()
+
+
+def _convert_shard(checkpoint: Checkpoint, file: str, to_pack: Container[str], writer: Writer) -> Shapes:
     """Write one shard in the other form; return the shapes of what is packed in it."""
+    names = [name for name in checkpoint.names() if checkpoint.info(name).file == file]
     tensors: dict[str, Tensor | Stored] = {}
-    shapes: dict[str, list[int]] = {}
+    shapes: Shapes = {}
     for name in names:
         if name in to_pack and (parts := _pack_if_smaller(checkpoint.read(name))):
-            tensors |= zip(packed.stored_names(name), parts, strict=True)
+            tensors |= zip(packed.free_names(name, {*names, *tensors}), parts, strict=True)
             shapes[name] = list(checkpoint.info(name).shape)
         else:
             tensors[name] = checkpoint.read(name) if checkpoint.is_packed(name) else checkpoint.stored(name)
@@ -83,16 +94,11 @@ def _pack_if_smaller(weight: Tensor) -> tuple[Tensor, Tensor] | None:
     return packed.pack(weight) if packed.packed_bytes(weight) < weight.nbytes else None
 
 
-def _layers(checkpoint: Checkpoint, record: manifest.Manifest | None) -> set[str]:
-    """Return the names of the weights that may be packed."""
+def _packable(checkpoint: Checkpoint, record: Manifest | None) -> set[str]:
     if record is not None and record.layers:
         return {tensor_name(checkpoint, layer) for layer in record.layers}
-    infos = {name: checkpoint.info(name) for name in checkpoint.names()}
-    return {
-        name
-        for name, info in infos.items()
-        if re.search(r"\.\d+\.", name) and len(info.shape) >= 2 and info.dtype.is_floating_point
-    }
+    infos = {name: checkpoint.info(name) for name in checkpoint.names() if re.search(r"\.\d+\.", name)}
+    return {name for name, info in infos.items() if len(info.shape) >= 2 and info.dtype.is_floating_point}
 
 
 def tensor_name(checkpoint: Checkpoint, layer: str) -> str:
@@ -101,13 +107,7 @@ def tensor_name(checkpoint: Checkpoint, layer: str) -> str:
     Raises:
         CheckpointError: it has none.
     """
-    names = checkpoint.names()
     for name in (f"{layer}.weight", layer):
-        if name in names:
+        if name in checkpoint:
             return name
     raise CheckpointError(f"{manifest.FILE} lists the layer {layer!r}, which {checkpoint.path} does not have")
-
-
-def _bytes_needed(checkpoint: Checkpoint) -> int:
-    """Return an upper bound on the bytes of the result."""
-    return sum(checkpoint.info(name).nbytes for name in checkpoint.names()) + (64 << 20)

@@ -159,6 +159,18 @@ def stored_names(name: str) -> tuple[str, str]:
     return f"{stem}.mask", f"{stem}.values"
 
 
+def free_names(name: str, taken: Container[str]) -> tuple[str, str]:
+    """Return `stored_names`, neither of which is taken.
+
+    Raises:
+        CheckpointError: one is.
+    """
+    for key in stored_names(name):
+        if key in taken:
+            raise CheckpointError(f"cannot pack {name!r}: there is a tensor named {key!r} already")
+    return stored_names(name)
+
+
 def pack_shard(
     tensors: Mapping[str, Tensor], names: Container[str]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -173,10 +185,7 @@ def pack_shard(
     stored: dict[str, Tensor] = {name: tensor for name, tensor in tensors.items() if name not in names}
     shapes: dict[str, list[int]] = {}
     for name in sorted(set(tensors) - set(stored)):
-        for key, part in zip(stored_names(name), pack(tensors[name]), strict=True):
-            if key in stored:
-                raise CheckpointError(f"cannot pack {name!r}: there is a tensor named {key!r} already")
-            stored[key] = part
+        stored |= zip(free_names(name, tensors.keys() | stored.keys()), pack(tensors[name]), strict=True)
         shapes[name] = list(tensors[name].shape)
     return stored, packed_metadata(shapes)
 

@@ -78,11 +78,18 @@ def read_header(path: Path) -> Header:
             pass
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            raw: dict[str, Any] = json.loads(file.read(length))
+            raw: dict[str, Any] = json.loads(file.read(length), object_pairs_hook=_distinct)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(_unreadable(path, error)) from error
     metadata = raw.pop("__metadata__", None) or {}
     return Header({name: _stored(path, name, entry, 8 + length) for name, entry in raw.items()}, metadata)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice in the header")
+    return found
 
 
 def _unreadable(path: Path, error: Exception) -> str:
