@@ -203,6 +203,7 @@ def _perplexity(model: list[Any], tokens: Tensor | None, measure: str | None, re
     recorded = stated.get("sparse", stated.get("dense"))
     if recorded is None:
         raise _Nothing("none is recorded")
+    recorded = float(recorded)
     if tokens is None:
         raise _Nothing(f"{recorded:.4f} is recorded; no text was given to measure it again")
     if not model:

@@ -6,6 +6,7 @@ It holds no times and no hosts: equal inputs give equal bytes, so that two runs 
 from __future__ import annotations
 
 import json
+import math
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -115,8 +116,17 @@ class Manifest(_Part):
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is written: plain types, in the schema's order, without the parts that do not apply."""
-        data = self.model_dump(by_alias=True, mode="json")
-        return {key: value for key, value in data.items() if value is not None}
+        data = self.model_dump(by_alias=True)
+        return {key: _finite(value) for key, value in data.items() if value is not None}
+
+
+def _finite(value: Any) -> Any:
+    """Spell out numbers that JSON lacks: a perplexity may overflow, and the result must be saved all the same."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def parse(data: dict[str, Any]) -> Manifest:
@@ -153,11 +163,7 @@ def exists(directory: str | Path) -> bool:
 
 
 def to_text(manifest: Manifest) -> str:
-    """Return the bytes of ``lowdim.json`` as text.
-
-    Raises:
-        ValueError: a number in a free part (recipe, data, evaluation, probes) is not finite.
-    """
+    """Return the contents of ``lowdim.json``; a number that is not finite becomes "inf", "-inf" or "nan"."""
     return json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

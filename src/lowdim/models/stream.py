@@ -9,7 +9,7 @@ Legend: B batch, T tokens, D hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from lowdim.core.errors import NumericalError
 from lowdim.data.batch import Batch
 from lowdim.models import experts
 from lowdim.models.blocks import evaluating, find_blocks
+from lowdim.models.inputs import model_inputs
 from lowdim.models.layers import Layer, find_layers
 from lowdim.models.skeleton import Reader, Skeleton, masters, unload
 
@@ -163,6 +164,10 @@ class Stream:
             n for n in self.skeleton.disk_names("") if not self.skeleton.parameters_of(n).startswith(inside)
         ]
 
+    def named_on_disk(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return parameters under the names, and in the shapes, that a checkpoint has for them."""
+        return dict(parameters) if self.skeleton is None else self.skeleton.to_disk(parameters)
+
     @contextmanager
     def block(self, index: int, reader: Reader | None = None) -> Iterator[Block]:
         """Give a block real weights for the time of a ``with``; ``reader`` overrides where they are read from."""
@@ -248,8 +253,7 @@ class Stream:
                 module.__dict__.pop("forward", None)
 
     def _call(self, batch: Batch) -> Any:
-        moved = None if batch.attention_mask is None else batch.attention_mask.to(self.device)
-        return self.model(batch.input_ids.to(self.device), attention_mask=moved, use_cache=False)
+        return self.model(**model_inputs(self.model, batch, self.device))
 
     @torch.no_grad()
     def _probe_return(self, batch: Batch) -> None:

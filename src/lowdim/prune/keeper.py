@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from lowdim.core.errors import LowdimError
-from lowdim.core.masks import Masks
 from lowdim.models import packed
 from lowdim.models.checkpoint import Checkpoint
+from lowdim.models.checks import mask_hash
+from lowdim.models.files import companions, read_json
+from lowdim.models.layers import Layer
+from lowdim.models.manifest import FILE, Manifest, PackedPart, to_text
 from lowdim.models.shard import Stored
 from lowdim.models.stream import Block
 from lowdim.models.writer import Writer, shard_name
@@ -33,7 +36,7 @@ class LayerRecord:
     numel: int
     nonzeros: int
     sparsity: float
-    target: float
+    target: float | None
     error: float | None
 
 
@@ -126,28 +129,48 @@ class Keeper:
             self.writer.write_shard(self._shard(0), {name: self._raw(name) for name in names})
         ranks.barrier()
 
-    def write_block(self, block: Block, record: BlockRecord) -> None:
-        """Write a pruned block and its record, in that order."""
+    def write_block(self, block: Block, record: BlockRecord, pruned: Mapping[str, Tensor]) -> None:
+        """Write a block with its pruned tensors, then its record."""
         if self.writer is not None:
-            tensors, metadata = self._tensors(block)
+            tensors, metadata = self._tensors(block, pruned)
             self.writer.write_shard(self._shard(block.index + 1), tensors, metadata)
         self.state["blocks"][str(block.index)] = record.to_dict()
         self.save()
 
-    def _tensors(self, block: Block) -> tuple[dict[str, Tensor | Stored], dict[str, str]]:
+    def _tensors(
+        self, block: Block, pruned: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor | Stored], dict[str, str]]:
         skeleton = self.session.stream.skeleton
         assert skeleton is not None
-        chosen = {info.name for info in self.session.layers}
-        inside = len(block.name) + 1
-        parameters = {layer.parameter for layer in block.layers if layer.name in chosen}
-        pruned = skeleton.to_disk({name: block.masters[name[inside:]].cpu() for name in parameters})
-        rest: Iterable[str] = (n for n in skeleton.disk_names(f"{block.name}.") if n not in pruned)
+        rest = (name for name in skeleton.disk_names(f"{block.name}.") if name not in pruned)
         tensors: dict[str, Tensor | Stored] = {name: self._raw(name) for name in rest}
         if not self.packed:
-            return tensors | pruned, {}
+            return tensors | dict(pruned), {}
         smaller = {n for n, t in pruned.items() if packed.packed_bytes(t) < t.numel() * t.dtype.itemsize}
         stored, metadata = packed.pack_shard(pruned, smaller)
         return tensors | stored, metadata
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write what travels with the weights and the manifest; let the output appear."""
+        writer, source = self.writer, self.session.source
+        assert writer is not None and source is not None
+        for name in companions(source.path):
+            if name == "config.json":
+                config = read_json(source.path / name) | {
+                    "dtype": str(self.session.stored).removeprefix("torch.")
+                }
+                config.pop("torch_dtype", None)
+                writer.write_json(name, config)
+            else:
+                writer.copy(source.path / name)
+        writer.write_index()
+        if self.packed:
+            written = Checkpoint(self.partial)
+            weights = {n: list(written.info(n).shape) for n in written.names() if written.is_packed(n)}
+            manifest.packed = PackedPart(format=packed.FORMAT, weights=weights)
+        manifest.hashes.files = writer.hashes()
+        writer.write_text(FILE, to_text(manifest))
+        writer.finish()
 
     def _raw(self, name: str) -> Tensor | Stored:
         """Return a tensor that is written as it was read, or cast if another dtype was asked for."""
@@ -188,17 +211,40 @@ def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
     ]
 
 
-def record_block(block: Block, outcomes: Iterable[Outcome], targets: Mapping[str, float]) -> BlockRecord:
-    """Count what a block's layers hold now, from the weights as they will be stored."""
-    record = BlockRecord()
-    layers = {layer.name: layer for layer in block.layers}
-    for outcome in outcomes:
-        layer = layers[outcome.name]
-        kept = packed.kept(layer.master)
-        numel, nonzeros = kept.numel(), int(torch.count_nonzero(kept))
-        record.layers[layer.name] = LayerRecord(
-            block.index, numel, nonzeros, 1 - nonzeros / numel, targets[layer.name], outcome.error
-        )
-        record.masks[layer.name] = Masks.from_dict({layer.name: kept}).hash(layer.name)
-        record.fallbacks += [{"layer": layer.name, "what": note, "detail": ""} for note in outcome.notes]
-    return record
+def record_block(
+    session: Session, block: Block, outcomes: Iterable[Outcome], targets: Mapping[str, float]
+) -> tuple[BlockRecord, dict[str, Tensor]]:
+    """Count what a block's pruned tensors hold now, as they will be stored.
+
+    Layers are recorded under the names that the checkpoint has for their tensors. Experts that share a parameter in
+    memory have tensors of their own on disk; the target and the error of such a tensor are not recorded.
+
+    Returns:
+        The record, and the tensors by their names on disk.
+    """
+    record, tensors = BlockRecord(), dict[str, Tensor]()
+    found = {outcome.name: outcome for outcome in outcomes}
+    owners: dict[str, list[Layer]] = {}
+    for layer in block.layers:
+        if layer.name in found:
+            owners.setdefault(layer.parameter, []).append(layer)
+            record.fallbacks += [
+                {"layer": layer.name, "what": note, "detail": ""} for note in found[layer.name].notes
+            ]
+    for parameter, layers in owners.items():
+        held = block.masters[parameter.removeprefix(f"{block.name}.")].cpu()
+        own = found[layers[0].name] if len(layers) == 1 else None
+        for name, tensor in session.stream.named_on_disk({parameter: held}).items():
+            kept = packed.kept(tensor)
+            numel, nonzeros, key = kept.numel(), int(torch.count_nonzero(kept)), name.removesuffix(".weight")
+            record.layers[key] = LayerRecord(
+                block.index,
+                numel,
+                nonzeros,
+                1 - nonzeros / numel,
+                targets[own.name] if own else None,
+                own.error if own else None,
+            )
+            record.masks[key] = mask_hash(kept)
+            tensors[name] = tensor
+    return record, tensors

@@ -65,11 +65,7 @@ def settle_allocation(
     found = keeper.recall("allocation") if keeper else None
     if found is not None:
         return AllocationResult(found["sparsities"], found["values"])
-    recipe = session.recipe
-    made = allocate(
-        recipe.allocation, recipe.score, recipe.target, session.stream, session.layers, batches, progress
-    )
-    made = ranks.broadcast(made)
+    made = ranks.broadcast(allocate(session.recipe, session.stream, session.layers, batches, progress))
     if keeper:
         keeper.remember("allocation", {"sparsities": dict(made.sparsities), "values": dict(made.values)})
     return made
@@ -102,9 +98,9 @@ def prune_blocks(
                 with stream.block(index, written if done else None) as block:
                     if not done:
                         outcomes = prune_block(engine, block, activations, session.config)
-                        records[index] = record_block(block, outcomes, targets)
+                        records[index], pruned = record_block(session, block, outcomes, targets)
                         if keeper:
-                            keeper.write_block(block, records[index])
+                            keeper.write_block(block, records[index], pruned)
                     if index < last:
                         for activation in activations:
                             block.advance(activation)

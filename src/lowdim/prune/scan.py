@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lowdim.core.allocation import Allocation, AllocationResult, LayerInfo, ScannedLayer
+from lowdim.core.allocation import AllocationResult, LayerInfo, ScannedLayer
+from lowdim.core.pattern import NM
 from lowdim.core.score import Score, Wanda
 from lowdim.data.batch import Batch
 from lowdim.models.stream import Block, Stream
 from lowdim.prune.collect import Collector
 from lowdim.prune.progress import Progress
+from lowdim.prune.recipe import Recipe
 
 
 class Scanner:
@@ -79,16 +81,17 @@ class Scanner:
 
 
 def allocate(
-    allocation: Allocation,
-    score: Score,
-    sparsity: float,
+    recipe: Recipe,
     stream: Stream,
     layers: Sequence[LayerInfo],
     batches: Sequence[Batch],
     progress: Progress,
 ) -> AllocationResult:
-    """Run an allocation's dense pass, if it needs one, and return its sparsities."""
-    source = {"wanda": Wanda(), "score": score, None: None}[allocation.scale_from]
+    """Run a recipe's allocation, with the dense pass it needs, if any, and return its sparsities."""
+    allocation, pattern = recipe.allocation, recipe.pattern
+    source = {"wanda": Wanda(), "score": recipe.score, None: None}[allocation.scale_from]
     scanner = Scanner(stream, layers, source, batches, progress)
     with torch.no_grad():
-        return allocation.allocate(layers, sparsity, scanner)
+        if isinstance(pattern, NM):
+            return allocation.allocate_nm(layers, pattern.keep, pattern.group, scanner)
+        return allocation.allocate(layers, recipe.target, scanner)

@@ -1,0 +1,279 @@
+"""The front door: `prune` and `plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from lowdim.core.masks import Masks
+from lowdim.data.batch import Batch, split
+from lowdim.data.calibration import CalibrationData, calibration, check_context
+from lowdim.evaluate.forward import Forward
+from lowdim.models.stream import Stream
+from lowdim.models.writer import Writer
+from lowdim.prune import ranks
+from lowdim.prune.keeper import BlockRecord, Keeper
+from lowdim.prune.manifest import build_manifest
+from lowdim.prune.measure import Measured, compare, make_windows, measure
+from lowdim.prune.plan import Plan, make_plan
+from lowdim.prune.progress import Progress, Silent
+from lowdim.prune.recipe import Recipe
+from lowdim.prune.run import Clock, needs_data, prune_blocks, settle_allocation
+from lowdim.prune.session import Session, open_session
+from lowdim.prune.sidecar import write_sidecar
+
+TOKENS_PER_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What a run made.
+
+    Attributes:
+        manifest: the contents of ``lowdim.json``.
+        out: the output directory; ``None`` for a model pruned in memory only.
+        model: the model that was pruned in memory; ``None`` for a run from disk to disk.
+        masks: kept weights of a model pruned in memory, named and shaped as its parameters.
+    """
+
+    manifest: dict[str, Any]
+    out: Path | None = None
+    model: PreTrainedModel | None = None
+    masks: Masks = field(default_factory=Masks)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros over the pruned layers."""
+        share: float = self.manifest["sparsity"]["prunable"]
+        return share
+
+
+def plan(model: PreTrainedModel | str | Path, recipe: Recipe, *, revision: str | None = None) -> Plan:
+    """Return what a recipe would do to a model: layers, budgets, memory and time; no weight is read.
+
+    Raises:
+        LowdimError: the model cannot be used, or the recipe does not fit it.
+    """
+    return make_plan(open_session(model, recipe, revision=revision))
+
+
+def prune(
+    model: PreTrainedModel | str | Path,
+    recipe: Recipe,
+    *,
+    calibration: CalibrationData | str | Path | Iterable[Any] | None = None,
+    tokenizer: Any = None,
+    out: str | Path | None = None,
+    revision: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """Prune a causal language model.
+
+    A model given by path is read block by block and written to ``out``; a model in memory is pruned in place, and
+    written too if ``out`` is given.
+
+    Args:
+        model: a directory, hub id, GGUF file or ``builtin:`` name; or a Transformers model in memory.
+        recipe: what to do.
+        calibration: overrides the recipe's source: whatever `lowdim.data.calibration.calibration` takes.
+        tokenizer: for a model in memory; a model on disk brings its own.
+        out: output directory. It appears when it is complete; until then there is ``OUT.partial``.
+        revision: branch, tag or commit of a hub id.
+        resume: go on from ``OUT.partial``; the result is the same to the byte as that of an uninterrupted run.
+        overwrite: replace an existing ``out``, once the new one is complete.
+        progress: told of stages and their advance.
+
+    Returns:
+        The manifest, and where the model is.
+
+    Raises:
+        LowdimError: anything that the caller can put right: recipe, model, data, output directory, numbers.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        ...                      num_attention_heads=4)
+        >>> tokens = torch.arange(64).view(4, 16)
+        >>> recipe = Recipe(sparsity=0.5, score="wanda", evaluation={"text": None})
+        >>> result = prune(LlamaForCausalLM(config), recipe, calibration=tokens)
+        >>> result.sparsity
+        0.5
+    """
+    progress = progress or Silent()
+    run = _Run(recipe, progress, calibration, tokenizer)
+    with ranks.launched():
+        if isinstance(model, PreTrainedModel):
+            return run.in_memory(model, None if out is None else Path(out), overwrite)
+        if out is None:
+            raise ValueError(
+                "prune() of a model on disk needs out=DIRECTORY; only a model in memory is pruned in place"
+            )
+        return run.to_disk(str(model), Path(out), revision, resume, overwrite)
+
+
+class _Run:
+    """One call of `prune`: what its stages hand to each other."""
+
+    def __init__(self, recipe: Recipe, progress: Progress, source: Any, tokenizer: Any) -> None:
+        self.recipe = recipe
+        self.progress = progress
+        self.source = source
+        self.tokenizer = tokenizer
+        self.clock = Clock()
+
+    def in_memory(self, model: PreTrainedModel, out: Path | None, overwrite: bool) -> PruneResult:
+        writer = Writer(out, overwrite=overwrite) if out is not None and ranks.rank() == 0 else None
+        try:
+            session = open_session(model, self.recipe)
+            data = self._data(session)
+            evaluation, records = self._stages(session, data, None)
+            manifest = build_manifest(session, data, records, evaluation, self._allocation)
+            masks = Masks.from_dict({n: model.get_parameter(n).detach() != 0 for n in _parameters(session)})
+            if writer is not None and out is not None:
+                self._save(writer, session, manifest)
+                write_sidecar(out, session, self.clock, self.progress)
+            return PruneResult(manifest.to_dict(), out, model, masks)
+        finally:
+            if writer is not None:
+                writer.close()
+
+    def to_disk(
+        self, spec: str, out: Path, revision: str | None, resume: bool, overwrite: bool
+    ) -> PruneResult:
+        writer = Writer(out, overwrite=overwrite, resume=resume) if ranks.rank() == 0 else None
+        try:
+            with self.clock.stage("Open"):
+                session = open_session(spec, self.recipe, revision=revision)
+                self.tokenizer = self.tokenizer or session.tokenizer()
+                data = self._data(session)
+            keeper = Keeper(session, writer, out.with_name(out.name + ".partial"))
+            assert session.checkpoint is not None
+            if writer is not None:
+                writer.require_space(session.checkpoint.size_bytes)
+            keeper.start(self._fingerprint(session, data))
+            keeper.write_outer()
+            evaluation, records = self._stages(session, data, keeper)
+            manifest = build_manifest(session, data, records, evaluation, self._allocation)
+            if writer is not None:
+                keeper.finish(manifest)
+                write_sidecar(out, session, self.clock, self.progress)
+            ranks.barrier()
+            return PruneResult(manifest.to_dict(), out)
+        finally:
+            if writer is not None:
+                writer.close()
+
+    def _stages(
+        self, session: Session, data: CalibrationData | None, keeper: Keeper | None
+    ) -> tuple[dict[str, Any], dict[int, BlockRecord]]:
+        """Measure the dense model, allocate, prune, measure again."""
+        batches = ranks.share(list(split(data.batches, TOKENS_PER_BATCH))) if data else []
+        text = make_windows(self.recipe, self.tokenizer)
+        limit = getattr(session.config, "max_position_embeddings", None)
+
+        def measured(name: str, forward: Forward) -> Measured:
+            if (text is None and not self.recipe.evaluation.tasks) or ranks.rank() != 0:
+                return Measured()
+            with self.clock.stage(f"Evaluate {name}"):
+                return measure(
+                    self._watched(name, session, forward), self.recipe, self.tokenizer, text, limit
+                )
+
+        found = keeper.recall("dense") if keeper else None
+        dense = Measured.from_dict(found) if found else measured("dense", session.stream.forward)
+        if keeper and not found:
+            keeper.remember("dense", dense.to_dict())
+        with self.clock.stage("Allocate"):
+            self._allocation = settle_allocation(session, batches, keeper, self.progress)
+        with self.clock.stage("Prune"):
+            records = prune_blocks(session, self._allocation, batches, keeper, self.progress)
+        sparse = measured("sparse", self._written(session, keeper))
+        return compare(dense, sparse), records
+
+    def _written(self, session: Session, keeper: Keeper | None) -> Forward:
+        """Return the forward of the pruned model: the one in memory, or the one on disk."""
+        if keeper is None:
+            return session.stream.forward
+        stream = session.stream
+        return Stream(
+            stream.model, keeper.reader(), stored=session.stored, compute=stream.compute, device=stream.device
+        ).forward
+
+    def _watched(self, name: str, session: Session, forward: Forward) -> Forward:
+        """Report every call of a forward as a stage."""
+
+        def run(batches: Any) -> Any:
+            with self.progress.stage(f"Evaluate the {name} model", len(batches), "batches") as stage:
+                for logits in forward(batches):
+                    yield logits
+                    stage.advance(1)
+
+        return run
+
+    def _data(self, session: Session) -> CalibrationData | None:
+        """Return the calibration data, ``None`` if the recipe looks at none."""
+        if not needs_data(session):
+            return None
+        settings, config = self.recipe.calibration, session.config
+        limit = getattr(config, "max_position_embeddings", None)
+        context = settings.context or min(2048, limit or 2048)
+        if isinstance(self.source, CalibrationData):
+            data = self.source
+        else:
+            data = calibration(
+                settings.source if self.source is None else self.source,
+                self.tokenizer,
+                samples=settings.samples,
+                context=context,
+                seed=self.recipe.seed if settings.seed is None else settings.seed,
+                format=settings.format,
+                padding=settings.padding,
+                rationale=settings.rationale,
+                in_context=settings.in_context,
+                bos=settings.bos,
+                vocab_size=session.stream.model.get_input_embeddings().weight.shape[0],
+            )
+        check_context(data.context, config)
+        return data
+
+    def _fingerprint(self, session: Session, data: CalibrationData | None) -> dict[str, Any]:
+        """Return all that decides the output's bytes."""
+        assert session.checkpoint is not None
+        return {
+            "recipe": self.recipe.to_dict(),
+            "model": session.checkpoint.fingerprint(),
+            "data": data.hash if data else None,
+            "compute": str(session.stream.compute),
+            "ranks": ranks.size(),
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        }
+
+    def _save(self, writer: Writer, session: Session, manifest: Any) -> None:
+        """Write a model pruned in memory as a stock directory."""
+        session.stream.model.save_pretrained(writer.partial)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(writer.partial)
+        writer.write_index()
+        manifest.hashes.files = writer.hashes()
+        writer.write_json("lowdim.json", manifest.to_dict())
+        writer.finish()
+
+
+def _parameters(session: Session) -> list[str]:
+    """Return the names of the pruned layers' parameters, each once."""
+    chosen = {info.name for info in session.layers}
+    layers = (layer for index in range(len(session.stream)) for layer in session.stream.describe(index)[0])
+    return list(dict.fromkeys(layer.parameter for layer in layers if layer.name in chosen))
+
+
+def batches_of(data: CalibrationData) -> list[Batch]:
+    """Return calibration batches in the size in which blocks run fastest on a CPU."""
+    return list(split(data.batches, TOKENS_PER_BATCH))

@@ -1,0 +1,65 @@
+"""What a run says of itself in ``lowdim.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from lowdim.core.allocation import AllocationResult
+from lowdim.data.calibration import CalibrationData
+from lowdim.models import manifest
+from lowdim.models.manifest import Manifest
+from lowdim.prune.keeper import BlockRecord
+from lowdim.prune.session import Session
+
+
+def build_manifest(
+    session: Session,
+    data: CalibrationData | None,
+    records: Mapping[int, BlockRecord],
+    evaluation: Mapping[str, Any],
+    allocation: AllocationResult,
+) -> Manifest:
+    """Collect a run's manifest; the hashes of files are added when they are written."""
+    layers = {name: asdict(record) for i in sorted(records) for name, record in records[i].layers.items()}
+    weights = sum(layer["numel"] for layer in layers.values())
+    zeros = weights - sum(layer["nonzeros"] for layer in layers.values())
+    whole = sum(parameter.numel() for parameter in session.stream.model.parameters())
+    source, checkpoint, recipe = session.source, session.checkpoint, session.recipe
+    return manifest.parse(
+        {
+            "schema": manifest.SCHEMA,
+            "lowdim": version("lowdim"),
+            "recipe": recipe.to_dict(),
+            "seed": recipe.seed,
+            "storage": recipe.storage if checkpoint else "dense",
+            "model": {
+                "source": session.name,
+                "revision": source.revision if source else None,
+                "architecture": (session.config.architectures or [type(session.stream.model).__name__])[0],
+                "dtype": str(session.stored).removeprefix("torch."),
+                "files": checkpoint.fingerprint() if checkpoint else {},
+            },
+            "data": {"calibration": data.record()} if data else {},
+            "versions": manifest.versions(),
+            "layers": layers,
+            "skipped": [{"name": name, "reason": reason} for name, reason in session.skipped],
+            "sparsity": {
+                "target": recipe.target,
+                "prunable": zeros / weights if weights else 0.0,
+                "model": zeros / whole if whole else 0.0,
+            },
+            "allocation": {
+                "name": recipe.to_dict()["allocation"]["name"],
+                "values": {name: float(value) for name, value in allocation.values.items()},
+            },
+            "fallbacks": [entry for i in sorted(records) for entry in records[i].fallbacks],
+            "hashes": {
+                "masks": {n: h for i in sorted(records) for n, h in records[i].masks.items()},
+                "files": {},
+            },
+            "evaluation": dict(evaluation),
+        }
+    )

@@ -1,0 +1,131 @@
+"""The evaluation inside a run: dense first, sparse last, on the same windows and questions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lowdim.data import assets
+from lowdim.data.windows import Windows, windows
+from lowdim.evaluate import perplexity as ppl
+from lowdim.evaluate import zeroshot
+from lowdim.evaluate.forward import Forward
+from lowdim.evaluate.perplexity import Perplexity
+from lowdim.evaluate.zeroshot import TaskResult
+from lowdim.prune.recipe import Recipe
+
+
+@dataclass
+class Measured:
+    """What one model scored."""
+
+    perplexity: Perplexity | None = None
+    tasks: dict[str, TaskResult] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, with all that a paired comparison needs."""
+        data: dict[str, Any] = {"tasks": {name: _task_to_dict(task) for name, task in self.tasks.items()}}
+        if self.perplexity is not None:
+            p = self.perplexity
+            data["perplexity"] = {"value": p.value, "nll": p.nll.tolist(), "protocol": p.protocol}
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Measured:
+        """Rebuild from `to_dict`."""
+        found = data.get("perplexity")
+        value = None
+        if found is not None:
+            nll = torch.tensor(found["nll"], dtype=torch.float64)
+            value = Perplexity(found["value"], nll, found["protocol"])
+        return cls(value, {name: _task_from_dict(task) for name, task in data["tasks"].items()})
+
+
+def _task_to_dict(task: TaskResult) -> dict[str, Any]:
+    plain = {name: getattr(task, name) for name in ("name", "acc", "acc_norm", "hash", "metric")}
+    errors = {name: getattr(task, name) for name in ("stderr", "stderr_norm")}
+    kept = {name: getattr(task, name).int().tolist() for name in ("correct", "correct_norm")}
+    return {**plain, **{k: None if math.isnan(v) else v for k, v in errors.items()}, **kept}
+
+
+def _task_from_dict(data: Mapping[str, Any]) -> TaskResult:
+    lists = {name: torch.tensor(data[name], dtype=torch.bool) for name in ("correct", "correct_norm")}
+    errors = {name: math.nan if data[name] is None else data[name] for name in ("stderr", "stderr_norm")}
+    return TaskResult(**{**data, **lists, **errors})
+
+
+def text_of(recipe: Recipe) -> str | None:
+    """Return the evaluation text that a recipe means; ``None`` for none.
+
+    "auto" is the built-in text if calibration uses it too or it has been fetched before: measuring never starts a
+    download that nobody asked for.
+    """
+    text = recipe.evaluation.text
+    if text != "auto":
+        return text
+    return (
+        "builtin" if recipe.calibration.source.startswith("builtin") or assets.available()["wiki"] else None
+    )
+
+
+def make_windows(recipe: Recipe, tokenizer: Any) -> Windows | None:
+    """Cut the evaluation text into windows; ``None`` if there is no text or no tokenizer to read it."""
+    text, settings = text_of(recipe), recipe.evaluation
+    if text is None or tokenizer is None:
+        return None
+    return windows(text, tokenizer, settings.context, limit=settings.windows)
+
+
+def measure(
+    forward: Forward, recipe: Recipe, tokenizer: Any, text: Windows | None, limit: int | None
+) -> Measured:
+    """Measure one model.
+
+    Args:
+        forward: the model.
+        recipe: which tasks, how many questions.
+        tokenizer: the model's.
+        text: windows for perplexity.
+        limit: the longest sequence that the model takes.
+    """
+    found = ppl.perplexity(forward, text) if text is not None else None
+    settings = recipe.evaluation
+    tasks: dict[str, TaskResult] = {}
+    if settings.tasks:
+        tasks = zeroshot.evaluate_tasks(
+            forward, tokenizer, settings.tasks, limit=settings.limit, seed=recipe.seed, max_length=limit
+        )
+    return Measured(found, tasks)
+
+
+def compare(dense: Measured, sparse: Measured) -> dict[str, Any]:
+    """Return the manifest's ``evaluation``: both models and their paired difference."""
+    result: dict[str, Any] = {}
+    if dense.perplexity is not None and sparse.perplexity is not None:
+        change = ppl.paired(dense.perplexity, sparse.perplexity)
+        result["perplexity"] = {
+            "protocol": dense.perplexity.protocol,
+            "dense": dense.perplexity.value,
+            "sparse": sparse.perplexity.value,
+            "difference": _difference(change.mean, change.stderr),
+        }
+    tasks = {}
+    for name, task in dense.tasks.items():
+        change = zeroshot.paired(task, sparse.tasks[name])
+        tasks[name] = {
+            "metric": task.metric,
+            "dense": task.value,
+            "sparse": sparse.tasks[name].value,
+            "difference": change.mean,
+            "stderr": None if math.isnan(change.stderr) else change.stderr,
+            "questions": task.questions,
+        }
+    return result | ({"tasks": tasks} if tasks else {})
+
+
+def _difference(mean: float, stderr: float) -> dict[str, float | None]:
+    return {"mean": mean, "stderr": None if math.isnan(stderr) else stderr}
