@@ -121,7 +121,7 @@ class Manifest(_Part):
 
 
 def _finite(value: Any) -> Any:
-    """Spell out numbers that JSON lacks: a perplexity may overflow, and the result must be saved all the same."""
+    """Spell out numbers that JSON lacks: a perplexity may overflow and must not cost the result."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
