@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import re
 import traceback
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -14,6 +15,8 @@ from lowdim.cli.screen import say
 from lowdim.core.errors import LowdimError, RecipeError
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+
+_ADVICE = {"--overwrite": r"overwrit(e|ing) it", "--resume": r"resume (it|from there)"}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,6 +53,12 @@ def guarded(after_interrupt: str = "") -> Callable[[Callable[P, R]], Callable[P,
     return wrap
 
 
+def _flags(message: str) -> str:
+    """Name the flags behind what the library, which knows of no command line, advises."""
+    flags = [flag for flag, advice in _ADVICE.items() if re.search(advice, message, re.IGNORECASE)]
+    return f" ({' or '.join(flags)})" if flags and flags[0] not in message else ""
+
+
 def describe(error: Exception) -> str:
     """Return what went wrong and what to do about it, in one paragraph.
 
@@ -58,7 +67,7 @@ def describe(error: Exception) -> str:
         'a.yaml: No such file or directory.'
     """
     if isinstance(error, LowdimError):
-        return str(error)
+        return str(error) + _flags(str(error))
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"out of memory ({error}). Lower --samples or --context; --dry-run estimates what is needed."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -46,23 +46,21 @@ class Measured:
 
 
 def _task_to_dict(task: TaskResult) -> dict[str, Any]:
-    plain = {name: getattr(task, name) for name in ("name", "acc", "acc_norm", "hash", "metric")}
-    errors = {name: getattr(task, name) for name in ("stderr", "stderr_norm")}
+    plain = {name: getattr(task, name) for name in ("name", "metric", "acc", "acc_norm", "questions", "hash")}
     kept = {name: getattr(task, name).int().tolist() for name in ("correct", "correct_norm")}
-    return {**plain, **{k: None if math.isnan(v) else v for k, v in errors.items()}, **kept}
+    return {**plain, "stderr": None if math.isnan(task.stderr) else task.stderr, **kept}
 
 
 def _task_from_dict(data: Mapping[str, Any]) -> TaskResult:
-    lists = {name: torch.tensor(data[name], dtype=torch.bool) for name in ("correct", "correct_norm")}
-    errors = {name: math.nan if data[name] is None else data[name] for name in ("stderr", "stderr_norm")}
-    return TaskResult(**{**data, **lists, **errors})
+    kept = {name: torch.tensor(data[name], dtype=torch.bool) for name in ("correct", "correct_norm")}
+    return TaskResult(name=data["name"], hash=data["hash"], metric=data["metric"], **kept)
 
 
 def text_of(recipe: Recipe) -> str | None:
     """Return the evaluation text that a recipe means; ``None`` for none.
 
-    "auto" is the built-in text if calibration uses it too or it has been fetched before: measuring never starts a
-    download that nobody asked for.
+    "auto" is the built-in text if calibration uses it too or it has been fetched before: measuring never starts
+    a download that nobody asked for.
     """
     text = recipe.evaluation.text
     if text != "auto":

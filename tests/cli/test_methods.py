@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lowdim.core import registry
+
+
+def test_the_table_has_every_method(run) -> None:
+    out = run("methods").stdout
+    for method in registry.methods():
+        assert method.name in out
+        assert method.arxiv in out
+
+
+def test_json_holds_settings_with_their_defaults(run) -> None:
+    rows = json.loads(run("methods", "--json").stdout)
+    assert {(row["kind"], row["name"]) for row in rows} == {(m.kind, m.name) for m in registry.methods()}
+    sparsegpt = next(row for row in rows if row["name"] == "sparsegpt")
+    assert sparsegpt["settings"] == {"damping": 0.01, "block": 128}
+    assert (sparsegpt["arxiv"], sparsegpt["year"]) == ("2301.00774", 2023)
+
+
+def test_one_kind_alone(run) -> None:
+    rows = json.loads(run("methods", "--json", "--kind", "repair").stdout)
+    assert [row["name"] for row in rows] == registry.names("repair")
+
+
+def test_an_unknown_kind_is_refused(run) -> None:
+    done = run("methods", "--kind", "repairs")
+    assert done.exit_code == 2
+    assert "'repairs'" in done.stderr
+    assert "Did you mean 'repair'?" in done.stderr
+
+
+@pytest.mark.parametrize("kind", list(registry.FAMILIES))
+def test_every_kind_has_methods(run, kind: str) -> None:
+    assert len(json.loads(run("methods", "--json", "--kind", kind).stdout)) >= 2

@@ -1,0 +1,121 @@
+"""The commands that work on what `lowdim prune` wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lowdim.cli.verify import recorded_text
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_evaluate_measures_what_the_run_measured(run, pruned: Path, text: Path, tmp_path: Path) -> None:
+    target = tmp_path / "results.json"
+    done = run("evaluate", pruned, "--text", text, "--context", "32", "--windows", "4", "--json", target)
+    assert done.exit_code == 0, done.output
+    found = json.loads(target.read_text())
+    recorded = json.loads((pruned / "lowdim.json").read_text())["evaluation"]["perplexity"]
+    assert found["perplexity"]["value"] == pytest.approx(recorded["sparse"], rel=1e-3)
+    assert found["perplexity"]["protocol"]["text"] == recorded["protocol"]["text"]
+    assert f"perplexity {found['perplexity']['value']:.4f}" in done.stdout
+    assert "4 windows" in done.stdout
+
+
+def test_evaluate_measures_tasks_from_a_file(run, model: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "mine.jsonl"
+    lines = [{"question": f"{a} + 1?", "choices": [str(a), str(a + 1)], "label": 1} for a in range(6)]
+    questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    target = tmp_path / "results.json"
+    done = run(
+        "evaluate", model, "--text", "none", "--tasks", questions, "--limit", "4", "--json", target, "--quiet"
+    )
+    assert done.exit_code == 0, done.output
+    task = json.loads(target.read_text())["tasks"][str(questions)]
+    assert len(task["correct"]) == 4
+    assert "perplexity" not in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--tasks", "piqua"], ["evaluation.tasks", "'piqua'", "Did you mean 'piqa'?"]),
+        (["--context", "1"], ["evaluation.context", "1"]),
+        (["--text", "nowhere.txt"], ["--text", "nowhere.txt"]),
+        (["--dtype", "int4"], ["dtype", "'int4'"]),
+    ],
+)
+def test_evaluate_refuses_before_loading(run, flags: list[str], parts: list[str]) -> None:
+    done = run("evaluate", "some/model", *flags)
+    assert done.exit_code == 2
+    for part in parts:
+        assert part in done.stderr
+
+
+def test_verify_passes_on_what_was_written(run, pruned: Path) -> None:
+    done = run("verify", pruned)
+    assert done.exit_code == 0, done.output
+    for check in ("files", "masks", "generates", "perplexity"):
+        assert f"ok  {check}:" in done.stdout
+
+
+def test_verify_fails_on_a_changed_file(run, pruned: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(pruned, copy)
+    shard = max(copy.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    content = bytearray(shard.read_bytes())
+    content[-2] ^= 1
+    shard.write_bytes(content)
+    done = run("verify", copy)
+    assert done.exit_code == 1
+    assert "FAILED" in done.stdout
+    assert "is not what its lowdim.json says" in done.stderr
+
+
+def test_verify_does_not_measure_another_text(pruned: Path, text: Path, tmp_path: Path, capsys) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("another text " * 500)
+    assert recorded_text(pruned, other) is None
+    assert "is not the text it was taken on" in capsys.readouterr().err
+    assert recorded_text(pruned, tmp_path / "gone.txt") is None
+    assert "cannot be read again" in capsys.readouterr().err
+    cut = recorded_text(pruned, text)
+    assert cut is not None
+    assert tuple(cut.shape) == (4, 32)
+    assert capsys.readouterr().err == ""
+
+
+def test_convert_there_and_back_gives_the_same_bytes(run, pruned: Path, tmp_path: Path) -> None:
+    for source, out, storage in ((pruned, "packed", "packed"), (tmp_path / "packed", "dense", "dense")):
+        done = run("convert", source, tmp_path / out, "--storage", storage)
+        assert done.exit_code == 0, done.output
+        assert " MB" in done.stdout
+    weights = {name: content for name, content in files(pruned).items() if name.endswith(".safetensors")}
+    assert weights.items() <= files(tmp_path / "dense").items()
+
+
+def test_convert_refuses_an_unknown_form(run, pruned: Path, tmp_path: Path) -> None:
+    done = run("convert", pruned, tmp_path / "x", "--storage", "pack")
+    assert done.exit_code == 2
+    assert "--storage" in done.stderr
+    assert "Did you mean 'packed'?" in done.stderr
+
+
+def test_report_writes_the_page_again(run, pruned: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = run("report", pruned, "--html", page)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"{page}\n"
+    assert page.read_bytes() == Path(f"{pruned}.html").read_bytes()
+
+
+def test_report_of_something_else(run, model: Path) -> None:
+    done = run("report", model)
+    assert done.exit_code == 1
+    assert "lowdim.json" in done.stderr

@@ -1,0 +1,86 @@
+"""The command line is what scripts rely on: a change here is a change for every user."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import typer
+
+from lowdim.cli import app
+
+SURFACE = {
+    "prune": """MODEL OUT --sparsity --method --repair --allocation --pattern --refine --true-sequential
+        --calibration --samples --context --seed --storage --dtype --set --recipe --revision --resume
+        --overwrite --dry-run --quiet -q --debug""",
+    "evaluate": """MODEL --text --context --windows --tasks --limit --seed --dtype --revision --json
+        --quiet -q --debug""",
+    "inspect": "MODEL --quiet -q --debug",
+    "methods": "--kind --json --debug",
+    "verify": "OUT --text --debug",
+    "convert": "SOURCE OUT --storage --overwrite --debug",
+    "report": "OUT --html --debug",
+}
+
+
+def surface() -> dict[str, set[str]]:
+    program = typer.main.get_command(app)
+    found = {}
+    for name, command in program.commands.items():  # type: ignore[attr-defined]
+        options = [
+            option for parameter in command.params for option in parameter.opts if option.startswith("-")
+        ]
+        arguments = [p.name.upper() for p in command.params if not p.opts[0].startswith("-")]
+        found[name] = {*options, *arguments} - {"--help", "-h"}
+    return found
+
+
+def test_commands_and_flags_are_frozen() -> None:
+    assert {name: sorted(flags) for name, flags in surface().items()} == {
+        name: sorted(flags.split()) for name, flags in SURFACE.items()
+    }
+
+
+def test_every_command_explains_itself_and_every_flag(run) -> None:
+    for name, flags in surface().items():
+        done = run(name, "--help")
+        assert done.exit_code == 0
+        for flag in flags:
+            assert flag in done.output
+    for command in typer.main.get_command(app).commands.values():  # type: ignore[attr-defined]
+        assert all(parameter.help for parameter in command.params)
+
+
+def test_help_and_the_list_of_methods_import_no_torch() -> None:
+    program = (
+        "import sys; from lowdim.cli import app\n"
+        "for arguments in (['--help'], ['prune', '--help'], ['methods'], ['methods', '--json']):\n"
+        "    try: app(arguments)\n"
+        "    except SystemExit as done: assert not done.code\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(sorted(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version(run) -> None:
+    from importlib.metadata import version
+
+    assert run("--version").output == f"lowdim {version('lowdim')}\n"
+
+
+def test_no_arguments_show_the_help(run) -> None:
+    assert "Commands" in run().output
+
+
+def test_an_unknown_flag_is_a_usage_error_with_a_suggestion(run) -> None:
+    done = run("prune", "a", "b", "--sparsty", "0.5")
+    assert done.exit_code == 2
+    assert "--sparsity" in done.output
+
+
+def test_a_flag_of_the_wrong_type_is_a_usage_error(run) -> None:
+    done = run("prune", "a", "b", "--samples", "many")
+    assert done.exit_code == 2
+    assert "--samples" in done.output
