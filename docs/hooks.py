@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import html
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -54,15 +55,15 @@ def page_path(method: registry.Method) -> str:
 def method_page(method: registry.Method) -> str:
     """Return the Markdown of a method's page."""
     cls = method.load()
-    rows = [
-        ("Kind", f"[{method.kind}](../concepts.md#the-parts-of-a-method)"),
-        ("Name", ", ".join(f"`{name}`" for name in (method.name, *method.aliases))),
-        ("Paper", paper(method)),
-        ("File", f"`src/{cls.__module__.replace('.', '/')}.py`"),
+    names_ = ", ".join(f"`{name}`" for name in (method.name, *method.aliases))
+    facts = [
+        f"[{method.kind}](../concepts.md#the-parts-of-a-method) {names_}",
+        *([paper(method)] if method.arxiv else []),
+        f"`src/{cls.__module__.replace('.', '/')}.py`",
     ]
     parts = [
         f"# {method.title}",
-        "| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows),
+        " · ".join(facts),
         "## Settings",
         settings_table(method),
         "## Run it",
@@ -76,9 +77,9 @@ def method_page(method: registry.Method) -> str:
 
 
 def paper(method: registry.Method) -> str:
-    """Return the link to a method's paper, or who it belongs to."""
+    """Return the link to a method's paper, if it has one."""
     if not method.arxiv:
-        return "none"
+        return ""
     return f"[arXiv {method.arxiv}](https://arxiv.org/abs/{method.arxiv}), {method.year}"
 
 
@@ -153,11 +154,16 @@ def _command(name: str, parser: Any) -> Iterator[str]:
     yield inspect.cleandoc(parser.help or "")
     yield f"```text\nlowdim {name} {' '.join(parser.collect_usage_pieces(context))}\n```"
     records = [item.get_help_record(context) for item in parser.get_params(context)]
-    rows = [
-        (f"`{flag.strip()}`".replace("|", "\\|"), text.replace("|", "\\|"))
-        for flag, text in filter(None, records)
-    ]
+    rows = [(f"<code>{escape(flag.strip())}</code>", escape(text)) for flag, text in filter(None, records)]
     yield table(("option", "meaning"), rows)
+
+
+def tasks() -> str:
+    """Return the table of the zero-shot tasks."""
+    from lowdim.evaluate.tasks import TASKS
+
+    rows = [(f"`{task.name}`", task.title, task.split, f"`{task.metric}`") for task in TASKS.values()]
+    return table(("name", "data set", "split", "accuracy quoted"), rows)
 
 
 def exports() -> str:
@@ -184,6 +190,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "recipe": recipe_fields,
     "presets": presets,
     "commands": commands,
+    "tasks": tasks,
     "exports": exports,
     "contributing": contributing,
 }
@@ -212,10 +219,21 @@ def spelt(annotation: Any) -> str:
         return spelt(get_args(annotation)[0])
     if get_origin(annotation) is tuple:
         return "list"
-    return {"str": "text", "int": "whole number", "float": "number", "Any": "method"}.get(
+    return {
+        "str": "text",
+        "int": "whole number",
+        "float": "number",
+        "bool": "true \\| false",
+        "Any": "method",
+    }.get(
         getattr(annotation, "__name__", ""),
         "section" if issubclass(annotation, schema.BaseModel) else "method",
     )
+
+
+def escape(text: str) -> str:
+    """Return text as a cell of a Markdown table can hold it."""
+    return html.escape(text, quote=False).replace("|", "&#124;").replace("*", "&#42;")
 
 
 def plain(value: Any) -> str:
