@@ -43,6 +43,10 @@ class Structured(Pattern):
 
     The units are those coupled by shape, as in "LLM-Pruner: On the Structural Pruning of Large Language
     Models", arXiv 2305.11627.
+
+    Args:
+        heads: remove attention heads.
+        channels: remove MLP channels.
     """
 
     joint: ClassVar[bool] = True
