@@ -68,6 +68,10 @@ def resolve(
         raise CheckpointError(
             f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}. {suggest(dtype, DTYPES)}"
         )
+    if not spec:
+        raise CheckpointError(
+            "model is empty. Give a directory, a GGUF file, builtin:smollm2-135m, or a hub id."
+        )
     path = Path(spec).expanduser()
     is_hub = not spec.startswith("builtin:") and not path.exists() and path.suffix != ".gguf"
     if revision is not None and not is_hub:
@@ -155,7 +159,7 @@ def _snapshot(spec: str, revision: str | None, files: list[str], local: bool) ->
             f"{spec!r} is not in the local cache, and the hub cannot be reached or offline mode is on. "
             "Fetch it where there is a network, or give a directory or a GGUF file."
         ) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot fetch {spec!r}: {error}") from error
 
 
