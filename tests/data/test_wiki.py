@@ -23,6 +23,7 @@ LONG = "Tin melts at a low heat and has been worked by people for more than five
         (f"{LONG} [[a|b]] and [[c]].", f"{LONG} b and c."),
         (f"{LONG} [http://x.org a site].", f"{LONG} a site."),
         (f"[[File:x.png|thumb|with [[a|link]] inside]]{LONG}.", f"{LONG}."),
+        (f"[[Image:x.png|thumb|as [he] said]]{LONG}.", f"{LONG}."),
         (f"[[Category:Metals]]\n[[fr:Étain]]\n{LONG}.", f"{LONG}."),
         (f"{{| class=x\n| {LONG}.\n{{|\n| {LONG}.\n|}}\n|}}\n{LONG}.", f"{LONG}."),
         (f"== {LONG}. ==\n* {LONG}.\n: {LONG}.", ""),

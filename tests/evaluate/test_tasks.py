@@ -56,7 +56,8 @@ def test_the_real_questions(name: str) -> None:
     assert len(found) == count
     assert {len(question.choices) for question in found} == choices
     assert all(context != questions.UNCONDITIONAL for question in found for context in question.contexts)
-    assert len({question.label for question in found}) == max(choices)
+    labels = {question.label for question in found}
+    assert len(labels) > 1 or name in ("sciq", "lambada")  # in SciQ the right choice is always the last
     shared = all(len(set(question.contexts)) == 1 for question in found)
     assert shared == (name != "winogrande")
 
