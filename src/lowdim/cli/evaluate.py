@@ -18,10 +18,10 @@ from lowdim.cli.screen import show, table
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lowdim.core.progress import Progress
     from lowdim.data.batch import Batch
     from lowdim.evaluate.forward import Forward
     from lowdim.prune.measure import Measured
-    from lowdim.prune.progress import Progress
     from lowdim.prune.recipe import Recipe
 
 

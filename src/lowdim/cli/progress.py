@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from lowdim.prune.progress import Progress, Silent, Stage
+from lowdim.core.progress import Progress, Silent, Stage
 
 
 def terminal(quiet: bool = False) -> Progress:

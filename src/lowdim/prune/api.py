@@ -12,17 +12,17 @@ import transformers
 from transformers import PreTrainedModel
 
 from lowdim.core.masks import Masks
+from lowdim.core.progress import Progress, Silent
 from lowdim.data.batch import Batch, split
 from lowdim.data.calibration import CalibrationData, calibration, check_context
 from lowdim.evaluate.forward import Forward
+from lowdim.models import ranks
 from lowdim.models.stream import Stream
 from lowdim.models.writer import Writer
-from lowdim.prune import ranks
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.manifest import build_manifest
 from lowdim.prune.measure import Measured, compare, make_windows, measure
 from lowdim.prune.plan import Plan, make_plan
-from lowdim.prune.progress import Progress, Silent
 from lowdim.prune.recipe import Recipe
 from lowdim.prune.run import Clock, needs_data, prune_blocks, settle_allocation
 from lowdim.prune.session import Session, open_session

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowdim.core.errors import LowdimError
-from lowdim.models import packed
+from lowdim.models import packed, ranks
 from lowdim.models.checkpoint import Checkpoint
 from lowdim.models.checks import mask_hash
 from lowdim.models.files import companions, read_json
@@ -19,7 +19,6 @@ from lowdim.models.manifest import FILE, Manifest, PackedPart, to_text
 from lowdim.models.shard import Stored
 from lowdim.models.stream import Block
 from lowdim.models.writer import Writer, shard_name
-from lowdim.prune import ranks
 from lowdim.prune.engine import Outcome
 from lowdim.prune.session import Session
 

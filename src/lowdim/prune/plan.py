@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from lowdim.core.allocation import LayerInfo
+from lowdim.core.progress import Silent
 from lowdim.prune.budgets import budgets
 from lowdim.prune.engine import Engine
 from lowdim.prune.run import needs_data
 from lowdim.prune.scan import allocate
-from lowdim.prune.progress import Silent
 from lowdim.prune.session import Session, sizes
 
 ACTIVATION_COPIES = 2

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from lowdim.core.allocation import AllocationResult
+from lowdim.core.progress import Progress
 from lowdim.data.batch import Batch
+from lowdim.models import ranks
 from lowdim.models.stream import Activation
-from lowdim.prune import ranks
 from lowdim.prune.budgets import budgets
 from lowdim.prune.engine import Engine
 from lowdim.prune.keeper import BlockRecord, Keeper, record_block
-from lowdim.prune.progress import Progress
 from lowdim.prune.scan import allocate
 from lowdim.prune.session import Session
 from lowdim.prune.walk import prune_block

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from lowdim.core.allocation import AllocationResult, LayerInfo, ScannedLayer
 from lowdim.core.pattern import NM
+from lowdim.core.progress import Progress
 from lowdim.core.score import Score, Wanda
 from lowdim.data.batch import Batch
+from lowdim.models.collect import Collector
 from lowdim.models.stream import Block, Stream
-from lowdim.prune.collect import Collector
-from lowdim.prune.progress import Progress
 from lowdim.prune.recipe import Recipe
 
 

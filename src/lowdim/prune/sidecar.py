@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lowdim.prune.progress import Progress
+from lowdim.core.progress import Progress
 from lowdim.prune.run import Clock
 from lowdim.prune.session import Session
 

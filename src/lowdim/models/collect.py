@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.statistics import InputStatistics
+from lowdim.models import ranks
 from lowdim.models.layers import Layer
 from lowdim.models.stream import Activation, Block, StopForward
-from lowdim.prune import ranks
 
 
 class Collector:
@@ -103,8 +103,8 @@ class Collector:
         if leader != name:
             if self._inputs.get(leader) is not x:
                 raise LowdimError(
-                    f"layers {leader!r} and {name!r} shared their input on one batch and not on another. Prune them with "
-                    f"targets.exclude=['{name}'] in one run and targets.include=['{name}'] in a second."
+                    f"layers {leader!r} and {name!r} shared their input on one batch and not on another. Prune "
+                    f"them with targets.exclude=['{name}'] in one run and targets.include=['{name}'] in a second."
                 )
             return
         if name not in self._statistics:

@@ -71,7 +71,7 @@ def gathered(value: T) -> list[T]:
 
 
 def agree(mapping: dict[str, str]) -> None:
-    """Extend a mapping by the entries that only other ranks have (a rank without a batch, an expert without a token)."""
+    """Add the entries that only other ranks have (a rank may see no batch, an expert no token)."""
     if active():
         for other in gathered(dict(mapping)):
             for key, value in other.items():

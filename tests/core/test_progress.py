@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from lowdim.prune.progress import Progress, Silent
+from lowdim.core.progress import Progress, Silent
 
 
 def test_silent_progress_prints_nothing_and_lets_errors_through(capfd) -> None:
