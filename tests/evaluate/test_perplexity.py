@@ -109,4 +109,4 @@ def test_the_built_in_model_on_the_built_in_text() -> None:
     source = resolve("builtin:smollm2-135m")
     tokenizer = AutoTokenizer.from_pretrained(source.path)
     found = perplexity(load(source.path), tokenizer=tokenizer, context=512, limit=40)
-    assert found.value == pytest.approx(20.76, abs=0.2)
+    assert found.value == pytest.approx(20.63, abs=0.2)
