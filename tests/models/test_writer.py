@@ -4,17 +4,20 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from lowdim.models import packed
 from lowdim.models.checkpoint import Checkpoint
 from lowdim.models.lock import OutputError
 from lowdim.models.writer import Writer, shard_name
@@ -346,6 +349,101 @@ class TestResume:
         with Writer(tmp_path / "out", resume=True) as writer:
             assert not writer.has("model.safetensors")
             assert not temporary.exists()
+
+
+class TestConsolidate:
+    def parts(self, writer: Writer, stem: str = "model") -> None:
+        writer.write_json("config.json", {})
+        for index in (1, 2, 3, 4):
+            writer.write_shard(shard_name(index, 4, stem), {f"t{index}": torch.full((100,), float(index))})
+        writer.save_state()
+
+    def test_one_file_where_one_is_enough(self, tmp_path: Path) -> None:
+        with Writer(tmp_path / "out") as writer:
+            self.parts(writer)
+            writer.write_index()  # as a run does that evaluates what it has written
+            writer.consolidate()
+            writer.write_json("late.json", {})
+            writer.save_state()
+            hashes = writer.hashes()
+            writer.finish()
+        found = digest(tmp_path / "out")
+        assert list(found) == ["config.json", "late.json", "model.safetensors"]
+        assert hashes == found
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        for name, tensor in Checkpoint(tmp_path / "out"):
+            assert torch.equal(tensor, torch.full((100,), float(name[1])))
+
+    def test_the_limit_holds(self, tmp_path: Path) -> None:
+        with Writer(tmp_path / "out") as writer:
+            self.parts(writer)
+            writer.consolidate(1200)
+            writer.finish()
+        shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+        assert Checkpoint(tmp_path / "out").files == ["model.safetensors.index.json", *shards]
+        assert Checkpoint(tmp_path / "out").info("t2").file == shards[0]
+        assert Checkpoint(tmp_path / "out").info("t3").file == shards[1]
+
+    def test_the_same_bytes_as_written_at_once(self, tmp_path: Path) -> None:
+        with Writer(tmp_path / "a") as writer:
+            self.parts(writer)
+            writer.consolidate()
+            writer.finish()
+        with Writer(tmp_path / "b") as writer:
+            tensors = {f"t{index}": torch.full((100,), float(index)) for index in (1, 2, 3, 4)}
+            writer.write_shard("model.safetensors", tensors)
+            writer.finish()
+        one, other = digest(tmp_path / "a"), digest(tmp_path / "b")
+        assert one["model.safetensors"] == other["model.safetensors"]
+
+    def test_packed_shards(self, tmp_path: Path) -> None:
+        weight = torch.zeros(3, 64)
+        weight[1, 5] = 2.0
+        with Writer(tmp_path / "out") as writer:
+            for index, name in enumerate(["a.weight", "b.weight", "norm"], start=1):
+                tensors, metadata = packed.pack_shard({name: weight}, {"a.weight", "b.weight"})
+                writer.write_shard(shard_name(index, 3, "packed"), tensors, metadata)
+            writer.consolidate()
+            writer.finish()
+        checkpoint = Checkpoint(tmp_path / "out")
+        assert checkpoint.files == ["packed.safetensors"]
+        assert [checkpoint.is_packed(name) for name in checkpoint.names()] == [True, True, False]
+        assert all(torch.equal(tensor, weight) for _, tensor in checkpoint)
+
+    def test_killed_meanwhile_the_parts_are_still_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        writer = Writer(tmp_path / "out")
+        self.parts(writer)
+        monkeypatch.setattr(writer, "write_index", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        writer.consolidate()
+        with pytest.raises(KeyboardInterrupt), writer:
+            writer.finish()
+        assert not (tmp_path / "out").exists()
+        with Writer(tmp_path / "out", resume=True) as again:
+            assert not (again.partial / ".final").exists()
+            assert all(again.has(shard_name(index, 4)) for index in (1, 2, 3, 4))
+            again.consolidate()
+            again.finish()
+        assert list(digest(tmp_path / "out")) == ["config.json", "model.safetensors"]
+
+    def test_without_room_the_parts_stay(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+        with Writer(tmp_path / "out") as writer:
+            self.parts(writer)
+            writer.consolidate()
+            writer.finish()
+        assert len(Checkpoint(tmp_path / "out").files) == 5
+
+    def test_it_replaces_an_old_result(self, tmp_path: Path) -> None:
+        fill(Writer(tmp_path / "out"), 1.0)
+        with Writer(tmp_path / "out", overwrite=True) as writer:
+            self.parts(writer)
+            writer.consolidate()
+            assert torch.equal(Checkpoint(tmp_path / "out").read("a"), A + 1)
+            writer.finish()
+        assert Checkpoint(tmp_path / "out").names() == ["t1", "t2", "t3", "t4"]
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 class TestDiskTrouble:

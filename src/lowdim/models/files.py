@@ -30,8 +30,13 @@ _COMPANIONS = (
 
 
 def companions(path: Path) -> list[str]:
-    """Return the names of the files in a directory that must travel with the weights, sorted."""
-    return sorted({found.name for pattern in _COMPANIONS for found in path.glob(pattern) if found.is_file()})
+    """Return the names of the files in a directory that must travel with the weights, sorted.
+
+    Raises:
+        CheckpointError: one is a link that leads out of the directory.
+    """
+    names = {found.name for pattern in _COMPANIONS for found in path.glob(pattern) if found.is_file()}
+    return sorted(inside(path, name).name for name in names)
 
 
 def inside(path: Path, name: str) -> Path:

@@ -61,9 +61,10 @@ class DirectoryLock:
         except FileNotFoundError:
             return False
 
-    def release(self, directory: Path | None = None) -> None:
-        """Remove the lock file, from ``directory`` if the locked one was renamed, and let go of it."""
+    def release(self, directory: Path | None) -> None:
+        """Remove the lock file from ``directory``, where the locked one is now, and let go; ``None``: it is gone."""
         if self._file >= 0:
-            ((directory or self._directory) / LOCK).unlink(missing_ok=True)
+            if directory is not None:
+                (directory / LOCK).unlink(missing_ok=True)
             os.close(self._file)
             self._file = -1

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -19,11 +19,13 @@ from typing import IO, Any
 from torch import Tensor
 
 from lowdim.core.errors import CheckpointError
+from lowdim.models.consolidate import MAX_SHARD_BYTES, group, joined
 from lowdim.models.files import file_sha256, plain_name, read_json
 from lowdim.models.lock import LOCK, DirectoryLock, OutputError
-from lowdim.models.shard import Stored, nbytes, read_header, write_file
+from lowdim.models.shard import Header, Stored, nbytes, read_header, write_file
 
 STATE = "state.json"
+FINAL = ".final"
 _RESULTS = ("lowdim.json", "config.json", "*.safetensors", "*.safetensors.index.json")
 
 
@@ -60,6 +62,7 @@ class Writer:
     def __init__(self, out: str | Path, overwrite: bool = False, resume: bool = False) -> None:
         self.out = Path(out).resolve()
         self.partial = self.out.with_name(self.out.name + ".partial")
+        self._place = self.partial
         self._old = self.out.with_name(self.out.name + ".replaced")
         self.state: dict[str, Any] = {}
         with self._reporting(self.partial, 0):
@@ -80,6 +83,7 @@ class Writer:
         with self._reporting(self.partial, 0):
             for stale in self.partial.glob(".*.tmp"):
                 stale.unlink()
+            shutil.rmtree(self.partial / FINAL, ignore_errors=True)
         begun = sorted(path.name for path in self.partial.iterdir() if path.name != LOCK)
         if begun and resume:
             self.state = self._read_state()
@@ -122,13 +126,13 @@ class Writer:
 
     def close(self) -> None:
         """Release the lock; what was written stays in ``OUT.partial/``, unless that is nothing."""
-        self._lock.release()
+        self._lock.release(self.partial)
         with contextlib.suppress(OSError):
             self.partial.rmdir()
 
     def reset(self) -> None:
         """Throw away what ``OUT.partial/`` holds."""
-        self.state = {}
+        self.state, self._place = {}, self.partial
         with self._reporting(self.partial, 0):
             for path in self.partial.iterdir():
                 if path.name != LOCK:
@@ -149,7 +153,7 @@ class Writer:
 
     def has(self, name: str) -> bool:
         """Tell whether a file is already there, whole."""
-        return (self.partial / name).is_file()
+        return (self.partial / name).is_file() or (self._place / name).is_file()
 
     def write_shard(
         self, name: str, tensors: Mapping[str, Tensor | Stored], metadata: Mapping[str, str] | None = None
@@ -192,27 +196,53 @@ class Writer:
 
     def save_state(self) -> None:
         """Make `state` durable."""
-        self.write_text(STATE, json.dumps(self.state, indent=2) + "\n")
+        data = json.dumps(self.state, indent=2).encode()
+        self._write(STATE, lambda file: file.write(data), len(data), self.partial)
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of every file, the index included, ``lowdim.json`` and the state not."""
         self.write_index()
-        names = sorted(path.name for path in self.partial.iterdir() if path.is_file())
-        return {n: file_sha256(self.partial / n) for n in names if n not in {LOCK, STATE, "lowdim.json"}}
+        return {name: file_sha256(self._place / name) for name in self._finished() if name != "lowdim.json"}
+
+    def _finished(self) -> list[str]:
+        names = sorted(path.name for path in self._place.iterdir() if path.is_file())
+        return [name for name in names if name not in {LOCK, STATE}]
+
+    def _headers(self) -> dict[str, Header]:
+        return {path.name: read_header(path) for path in sorted(self._place.glob("*.safetensors"))}
 
     def write_index(self) -> None:
         """Write the index of several shards; called by `hashes` and `finish`."""
-        shards = sorted(path.name for path in self.partial.glob("*.safetensors"))
-        if len(shards) < 2:
+        headers = self._headers()
+        if len(headers) < 2:
             return
-        headers = {name: read_header(self.partial / name) for name in shards}
         total = sum(stored.nbytes for header in headers.values() for stored in header.tensors.values())
         where = {name: file for file, header in headers.items() for name in header.tensors}
         if len(where) != sum(len(header.tensors) for header in headers.values()):
             raise OutputError(f"two shards in {self.partial} hold a tensor of the same name")
-        stem = shards[0].partition("-")[0].removesuffix(".safetensors")
+        stem = _stem(headers)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
         self.write_json(f"{stem}.safetensors.index.json", index)
+
+    def consolidate(self, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+        """Gather the shards into as few as the limit allows; what is written later joins them.
+
+        The small ones stay until `finish`, so that a run killed meanwhile can be resumed from them. Where the
+        disk has no room for both, they stay for good.
+        """
+        headers = self._headers()
+        sizes = {name: (self.partial / name).stat().st_size for name in headers}
+        groups = group(sizes, max_shard_bytes)
+        if len(groups) == len(headers) or shutil.disk_usage(self.partial).free < sum(sizes.values()):
+            return
+        stem, others = _stem(headers), [n for n in self._finished() if ".safetensors" not in n]
+        self._place = self.partial / FINAL
+        with self._reporting(self._place, sum(sizes.values())):
+            self._place.mkdir()
+        for name in others:
+            self.copy(self.partial / name)
+        for index, names in enumerate(groups, start=1):
+            self.write_shard(shard_name(index, len(groups), stem), *joined([headers[name] for name in names]))
 
     def finish(self) -> Path:
         """Write the index, drop the state, and let the result appear under its name.
@@ -221,36 +251,42 @@ class Writer:
             The directory.
 
         Raises:
-            OutputError: the disk is full or the directory cannot be renamed; the old result is still in
-            place.
+            OutputError: the disk is full or the directory cannot be renamed; the old result is still in place.
         """
         self._check_out()
         self.write_index()
         with self._reporting(self.out, 0):
-            (self.partial / STATE).unlink(missing_ok=True)
-            _sync(self.partial)
+            (self._place / STATE).unlink(missing_ok=True)
+            _sync(self._place)
             self._swap()
             _sync(self.out.parent)
-        self._lock.release(self.out)
+        if self._place == self.partial:
+            self._lock.release(self.out)
+        else:  # before the lock goes, since another writer may begin at once
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self._lock.release(None)
         shutil.rmtree(self._old, ignore_errors=True)
         return self.out
 
     def _swap(self) -> None:
         if not self.out.exists():
-            os.rename(self.partial, self.out)
+            os.rename(self._place, self.out)
             return
         shutil.rmtree(self._old, ignore_errors=True)
         os.rename(self.out, self._old)
         try:
-            os.rename(self.partial, self.out)
+            os.rename(self._place, self.out)
         except OSError:
             os.rename(self._old, self.out)
             raise
 
-    def _write(self, name: str, fill: Callable[[IO[bytes]], object], needed: int) -> None:
+    def _write(
+        self, name: str, fill: Callable[[IO[bytes]], object], needed: int, place: Path | None = None
+    ) -> None:
         if not plain_name(name):
             raise ValueError(f"name must be a plain file name, got {name!r}")
-        temporary, target = self.partial / f".{name}.tmp", self.partial / name
+        place = place or self._place
+        temporary, target = place / f".{name}.tmp", place / name
         with self._reporting(target, needed):
             try:
                 with temporary.open("wb") as file:
@@ -258,7 +294,7 @@ class Writer:
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, target)
-                _sync(self.partial)
+                _sync(place)
             except BaseException:
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
@@ -277,6 +313,10 @@ class Writer:
                 else ""
             )
             raise OutputError(f"cannot write {path}{size}: {error.strerror or error}.{kept}") from error
+
+
+def _stem(shards: Iterable[str]) -> str:
+    return min(shards).partition("-")[0].removesuffix(".safetensors")
 
 
 def _sync(directory: Path) -> None:
