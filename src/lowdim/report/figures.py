@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from lowdim.report import bars, charts, words
+from lowdim.report.axes import finite
 from lowdim.report.grid import Grid, Layer, kind_of, layers_of, mean_error, mean_sparsity, short_names
+from lowdim.report.heatmap import heatmap
 from lowdim.report.summary import section
 
 Json = Mapping[str, Any]
+Row = tuple[int, str, tuple[float, ...]]  # block, kind of layer, numbers
 _MOST_ROWS = 40  # kinds of layer in a heatmap
 _MOST_BARS = 12
+_MOST_POINTS = 1500
+_MEASURES = {"owl": "outlier share", "alpha": "Hill α"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def _sparsity(manifest: Json, grid: Grid) -> Picture | None:
     if not _shown(grid):
         return None
     target = section(manifest, "sparsity").get("target")
-    svg = charts.heatmap(
+    svg = heatmap(
         "sparsity",
         "Sparsity of every layer, by decoder block and kind of layer",
         grid.labels,
@@ -82,7 +87,7 @@ def _error(grid: Grid) -> Picture | None:
     measured = [layer for layer in grid.layers if layer.error is not None]
     if not measured or not _shown(grid):
         return None
-    svg = charts.heatmap(
+    svg = heatmap(
         "error",
         "Relative reconstruction error of every layer, by decoder block and kind of layer",
         grid.labels,
@@ -102,7 +107,7 @@ def _error(grid: Grid) -> Picture | None:
 
 def _outliers(manifest: Json) -> Picture | None:
     found = section(manifest, "probes", "outliers")
-    series = {f"M = {m}": list(found[m]) for m in sorted(found, key=float) if charts.finite(found[m] or [])}
+    series = {f"M = {m}": list(found[m]) for m in sorted(found, key=float) if finite(found[m] or [])}
     if not series:
         return None
     blocks = range(max(len(values) for values in series.values()))
@@ -122,28 +127,51 @@ def _outliers(manifest: Json) -> Picture | None:
 
 
 def _allocation(manifest: Json, grid: Grid, layers: Sequence[Layer]) -> Picture | None:
-    valued = [layer for layer in layers if layer.value is not None]
-    name = words.clean(section(manifest, "allocation").get("name") or "allocation")
-    if len({layer.value for layer in valued}) < 2:
+    rows: list[Row] = [
+        (layer.block or 0, layer.kind, (layer.value, layer.sparsity))
+        for layer in layers
+        if layer.value is not None
+    ]
+    if len({values[0] for *_, values in rows}) < 2:
         return None
-    points = [(layer.value or 0.0, layer.sparsity, layer.block or 0, _valued(layer)) for layer in valued]
+    name = words.clean(section(manifest, "allocation").get("name") or "the allocation")
+    measure = _MEASURES.get(name, f"what {name} measured")
+    points = [
+        (value, share, block, f"block {block}, {kind}: {words.number(value)} gave {words.percent(share)}")
+        for block, kind, (value, share) in _thinned(rows)
+    ]
     svg = charts.scatter(
         "allocation",
-        f"What {name} measured in each layer, against the sparsity it gave",
+        f"The {measure} of each layer, against the sparsity it gave",
         points,
-        xlabel=f"what {name} measured",
+        xlabel=measure,
         write=words.percent,
         blocks=grid.blocks or [0],
     )
-    return Picture(
-        "Why there",
-        f"Sparsity against what {name} measured, a point per layer; darker is deeper in the model.",
-        svg,
-    )
+    caption = f"Sparsity against {measure}, a point per layer, first block faint, last strong."
+    return Picture("Why there", caption, svg)
 
 
-def _valued(layer: Layer) -> str:
-    return f"{_where(layer)}: {words.number(layer.value)} gave {words.percent(layer.sparsity)}"
+def _thinned(rows: list[Row]) -> list[Row]:
+    """Average over the experts of a block where there are more layers than a chart can hold.
+
+    Example:
+        >>> len(_thinned([(0, "up", (1.0,))] * 5))
+        5
+    """
+    if len(rows) <= _MOST_POINTS:
+        return rows
+    groups: dict[tuple[int, str], list[tuple[float, ...]]] = {}
+    for block, kind, values in rows:
+        groups.setdefault((block, kind), []).append(values)
+    return [
+        (
+            block,
+            f"{kind} (mean of {len(group)})",
+            tuple(sum(column) / len(group) for column in zip(*group, strict=True)),
+        )
+        for (block, kind), group in groups.items()
+    ]
 
 
 def _tasks(manifest: Json) -> Picture | None:
@@ -173,16 +201,24 @@ def _probes(manifest: Json) -> list[Picture | None]:
 
 
 def _alpha(found: Json) -> Picture | None:
-    points = [
-        (_block_of(name), float(v), name) for name, v in found.items() if v is not None and math.isfinite(v)
-    ]
-    placed = [(b, v, f"{words.clean(name)}: {words.number(v)}") for b, v, name in points if b is not None]
-    if not placed:
+    rows: list[Row] = []
+    for name, value in found.items():
+        block = _block_of(name)
+        if block is not None and value is not None and math.isfinite(value):
+            rows.append((block, kind_of(name, block), (float(value),)))
+    if not rows:
         return None
-    blocks = sorted({block for block, *_ in placed})
-    groups = [[value for place, value, _ in placed if place == block] for block in blocks]
-    svg = charts.dots(
-        "alpha", "Hill alpha of every layer", placed, blocks, [sum(values) / len(values) for values in groups]
+    blocks = sorted({block for block, *_ in rows})
+    groups = [[value for place, _, (value,) in rows if place == block] for block in blocks]
+    svg = charts.points_per_block(
+        "alpha",
+        "Hill alpha of every layer",
+        [
+            (block, value, f"block {block}, {kind}: {words.number(value)}")
+            for block, kind, (value,) in _thinned(rows)
+        ],
+        blocks,
+        [sum(values) / len(values) for values in groups],
     )
     return Picture(
         "Heavy tails",
@@ -207,9 +243,7 @@ def _scores(found: Json) -> Picture | None:
 
 def _spectra(found: Json) -> Picture | None:
     chosen = dict(list(found.items())[:6])
-    series = {
-        _spectrum_name(name): list(values) for name, values in chosen.items() if charts.finite(values or [])
-    }
+    series = {_spectrum_name(name): list(values) for name, values in chosen.items() if finite(values or [])}
     if not series:
         return None
     svg = charts.lines("spectra", "Singular values by rank", series, write=words.number, xlabel="rank")

@@ -49,12 +49,13 @@ def _facts(manifest: Json, run: Json, found: list[Notice], out: str) -> dict[str
     recipe = section(manifest, "recipe")
     layers = layers_of(manifest)
     model = section(manifest, "model")
+    share = section(manifest, "sparsity").get("prunable")
     return {
         "light": css_variables(0),
         "dark": css_variables(1),
         "version": manifest.get("lowdim") or "",
         "model": _model_name(model),
-        "share": words.percent(section(manifest, "sparsity").get("prunable")),
+        "share": "" if share is None else words.percent(share),
         "composition": [
             (role, name) for role in _ROLES if (name := _method_name(recipe, role)) not in ("", "none")
         ],

@@ -10,13 +10,13 @@ from __future__ import annotations
 _NAMED = {
     # name: (light, dark). Values of one mode are all different: a colour is found again by its value.
     "paper": ("#fdfdfc", "#14171b"),
-    "wash": ("#f4f5f6", "#1c2025"),
-    "line": ("#e3e6e9", "#2c3239"),
+    "wash": ("#f5f5f3", "#1c2025"),
+    "line": ("#e4e5e4", "#2c3239"),
     "ink": ("#1a2027", "#e8ebef"),
     "muted": ("#5b6570", "#a2acb7"),
     "faint": ("#8b949e", "#727c87"),
     "blue": ("#1d62a8", "#74b3f2"),
-    "orange": ("#b8530f", "#f0975a"),
+    "orange": ("#b04e0c", "#f0975a"),
     "green": ("#1a7a55", "#5cc598"),
     "caution": ("#fff6e9", "#2a2117"),
 }

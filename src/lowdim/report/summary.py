@@ -90,17 +90,17 @@ def _perplexity_words(manifest: Json) -> str:
     if dense is None or sparse is None:
         return "" if section(manifest, "evaluation", "tasks") else "its quality was not measured"
     if not (math.isfinite(dense) and math.isfinite(sparse)):
-        return (
-            f"its perplexity, {words.number(sparse)}, is not a finite number" if math.isfinite(dense) else ""
-        )
-    verb = "rose" if sparse > dense else "fell" if sparse < dense else "stayed"
+        return f"its perplexity, {words.number(sparse)} after {words.number(dense)}, is not finite"
+    if sparse == dense:
+        return f"perplexity stayed at {words.number(dense)}"
+    verb = "rose" if sparse > dense else "fell"
     return (
         f"perplexity {verb} from {words.number(dense)} to {words.number(sparse)} ({_times(sparse / dense)})"
     )
 
 
 def _times(ratio: float) -> str:
-    return "×" + words.number(ratio)
+    return f"×{ratio:.2f}" if 0.05 <= ratio < 10 else "×" + words.number(ratio)
 
 
 def _task_words(manifest: Json) -> str:
