@@ -60,6 +60,13 @@ def test_apply_to_a_module_writes_positive_zeros():
     assert not torch.signbit(weight[~mask]).any()
 
 
+def test_apply_finds_shared_weights_by_any_name():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    Masks.from_dict({"1": torch.eye(2) > 0}).apply_(model)
+    assert int((model[0].weight == 0).sum()) == 2
+
+
 def test_apply_to_a_state_dict_in_its_own_dtype():
     state = {"l.weight": -torch.ones(3, 4, dtype=torch.bfloat16), "other": torch.ones(1)}
     mask = random_mask(3, 4)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lowdim.core import statistics
 from lowdim.core.errors import NumericalError
 from lowdim.core.statistics import InputStatistics
 
@@ -116,6 +117,14 @@ def test_bad_arguments():
         InputStatistics(4, {"squares"})
     with pytest.raises(ValueError, match=r"\[tokens, 24\]"):
         collect([torch.ones(3, 5)])
+
+
+def test_tf32_is_off_meanwhile_and_left_as_it_was():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    with statistics._without_tf32():
+        assert matmul.fp32_precision == "ieee"
+    assert matmul.fp32_precision == before
 
 
 def test_overflow_is_named():

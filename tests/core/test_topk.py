@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowdim.core.errors import NumericalError
-from lowdim.core.topk import keep_top, keep_top_rows
+from lowdim.core.topk import _rows_torch, keep_top, keep_top_rows
 
 
 def reference(scores: torch.Tensor, keep: int) -> torch.Tensor:
@@ -44,6 +44,21 @@ def test_rows_equal_a_stable_sort_of_each(scores, data):
     assert mask.shape == scores.shape
     for i in range(rows):
         assert torch.equal(mask[i], reference(scores[i], int(keep[i])))
+
+
+@given(matrices(), st.data())
+def test_the_path_of_accelerators_agrees_with_that_of_the_cpu(scores, data):
+    if scores.numel():
+        keep = data.draw(st.integers(1, scores.shape[1] - 1)) if scores.shape[1] > 1 else 1
+        assert torch.equal(_rows_torch(scores, keep), keep_top_rows(scores, keep))
+
+
+@pytest.mark.parametrize("cols", [2, 4, 16, 17])
+def test_many_rows_narrow_or_not(cols):
+    scores = torch.randint(0, 5, (40_000, cols), generator=torch.Generator().manual_seed(0)).float()
+    mask = keep_top_rows(scores, cols // 2)
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    assert torch.equal(mask, torch.zeros_like(mask).scatter_(1, order[:, : cols // 2], True))
 
 
 def test_one_number_serves_all_rows():

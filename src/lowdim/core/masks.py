@@ -134,7 +134,9 @@ class Masks(Mapping[str, "Tensor"]):
         """
         import torch
 
-        tensors = target if isinstance(target, Mapping) else dict(target.named_parameters())
+        tensors = (
+            target if isinstance(target, Mapping) else dict(target.named_parameters(remove_duplicate=False))
+        )
         found = {name: self._find(name, tensors) for name in self}
         with torch.no_grad():
             for name, tensor in found.items():

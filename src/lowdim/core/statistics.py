@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from lowdim.core.errors import NumericalError
@@ -157,6 +158,19 @@ class InputStatistics:
             )
 
 
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    import torch
+
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
 def _add_gram(gram: Tensor, x: Tensor) -> None:
     """Add x^T x to ``gram`` in fp32."""
     import numpy as np
@@ -170,10 +184,6 @@ def _add_gram(gram: Tensor, x: Tensor) -> None:
             with np.errstate(over="ignore", invalid="ignore"):  # `check` reports it with the layer's name
                 gram += torch.from_numpy(values.T @ values)
         return
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
+    with _without_tf32():
         values = x.float()
         gram.addmm_(values.T, values)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed

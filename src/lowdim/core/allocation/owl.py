@@ -139,13 +139,13 @@ class OWL(Allocation):
 
 
 def _product(layer: ScannedLayer) -> Tensor:
-    magnitude = layer.weight.abs()
+    magnitude = layer.weight.float().abs()
     return magnitude if layer.scale is None else magnitude * layer.scale.to(magnitude.device)
 
 
 def _mean(layer: ScannedLayer) -> float:
     """Return the mean of A, summed over rows first: one pass and no second matrix."""
-    columns = layer.weight.abs().sum(0).double()
+    columns = layer.weight.float().abs().sum(0).double()
     if layer.scale is not None:
         columns = columns * layer.scale.to(columns.device).double()
     mean = float(columns.sum()) / max(1, layer.info.numel)
