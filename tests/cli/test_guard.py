@@ -25,7 +25,11 @@ def run(error: BaseException, debug: bool = False) -> int:
         (RecipeError("sparsity must be less"), 2, "Error: sparsity must be less"),
         (CheckpointError("shard 3 is truncated"), 1, "Error: shard 3 is truncated"),
         (CheckpointError("it exists. Overwrite it."), 1, "Overwrite it. (--overwrite)"),
-        (CheckpointError("unfinished. Resume it, overwrite it, or remove it."), 1, "remove it. (--overwrite or --resume)"),
+        (
+            CheckpointError("unfinished. Resume it, overwrite it, or remove it."),
+            1,
+            "remove it. (--overwrite or --resume)",
+        ),
         (OSError(errno.ENOSPC, "No space left on device", "/out/x"), 1, "the disk is full: /out/x"),
         (PermissionError(13, "Permission denied", "/out"), 1, "/out: Permission denied."),
         (MemoryError("tried 16 GiB"), 1, "out of memory (tried 16 GiB). Lower --samples"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,14 @@ def test_a_run_writes_what_was_asked_for(pruned: Path) -> None:
     assert Path(f"{pruned}.html").stat().st_size > 1000
 
 
+def test_every_weight_keeps_the_type_of_the_model(pruned: Path) -> None:
+    headers = [
+        json.loads(file.read_bytes()[8:].split(b"}}")[0] + b"}}") for file in pruned.glob("*.safetensors")
+    ]
+    types = {entry["dtype"] for header in headers for name, entry in header.items() if name != "__metadata__"}
+    assert types == {"F32"}
+
+
 def test_a_run_prints_one_table_and_the_report(run, model: Path, small: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run("prune", model, out, "--sparsity", "0.5", "--storage", "packed", *small)
@@ -221,3 +230,39 @@ def test_other_methods_run(run, model: Path, small: list[str], tmp_path: Path, f
     assert done.exit_code == 0, done.output
     manifest = json.loads((tmp_path / "out" / "lowdim.json").read_text())
     assert manifest["sparsity"]["prunable"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_ctrl_c_in_the_middle_then_resume_gives_the_same_bytes(
+    run, model: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lowdim.prune import run as stages
+
+    flags = ["--sparsity", "0.5", "--method", "sparsegpt", *small]
+    assert run("prune", model, tmp_path / "whole", *flags).exit_code == 0
+    calls, prune_block = [], stages.prune_block
+
+    def press(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return prune_block(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "prune_block", press)
+        stopped = run("prune", model, tmp_path / "out", *flags)
+    assert stopped.exit_code == 130
+    assert "Prune: stopped at 1 of 3" in stopped.stderr
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.partial").is_dir()
+    again = run("prune", model, tmp_path / "out", *flags)
+    assert again.exit_code == 1
+    assert "(--overwrite or --resume)" in again.stderr
+    other = run("prune", model, tmp_path / "out", *flags, "--seed", "1", "--resume")
+    assert other.exit_code == 1
+    assert "seed" in other.stderr
+    resumed = run("prune", model, tmp_path / "out", *flags, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    whole, out = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "out")
+    )
+    assert out == whole

@@ -145,12 +145,20 @@ class Skeleton:
         return self._parameter[disk_name]
 
 
-def unload(module: nn.Module) -> None:
-    """Move every parameter of a module to the meta device."""
-    for child in module.modules():
+def unload(module: nn.Module, dtypes: Mapping[str, torch.dtype] | None = None) -> None:
+    """Move every parameter of a module to the meta device.
+
+    Args:
+        module: the module.
+        dtypes: by name, what the parameters were loaded as. Loading again casts to the dtype found here, so one
+            that stayed in the compute dtype would round the weights.
+    """
+    for prefix, child in module.named_modules():
         for name, parameter in list(child.named_parameters(recurse=False)):
             if not parameter.is_meta:
-                setattr(child, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
+                dtype = (dtypes or {}).get(f"{prefix}.{name}" if prefix else name, parameter.dtype)
+                meta = torch.empty_like(parameter, dtype=dtype, device="meta")
+                setattr(child, name, nn.Parameter(meta, requires_grad=False))
 
 
 def masters(module: nn.Module, compute: torch.dtype, device: torch.device) -> dict[str, Tensor]:

@@ -177,7 +177,7 @@ class Stream:
                 source = reader or self.reader
                 assert source is not None and self.compute is not None
                 self.skeleton.fill(source, self.skeleton.disk_names(f"{name}."))
-                stack.callback(unload, module)
+                stack.callback(unload, module, {n: p.dtype for n, p in module.named_parameters()})
                 held = masters(module, self.compute, self.device)
                 module.to(self.device)
             else:

@@ -59,8 +59,8 @@ def _task_from_dict(data: Mapping[str, Any]) -> TaskResult:
 def text_of(recipe: Recipe) -> str | None:
     """Return the evaluation text that a recipe means; ``None`` for none.
 
-    "auto" is the built-in text if calibration uses it too or it has been fetched before: measuring never starts
-    a download that nobody asked for.
+    "auto" is the built-in text if calibration uses it too or it has been fetched before: measuring never
+    starts a download that nobody asked for.
     """
     text = recipe.evaluation.text
     if text != "auto":
