@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import torch
+from tests.models.zoo import ZOO
 from torch import Tensor
 
 from lowdim.models import manifest, packed
@@ -14,7 +15,6 @@ from lowdim.models.checks import mask_hash
 from lowdim.models.load import quiet
 from lowdim.models.manifest import HashesPart, LayerPart, Manifest, ModelPart, SparsityPart
 from lowdim.models.writer import Writer, shard_name
-from tests.models.zoo import ZOO
 
 
 def saved(path: Path, kind: str, dtype: torch.dtype = torch.bfloat16) -> Path:
@@ -39,7 +39,8 @@ def pruned(path: Path, kind: str = "llama", sparsity: float = 0.7, shards: int =
     names = checkpoint.names()
     is_layer = {n: bool(re.search(r"\.\d+\.", n)) and len(checkpoint.info(n).shape) == 2 for n in names}
     tensors = {
-        n: holed(checkpoint.read(n), sparsity, i) if is_layer[n] else checkpoint.read(n) for i, n in enumerate(names)
+        n: holed(checkpoint.read(n), sparsity, i) if is_layer[n] else checkpoint.read(n)
+        for i, n in enumerate(names)
     }
     layers, masks = {}, {}
     for name in (n for n in names if is_layer[n]):
@@ -59,7 +60,9 @@ def pruned(path: Path, kind: str = "llama", sparsity: float = 0.7, shards: int =
         record = Manifest(
             lowdim="0.1.0",
             storage="dense",
-            model=ModelPart(source="tiny", architecture=kind, dtype="bfloat16", files=checkpoint.fingerprint()),
+            model=ModelPart(
+                source="tiny", architecture=kind, dtype="bfloat16", files=checkpoint.fingerprint()
+            ),
             versions=manifest.versions(),
             layers=layers,
             sparsity=SparsityPart(target=sparsity, prunable=zeros / total, model=0.5),

@@ -16,8 +16,8 @@ from lowdim.core.errors import NumericalError
 from lowdim.models.experts import ExpertList
 
 PLAIN = frozenset({"Linear", "Conv1D", "FalconLinear"})
-"""Classes, by name, that compute ``x W^T + b`` from a stored matrix. Subclasses of other names may hold a quantised or an
-adapted weight, and are left alone."""
+"""Classes, by name, that compute ``x W^T + b`` from a stored matrix. Subclasses of other names may hold a quantised or
+an adapted weight, and are left alone."""
 
 ROUTER_NAMES = frozenset({"gate", "router"})
 

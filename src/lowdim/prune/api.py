@@ -223,6 +223,7 @@ class _Run:
         if not needs_data(session):
             return None
         settings, config = self.recipe.calibration, session.config
+        embedding: Any = session.stream.model.get_input_embeddings()
         limit = getattr(config, "max_position_embeddings", None)
         context = settings.context or min(2048, limit or 2048)
         if isinstance(self.source, CalibrationData):
@@ -239,7 +240,7 @@ class _Run:
                 rationale=settings.rationale,
                 in_context=settings.in_context,
                 bos=settings.bos,
-                vocab_size=session.stream.model.get_input_embeddings().weight.shape[0],
+                vocab_size=embedding.weight.shape[0],
             )
         check_context(data.context, config)
         return data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -120,6 +121,7 @@ class Engine:
                 self._draw(work, statistics)
         if hessian is None:
             for work in bench:
+                assert work.mask is not None
                 work.result = work.dense * work.mask
             return
         start = self._sweep(bench, hessian)
@@ -181,7 +183,7 @@ class Engine:
         edges = [0]
         for work in bench:
             edges.append(edges[-1] + len(work.dense))
-        spans = list(zip(edges, edges[1:], strict=False))
+        spans = list(pairwise(edges))
         quotas = [_quotas(work, columns, width) for work in bench]
 
         def select(start: int, end: int, weights: Tensor, diagonal: Tensor) -> Tensor:

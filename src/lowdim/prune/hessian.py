@@ -34,9 +34,9 @@ class Hessian:
 def factor(gram: Tensor, tokens: int, damping: float, name: str) -> Hessian:
     """Damp and factor the Hessian of one layer input.
 
-    With the order of the columns reversed, Cholesky gives ``H = R R^T`` for an upper triangular ``R``, and ``U = R^-1``:
-    one factorisation and one triangular inverse, where inverting ``H`` and factoring the inverse takes four times as
-    much.
+    With the order of the columns reversed, Cholesky gives ``H = R R^T`` for an upper triangular ``R``, and
+    ``U = R^-1``: one factorisation and one triangular inverse, where inverting ``H`` and factoring the inverse takes
+    four times as much.
 
     Args:
         gram: ``X X^T`` summed over the tokens, fp32 ``[in, in]``.

@@ -89,8 +89,8 @@ class Keeper:
         elif found != fingerprint:
             fields = ", ".join(differences(found, fingerprint)[:5])
             raise ResumeError(
-                f"cannot resume: the unfinished run in {self.partial} differs in {fields}. Repeat its command exactly, or "
-                "start again with --overwrite."
+                f"cannot resume: the unfinished run in {self.partial} differs in {fields}. Repeat its command exactly, "
+                "or start again with --overwrite."
             )
         self.save()
 

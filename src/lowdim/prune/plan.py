@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -97,7 +98,8 @@ def _memory(session: Session) -> dict[str, int]:
     outside = sum(p.numel() for p in stream.model.parameters()) - sum(
         p.numel() for p in stream.blocks.parameters()
     )
-    hidden = stream.model.get_input_embeddings().weight.shape[1]
+    embedding: Any = stream.model.get_input_embeddings()
+    hidden: int = embedding.weight.shape[1]
     engine = Engine(session.recipe, {})
     widths = {info.cols for info in session.layers}
     gram = sum(4 * width * width for width in widths) if "gram" in engine.needs else 0

@@ -65,8 +65,8 @@ def swap(
 
     The expected error of row ``r`` over a sequence is ``e_r = sum over pruned j of C_rj`` with
     ``C_rj = W_rj * 2048 * mean_j``. While ``|e_r| > threshold`` a pruned weight with the sign of ``e_r`` is grown, the
-    one with the largest ``|C| / variance^power``, and a kept weight of the other sign with the smallest score is pruned.
-    A row whose proposal is refused, or that runs out of candidates, is left as it is.
+    one with the largest ``|C| / variance^power``, and a kept weight of the other sign with the smallest score is
+    pruned. A row whose proposal is refused, or that runs out of candidates, is left as it is.
 
     Args:
         weight: fp32 ``[rows, in]``.
