@@ -193,6 +193,12 @@ class Checkpoint:
         self._check(name)
         return self._stored[name]
 
+    def stored_bytes(self, name: str) -> int:
+        """Return the bytes that a tensor takes on disk; of a packed one, mask and values."""
+        self._check(name)
+        parts = packed.stored_names(name) if name in self._packed else (name,)
+        return sum(self._stored[part].nbytes for part in parts)
+
     def _read_parts(self, name: str) -> tuple[Tensor, Tensor]:
         mask, values = packed.stored_names(name)
         return read_tensor(self._stored[mask]), read_tensor(self._stored[values])

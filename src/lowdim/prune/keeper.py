@@ -162,11 +162,12 @@ class Keeper:
                 writer.write_json(name, config)
             else:
                 writer.copy(source.path / name)
-        writer.write_index()
         if self.packed:
+            writer.write_index()
             written = Checkpoint(self.partial)
             weights = {n: list(written.info(n).shape) for n in written.names() if written.is_packed(n)}
             manifest.packed = PackedPart(format=packed.FORMAT, weights=weights)
+        writer.consolidate()
         manifest.hashes.files = writer.hashes()
         writer.write_text(FILE, to_text(manifest))
         writer.finish()

@@ -13,17 +13,28 @@ from typing import Any
 import torch
 
 from lowdim.core.progress import Progress
+from lowdim.models import manifest
+from lowdim.models.checkpoint import Checkpoint
+from lowdim.models.convert import tensor_name
 from lowdim.prune.run import Clock
 from lowdim.prune.session import Session
+from lowdim.prune.speed import measure_speed
 
 
 def write_sidecar(out: Path, session: Session, clock: Clock, progress: Progress) -> Path:
     """Write stages, machine and sizes beside an output directory; return the file's path."""
+    speed: dict[str, Any] = {}
+    if session.source is not None and session.recipe.evaluation.tokens:
+        with clock.stage("Measure speed"), progress.stage("Measure speed", 1) as stage:
+            compute = session.stream.compute or session.stored
+            speed = measure_speed(session.source.path, out, compute, session.recipe.evaluation.tokens)
+            stage.advance(1)
     target = out.with_name(f"{out.name}.run.json")
     content: dict[str, Any] = {
         "stages": clock.stages,
         "machine": machine(),
         "size": sizes(out, session),
+        "speed": speed,
         "command": shlex.join(["lowdim", *sys.argv[1:]])
         if Path(sys.argv[0]).stem in ("lowdim", "__main__")
         else "",
@@ -52,7 +63,17 @@ def machine() -> dict[str, Any]:
 
 
 def sizes(out: Path, session: Session) -> dict[str, Any]:
-    """Return bytes on disk before and after."""
+    """Return bytes on disk before and after, and the bits that a pruned weight takes, its mask included."""
     after = sum(path.stat().st_size for path in out.glob("*.safetensors"))
-    before = session.checkpoint.size_bytes if session.checkpoint else 0
-    return {"dense_bytes": before, "sparse_bytes": after}
+    found: dict[str, Any] = {"sparse_bytes": after}
+    if session.checkpoint is not None:
+        found["dense_bytes"] = session.checkpoint.size_bytes
+        found["pruned_layers_bits_per_weight"] = bits_per_weight(Checkpoint(out))
+    return found
+
+
+def bits_per_weight(written: Checkpoint) -> float:
+    """Return stored bits per weight over the layers that ``lowdim.json`` lists."""
+    names = [tensor_name(written, layer) for layer in manifest.read(written.path).layers]
+    weights = sum(written.info(name).numel for name in names)
+    return round(8 * sum(written.stored_bytes(name) for name in names) / weights, 3) if weights else 0.0
