@@ -21,9 +21,7 @@ class Difference:
 
 
 def standard_error(values: Tensor) -> float:
-    r"""Return the standard error of a mean; NaN for a single value.
-
-    .. math:: \sqrt{\sum_i (x_i - \bar x)^2 / (n (n - 1))}
+    """Return the standard error of a mean, sqrt(sum_i (x_i - mean(x))^2 / (n (n - 1))); NaN for a single value.
 
     Args:
         values: x, one-dimensional.

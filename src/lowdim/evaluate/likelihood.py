@@ -32,9 +32,9 @@ class Likelihood:
 
 @torch.no_grad()
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    r"""Return the negative log-likelihood of each target token, in nats.
+    """Return the negative log-likelihood of each target token, in nats.
 
-    .. math:: n_i = \log \sum_v \exp(z_{iv}) - z_{i y_i}
+    n_i = log(sum_v exp(z_iv)) - z_i,y_i
 
     Args:
         logits: z, any floating dtype, ``[positions, vocabulary]``.

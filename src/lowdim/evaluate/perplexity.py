@@ -48,9 +48,9 @@ def perplexity(
     bos: Bos = "tokenizer",
     tokens_per_batch: int = 2048,
 ) -> Perplexity:
-    r"""Measure perplexity the way the pruning literature does on WikiText-2.
+    """Measure perplexity the way the pruning literature does on WikiText-2.
 
-    .. math:: \exp \frac{\sum_w T m_w}{n T}, \quad m_w = -\frac{1}{T-1} \sum_{t=2}^T \log p(x_{wt} | x_{w,<t})
+        exp(sum_w T m_w / (n T)),  m_w = -1 / (T - 1) sum_(t=2..T) log p(x_wt | x_w,<t)
 
     Args:
         model: a causal language model, or a `lowdim.evaluate.forward.Forward`.
