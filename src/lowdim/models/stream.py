@@ -152,6 +152,12 @@ class Stream:
     def __len__(self) -> int:
         return len(self.blocks)
 
+    def numel(self) -> int:
+        """Return the number of the model's weights, those that are tied counted once."""
+        if self.skeleton is not None:
+            self.model.tie_weights()  # parameters that come and go are tied while they are in use alone
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
     def block_name(self, index: int) -> str:
         """Return a block's dotted name, e.g. ``model.layers.3``."""
         return f"{self.blocks_name}.{index}"

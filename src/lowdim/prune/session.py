@@ -5,75 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lowdim.core.allocation import LayerInfo
 from lowdim.core.errors import LowdimError
-from lowdim.models.checkpoint import Checkpoint
-from lowdim.models.skeleton import empty_model
-from lowdim.models.source import Source, resolve
-from lowdim.models.stream import Stream, compute_dtype
+from lowdim.models.opened import Opened, open_model
+from lowdim.models.stream import Stream
 from lowdim.prune.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Session:
-    """What a run works on.
+class Session(Opened):
+    """What a run works on: an opened model and what is to happen to it.
 
     Attributes:
         recipe: the recipe.
-        stream: the model's blocks.
-        source: where a checkpoint was found; ``None`` for a model in memory.
-        checkpoint: the weights on disk; ``None`` for a model in memory.
-        stored: dtype of the weights that are written.
         layers: the layers to prune, in order.
         skipped: ``(name, reason)`` of every matrix in the blocks that is not pruned.
     """
 
     recipe: Recipe
-    stream: Stream
-    source: Source | None
-    checkpoint: Checkpoint | None
-    stored: torch.dtype
     layers: list[LayerInfo]
     skipped: list[tuple[str, str]]
-
-    @property
-    def config(self) -> Any:
-        """The model's configuration."""
-        return self.stream.model.config
-
-    @property
-    def name(self) -> str:
-        """How the user named the model."""
-        return (
-            self.source.spec
-            if self.source
-            else (self.config.name_or_path or type(self.stream.model).__name__)
-        )
-
-    def tokenizer(self) -> Any:
-        """Return the tokenizer that lies beside the weights, ``None`` if there is none."""
-        if self.source is None:
-            return None
-        try:
-            return AutoTokenizer.from_pretrained(self.source.path, local_files_only=True)
-        except (OSError, ValueError, ImportError):
-            return None
-
-
-def pick_device(requested: str) -> torch.device:
-    """Return the device that a recipe means; "auto" is a GPU where there is one.
-
-    Raises:
-        LowdimError: a GPU was asked for and there is none.
-    """
-    if requested == "cuda" and not torch.cuda.is_available():
-        raise LowdimError("device='cuda' was asked for, and torch sees no GPU. Use device='auto' or 'cpu'.")
-    return torch.device("cuda" if requested != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def open_session(
@@ -85,24 +39,11 @@ def open_session(
         LowdimError: the model cannot be used, a target expression matches nothing, or the pattern fits a layer's shape
             not.
     """
-    source = checkpoint = None
-    if isinstance(model, PreTrainedModel):
-        stream = Stream(model)
-        stored = next(model.parameters()).dtype
-    else:
-        source = resolve(str(model), revision=revision, dtype=recipe.dtype)
-        checkpoint = Checkpoint(source.path)
-        stored = getattr(torch, source.dtype)
-        device = pick_device(recipe.device)
-        stream = Stream(
-            empty_model(source.path, stored),
-            checkpoint,
-            stored=stored,
-            compute=compute_dtype(recipe.compute, stored, device),
-            device=device,
-        )
-    layers, skipped = _layers(stream, recipe)
-    return Session(recipe, stream, source, checkpoint, stored, layers, skipped)
+    opened = open_model(
+        model, revision=revision, dtype=recipe.dtype, compute=recipe.compute, device=recipe.device
+    )
+    layers, skipped = _layers(opened.stream, recipe)
+    return Session(**vars(opened), recipe=recipe, layers=layers, skipped=skipped)
 
 
 def _layers(stream: Stream, recipe: Recipe) -> tuple[list[LayerInfo], list[tuple[str, str]]]:
