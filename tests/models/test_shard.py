@@ -26,7 +26,8 @@ def some_tensors() -> dict[str, Tensor]:
     values = torch.arange(-8, 8)
     named = {name: values.to(dtype) for name, dtype in DTYPES.items() if name not in {"F8_E4M3", "F8_E5M2"}}
     named |= {"F8_E4M3": values.to(torch.float8_e4m3fn), "F8_E5M2": values.to(torch.float8_e5m2)}
-    return named | {"empty": torch.zeros(0, 3), "scalar": torch.tensor(2.5), "strided": torch.rand(4, 6).T}
+    named |= {"one": torch.tensor([3.0]).as_strided((1,), (0,)), "strided": torch.rand(4, 6).T}
+    return named | {"empty": torch.zeros(0, 3), "scalar": torch.tensor(2.5)}
 
 
 def test_the_library_reads_what_is_written(tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ def read_tensor(stored: Stored) -> Tensor:
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """Return a tensor's bytes, row-major, copying only what is not contiguous or not on the CPU."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    dense = tensor.detach().cpu().contiguous()
+    flat = dense.as_strided((dense.numel(),), (1,))  # one element may come with stride 0, which has no bytes
     return flat.view(torch.uint8).numpy().data
 
 
