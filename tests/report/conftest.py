@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from lowdim.report.page import render
+
 Json = dict[str, Any]
 
 LLAMA = {
@@ -140,7 +142,8 @@ def make_manifest(
                     "text": digest("text"),
                     "context": 512,
                     "tokens": 65536,
-                    "tokenizer": digest("tokenizer"),
+                    "tokenizer": {"tokens": 49152, "hash": digest("tokenizer")[:16]},
+                    "join": "\n\n",
                     "dtype": "bfloat16",
                     "bos": False,
                 },
@@ -164,6 +167,7 @@ def make_manifest(
                     "questions": 400,
                 },
                 "HellaSwag": {
+                    "metric": "acc_norm",
                     "dense": 0.423,
                     "sparse": 0.342,
                     "difference": -0.081,
@@ -249,12 +253,24 @@ def write_run(folder: Path, manifest: Json, run: Json | None = None, name: str =
 
 @pytest.fixture
 def manifest() -> Json:
-    return make_manifest()
+    return make_manifest(blocks=10)
+
+
+@pytest.fixture
+def small() -> Json:
+    """A run without a chart, quickly drawn."""
+    return bare()
 
 
 @pytest.fixture
 def run() -> Json:
     return make_run()
+
+
+@pytest.fixture(scope="session")
+def page() -> str:
+    """The page of the run below, drawn once."""
+    return render(make_manifest(blocks=10), make_run(), out="owl60")
 
 
 @pytest.fixture

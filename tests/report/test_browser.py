@@ -36,7 +36,7 @@ def browse(tmp_path):
             [str(BROWSER), *flags, *home, *log, *options, page.as_uri()],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
         )
         assert done.returncode == 0, done.stderr
         complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -56,8 +56,9 @@ def picture(browse, tmp_path):
     return picture
 
 
-def colours(image: np.ndarray) -> np.ndarray:
-    return np.unique(image.reshape(-1, 3), axis=0)
+def colours(image: np.ndarray) -> set[str]:
+    numbers = np.unique(image.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32))
+    return {f"#{number:06x}" for number in numbers}
 
 
 def test_document(browse, write, manifest, run):
@@ -93,10 +94,7 @@ def test_dark(picture, write, manifest, run):
 
 
 def test_charts_are_drawn_in_their_colours(picture, write, manifest, run):
-    seen = {
-        "#" + bytes(pixel.tolist()).hex()
-        for pixel in colours(picture(build(write(manifest, run)), 1280, 2400))
-    }
+    seen = colours(picture(build(write(manifest, run)), 1280, 2400))
     assert {"#0c2f5e", "#e9f1fa", "#6b2503", "#fdf0e3"} <= seen  # both ends of both ramps
 
 

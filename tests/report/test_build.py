@@ -11,8 +11,8 @@ from lowdim.report import build as module
 from lowdim.report.build import build
 
 
-def test_page_lies_beside_the_run(write, manifest, run):
-    out = write(manifest, run, name="smol-v1.2")
+def test_page_lies_beside_the_run(write, small, run):
+    out = write(small, run, name="smol-v1.2")
     page = build(out)
     assert page == out.parent / "smol-v1.2.html"
     assert page.read_text().startswith("<!doctype html>")
@@ -23,22 +23,22 @@ def test_page_lies_beside_the_run(write, manifest, run):
     ]
 
 
-def test_page_goes_where_it_is_told(write, manifest, tmp_path):
-    assert build(write(manifest), tmp_path / "elsewhere.html") == tmp_path / "elsewhere.html"
+def test_page_goes_where_it_is_told(write, small, tmp_path):
+    assert build(write(small), tmp_path / "elsewhere.html") == tmp_path / "elsewhere.html"
     assert (tmp_path / "elsewhere.html").is_file()
     assert not (tmp_path / "owl60.html").exists()
 
 
-def test_relative_directory_with_dots(write, manifest, run, monkeypatch):
-    out = write(manifest, run)
+def test_relative_directory_with_dots(write, small, run, monkeypatch):
+    out = write(small, run)
     monkeypatch.chdir(out)
     assert build(Path(".")) == out.parent / "owl60.html"
 
 
-def test_page_can_be_read_by_others(write, manifest):
+def test_page_can_be_read_by_others(write, small):
     previous = os.umask(0o022)
     try:
-        mode = stat.S_IMODE(build(write(manifest)).stat().st_mode)
+        mode = stat.S_IMODE(build(write(small)).stat().st_mode)
     finally:
         os.umask(previous)
     assert mode == 0o644
@@ -54,8 +54,8 @@ def test_same_run_same_bytes(write, manifest, run, tmp_path):
     assert (tmp_path / "again.html").read_bytes() == first
 
 
-def test_page_that_cannot_be_finished_leaves_the_old_one(write, manifest, run, monkeypatch):
-    out = write(manifest, run)
+def test_page_that_cannot_be_finished_leaves_the_old_one(write, small, run, monkeypatch):
+    out = write(small, run)
     page = build(out)
     before = page.read_bytes()
     monkeypatch.setattr(module, "render", lambda *_, **__: "half a page")
@@ -70,9 +70,9 @@ def test_page_that_cannot_be_finished_leaves_the_old_one(write, manifest, run, m
     assert not list(out.parent.glob(".*"))
 
 
-def test_folder_that_is_not_there(write, manifest, tmp_path):
+def test_folder_that_is_not_there(write, small, tmp_path):
     with pytest.raises(LowdimError, match="cannot write the report"):
-        build(write(manifest), tmp_path / "nowhere" / "page.html")
+        build(write(small), tmp_path / "nowhere" / "page.html")
 
 
 def test_directory_without_a_run(tmp_path):
@@ -80,13 +80,13 @@ def test_directory_without_a_run(tmp_path):
         build(tmp_path)
 
 
-def test_manifest_of_a_later_version(write, manifest):
+def test_manifest_of_a_later_version(write, small):
     with pytest.raises(CheckpointError, match="schema 2"):
-        build(write({**manifest, "schema": 2}))
+        build(write({**small, "schema": 2}))
 
 
-def test_damaged_manifest(write, manifest):
-    out = write(manifest)
+def test_damaged_manifest(write, small):
+    out = write(small)
     (out / "lowdim.json").write_text('{"schema": 1, "layers"')
     with pytest.raises(CheckpointError, match="not valid JSON"):
         build(out)
@@ -94,8 +94,8 @@ def test_damaged_manifest(write, manifest):
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "\xff"])
-def test_damaged_sidecar_is_named_on_the_page(write, manifest, content):
-    out = write(manifest)
+def test_damaged_sidecar_is_named_on_the_page(write, small, content):
+    out = write(small)
     (out.parent / "owl60.run.json").write_bytes(content.encode("latin-1"))
     page = build(out).read_text()
     assert "times, sizes and speeds are missing: owl60.run.json" in page

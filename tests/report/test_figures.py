@@ -8,11 +8,6 @@ import pytest
 from lowdim.report.figures import pictures
 
 
-@pytest.fixture
-def manifest(make):
-    return make(blocks=10)
-
-
 def titles(manifest, run):
     return [picture.title for picture in pictures(manifest, run)]
 
@@ -57,6 +52,16 @@ def test_caption_names_the_extremes(manifest, run):
     assert "Dashed: the target, 60%." in caption
 
 
+def test_one_odd_layer_does_not_flatten_the_scale(manifest, run):
+    plain = {"numel": 100, "nonzeros": 50, "sparsity": 0.5}
+    manifest["layers"] = {
+        f"layers.{b}.up": {**plain, "block": b, "error": 0.1 + 0.001 * b if b else 1e-6} for b in range(100)
+    }
+    svg = chart(manifest, run, "What it cost, layer by layer").svg
+    assert "≤ 0.102<" in svg
+    assert svg.count("var(--cost4)") > 5
+
+
 def test_missing_layers_are_said_to_be_missing(manifest, run):
     del manifest["layers"]["model.layers.3.mlp.up_proj"]
     assert "block 3, up_proj: no such layer" in tips(chart(manifest, run, "Where the zeros are"))
@@ -65,8 +70,10 @@ def test_missing_layers_are_said_to_be_missing(manifest, run):
 def test_uniform_sparsity_needs_no_legend(manifest, run):
     for layer in manifest["layers"].values():
         layer["sparsity"] = 0.5
+    manifest["sparsity"]["target"] = 0.5
     picture = chart(manifest, run, "Where the zeros are")
     assert "50% in every layer." in picture.caption
+    assert picture.svg.count(">50%<") == 1  # one tick, no ends of a scale
 
 
 def test_allocation_that_measured_nothing_has_no_scatter(manifest, run):
@@ -125,7 +132,7 @@ def test_repeated_stages_are_added_up(run):
         {"name": "prune", "seconds": 35.0, "peak_mb": 700},
     ]
     picture = chart({}, run, "Time and memory")
-    assert tips(picture) == ["prune: 1 min 15 s", "prune: 700 MB"]
+    assert tips(picture) == ["prune: 1 min 15 s", "prune: 734 MB"]
     assert picture.caption.startswith("1 min 15 s in all.")
 
 

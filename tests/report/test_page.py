@@ -49,11 +49,6 @@ class Reader(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
 
-@pytest.fixture
-def page(manifest, run) -> str:
-    return render(manifest, run, out="owl60")
-
-
 def test_nothing_is_loaded(page):
     read = Reader(page)
     for tag, attributes in read.elements:
@@ -168,8 +163,8 @@ def test_what_is_missing_is_left_out(make, run, path):
 
 
 @pytest.mark.parametrize("part", ["stages", "machine", "speed", "size", "command"])
-def test_sidecar_may_lack_anything(make, run, part):
-    Reader(render(make(blocks=3), without(run, (part,))))
+def test_sidecar_may_lack_anything(small, run, part):
+    Reader(render(small, without(run, (part,))))
 
 
 def test_layers_outside_of_blocks_and_without_errors(manifest, run):
@@ -228,9 +223,9 @@ def test_how_to_repeat_it(page, run):
     assert "lowdim prune builtin:smollm2-135m owl60 --recipe recipe.yaml" in text
 
 
-def test_odd_names_are_quoted_in_the_command(manifest):
-    manifest["model"]["source"] = "my models/tiny; rm -rf x"
-    assert "lowdim prune 'my models/tiny; rm -rf x' OUT --recipe" in Reader(render(manifest, {})).text
+def test_odd_names_are_quoted_in_the_command(small):
+    small |= {"recipe": {"sparsity": 0.5}, "model": {"source": "my models/tiny; rm -rf x"}}
+    assert "lowdim prune 'my models/tiny; rm -rf x' OUT --recipe" in Reader(render(small, {})).text
 
 
 def test_fingerprints_are_shown_in_full(page, manifest):
@@ -238,6 +233,13 @@ def test_fingerprints_are_shown_in_full(page, manifest):
     assert manifest["data"]["calibration"]["hash"] in text
     for hash_ in [*manifest["model"]["files"].values(), *manifest["hashes"]["files"].values()]:
         assert hash_ in text
+
+
+def test_protocol_is_legible(page):
+    text = Reader(page).text
+    assert "tokenizer, tokens 49,152" in text
+    assert r'join "\n\n"' in text
+    assert "bos no" in text
 
 
 def test_matplotlib_is_left_as_it_was(manifest, run):

@@ -21,7 +21,7 @@ def finite(values: Numbers) -> list[float]:
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
-def spans_decades(values: Numbers) -> bool:
+def spans_decades(values: Numbers, factor: float = _LOG_FROM) -> bool:
     """Tell whether a logarithmic scale suits some values.
 
     Example:
@@ -29,7 +29,7 @@ def spans_decades(values: Numbers) -> bool:
         (True, False, False)
     """
     known = finite(values)
-    return bool(known) and min(known) > 0 and max(known) / min(known) > _LOG_FROM
+    return bool(known) and min(known) > 0 and max(known) / min(known) > factor
 
 
 def as_floats(values: Numbers) -> list[float]:
@@ -61,8 +61,11 @@ def value_axis(axes: Axes, write: Callable[[float], str], values: Numbers) -> No
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     formatter = FuncFormatter(lambda value, _: write(value))
-    if spans_decades(values):
-        known = finite(values)
+    known = finite(values)
+    if known and write(min(known)) == write(max(known)):  # ticks between would all say the same
+        axes.set_yticks([known[0]])
+        axes.set_ylim(known[0] - 1, known[0] + 1)
+    elif spans_decades(values):
         axes.set_yscale("log")
         axes.set_ylim(min(known) / 1.3, max(known) * 1.3)
         narrow = math.log10(max(known) / min(known)) < 2

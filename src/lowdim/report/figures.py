@@ -273,7 +273,9 @@ def _stages(run: Json) -> Picture | None:
         ("time", [seconds for seconds, _ in rows.values()], words.seconds)
     ]
     if any(peak is not None for _, peak in rows.values()):
-        columns.append(("peak memory", [peak for _, peak in rows.values()], lambda mb: words.size(mb * 1e6)))
+        columns.append(
+            ("peak memory", [peak for _, peak in rows.values()], lambda mb: words.size(mb * 2**20))
+        )
     svg = bars.bars("stages", "Time and peak memory of every stage", list(rows), columns)
     return Picture(
         "Time and memory",

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_TAIL = 0.02  # share of cells at either end that may lie beyond the scale: one odd layer must not flatten the rest
+_LOG_COLOURS_FROM = 300.0  # nine colours tell shares of a range apart, and only few decades
+
+
 def heatmap(
     key: str,
     label: str,
@@ -76,11 +80,11 @@ def _cells(
 
     values = np.ma.masked_invalid(np.array([as_floats(row) for row in table], dtype=float))
     known = finite(values.compressed().tolist())
-    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    low, high = np.quantile(known, (_TAIL, 1 - _TAIL)).tolist() if known else (0.0, 1.0)
     same = write(low) == write(high)
     if same:  # one colour for all, from the middle of the ramp
         low, high = low - 1, high + 1
-    scale = LogNorm(low, high) if spans_decades(known) else Normalize(low, high)
+    scale = LogNorm(low, high) if spans_decades([low, high], _LOG_COLOURS_FROM) else Normalize(low, high)
     gap = 1.0 if len(blocks) <= 64 else 0.4
     mesh = axes.pcolormesh(
         np.arange(len(blocks) + 1) - 0.5,
@@ -99,7 +103,11 @@ def _cells(
     axes.tick_params(bottom=False)
     block_axis(axes, blocks)
     if not same:
-        _legend(axes, len(rows), hue, write(low), write(high))
+        ends = (
+            ("≤ " if min(known) < low else "") + write(low),
+            ("≥ " if max(known) > high else "") + write(high),
+        )
+        _legend(axes, len(rows), hue, *ends)
 
 
 def _legend(axes: Axes, rows: int, hue: str, low: str, high: str) -> None:

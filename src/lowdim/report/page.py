@@ -138,11 +138,15 @@ def _tables(manifest: Json, run: Json) -> list[tuple[str, list[tuple[str, str]]]
 
 
 def _pairs(values: Json) -> list[tuple[str, str]]:
-    return [
-        (words.clean(key).replace("_", " "), _plain(value))
-        for key, value in values.items()
-        if value is not None
-    ]
+    """Write keys and values; those of a mapping inside carry its key before their own."""
+    rows = []
+    for key, value in values.items():
+        name = words.clean(key).replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += [(f"{name}, {inner}", text) for inner, text in _pairs(value)]
+        elif value is not None:
+            rows.append((name, _plain(value)))
+    return rows
 
 
 def _plain(value: Any) -> str:
@@ -152,7 +156,8 @@ def _plain(value: Any) -> str:
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if isinstance(value, float):
         return words.number(value)
-    return words.clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    legible = isinstance(value, str) and (value.isprintable() or not value.isascii())
+    return words.clean(value if legible else json.dumps(value, ensure_ascii=False))
 
 
 def _columns(layers: list[Layer]) -> dict[str, bool]:

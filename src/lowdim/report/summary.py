@@ -157,7 +157,7 @@ def headline(manifest: Json, run: Json) -> list[Row]:
     size = section(run, "size")
     rows.append(
         _ratio_row(
-            "Size on disk", "whole checkpoint", size.get("dense_bytes"), size.get("sparse_bytes"), words.size
+            "Size on disk", "all weights", size.get("dense_bytes"), size.get("sparse_bytes"), words.size
         )
     )
     rows.append(
@@ -205,7 +205,8 @@ def _task_row(name: str, task: Json) -> Row:
         certain = error is None or abs(difference) > 2 * error
         tone = "same" if not certain or not difference else "better" if difference > 0 else "worse"
     questions = task.get("questions")
-    hint = "accuracy" + (f", {words.plural(questions, 'question')}" if isinstance(questions, int) else "")
+    metric = "length-normalised accuracy" if task.get("metric") == "acc_norm" else "accuracy"
+    hint = metric + (f", {words.plural(questions, 'question')}" if isinstance(questions, int) else "")
     detail = "" if error is None else f"± {100 * error:.1f}" + (", within noise" if tone == "same" else "")
     return Row(words.clean(name), hint, words.percent(dense), words.percent(sparse), change, detail, tone)
 
