@@ -9,7 +9,7 @@ from lowdim.core.errors import RecipeError
 
 @dataclass(frozen=True)
 class SparseGPT:
-    """Compensate pruned weights column by column with the inverse Hessian of the layer's squared output error.
+    """Compensate pruned weights column by column with the inverse Hessian of the squared output error.
 
     Args:
         damping: share of the Hessian's mean diagonal that is added to its diagonal; above 0.
