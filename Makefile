@@ -47,23 +47,23 @@ pins: $(VENV)/.installed-dev ## write what is installed now into requirements/co
 	mv requirements/.new requirements/constraints.txt
 
 clean: ## remove what the targets above made; the download cache stays
-	rm -rf $(VENV) build dist site .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-* build dist site .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # A torch that the machine already has (its CUDA build, say) is used as it is; without one, the pinned one is installed.
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "lowdim needs Python 3.11 or newer; none was found (set PYTHON=/path/to/python3)." >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo "$(PYTHON) has no venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
 	@echo "Making $(VENV) with $(PYTHON); the first time takes a few minutes."
-	$(PYTHON) -m venv $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --system-site-packages) $(VENV)
+	@$(PYTHON) -m venv $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --system-site-packages) $(VENV)
 
 $(VENV)/.installed: pyproject.toml requirements/constraints.txt requirements/torch.txt | $(VENV)/bin/python
 	@$(BIN)/python -c 'import torch' 2>/dev/null || { echo "Installing torch"; $(PIP) -r requirements/torch.txt; }
 	@echo "Installing lowdim"
-	$(PIP) hatchling editables
-	$(PIP) --no-build-isolation --editable .
+	@$(PIP) hatchling editables
+	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing what the tests need"
-	$(PIP) --no-build-isolation --editable '.[dev]'
+	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
