@@ -48,7 +48,7 @@ def test_evaluate_measures_tasks_from_a_file(run, model: Path, tmp_path: Path) -
         (["--tasks", "piqua"], ["evaluation.tasks", "'piqua'", "Did you mean 'piqa'?"]),
         (["--context", "1"], ["evaluation.context", "1"]),
         (["--text", "nowhere.txt"], ["--text", "nowhere.txt"]),
-        (["--dtype", "int4"], ["dtype", "'int4'"]),
+        (["--compute", "int4"], ["compute", "'int4'"]),
     ],
 )
 def test_evaluate_refuses_before_loading(run, flags: list[str], parts: list[str]) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lowdim.cli.files import check_text
+from lowdim.cli.checks import check_text
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Model, Quiet, Revision
+from lowdim.cli.options import Debug, Json, Model, Quiet, Revision
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 
@@ -41,13 +40,11 @@ def evaluate(
     tasks: Annotated[str, typer.Option(metavar="NAME,...", help="Zero-shot tasks, or .jsonl files.")] = "",
     limit: Annotated[int | None, typer.Option(help="At most so many questions per task.")] = None,
     seed: Annotated[int, typer.Option(help="Which questions a limit draws.")] = 0,
-    dtype: Annotated[
-        str, typer.Option(metavar="auto|float32|bfloat16|float16", help="Type to compute in.")
+    compute: Annotated[
+        str, typer.Option(metavar="auto|float32|bfloat16", help="Type of the forward passes.")
     ] = "auto",
     revision: Revision = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")
-    ] = None,
+    json_file: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -56,7 +53,7 @@ def evaluate(
 
     wanted: dict[str, Any] = {"text": None if text == "none" else text, "windows": windows}
     wanted |= {"tasks": tasks, "limit": limit} | ({} if context is None else {"context": context})
-    recipe = Recipe(sparsity=0.0, dtype=dtype, seed=seed, evaluation=wanted)
+    recipe = Recipe(sparsity=0.0, compute=compute, seed=seed, evaluation=wanted)
     check_text("--text", recipe.evaluation.text)
     about, found = _measure(model, revision, recipe, terminal(quiet))
     if json_file is not None:
@@ -67,20 +64,20 @@ def evaluate(
 def _measure(
     model: str, revision: str | None, recipe: Recipe, progress: Progress
 ) -> tuple[dict[str, Any], Measured]:
-    from transformers import AutoTokenizer
-
-    from lowdim.evaluate.forward import of_model
-    from lowdim.models.load import load
-    from lowdim.models.source import resolve
+    from lowdim.core.errors import CheckpointError
+    from lowdim.models.opened import open_model
     from lowdim.prune import measure
 
-    source = resolve(model, revision=revision, dtype=recipe.dtype)
-    loaded = load(source.path, source.dtype)
-    tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
+    opened = open_model(model, revision=revision, compute=recipe.compute)
+    tokenizer = opened.tokenizer()
+    if tokenizer is None:
+        raise CheckpointError(
+            f"{model} has no tokenizer beside its weights. Copy the tokenizer's files there."
+        )
     text = measure.make_windows(recipe, tokenizer)
-    limit = getattr(loaded.config, "max_position_embeddings", None)
-    found = measure.measure(_counted(of_model(loaded), progress), recipe, tokenizer, text, limit)
-    return {"model": model, "revision": source.revision, "dtype": source.dtype}, found
+    limit = getattr(opened.config, "max_position_embeddings", None)
+    found = measure.measure(_counted(opened.stream.forward, progress), recipe, tokenizer, text, limit)
+    return {"model": model, "revision": opened.source.revision if opened.source else None}, found
 
 
 def _counted(forward: Forward, progress: Progress) -> Forward:

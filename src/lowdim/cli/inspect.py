@@ -1,11 +1,22 @@
-"""``lowdim inspect``: what a model is like, its weights untouched."""
+"""``lowdim inspect``: what a model is like, and what it would lose; its weights are untouched."""
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
+from lowdim.cli.checks import check_text, numbers
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Model, Quiet
+from lowdim.cli.options import Debug, Json, Model, Quiet, Revision
+from lowdim.cli.progress import terminal
+from lowdim.cli.screen import show, table
+from lowdim.core.errors import RecipeError
+
+if TYPE_CHECKING:
+    from lowdim.evaluate.present import Table
+    from lowdim.prune.recipe import Recipe
 
 
 def add(app: typer.Typer) -> None:
@@ -16,7 +27,130 @@ def add(app: typer.Typer) -> None:
 @guarded()
 def inspect(
     model: Model,
+    calibration: Annotated[
+        str, typer.Option(metavar="builtin|none|FILE", help="Text that outliers are measured on.")
+    ] = "builtin",
+    samples: Annotated[int, typer.Option(help="Calibration sequences.")] = 32,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens per sequence or window; 512 if not given.")
+    ] = None,
+    outliers: Annotated[
+        str, typer.Option(metavar="M,...", help="How many times the mean makes an outlier.")
+    ] = "3,5,7,10",
+    alpha: Annotated[bool, typer.Option("--alpha/--no-alpha", help="Exponents of the spectra.")] = True,
+    layers: Annotated[bool, typer.Option("--layers", help="Show every layer, not the blocks alone.")] = False,
+    essential: Annotated[
+        str, typer.Option(metavar="perplexity|TASK", help="Audit: at what sparsity does this score give way?")
+    ] = "",
+    junk_dna: Annotated[
+        str, typer.Option(metavar="TASK,...", help="Audit: do small weights matter more for difficult tasks?")
+    ] = "",
+    grid: Annotated[
+        str, typer.Option(metavar="SPARSITY,...", help="The audits' sparsities; 0.1 to 0.9 if not given.")
+    ] = "",
+    text: Annotated[
+        str, typer.Option(metavar="builtin|FILE", help="The text of --essential perplexity.")
+    ] = "builtin",
+    windows: Annotated[int | None, typer.Option(help="At most so many windows of it.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many questions per task.")] = None,
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    revision: Revision = None,
+    json_file: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Show sparsity per layer."""
+    """Show sparsity, outliers and spectra per block; or, with --essential or --junk-dna, audit the model.
+
+    The audits drop the smallest weights in memory, measure, and put every bit back.
+    """
+    from lowdim.prune.recipe import Recipe
+
+    tasks = [name for name in (essential, *junk_dna.split(",")) if name not in ("", "perplexity")]
+    size = {} if context is None else {"context": context}
+    recipe = Recipe(
+        sparsity=0.0,
+        seed=seed,
+        calibration={"source": calibration, "samples": samples, **size},
+        evaluation={"text": text, "windows": windows, "limit": limit, "tasks": tasks, **size},
+    )
+    check_text("--calibration", None if calibration == "none" else calibration)
+    check_text("--text", text)
+    points, ms = numbers("--grid", grid), numbers("--outliers", outliers)
+    if wrong := [point for point in points if not 0 <= point < 1]:
+        raise RecipeError(f"--grid holds sparsities in [0, 1), got {wrong[0]:g}. Write 0.3 for 30%.")
+    if essential or junk_dna:
+        found = _audit(model, revision, recipe, essential, junk_dna, points, quiet)
+    else:
+        found = _inspect(model, revision, recipe, ms, alpha, layers, quiet)
+    if json_file is not None:
+        json_file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _inspect(
+    model: str, revision: str | None, recipe: Recipe, ms: list[float], alpha: bool, layers: bool, quiet: bool
+) -> dict[str, Any]:
+    from lowdim.evaluate.inspect import inspect as run
+
+    settings = recipe.calibration
+    found = run(
+        model,
+        calibration=None if settings.source == "none" else settings.source,
+        ms=ms,
+        alpha=alpha,
+        samples=settings.samples,
+        context=settings.context,
+        seed=recipe.seed,
+        revision=revision,
+        progress=terminal(quiet),
+    )
+    show(found.summary())
+    for made in found.tables():
+        if layers or made.heads[0] != "layer":
+            _show(made)
+    return found.to_dict()
+
+
+def _audit(
+    model: str,
+    revision: str | None,
+    recipe: Recipe,
+    essential: str,
+    junk_dna: str,
+    grid: list[float],
+    quiet: bool,
+) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    from lowdim.data.windows import windows
+    from lowdim.evaluate.essential import essential_sparsity, perplexity_metric, task_metric
+    from lowdim.evaluate.junkdna import junk_dna as junk
+    from lowdim.models.load import load
+    from lowdim.models.source import resolve
+
+    source = resolve(model, revision=revision)
+    loaded = load(source.path, source.dtype)
+    tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
+    asked, progress, found = recipe.evaluation, terminal(quiet), dict[str, Any](model=model)
+    options: dict[str, Any] = {"seed": recipe.seed, "progress": progress} | ({"grid": grid} if grid else {})
+    if essential:
+        if essential == "perplexity":
+            text = asked.text or "builtin"
+            metric = perplexity_metric(windows(text, tokenizer, asked.context, limit=asked.windows))
+        else:
+            metric = task_metric(essential, tokenizer, asked.limit, recipe.seed)
+        curve = essential_sparsity(loaded, metric, **options)
+        show(curve.summary())
+        _show(curve.table())
+        found["essential"] = curve.to_dict()
+    if junk_dna:
+        names = [name.strip() for name in junk_dna.split(",") if name.strip()]
+        audit = junk(loaded, tokenizer, names, limit=asked.limit, **options)
+        show(audit.summary())
+        _show(audit.table())
+        found["junk_dna"] = audit.to_dict()
+    return found
+
+
+def _show(made: Table) -> None:
+    show(f"\n{made.title}")
+    table(made.heads, made.rows, 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lowdim.cli.files import check_text
+from lowdim.cli.checks import check_text
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Model, Quiet, Revision
 from lowdim.cli.progress import terminal

@@ -1,10 +1,29 @@
-"""Checks of the files a command line names, made before anything is loaded."""
+"""Checks of what a command line names, made before anything is loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from lowdim.core.errors import RecipeError
+
+
+def numbers(name: str, text: str) -> list[float]:
+    """Read a list of numbers.
+
+    Raises:
+        RecipeError: a part is not a number.
+
+    Example:
+        >>> numbers("--grid", "0.1,0.3")
+        [0.1, 0.3]
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return [float(part) for part in parts]
+    except ValueError:
+        raise RecipeError(
+            f"{name} takes numbers with commas between them, such as 0.1,0.3; got {text!r}."
+        ) from None
 
 
 def check_text(name: str, source: str | None) -> None:
