@@ -132,3 +132,15 @@ def test_overflow_is_named():
     with pytest.raises(NumericalError, match=r"layer\.7"):
         stats.check("layer.7")
     collect([inputs()]).check("fine")
+
+
+@pytest.mark.parametrize("width", [1, 3, 64, 130])
+def test_gram_of_bf16_inputs_is_summed_in_fp32(width: int) -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    x = torch.randn(700, width, generator=torch.Generator().manual_seed(width)).bfloat16()
+    stats = InputStatistics(width, {"gram"})
+    stats.add(x)
+    exact = x.double().T @ x.double()
+    assert torch.allclose(stats.gram.double(), exact, rtol=0, atol=1e-5 * float(exact.max()))
+    assert torch.equal(stats.gram, stats.gram.T)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before

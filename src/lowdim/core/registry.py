@@ -49,7 +49,14 @@ _methods: dict[tuple[str, str], Method] = {}
 
 
 def register(
-    kind: str, name: str, target: str, *, title: str, arxiv: str = "", year: int = 0, aliases: tuple[str, ...] = ()
+    kind: str,
+    name: str,
+    target: str,
+    *,
+    title: str,
+    arxiv: str = "",
+    year: int = 0,
+    aliases: tuple[str, ...] = (),
 ) -> None:
     """Add a method to the table.
 
@@ -59,7 +66,9 @@ def register(
     method = Method(kind, name, target, title, arxiv, year, aliases)
     for key in (name, *aliases):
         if _methods.get((kind, key), method) != method:
-            raise RuntimeError(f"{kind} {key!r} is registered twice: {_methods[kind, key].target} and {target}")
+            raise RuntimeError(
+                f"{kind} {key!r} is registered twice: {_methods[kind, key].target} and {target}"
+            )
         _methods[kind, key] = method
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ KINDS = frozenset({"square", "gram", "moments"})
 # Elements converted to fp32 at a time: 4 MB stays in the last-level cache, where squaring and summing run
 # four times faster than over the whole batch.
 _CHUNK = 1 << 20
+
+# Panels of a Gram matrix: 4 leave 10 of 16 products to do.
+_PANELS = 4
 
 
 class InputStatistics:
@@ -176,14 +180,40 @@ def _add_gram(gram: Tensor, x: Tensor) -> None:
     import numpy as np
     import torch
 
-    if x.device.type == "cpu":
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        with _bf16_products():
+            _add_triangle(gram, x.float())
+    elif x.device.type == "cpu":
         # numpy sees that both factors are one array and calls BLAS syrk: half the work of torch.mm
         size = max(4096, 4 * _CHUNK // max(1, x.shape[1]))
         for chunk in x.split(size):
             values = chunk.float().contiguous().numpy()
             with np.errstate(over="ignore", invalid="ignore"):  # `check` reports it with the layer's name
                 gram += torch.from_numpy(values.T @ values)
-        return
-    with _without_tf32():
-        values = x.float()
-        gram.addmm_(values.T, values)
+    else:
+        with _without_tf32():
+            values = x.float()
+            gram.addmm_(values.T, values)
+
+
+def _add_triangle(gram: Tensor, values: Tensor) -> None:
+    """Add X^T X by column panels, each against itself and what lies right of it, and mirror the rest."""
+    columns = len(gram)
+    edges = [columns * i // _PANELS for i in range(_PANELS + 1)]
+    for start, end in itertools.pairwise(edges):
+        gram[start:end, start:].addmm_(values[:, start:end].T, values[:, start:])
+        gram[end:, start:end] = gram[start:end, end:].T
+
+
+@contextlib.contextmanager
+def _bf16_products() -> Iterator[None]:
+    """Let the CPU multiply fp32 matrices as bf16 with fp32 sums: exact for values that came as bf16, and fast."""
+    import torch
+
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before

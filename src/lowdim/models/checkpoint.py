@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -219,7 +220,11 @@ class Checkpoint:
         return companions(self.path)
 
     def fingerprint(self) -> dict[str, str]:
-        """Return the SHA-256 of every weight file and companion, by name; reads every byte."""
+        """Return the SHA-256 of every weight file and companion, by name; every byte is read, once per object."""
+        return dict(self._hashes)
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
         names = sorted({*self.files, *self.companions()})
         return {name: file_sha256(inside(self.path, name)) for name in names}
 

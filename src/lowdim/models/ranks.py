@@ -71,9 +71,11 @@ def gathered(value: T) -> list[T]:
 
 
 def agree(mapping: dict[str, str]) -> None:
-    """Add the entries that only other ranks have (a rank may see no batch, an expert no token)."""
+    """Give every rank the entries of all, in one order (a rank may see no batch, an expert no token)."""
     if active():
-        for other in gathered(dict(mapping)):
+        found = gathered(dict(mapping))
+        mapping.clear()
+        for other in found:
             for key, value in other.items():
                 mapping.setdefault(key, value)
 

@@ -102,7 +102,7 @@ class Block:
         """
         hidden = self.forward(activation)
         real = hidden if activation.mask is None else hidden[activation.mask]
-        if not bool(torch.isfinite(real).all()):
+        if not bool(torch.isfinite(real.sum(dtype=torch.float32))):  # one pass; NaN and Inf survive a sum
             raise NumericalError(
                 f"block {self.name!r} produced NaN or Inf. Try compute='float32'; if the dense model already does "
                 "this, its weights are damaged."
@@ -210,8 +210,9 @@ class Stream:
     def describe(self, index: int) -> tuple[list[Layer], list[tuple[str, str]]]:
         """Return a block's layers and what it skips from shapes alone; the weights may be on the meta device."""
         module = self.blocks[index]
+        held = dict[str, Tensor](module.named_parameters())
         with experts.opened(module):
-            return self._layers(index, dict(module.named_parameters()))
+            return self._layers(index, held)
 
     @contextmanager
     def _outer(self) -> Iterator[None]:
