@@ -9,10 +9,13 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from lowdim.core.allocation import LayerInfo
+from lowdim.core.allocation.base import by_block
 from lowdim.core.errors import LowdimError
+from lowdim.core.pattern import Structured
 from lowdim.models.opened import Opened, open_model
 from lowdim.models.stream import Stream
 from lowdim.prune.recipe import Recipe
+from lowdim.prune.roles import find_roles
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ def _layers(stream: Stream, recipe: Recipe) -> tuple[list[LayerInfo], list[tuple
     kept = [info for info in infos if info.name in chosen]
     for info in kept:
         recipe.legal.check_shape(info.name, info.rows, info.cols)
+    pattern = recipe.pattern
+    if isinstance(pattern, Structured):
+        for members in by_block(kept).values():
+            find_roles([info.name for info in members], stream.model.config, pattern.heads, pattern.channels)
     return kept, skipped
 
 
