@@ -78,6 +78,19 @@ def test_the_junk_dna_audit(run, model: Path, tmp_path: Path) -> None:
     assert "Spearman" in done.stdout
 
 
+@pytest.mark.parametrize(("difficulty", "expected"), [("options", [2, 4]), ("9,1.5", [1.5, 9])])
+def test_the_difficulty_of_tasks(
+    run, model: Path, tmp_path: Path, difficulty: str, expected: list[float]
+) -> None:
+    two, four = questions(tmp_path, "two", 2), questions(tmp_path, "four", 4)
+    target = tmp_path / "found.json"
+    flags = ["--limit", "4", "--grid", "0.5", "--difficulty", difficulty, "--json", target]
+    done = run("inspect", model, "--junk-dna", f"{two},{four}", *flags)
+    assert done.exit_code == 0, done.output
+    found = json.loads(target.read_text())["junk_dna"]
+    assert [task["difficulty"] for task in found["tasks"]] == expected
+
+
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
@@ -86,6 +99,8 @@ def test_the_junk_dna_audit(run, model: Path, tmp_path: Path) -> None:
         (["--junk-dna", "piqa,boolk"], ["'boolk'", "Did you mean 'boolq'?"]),
         (["--essential", "piqa", "--grid", "0.1;0.2"], ["--grid", "'0.1;0.2'", "0.1,0.3"]),
         (["--essential", "piqa", "--grid", "30"], ["--grid", "30", "0.3 for 30%"]),
+        (["--junk-dna", "piqa,sciq", "--difficulty", "1"], ["--difficulty", "2 tasks", "'1'"]),
+        (["--junk-dna", "piqa,sciq", "--difficulty", "gaps"], ["--difficulty", "'gaps'"]),
         (["--outliers", "five"], ["--outliers", "'five'"]),
         (["--samples", "0"], ["calibration.samples", "0"]),
     ],

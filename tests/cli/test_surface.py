@@ -15,8 +15,8 @@ SURFACE = {
         --overwrite --dry-run --quiet -q --debug""",
     "evaluate": """MODEL --text --context --windows --tasks --limit --seed --compute --revision --json
         --quiet -q --debug""",
-    "inspect": """MODEL --calibration --samples --context --outliers --alpha --layers --essential --junk-dna --grid
-        --text --windows --limit --seed --revision --json --quiet -q --debug""",
+    "inspect": """MODEL --calibration --samples --context --outliers --alpha --layers --essential --junk-dna
+        --difficulty --grid --text --windows --limit --seed --revision --json --quiet -q --debug""",
     "methods": "--kind --json --debug",
     "verify": "OUT --text --debug",
     "convert": "SOURCE OUT --storage --overwrite --debug",

@@ -45,6 +45,13 @@ def inspect(
     junk_dna: Annotated[
         str, typer.Option(metavar="TASK,...", help="Audit: do small weights matter more for difficult tasks?")
     ] = "",
+    difficulty: Annotated[
+        str,
+        typer.Option(
+            metavar="gap|options|X,...",
+            help="Of the --junk-dna tasks: how far from solved, how many choices, or a number for each.",
+        ),
+    ] = "gap",
     grid: Annotated[
         str, typer.Option(metavar="SPARSITY,...", help="The audits' sparsities; 0.1 to 0.9 if not given.")
     ] = "",
@@ -65,7 +72,7 @@ def inspect(
     """
     from lowdim.prune.recipe import Recipe
 
-    tasks = [name for name in (essential, *junk_dna.split(",")) if name not in ("", "perplexity")]
+    tasks = [name for name in (essential, *_names(junk_dna)) if name not in ("", "perplexity")]
     size = {} if context is None else {"context": context}
     recipe = Recipe(
         sparsity=0.0,
@@ -78,12 +85,30 @@ def inspect(
     points, ms = numbers("--grid", grid), numbers("--outliers", outliers)
     if wrong := [point for point in points if not 0 <= point < 1]:
         raise RecipeError(f"--grid holds sparsities in [0, 1), got {wrong[0]:g}. Write 0.3 for 30%.")
+    tags = _difficulty(difficulty, _names(junk_dna))
     if essential or junk_dna:
-        found = _audit(model, revision, recipe, essential, junk_dna, points, quiet)
+        found = _audit(model, revision, recipe, essential, tags, points, quiet)
     else:
         found = _inspect(model, revision, recipe, ms, alpha, layers, quiet)
     if json_file is not None:
         json_file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _difficulty(text: str, names: list[str]) -> dict[str, Any]:
+    """Return the arguments of the Junk-DNA audit that name its tasks and say how hard each is."""
+    if text in ("gap", "options"):
+        return {"tasks": names, "difficulty": text}
+    tags = numbers("--difficulty", text)
+    if len(tags) != len(names):
+        raise RecipeError(
+            f"--difficulty takes gap, options, or one number for each of the {len(names)} tasks of --junk-dna; "
+            f"got {text!r}."
+        )
+    return {"tasks": names, "difficulty": dict(zip(names, tags, strict=True))}
 
 
 def _inspect(
@@ -115,7 +140,7 @@ def _audit(
     revision: str | None,
     recipe: Recipe,
     essential: str,
-    junk_dna: str,
+    junk_dna: dict[str, Any],
     grid: list[float],
     quiet: bool,
 ) -> dict[str, Any]:
@@ -142,9 +167,8 @@ def _audit(
         show(curve.summary())
         _show(curve.table())
         found["essential"] = curve.to_dict()
-    if junk_dna:
-        names = [name.strip() for name in junk_dna.split(",") if name.strip()]
-        audit = junk(loaded, tokenizer, names, limit=asked.limit, **options)
+    if junk_dna["tasks"]:
+        audit = junk(loaded, tokenizer, **junk_dna, limit=asked.limit, **options)
         show(audit.summary())
         _show(audit.table())
         found["junk_dna"] = audit.to_dict()

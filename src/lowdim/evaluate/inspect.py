@@ -126,7 +126,7 @@ class _Walk:
         self.outliers: Outliers = {p: {m: [] for m in probes} for p in POOLINGS} if data else {}
         self.skipped: list[tuple[str, str]] = []
         self.notes: list[str] = []
-        if not data:
+        if probes and not data:
             self.notes.append("No outlier shares: they need calibration text, and none was given.")
 
     def visit(self, block: Block) -> None:
