@@ -65,16 +65,22 @@ def peer_python(home: Path) -> Path:
 
 
 def prepare(scratch: Path, samples: int) -> tuple[Path, Path]:
-    """Return the fp32 model's directory and a file of calibration tokens."""
-    from transformers import AutoTokenizer
+    """Return the fp32 model's directory and a file of calibration tokens.
 
-    from lowdim.data.calibration import calibration
-    from lowdim.models.source import resolve
-
-    model = resolve("builtin:smollm2-135m", dtype="float32").path
+    Made in a process of its own: the kernel counts what a parent holds towards its children's peak memory.
+    """
     tokens = scratch / f"tokens-{samples}.safetensors"
-    calibration("builtin", AutoTokenizer.from_pretrained(model), samples=samples, context=512).save(tokens)
-    return model, tokens
+    code = (
+        "import sys; from transformers import AutoTokenizer; from lowdim.data.calibration import calibration\n"
+        "from lowdim.models.source import resolve\n"
+        "model = resolve('builtin:smollm2-135m', dtype='float32').path\n"
+        "tokenizer = AutoTokenizer.from_pretrained(model)\n"
+        "calibration('builtin', tokenizer, samples=int(sys.argv[2]), context=512).save(sys.argv[1])\n"
+        "print(model)"
+    )
+    command = [sys.executable, "-c", code, str(tokens), str(samples)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Path(done.stdout.strip().splitlines()[-1]), tokens
 
 
 def perplexity_of(path: Path, windows: int) -> float:
@@ -84,9 +90,11 @@ def perplexity_of(path: Path, windows: int) -> float:
         "from lowdim.models.source import resolve\n"
         "tok = AutoTokenizer.from_pretrained(resolve('builtin:smollm2-135m').path)\n"
         "model = lowdim.load(sys.argv[1], dtype=torch.bfloat16)\n"
-        "print(lowdim.perplexity(model, windows('builtin', tok, 512, limit=int(sys.argv[2])), tokens_per_batch=512).value)"
+        "text = windows('builtin', tok, 512, limit=int(sys.argv[2]))\n"
+        "print(lowdim.perplexity(model, text, tokens_per_batch=512).value)"
     )
-    done = subprocess.run([sys.executable, "-c", code, path, str(windows)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, str(path), str(windows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.strip().splitlines()[-1])
 
 
@@ -102,14 +110,22 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             for samples, (model, tokens) in prepared.items():
                 for method in arguments.methods:
                     common = ["--method", method, "--sparsity", "0.6", "--threads", str(arguments.threads)]
-                    tools = {"lowdim": [sys.executable, HERE / "ours.py"], "llm-compressor": [python, HERE / "peer_llmcompressor.py"]}
+                    tools = {
+                        "lowdim": [sys.executable, HERE / "ours.py"],
+                        "llm-compressor": [python, HERE / "peer_llmcompressor.py"],
+                    }
                     for tool, start in tools.items():
                         out = scratch / "out"
                         shutil.rmtree(out, ignore_errors=True)
-                        seconds, peak, inner = measure([*map(str, start), str(model), str(tokens), str(out), *common])
+                        seconds, peak, inner = measure(
+                            [*map(str, start), str(model), str(tokens), str(out), *common]
+                        )
                         pruning = inner.get("prune", inner.get("total", 0.0))
                         rows.append(Measurement(tool, method, samples, seconds, pruning, peak))
-                        print(f"{tool:>15} {method:>10} {samples:>4} samples {seconds:7.1f} s {peak:7.0f} MB", flush=True)
+                        print(
+                            f"{tool:>15} {method:>10} {samples:>4} x 512 {seconds:7.1f} s {peak:7.0f} MB",
+                            flush=True,
+                        )
                         if repeat == 0:
                             quality[f"{tool} {method} {samples}"] = perplexity_of(out, arguments.windows)
     return {"rows": [asdict(row) for row in rows], "perplexity": quality}
@@ -125,7 +141,8 @@ def table(result: dict[str, Any]) -> str:
         return statistics.median(row[field] for row in groups[key])
 
     lines = [
-        "| method | samples | lowdim s | llm-compressor s | faster | required | lowdim MB | llm-compressor MB | memory ratio | lowdim ppl | llm-compressor ppl |",
+        "| method | tokens | seconds: ours | llm-compressor | faster | aim | MB: ours | llm-compressor | ratio "
+        "| perplexity: ours | llm-compressor |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for method, samples in dict.fromkeys((m, s) for m, s, _ in groups):
@@ -134,21 +151,26 @@ def table(result: dict[str, Any]) -> str:
         peak, high = median(ours, "peak_mb"), median(peer, "peak_mb")
         ppl = [result["perplexity"][f"{tool} {method} {samples}"] for tool in ("lowdim", "llm-compressor")]
         lines.append(
-            f"| {method} | {samples} x 512 | {seconds:.1f} | {other:.1f} | {other / seconds:.2f}x | {REQUIRED[method]}x | "
-            f"{peak:.0f} | {high:.0f} | {peak / high:.2f} | {ppl[0]:.1f} | {ppl[1]:.1f} |"
+            f"| {method} | {samples} x 512 | {seconds:.1f} | {other:.1f} | {other / seconds:.2f}x "
+            f"| {REQUIRED[method]}x "
+            f"| {peak:.0f} | {high:.0f} | {peak / high:.2f} | {ppl[0]:.1f} | {ppl[1]:.1f} |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Parse the command line, measure, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--methods", nargs="+", default=["wanda", "sparsegpt"], choices=list(REQUIRED))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--windows", type=int, default=40)
-    parser.add_argument("--peer", type=Path, default=Path(".venv-llmcompressor"), help="its environment, made if missing")
+    parser.add_argument(
+        "--peer", type=Path, default=Path(".venv-llmcompressor"), help="environment, made if missing"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     result = run(arguments)

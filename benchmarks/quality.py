@@ -1,7 +1,7 @@
 """Perplexity and layer-wise error of every method on the embedded model, from one set of tokens.
 
-Calibration: even-numbered articles; reported text: odd-numbered articles, 512 tokens a window. Settings of OWL are those
-of its paper or were chosen on other text (see docs/benchmarks.md). Each row is one run from disk to disk.
+Calibration on even-numbered articles, reported text from odd-numbered ones, 512 tokens a window. OWL's settings were
+fixed beforehand (see docs/benchmarks.md). Each row is one run from disk to disk.
 
     python benchmarks/quality.py --rows core --json benchmarks/results/quality.json
 """
@@ -90,7 +90,9 @@ def perplexity(path: Path, text: Windows) -> float:
 
 def main() -> None:
     """Parse the command line, measure every row, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=["core"])
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -103,8 +105,11 @@ def main() -> None:
     model = resolve("builtin:smollm2-135m").path
     text = windows(given.text, AutoTokenizer.from_pretrained(model), 512, limit=given.windows)
     dense = perplexity(model, text)
-    print(f"dense perplexity {dense:.2f} on {len(text)} windows of 512 tokens, text {text.protocol['text'][:12]}")
-    print("| method | perplexity | spread | mean layer error | zeros | seconds |\n|---|---|---|---|---|---|", flush=True)
+    print(
+        f"dense perplexity {dense:.2f} on {len(text)} windows of 512 tokens, text {text.protocol['text'][:12]}"
+    )
+    print("| method | perplexity | spread | mean layer error | zeros | seconds |")
+    print("|---|---|---|---|---|---|", flush=True)
     table: dict[str, list[dict[str, float]]] = {}
     for group in given.rows:
         for label, recipe in ROWS[group]:
@@ -119,7 +124,9 @@ def main() -> None:
             )
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps({"dense": dense, "protocol": text.protocol, "rows": table}, indent=1) + "\n")
+        given.json.write_text(
+            json.dumps({"dense": dense, "protocol": text.protocol, "rows": table}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

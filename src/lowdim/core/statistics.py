@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import NumericalError
 
@@ -210,7 +210,7 @@ def _bf16_products() -> Iterator[None]:
     """Let the CPU multiply fp32 matrices as bf16 with fp32 sums: exact for values that came as bf16, and fast."""
     import torch
 
-    matmul = torch.backends.mkldnn.matmul
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     try:

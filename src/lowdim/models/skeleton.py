@@ -60,7 +60,8 @@ def empty_model(path: Path, dtype: torch.dtype, trust_remote_code: bool = False)
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
     attention.adopt(model)
-    return model.eval()
+    model.eval()
+    return model
 
 
 class Skeleton:
@@ -75,7 +76,7 @@ class Skeleton:
     def __init__(self, model: PreTrainedModel, reader: Reader, dtype: torch.dtype) -> None:
         self.model = model
         self.dtype = dtype
-        self._mapping = get_model_conversion_mapping(model)
+        self._mapping: list[Any] = list(get_model_conversion_mapping(model))
         self._used: dict[int, Any] = {}
         self._parameter: dict[str, str] = {}
         self._renamed: dict[str, str] = {}
@@ -130,7 +131,7 @@ class Skeleton:
         plain = {self._renamed[n]: t for n, t in parameters.items() if n in self._renamed}
         fused = {n: t for n, t in parameters.items() if n not in self._renamed}
         if fused:
-            self.model._weight_conversions = [self._used[i] for i in sorted(self._used)]
+            self.model.__dict__["_weight_conversions"] = [self._used[i] for i in sorted(self._used)]
             plain |= revert_weight_conversion(self.model, fused)
         unknown = sorted(set(plain) - set(self._parameter))
         if unknown:
@@ -140,7 +141,7 @@ class Skeleton:
             )
         return plain
 
-    def parameters_of(self, disk_name: str) -> str:
+    def parameter_of(self, disk_name: str) -> str:
         """Return the first parameter that a tensor on disk becomes."""
         return self._parameter[disk_name]
 

@@ -167,7 +167,7 @@ class Stream:
         assert self.skeleton is not None
         inside = f"{self.blocks_name}."
         return [
-            n for n in self.skeleton.disk_names("") if not self.skeleton.parameters_of(n).startswith(inside)
+            n for n in self.skeleton.disk_names("") if not self.skeleton.parameter_of(n).startswith(inside)
         ]
 
     def named_on_disk(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
