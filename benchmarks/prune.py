@@ -83,26 +83,30 @@ def prepare(scratch: Path, samples: int) -> tuple[Path, Path]:
     return Path(done.stdout.strip().splitlines()[-1]), tokens
 
 
-def perplexity_of(path: Path, windows: int) -> float:
-    """Measure a pruned model on the held-out articles, 512 tokens a window, bf16."""
+def quality_of(path: Path, windows: int) -> dict[str, float]:
+    """Return a pruned model's perplexity on held-out articles, 512 tokens a window, bf16; and its blocks' zeros."""
     code = (
         "import sys, torch, lowdim; from transformers import AutoTokenizer; from lowdim.data.windows import windows\n"
         "from lowdim.models.source import resolve\n"
         "tok = AutoTokenizer.from_pretrained(resolve('builtin:smollm2-135m').path)\n"
         "model = lowdim.load(sys.argv[1], dtype=torch.bfloat16)\n"
         "text = windows('builtin', tok, 512, limit=int(sys.argv[2]))\n"
-        "print(lowdim.perplexity(model, text, tokens_per_batch=512).value)"
+        "linear = [m.weight for b in model.model.layers for m in b.modules() if isinstance(m, torch.nn.Linear)]\n"
+        "zeros = sum(int((w == 0).sum()) for w in linear) / sum(w.numel() for w in linear)\n"
+        "value = lowdim.perplexity(model, text, tokens_per_batch=512).value\n"
+        "import json; print(json.dumps({'perplexity': value, 'zeros': zeros}))"
     )
     command = [sys.executable, "-c", code, str(path), str(windows)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.strip().splitlines()[-1])
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure all pairs, interleaved, and return the rows."""
     python = peer_python(arguments.peer)
     rows: list[Measurement] = []
-    quality: dict[str, float] = {}
+    quality: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         prepared = {samples: prepare(scratch, samples) for samples in arguments.samples}
@@ -127,8 +131,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                             flush=True,
                         )
                         if repeat == 0:
-                            quality[f"{tool} {method} {samples}"] = perplexity_of(out, arguments.windows)
-    return {"rows": [asdict(row) for row in rows], "perplexity": quality}
+                            quality[f"{tool} {method} {samples}"] = quality_of(out, arguments.windows)
+    return {"rows": [asdict(row) for row in rows], "quality": quality}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -149,11 +153,12 @@ def table(result: dict[str, Any]) -> str:
         ours, peer = (method, samples, "lowdim"), (method, samples, "llm-compressor")
         seconds, other = median(ours, "seconds"), median(peer, "seconds")
         peak, high = median(ours, "peak_mb"), median(peer, "peak_mb")
-        ppl = [result["perplexity"][f"{tool} {method} {samples}"] for tool in ("lowdim", "llm-compressor")]
+        found = [result["quality"][f"{tool} {method} {samples}"] for tool in ("lowdim", "llm-compressor")]
+        quality = " | ".join(f"{one['perplexity']:.1f} at {one['zeros']:.2%} zeros" for one in found)
         lines.append(
             f"| {method} | {samples} x 512 | {seconds:.1f} | {other:.1f} | {other / seconds:.2f}x "
             f"| {REQUIRED[method]}x "
-            f"| {peak:.0f} | {high:.0f} | {peak / high:.2f} | {ppl[0]:.1f} | {ppl[1]:.1f} |"
+            f"| {peak:.0f} | {high:.0f} | {peak / high:.2f} | {quality} |"
         )
     return "\n".join(lines)
 
