@@ -52,11 +52,16 @@ class Outcome:
 
 @dataclass
 class _Work:
-    """A layer on the bench: the dense weight, its mask, and the weight to be written."""
+    """A layer on the bench: the dense weight, its mask, and the weight to be written.
+
+    ``unseen`` are the dense weights on inputs that are zero on every token: no error can be seen in them, so they are
+    the first to be pruned, and those that the budget spares are written as they were.
+    """
 
     layer: Layer
     budget: Budget
     dense: Tensor
+    unseen: Tensor | None = None
     mask: Tensor | None = None
     result: Tensor | None = None
     notes: list[str] = field(default_factory=list)
@@ -126,12 +131,13 @@ class Engine:
             return
         start = self._sweep(bench, hessian)
         for work, swept in zip(bench, start, strict=True):
+            assert work.mask is not None and work.unseen is not None
             work.result = swept
             if isinstance(self.recipe.repair, Refit):
-                assert work.mask is not None
                 r = self.recipe.repair
                 target = work.dense @ hessian.matrix
                 work.result = refit(target, work.mask, hessian.matrix, swept, r.iterations, r.tolerance)
+            work.result[:, hessian.dead] = work.unseen * work.mask[:, hessian.dead]
 
     def _hessian(self, bench: list[_Work], statistics: InputStatistics) -> Hessian | None:
         repair = self.recipe.repair
@@ -141,6 +147,7 @@ class Engine:
         for work in bench:
             if hessian.note:
                 work.notes.append(hessian.note)
+            work.unseen = work.dense[:, hessian.dead]
             work.dense[:, hessian.dead] = 0.0
         return hessian
 
