@@ -64,6 +64,11 @@ def empty_model(path: Path, dtype: torch.dtype, trust_remote_code: bool = False)
     return model
 
 
+def saved_names(model: PreTrainedModel, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return parameters of a complete model under the names, and in the shapes, that ``save_pretrained`` gives them."""
+    return dict(revert_weight_conversion(model, dict(parameters)))
+
+
 class Skeleton:
     """A causal LM whose parameters come and go, and the names they have on disk.
 

@@ -24,7 +24,7 @@ from lowdim.models import experts
 from lowdim.models.blocks import evaluating, find_blocks
 from lowdim.models.inputs import model_inputs
 from lowdim.models.layers import Layer, find_layers
-from lowdim.models.skeleton import Reader, Skeleton, masters, unload
+from lowdim.models.skeleton import Reader, Skeleton, masters, saved_names, unload
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -172,7 +172,11 @@ class Stream:
 
     def named_on_disk(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return parameters under the names, and in the shapes, that a checkpoint has for them."""
-        return dict(parameters) if self.skeleton is None else self.skeleton.to_disk(parameters)
+        return (
+            saved_names(self.model, parameters)
+            if self.skeleton is None
+            else self.skeleton.to_disk(parameters)
+        )
 
     @contextmanager
     def block(self, index: int, reader: Reader | None = None) -> Iterator[Block]:
