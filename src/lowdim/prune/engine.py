@@ -176,13 +176,14 @@ class Engine:
             work.mask = refine.refine(work.dense, work.mask, statistics, scores, group)
 
     def _width(self, bench: list[_Work]) -> int:
+        """Return how many columns the sweep masks together."""
         repair, pattern = self.recipe.repair, bench[0].budget.pattern
-        block = repair.block if isinstance(repair, SparseGPT) else 128
+        block = repair.block if isinstance(repair, SparseGPT) else Unstructured().block
         if bench[0].mask is None and isinstance(pattern, NM):
             return pattern.group
         if isinstance(pattern, Block):
             return pattern.cols * max(1, block // pattern.cols)
-        return block
+        return pattern.block if isinstance(pattern, Unstructured) else block
 
     def _sweep(self, bench: list[_Work], hessian: Hessian) -> list[Tensor]:
         """Sweep the layers side by side; return their compensated weights ``[out, in]``, masks set."""

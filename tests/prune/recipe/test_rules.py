@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.pattern import Unstructured
 from lowdim.prune.recipe import METHODS, Recipe
 
 VARIANT = {"name": "wanda", "variant": True}
@@ -119,3 +120,16 @@ def test_every_method_goes_with_every_allocation_pattern_and_refinement_that_is_
         or (refine == "dsnot" and pattern in ("1x16", "16x16", "structured"))
     }
     assert refused == expected
+
+
+def test_sparsegpt_masks_the_columns_that_it_compensates_together() -> None:
+    recipe = Recipe(sparsity=0.5, score="obs", repair={"name": "sparsegpt", "block": 64})
+    assert isinstance(recipe.legal, Unstructured)
+    assert (recipe.legal.group, recipe.legal.block) == ("column-block", 64)
+    with pytest.raises(RecipeError, match="pattern.block=32 does not go with repair.block=64"):
+        Recipe(
+            sparsity=0.5,
+            score="obs",
+            repair={"name": "sparsegpt", "block": 64},
+            pattern=Unstructured(block=32),
+        )

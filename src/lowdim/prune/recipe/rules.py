@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeGuard
 
 from lowdim.core.allocation import OWL, Explicit
 from lowdim.core.errors import RecipeError
 from lowdim.core.pattern import NM, Block, Pattern, Structured, Unstructured
 from lowdim.prune.recipe import families
+from lowdim.prune.repair.sparsegpt import SparseGPT
 
 if TYPE_CHECKING:
     from lowdim.prune.recipe.schema import Recipe
@@ -20,7 +22,17 @@ def check(recipe: Recipe) -> float:
         RecipeError: the sparsity is impossible, or two choices exclude each other.
     """
     _check_range(recipe.sparsity)
-    for rule in (_global, _nm_budget, _explicit, _owl, _structured, _variant, _refine, _repair_block):
+    for rule in (
+        _global,
+        _nm_budget,
+        _explicit,
+        _owl,
+        _structured,
+        _variant,
+        _refine,
+        _repair_block,
+        _one_block,
+    ):
         rule(recipe)
     try:
         return recipe.pattern.check_recipe(recipe.sparsity)
@@ -32,12 +44,32 @@ def resolve(recipe: Recipe) -> Pattern:
     """Return the pattern with its group decided: the one given, else the one that the other choices ask for.
 
     "auto" is the whole model under global allocation, the row under DSnoT (whose paper starts from masks with
-    equal rows), and otherwise the score's own group.
+    equal rows), and otherwise the score's own group. SparseGPT draws its mask in the blocks in which it compensates.
     """
     if _name(recipe, "allocation") == "global":
         return recipe.pattern.resolve("global")
     rows = _name(recipe, "refine") == "dsnot" and not _is_variant(recipe)
-    return recipe.pattern.resolve("row" if rows else recipe.score.default_group)
+    pattern = recipe.pattern.resolve("row" if rows else recipe.score.default_group)
+    if _is_blockwise(pattern) and isinstance(recipe.repair, SparseGPT):
+        return replace(pattern, block=recipe.repair.block)
+    return pattern
+
+
+def _is_blockwise(pattern: Pattern) -> TypeGuard[Unstructured]:
+    return isinstance(pattern, Unstructured) and pattern.group == "column-block"
+
+
+def _one_block(recipe: Recipe) -> None:
+    pattern, repair = recipe.pattern, recipe.repair
+    if not isinstance(pattern, Unstructured) or not isinstance(repair, SparseGPT):
+        return
+    if pattern.block not in (Unstructured().block, repair.block):
+        raise _clash(
+            f"pattern.block={pattern.block}",
+            f"repair.block={repair.block}",
+            "SparseGPT masks and compensates the same columns together",
+            f"Leave pattern.block out, or write {repair.block}",
+        )
 
 
 def _name(recipe: Recipe, kind: str) -> str:
