@@ -126,7 +126,7 @@ def test_sparsegpt_masks_the_columns_that_it_compensates_together() -> None:
     recipe = Recipe(sparsity=0.5, score="obs", repair={"name": "sparsegpt", "block": 64})
     assert isinstance(recipe.legal, Unstructured)
     assert (recipe.legal.group, recipe.legal.block) == ("column-block", 64)
-    with pytest.raises(RecipeError, match="pattern.block=32 does not go with repair.block=64"):
+    with pytest.raises(RecipeError, match=r"pattern\.block=32 does not go with repair\.block=64"):
         Recipe(
             sparsity=0.5,
             score="obs",

@@ -14,7 +14,8 @@ class Refit:
     Args:
         damping: share of the Hessian's mean diagonal that is added to its diagonal; above 0.
         iterations: most iterations of the solver.
-        tolerance: relative change at which a row counts as solved; 0 runs every iteration.
+        tolerance: share of its target to which a row's residual must shrink; the layer's error is then off by about the
+            square of it. 0 runs every iteration.
 
     Raises:
         RecipeError: a setting is out of its range.
@@ -22,7 +23,7 @@ class Refit:
 
     damping: float = 0.01
     iterations: int = 100
-    tolerance: float = 1e-6
+    tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
         if not 0 < self.damping < float("inf"):
@@ -30,4 +31,4 @@ class Refit:
         if self.iterations < 1:
             raise RecipeError(f"iterations must be at least 1, got {self.iterations}. Try 100.")
         if not 0 <= self.tolerance < 1:
-            raise RecipeError(f"tolerance must lie in [0, 1), got {self.tolerance}. Try 1e-6.")
+            raise RecipeError(f"tolerance must lie in [0, 1), got {self.tolerance}. Try 1e-4.")
