@@ -20,6 +20,7 @@ import torch
 
 import lowdim
 from lowdim.data.windows import Windows, windows
+from lowdim.evaluate import tasks
 from lowdim.models.source import resolve
 from lowdim.prune.api import prune
 from lowdim.prune.recipe import Recipe
@@ -60,8 +61,10 @@ ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }
 
 
-def measure(model: Path, recipe: dict[str, Any], text: Windows, samples: int, seed: int) -> dict[str, float]:
-    """Prune, load, measure; return perplexity, mean layer error, sparsity and seconds."""
+def measure(
+    model: Path, recipe: dict[str, Any], texts: dict[str, Windows], samples: int, seed: int
+) -> dict[str, float]:
+    """Prune, load, measure; return perplexity per text, mean layer error, sparsity and seconds."""
     full = Recipe(
         **recipe,
         seed=seed,
@@ -73,19 +76,26 @@ def measure(model: Path, recipe: dict[str, Any], text: Windows, samples: int, se
         begun = time.perf_counter()
         result = prune(str(model), full, out=Path(scratch, "out"))
         seconds = time.perf_counter() - begun
-        value = perplexity(Path(scratch, "out"), text)
+        values = perplexity(Path(scratch, "out"), texts)
     errors = [layer["error"] for layer in result.manifest["layers"].values() if layer["error"] is not None]
     return {
-        "perplexity": value,
+        **values,
         "layer_error": statistics.fmean(errors),
         "sparsity": result.sparsity,
         "seconds": seconds,
     }
 
 
-def perplexity(path: Path, text: Windows) -> float:
-    """Measure a model on disk in bf16."""
-    return lowdim.perplexity(lowdim.load(path, dtype=torch.bfloat16), text, tokens_per_batch=1024).value
+def perplexity(path: Path, texts: dict[str, Windows]) -> dict[str, float]:
+    """Measure a model on disk in bf16 on every text."""
+    model = lowdim.load(path, dtype=torch.bfloat16)
+    return {name: lowdim.perplexity(model, text, tokens_per_batch=1024).value for name, text in texts.items()}
+
+
+def passages() -> list[str]:
+    """Return the distinct passages of BoolQ: text that no setting was ever chosen on."""
+    found = (question.contexts[0].partition("\nQuestion:")[0] for question in tasks.load("boolq"))
+    return list(dict.fromkeys(found))
 
 
 def main() -> None:
@@ -97,36 +107,35 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--windows", type=int, default=40)
-    parser.add_argument("--text", default="builtin", help="what perplexity is measured on")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     from transformers import AutoTokenizer
 
     model = resolve("builtin:smollm2-135m").path
-    text = windows(given.text, AutoTokenizer.from_pretrained(model), 512, limit=given.windows)
-    dense = perplexity(model, text)
-    print(
-        f"dense perplexity {dense:.2f} on {len(text)} windows of 512 tokens, text {text.protocol['text'][:12]}"
-    )
-    print("| method | perplexity | spread | mean layer error | zeros | seconds |")
-    print("|---|---|---|---|---|---|", flush=True)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    texts = {
+        "wiki": windows("builtin", tokenizer, 512, limit=given.windows),
+        "boolq": windows(passages(), tokenizer, 512, limit=given.windows),
+    }
+    dense = perplexity(model, texts)
+    print(f"| method | wiki | spread | BoolQ passages | mean layer error | zeros | seconds |\n|{'---|' * 7}")
+    print(f"| dense | {dense['wiki']:.2f} | | {dense['boolq']:.2f} | | | |", flush=True)
     table: dict[str, list[dict[str, float]]] = {}
     for group in given.rows:
         for label, recipe in ROWS[group]:
-            runs = [measure(model, recipe, text, given.samples, seed) for seed in given.seeds]
+            runs = [measure(model, recipe, texts, given.samples, seed) for seed in given.seeds]
             table[label] = runs
-            values = [run["perplexity"] for run in runs]
+            values = [run["wiki"] for run in runs]
             spread = f"{min(values):.1f} to {max(values):.1f}" if len(values) > 1 else ""
             print(
-                f"| {label} | {statistics.fmean(values):.2f} | {spread} | {runs[0]['layer_error']:.4f} | "
-                f"{runs[0]['sparsity']:.4f} | {statistics.median(run['seconds'] for run in runs):.0f} |",
+                f"| {label} | {statistics.fmean(values):.2f} | {spread} "
+                f"| {statistics.fmean(run['boolq'] for run in runs):.2f} | {runs[0]['layer_error']:.4f} "
+                f"| {runs[0]['sparsity']:.4f} | {statistics.median(run['seconds'] for run in runs):.0f} |",
                 flush=True,
             )
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(
-            json.dumps({"dense": dense, "protocol": text.protocol, "rows": table}, indent=1) + "\n"
-        )
+        given.json.write_text(json.dumps({"dense": dense, "rows": table}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
