@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 
 import torch
 from torch import Tensor
@@ -42,14 +43,17 @@ class Scanner:
         self.batches = batches
         self.progress = progress
         self.scales: dict[str, Tensor | None] = {}
+        self._passes = ExitStack()
+
+    def close(self) -> None:
+        """End a pass that an error left open in the middle of a block, so that the model is whole again."""
+        self._passes.close()
 
     def __call__(self) -> Iterator[list[ScannedLayer]]:
         """Yield the layers of one block after another; the samples run through the dense model the first time only."""
-        if self.scales:
-            return self._again()
-        return self._first()
+        return self._passes.enter_context(closing(self._again() if self.scales else self._first()))
 
-    def _first(self) -> Iterator[list[ScannedLayer]]:
+    def _first(self) -> Generator[list[ScannedLayer], None, None]:
         activations = self.stream.capture(self.batches) if self.score is not None and self.score.needs else []
         with self.progress.stage("Dense pass for the allocation", len(self.stream), "blocks") as stage:
             for index in range(len(self.stream)):
@@ -61,13 +65,13 @@ class Scanner:
                         collector = Collector(block, self.score.needs, chosen)
                         collector.run(activations, advance=True)
                         for layer in chosen:
-                            self.scales[layer.name] = self.score.column_scale(
-                                collector.statistics(layer.name)
-                            )
+                            statistics = collector.statistics(layer.name)
+                            statistics.check(layer.name)
+                            self.scales[layer.name] = self.score.column_scale(statistics)
                     yield self._scanned(block)
                 stage.advance(1)
 
-    def _again(self) -> Iterator[list[ScannedLayer]]:
+    def _again(self) -> Generator[list[ScannedLayer], None, None]:
         for index in range(len(self.stream)):
             with self.stream.block(index) as block:
                 yield self._scanned(block)
@@ -90,8 +94,7 @@ def allocate(
     """Run a recipe's allocation, with the dense pass it needs, if any, and return its sparsities."""
     allocation, pattern = recipe.allocation, recipe.pattern
     source = {"wanda": Wanda(), "score": recipe.score, None: None}[allocation.scale_from]
-    scanner = Scanner(stream, layers, source, batches, progress)
-    with torch.no_grad():
+    with torch.no_grad(), closing(Scanner(stream, layers, source, batches, progress)) as scanner:
         if isinstance(pattern, NM):
             return allocation.allocate_nm(layers, pattern.keep, pattern.group, scanner)
         return allocation.allocate(layers, recipe.target, scanner)
