@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from transformers import PreTrainedModel
 
 from lowdim.core.masks import Masks
@@ -16,10 +15,12 @@ from lowdim.core.progress import Progress, Silent
 from lowdim.data.batch import Batch, split
 from lowdim.data.calibration import CalibrationData, calibration, check_context
 from lowdim.evaluate.forward import Forward
-from lowdim.models import ranks
+from lowdim.models import manifest, ranks
+from lowdim.models.convert import convert
+from lowdim.models.manifest import Manifest
 from lowdim.models.stream import Stream
 from lowdim.models.writer import Writer
-from lowdim.prune.keeper import BlockRecord, Keeper
+from lowdim.prune.keeper import BlockRecord, Keeper, refuse_differences
 from lowdim.prune.manifest import build_manifest
 from lowdim.prune.measure import Measured, compare, make_windows, measure
 from lowdim.prune.plan import Plan, make_plan
@@ -87,7 +88,8 @@ def prune(
         tokenizer: for a model in memory; a model on disk brings its own.
         out: output directory. It appears when it is complete; until then there is ``OUT.partial``.
         revision: branch, tag or commit of a hub id.
-        resume: go on from ``OUT.partial``; the result is the same to the byte as that of an uninterrupted run.
+        resume: go on from ``OUT.partial``; the result is the same to the byte as that of an uninterrupted run. Where
+            ``out`` is complete already, and from the same recipe, model and data, nothing is done.
         overwrite: replace an existing ``out``, once the new one is complete.
         progress: told of stages and their advance.
 
@@ -98,11 +100,12 @@ def prune(
         LowdimError: anything that the caller can put right: recipe, model, data, output directory, numbers.
 
     Example:
+        >>> import torch
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         ...                      num_attention_heads=4)
         >>> tokens = torch.arange(64).view(4, 16)
-        >>> recipe = Recipe(sparsity=0.5, score="wanda", evaluation={"text": None})
+        >>> recipe = Recipe(sparsity=0.5, score="wanda", calibration={"samples": 4}, evaluation={"text": None})
         >>> result = prune(LlamaForCausalLM(config), recipe, calibration=tokens)
         >>> result.sparsity
         0.5
@@ -135,12 +138,12 @@ class _Run:
             session = open_session(model, self.recipe)
             data = self._data(session)
             evaluation, records = self._stages(session, data, None)
-            manifest = build_manifest(session, data, records, evaluation, self._allocation)
+            record = build_manifest(session, data, records, evaluation, self._allocation)
             masks = Masks.from_dict({n: model.get_parameter(n).detach() != 0 for n in _parameters(session)})
             if writer is not None and out is not None:
-                self._save(writer, session, manifest)
+                self._save(writer, session, record)
                 write_sidecar(out, session, self.clock, self.progress)
-            return PruneResult(manifest.to_dict(), out, model, masks)
+            return PruneResult(record.to_dict(), out, model, masks)
         finally:
             if writer is not None:
                 writer.close()
@@ -148,12 +151,11 @@ class _Run:
     def to_disk(
         self, spec: str, out: Path, revision: str | None, resume: bool, overwrite: bool
     ) -> PruneResult:
+        if resume and not overwrite and manifest.exists(out):
+            return self._finished(spec, out, revision)
         writer = Writer(out, overwrite=overwrite, resume=resume) if ranks.rank() == 0 else None
         try:
-            with self.clock.stage("Open"):
-                session = open_session(spec, self.recipe, revision=revision)
-                self.tokenizer = self.tokenizer or session.tokenizer()
-                data = self._data(session)
+            session, data = self._open(spec, revision)
             keeper = Keeper(session, writer, out.with_name(out.name + ".partial"))
             assert session.checkpoint is not None
             if writer is not None:
@@ -161,21 +163,42 @@ class _Run:
             keeper.start(self._fingerprint(session, data))
             keeper.write_outer()
             evaluation, records = self._stages(session, data, keeper)
-            manifest = build_manifest(session, data, records, evaluation, self._allocation)
+            record = build_manifest(session, data, records, evaluation, self._allocation)
             if writer is not None:
-                keeper.finish(manifest)
+                keeper.finish(record)
                 write_sidecar(out, session, self.clock, self.progress)
             ranks.barrier()
-            return PruneResult(manifest.to_dict(), out)
+            return PruneResult(record.to_dict(), out)
         finally:
             if writer is not None:
                 writer.close()
+
+    def _open(self, spec: str, revision: str | None) -> tuple[Session, CalibrationData | None]:
+        with self.clock.stage("Open"):
+            session = open_session(spec, self.recipe, revision=revision)
+            self.tokenizer = self.tokenizer or session.tokenizer()
+            return session, self._data(session)
+
+    def _finished(self, spec: str, out: Path, revision: str | None) -> PruneResult:
+        """Return the result of an earlier run of the same recipe, model and data, which is complete already."""
+        asked = self._fingerprint(*self._open(spec, revision))
+        found = manifest.read(out)
+        made = {
+            "recipe": found.recipe,
+            "model": found.model.files,
+            "data": found.data.get("calibration", {}).get("hash"),
+            "versions": {name: found.versions.get(name, found.lowdim) for name in asked["versions"]},
+        }
+        refuse_differences(f"the finished run in {out}", made, {key: asked[key] for key in made})
+        if ranks.rank() == 0 and out.with_name(out.name + ".partial").exists():
+            Writer(out, overwrite=True).close()  # tidies up after a run killed once its result had appeared
+        return PruneResult(found.to_dict(), out)
 
     def _stages(
         self, session: Session, data: CalibrationData | None, keeper: Keeper | None
     ) -> tuple[dict[str, Any], dict[int, BlockRecord]]:
         """Measure the dense model, allocate, prune, measure again."""
-        batches = ranks.share(list(split(data.batches, TOKENS_PER_BATCH))) if data else []
+        batches = ranks.share(batches_of(data)) if data else []
         text = make_windows(self.recipe, self.tokenizer)
         limit = getattr(session.config, "max_position_embeddings", None)
 
@@ -254,18 +277,20 @@ class _Run:
             "data": data.hash if data else None,
             "compute": str(session.stream.compute),
             "ranks": ranks.size(),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "versions": {name: version(name) for name in ("lowdim", "torch", "transformers")},
         }
 
-    def _save(self, writer: Writer, session: Session, manifest: Any) -> None:
-        """Write a model pruned in memory as a stock directory."""
+    def _save(self, writer: Writer, session: Session, record: Manifest) -> None:
+        """Write a model pruned in memory as a stock directory, and pack it if that was asked for."""
         session.stream.model.save_pretrained(writer.partial)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(writer.partial)
         writer.write_index()
-        manifest.hashes.files = writer.hashes()
-        writer.write_json("lowdim.json", manifest.to_dict())
+        record.hashes.files = writer.hashes()
+        writer.write_text(manifest.FILE, manifest.to_text(record))
         writer.finish()
+        if self.recipe.storage == "packed":
+            convert(writer.out, writer.out, "packed", overwrite=True)
 
 
 def _parameters(session: Session) -> list[str]:
@@ -276,5 +301,5 @@ def _parameters(session: Session) -> list[str]:
 
 
 def batches_of(data: CalibrationData) -> list[Batch]:
-    """Return calibration batches in the size in which blocks run fastest on a CPU."""
-    return list(split(data.batches, TOKENS_PER_BATCH))
+    """Return the samples in batches of the size in which blocks run fastest on a CPU, however they were batched."""
+    return list(split([data.whole], TOKENS_PER_BATCH))

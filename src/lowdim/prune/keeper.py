@@ -24,7 +24,7 @@ from lowdim.prune.session import Session
 
 
 class ResumeError(LowdimError):
-    """An unfinished run was made from another recipe, model or data."""
+    """The run that is to be resumed was made from another recipe, model or data."""
 
 
 @dataclass
@@ -85,13 +85,11 @@ class Keeper:
         """
         found = self.state.get("fingerprint")
         if found is None:
+            if self.writer is not None:
+                self.writer.reset()  # files of which nothing says what they were made from
             self.state.update(fingerprint=dict(fingerprint), blocks={})
-        elif found != fingerprint:
-            fields = ", ".join(differences(found, fingerprint)[:5])
-            raise ResumeError(
-                f"cannot resume: the unfinished run in {self.partial} differs in {fields}. Repeat its command exactly, "
-                "or start again with --overwrite."
-            )
+        else:
+            refuse_differences(f"the unfinished run in {self.partial}", found, fingerprint)
         self.save()
 
     def save(self) -> None:
@@ -189,6 +187,20 @@ class Keeper:
     def _shard(self, index: int) -> str:
         stem = packed.STEM if self.packed else "model"
         return shard_name(index + 1, len(self.session.stream) + 1, stem)
+
+
+def refuse_differences(what: str, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run of another fingerprint.
+
+    Raises:
+        ResumeError: the fingerprints differ; the first fields that do are named.
+    """
+    fields = differences(found, asked)
+    if fields:
+        raise ResumeError(
+            f"cannot resume: {what} differs in {', '.join(fields[:5])}. Repeat its command exactly, or start again "
+            "with --overwrite."
+        )
 
 
 def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
