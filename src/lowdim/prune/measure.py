@@ -18,6 +18,9 @@ from lowdim.evaluate.perplexity import Perplexity
 from lowdim.evaluate.zeroshot import TaskResult
 from lowdim.prune.recipe import Recipe
 
+TOKENS_PER_BATCH = 1024
+"""Positions in a forward of the evaluation: the logits of more would be the largest tensor of a whole run."""
+
 
 @dataclass
 class Measured:
@@ -90,12 +93,18 @@ def measure(
         text: windows for perplexity.
         limit: the longest sequence that the model takes.
     """
-    found = ppl.perplexity(forward, text) if text is not None else None
+    found = ppl.perplexity(forward, text, tokens_per_batch=TOKENS_PER_BATCH) if text is not None else None
     settings = recipe.evaluation
     tasks: dict[str, TaskResult] = {}
     if settings.tasks:
         tasks = zeroshot.evaluate_tasks(
-            forward, tokenizer, settings.tasks, limit=settings.limit, seed=recipe.seed, max_length=limit
+            forward,
+            tokenizer,
+            settings.tasks,
+            limit=settings.limit,
+            seed=recipe.seed,
+            max_length=limit,
+            tokens_per_batch=TOKENS_PER_BATCH,
         )
     return Measured(found, tasks)
 
