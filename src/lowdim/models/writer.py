@@ -74,12 +74,13 @@ class Writer:
             raise
 
     def _prepare(self, overwrite: bool, resume: bool) -> None:
-        if (
-            self._old.exists() and not self.out.exists()
-        ):  # killed between the two renames of an earlier finish()
+        # An earlier finish() was killed between its two renames, or after them.
+        if self._old.exists() and not self.out.exists():
             os.rename(self._old, self.out)
         self._overwrite = overwrite
         self._check_out()
+        if overwrite:
+            shutil.rmtree(self._old, ignore_errors=True)
         with self._reporting(self.partial, 0):
             for stale in self.partial.glob(".*.tmp"):
                 stale.unlink()

@@ -190,7 +190,8 @@ class _Run:
             "versions": {name: found.versions.get(name, found.lowdim) for name in asked["versions"]},
         }
         refuse_differences(f"the finished run in {out}", made, {key: asked[key] for key in made})
-        if ranks.rank() == 0 and out.with_name(out.name + ".partial").exists():
+        beside = (out.with_name(f"{out.name}.{end}") for end in ("partial", "replaced"))
+        if ranks.rank() == 0 and any(path.exists() for path in beside):
             Writer(out, overwrite=True).close()  # tidies up after a run killed once its result had appeared
         return PruneResult(found.to_dict(), out)
 
