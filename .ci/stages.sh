@@ -48,10 +48,11 @@ browser() {
 # The tests and the doctests see the wheel, from a folder that holds nothing else.
 tests() {
   rm -rf build/elsewhere && mkdir -p build/elsewhere && cd build/elsewhere || return 1
-  export COVERAGE_FILE=$root/build/coverage PATH=$wheel_env/bin:$PATH
+  export COVERAGE_FILE=$root/build/coverage.wheel PATH=$wheel_env/bin:$PATH
   "$wheel_env/bin/python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" -n "${JOBS:-2}" \
-    --cov --cov-report= --pyargs "$root/tests" lowdim | tee "$root/build/pytest.log" || return 1
-  cd "$root" && "$bin/coverage" combine --keep --quiet "$COVERAGE_FILE" && "$bin/coverage" report
+    --cov --cov-config "$root/pyproject.toml" --cov-report= --pyargs "$root/tests" lowdim | tee "$root/build/pytest.log" || return 1
+  export COVERAGE_FILE=$root/build/coverage
+  cd "$root" && "$bin/coverage" combine --quiet build/coverage.wheel && "$bin/coverage" report
 }
 
 stages=("${@:-}")
