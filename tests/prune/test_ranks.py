@@ -145,10 +145,10 @@ def test_torchrun(saved: Callable[[str], Path], tmp_path: Path) -> None:
     common += ["--calibration", str(tmp_path / "tokens.safetensors"), "--samples", "6"]
     common += ["--set", "evaluation.text=null", "--set", "compute=float32"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     for name, command in (("one", [sys.executable]), ("two", launch)):
         call = [*command, "-m", "lowdim", "prune", common[0], str(tmp_path / name), *common[1:]]
-        done = subprocess.run(call, env=environment, capture_output=True, text=True)
+        done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (manifest.read(tmp_path / name) for name in ("one", "two"))
     assert one.hashes.masks == two.hashes.masks
