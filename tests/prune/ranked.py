@@ -21,7 +21,7 @@ def main(rank: int, size: int, home: str, jobs: list[dict[str, Any]]) -> None:
     random.seed(rank)
     store = dist.FileStore(f"{home}/store", size)
     dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(seconds=120)
+        "gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(minutes=10)
     )
     try:
         for number, job in enumerate(jobs):
