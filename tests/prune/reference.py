@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +16,24 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 
 @torch.no_grad()
 def walk(
-    model: PreTrainedModel, blocks: nn.ModuleList, ids: Tensor, rule: Rule, mask: Tensor | None = None
+    model: PreTrainedModel,
+    blocks: nn.ModuleList,
+    ids: Tensor,
+    rule: Rule,
+    mask: Tensor | None = None,
+    groups: Sequence[Sequence[str]] = ((".",),),
 ) -> None:
-    """Prune block after block; the whole model runs for every block, with hooks on that block's matrices."""
+    """Prune block after block; the whole model runs for every group of a block's matrices, with hooks on them.
+
+    A group is given by parts of its members' names, to which a dot is added in front; the dot alone means all.
+    """
     options = (
         {} if mask is None else {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     )
     real = torch.ones(ids.shape, dtype=torch.bool) if mask is None else mask.bool()
-    for block in blocks:
-        layers = [m for m in block.modules() if isinstance(m, nn.Linear | Conv1D)]
+    for block, group in product(blocks, groups):
+        named = [(f".{name}", m) for name, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+        layers = [m for name, m in named if any(part in name for part in group)]
         seen: dict[nn.Module, Tensor] = {}
 
         def note(module: nn.Module, args: tuple[Tensor, ...], seen: dict[nn.Module, Tensor] = seen) -> None:

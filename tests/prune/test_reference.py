@@ -88,3 +88,18 @@ def test_refit_equals_the_naive_loop() -> None:
     for name, expected, made in both("llama", rule, MANY, score="wanda", repair=exact, sparsity=0.5):
         assert torch.equal(made != 0, expected != 0), name
         assert close(made, expected, 1e-4), name
+
+
+def test_true_sequential_pruning_equals_the_naive_loop_group_by_group() -> None:
+    groups = [("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)]
+    naive = tiny.model("llama")
+    reference.walk(naive, find_blocks(naive)[1], tiny.tokens(), reference.wanda(0.5), groups=groups)
+    expected = dict(naive.named_parameters())
+    turn = tiny.in_memory(tiny.model("llama"), tiny.recipe(method="wanda", sparsity=0.5, sequential="true"))
+    once = tiny.in_memory(tiny.model("llama"), tiny.recipe(method="wanda", sparsity=0.5))
+    for name, made in tiny.weights(turn).items():
+        assert torch.equal(made, expected[name]), name
+    differ = [name for name, made in tiny.weights(once).items() if not torch.equal(made, expected[name])]
+    assert any("o_proj" in name for name in differ)
+    assert any("layers.0.mlp.down_proj" in name for name in differ)
+    assert not any("layers.0.self_attn.q_proj" in name for name in differ)

@@ -33,7 +33,8 @@ def padded(samples: int = SAMPLES, context: int = CONTEXT, fill: int = 0) -> lis
 
 def recipe(**settings: Any) -> Recipe:
     """Return a recipe without evaluation, in fp32, for `tokens()`; 60% unless told otherwise."""
-    nm = ":" in str(settings.get("pattern", ""))
+    pattern = settings.get("pattern")
+    nm = isinstance(pattern, str) and ":" in pattern
     base: dict[str, Any] = {} if nm else {"sparsity": 0.6}
     calibration = {"samples": SAMPLES} | settings.pop("calibration", {})
     return Recipe(

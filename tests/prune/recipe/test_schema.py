@@ -48,8 +48,8 @@ def test_a_method_is_a_name_or_a_mapping(value: object) -> None:
 
 
 def test_a_method_is_also_the_object() -> None:
-    recipe = Recipe(sparsity=0.5, score=OBS(damping=0.1), repair=SparseGPT(block=64))
-    assert recipe.to_dict()["repair"] == {"name": "sparsegpt", "damping": 0.01, "block": 64}
+    recipe = Recipe(sparsity=0.5, score=OBS(damping=0.1), repair=SparseGPT(damping=0.1, block=64))
+    assert recipe.to_dict()["repair"] == {"name": "sparsegpt", "damping": 0.1, "block": 64}
 
 
 def test_an_object_is_checked_like_a_mapping() -> None:

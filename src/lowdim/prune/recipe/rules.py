@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from lowdim.core.allocation import OWL, Explicit
 from lowdim.core.errors import RecipeError
 from lowdim.core.pattern import NM, Block, Pattern, Structured, Unstructured
+from lowdim.core.score import OBS
 from lowdim.prune.recipe import families
 from lowdim.prune.repair.sparsegpt import SparseGPT
 
@@ -32,6 +33,7 @@ def check(recipe: Recipe) -> float:
         _refine,
         _repair_block,
         _one_block,
+        _one_damping,
     ):
         rule(recipe)
     try:
@@ -208,3 +210,18 @@ def _repair_block(recipe: Recipe) -> None:
         f"a group of {group} columns would be cut in two",
         f"Choose a multiple of {group}, such as repair.block={max(1, 128 // group) * group}",
     )
+
+
+def _one_damping(recipe: Recipe) -> None:
+    """Where the repair's sweep draws the mask, it does so from the repair's own Hessian."""
+    score, used = recipe.score, getattr(recipe.repair, "damping", None)
+    if not isinstance(score, OBS) or used is None or score.damping in (OBS.damping, used):
+        return
+    by_sweep = _group(recipe) in ("", "auto", "column-block") and _name(recipe, "allocation") != "global"
+    if by_sweep and _name(recipe, "refine") == "none":
+        raise _clash(
+            f"score.damping={score.damping:g}",
+            f"repair.damping={used:g}",
+            "the repair draws the mask while it compensates, from one Hessian",
+            f"Choose repair.damping={score.damping:g} alone",
+        )
