@@ -1,0 +1,47 @@
+/* What every instruction set provides, and what they share. Internal. */
+#ifndef LOWDIM_KERNELS_H
+#define LOWDIM_KERNELS_H
+
+#include "lowdim.h"
+
+/* Up to LD_MAX_TOKENS inputs of one layer in the form that its kind wants, prepared once and shared by q, k and v, and by
+ * gate and up. Rows are `stride` elements apart, stride being cols rounded up to 128; what lies beyond cols is zero. Arrays are
+ * 64-byte aligned; those that the kind does not use are NULL. */
+typedef struct ld_input {
+  int32_t kind, group, tokens;
+  int64_t cols, stride, groups; /* groups = ceil(cols / group) */
+  float *f32;                   /* LD_FP32: [tokens, stride] */
+  uint16_t *bf16;               /* LD_BF16: [tokens, stride], rounded to nearest even */
+  int8_t *q;                    /* LD_INT8, LD_INT4: [tokens, stride], in [-127, 127] */
+  float *scale;                 /* [tokens, groups]: x = q * scale; 0 where the group is all zero */
+  int32_t *offset;              /* [tokens, groups]: -128 * sum of the group's q, for kernels that store weights + 128 */
+} ld_input;
+
+typedef struct ld_kernels {
+  const char *name;
+  int (*supported)(void); /* by this processor */
+  /* x: fp32 [tokens, cols], x_stride apart, into the arrays of `in`, whose sizes are set. */
+  void (*prepare)(const float *x, int64_t x_stride, ld_input *in);
+  /* y[t * y_stride + r] = the product plus bias, r in [begin, end). For LD_INT4 begin is even. */
+  void (*rows)(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride);
+  void (*unpack)(const ld_matrix *m, int64_t begin, int64_t end, int32_t out_kind, void *out, int64_t stride);
+} ld_kernels;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+extern const ld_kernels ld_kernels_avx512, ld_kernels_avx2, ld_kernels_neon, ld_kernels_portable;
+const ld_kernels *ld_current(void);
+
+/* Bytes of workspace for ld_input's arrays, and their placement in it (`memory` 64-byte aligned). */
+int64_t ld_input_bytes(int32_t kind, int32_t group, int32_t tokens, int64_t cols);
+void ld_input_place(ld_input *in, int32_t kind, int32_t group, int32_t tokens, int64_t cols, void *memory);
+
+/* Run work(context, begin, end) over [0, total) in chunks of `chunk`, handed out dynamically to at most `threads` threads of
+ * the pool that OpenMP keeps (torch's own, where torch is loaded first). */
+typedef void (*ld_work)(void *context, int64_t begin, int64_t end);
+void ld_parallel(int32_t threads, int64_t total, int64_t chunk, ld_work work, void *context);
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,88 @@
+/* The C ABI of lowdim's CPU kernels: plain C types, no torch and no Python. Loaded with ctypes.
+ *
+ * A matrix is dense, or a bitmask with packed values. Word c of a row's mask covers columns 64 c .. 64 c + 63, least
+ * bit first; a set bit is a stored value. Values follow one another in row order without padding. Kernels never read
+ * beyond `value_bytes`, so that a matrix may lie at the very end of a mapped file.
+ *
+ *   LD_FP32, LD_BF16   the values themselves
+ *   LD_INT8            codes in [-127, 127]; value = code * scale of the (row, group of columns)
+ *   LD_INT4            indices into `table`; value = table[index] * scale. Rows go in pairs: one byte holds the i-th
+ *                      index of row 2k in its low half and the i-th index of row 2k + 1 in its high half. A pair takes
+ *                      as many bytes as the fuller of its rows has values; an odd last row has empty high halves.
+ *
+ * Activations take the kind of the values: fp32; rounded to bf16; or int8 with one scale per group of columns and
+ * token (INT8 and INT4). Sums are fp32 (INT8 and INT4: exact int32 within a group).
+ */
+#ifndef LOWDIM_H
+#define LOWDIM_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define LD_API __declspec(dllexport)
+#else
+#define LD_API __attribute__((visibility("default")))
+#endif
+
+#define LD_ABI_VERSION 1
+#define LD_MAX_TOKENS 8 /* that one pass over the weights serves */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum ld_kind { LD_FP32 = 0, LD_BF16 = 1, LD_INT8 = 2, LD_INT4 = 3 };
+
+enum ld_status {
+  LD_OK = 0,
+  LD_BAD_ARGUMENT = 1,   /* kind, group, a size or a null pointer that the format does not allow */
+  LD_BAD_MASK = 2,       /* bits set beyond the last column */
+  LD_BAD_OFFSETS = 3,    /* row_ptr disagrees with the mask */
+  LD_BAD_SIZE = 4,       /* value_bytes disagrees with the mask or the shape */
+  LD_NO_MEMORY = 5
+};
+
+typedef struct ld_matrix {
+  int32_t kind;            /* enum ld_kind */
+  int32_t group;           /* columns per scale: 64 or 128 (LD_INT8, LD_INT4); else 0 */
+  int64_t rows, cols;
+  const uint64_t *mask;    /* [rows, mask_words]; NULL: dense, row-major [rows, cols] (LD_INT4: [ceil(rows/2), cols] bytes) */
+  int64_t mask_words;      /* words from one row to the next, >= ceil(cols / 64) */
+  const void *values;
+  int64_t value_bytes;     /* readable bytes at `values` */
+  const int64_t *row_ptr;  /* byte at which a row's values begin, [rows + 1]; LD_INT4: a pair's, [ceil(rows/2) + 1]; dense: NULL */
+  const uint16_t *scales;  /* bf16 [rows, ceil(cols / group)] (LD_INT8, LD_INT4); else NULL */
+  const int8_t *table;     /* [16] (LD_INT4); else NULL */
+  const float *bias;       /* [rows] or NULL */
+} ld_matrix;
+
+LD_API int32_t ld_abi_version(void);
+
+/* Name of the instruction set in use: "avx512", "avx2", "neon" or "portable". `wanted`: one of these, or NULL for the best
+ * that is compiled in and that the processor has. Returns NULL, and changes nothing, where `wanted` is neither. */
+LD_API const char *ld_level(const char *wanted);
+/* The levels that are compiled in and that this processor runs, best first, separated by spaces. */
+LD_API const char *ld_levels(void);
+/* The compiler that built the library, and whether it runs threads ("gcc 12.2.0, OpenMP"). */
+LD_API const char *ld_build(void);
+LD_API const char *ld_message(int32_t status);
+
+/* Fill row_ptr (see ld_matrix) from a mask; returns the bytes that the values take, or -1 for a bad argument. */
+LD_API int64_t ld_row_ptr(int32_t kind, int64_t rows, int64_t cols, const uint64_t *mask, int64_t mask_words, int64_t *row_ptr);
+
+/* Check a matrix of unknown origin completely: afterwards no call below can read or write outside its arrays. */
+LD_API int32_t ld_check(const ld_matrix *m);
+
+/* y[t, r] = sum_c W[r, c] x[t, c] + bias[r]. x: fp32 or bf16 [tokens, cols], x_stride elements apart; y likewise [tokens, rows].
+ * Any number of tokens >= 0. `threads` >= 1: most threads to use. */
+LD_API int32_t ld_linear(const ld_matrix *m, int32_t x_kind, const void *x, int64_t x_stride, int64_t tokens, int32_t y_kind,
+                         void *y, int64_t y_stride, int32_t threads);
+
+/* Rows [begin, end) as a dense fp32 or bf16 [end - begin, cols] array, `stride` elements from row to row. */
+LD_API int32_t ld_unpack(const ld_matrix *m, int64_t begin, int64_t end, int32_t out_kind, void *out, int64_t stride,
+                         int32_t threads);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
