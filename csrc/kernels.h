@@ -14,7 +14,8 @@ typedef struct ld_input {
   uint16_t *bf16;               /* LD_BF16: [tokens, stride], rounded to nearest even */
   int8_t *q;                    /* LD_INT8, LD_INT4: [tokens, stride], in [-127, 127] */
   float *scale;                 /* [tokens, groups]: x = q * scale; 0 where the group is all zero */
-  int32_t *offset;              /* [tokens, groups]: -128 * sum of the group's q, for kernels that store weights + 128 */
+  int32_t *offset;              /* [tokens, groups, 16]: entry l is -128 * the sum of the group's q[c] with c / 4 % 16 == l, where
+                                 * kernels that use weights + 128 in 16 lanes of four bytes begin their sums; others leave it */
 } ld_input;
 
 typedef struct ld_kernels {
