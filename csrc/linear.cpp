@@ -242,7 +242,8 @@ int32_t ld_unpack(const ld_matrix *m, int64_t begin, int64_t end, int32_t out_ki
 int64_t ld_input_bytes(int32_t kind, int32_t group, int32_t tokens, int64_t cols) {
   const int64_t elements = tokens * round_up(cols, 128);
   if (!codes(kind)) return round_up(elements * width(kind), 64);
-  return elements + 2 * round_up(tokens * ceil_div(cols, group) * 4, 64);
+  const int64_t groups = tokens * ceil_div(cols, group);
+  return elements + round_up(groups * 4, 64) + groups * 64;
 }
 
 void ld_input_place(ld_input *in, int32_t kind, int32_t group, int32_t tokens, int64_t cols, void *memory) {

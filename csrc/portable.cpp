@@ -162,7 +162,7 @@ inline int32_t nearest(float value) {
 }
 
 // Returns the scale.
-float quantise(const float *x, int64_t count, int8_t *q, int32_t *offset) {
+float quantise(const float *x, int64_t count, int8_t *q) {
   uint32_t most = 0;  // bits of |x|, which order like the numbers, NaN above infinity
   for (int64_t c = 0; c < count; ++c) {
     uint32_t bits;
@@ -172,19 +172,12 @@ float quantise(const float *x, int64_t count, int8_t *q, int32_t *offset) {
   }
   float amax;
   std::memcpy(&amax, &most, 4);
-  *offset = 0;
   if (!(amax >= 1e-30f && most < 0x7F800000)) {
     for (int64_t c = 0; c < count; ++c) q[c] = 0;
     return most < 0x7F800000 ? 0.0f : __builtin_nanf("");
   }
   const float inverse = 127.0f / amax;
-  int32_t sum = 0;
-  for (int64_t c = 0; c < count; ++c) {
-    const int32_t code = nearest(x[c] * inverse);
-    q[c] = static_cast<int8_t>(code);
-    sum += code;
-  }
-  *offset = -128 * sum;
+  for (int64_t c = 0; c < count; ++c) q[c] = static_cast<int8_t>(nearest(x[c] * inverse));
   return amax / 127.0f;
 }
 
@@ -202,7 +195,7 @@ void prepare(const float *x, int64_t x_stride, ld_input *in) {
     } else {
       for (int64_t g = 0; g < in->groups; ++g) {
         const int64_t c = g * in->group, at = t * in->groups + g;
-        in->scale[at] = quantise(from + c, least(in->group, in->cols - c), in->q + to + c, in->offset + at);
+        in->scale[at] = quantise(from + c, least(in->group, in->cols - c), in->q + to + c);
       }
       std::memset(in->q + to + in->cols, 0, beyond);
     }
