@@ -1,5 +1,5 @@
-# Needs Python 3.11+ and nothing else. Everything is installed into .venv; nothing outside this folder changes,
-# except that `make test` installs Debian's chromium where it is missing and may.
+# Needs Python 3.11+, and a C++17 compiler for the kernels that make pruned models fast. Everything is installed into .venv;
+# nothing outside this folder changes, except that `make test` installs Debian's chromium where it is missing and may.
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 JOBS   ?= 2
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint requirements/constraints.txt
 
-.PHONY: demo test lint format docs serve-docs nightly oldest bench pins clean help
+.PHONY: demo test lint format native docs serve-docs nightly oldest bench pins clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
@@ -24,6 +24,10 @@ lint: $(VENV)/.installed-dev ## format check, lint, types, direction of imports
 
 format: $(VENV)/.installed-dev ## rewrite the sources in the house style
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+native: ## compile the C++ kernels again, after an edit in csrc/
+	@test -f build/native/CMakeCache.txt || $(MAKE) --no-print-directory $(VENV)/.installed
+	@PATH="$(CURDIR)/$(BIN):$$PATH" && cmake --build build/native && cmake --install build/native
 
 docs: $(VENV)/.installed-dev ## build the site into site/
 	bash .ci/stages.sh docs
@@ -56,11 +60,15 @@ $(VENV)/bin/python:
 	@echo "Making $(VENV) with $(PYTHON); the first time takes a few minutes."
 	@$(PYTHON) -m venv $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --system-site-packages) $(VENV)
 
-$(VENV)/.installed: pyproject.toml requirements/constraints.txt requirements/torch.txt | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml requirements/constraints.txt requirements/torch.txt CMakeLists.txt $(wildcard csrc/*) | $(VENV)/bin/python
 	@$(BIN)/python -c 'import torch' 2>/dev/null || { echo "Installing torch"; $(PIP) -r requirements/torch.txt; }
 	@echo "Installing lowdim"
-	@$(PIP) hatchling editables
+	@$(PIP) scikit-build-core
+	@$(PIP) scikit-build-core $$($(BIN)/python -c 'import scikit_build_core.build as b; print(*b.get_requires_for_build_editable())')
+	@rm -rf src/lowdim/_native
 	@$(PIP) --no-build-isolation --editable .
+	@ls src/lowdim/_native >/dev/null 2>&1 || echo "NOTICE: no C++17 compiler (or it failed: make native). lowdim is" \
+		"installed without its kernels and computes with torch: the same numbers, no speed-up from sparsity." >&2
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -8,7 +8,8 @@ rm -rf "$env"
 "$env/bin/python" - <<'PY' >build/oldest.txt
 import re, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-for line in project["dependencies"] + project["optional-dependencies"]["data"]:
+extras = project["optional-dependencies"]
+for line in project["dependencies"] + extras["data"] + extras["serve"]:
     name, floor = re.match(r"([\w.-]+)>=([\w.]+)", line).groups()
     if name != "torch":
         print(f"{name}=={floor}.*")

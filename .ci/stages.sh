@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Runs the named stages, or all of them in this order, and stops at the first that fails.
-#   lint types imports docs wheel browser tests
+#   lint types imports docs wheel bare native browser tests
 set -uo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 bin=$root/.venv/bin
 wheel_env=$root/build/wheel-env
+bare_env=$root/build/bare-env
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 NO_COLOR=1
 export DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true
 
@@ -25,20 +26,42 @@ docs() {
   "$bin/mkdocs" build --strict --quiet --site-dir build/site
 }
 
-# The environment of the tests: the wheel alone, beside the dependencies that .venv already holds. A path named in a
-# .pth file is appended as it is and its own .pth files are not read, so the editable install stays out of sight.
-wheel() {
-  rm -rf build/dist "$wheel_env" &&
-    "$bin/hatchling" build --directory build/dist >/dev/null &&
-    "$bin/python" -m venv --without-pip "$wheel_env" &&
-    "$bin/python" -m pip --python "$wheel_env/bin/python" install --quiet --no-deps build/dist/lowdim-*.whl &&
+# `pip wheel` succeeds without the kernels too, and says what the compiler said only if it is asked to be verbose. Without
+# --no-cache-dir it takes the wheel that it built from an sdist of the same name before.
+build_wheel() {
+  "$bin/python" -m pip wheel --verbose --no-cache-dir --no-build-isolation --no-deps --wheel-dir "$1" \
+    "$root"/build/dist/lowdim-*.tar.gz >build/wheel.log 2>&1 || { cat build/wheel.log >&2; return 1; }
+}
+
+# An environment with the wheel alone, beside the dependencies that .venv already holds. A path named in a .pth file is
+# appended as it is and its own .pth files are not read, so the editable install stays out of sight.
+install_wheel() {
+  "$bin/python" -m venv --without-pip "$1" &&
+    "$bin/python" -m pip --python "$1/bin/python" install --quiet --no-deps "$2"/lowdim-*.whl &&
     "$bin/python" -c 'import site; print(*site.getsitepackages(), sep="\n")' \
-      >"$("$wheel_env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth" &&
-    cd / && "$wheel_env/bin/python" -c '
+      >"$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth" &&
+    (cd / && "$1/bin/python" -c '
 import sys, lowdim
 assert lowdim.__file__.startswith(sys.prefix), f"lowdim comes from {lowdim.__file__}, not from the wheel"
-print("lowdim", lowdim.__version__, "from the wheel")' &&
-    "$wheel_env/bin/lowdim" --version
+print("lowdim", lowdim.__version__, "from the wheel")') &&
+    "$1/bin/lowdim" --version
+}
+
+# The wheel is built from the sdist, so that a file missing there is noticed.
+wheel() {
+  rm -rf build/dist "$wheel_env" && mkdir -p build/dist
+  "$bin/python" -c 'from scikit_build_core.build import build_sdist; build_sdist("build/dist")' >/dev/null
+  CMAKE_ARGS=-DLOWDIM_WERROR=ON build_wheel build/dist
+  install_wheel "$wheel_env" build/dist
+  ls "$wheel_env"/lib/python*/site-packages/lowdim/_native || { cat build/wheel.log >&2; return 1; }
+}
+
+# A machine without a compiler: the same sdist installs, says so, and computes with torch.
+bare() {
+  rm -rf build/bare "$bare_env" && mkdir -p build/bare
+  CXX=/nonexistent/c++ build_wheel build/bare
+  grep '^ *NOTICE: ' build/wheel.log
+  install_wheel "$bare_env" build/bare
 }
 
 browser() {
