@@ -12,11 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lowdim.core.errors import CheckpointError
-from lowdim.models import packed
+from lowdim.core.quantize import Grid, encode
 from lowdim.models.checkpoint import Checkpoint, TensorInfo
 from lowdim.models.files import companions, read_json
+from lowdim.models.packed import Form, Packed, pack, pack_levels
+from lowdim.models.packed_header import lay_out
 from lowdim.models.shard import write_file
 
+ROUNDED = {"lowdim.packed": '{"x.weight":[2,2]}', "lowdim.format": "2"}
 A, B = torch.arange(6.0).reshape(2, 3), torch.ones(4, dtype=torch.bfloat16)
 
 
@@ -41,10 +44,23 @@ def one_packed(path: Path, name: str = "packed.safetensors", **changes: Tensor) 
     path.mkdir(exist_ok=True)
     weight = torch.zeros(3, 70)
     weight[0, 1] = weight[2, 69] = 5.0
-    tensors, metadata = packed.pack_shard({"l.0.weight": weight, "norm": B}, {"l.0.weight"})
+    tensors, metadata = lay_out({"l.0.weight": pack(weight), "norm": B})
     with (path / name).open("wb") as file:
         write_file(file, tensors | changes, {"format": "pt", **metadata})
     return path
+
+
+def one_rounded(path: Path, bits: int, **changes: Tensor) -> tuple[Path, Packed]:
+    path.mkdir(exist_ok=True)
+    weight = torch.zeros(3, 70)
+    weight[0, 1] = weight[2, 69] = 5.0
+    weight[2, 0] = -1.3
+    coded = encode(weight, weight != 0, Grid(bits))
+    made = pack_levels(coded.levels, coded.scales, Form((3, 70), torch.bfloat16, Grid(bits)))
+    tensors, metadata = lay_out({"l.0.weight": made, "norm": B})
+    with (path / "packed.safetensors").open("wb") as file:
+        write_file(file, tensors | changes, {"format": "pt", **metadata})
+    return path, made
 
 
 def test_single_file(tmp_path: Path) -> None:
@@ -119,12 +135,47 @@ class TestPacked:
         assert "l.0.mask" not in checkpoint
         assert checkpoint.metadata == {"format": "pt"}
 
-    def test_gives_the_layout_of_the_kernels(self, tmp_path: Path) -> None:
-        layout = Checkpoint(one_packed(tmp_path)).read_packed("l.0.weight")
-        assert layout["mask"].tolist() == [[2, 0], [0, 0], [0, 1 << 5]]
-        assert layout["row_ptr"].tolist() == [0, 4, 4, 8]
+    def test_gives_the_tensors_as_they_are_stored(self, tmp_path: Path) -> None:
+        made = Checkpoint(one_packed(tmp_path)).read_packed("l.0.weight")
+        assert made.mask.tolist() == [[2, 0], [0, 0], [0, 1 << 5]]
+        assert made.values.tolist() == [5, 5]
+        assert made.form == Checkpoint(tmp_path).form("l.0.weight") == Form((3, 70), torch.float32)
+        assert Checkpoint(tmp_path).form("norm") is None
         with pytest.raises(CheckpointError, match="stored dense"):
             Checkpoint(tmp_path).read_packed("norm")
+
+    @pytest.mark.parametrize("bits", [8, 4])
+    def test_rounded_weights_read_in_the_models_dtype_and_write_back_the_same(
+        self, tmp_path: Path, bits: int
+    ) -> None:
+        path, made = one_rounded(tmp_path / "a", bits)
+        checkpoint = Checkpoint(path)
+        assert checkpoint.names() == ["l.0.weight", "norm"]
+        assert checkpoint.info("l.0.weight") == TensorInfo(torch.bfloat16, (3, 70), "packed.safetensors")
+        assert checkpoint.read("l.0.weight").dtype == torch.bfloat16
+        assert torch.equal(checkpoint.read("l.0.weight"), made.weight())
+        assert checkpoint.stored_bytes("l.0.weight") == made.nbytes
+        again = checkpoint.read_packed("l.0.weight")
+        tensors, metadata = lay_out({"l.0.weight": again, "norm": B})
+        with (tmp_path / "again.safetensors").open("wb") as file:
+            write_file(file, tensors, {"format": "pt", **metadata})
+        assert (tmp_path / "again.safetensors").read_bytes() == (path / "packed.safetensors").read_bytes()
+
+    @pytest.mark.parametrize("part", ["scales", "table"])
+    def test_a_missing_part_is_named(self, tmp_path: Path, part: str) -> None:
+        _, made = one_rounded(tmp_path / "a", 4)
+        tensors, metadata = lay_out({"l.0.weight": made})
+        del tensors[f"l.0.{part}"]
+        with (tmp_path / "packed.safetensors").open("wb") as file:
+            write_file(file, tensors, metadata)
+        with pytest.raises(CheckpointError, match=f"'l.0.weight' lacks its {part}"):
+            Checkpoint(tmp_path)
+
+    def test_damaged_codes_name_the_weight(self, tmp_path: Path) -> None:
+        path, made = one_rounded(tmp_path, 8, **{"l.0.values": torch.zeros(3, dtype=torch.int8)})
+        assert len(made.values) == 3
+        with pytest.raises(CheckpointError, match=r"'l\.0\.weight' is damaged: a code is 0"):
+            Checkpoint(path).read("l.0.weight")
 
     def test_damaged_values_name_the_weight(self, tmp_path: Path) -> None:
         path = one_packed(tmp_path, **{"l.0.values": torch.ones(3)})
@@ -151,6 +202,22 @@ class TestPacked:
             ({"lowdim.packed": '{"x": 3}', "lowdim.format": "1"}, "header is damaged"),
             ({"lowdim.packed": '{"x.weight": [2, 2]}', "lowdim.format": "1"}, "lacks its mask"),
             ({"lowdim.packed": '{"b": []}', "lowdim.format": "1"}, "lacks its mask"),
+            ({"lowdim.packed": "{}", "lowdim.format": "2", "lowdim.quantized": "[]"}, "header is damaged"),
+            (
+                {"lowdim.packed": "{}", "lowdim.format": "2", "lowdim.quantized": '{"x":{}}'},
+                "header is damaged",
+            ),
+            *(
+                ({**ROUNDED, "lowdim.quantized": f'{{"x.weight":{said}}}'}, "header is damaged")
+                for said in (
+                    "3",
+                    "{}",
+                    '{"bits":3,"group":64,"dtype":"F32"}',
+                    '{"bits":8,"group":7,"dtype":"F32"}',
+                    '{"bits":8,"group":64,"dtype":"I8"}',
+                    '{"bits":8,"group":64,"dtype":"F99"}',
+                )
+            ),
         ],
     )
     def test_header_faults(self, tmp_path: Path, metadata: dict[str, str], words: str) -> None:

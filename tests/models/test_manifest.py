@@ -34,6 +34,7 @@ FULL: dict[str, Any] = {
             "block": 0,
             "target": 0.5,
             "error": 0.1,
+            "rounding": 0.001,
         }
     },
     "skipped": [{"name": "lm_head", "reason": "tied"}],
@@ -45,7 +46,11 @@ FULL: dict[str, Any] = {
         "perplexity": {"protocol": {}, "dense": 10.0, "sparse": 12.0, "difference": {"mean": 0.1}}
     },
     "probes": {"outliers": {"5": [0.1]}},
-    "packed": {"format": "1", "weights": {"model.layers.0.mlp.up_proj.weight": [2, 4]}},
+    "packed": {
+        "format": "2",
+        "weights": {"model.layers.0.mlp.up_proj.weight": [2, 4]},
+        "quantized": {"model.layers.0.mlp.up_proj.weight": {"bits": 8, "group": 64, "dtype": "BF16"}},
+    },
 }
 
 

@@ -17,9 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lowdim.models import packed
 from lowdim.models.checkpoint import Checkpoint
 from lowdim.models.lock import OutputError
+from lowdim.models.packed import pack
+from lowdim.models.packed_header import lay_out
 from lowdim.models.writer import Writer, shard_name
 
 A, B = torch.arange(6.0), torch.ones(4, dtype=torch.bfloat16)
@@ -401,7 +402,7 @@ class TestConsolidate:
         weight[1, 5] = 2.0
         with Writer(tmp_path / "out") as writer:
             for index, name in enumerate(["a.weight", "b.weight", "norm"], start=1):
-                tensors, metadata = packed.pack_shard({name: weight}, {"a.weight", "b.weight"})
+                tensors, metadata = lay_out({name: weight if name == "norm" else pack(weight)})
                 writer.write_shard(shard_name(index, 3, "packed"), tensors, metadata)
             writer.consolidate()
             writer.finish()

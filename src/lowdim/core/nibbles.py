@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 22
 
 
-def nibble_bytes(mask: Tensor) -> int:
-    """Return the bytes that the codes of a mask take.
+def nibble_bytes(counts: Any) -> int:
+    """Return the bytes that codes take.
+
+    Args:
+        counts: codes of each row, an array of int64.
 
     Example:
-        >>> import torch
-        >>> nibble_bytes(torch.tensor([[True, True, True], [False, True, False], [True, False, False]]))
+        >>> import numpy as np
+        >>> nibble_bytes(np.array([3, 1, 1]))
         4
     """
-    return int(_starts(mask.sum(1).cpu().numpy())[-1])
+    return int(_starts(counts)[-1])
 
 
 def pack_nibbles(codes: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -53,7 +56,7 @@ def pack_nibbles(codes: Tensor, mask: Tensor | None = None) -> Tensor:
         packed[: len(high)] |= high << 4
         return torch.from_numpy(packed)
     bits = mask.cpu().numpy()
-    out = np.zeros(nibble_bytes(mask), dtype=np.uint8)
+    out = np.zeros(nibble_bytes(bits.sum(axis=1)), dtype=np.uint8)
     for some, half, places in _places(bits):
         out[places] |= held[some][half::2][bits[some][half::2]] << (4 * half)
     return torch.from_numpy(out)
@@ -90,7 +93,7 @@ def unpack_nibbles(packed: Tensor, rows: int, mask: Tensor | None = None) -> Ten
             raise CheckpointError("a code stands beyond the last row")
         return torch.from_numpy(codes[:rows].copy())
     bits = mask.cpu().numpy()
-    size = nibble_bytes(mask)
+    size = nibble_bytes(bits.sum(axis=1))
     if packed.dtype != torch.uint8 or tuple(packed.shape) != (size,):
         raise CheckpointError(f"the codes must be uint8 [{size}], got {_form(packed)}")
     held, used = packed.numpy(), np.zeros(size, dtype=np.uint8)

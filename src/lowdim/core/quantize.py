@@ -311,6 +311,26 @@ def indices(levels: Tensor, table: Tensor) -> Tensor:
     return where[(levels.to(torch.int16) + 128).int()]
 
 
+def table_of(levels: Tensor) -> Tensor:
+    """Return the levels other than 0 that occur, int8 ``[16]``; where fewer do, the smallest others join them.
+
+    Raises:
+        ValueError: more than 16 occur.
+
+    Example:
+        >>> import torch
+        >>> table_of(torch.tensor([[0, 5, -3, 5, 100]], dtype=torch.int8)).tolist()
+        [-8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 100]
+    """
+    import torch
+
+    found = [level for level in torch.unique(levels).tolist() if level]
+    if len(found) > ENTRIES:
+        raise ValueError(f"levels must be at most {ENTRIES} beside 0, got {len(found)}")
+    others = sorted({*range(-ENTRIES, ENTRIES + 1)} - {0, *found}, key=lambda level: (abs(level), level))
+    return torch.tensor(sorted([*found, *others[: ENTRIES - len(found)]]), dtype=torch.int8)
+
+
 def _units(weight: Tensor, scale: Tensor) -> Tensor:
     """Divide by the scales; where there is none, all is zero."""
     import torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +12,13 @@ import torch
 from torch import Tensor
 
 from lowdim.core.errors import CheckpointError, suggest
-from lowdim.models import packed
+from lowdim.models import packed_header
 from lowdim.models.files import companions, file_sha256, inside, read_json
+from lowdim.models.packed import Form, Packed
+from lowdim.models.packed_header import stored_name
 from lowdim.models.shard import Header, Stored, read_header, read_tensor
 
-STEMS = ("model", packed.STEM)
+STEMS = ("model", packed_header.STEM)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -68,12 +69,14 @@ class Checkpoint:
         headers = {name: read_header(inside(self.path, name)) for name in shards}
         self._stored = self._merge(headers, listed)
         self._metadata: dict[str, dict[str, str]] = {}
-        self._packed: dict[str, tuple[int, ...]] = {}
+        self._packed: dict[str, Form] = {}
         for name, header in headers.items():
-            self._packed |= _packed_shapes(name, header)
-            self._metadata[name] = {k: v for k, v in header.metadata.items() if not k.startswith("lowdim.")}
-        self.storage = "packed" if stem == packed.STEM or self._packed else "dense"
-        self._hidden = {part for name in self._packed for part in packed.stored_names(name)}
+            self._packed |= packed_header.read_forms(name, header)
+            self._metadata[name] = {
+                k: v for k, v in header.metadata.items() if not k.startswith(packed_header.PREFIX)
+            }
+        self.storage = "packed" if stem == packed_header.STEM or self._packed else "dense"
+        self._hidden = {stored_name(name, part) for name, form in self._packed.items() for part in form.parts}
         twice = sorted(self._packed.keys() & self._stored.keys())
         if twice:
             raise CheckpointError(f"tensor {twice[0]!r} is stored both dense and packed in {self.path}")
@@ -152,8 +155,8 @@ class Checkpoint:
         """Return a tensor's dtype, shape and file without reading it."""
         self._check(name)
         if name in self._packed:
-            values = self._stored[packed.stored_names(name)[1]]
-            return TensorInfo(values.dtype, self._packed[name], values.file.name)
+            form, file = self._packed[name], self._stored[stored_name(name, "values")].file
+            return TensorInfo(form.dtype, form.shape, file.name)
         stored = self._stored[name]
         return TensorInfo(stored.dtype, stored.shape, stored.file.name)
 
@@ -163,7 +166,7 @@ class Checkpoint:
         if name not in self._packed:
             return read_tensor(self._stored[name])
         try:
-            return packed.unpack(*self._read_parts(name), self._packed[name])
+            return self.read_packed(name).weight()
         except CheckpointError as error:
             raise CheckpointError(f"{self.info(name).file}: {name!r} is damaged: {error}") from error
 
@@ -178,16 +181,23 @@ class Checkpoint:
         """Tell whether a weight is stored packed."""
         return name in self._packed
 
-    def read_packed(self, name: str) -> dict[str, Tensor]:
-        """Return a packed weight in the kernels' layout (see `lowdim.models.packed`), without decoding it.
+    def read_packed(self, name: str) -> Packed:
+        """Return a packed weight's tensors as they are stored, not yet checked, and without decoding them.
 
         Raises:
-            CheckpointError: the weight is not stored packed, is damaged, or does not exist.
+            CheckpointError: the weight is not stored packed, or does not exist.
         """
         self._check(name)
         if name not in self._packed:
             raise CheckpointError(f"{name!r} is stored dense in {self.info(name).file}; use read()")
-        return packed.to_memory(*self._read_parts(name), self._packed[name][-1])
+        form = self._packed[name]
+        parts = {part: read_tensor(self._stored[stored_name(name, part)]) for part in form.parts}
+        return Packed(form, **parts)
+
+    def form(self, name: str) -> Form | None:
+        """Return how a weight is packed, ``None`` for one that is stored dense."""
+        self._check(name)
+        return self._packed.get(name)
 
     def stored(self, name: str) -> Stored:
         """Return where a dense tensor's bytes lie, so that they can be copied without decoding."""
@@ -195,14 +205,10 @@ class Checkpoint:
         return self._stored[name]
 
     def stored_bytes(self, name: str) -> int:
-        """Return the bytes that a tensor takes on disk; of a packed one, mask and values."""
-        self._check(name)
-        parts = packed.stored_names(name) if name in self._packed else (name,)
+        """Return the bytes that a tensor takes on disk; of a packed one, all its parts."""
+        form = self.form(name)
+        parts = [stored_name(name, part) for part in form.parts] if form else [name]
         return sum(self._stored[part].nbytes for part in parts)
-
-    def _read_parts(self, name: str) -> tuple[Tensor, Tensor]:
-        mask, values = packed.stored_names(name)
-        return read_tensor(self._stored[mask]), read_tensor(self._stored[values])
 
     def _check(self, name: str) -> None:
         if name not in self:
@@ -227,34 +233,6 @@ class Checkpoint:
     def _hashes(self) -> dict[str, str]:
         names = sorted({*self.files, *self.companions()})
         return {name: file_sha256(inside(self.path, name)) for name in names}
-
-
-def _packed_shapes(file: str, header: Header) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a file's packed weights after checking that their parts are there and fit."""
-    if "lowdim.packed" not in header.metadata:
-        return {}
-    version = header.metadata.get("lowdim.format")
-    if version != packed.FORMAT:
-        raise CheckpointError(
-            f"{file} is packed in format {version!r}; this one reads {packed.FORMAT!r}. Upgrade lowdim."
-        )
-    try:
-        listed = json.loads(header.metadata["lowdim.packed"])
-        shapes = {name: tuple(int(size) for size in shape) for name, shape in listed.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: the list of packed weights in its header is damaged") from error
-    for name, shape in shapes.items():
-        _check_parts(file, name, shape, header)
-    return shapes
-
-
-def _check_parts(file: str, name: str, shape: tuple[int, ...], header: Header) -> None:
-    mask, values = (header.tensors.get(part) for part in packed.stored_names(name))
-    if mask is None or values is None:
-        raise CheckpointError(f"{file}: packed weight {name!r} lacks its mask or its values")
-    words = (math.prod(shape[:-1]), math.ceil(shape[-1] / 64)) if shape and min(shape) >= 0 else None
-    if mask.dtype != torch.int64 or mask.shape != words or len(values.shape) != 1:
-        raise CheckpointError(f"{file}: the mask of {name!r} does not fit a weight of shape {list(shape)}")
 
 
 def _nothing_to_read(path: Path) -> str:

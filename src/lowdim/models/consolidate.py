@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
-from lowdim.models import packed
+from lowdim.models.packed_header import united
 from lowdim.models.shard import Header, Stored
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -31,11 +30,5 @@ def group(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
 
 def joined(headers: Sequence[Header]) -> tuple[dict[str, Stored], dict[str, str]]:
     """Return the tensors and the metadata of several files as those of one; lists of packed weights are united."""
-    tensors: dict[str, Stored] = {}
-    metadata: dict[str, str] = {}
-    shapes: dict[str, list[int]] = {}
-    for header in headers:
-        tensors |= header.tensors
-        metadata |= header.metadata
-        shapes |= json.loads(header.metadata.get("lowdim.packed", "{}"))
-    return tensors, metadata | (packed.packed_metadata(shapes) if "lowdim.packed" in metadata else {})
+    tensors = {name: stored for header in headers for name, stored in header.tensors.items()}
+    return tensors, united(headers)

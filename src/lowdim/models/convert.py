@@ -1,28 +1,36 @@
-"""Dense to packed and back, bit for bit, one shard at a time."""
+"""Dense to packed and back, one shard at a time: every weight keeps its value."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
-from lowdim.models import manifest, packed
+from lowdim.models import manifest
 from lowdim.models.checkpoint import Checkpoint
 from lowdim.models.manifest import Manifest, PackedPart
+from lowdim.models.packed import Form, Packed, pack, packed_bytes
+from lowdim.models.packed_header import STEM, lay_out
 from lowdim.models.shard import Stored
 from lowdim.models.writer import Writer
 
 STORAGES = ("dense", "packed")
-Shapes = dict[str, list[int]]
 
 
-def convert(source: str | Path, out: str | Path, storage: str, overwrite: bool = False) -> Path:
-    """Write a directory again in the other form of storage; every tensor keeps its bits.
+def convert(
+    source: str | Path,
+    out: str | Path,
+    storage: str,
+    overwrite: bool = False,
+    rounded: Mapping[str, Packed] | None = None,
+) -> Path:
+    """Write a directory again in the other form of storage; every weight keeps the bits that reading it gives.
 
-    Packing takes the layers that ``lowdim.json`` lists, or, in a directory without one, every matrix inside a
+    Dense, a rounded weight is ``level * scale`` in the model's dtype; its codes are not found again by packing
+    that. Packing takes the layers that ``lowdim.json`` lists, or, in a directory without one, every matrix inside a
     numbered block; in both cases only those that become smaller. Companion files are copied and
     ``lowdim.json`` is updated.
 
@@ -31,6 +39,7 @@ def convert(source: str | Path, out: str | Path, storage: str, overwrite: bool =
         out: the directory to appear.
         storage: ``"packed"`` or ``"dense"``.
         overwrite: replace an existing result.
+        rounded: weights that are to be packed with the codes they were rounded to.
 
     Returns:
         The directory.
@@ -48,50 +57,57 @@ def convert(source: str | Path, out: str | Path, storage: str, overwrite: bool =
     to_pack = _packable(checkpoint, record) if storage == "packed" else set()
     with Writer(out, overwrite=overwrite) as writer:
         try:
-            return _convert(checkpoint, record, to_pack, storage, writer)
+            return _convert(checkpoint, record, to_pack, rounded or {}, storage, writer)
         except BaseException:
             writer.reset()
             raise
 
 
 def _convert(
-    checkpoint: Checkpoint, record: Manifest | None, to_pack: set[str], storage: str, writer: Writer
+    checkpoint: Checkpoint,
+    record: Manifest | None,
+    to_pack: set[str],
+    rounded: Mapping[str, Packed],
+    storage: str,
+    writer: Writer,
 ) -> Path:
     writer.require_space(sum(checkpoint.info(name).nbytes for name in checkpoint.names()) + (64 << 20))
-    shapes: Shapes = {}
+    forms: dict[str, Form] = {}
     for file in (name for name in checkpoint.files if name.endswith(".safetensors")):
-        shapes |= _convert_shard(checkpoint, file, to_pack, writer)
-    if storage == "packed" and not shapes:
+        forms |= _convert_shard(checkpoint, file, to_pack, rounded, writer)
+    if storage == "packed" and not forms:
         raise CheckpointError(f"{checkpoint.path} has too few zeros: no weight would become smaller packed")
     for name in checkpoint.companions():
         writer.copy(checkpoint.path / name)
     if record is not None:
-        record.storage = "packed" if shapes else "dense"
-        record.packed = PackedPart(format=packed.FORMAT, weights=shapes) if shapes else None
+        record.storage = "packed" if forms else "dense"
+        record.packed = PackedPart.of(forms) if forms else None
         record.hashes.files = writer.hashes()
         writer.write_text(manifest.FILE, manifest.to_text(record))
     return writer.finish()
 
 
-def _convert_shard(checkpoint: Checkpoint, file: str, to_pack: Container[str], writer: Writer) -> Shapes:
-    """Write one shard in the other form; return the shapes of what is packed in it."""
+def _convert_shard(
+    checkpoint: Checkpoint, file: str, to_pack: Container[str], rounded: Mapping[str, Packed], writer: Writer
+) -> dict[str, Form]:
+    """Write one shard in the other form; return the forms of what is packed in it."""
     names = [name for name in checkpoint.names() if checkpoint.info(name).file == file]
-    tensors: dict[str, Tensor | Stored] = {}
-    shapes: Shapes = {}
+    tensors: dict[str, Tensor | Stored | Packed] = {}
     for name in names:
-        if name in to_pack and (parts := _pack_if_smaller(checkpoint.read(name))):
-            tensors |= zip(packed.free_names(name, {*names, *tensors}), parts, strict=True)
-            shapes[name] = list(checkpoint.info(name).shape)
-        else:
-            tensors[name] = checkpoint.read(name) if checkpoint.is_packed(name) else checkpoint.stored(name)
-    old, new = ("model", packed.STEM) if checkpoint.storage == "dense" else (packed.STEM, "model")
-    metadata = checkpoint.metadata_of(file) | (packed.packed_metadata(shapes) if shapes else {})
-    writer.write_shard(re.sub(f"^{old}", new, file), tensors, metadata)
-    return shapes
+        small = (rounded.get(name) or _pack_if_smaller(checkpoint.read(name))) if name in to_pack else None
+        tensors[name] = small or _as_stored(checkpoint, name)
+    old, new = ("model", STEM) if checkpoint.storage == "dense" else (STEM, "model")
+    stored, metadata = lay_out(tensors)
+    writer.write_shard(re.sub(f"^{old}", new, file), stored, checkpoint.metadata_of(file) | metadata)
+    return {name: tensor.form for name, tensor in tensors.items() if isinstance(tensor, Packed)}
 
 
-def _pack_if_smaller(weight: Tensor) -> tuple[Tensor, Tensor] | None:
-    return packed.pack(weight) if packed.packed_bytes(weight) < weight.nbytes else None
+def _as_stored(checkpoint: Checkpoint, name: str) -> Tensor | Stored:
+    return checkpoint.read(name) if checkpoint.is_packed(name) else checkpoint.stored(name)
+
+
+def _pack_if_smaller(weight: Tensor) -> Packed | None:
+    return pack(weight) if packed_bytes(weight) < weight.nbytes else None
 
 
 def _packable(checkpoint: Checkpoint, record: Manifest | None) -> set[str]:

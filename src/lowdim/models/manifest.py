@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 import math
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lowdim.core.errors import CheckpointError
 from lowdim.models.files import read_json
+
+if TYPE_CHECKING:
+    from lowdim.models.packed import Form
 
 FILE = "lowdim.json"
 SCHEMA = 1
@@ -39,7 +43,7 @@ class ModelPart(_Part):
 
 
 class LayerPart(_Part):
-    """One layer: how many weights, how many not zero, its target, and the relative error of its output."""
+    """One layer: how many weights, how many not zero, its target, and the relative errors of output and rounding."""
 
     numel: int
     nonzeros: int
@@ -47,6 +51,7 @@ class LayerPart(_Part):
     block: int | None = None
     target: float | None = None
     error: float | None = None
+    rounding: float | None = None
 
 
 class SkippedPart(_Part):
@@ -87,10 +92,19 @@ class HashesPart(_Part):
 
 
 class PackedPart(_Part):
-    """Which weights are stored packed, in which version of the format, and their shapes."""
+    """Which weights are stored packed, in which version of the format, their shapes, and how some were rounded."""
 
     format: str
     weights: dict[str, list[int]] = {}
+    quantized: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def of(cls, forms: Mapping[str, Form]) -> PackedPart:
+        """Describe packed weights."""
+        from lowdim.models.packed_header import described, format_of
+
+        weights, quantized = described(forms)
+        return cls(format=format_of(quantized), weights=weights, quantized=quantized)
 
 
 class Manifest(_Part):

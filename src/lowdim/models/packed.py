@@ -1,26 +1,23 @@
-"""The packed form of a sparse weight: one bit per weight for where, the nonzeros for what. Lossless.
+"""The packed form of a sparse weight: one bit per weight for where, the nonzeros for what.
 
-A value is zero if and only if all its bits are: a kept ``-0.0`` survives. On disk a weight ``layer.weight``
-becomes
+A weight is stored as two to four tensors:
 
-* ``layer.mask``: int64 ``[rows, ceil(cols / 64)]``; bit j of word c stands for column 64 c + j, least bit
-  first;
-* ``layer.values``: the nonzeros in row order, 1-D, in the weight's own dtype.
+* ``mask``: int64 ``[rows, ceil(cols / 64)]``; bit j of word c stands for column 64 c + j, least bit first;
+* ``values``: the nonzeros in row order, 1-D, in the weight's own dtype: lossless, a kept ``-0.0`` survives;
+* of a rounded weight (see `lowdim.core.quantize`) the values are codes, int8 levels or 4-bit indices by row
+  pairs (`lowdim.core.nibbles`), with ``scales`` bf16 ``[rows, groups]`` and, for 4 bits, ``table`` int8
+  ``[16]``.
 
-In memory, as the kernels want it, the mask has ``2 * ceil(cols / 128)`` words per row, the values are
-followed by 128 bytes of zeros, and ``row_ptr`` int64 ``[rows + 1]`` holds the byte at which each row's values
-begin. The difference is derived on loading, because stored it would cost a narrow layer (576 columns) 0.22
-bits per weight. So the size on disk is 1 + b d bits per weight for b-bit values at density d, columns being a
-multiple of 64: 5.8 for bfloat16 at 70 % sparsity.
-
-Weights of more than two dimensions are packed as ``[all but the last, last]``.
+The kernels take these tensors as they are. A weight of more than two dimensions is taken as
+``[all but the last, last]``, each of its matrices with a table of its own. ``transposed``: the stored matrix is
+the transpose of the weight, so that scales run along the inputs of a layer that keeps ``[in, out]``.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,14 +25,142 @@ from torch import Tensor
 
 from lowdim.core.bits import pack_bits, unpack_bits, words_per_row
 from lowdim.core.errors import CheckpointError
+from lowdim.core.nibbles import nibble_bytes, pack_nibbles, unpack_nibbles
+from lowdim.core.quantize import ENTRIES, Grid, indices, spread, table_of
 
-FORMAT = "1"
-STEM = "packed"
-TAIL_BYTES = 128
 Counts = np.ndarray[tuple[int], np.dtype[np.int64]]
 _WORD = 64
 _CHUNK = 8 << 20
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a file's header says of a packed weight.
+
+    Attributes:
+        shape: of the weight.
+        dtype: of the weight; that of its values, unless these are codes.
+        grid: how it was rounded; ``None`` if it was not.
+        transposed: the stored matrix is the transpose of the weight.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    grid: Grid | None = None
+    transposed: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of the stored matrix."""
+        return self.shape[1] if self.transposed else math.prod(self.shape[:-1])
+
+    @property
+    def cols(self) -> int:
+        """Columns of the stored matrix."""
+        return self.shape[0] if self.transposed else self.shape[-1]
+
+    @property
+    def words(self) -> int:
+        """Words of a row of the mask."""
+        return -(-self.cols // _WORD)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the tensors that a weight is stored as."""
+        return ("mask", "values", "scales", "table")[: 2 if self.grid is None else 3 + (self.grid.bits == 4)]
+
+    @property
+    def table_shape(self) -> tuple[int, ...]:
+        """Shape of the tables: one for a matrix, ``[matrices, 16]`` for more dimensions."""
+        return (ENTRIES,) if len(self.shape) == 2 else (math.prod(self.shape[:-2]), ENTRIES)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed weight, its tensors as they are stored; see the module."""
+
+    form: Form
+    mask: Tensor
+    values: Tensor
+    scales: Tensor | None = None
+    table: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors to store by the last parts of their names."""
+        return {part: getattr(self, part) for part in self.form.parts}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def check(self) -> Counts:
+        """Check completely that the tensors fit each other and the form; return each row's nonzeros.
+
+        Raises:
+            CheckpointError: they do not.
+        """
+        form, grid = self.form, self.form.grid
+        counts = _row_counts(self.mask, form)
+        if grid is None:
+            _expect("values", self.values, form.dtype, (int(counts.sum()),), "bits set")
+        else:
+            self._check_scales()
+            size = int(counts.sum()) if grid.bits == 8 else nibble_bytes(counts)
+            _expect("codes", self.values, torch.int8 if grid.bits == 8 else torch.uint8, (size,), "bytes")
+            if grid.bits == 4:
+                self._check_table()
+            elif bool(((self.values == 0) | (self.values == -128)).any()):
+                raise CheckpointError("a code is 0 or -128; codes are -127 to 127, and a kept one is not 0")
+        return counts
+
+    def _check_scales(self) -> None:
+        form, scales = self.form, self.scales
+        assert form.grid is not None and scales is not None
+        _expect("scales", scales, torch.bfloat16, (form.rows, form.grid.groups(form.cols)))
+        if not bool((torch.isfinite(scales) & (scales >= 0)).all()):
+            raise CheckpointError("a scale is negative, NaN or Inf")
+        step = form.grid.group // _WORD
+        words = torch.nn.functional.pad(self.mask != 0, (0, -form.words % step))
+        if not torch.equal(words.reshape(*scales.shape, step).any(2), scales > 0):
+            raise CheckpointError("a scale is zero though its group keeps a weight, or the other way round")
+
+    def _check_table(self) -> None:
+        assert self.table is not None
+        _expect("table", self.table, torch.int8, self.form.table_shape)
+        ascending = bool((self.table.int().diff(dim=-1) > 0).all())
+        if not ascending or bool(((self.table == 0) | (self.table == -128)).any()):
+            raise CheckpointError("the table must hold 16 ascending levels from -127 to 127 and no 0")
+
+    def levels(self) -> Tensor:
+        """Return the levels of a rounded weight as a matrix, int8 ``[rows, cols]``, 0 where it was pruned."""
+        counts, grid = self.check(), self.form.grid
+        assert grid is not None
+        if grid.bits == 8:
+            return _scatter(self.mask, self.values, counts, self.form)
+        assert self.table is not None
+        mask = unpack_bits(_padded(self.mask, self.form.cols), self.form.cols)
+        codes = unpack_nibbles(self.values, self.form.rows, mask)
+        tables = self.table.reshape(-1, ENTRIES)
+        each = codes.reshape(len(tables), -1, self.form.cols)
+        return torch.stack([t[c.int()] for t, c in zip(tables, each, strict=True)]).reshape(mask.shape) * mask
+
+    def weight(self) -> Tensor:
+        """Return the weight in its own dtype; a rounded one is ``level * scale`` in fp32, then cast.
+
+        Raises:
+            CheckpointError: the tensors do not belong together.
+        """
+        form = self.form
+        if form.grid is None:
+            return _scatter(self.mask, self.values, self.check(), form).reshape(form.shape)
+        levels, scales = self.levels(), self.scales
+        assert scales is not None
+        made = torch.empty(levels.shape, dtype=form.dtype)
+        for some in _row_chunks(*levels.shape):
+            made[some] = levels[some] * spread(scales[some], form.cols, form.grid.group)
+        return made.t().contiguous() if form.transposed else made.reshape(form.shape)
 
 
 def bits_of(weight: Tensor) -> Tensor:
@@ -53,91 +178,60 @@ def kept(weight: Tensor) -> Tensor:
     return bits_of(weight) != 0
 
 
-def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Split a weight into the mask and the values that go to disk.
+def pack(weight: Tensor) -> Packed:
+    """Split a weight into mask and values; nothing is lost.
 
     Args:
         weight: floating point, ``[..., cols]``.
-
-    Returns:
-        The mask, int64 ``[rows, ceil(cols / 64)]``, and the nonzeros, ``[nonzeros]`` in the weight's dtype.
 
     Raises:
         ValueError: the weight has no dimension or is not floating point.
 
     Example:
-        >>> mask, values = pack(torch.tensor([[0.0, 1.5, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0]]))
-        >>> mask.tolist(), values.tolist()
+        >>> made = pack(torch.tensor([[0.0, 1.5, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0]]))
+        >>> made.mask.tolist(), made.values.tolist()
         ([[2], [8]], [1.5, 2.0])
+        >>> made.weight().tolist()
+        [[0.0, 1.5, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0]]
     """
     if weight.ndim == 0 or not weight.is_floating_point():
         raise ValueError(
             f"weight must be floating point with at least one dimension, got {weight.dtype} {weight.ndim}-D"
         )
-    bits = bits_of(weight).reshape(-1, weight.shape[-1])
-    rows, cols = bits.shape
-    mask = torch.zeros(rows, math.ceil(cols / _WORD), dtype=torch.int64)
-    parts = [np.empty(0, bits.numpy().dtype)]
-    for some in _row_chunks(rows, cols):
-        nonzero = bits[some] != 0
-        mask[some] = pack_bits(nonzero)[:, : mask.shape[1]]
-        parts.append(bits[some].numpy()[nonzero.numpy()])
-    return mask, torch.from_numpy(np.concatenate(parts)).view(weight.dtype)
+    mask, values = _gather(bits_of(weight).reshape(-1, weight.shape[-1]))
+    return Packed(Form(tuple(weight.shape), weight.dtype), mask, values.view(weight.dtype))
 
 
-def unpack(mask: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
-    """Rebuild the weight of the given shape, bit for bit; the inverse of `pack`.
+def pack_levels(levels: Tensor, scales: Tensor, form: Form) -> Packed:
+    """Pack a rounded weight.
 
-    Raises:
-        CheckpointError: mask and values do not belong together, or to a weight of this shape.
-
-    Example:
-        >>> unpack(torch.tensor([[2], [8]]), torch.tensor([1.5, 2.0]), (2, 4)).tolist()
-        [[0.0, 1.5, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0]]
-    """
-    counts = _row_counts(mask, values, shape)
-    rows, cols = len(counts), shape[-1]
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    source = bits_of(values).numpy()
-    weight = torch.zeros(tuple(shape), dtype=values.dtype)
-    target = weight.view(_INTEGERS[values.dtype.itemsize]).reshape(rows, cols).numpy()
-    for some in _row_chunks(rows, cols):
-        chunk = unpack_bits(_padded(mask[some], cols), cols).numpy()
-        target[some][chunk] = source[starts[some.start] : starts[min(some.stop, rows)]]
-    return weight
-
-
-def to_memory(mask: Tensor, values: Tensor, cols: int) -> dict[str, Tensor]:
-    """Turn the stored form into the kernels' layout: ``mask``, ``values`` and ``row_ptr`` (see the module).
+    Args:
+        levels: int8 ``[rows, cols]`` of the stored matrix, 0 where it was pruned; with 4 bits each matrix has at most
+            16 nonzero levels.
+        scales: bf16 ``[rows, groups]``; those of groups that keep nothing are stored as 0.
+        form: of the weight.
 
     Raises:
-        CheckpointError: mask and values do not belong together.
-    """
-    counts = _row_counts(mask, values, (mask.shape[0], cols))
-    tail = torch.zeros(TAIL_BYTES, dtype=torch.uint8).view(values.dtype)
-    row_ptr = torch.zeros(len(counts) + 1, dtype=torch.int64)
-    row_ptr[1:] = torch.from_numpy(np.cumsum(counts)) * values.dtype.itemsize
-    return {"mask": _padded(mask, cols), "values": torch.cat([values, tail]), "row_ptr": row_ptr}
-
-
-def encode(weight: Tensor) -> dict[str, Tensor]:
-    """Encode a 2-D weight in the kernels' layout.
+        ValueError: a matrix has more than 16 levels.
 
     Example:
-        >>> tensors = encode(torch.tensor([[0.0, 1.5, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0]]))
-        >>> tensors["mask"].tolist(), tensors["row_ptr"].tolist(), len(tensors["values"])
-        ([[2, 0], [8, 0]], [0, 4, 8], 34)
+        >>> form = Form((1, 3), torch.float32, Grid(8))
+        >>> made = pack_levels(torch.tensor([[5, 0, -7]], dtype=torch.int8), torch.ones(1, 1).bfloat16() / 2, form)
+        >>> made.mask.tolist(), made.values.tolist(), made.weight().tolist()
+        ([[5]], [5, -7], [[2.5, 0.0, -3.5]])
     """
-    if weight.ndim != 2:
-        raise ValueError(f"weight must be 2-D, got {weight.ndim}-D")
-    return to_memory(*pack(weight), weight.shape[1])
-
-
-def decode(tensors: Mapping[str, Tensor], cols: int) -> Tensor:
-    """Rebuild a 2-D weight from the kernels' layout, bit for bit; the inverse of `encode`."""
-    mask, values = tensors["mask"], tensors["values"]
-    nonzeros = int(tensors["row_ptr"][-1]) // values.dtype.itemsize
-    return unpack(mask[:, : math.ceil(cols / _WORD)], values[:nonzeros], (mask.shape[0], cols))
+    assert form.grid is not None
+    mask, values = _gather(levels.cpu())
+    step = form.grid.group // _WORD
+    words = torch.nn.functional.pad(mask != 0, (0, -form.words % step)).reshape(*scales.shape, step)
+    scales = scales.cpu() * words.any(2)
+    if form.grid.bits == 8:
+        return Packed(form, mask, values.view(torch.int8), scales)
+    each = levels.cpu().reshape(form.table_shape[0] if len(form.shape) > 2 else 1, -1, form.cols)
+    tables = [table_of(matrix) for matrix in each]
+    codes = torch.cat([indices(matrix, table) for matrix, table in zip(each, tables, strict=True)])
+    values = pack_nibbles(codes, levels.cpu() != 0)
+    return Packed(form, mask, values, scales, torch.stack(tables).reshape(form.table_shape))
 
 
 def packed_bytes(weight: Tensor) -> int:
@@ -148,52 +242,28 @@ def packed_bytes(weight: Tensor) -> int:
     )
 
 
-def stored_names(name: str) -> tuple[str, str]:
-    """Return the names under which a packed weight's mask and values are stored.
-
-    Example:
-        >>> stored_names("model.layers.0.mlp.up_proj.weight")
-        ('model.layers.0.mlp.up_proj.mask', 'model.layers.0.mlp.up_proj.values')
-    """
-    stem = name.removesuffix(".weight")
-    return f"{stem}.mask", f"{stem}.values"
-
-
-def free_names(name: str, taken: Container[str]) -> tuple[str, str]:
-    """Return `stored_names`, neither of which is taken.
-
-    Raises:
-        CheckpointError: one is.
-    """
-    for key in stored_names(name):
-        if key in taken:
-            raise CheckpointError(f"cannot pack {name!r}: there is a tensor named {key!r} already")
-    return stored_names(name)
+def _gather(bits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the words and the nonzeros of an integer matrix."""
+    rows, cols = bits.shape
+    mask = torch.zeros(rows, math.ceil(cols / _WORD), dtype=torch.int64)
+    parts = [np.empty(0, bits.numpy().dtype)]
+    for some in _row_chunks(rows, cols):
+        nonzero = bits[some] != 0
+        mask[some] = pack_bits(nonzero)[:, : mask.shape[1]]
+        parts.append(bits[some].numpy()[nonzero.numpy()])
+    return mask, torch.from_numpy(np.concatenate(parts))
 
 
-def pack_shard(
-    tensors: Mapping[str, Tensor], names: Container[str]
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Pack the named tensors of one shard and leave the others as they are.
-
-    Returns:
-        The tensors to store and the ``__metadata__`` that tells a reader how to undo it.
-
-    Raises:
-        CheckpointError: a name that packing needs is taken by another tensor.
-    """
-    stored: dict[str, Tensor] = {name: tensor for name, tensor in tensors.items() if name not in names}
-    shapes: dict[str, list[int]] = {}
-    for name in sorted(set(tensors) - set(stored)):
-        stored |= zip(free_names(name, tensors.keys() | stored.keys()), pack(tensors[name]), strict=True)
-        shapes[name] = list(tensors[name].shape)
-    return stored, packed_metadata(shapes)
-
-
-def packed_metadata(shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
-    """Return the ``__metadata__`` entries of a file that holds packed weights of these shapes."""
-    listed = {name: list(shapes[name]) for name in sorted(shapes)}
-    return {"lowdim.format": FORMAT, "lowdim.packed": json.dumps(listed, separators=(",", ":"))}
+def _scatter(mask: Tensor, values: Tensor, counts: Counts, form: Form) -> Tensor:
+    """Undo `_gather`: the matrix, in the dtype of the values."""
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    source = bits_of(values).numpy() if values.is_floating_point() else values.numpy()
+    matrix = torch.zeros(form.rows, form.cols, dtype=values.dtype)
+    target = matrix.view(_INTEGERS[values.dtype.itemsize]) if values.is_floating_point() else matrix
+    for some in _row_chunks(form.rows, form.cols):
+        chunk = unpack_bits(_padded(mask[some], form.cols), form.cols).numpy()
+        target.numpy()[some][chunk] = source[starts[some.start] : starts[min(some.stop, form.rows)]]
+    return matrix
 
 
 def _padded(mask: Tensor, cols: int) -> Tensor:
@@ -202,24 +272,27 @@ def _padded(mask: Tensor, cols: int) -> Tensor:
     return words
 
 
-def _row_chunks(rows: int, cols: int) -> list[slice]:
+def _row_chunks(rows: int, cols: int) -> Iterator[slice]:
     step = max(1, _CHUNK // max(cols, 1))
-    return [slice(at, at + step) for at in range(0, rows, step)]
+    return (slice(at, at + step) for at in range(0, rows, step))
 
 
-def _row_counts(mask: Tensor, values: Tensor, shape: Sequence[int]) -> Counts:
-    """Check that a stored mask and its values fit each other and the shape; return each row's nonzeros."""
-    cols = shape[-1]
-    expected = (math.prod(shape[:-1]), math.ceil(cols / _WORD))
-    if mask.dtype != torch.int64 or tuple(mask.shape) != expected:
-        raise CheckpointError(f"the mask must be int64 {expected}, got {mask.dtype} {tuple(mask.shape)}")
+def _expect(what: str, tensor: Tensor, dtype: torch.dtype, shape: Sequence[int], why: str = "") -> None:
+    if tensor.dtype == dtype and tuple(tensor.shape) == tuple(shape):
+        return
+    name = str(dtype).removeprefix("torch.")
+    raise CheckpointError(
+        f"the {what} must be {name} {list(shape)}, got {str(tensor.dtype).removeprefix('torch.')} "
+        f"{list(tensor.shape)}" + (f": the mask has {shape[0]} {why}" if why else "")
+    )
+
+
+def _row_counts(mask: Tensor, form: Form) -> Counts:
+    """Check a mask; return each row's nonzeros."""
+    _expect("mask", mask, torch.int64, (form.rows, form.words))
     words = mask.contiguous().numpy()
-    spare = expected[1] * _WORD - cols
+    spare = form.words * _WORD - form.cols
     if spare and words.size and (words[:, -1].view(np.uint64) >> np.uint64(_WORD - spare)).any():
-        raise CheckpointError(f"the mask has bits beyond column {cols}")
+        raise CheckpointError(f"the mask has bits beyond column {form.cols}")
     counts: Counts = np.bitwise_count(words.view(np.uint64)).sum(axis=1, dtype=np.int64)
-    if int(counts.sum()) != values.numel():
-        raise CheckpointError(
-            f"the mask has {int(counts.sum())} bits set, but there are {values.numel()} values"
-        )
     return counts

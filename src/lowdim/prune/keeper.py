@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from lowdim.core.errors import LowdimError
-from lowdim.models import packed, ranks
+from lowdim.models import ranks
 from lowdim.models.checkpoint import Checkpoint
 from lowdim.models.checks import mask_hash
 from lowdim.models.files import companions, read_json
 from lowdim.models.layers import Layer
 from lowdim.models.manifest import FILE, Manifest, PackedPart, to_text
+from lowdim.models.packed import Packed, kept, pack, packed_bytes
+from lowdim.models.packed_header import STEM, lay_out
 from lowdim.models.shard import Stored
 from lowdim.models.stream import Block
 from lowdim.models.writer import Writer, shard_name
@@ -140,12 +142,13 @@ class Keeper:
         skeleton = self.session.stream.skeleton
         assert skeleton is not None
         rest = (name for name in skeleton.disk_names(f"{block.name}.") if name not in pruned)
-        tensors: dict[str, Tensor | Stored] = {name: self._raw(name) for name in rest}
-        if not self.packed:
-            return tensors | dict(pruned), {}
-        smaller = {n for n, t in pruned.items() if packed.packed_bytes(t) < t.numel() * t.dtype.itemsize}
-        stored, metadata = packed.pack_shard(pruned, smaller)
-        return tensors | stored, metadata
+        tensors: dict[str, Tensor | Stored | Packed] = {name: self._raw(name) for name in rest}
+        return lay_out(tensors | {name: self._form(tensor) for name, tensor in pruned.items()})
+
+    def _form(self, tensor: Tensor) -> Tensor | Packed:
+        """Pack a pruned weight where that was asked for and makes it smaller."""
+        smaller = self.packed and packed_bytes(tensor) < tensor.numel() * tensor.dtype.itemsize
+        return pack(tensor) if smaller else tensor
 
     def finish(self, manifest: Manifest) -> None:
         """Write what travels with the weights and the manifest; let the output appear."""
@@ -163,8 +166,7 @@ class Keeper:
         if self.packed:
             writer.write_index()
             written = Checkpoint(self.partial)
-            weights = {n: list(written.info(n).shape) for n in written.names() if written.is_packed(n)}
-            manifest.packed = PackedPart(format=packed.FORMAT, weights=weights)
+            manifest.packed = PackedPart.of({n: f for n in written.names() if (f := written.form(n))})
         writer.consolidate()
         manifest.hashes.files = writer.hashes()
         writer.write_text(FILE, to_text(manifest))
@@ -185,7 +187,7 @@ class Keeper:
         return checkpoint.read(name) if checkpoint.is_packed(name) else checkpoint.stored(name)
 
     def _shard(self, index: int) -> str:
-        stem = packed.STEM if self.packed else "model"
+        stem = STEM if self.packed else "model"
         return shard_name(index + 1, len(self.session.stream) + 1, stem)
 
 
@@ -247,8 +249,8 @@ def record_block(
         held = block.masters[parameter.removeprefix(f"{block.name}.")].cpu()
         own = found[layers[0].name] if len(layers) == 1 else None
         for name, tensor in session.stream.named_on_disk({parameter: held}).items():
-            kept = packed.kept(tensor)
-            numel, nonzeros, key = kept.numel(), int(torch.count_nonzero(kept)), name.removesuffix(".weight")
+            mask = kept(tensor)
+            numel, nonzeros, key = mask.numel(), int(torch.count_nonzero(mask)), name.removesuffix(".weight")
             record.layers[key] = LayerRecord(
                 block.index,
                 numel,
@@ -257,6 +259,6 @@ def record_block(
                 targets[own.name] if own else None,
                 own.error if own else None,
             )
-            record.masks[key] = mask_hash(kept)
+            record.masks[key] = mask_hash(mask)
             tensors[name] = tensor
     return record, tensors
