@@ -1,34 +1,15 @@
 // Plain C++ for any processor. Sparse rows are expanded a stretch of columns at a time, so that one dense product, which
 // compilers vectorise, serves every kind of matrix.
 
-#include "kernels.h"
-
-#include <cstring>
+#include "common.h"
 
 namespace {
 
 constexpr int64_t kStretch = 1024;  // columns expanded at a time: long enough for the stores to have retired when they are read
 constexpr int64_t kLanes = 16;
 
-inline float widen(uint16_t bf16) {
-  const uint32_t bits = static_cast<uint32_t>(bf16) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-inline float widen(float value) { return value; }
-
-inline uint16_t round_to_bf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  if ((bits & 0x7FFFFFFF) > 0x7F800000) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
-
 inline void put(float *out, float value) { *out = value; }
 inline void put(uint16_t *out, float value) { *out = round_to_bf16(value); }
-
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // ---------------------------------------------------------------- where a row's values come from
 
@@ -151,57 +132,6 @@ void rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, fl
   }
 }
 
-// ---------------------------------------------------------------- inputs
-
-// The nearest integer, ties to even, of a value whose magnitude is far below 2^22.
-inline int32_t nearest(float value) {
-  const float shifted = value + 12582912.0f;
-  int32_t bits;
-  std::memcpy(&bits, &shifted, 4);
-  return bits - 0x4B400000;
-}
-
-// Returns the scale.
-float quantise(const float *x, int64_t count, int8_t *q) {
-  uint32_t most = 0;  // bits of |x|, which order like the numbers, NaN above infinity
-  for (int64_t c = 0; c < count; ++c) {
-    uint32_t bits;
-    std::memcpy(&bits, x + c, 4);
-    bits &= 0x7FFFFFFF;
-    most = bits > most ? bits : most;
-  }
-  float amax;
-  std::memcpy(&amax, &most, 4);
-  if (!(amax >= 1e-30f && most < 0x7F800000)) {
-    for (int64_t c = 0; c < count; ++c) q[c] = 0;
-    return most < 0x7F800000 ? 0.0f : __builtin_nanf("");
-  }
-  const float inverse = 127.0f / amax;
-  for (int64_t c = 0; c < count; ++c) q[c] = static_cast<int8_t>(nearest(x[c] * inverse));
-  return amax / 127.0f;
-}
-
-void prepare(const float *x, int64_t x_stride, ld_input *in) {
-  const size_t beyond = static_cast<size_t>(in->stride - in->cols);
-  for (int32_t t = 0; t < in->tokens; ++t) {
-    const float *const from = x + t * x_stride;
-    const int64_t to = t * in->stride;
-    if (in->kind == LD_FP32) {
-      if (in->cols) std::memcpy(in->f32 + to, from, static_cast<size_t>(in->cols) * 4);
-      std::memset(in->f32 + to + in->cols, 0, beyond * 4);
-    } else if (in->kind == LD_BF16) {
-      for (int64_t c = 0; c < in->cols; ++c) in->bf16[to + c] = round_to_bf16(from[c]);
-      std::memset(in->bf16 + to + in->cols, 0, beyond * 2);
-    } else {
-      for (int64_t g = 0; g < in->groups; ++g) {
-        const int64_t c = g * in->group, at = t * in->groups + g;
-        in->scale[at] = quantise(from + c, least(in->group, in->cols - c), in->q + to + c);
-      }
-      std::memset(in->q + to + in->cols, 0, beyond);
-    }
-  }
-}
-
 // ---------------------------------------------------------------- back to a dense matrix
 
 template <class Number, class Out>
@@ -248,4 +178,4 @@ int supported() { return 1; }
 
 }  // namespace
 
-const ld_kernels ld_kernels_portable = {"portable", supported, prepare, rows, unpack};
+const ld_kernels ld_kernels_portable = {"portable", supported, prepare_rows, rows, unpack};

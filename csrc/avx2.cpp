@@ -1,0 +1,264 @@
+// AVX2 with FMA and BMI2: x86 processors since 2013 (Haswell, Zen). A table shuffle does what VPEXPAND does in AVX-512.
+
+#include "avx2_unpack.h"
+
+namespace {
+
+LD_INLINE float total(__m256 v) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+LD_INLINE void store(const ld_matrix *m, int64_t row, __m256 sum, float *y) {
+  *y = total(sum) + (m->bias ? m->bias[row] : 0.0f);
+}
+
+// Several sums for each token, so that latency is hidden where tokens are few.
+template <int Tokens>
+struct Sums {
+  static constexpr int kLanes = Tokens == 1 ? 4 : Tokens <= 5 ? 2 : 1;
+  __m256 at[Tokens][kLanes];
+
+  LD_INLINE void clear() {
+    for (int t = 0; t < Tokens; ++t)
+      for (int l = 0; l < kLanes; ++l) at[t][l] = _mm256_setzero_ps();
+  }
+  template <class Kind>
+  LD_INLINE void add(Numbers w, const typename Kind::Input *x, int64_t stride, int part) {
+#pragma GCC unroll 8
+    for (int t = 0; t < Tokens; ++t) {
+      const Numbers v = Kind::read(x + t * stride);
+      __m256 &even = at[t][2 * part % kLanes];
+      even = _mm256_fmadd_ps(w.a, v.a, even);
+      __m256 &odd = at[t][(2 * part + 1) % kLanes];
+      odd = _mm256_fmadd_ps(w.b, v.b, odd);
+    }
+  }
+  LD_INLINE void finish(const ld_matrix *m, int64_t row, float *y, int64_t y_stride) const {
+    for (int t = 0; t < Tokens; ++t) {
+      __m256 sum = at[t][0];
+      for (int l = 1; l < kLanes; ++l) sum = _mm256_add_ps(sum, at[t][l]);
+      store(m, row, sum, y + t * y_stride + row);
+    }
+  }
+};
+
+template <class Kind, int Tokens, bool Last>
+void packed_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
+  const char *p = static_cast<const char *>(m->values) + m->row_ptr[row];
+  const char *const end = static_cast<const char *>(m->values) + m->value_bytes;
+  const uint8_t *mask = mask_bytes(m, row);
+  const typename Kind::Input *x = Kind::input(in);
+  Sums<Tokens> sums;
+  sums.clear();
+  for (int64_t c = 0; c < m->cols; c += 64, x += 64, mask += 8) {
+#pragma GCC unroll 4
+    for (int part = 0; part < 4; ++part) {
+      const Numbers w = Kind::read(Kind::template take<Last>(p, end, mask + 2 * part));
+      sums.template add<Kind>(w, x + 16 * part, in->stride, part);
+    }
+  }
+  sums.finish(m, row, y, y_stride);
+}
+
+template <class Kind, int Tokens>
+void dense_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
+  using Number = typename Kind::Input;
+  const Number *const w = static_cast<const Number *>(m->values) + row * m->cols;
+  const Number *const x = Kind::input(in);
+  Sums<Tokens> sums;
+  sums.clear();
+  int64_t c = 0;
+  for (; c + 32 <= m->cols; c += 32) {
+    sums.template add<Kind>(Kind::read(w + c), x + c, in->stride, 0);
+    sums.template add<Kind>(Kind::read(w + c + 16), x + c + 16, in->stride, 1);
+  }
+  if (c < m->cols) {
+    Number rest[32] = {};
+    std::memcpy(rest, w + c, static_cast<size_t>(m->cols - c) * sizeof(Number));
+    sums.template add<Kind>(Kind::read(rest), x + c, in->stride, 0);
+    sums.template add<Kind>(Kind::read(rest + 16), x + c + 16, in->stride, 1);
+  }
+  sums.finish(m, row, y, y_stride);
+}
+
+template <class Kind, int Tokens>
+void number_rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
+  for (int64_t r = begin; r < end; ++r) {
+    if (!m->mask)
+      dense_row<Kind, Tokens>(m, in, r, y, y_stride);
+    else if (inside(m, r))
+      packed_row<Kind, Tokens, false>(m, in, r, y, y_stride);
+    else
+      packed_row<Kind, Tokens, true>(m, in, r, y, y_stride);
+  }
+}
+
+// ---------------------------------------------------------------- int8 and int4
+
+// Scales of 8 groups of a row, times those of the inputs.
+template <int Tokens>
+struct Scales {
+  alignas(32) float at[Tokens][8];
+
+  void fill(const ld_matrix *m, const ld_input *in, int64_t row, int64_t group) {
+    const uint16_t *const scales = m->scales + row * in->groups + group;
+    const int64_t count = least(8, in->groups - group);
+    for (int t = 0; t < Tokens; ++t) {
+      const float *const x = in->scale + t * in->groups + group;
+      if (count == 8) {
+        const __m256i w = _mm256_slli_epi32(_mm256_cvtepu16_epi32(place(reinterpret_cast<const uint8_t *>(scales))), 16);
+        _mm256_store_ps(at[t], _mm256_mul_ps(_mm256_castsi256_ps(w), _mm256_loadu_ps(x)));
+      } else {
+        for (int64_t i = 0; i < count; ++i) at[t][i] = widen(scales[i]) * x[i];
+      }
+    }
+  }
+};
+
+// The product of one row with each token, 64 columns at a time: those sums are exact.
+template <int Tokens>
+struct CodeSums {
+  __m256 at[Tokens];
+
+  LD_INLINE void clear() {
+    for (int t = 0; t < Tokens; ++t) at[t] = _mm256_setzero_ps();
+  }
+  // VPMADDUBSW multiplies unsigned by signed bytes, so the sign of the weight moves to the input. Two products of at most
+  // 128 * 127 fit into its 16 bits.
+  static LD_INLINE __m256i fours(__m256i w, __m256i size, const int8_t *q) {
+    const __m256i x = _mm256_load_si256(reinterpret_cast<const __m256i *>(q));
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(size, _mm256_sign_epi8(x, w)), _mm256_set1_epi16(1));
+  }
+  LD_INLINE void add(__m256i first, __m256i second, const ld_input *in, int64_t column, const Scales<Tokens> &scales, int64_t scale) {
+    const __m256i first_size = _mm256_abs_epi8(first), second_size = _mm256_abs_epi8(second);
+#pragma GCC unroll 8
+    for (int t = 0; t < Tokens; ++t) {
+      const int8_t *const q = in->q + t * in->stride + column;
+      const __m256i dot = _mm256_add_epi32(fours(first, first_size, q), fours(second, second_size, q + 32));
+      at[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(scales.at[t][scale]), at[t]);
+    }
+  }
+  LD_INLINE void finish(const ld_matrix *m, int64_t row, float *y, int64_t y_stride) const {
+    for (int t = 0; t < Tokens; ++t) store(m, row, at[t], y + t * y_stride + row);
+  }
+};
+
+// Columns [begin, finish) of a row; `begin` is a multiple of kStretch.
+template <int Tokens, bool Last>
+LD_INLINE void add_packed(const ld_matrix *m, const ld_input *in, int64_t row, int64_t begin, int64_t finish, const char *p,
+                          const char *end, CodeSums<Tokens> &sums) {
+  const int shift = m->group == 64 ? 6 : 7;
+  const uint8_t *mask = mask_bytes(m, row) + begin / 8;
+  Scales<Tokens> scales;
+  for (int64_t c = begin; c < finish; c += 64, mask += 8) {
+    const int64_t group = c >> shift;
+    if ((c & ((512 << (shift - 6)) - 1)) == 0) scales.fill(m, in, row, group);
+    const __m256i first = take_codes<Last>(p, end, mask);
+    sums.add(first, take_codes<Last>(p, end, mask + 4), in, c, scales, group & 7);
+  }
+}
+
+template <int Tokens, bool Last>
+void packed_int8_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
+  const char *const values = static_cast<const char *>(m->values);
+  CodeSums<Tokens> sums;
+  sums.clear();
+  add_packed<Tokens, Last>(m, in, row, 0, m->cols, values + m->row_ptr[row], values + m->value_bytes, sums);
+  sums.finish(m, row, y, y_stride);
+}
+
+template <int Tokens, bool Last>
+void packed_int4_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
+  const char *p = static_cast<const char *>(m->values) + m->row_ptr[row / 2];
+  const char *const end = static_cast<const char *>(m->values) + m->value_bytes;
+  alignas(32) char codes[kStretch + kMargin];
+  CodeSums<Tokens> sums;
+  sums.clear();
+  for (int64_t c = 0; c < m->cols; c += kStretch) {
+    const int64_t finish = least(c + kStretch, m->cols);
+    look_up<Last>(m, row, c, finish, p, end, codes);
+    add_packed<Tokens, false>(m, in, row, c, finish, codes, nullptr, sums);
+  }
+  sums.finish(m, row, y, y_stride);
+}
+
+// `Rows` rows that share their bytes. What is read beyond the last column meets inputs that are zero.
+template <class Kind, int Tokens, int Rows, bool Last>
+void dense_codes(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
+  const Kind kind(m);
+  const int shift = m->group == 64 ? 6 : 7;
+  const char *const p = static_cast<const char *>(m->values) + row / Kind::kRows * m->cols;
+  const char *const end = static_cast<const char *>(m->values) + m->value_bytes;
+  Scales<Tokens> scales[Rows];
+  CodeSums<Tokens> sums[Rows];
+  for (int r = 0; r < Rows; ++r) sums[r].clear();
+  for (int64_t c = 0; c < m->cols; c += 64) {
+    const int64_t group = c >> shift;
+    const __m256i first = load<__m256i, Last>(p + c, end), second = load<__m256i, Last>(p + c + 32, end);
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; ++r) {
+      if ((c & ((512 << (shift - 6)) - 1)) == 0) scales[r].fill(m, in, row + r, group);
+      sums[r].add(kind.codes(first, r), kind.codes(second, r), in, c, scales[r], group & 7);
+    }
+  }
+  for (int r = 0; r < Rows; ++r) sums[r].finish(m, row + r, y, y_stride);
+}
+
+template <int Tokens, bool Last>
+void int8_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
+  if (m->mask)
+    packed_int8_row<Tokens, Last>(m, in, row, y, y_stride);
+  else
+    dense_codes<Int8, Tokens, 1, Last>(m, in, row, y, y_stride);
+}
+
+template <int Tokens, bool Last>
+void int4_pair(const ld_matrix *m, const ld_input *in, int64_t row, int64_t rows, float *y, int64_t y_stride) {
+  if (m->mask) {
+    for (int64_t r = row; r < row + rows; ++r) packed_int4_row<Tokens, Last>(m, in, r, y, y_stride);
+  } else if (rows == 2) {
+    dense_codes<Int4, Tokens, 2, Last>(m, in, row, y, y_stride);
+  } else {
+    dense_codes<Int4, Tokens, 1, Last>(m, in, row, y, y_stride);
+  }
+}
+
+template <int Tokens>
+void int8_rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
+  for (int64_t r = begin; r < end; ++r)
+    if (inside(m, r))
+      int8_row<Tokens, false>(m, in, r, y, y_stride);
+    else
+      int8_row<Tokens, true>(m, in, r, y, y_stride);
+}
+
+template <int Tokens>
+void int4_rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
+  for (int64_t r = begin; r < end; r += 2)
+    if (inside(m, r))
+      int4_pair<Tokens, false>(m, in, r, least(2, end - r), y, y_stride);
+    else
+      int4_pair<Tokens, true>(m, in, r, least(2, end - r), y, y_stride);
+}
+
+using Rows = void (*)(const ld_matrix *, const ld_input *, int64_t, int64_t, float *, int64_t);
+
+template <int Tokens>
+constexpr Rows kRows[] = {number_rows<Fp32, Tokens>, number_rows<Bf16, Tokens>, int8_rows<Tokens>, int4_rows<Tokens>};
+
+constexpr const Rows *kByTokens[LD_MAX_TOKENS] = {kRows<1>, kRows<2>, kRows<3>, kRows<4>, kRows<5>, kRows<6>, kRows<7>, kRows<8>};
+
+void rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
+  kByTokens[in->tokens - 1][m->kind](m, in, begin, end, y, y_stride);
+}
+
+int supported() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
+         __builtin_cpu_supports("popcnt");
+}
+
+}  // namespace
+
+const ld_kernels ld_kernels_avx2 = {"avx2", supported, prepare_rows, rows, unpack};

@@ -1,0 +1,136 @@
+// AVX2: back to a dense matrix, for products with many tokens. For avx2.cpp alone.
+#ifndef LOWDIM_AVX2_UNPACK_H
+#define LOWDIM_AVX2_UNPACK_H
+
+#include "avx2.h"
+
+namespace {
+
+LD_INLINE Numbers in_order(Numbers v) { return v; }
+LD_INLINE Numbers in_order(__m256i bf16) {
+  const __m256i a = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(bf16)), b = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(bf16, 1));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
+}
+
+LD_INLINE __m256i rounded(__m256 v) {
+  const __m256i bits = _mm256_castps_si256(v), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i number = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF))), 16);
+  const __m256i nan = _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40));
+  return _mm256_blendv_epi8(number, nan, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
+}
+
+// 16 columns
+template <class Block>
+LD_INLINE void emit(Block block, float *out) {
+  const Numbers v = in_order(block);
+  _mm256_storeu_ps(out, v.a);
+  _mm256_storeu_ps(out + 8, v.b);
+}
+LD_INLINE void emit(Numbers v, uint16_t *out) {
+  const __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded(v.a), rounded(v.b)), 0xD8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(out), both);
+}
+LD_INLINE void emit(__m256i bf16, uint16_t *out) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(out), bf16); }
+
+// 32 columns of codes
+template <class Out>
+LD_INLINE void emit_codes(__m256i codes, float scale, Out *out) {
+  const __m128i part[2] = {_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1)};
+  for (int i = 0; i < 2; ++i) {
+    const __m256 a = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(part[i]));
+    const __m256 b = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(part[i], 8)));
+    emit(Numbers{_mm256_mul_ps(a, _mm256_set1_ps(scale)), _mm256_mul_ps(b, _mm256_set1_ps(scale))}, out + 16 * i);
+  }
+}
+
+// Calls step(column, where its 64 columns go); what lies beyond `finish` is dropped.
+template <class Out, class Step>
+LD_INLINE void emit_columns(int64_t begin, int64_t finish, Out *out, Step step) {
+  for (int64_t c = begin; c < finish; c += 64) {
+    if (c + 64 <= finish) {
+      step(c, out + c);
+    } else {
+      Out rest[64];
+      step(c, rest);
+      std::memcpy(out + c, rest, static_cast<size_t>(finish - c) * sizeof(Out));
+    }
+  }
+}
+
+template <class Kind, bool Last, class Out>
+void unpack_numbers(const ld_matrix *m, int64_t row, Out *out) {
+  const char *p = static_cast<const char *>(m->values) + (m->mask ? m->row_ptr[row] : row * m->cols * Kind::kBytes);
+  const char *const end = static_cast<const char *>(m->values) + m->value_bytes;
+  if (m->mask) {
+    const uint8_t *const mask = mask_bytes(m, row);
+    emit_columns(0, m->cols, out, [&](int64_t c, Out *to) LD_ALWAYS {
+      for (int i = 0; i < 4; ++i) emit(Kind::template take<Last>(p, end, mask + c / 8 + 2 * i), to + 16 * i);
+    });
+  } else {
+    emit_columns(0, m->cols, out, [&](int64_t c, Out *to) LD_ALWAYS {
+      for (int i = 0; i < 4; ++i) emit(Kind::template get<Last>(p + (c + 16 * i) * Kind::kBytes, end), to + 16 * i);
+    });
+  }
+}
+
+template <bool Last, class Out>
+LD_INLINE void unpack_packed_codes(const ld_matrix *m, int64_t row, int64_t begin, int64_t finish, const char *p, const char *end,
+                                   Out *out) {
+  const uint8_t *const mask = mask_bytes(m, row);
+  const uint16_t *const scales = m->scales + row * ((m->cols + m->group - 1) / m->group);
+  const int shift = m->group == 64 ? 6 : 7;
+  emit_columns(begin, finish, out, [&](int64_t c, Out *to) LD_ALWAYS {
+    const float scale = widen(scales[c >> shift]);
+    emit_codes(take_codes<Last>(p, end, mask + c / 8), scale, to);
+    emit_codes(take_codes<Last>(p, end, mask + c / 8 + 4), scale, to + 32);
+  });
+}
+
+template <class Kind, bool Last, class Out>
+void unpack_dense_codes(const ld_matrix *m, int64_t row, Out *out) {
+  const Kind kind(m);
+  const char *const p = static_cast<const char *>(m->values) + row / Kind::kRows * m->cols;
+  const char *const end = static_cast<const char *>(m->values) + m->value_bytes;
+  const uint16_t *const scales = m->scales + row * ((m->cols + m->group - 1) / m->group);
+  const int shift = m->group == 64 ? 6 : 7;
+  emit_columns(0, m->cols, out, [&](int64_t c, Out *to) LD_ALWAYS {
+    const float scale = widen(scales[c >> shift]);
+    emit_codes(kind.codes(load<__m256i, Last>(p + c, end), row % Kind::kRows), scale, to);
+    emit_codes(kind.codes(load<__m256i, Last>(p + c + 32, end), row % Kind::kRows), scale, to + 32);
+  });
+}
+
+template <bool Last, class Out>
+void unpack_row(const ld_matrix *m, int64_t row, Out *out) {
+  if (m->kind == LD_FP32) return unpack_numbers<Fp32, Last>(m, row, out);
+  if (m->kind == LD_BF16) return unpack_numbers<Bf16, Last>(m, row, out);
+  if (!m->mask) return m->kind == LD_INT8 ? unpack_dense_codes<Int8, Last>(m, row, out) : unpack_dense_codes<Int4, Last>(m, row, out);
+  const char *p = static_cast<const char *>(m->values) + m->row_ptr[m->kind == LD_INT8 ? row : row / 2];
+  const char *const end = static_cast<const char *>(m->values) + m->value_bytes;
+  if (m->kind == LD_INT8) return unpack_packed_codes<Last>(m, row, 0, m->cols, p, end, out);
+  alignas(32) char codes[kStretch + kMargin];
+  for (int64_t c = 0; c < m->cols; c += kStretch) {
+    const int64_t finish = least(c + kStretch, m->cols);
+    look_up<Last>(m, row, c, finish, p, end, codes);
+    unpack_packed_codes<false>(m, row, c, finish, codes, nullptr, out);
+  }
+}
+
+template <class Out>
+void unpack_rows(const ld_matrix *m, int64_t begin, int64_t end, Out *out, int64_t stride) {
+  for (int64_t r = begin; r < end; ++r, out += stride)
+    if (inside(m, r))
+      unpack_row<false>(m, r, out);
+    else
+      unpack_row<true>(m, r, out);
+}
+
+void unpack(const ld_matrix *m, int64_t begin, int64_t end, int32_t out_kind, void *out, int64_t stride) {
+  if (out_kind == LD_FP32)
+    unpack_rows(m, begin, end, static_cast<float *>(out), stride);
+  else
+    unpack_rows(m, begin, end, static_cast<uint16_t *>(out), stride);
+}
+
+}  // namespace
+#endif
