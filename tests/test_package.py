@@ -28,7 +28,9 @@ NOT_IMPORTED = {"gguf", "sentencepiece", "protobuf"}
 """Dependencies that transformers imports on lowdim's behalf."""
 
 IMPORT_NAMES = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
-OPTIONAL = {"datasets": "data", "lm_eval": "eval"}
+OPTIONAL = {"datasets": "data", "lm_eval": "eval"} | dict.fromkeys(
+    ("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve"
+)
 
 
 def name(path: Path) -> str:
