@@ -241,6 +241,75 @@ def make_run() -> Json:
     }
 
 
+def make_bench(quality: bool = True) -> Json:
+    """What `lowdim bench` found on the pruned model, three dtypes of it."""
+    layers, models = [], []
+    for dtype, size, top in (("bf16", 16, 2.1), ("int8", 8, 3.6), ("int4", 4, 5.0)):
+        for sparsity in (0.0, 0.3, 0.5, 0.6, 0.7, 0.9):
+            speed = top * (1 + 0.9 * sparsity)
+            layers.append(
+                {
+                    "names": ["gate_proj", "up_proj"],
+                    "count": 60,
+                    "rows": 1536,
+                    "cols": 576,
+                    "engine": "lowdim",
+                }
+                | {
+                    "dtype": dtype,
+                    "sparsity": sparsity,
+                    "kernel": f"packed {dtype}, avx512",
+                    "over_torch": speed,
+                }
+                | {
+                    "microseconds": 100 / speed,
+                    "bytes": 1000,
+                    "bandwidth_share": 0.5,
+                    "over_dense": speed / top,
+                }
+            )
+        for sparsity in (0.0, 0.6):
+            models.append(
+                {"engine": "lowdim", "dtype": dtype, "sparsity": sparsity, "backend": "native", "reason": ""}
+                | {"tokens_per_s": 60 * top * (1 + 0.4 * sparsity), "quartiles": [90.0, 130.0]}
+                | {
+                    "prefill_tokens_per_s": 500.0,
+                    "prompt": 256,
+                    "bytes_per_token": round(17e6 * size * (1 - 0.8 * sparsity)),
+                }
+                | {
+                    "bandwidth_share": 0.4,
+                    "kernels": {f"packed {dtype}, avx512": 210, "dense int8, avx512": 1},
+                }
+                | {"over_torch": 3.0, "over_dense": 1 + 0.4 * sparsity, "prefill_over_torch": 0.97}
+                | {"perplexity": (19.3 if not sparsity else 64.2) + 16 / size if quality else None}
+            )
+    models.insert(
+        0,
+        models[0]
+        | {
+            "engine": "torch",
+            "backend": "generate",
+            "tokens_per_s": 38.1,
+            "over_torch": 1.0,
+            "over_dense": None,
+        },
+    )
+    return {
+        "schema": 1,
+        "lowdim": "0.1.0",
+        "subject": {"name": "runs/owl60", "random_weights": False, "random_zeros": False, "zeros": 0.6},
+        "machine": {"cpu": "Intel Xeon @ 2.60GHz", "threads": 2},
+        "level": "avx512",
+        "build": "gcc 12.2.0, OpenMP",
+        "bandwidth": 38.2e9,
+        "layers": layers,
+        "models": models,
+        "notes": ["This is a small model: most of the gain is the runtime's."],
+        "protocol": {},
+    }
+
+
 def write_run(folder: Path, manifest: Json, run: Json | None = None, name: str = "owl60") -> Path:
     """Leave a run on disk and return its directory."""
     out = folder / name
@@ -267,10 +336,15 @@ def run() -> Json:
     return make_run()
 
 
+@pytest.fixture
+def bench() -> Json:
+    return make_bench()
+
+
 @pytest.fixture(scope="session")
 def page() -> str:
     """The page of the run below, drawn once."""
-    return render(make_manifest(blocks=10), make_run(), out="owl60")
+    return render(make_manifest(blocks=10), make_run(), bench=make_bench(), out="owl60")
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_papers_are_linked(page):
     assert "https://arxiv.org/abs/2310.05175" in links  # OWL
 
 
-def test_names_from_files_run_nothing(manifest, run):
+def test_names_from_files_run_nothing(manifest, run, bench):
     layer = next(iter(manifest["layers"]))
     bad = f"model.layers.0.{EVIL}"
     manifest["layers"][bad] = manifest["layers"].pop(layer)
@@ -96,7 +96,10 @@ def test_names_from_files_run_nothing(manifest, run):
     manifest["allocation"]["name"] = EVIL
     run |= {"command": EVIL, "machine": {EVIL: EVIL}, "speed": {**run["speed"], "note": EVIL}}
     run["stages"] += [{"name": EVIL, "seconds": 9.0}]
-    page = render(manifest, run, problem=EVIL, out=EVIL)
+    bench |= {"notes": [EVIL], "level": EVIL, "machine": {"cpu": EVIL, "threads": 2}}
+    for row in [*bench["layers"], *bench["models"]]:
+        row |= {"dtype": EVIL, "backend": EVIL, "kernels": {EVIL: 1}}
+    page = render(manifest, run, bench=bench, problems=[EVIL], out=EVIL)
     assert "<script" not in page.lower()
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 20
     assert not Reader(page).all("script")

@@ -18,6 +18,7 @@ from lowdim.evaluate.forward import Forward
 from lowdim.models import manifest, ranks
 from lowdim.models.convert import convert
 from lowdim.models.manifest import Manifest
+from lowdim.models.packed import Packed
 from lowdim.models.stream import Stream
 from lowdim.models.writer import Writer
 from lowdim.prune.keeper import BlockRecord, Keeper, refuse_differences
@@ -28,6 +29,7 @@ from lowdim.prune.recipe import Recipe
 from lowdim.prune.run import Clock, needs_data, prune_blocks, settle_allocation
 from lowdim.prune.session import Session, open_session
 from lowdim.prune.sidecar import write_sidecar
+from lowdim.prune.speed import MeasureSpeed
 
 TOKENS_PER_BATCH = 2048
 
@@ -75,6 +77,7 @@ def prune(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    speed: MeasureSpeed | None = None,
 ) -> PruneResult:
     """Prune a causal language model.
 
@@ -92,6 +95,7 @@ def prune(
             ``out`` is complete already, and from the same recipe, model and data, nothing is done.
         overwrite: replace an existing ``out``, once the new one is complete.
         progress: told of stages and their advance.
+        speed: measures both models where the recipe sets ``evaluation.tokens``; Hugging Face ``generate`` if not given.
 
     Returns:
         The manifest, and where the model is.
@@ -111,7 +115,7 @@ def prune(
         0.5
     """
     progress = progress or Silent()
-    run = _Run(recipe, progress, calibration, tokenizer)
+    run = _Run(recipe, progress, calibration, tokenizer, speed)
     with ranks.launched():
         if isinstance(model, PreTrainedModel):
             return run.in_memory(model, None if out is None else Path(out), overwrite)
@@ -125,12 +129,16 @@ def prune(
 class _Run:
     """One call of `prune`: what its stages hand to each other."""
 
-    def __init__(self, recipe: Recipe, progress: Progress, source: Any, tokenizer: Any) -> None:
+    def __init__(
+        self, recipe: Recipe, progress: Progress, source: Any, tokenizer: Any, speed: MeasureSpeed | None
+    ) -> None:
         self.recipe = recipe
         self.progress = progress
         self.source = source
         self.tokenizer = tokenizer
+        self.speed = speed
         self.clock = Clock()
+        self._rounded: dict[str, Packed] = {}
 
     def in_memory(self, model: PreTrainedModel, out: Path | None, overwrite: bool) -> PruneResult:
         writer = Writer(out, overwrite=overwrite) if out is not None and ranks.rank() == 0 else None
@@ -142,7 +150,7 @@ class _Run:
             masks = Masks.from_dict({n: model.get_parameter(n).detach() != 0 for n in _parameters(session)})
             if writer is not None and out is not None:
                 self._save(writer, session, record)
-                write_sidecar(out, session, self.clock, self.progress)
+                write_sidecar(out, session, self.clock, self.progress, self.speed)
             return PruneResult(record.to_dict(), out, model, masks)
         finally:
             if writer is not None:
@@ -166,7 +174,7 @@ class _Run:
             record = build_manifest(session, data, records, evaluation, self._allocation)
             if writer is not None:
                 keeper.finish(record)
-                write_sidecar(out, session, self.clock, self.progress)
+                write_sidecar(out, session, self.clock, self.progress, self.speed)
             ranks.barrier()
             return PruneResult(record.to_dict(), out)
         finally:
@@ -218,7 +226,7 @@ class _Run:
         with self.clock.stage("Allocate"):
             self._allocation = settle_allocation(session, batches, keeper, self.progress)
         with self.clock.stage("Prune"):
-            records = prune_blocks(session, self._allocation, batches, keeper, self.progress)
+            records = prune_blocks(session, self._allocation, batches, keeper, self.progress, self._rounded)
         sparse = measured("sparse", self._written(session, keeper))
         return compare(dense, sparse), records
 
@@ -291,7 +299,7 @@ class _Run:
         writer.write_text(manifest.FILE, manifest.to_text(record))
         writer.finish()
         if self.recipe.storage == "packed":
-            convert(writer.out, writer.out, "packed", overwrite=True)
+            convert(writer.out, writer.out, "packed", overwrite=True, rounded=self._rounded)
 
 
 def _parameters(session: Session) -> list[str]:

@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from lowdim.core.machine import machine
 from lowdim.core.progress import Progress
 from lowdim.models import manifest
 from lowdim.models.checkpoint import Checkpoint
 from lowdim.models.convert import tensor_name
+from lowdim.prune.measure import make_windows
 from lowdim.prune.run import Clock
 from lowdim.prune.session import Session
-from lowdim.prune.speed import measure_speed
+from lowdim.prune.speed import MeasureSpeed, measure_speed
 
 
-def write_sidecar(out: Path, session: Session, clock: Clock, progress: Progress) -> Path:
-    """Write stages, machine and sizes beside an output directory; return the file's path."""
+def write_sidecar(
+    out: Path, session: Session, clock: Clock, progress: Progress, measure: MeasureSpeed | None = None
+) -> Path:
+    """Write stages, machine, sizes and speed beside an output directory; return the file's path.
+
+    Args:
+        out: the output directory.
+        session: the run.
+        clock: its stages.
+        progress: told of the measurement.
+        measure: how speed is measured; `measure_speed` if not given.
+    """
     speed: dict[str, Any] = {}
     if session.source is not None and session.recipe.evaluation.tokens:
         with clock.stage("Measure speed"), progress.stage("Measure speed", 1) as stage:
             compute = session.stream.compute or session.stored
-            speed = measure_speed(session.source.path, out, compute, session.recipe.evaluation.tokens)
+            text = make_windows(session.recipe, session.tokenizer())
+            tokens = session.recipe.evaluation.tokens
+            speed = (measure or measure_speed)(session.source.path, out, compute, tokens, text)
             stage.advance(1)
     target = out.with_name(f"{out.name}.run.json")
     content: dict[str, Any] = {
@@ -43,23 +54,6 @@ def write_sidecar(out: Path, session: Session, clock: Clock, progress: Progress)
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, target)
     return target
-
-
-def machine() -> dict[str, Any]:
-    """Describe this machine."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    return {
-        "cpu": name,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "ram_gb": round(ram / 2**30, 1),
-        "platform": platform.platform(),
-    }
 
 
 def sizes(out: Path, session: Session) -> dict[str, Any]:

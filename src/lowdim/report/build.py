@@ -11,6 +11,8 @@ from lowdim.models import manifest
 from lowdim.models.files import read_json
 from lowdim.report.page import render
 
+BENCH_SCHEMA = 1
+
 
 def build(out: Path, html: Path | None = None) -> Path:
     """Write the report of the run whose output is ``out``, and return the page's path.
@@ -19,7 +21,8 @@ def build(out: Path, html: Path | None = None) -> Path:
     page that exists is complete. The same inputs give the same bytes.
 
     Args:
-        out: the directory with ``lowdim.json``. ``OUT.run.json`` beside it, if there, has the timings.
+        out: the directory with ``lowdim.json``. ``OUT.run.json`` beside it, if there, has the timings, and
+            ``OUT.bench.json`` what ``lowdim bench OUT --json OUT.bench.json`` measured.
         html: where to write; ``OUT.html`` by default.
 
     Raises:
@@ -33,8 +36,15 @@ def build(out: Path, html: Path | None = None) -> Path:
             f"out must be a finished run: {out} holds no {manifest.FILE}. Give what `lowdim prune` wrote."
         )
     facts = manifest.read(out).to_dict()
-    run, problem = _sidecar(beside(out, ".run.json"))
-    _write(html, render(facts, run, problem=problem, out=out.name))
+    run, problem = _sidecar(beside(out, ".run.json"), "times, sizes and speeds are missing")
+    bench, other = _sidecar(beside(out, ".bench.json"), "what lowdim bench measured is missing")
+    if bench and bench.get("schema") != BENCH_SCHEMA:
+        bench, other = (
+            {},
+            f"what lowdim bench measured is missing: {out.name}.bench.json is of another version",
+        )
+    problems = [text for text in (problem, other) if text]
+    _write(html, render(facts, run, bench=bench, problems=problems, out=out.name))
     return html
 
 
@@ -48,14 +58,14 @@ def beside(out: Path, ending: str) -> Path:
     return out.with_name(out.name + ending)
 
 
-def _sidecar(path: Path) -> tuple[dict[str, Any], str]:
+def _sidecar(path: Path, missing: str) -> tuple[dict[str, Any], str]:
     """Return the sidecar, or nothing and the reason; that it is absent is no fault, a run may be moved."""
     if not path.exists():
         return {}, ""
     try:
         return read_json(path), ""
     except CheckpointError as error:
-        return {}, f"times, sizes and speeds are missing: {error}"
+        return {}, f"{missing}: {error}"
 
 
 def _write(path: Path, text: str) -> None:

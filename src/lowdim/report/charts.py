@@ -43,7 +43,7 @@ def lines(
                 ]
                 dots(axes, tips, range(len(texts)), values[: len(texts)], texts, color=tone)
         value_axis(axes, write, every)
-        _name_lines(axes, series)
+        name_lines(axes, series)
         if blocks:
             block_axis(axes, blocks)
         else:
@@ -52,7 +52,7 @@ def lines(
     return draw(key, label, 230, paint)
 
 
-def _name_lines(axes: Axes, series: Mapping[str, Numbers]) -> None:
+def name_lines(axes: Axes, series: Mapping[str, Numbers]) -> None:
     """Write each name beside the end of its line, moved apart where two would touch."""
     low, high = axes.get_ylim()
     log = axes.get_yscale() == "log"

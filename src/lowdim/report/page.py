@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowdim.core import registry
 from lowdim.core.errors import LowdimError
-from lowdim.report import figures, words
+from lowdim.report import figures, speed, words
 from lowdim.report.grid import Layer, layers_of
 from lowdim.report.palette import css_variables
 from lowdim.report.summary import Notice, headline, notices, section, verdict
@@ -20,13 +20,16 @@ _ROLES = ("score", "allocation", "pattern", "repair", "refine")
 Json = Mapping[str, Any]
 
 
-def render(manifest: Json, run: Json, *, problem: str = "", out: str = "OUT") -> str:
+def render(
+    manifest: Json, run: Json, *, bench: Json | None = None, problems: Sequence[str] = (), out: str = "OUT"
+) -> str:
     """Return the page as text.
 
     Args:
         manifest: the contents of ``lowdim.json``.
         run: the contents of ``OUT.run.json``, or an empty mapping.
-        problem: why ``run`` is empty although the file is there; shown on the page.
+        bench: the contents of ``OUT.bench.json``; what the run itself measured of speed stands in for it.
+        problems: why ``run`` or ``bench`` is empty although the file is there; shown on the page.
         out: the name of the run's directory, for the command that repeats the run.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -40,12 +43,11 @@ def render(manifest: Json, run: Json, *, problem: str = "", out: str = "OUT") ->
     )
     pages.globals["words"] = words
     found = notices(manifest)
-    if problem:
-        found.insert(0, Notice("fallback", problem))
-    return pages.get_template("report.html").render(_facts(manifest, run, found, out))
+    found = [Notice("fallback", words.clean(problem)) for problem in problems] + found
+    return pages.get_template("report.html").render(_facts(manifest, run, bench or {}, found, out))
 
 
-def _facts(manifest: Json, run: Json, found: list[Notice], out: str) -> dict[str, Any]:
+def _facts(manifest: Json, run: Json, bench: Json, found: list[Notice], out: str) -> dict[str, Any]:
     recipe = section(manifest, "recipe")
     layers = layers_of(manifest)
     model = section(manifest, "model")
@@ -64,6 +66,7 @@ def _facts(manifest: Json, run: Json, found: list[Notice], out: str) -> dict[str
         "fallbacks": [notice for notice in found if notice.kind == "fallback"],
         "skipped": [notice for notice in found if notice.kind == "skipped"],
         "pictures": figures.pictures(manifest, run),
+        "speed": _speed(speed.measured(run, bench), manifest),
         "recipe": _yaml(recipe),
         "command": words.clean(run.get("command") or ""),
         "repeat": shlex.join(
@@ -75,6 +78,15 @@ def _facts(manifest: Json, run: Json, found: list[Notice], out: str) -> dict[str
         "layer_count": len(layers),
         "layer_columns": _columns(layers),
         "files": _hashes(manifest),
+    }
+
+
+def _speed(found: Json, manifest: Json) -> dict[str, Any]:
+    return {
+        "rows": speed.rows(found, manifest),
+        "conditions": speed.conditions(found),
+        "notes": speed.notes(found),
+        "pictures": speed.pictures(found, manifest),
     }
 
 

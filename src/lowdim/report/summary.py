@@ -139,10 +139,18 @@ def _speed_words(run: Json) -> str:
     if not dense or sparse is None:
         return "its speed was not measured"
     ratio = sparse / dense
-    numbers = f"{words.number(sparse)} against {words.number(dense)} tokens/s"
+    numbers = f"{words.number(sparse)} against {words.number(dense)} tokens/s" + _share_of_sparsity(run)
     if ratio > 1 + _NOISE:
         return f"it generates {_times(ratio)} as fast, {numbers}"
     return f"it generates {'slower' if ratio < 1 - _NOISE else 'no faster'}, {numbers}"
+
+
+def _share_of_sparsity(run: Json) -> str:
+    """Say how much of a gain is the zeros' own: that over the dense model in the same runtime."""
+    forms = section(run, "speed", "runtime").get("models") or []
+    rate = section(run, "speed").get("sparse_tokens_per_s")
+    own = next((form.get("over_dense") for form in forms if form.get("tokens_per_s") == rate), None)
+    return "" if own is None else f" ({_times(own)} over the dense model in the same runtime)"
 
 
 def _speeds(run: Json) -> tuple[float | None, float | None]:

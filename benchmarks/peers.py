@@ -1,0 +1,117 @@
+"""Other engines: each in an environment of its own, made on first use, answering one line per question.
+
+A peer is a process that stays alive between its turns, so that it can be measured in turn with everything else. It
+reads a line of JSON, works, and answers with a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lowdim.data.assets import cache_dir
+
+HERE = Path(__file__).parent
+DEEPSPARSE = ("deepsparse", "deepsparse==1.8.0", "3.11")  # its last release; wheels up to Python 3.11
+LLAMACPP = ("llama_cpp", "llama-cpp-python==0.3.36", None)  # built from source in five to ten minutes
+
+
+class Unavailable(Exception):
+    """A peer cannot be had on this machine, and why."""
+
+
+def environment(peer: tuple[str, str, str | None]) -> Path:
+    """Return the interpreter of a peer's environment, made on first use.
+
+    Raises:
+        Unavailable: no interpreter of the version that it needs, or pip failed.
+    """
+    module, requirement, version = peer
+    home = cache_dir() / "peers" / requirement.replace("==", "-")
+    python = home / "bin" / "python"
+    if (
+        subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode
+        if python.exists()
+        else 1
+    ):
+        print(f"Making the environment of {requirement} (once) ...", file=sys.stderr, flush=True)
+        shutil.rmtree(home, ignore_errors=True)
+        _run([_interpreter(version), "-m", "venv", home])
+        _run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement])
+    return python
+
+
+def _interpreter(version: str | None) -> str:
+    if version is None or sys.version_info[:2] == tuple(map(int, version.split("."))):
+        return sys.executable
+    found = shutil.which(f"python{version}")
+    if not found or subprocess.run([found, "--version"], capture_output=True).returncode:
+        raise Unavailable(f"no Python {version} on this machine")
+    return found
+
+
+def _run(command: Sequence[str | Path]) -> None:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        raise Unavailable(next((line for line in lines if line.startswith("ERROR")), lines[-1])[:300])
+
+
+class Peer:
+    """A peer's process; used as a context manager.
+
+    Args:
+        peer: its environment.
+        script: its program, beside this file.
+        arguments: of the program.
+        threads: that it may use.
+    """
+
+    def __init__(
+        self, peer: tuple[str, str, str | None], script: str, arguments: Sequence[str | Path], threads: int
+    ) -> None:
+        command = [environment(peer), HERE / script, *arguments, "--threads", str(threads)]
+        self._process = subprocess.Popen(
+            list(map(str, command)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"},
+        )
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        """Send a question and wait for its answer.
+
+        Raises:
+            Unavailable: the peer has died.
+        """
+        assert self._process.stdin and self._process.stdout
+        try:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError) as error:
+            raise Unavailable("the peer's process ended; run its script by hand to see why") from error
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
