@@ -1,7 +1,8 @@
 // AVX-512 with VBMI2, VNNI and BF16: Ice Lake's successors from Sapphire Rapids on, Zen 4 and later.
 //
-// VPEXPAND must take its source from a register: its memory form is two to three times slower where the mask is partial or the
-// address unaligned (Zen 5). `pinned` keeps the compiler from folding the load.
+// Two facts about VPEXPAND on Zen 5 shape this file. Its memory form is two to three times slower than its register form where the
+// mask is partial or the address unaligned. Its zeroing form waits for the old value of its destination, which chains one
+// expansion to the next at six cycles each; the merging form into a fresh copy of a constant does not.
 
 #include "kernels.h"
 
@@ -16,10 +17,32 @@ inline __m512i pinned(__m512i v) {
   return v;
 }
 
-// 64 bytes at p. At the end of the values, where `left` bytes are readable, no more than those.
-template <bool Last>
-inline __m512i load(const char *p, const char *end) {
-  if (!Last) return pinned(_mm512_loadu_si512(p));
+inline __m512i zero() { return pinned(_mm512_setzero_si512()); }
+
+// In a general register: gcc would shift masks in mask registers and move them back to count them.
+inline uint64_t pinned(uint64_t v) {
+  asm("" : "+r"(v));
+  return v;
+}
+
+// How packed codes are read: whole registers; halves, which is worth a branch where few words of 64 columns have more than 32 codes;
+// or, in the last rows, no more than is there.
+enum class Load { kWhole, kHalf, kLast };
+
+inline __m512i load_half(const char *p) {
+  __m512i v;
+  asm("vmovdqu64 %1, %t0" : "=v"(v) : "m"(*reinterpret_cast<const char(*)[32]>(p)));
+  return v;
+}
+
+// 64 bytes from any address. A load that crosses a cache line costs far more than its two halves, one of which does not cross; the
+// first is written out, because the compiler would make one load of the two, or fold it into VPEXPAND.
+inline __m512i load(const char *p) {
+  return _mm512_inserti64x4(load_half(p), _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p + 32)), 1);
+}
+
+// The same where values end at `end`.
+inline __m512i load_last(const char *p, const char *end) {
   const int64_t left = end - p;
   return pinned(_mm512_maskz_loadu_epi8(left >= kRegister ? ~0ULL : (1ULL << left) - 1, p));
 }
@@ -69,10 +92,9 @@ struct Sums {
 struct Fp32 {
   static constexpr int kColumns = 16, kBytes = 4;
   using Input = float;
+  using Mask = __mmask16;
   static const Input *input(const ld_input *in) { return in->f32; }
-  static __m512i expand(uint64_t mask, __m512i v) {
-    return _mm512_maskz_expand_epi32(static_cast<__mmask16>(mask), v);
-  }
+  static __m512i expand(Mask mask, __m512i v) { return _mm512_mask_expand_epi32(zero(), mask, v); }
   static __m512 add(__m512 sum, __m512i w, const Input *x) {
     return _mm512_fmadd_ps(_mm512_castsi512_ps(w), _mm512_load_ps(x), sum);
   }
@@ -81,27 +103,17 @@ struct Fp32 {
 struct Bf16 {
   static constexpr int kColumns = 32, kBytes = 2;
   using Input = uint16_t;
+  using Mask = __mmask32;
   static const Input *input(const ld_input *in) { return in->bf16; }
-  static __m512i expand(uint64_t mask, __m512i v) {
-    return _mm512_maskz_expand_epi16(static_cast<__mmask32>(mask), v);
-  }
+  static __m512i expand(Mask mask, __m512i v) { return _mm512_mask_expand_epi16(zero(), mask, v); }
   static __m512 add(__m512 sum, __m512i w, const Input *x) {
     return _mm512_dpbf16_ps(sum, as_bf16(w), as_bf16(_mm512_load_si512(x)));
   }
 };
 
-// Short: every part of the row has at most half a register of values, so that half a load does, which crosses fewer lines.
-enum class Load { kWhole, kHalf, kLast };
-
-template <Load How>
-inline __m512i fetch(const char *p, const char *end) {
-  if (How == Load::kHalf) return pinned(_mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))));
-  return load<How == Load::kLast>(p, end);
-}
-
 // Four parts at a time, one sum each where tokens are few: VDPBF16PS takes six cycles, VFMADD four.
-template <class Kind, int Tokens, Load How>
-void packed_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
+template <class Kind, int Tokens, bool Last>
+inline void packed_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
   constexpr int kParts = 4, kColumns = kParts * Kind::kColumns;
   constexpr uint64_t kPart = ~0ULL >> (64 - Kind::kColumns);
   const char *p = static_cast<const char *>(m->values) + m->row_ptr[row];
@@ -113,17 +125,24 @@ void packed_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, i
 
   const auto parts = [&](uint64_t first_word, uint64_t second_word) __attribute__((always_inline)) {
     __m512i w[kParts];
-    uint64_t bits[kParts];
+    typename Kind::Mask mask_of[kParts];
+    uint64_t count[kParts];
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i) {
       const int column = i * Kind::kColumns;
-      bits[i] = (column < 64 ? first_word : second_word) >> (column % 64) & kPart;
-      w[i] = fetch<How>(p, end);
-      p += Kind::kBytes * __builtin_popcountll(bits[i]);
+      const uint64_t bits = pinned((column < 64 ? first_word : second_word) >> (column % 64) & kPart);
+      mask_of[i] = static_cast<typename Kind::Mask>(bits);
+      asm("" : "+k"(mask_of[i]));
+      count[i] = __builtin_popcountll(bits);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i) {
-      w[i] = Kind::expand(bits[i], w[i]);
+      w[i] = Last ? load_last(p, end) : load(p);
+      p += Kind::kBytes * count[i];
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kParts; ++i) {
+      w[i] = Kind::expand(mask_of[i], w[i]);
 #pragma GCC unroll 8
       for (int t = 0; t < Tokens; ++t) {
         __m512 &sum = sums.at[t][i % Sums<Tokens>::kLanes];
@@ -133,15 +152,14 @@ void packed_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, i
     x += kColumns;
   };
 
-  const int64_t words = (m->cols + 63) / 64;
-  int64_t c = 0;
-  for (; c + kColumns / 64 <= words; c += kColumns / 64) parts(mask[c], mask[c + kColumns / 64 - 1]);
-  if (c < words) parts(mask[c], 0);
+  const uint64_t *const stop = mask + (m->cols + 63) / 64;
+  for (; mask + kColumns / 64 <= stop; mask += kColumns / 64) parts(mask[0], mask[kColumns / 64 - 1]);
+  if (mask < stop) parts(mask[0], 0);
   sums.store(m, row, y, y_stride);
 }
 
 template <class Kind, int Tokens>
-void dense_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
+inline void dense_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
   constexpr int kParts = 4;
   const int64_t width = m->cols * Kind::kBytes;
   const char *p = static_cast<const char *>(m->values) + row * width;
@@ -171,9 +189,9 @@ void dense_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, in
 
 // Codes plus 128 as unsigned bytes, what VPDPBUSD wants; a pruned weight is 128. The input's `offset` takes the 128s off again.
 struct Int8 {
-  static constexpr int kRows = 1;
+  static constexpr int kRows = 1;  // that share bytes
   explicit Int8(const ld_matrix *) {}
-  __m512i codes(__m512i v, int) const { return _mm512_xor_si512(v, _mm512_set1_epi8(-128)); }
+  __m512i codes(__m512i v, bool) const { return _mm512_xor_si512(v, _mm512_set1_epi8(-128)); }
 };
 
 struct Int4 {
@@ -184,8 +202,8 @@ struct Int4 {
             _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(m->table))),
             _mm512_set1_epi8(-128))) {}
   // VPERMB looks at six bits of each index; the table repeats, so that the upper two do not matter.
-  __m512i codes(__m512i v, int half) const {
-    return _mm512_permutexvar_epi8(half ? _mm512_srli_epi16(v, 4) : v, table);
+  __m512i codes(__m512i v, bool high) const {
+    return _mm512_permutexvar_epi8(high ? _mm512_srli_epi16(v, 4) : v, table);
   }
 };
 
@@ -202,44 +220,67 @@ struct Scales {
   }
 };
 
-// One or two rows of codes, read forward 64 columns at a time. Packed: `Last` keeps loads inside the values.
-template <class Kind, bool Packed, bool Last>
+// Two rows that share bytes are read together, one memory stream, while registers suffice. (Two rows of int8 would be two streams,
+// for which the processor fetches ahead less well: three times slower from memory.)
+constexpr int kPairTokens = 4;
+
+// One row of codes, or two that share bytes, read forward 64 columns at a time.
+template <class Kind, int Rows, bool Packed, Load How>
 struct Reader {
   const Kind kind;
-  const char *p[Kind::kRows];
+  const char *p[Rows];
   const char *const end;
   const uint64_t *mask;
   const int64_t mask_words, cols;
+  const bool odd;
 
-  Reader(const ld_matrix *m, int64_t row)
-      : kind(m),
+  Reader(const ld_matrix *m, const Kind &k, int64_t row)
+      : kind(k),
         end(static_cast<const char *>(m->values) + m->value_bytes),
         mask(m->mask + (Packed ? row * m->mask_words : 0)),
         mask_words(m->mask_words),
-        cols(m->cols) {
-    const int64_t unit = row / Kind::kRows;
-    for (int r = 0; r < Kind::kRows; ++r)
+        cols(m->cols),
+        odd(Rows == 1 && row % 2) {
+    for (int r = 0; r < Rows; ++r) {
+      const int64_t unit = (row + r) / Kind::kRows;
       p[r] = static_cast<const char *>(m->values) + (Packed ? m->row_ptr[unit] : unit * m->cols);
+    }
   }
 
-  inline __m512i next(int r, int64_t word) {
-    if (!Packed) {
-      const char *at = p[r] + word * 64;
+  inline void next(int64_t word, __m512i *codes) {
+    if (!Packed) {  // columns beyond the last meet inputs of zero
       const int64_t left = cols - word * 64;
-      const __m512i v = left >= 64 ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi8(first(left), at);
-      return kind.codes(v, r);  // columns beyond the last meet inputs of zero
+      for (int r = 0; r < Rows; ++r) {
+        const char *at = p[r] + word * 64;
+        const __m512i v = left >= 64 ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi8(first(left), at);
+        codes[r] = kind.codes(v, r || odd);
+      }
+      return;
     }
-    const uint64_t bits = mask[r * mask_words + word];
-    const __m512i v = pinned(kind.codes(load<Last>(p[r], end), r));
-    p[r] += __builtin_popcountll(bits);
-    return _mm512_mask_expand_epi8(_mm512_set1_epi8(-128), bits, v);
+    __mmask64 mask_of[Rows];
+    uint64_t count[Rows], any = 0;
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; ++r) {
+      const uint64_t bits = pinned(mask[r * mask_words + word]);
+      mask_of[r] = bits;
+      asm("" : "+k"(mask_of[r]));
+      count[r] = __builtin_popcountll(bits);
+      any |= count[r];
+    }
+    const bool half = How == Load::kHalf && __builtin_expect(any < 32, 1);
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; ++r) {
+      const __m512i v = How == Load::kLast ? load_last(p[r], end) : half ? load_half(p[r]) : load(p[r]);
+      codes[r] = _mm512_mask_expand_epi8(_mm512_set1_epi8(-128), mask_of[r], pinned(kind.codes(v, r || odd)));
+      p[r] += count[r];
+    }
   }
 };
 
-// `Words` words of 64 columns to a group; `rows` is 1 or 2.
-template <class Kind, int Tokens, int Words, bool Packed, bool Last, int Rows>
-void code_rows(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
-  Reader<Kind, Packed, Last> reader(m, row);
+// `Words` words of 64 columns to a group.
+template <class Kind, int Tokens, int Words, int Rows, bool Packed, Load How>
+inline void code_rows(const ld_matrix *m, const ld_input *in, const Kind &kind, int64_t row, float *y, int64_t y_stride) {
+  Reader<Kind, Rows, Packed, How> reader(m, kind, row);
   const int64_t words = (m->cols + 63) / 64;
   Scales<Tokens> scales[Rows];
   Sums<Tokens> sums[Rows];
@@ -247,28 +288,32 @@ void code_rows(const ld_matrix *m, const ld_input *in, int64_t row, float *y, in
 
   const auto group = [&](int64_t g, int lane) __attribute__((always_inline)) {
     const int8_t *const x = in->q + g * Words * 64;
+    __m512i dot[Rows][Tokens];
+#pragma GCC unroll 8
+    for (int t = 0; t < Tokens; ++t)
+      for (int r = 0; r < Rows; ++r) dot[r][t] = _mm512_load_si512(in->offset + (t * in->groups + g) * 16);
+#pragma GCC unroll 2
+    for (int c = 0; c < Words; ++c) {
+      if (c > 0 && g * Words + c >= words) break;
+      __m512i w[Rows];
+      reader.next(g * Words + c, w);
+#pragma GCC unroll 8
+      for (int t = 0; t < Tokens; ++t) {
+        const __m512i v = _mm512_load_si512(x + t * in->stride + c * 64);
+        for (int r = 0; r < Rows; ++r) dot[r][t] = _mm512_dpbusd_epi32(dot[r][t], w[r], v);
+      }
+    }
 #pragma GCC unroll 2
     for (int r = 0; r < Rows; ++r) {
-      __m512i dot[Tokens];
-#pragma GCC unroll 8
-      for (int t = 0; t < Tokens; ++t) dot[t] = _mm512_load_si512(in->offset + (t * in->groups + g) * 16);
-#pragma GCC unroll 2
-      for (int c = 0; c < Words; ++c) {
-        if (c > 0 && g * Words + c >= words) break;
-        const __m512i w = reader.next(r, g * Words + c);
-#pragma GCC unroll 8
-        for (int t = 0; t < Tokens; ++t)
-          dot[t] = _mm512_dpbusd_epi32(dot[t], w, _mm512_load_si512(x + t * in->stride + c * 64));
-      }
 #pragma GCC unroll 8
       for (int t = 0; t < Tokens; ++t) {
         const __m512 scale = _mm512_set1_ps(scales[r].at[t][g & 15]);
-        sums[r].at[t][lane] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[t]), scale, sums[r].at[t][lane]);
+        sums[r].at[t][lane] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][t]), scale, sums[r].at[t][lane]);
       }
     }
   };
 
-  constexpr int kLanes = lanes<Tokens>() > 1 ? 2 : 1;
+  constexpr int kLanes = lanes<Tokens>() > 1 && Rows == 1 ? 2 : 1;
   for (int64_t block = 0; block < in->groups; block += 16) {
     for (int r = 0; r < Rows; ++r) scales[r].fill(m->scales + (row + r) * in->groups, in, block);
     const int64_t stop = block + 16 < in->groups ? block + 16 : in->groups;
@@ -284,65 +329,87 @@ void code_rows(const ld_matrix *m, const ld_input *in, int64_t row, float *y, in
 
 // ---------------------------------------------------------------- rows
 
-using Row = void (*)(const ld_matrix *, const ld_input *, int64_t, float *, int64_t);
+using Range = void (*)(const ld_matrix *, const ld_input *, int64_t, int64_t, float *, int64_t);
 
-template <class Kind, int Tokens>
-Row row_of(bool packed, bool last) {
-  if (!packed) return dense_row<Kind, Tokens>;
-  return last ? packed_row<Kind, Tokens, Load::kLast> : packed_row<Kind, Tokens, Load::kWhole>;
+template <class Kind, int Tokens, Load How, bool Packed>
+void floats(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
+  for (int64_t row = begin; row < end; ++row) {
+    if (Packed)
+      packed_row<Kind, Tokens, How == Load::kLast>(m, in, row, y, y_stride);
+    else
+      dense_row<Kind, Tokens>(m, in, row, y, y_stride);
+  }
 }
 
-template <class Kind, int Tokens, int Words, int Rows>
-Row codes_of(bool packed, bool last) {
-  if (!packed) return code_rows<Kind, Tokens, Words, false, false, Rows>;
-  return last ? code_rows<Kind, Tokens, Words, true, true, Rows> : code_rows<Kind, Tokens, Words, true, false, Rows>;
+template <class Kind, int Tokens, Load How, int Rows, bool Packed, int Words>
+void codes(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
+  const Kind kind(m);
+  for (int64_t row = begin; row < end; row += Rows)
+    code_rows<Kind, Tokens, Words, Rows, Packed, How>(m, in, kind, row, y, y_stride);
 }
 
-template <int Tokens>
-Row pick(const ld_matrix *m, bool last, bool pair) {
+template <class Kind, int Tokens, Load How>
+Range floats_of(bool packed) {
+  return packed ? floats<Kind, Tokens, How, true> : floats<Kind, Tokens, How, false>;
+}
+
+template <class Kind, int Tokens, Load How, int Rows>
+Range codes_of(bool packed, bool wide) {
+  if (wide) return packed ? codes<Kind, Tokens, How, Rows, true, 2> : codes<Kind, Tokens, How, Rows, false, 2>;
+  return packed ? codes<Kind, Tokens, How, Rows, true, 1> : codes<Kind, Tokens, How, Rows, false, 1>;
+}
+
+template <int Tokens, Load How>
+Range pick(const ld_matrix *m, bool pair) {
   const bool packed = m->mask != nullptr, wide = m->group == 128;
   switch (m->kind) {
-    case LD_FP32:
-      return row_of<Fp32, Tokens>(packed, last);
-    case LD_BF16:
-      return row_of<Bf16, Tokens>(packed, last);
-    case LD_INT8:
-      return wide ? codes_of<Int8, Tokens, 2, 1>(packed, last) : codes_of<Int8, Tokens, 1, 1>(packed, last);
+    case LD_FP32: return floats_of<Fp32, Tokens, How>(packed);
+    case LD_BF16: return floats_of<Bf16, Tokens, How>(packed);
+    case LD_INT8: return codes_of<Int8, Tokens, How, 1>(packed, wide);
     default:
-      if (pair) return wide ? codes_of<Int4, Tokens, 2, 2>(packed, last) : codes_of<Int4, Tokens, 1, 2>(packed, last);
-      return wide ? codes_of<Int4, Tokens, 2, 1>(packed, last) : codes_of<Int4, Tokens, 1, 1>(packed, last);
+      if (!pair || Tokens > kPairTokens) return codes_of<Int4, Tokens, How, 1>(packed, wide);
+      return codes_of<Int4, Tokens, How, Tokens <= kPairTokens ? 2 : 1>(packed, wide);
   }
 }
 
-Row pick(const ld_matrix *m, int tokens, bool last, bool pair) {
+template <Load How>
+Range pick(const ld_matrix *m, int tokens, bool pair) {
   switch (tokens) {
-    case 1: return pick<1>(m, last, pair);
-    case 2: return pick<2>(m, last, pair);
-    case 3: return pick<3>(m, last, pair);
-    case 4: return pick<4>(m, last, pair);
-    case 5: return pick<5>(m, last, pair);
-    case 6: return pick<6>(m, last, pair);
-    case 7: return pick<7>(m, last, pair);
-    default: return pick<8>(m, last, pair);
+    case 1: return pick<1, How>(m, pair);
+    case 2: return pick<2, How>(m, pair);
+    case 3: return pick<3, How>(m, pair);
+    case 4: return pick<4, How>(m, pair);
+    case 5: return pick<5, How>(m, pair);
+    case 6: return pick<6, How>(m, pair);
+    case 7: return pick<7, How>(m, pair);
+    default: return pick<8, How>(m, pair);
   }
 }
 
-// The first unit (a row; INT4: a pair of rows) in [begin, end) from which a full register may reach beyond the values.
-int64_t safe_units(const ld_matrix *m, int64_t begin, int64_t end) {
-  if (!m->mask) return end;
-  while (end > begin && m->row_ptr[end] + kRegister > m->value_bytes) --end;
-  return end;
+// Where the bytes of a row, or of the pair that it belongs to, begin.
+int64_t begin_of(const ld_matrix *m, int64_t row) { return m->row_ptr[m->kind == LD_INT4 ? (row + 1) / 2 : row]; }
+
+// The end of the rows, in steps, after whose values a whole register can be read.
+int64_t safe_end(const ld_matrix *m, int64_t begin, int64_t end, int64_t step) {
+  if (m->mask)
+    while (end > begin && begin_of(m, end) + kRegister > m->value_bytes) end -= step;
+  return end > begin ? end : begin;
+}
+
+// At most two codes in five: few words of 64 columns have more than 32.
+bool sparse(const ld_matrix *m, int64_t begin, int64_t end) {
+  const int64_t rows = m->kind == LD_INT4 ? (end - begin + 1) / 2 : end - begin;
+  return m->mask && (begin_of(m, end) - begin_of(m, begin)) * 5 <= rows * m->cols * 2;
 }
 
 void rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
-  const int64_t step = m->kind == LD_INT4 ? 2 : 1;
-  const int64_t whole = m->kind == LD_INT4 ? (m->rows / 2 < end / 2 ? m->rows / 2 : end / 2) : end;
-  const int64_t safe = safe_units(m, begin / step, whole);
-  const Row fast = pick(m, in->tokens, false, step == 2), last = pick(m, in->tokens, true, step == 2);
-  int64_t unit = begin / step;
-  for (; unit < safe; ++unit) fast(m, in, unit * step, y, y_stride);
-  for (; unit < whole; ++unit) last(m, in, unit * step, y, y_stride);
-  if (unit * step < end) pick(m, in->tokens, true, false)(m, in, unit * step, y, y_stride);
+  const bool pair = m->kind == LD_INT4 && in->tokens <= kPairTokens;
+  const int64_t step = pair ? 2 : 1, whole = begin + (end - begin) / step * step;
+  const int64_t safe = safe_end(m, begin, whole, step);
+  const Range most = sparse(m, begin, safe) ? pick<Load::kHalf>(m, in->tokens, pair) : pick<Load::kWhole>(m, in->tokens, pair);
+  most(m, in, begin, safe, y, y_stride);
+  pick<Load::kLast>(m, in->tokens, pair)(m, in, safe, whole, y, y_stride);
+  pick<Load::kLast>(m, in->tokens, false)(m, in, whole, end, y, y_stride);
 }
 
 // ---------------------------------------------------------------- activations
@@ -413,9 +480,9 @@ void unpack_codes(const ld_matrix *m, int64_t row, Out *out) {
       pairs ? _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(m->table))) : _mm512_setzero_si512();
   for (int64_t c = 0; c < m->cols; c += 64) {
     const uint64_t bits = m->mask ? m->mask[row * m->mask_words + c / 64] : first(m->cols - c);
-    __m512i v = load<true>(p, end);
+    __m512i v = load_last(p, end);
     if (pairs) v = _mm512_permutexvar_epi8(half ? _mm512_srli_epi16(v, 4) : v, table);
-    v = _mm512_maskz_expand_epi8(bits, pinned(v));
+    v = _mm512_mask_expand_epi8(zero(), bits, pinned(v));
     p += m->mask ? __builtin_popcountll(bits) : 64;
     const __m512 scale = _mm512_set1_ps(widen(m->scales[row * groups + c / m->group]));
     const __m128i quarter[4] = {_mm512_castsi512_si128(v), _mm512_extracti32x4_epi32(v, 1), _mm512_extracti32x4_epi32(v, 2),
@@ -446,7 +513,7 @@ void unpack_floats(const ld_matrix *m, int64_t row, Out *out) {
   for (int64_t c = 0; c < m->cols; c += Kind::kColumns) {
     const uint64_t word = m->mask ? m->mask[row * m->mask_words + c / 64] >> (c % 64) : ~0ULL;
     const uint64_t bits = word & (~0ULL >> (64 - Kind::kColumns));
-    put_floats(out + c, m->cols - c, Kind::expand(bits, load<true>(p, end)), Kind());
+    put_floats(out + c, m->cols - c, Kind::expand(static_cast<typename Kind::Mask>(bits), load_last(p, end)), Kind());
     p += Kind::kBytes * __builtin_popcountll(bits);
   }
 }
