@@ -207,16 +207,14 @@ struct Int4 {
   }
 };
 
-// Scales of 16 groups of one row, times those of the input.
+// Scales of up to 16 groups of one row, times those of the input.
 template <int Tokens>
 struct Scales {
   alignas(64) float at[Tokens][16];
-  inline void fill(const uint16_t *row, const ld_input *in, int64_t group) {
-    const int64_t left = in->groups - group;
-    const __mmask16 some = left >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << left) - 1);
-    const __m512 w = widen(_mm256_maskz_loadu_epi16(some, row + group));
+  inline void fill(const uint16_t *row, const float *input, int64_t groups, __mmask16 some) {
+    const __m512 w = widen(_mm256_maskz_loadu_epi16(some, row));
     for (int t = 0; t < Tokens; ++t)
-      _mm512_store_ps(at[t], _mm512_mul_ps(w, _mm512_maskz_loadu_ps(some, in->scale + t * in->groups + group)));
+      _mm512_store_ps(at[t], _mm512_mul_ps(w, _mm512_maskz_loadu_ps(some, input + t * groups)));
   }
 };
 
@@ -247,12 +245,12 @@ struct Reader {
     }
   }
 
-  inline void next(int64_t word, __m512i *codes) {
+  // The next word's codes; dense: `left` columns are left.
+  inline void next(int64_t left, __m512i *codes) {
     if (!Packed) {  // columns beyond the last meet inputs of zero
-      const int64_t left = cols - word * 64;
       for (int r = 0; r < Rows; ++r) {
-        const char *at = p[r] + word * 64;
-        const __m512i v = left >= 64 ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi8(first(left), at);
+        const __m512i v = left >= 64 ? _mm512_loadu_si512(p[r]) : _mm512_maskz_loadu_epi8(first(left), p[r]);
+        p[r] += 64;
         codes[r] = kind.codes(v, r || odd);
       }
       return;
@@ -261,12 +259,13 @@ struct Reader {
     uint64_t count[Rows], any = 0;
 #pragma GCC unroll 2
     for (int r = 0; r < Rows; ++r) {
-      const uint64_t bits = pinned(mask[r * mask_words + word]);
+      const uint64_t bits = pinned(mask[r * mask_words]);
       mask_of[r] = bits;
       asm("" : "+k"(mask_of[r]));
       count[r] = __builtin_popcountll(bits);
       any |= count[r];
     }
+    ++mask;
     const bool half = How == Load::kHalf && __builtin_expect(any < 32, 1);
 #pragma GCC unroll 2
     for (int r = 0; r < Rows; ++r) {
@@ -277,52 +276,59 @@ struct Reader {
   }
 };
 
-// `Words` words of 64 columns to a group.
+// `Words` words of 64 columns to a group, the last group's perhaps fewer.
 template <class Kind, int Tokens, int Words, int Rows, bool Packed, Load How>
 inline void code_rows(const ld_matrix *m, const ld_input *in, const Kind &kind, int64_t row, float *y, int64_t y_stride) {
   Reader<Kind, Rows, Packed, How> reader(m, kind, row);
-  const int64_t words = (m->cols + 63) / 64;
+  const int8_t *x = in->q;
+  const int32_t *offset = in->offset;
+  const int64_t x_stride = in->stride, offset_stride = in->groups * 16;
+  int64_t left = m->cols;
   Scales<Tokens> scales[Rows];
   Sums<Tokens> sums[Rows];
   for (int r = 0; r < Rows; ++r) sums[r].clear();
 
-  const auto group = [&](int64_t g, int lane) __attribute__((always_inline)) {
-    const int8_t *const x = in->q + g * Words * 64;
+  const auto group = [&](int i, int lane, int words) __attribute__((always_inline)) {
     __m512i dot[Rows][Tokens];
 #pragma GCC unroll 8
     for (int t = 0; t < Tokens; ++t)
-      for (int r = 0; r < Rows; ++r) dot[r][t] = _mm512_load_si512(in->offset + (t * in->groups + g) * 16);
+      for (int r = 0; r < Rows; ++r) dot[r][t] = _mm512_load_si512(offset + t * offset_stride);
+    offset += 16;
 #pragma GCC unroll 2
-    for (int c = 0; c < Words; ++c) {
-      if (c > 0 && g * Words + c >= words) break;
+    for (int c = 0; c < words; ++c, x += 64, left -= 64) {
       __m512i w[Rows];
-      reader.next(g * Words + c, w);
+      reader.next(left, w);
 #pragma GCC unroll 8
       for (int t = 0; t < Tokens; ++t) {
-        const __m512i v = _mm512_load_si512(x + t * in->stride + c * 64);
+        const __m512i v = _mm512_load_si512(x + t * x_stride);
         for (int r = 0; r < Rows; ++r) dot[r][t] = _mm512_dpbusd_epi32(dot[r][t], w[r], v);
       }
     }
 #pragma GCC unroll 2
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8
-      for (int t = 0; t < Tokens; ++t) {
-        const __m512 scale = _mm512_set1_ps(scales[r].at[t][g & 15]);
-        sums[r].at[t][lane] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][t]), scale, sums[r].at[t][lane]);
-      }
+      for (int t = 0; t < Tokens; ++t)
+        sums[r].at[t][lane] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][t]), _mm512_set1_ps(scales[r].at[t][i]), sums[r].at[t][lane]);
     }
   };
 
-  constexpr int kLanes = lanes<Tokens>() > 1 && Rows == 1 ? 2 : 1;
-  for (int64_t block = 0; block < in->groups; block += 16) {
-    for (int r = 0; r < Rows; ++r) scales[r].fill(m->scales + (row + r) * in->groups, in, block);
-    const int64_t stop = block + 16 < in->groups ? block + 16 : in->groups;
-    int64_t g = block;
-    for (; g + 2 <= stop; g += 2) {
-      group(g, 0);
-      group(g + 1, kLanes - 1);
+  constexpr int kOther = lanes<Tokens>() > 1 && Rows == 1 ? 1 : 0;  // lane of every second group
+  const int64_t full = m->cols > 64 * (Words - 1) ? (m->cols - 64 * (Words - 1) + 64 * Words - 1) / (64 * Words) : 0;
+  int64_t g = 0;
+  for (; g + 16 <= full; g += 16) {
+    for (int r = 0; r < Rows; ++r) scales[r].fill(m->scales + (row + r) * in->groups + g, in->scale + g, in->groups, 0xFFFF);
+    for (int i = 0; i < 16; i += 2) {
+      group(i, 0, Words);
+      group(i + 1, kOther, Words);
     }
-    if (g < stop) group(g, 0);
+  }
+  if (g < in->groups) {
+    const __mmask16 some = static_cast<__mmask16>(first(in->groups - g));
+    for (int r = 0; r < Rows; ++r) scales[r].fill(m->scales + (row + r) * in->groups + g, in->scale + g, in->groups, some);
+    int i = 0;
+    for (; g + i < full; ++i) group(i, 0, Words);
+    if (g + i < in->groups) group(i, 0, 1);
   }
   for (int r = 0; r < Rows; ++r) sums[r].store(m, row + r, y, y_stride);
 }
