@@ -8,8 +8,12 @@ namespace {
 constexpr int64_t kStretch = 1024;  // columns expanded at a time: long enough for the stores to have retired when they are read
 constexpr int64_t kLanes = 16;
 
-inline void put(float *out, float value) { *out = value; }
+template <class Number>
+inline void put(float *out, Number value) {
+  *out = widen(value);
+}
 inline void put(uint16_t *out, float value) { *out = round_to_bf16(value); }
+inline void put(uint16_t *out, uint16_t bf16) { *out = bf16; }
 
 // ---------------------------------------------------------------- where a row's values come from
 
@@ -141,7 +145,7 @@ void unpack_row(const ld_matrix *m, int64_t r, Out *out) {
   for (int64_t c = 0; c < m->cols; c += kStretch) {
     const int64_t count = least(kStretch, m->cols - c);
     const Number *const w = row.next(c, count, buffer);
-    for (int64_t i = 0; i < count; ++i) put(out + c + i, widen(w[i]));
+    for (int64_t i = 0; i < count; ++i) put(out + c + i, w[i]);
   }
 }
 
