@@ -6,7 +6,7 @@
 #ifndef LOWDIM_AVX512_H
 #define LOWDIM_AVX512_H
 
-#include "kernels.h"
+#include "common.h"
 
 #include <immintrin.h>
 
@@ -52,14 +52,6 @@ inline __m512i load_last(const char *p, const char *end) {
 inline __mmask64 first(int64_t count) { return count >= 64 ? ~0ULL : count <= 0 ? 0 : (1ULL << count) - 1; }
 
 inline __m512 widen(__m256i bf16) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16)); }
-
-inline float widen(uint16_t bf16) {
-  union {
-    uint32_t bits;
-    float value;
-  } u = {static_cast<uint32_t>(bf16) << 16};
-  return u.value;
-}
 
 inline __m512bh as_bf16(__m512i v) { return reinterpret_cast<__m512bh>(v); }
 
