@@ -22,7 +22,17 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 
-EXPORTS = {"LowdimError", "Masks", "Recipe", "load", "perplexity", "plan", "prune"}
+EXPORTS = {
+    "LowdimError",
+    "Masks",
+    "Recipe",
+    "SparseLinear",
+    "load",
+    "perplexity",
+    "plan",
+    "prune",
+    "runtime_info",
+}
 
 NOT_IMPORTED = {"gguf", "sentencepiece", "protobuf"}
 """Dependencies that transformers imports on lowdim's behalf."""

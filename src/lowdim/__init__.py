@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from lowdim.core.errors import LowdimError as LowdimError
     from lowdim.core.masks import Masks as Masks
     from lowdim.evaluate.perplexity import perplexity as perplexity
+    from lowdim.infer.linear import SparseLinear as SparseLinear
+    from lowdim.infer.native.library import runtime_info as runtime_info
     from lowdim.models.load import load as load
     from lowdim.prune.api import plan as plan
     from lowdim.prune.api import prune as prune
@@ -21,12 +23,24 @@ _EXPORTS = {
     "LowdimError": "lowdim.core.errors",
     "Masks": "lowdim.core.masks",
     "Recipe": "lowdim.prune.recipe",
+    "SparseLinear": "lowdim.infer.linear",
     "load": "lowdim.models.load",
     "perplexity": "lowdim.evaluate.perplexity",
     "plan": "lowdim.prune.api",
+    "runtime_info": "lowdim.infer.native.library",
 }
 
-__all__ = ["LowdimError", "Masks", "Recipe", "load", "perplexity", "plan", "prune"]
+__all__ = [
+    "LowdimError",
+    "Masks",
+    "Recipe",
+    "SparseLinear",
+    "load",
+    "perplexity",
+    "plan",
+    "prune",
+    "runtime_info",
+]
 
 
 def __getattr__(name: str) -> Any:
