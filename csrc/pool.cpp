@@ -69,3 +69,15 @@ void ld_parallel(int32_t threads, int64_t total, int64_t chunk, ld_work work, vo
 #endif
   work(context, 0, total);
 }
+
+void ld_team(int32_t threads, ld_member body, void *context) {
+#if defined(_OPENMP)
+  if (threads > 1 && pool_usable()) {
+#pragma omp parallel num_threads(threads)
+    body(context, omp_get_thread_num(), omp_get_num_threads());
+    return;
+  }
+#endif
+  (void)threads;
+  body(context, 0, 1);
+}
