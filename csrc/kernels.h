@@ -39,21 +39,10 @@ const ld_kernels *ld_current(void);
 int64_t ld_input_bytes(int32_t kind, int32_t group, int32_t tokens, int64_t cols);
 void ld_input_place(ld_input *in, int32_t kind, int32_t group, int32_t tokens, int64_t cols, void *memory);
 
-/* Chunks 0 .. chunks - 1 shared out among threads: each takes those of a contiguous part of its own, in order, so that it reads
- * memory in one long stream (threads that take turns are up to 1.7 times slower), and then from the ends of the others' parts. */
-#define LD_MAX_THREADS 256
-typedef struct ld_share {
-  int32_t threads;
-  struct {
-    uint64_t range; /* first chunk left, and the one after the last, in its upper half */
-    char apart[56];
-  } part[LD_MAX_THREADS];
-} ld_share;
-void ld_share_begin(ld_share *share, int32_t threads, int64_t chunks);
-int64_t ld_share_next(ld_share *share, int32_t thread); /* -1: none left */
-
-/* Run work(context, begin, end) over [0, total) in chunks of `chunk`, shared out so to at most `threads` threads of the pool
- * that OpenMP keeps (torch's own, where torch is loaded first). */
+/* Run work(context, begin, end) over [0, total) in chunks of `chunk`, on at most `threads` threads of the pool that OpenMP keeps
+ * (torch's own, where torch is loaded first). Each thread takes the chunks of a contiguous part of its own, in order, so that it
+ * reads memory in one long stream, and then helps the others. (Threads that take turns are up to 1.7 times slower: they keep losing
+ * what the processor fetches ahead.) */
 typedef void (*ld_work)(void *context, int64_t begin, int64_t end);
 void ld_parallel(int32_t threads, int64_t total, int64_t chunk, ld_work work, void *context);
 
