@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from lowdim.infer.sampling import Sampling
 from lowdim.infer.serve.fields import keep_served
+
+
+def _check_unicode(text: str) -> str:
+    """Refuse what JSON can spell but no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("there is half a surrogate pair in it, which is not a character.") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_check_unicode)]
 
 
 class _Strict(BaseModel):
@@ -26,7 +38,7 @@ class Message(_Strict):
     """One turn of a conversation; ``developer`` is the newer name of ``system``."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str
+    content: Text
 
     @model_validator(mode="before")
     @classmethod
@@ -65,7 +77,7 @@ class Generation(_Strict):
     repetition_penalty: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     n: int | None = Field(default=None, ge=1)
-    stop: list[str] | None = None
+    stop: list[Text] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -141,7 +153,7 @@ class ChatRequest(Generation):
 class CompletionRequest(Generation):
     """The body of ``POST /v1/completions``; ``prompt`` becomes a list of texts or of lists of token ids."""
 
-    prompt: list[str | list[int]] = Field(min_length=1)
+    prompt: list[Text | list[int]] = Field(min_length=1)
 
     @field_validator("prompt", mode="before")
     @classmethod

@@ -83,7 +83,7 @@ class Service:
         """
         self._check(body, 1)
         prompt = await self._prompts.chat(body.messages)
-        return self._answer(body, [prompt], ChatForm(), self.context)
+        return self._answer(body, [prompt], ChatForm(), self.context, "messages")
 
     async def complete(self, body: CompletionRequest) -> Answer:
         """Continue texts.
@@ -96,7 +96,7 @@ class Service:
             await self._prompts.text(prompt) if isinstance(prompt, str) else self._prompts.ids(prompt)
             for prompt in body.prompt
         ]
-        return self._answer(body, prompts, TextForm(), _COMPLETION_TOKENS)
+        return self._answer(body, prompts, TextForm(), _COMPLETION_TOKENS, "prompt")
 
     def _check(self, body: Generation, prompts: int) -> None:
         self.check_model(body.model)
@@ -110,11 +110,13 @@ class Service:
                 param="n" if body.choices > 1 else "prompt",
             )
 
-    def _answer(self, body: Generation, prompts: list[list[int]], form: Form, default: int) -> Answer:
+    def _answer(
+        self, body: Generation, prompts: list[list[int]], form: Form, default: int, field: str
+    ) -> Answer:
         mailbox = Mailbox()
         jobs: list[Job] = []
         for prompt in prompts:
-            most = self._most_tokens(body, len(prompt), default)
+            most = self._most_tokens(body, len(prompt), default, field)
             for choice in range(body.choices):
                 sampling = body.sampling(most, choice)
                 jobs.append(Job(len(jobs), prompt, sampling, self._tokenizer, mailbox))
@@ -123,7 +125,7 @@ class Service:
         stream = bool(body.stream)
         return Answer(self.scheduler, jobs, mailbox, reply, count, stream, self.limits.timeout)
 
-    def _most_tokens(self, body: Generation, prompt: int, default: int) -> int:
+    def _most_tokens(self, body: Generation, prompt: int, default: int, field: str) -> int:
         """Return how many tokens an answer may have.
 
         Raises:
@@ -138,9 +140,9 @@ class Service:
         if room < (wanted or 1):
             raise ApiError(
                 400,
-                f"The context holds {self.context} tokens, but the prompt has {prompt} and max_tokens asks for "
+                f"{field}: the context holds {self.context} tokens, but the prompt has {prompt} and max_tokens asks for "
                 f"{wanted or 'at least 1'}. Shorten the prompt or lower max_tokens.",
-                param="max_tokens" if wanted and room > 0 else "prompt",
+                param="max_tokens" if wanted and room > 0 else field,
                 code="context_length_exceeded",
             )
         return wanted or min(default, cap, room)

@@ -1,0 +1,159 @@
+"""A real server on a free port, in a thread of this process, and a model whose pace and failures tests set."""
+
+from __future__ import annotations
+
+import string
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from lowdim.infer.hf_backend import HFBackend
+from lowdim.infer.serve.keys import Keys
+from lowdim.infer.serve.limits import Limits
+from lowdim.infer.serve.run import Server, bind, url
+from lowdim.infer.serve.service import Service
+
+NAME = "tiny"
+CONTEXT = 128
+CHARACTERS = (" \n" + string.ascii_letters + string.digits + string.punctuation)[:93]
+TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m.role == 'system' and not loop.first %}{{ raise_exception('system comes first') }}{% endif %}"
+    "{{ '[' + m.role + ']' + m.content + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def make_tokenizer() -> Any:
+    """One token for each character, and a chat template."""
+    vocabulary = {token: i for i, token in enumerate(["<s>", "<unk>", "</s>", *CHARACTERS])}
+    plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.Split(Regex(".|\n"), "isolated")
+    plain.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+class Paced(HFBackend):
+    """A backend with a pause in every step, and calls that fail where a test says so."""
+
+    pause = 0.0
+    most_open = 0
+    steps: list[int]
+    before_prefill: Callable[[Sequence[int]], None] | None = None
+    before_step: Callable[[Sequence[int]], None] | None = None
+
+    def __init__(self, model: Any, slots: int = 1, max_length: int | None = None) -> None:
+        super().__init__(model, slots, max_length)
+        self.steps = []
+
+    def open_slots(self) -> int:
+        return sum(length >= 0 for length in self._slots.lengths)
+
+    def open(self) -> int:
+        slot = super().open()
+        self.most_open = max(self.most_open, self.open_slots())
+        return slot
+
+    def prefill(self, slot: int, ids: Sequence[int]) -> np.ndarray:
+        if self.before_prefill is not None:
+            self.before_prefill(ids)
+        return super().prefill(slot, ids)
+
+    def step(self, slots: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        if self.before_step is not None:
+            self.before_step(tokens)
+        time.sleep(self.pause)
+        self.steps.append(len(slots))
+        return super().step(slots, tokens)
+
+
+@dataclass
+class Served:
+    """A server that runs, and its insides."""
+
+    base: str
+    server: Server
+    service: Service
+    backend: Paced
+    thread: threading.Thread
+    clients: list[openai.OpenAI] = field(default_factory=list)
+
+    def client(self, key: str = "none", **options: Any) -> openai.OpenAI:
+        self.clients.append(openai.OpenAI(base_url=self.base, api_key=key, max_retries=0, **options))
+        return self.clients[-1]
+
+    def async_client(self, key: str = "none", **options: Any) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=self.base, api_key=key, max_retries=0, **options)
+
+    def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        return httpx.post(f"{self.base}{path}", json=body, timeout=30, **options)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(f"{self.base.removesuffix('/v1')}{path}", timeout=30, **options)
+
+    def metric(self, name: str) -> float:
+        """Return the sum of a metric over its labels."""
+        lines = [line.split() for line in self.get("/metrics").text.splitlines()]
+        return sum(float(line[1]) for line in lines if line[0].partition("{")[0] == name)
+
+    def outcome(self, name: str) -> float:
+        """Return how many requests ended so."""
+        lines = self.get("/metrics").text.splitlines()
+        found = [x for x in lines if x.startswith("lowdim_requests_total{") and f'outcome="{name}"' in x]
+        return sum(float(line.split()[1]) for line in found)
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Wait for something that happens in another thread."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it did not happen"
+            time.sleep(0.01)
+
+    def wait_idle(self) -> None:
+        self.wait(lambda: self.service.scheduler.open == 0 and self.backend.open_slots() == 0)
+
+
+@contextmanager
+def serving(
+    model: Any,
+    tokenizer: Any,
+    keys: Sequence[str] = (),
+    slots: int = 4,
+    pause: float = 0.0,
+    **limits: Any,
+) -> Iterator[Served]:
+    """Serve until the block ends; check that nothing is left behind."""
+    before = set(threading.enumerate())
+    backend = Paced(model, slots=slots, max_length=CONTEXT)
+    backend.pause = pause
+    service = Service(NAME, backend, tokenizer, Limits(concurrent=slots, **{"grace": 0.0} | limits))
+    sockets, ready = bind("127.0.0.1", 0), threading.Event()
+    server = Server(service, Keys(keys), sockets, ready.set)
+    thread = threading.Thread(target=server.serve_forever, name="test-server")
+    base = url(sockets)
+    thread.start()
+    assert ready.wait(20)
+    served = Served(base, server, service, backend, thread)
+    try:
+        yield served
+    finally:
+        for client in served.clients:
+            client.close()
+        if thread.is_alive():
+            server.end()
+        thread.join(30)
+    assert not thread.is_alive()
+    assert not [t.name for t in set(threading.enumerate()) - before if t.name.startswith("lowdim")]
