@@ -138,13 +138,14 @@ class _Run:
         self.tokenizer = tokenizer
         self.speed = speed
         self.clock = Clock()
-        self._rounded: dict[str, Packed] = {}
+        self._rounded: dict[str, Packed] | None = None
 
     def in_memory(self, model: PreTrainedModel, out: Path | None, overwrite: bool) -> PruneResult:
         writer = Writer(out, overwrite=overwrite) if out is not None and ranks.rank() == 0 else None
         try:
             session = open_session(model, self.recipe)
             data = self._data(session)
+            self._rounded = None if out is None else {}
             evaluation, records = self._stages(session, data, None)
             record = build_manifest(session, data, records, evaluation, self._allocation)
             masks = Masks.from_dict({n: model.get_parameter(n).detach() != 0 for n in _parameters(session)})

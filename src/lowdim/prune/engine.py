@@ -1,4 +1,4 @@
-"""Pruning the layers that share one input: mask, refinement, repair, and what it cost."""
+"""Pruning the layers that share one input: mask, refinement, repair, rounding, and what it cost."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lowdim.core.budget import apportion
 from lowdim.core.pattern import NM, Block, Pattern, Unstructured
+from lowdim.core.quantize import Grid, Quantized, decode, encode, least_scale
 from lowdim.core.score import OBS
 from lowdim.core.statistics import InputStatistics
 from lowdim.models.layers import Layer
@@ -19,6 +20,7 @@ from lowdim.prune.recipe import Recipe
 from lowdim.prune.refine.dsnot import DSnoT
 from lowdim.prune.repair.refit import Refit
 from lowdim.prune.repair.sparsegpt import SparseGPT
+from lowdim.prune.rounding import Rounding
 from lowdim.prune.solve import refit
 from lowdim.prune.sweep import sweep
 
@@ -42,12 +44,16 @@ class Outcome:
             that is lost on the calibration tokens. ``H`` is ``X X^T``, or its diagonal where only that was collected;
             ``None`` without statistics.
         notes: fallbacks and other remarks.
+        codes: levels and scales ``[out, in]`` of a rounded layer.
+        rounding: the share of the kept weights' energy that was lost when they were rounded.
     """
 
     name: str
     mask: Tensor | None
     error: float | None
     notes: tuple[str, ...] = ()
+    codes: Quantized | None = None
+    rounding: float | None = None
 
 
 @dataclass
@@ -65,6 +71,8 @@ class _Work:
     mask: Tensor | None = None
     result: Tensor | None = None
     notes: list[str] = field(default_factory=list)
+    codes: Quantized | None = None
+    rounding: float | None = None
 
 
 class Engine:
@@ -99,7 +107,11 @@ class Engine:
         Raises:
             NumericalError: a weight, or the Hessian, is beyond repair; the layer is named.
         """
-        todo = [layer for layer in layers if self.budgets[layer.name].keep < layer.master.numel()]
+        todo = [
+            layer
+            for layer in layers
+            if self.recipe.grid or self.budgets[layer.name].keep < layer.master.numel()
+        ]
         if self.needs and statistics.tokens == 0:
             why = "no calibration token reached the layer; left dense"
             return [Outcome(layer.name, None, None, (why,)) for layer in layers]
@@ -128,16 +140,35 @@ class Engine:
             for work in bench:
                 assert work.mask is not None
                 work.result = work.dense * work.mask
+                self._round(work)
             return
-        start = self._sweep(bench, hessian)
-        for work, swept in zip(bench, start, strict=True):
-            assert work.mask is not None and work.unseen is not None
-            work.result = swept
-            if isinstance(self.recipe.repair, Refit):
-                r = self.recipe.repair
+        self._sweep(bench, hessian)
+        if isinstance(self.recipe.repair, Refit):
+            r = self.recipe.repair
+            for work in bench:
+                assert work.mask is not None and work.result is not None
                 target = work.dense @ hessian.matrix
-                work.result = refit(target, work.mask, hessian.matrix, swept, r.iterations, r.tolerance)
-            work.result[:, hessian.dead] = work.unseen * work.mask[:, hessian.dead]
+                start = work.result
+                work.result = refit(target, work.mask, hessian.matrix, start, r.iterations, r.tolerance)
+        if self.recipe.grid:
+            self._sweep(bench, hessian, self.recipe.grid)
+        for work in bench:
+            if work.codes is None:
+                assert work.mask is not None and work.result is not None and work.unseen is not None
+                work.result[:, hessian.dead] = work.unseen * work.mask[:, hessian.dead]
+
+    def _round(self, work: _Work) -> None:
+        """Round a layer's new weight to the nearest, if the recipe rounds."""
+        grid = self.recipe.grid
+        if grid is None or work.result is None:
+            return
+        least = least_scale(work.layer.master.dtype)
+        work.codes = encode(work.result, work.result != 0, grid, least)
+        rounded = decode(work.codes.levels, work.codes.scales, grid)
+        energy = work.result.double().square().sum()
+        lost = (work.result - rounded).double().square().sum()
+        work.rounding = float(lost / energy) if float(energy) > 0 else 0.0
+        work.result = rounded
 
     def _hessian(self, bench: list[_Work], statistics: InputStatistics) -> Hessian | None:
         repair = self.recipe.repair
@@ -185,8 +216,13 @@ class Engine:
             return pattern.cols * max(1, block // pattern.cols)
         return pattern.block if isinstance(pattern, Unstructured) else block
 
-    def _sweep(self, bench: list[_Work], hessian: Hessian) -> list[Tensor]:
-        """Sweep the layers side by side; return their compensated weights ``[out, in]``, masks set."""
+    def _sweep(self, bench: list[_Work], hessian: Hessian, grid: Grid | None = None) -> None:
+        """Sweep the layers side by side: compensate, and draw the masks that are not there yet.
+
+        With a grid, sweep once more and round. SparseGPT compensates for pruning and rounding together, from the dense
+        weights on. Refitted weights are swept as they are: the best ones of their mask, they see no gain from pruned
+        columns, and what rounding loses adds to what pruning did.
+        """
         width, columns = self._width(bench), len(hessian.dead)
         edges = [0]
         for work in bench:
@@ -204,18 +240,36 @@ class Engine:
                     kept[:, top:bottom] = _local(work.budget.pattern).mask(scores, quota[start // width]).t()
             return kept
 
-        joined = torch.cat([work.dense for work in bench]).t().contiguous()
-        mask = sweep(joined, hessian.inverse_factor, select, width)
+        def side_by_side(parts: list[Tensor]) -> Tensor:
+            return torch.cat(parts).t().contiguous()
+
+        rounding, joined = None, side_by_side([work.dense for work in bench])
+        if grid is not None:
+            ended = side_by_side([work.result for work in bench if work.result is not None])
+            rounding = self._rounding(grid, bench, ended, hessian, spans)
+            joined = ended if isinstance(self.recipe.repair, Refit) else joined
+        mask = sweep(joined, hessian.inverse_factor, select, width, rounding)
         for work, (top, bottom) in zip(bench, spans, strict=True):
             work.mask = mask[:, top:bottom].t().contiguous()
-        return [joined[:, top:bottom].t().contiguous() for top, bottom in spans]
+            work.result = joined[:, top:bottom].t().contiguous()
+        for work, (codes, lost) in zip(bench, rounding.results() if rounding else (), strict=False):
+            work.codes, work.rounding = codes, lost
+
+    def _rounding(
+        self, grid: Grid, bench: list[_Work], ended: Tensor, hessian: Hessian, spans: list[tuple[int, int]]
+    ) -> Rounding:
+        mask = torch.cat([work.mask for work in bench if work.mask is not None]).t()
+        unseen = torch.zeros_like(ended)
+        unseen[hessian.dead] = torch.cat([work.unseen for work in bench if work.unseen is not None]).t()
+        least = max(least_scale(work.layer.master.dtype) for work in bench)
+        return Rounding(grid, ended, mask, unseen, spans, least)
 
     def _finish(self, work: _Work, statistics: InputStatistics) -> Outcome:
         assert work.mask is not None and work.result is not None
         dense = work.layer.weight()
         work.layer.write(work.result)
         error = _error(dense, work.layer.weight(), statistics) if self.needs else None
-        return Outcome(work.layer.name, work.mask.cpu(), error, tuple(work.notes))
+        return Outcome(work.layer.name, work.mask.cpu(), error, tuple(work.notes), work.codes, work.rounding)
 
 
 def _local(pattern: Pattern) -> Pattern:

@@ -21,8 +21,11 @@ from lowdim.models.packed_header import STEM, lay_out
 from lowdim.models.shard import Stored
 from lowdim.models.stream import Block
 from lowdim.models.writer import Writer, shard_name
+from lowdim.prune.codes import stored_codes
 from lowdim.prune.engine import Outcome
 from lowdim.prune.session import Session
+
+NO_CODES = "rounded, but stored as plain values: the tensor on disk joins layers with scales of their own"
 
 
 class ResumeError(LowdimError):
@@ -31,7 +34,7 @@ class ResumeError(LowdimError):
 
 @dataclass
 class LayerRecord:
-    """What the manifest says of a layer; ``error`` is explained at `lowdim.prune.engine.Outcome`."""
+    """What the manifest says of a layer; the errors are explained at `lowdim.prune.engine.Outcome`."""
 
     block: int
     numel: int
@@ -39,6 +42,7 @@ class LayerRecord:
     sparsity: float
     target: float | None
     error: float | None
+    rounding: float | None = None
 
 
 @dataclass
@@ -128,7 +132,7 @@ class Keeper:
             self.writer.write_shard(self._shard(0), {name: self._raw(name) for name in names})
         ranks.barrier()
 
-    def write_block(self, block: Block, record: BlockRecord, pruned: Mapping[str, Tensor]) -> None:
+    def write_block(self, block: Block, record: BlockRecord, pruned: Mapping[str, Tensor | Packed]) -> None:
         """Write a block with its pruned tensors, then its record."""
         if self.writer is not None:
             tensors, metadata = self._tensors(block, pruned)
@@ -137,7 +141,7 @@ class Keeper:
         self.save()
 
     def _tensors(
-        self, block: Block, pruned: Mapping[str, Tensor]
+        self, block: Block, pruned: Mapping[str, Tensor | Packed]
     ) -> tuple[dict[str, Tensor | Stored], dict[str, str]]:
         skeleton = self.session.stream.skeleton
         assert skeleton is not None
@@ -145,8 +149,10 @@ class Keeper:
         tensors: dict[str, Tensor | Stored | Packed] = {name: self._raw(name) for name in rest}
         return lay_out(tensors | {name: self._form(tensor) for name, tensor in pruned.items()})
 
-    def _form(self, tensor: Tensor) -> Tensor | Packed:
+    def _form(self, tensor: Tensor | Packed) -> Tensor | Packed:
         """Pack a pruned weight where that was asked for and makes it smaller."""
+        if isinstance(tensor, Packed):
+            return tensor
         smaller = self.packed and packed_bytes(tensor) < tensor.numel() * tensor.dtype.itemsize
         return pack(tensor) if smaller else tensor
 
@@ -227,16 +233,16 @@ def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
 
 def record_block(
     session: Session, block: Block, outcomes: Iterable[Outcome], targets: Mapping[str, float]
-) -> tuple[BlockRecord, dict[str, Tensor]]:
+) -> tuple[BlockRecord, dict[str, Tensor | Packed]]:
     """Count what a block's pruned tensors hold now, as they will be stored.
 
     Layers are recorded under the names that the checkpoint has for their tensors. Experts that share a parameter in
     memory have tensors of their own on disk; the target and the error of such a tensor are not recorded.
 
     Returns:
-        The record, and the tensors by their names on disk.
+        The record, and the tensors by their names on disk, those that were rounded packed.
     """
-    record, tensors = BlockRecord(), dict[str, Tensor]()
+    record, tensors = BlockRecord(), dict[str, Tensor | Packed]()
     found = {outcome.name: outcome for outcome in outcomes}
     owners: dict[str, list[Layer]] = {}
     for layer in block.layers:
@@ -248,6 +254,9 @@ def record_block(
     for parameter, layers in owners.items():
         held = block.masters[parameter.removeprefix(f"{block.name}.")].cpu()
         own = found[layers[0].name] if len(layers) == 1 else None
+        codes = {layer.name: made for layer in layers if (made := found[layer.name].codes)}
+        grid = session.recipe.grid
+        packed = stored_codes(session.stream, layers, codes, held, grid) if codes and grid else {}
         for name, tensor in session.stream.named_on_disk({parameter: held}).items():
             mask = kept(tensor)
             numel, nonzeros, key = mask.numel(), int(torch.count_nonzero(mask)), name.removesuffix(".weight")
@@ -258,7 +267,10 @@ def record_block(
                 1 - nonzeros / numel,
                 targets[own.name] if own else None,
                 own.error if own else None,
+                own.rounding if own else None,
             )
             record.masks[key] = mask_hash(mask)
-            tensors[name] = tensor
+            tensors[name] = packed.get(name) or tensor
+            if name in packed and packed[name] is None:
+                record.fallbacks.append({"layer": key, "what": NO_CODES, "detail": ""})
     return record, tensors

@@ -36,6 +36,8 @@ class Plan:
         layers: the layers to prune.
         skipped: ``(name, reason)`` of matrices that stay dense.
         target: share of zeros over the pruned layers.
+        storage: form in which the pruned layers are written.
+        stored: bytes that they take, scales and masks included.
         memory: estimated peak of weights, activations and statistics, bytes.
         seconds: estimated time of the forwards, from a matrix product timed just now.
     """
@@ -43,6 +45,8 @@ class Plan:
     layers: list[PlannedLayer]
     skipped: list[tuple[str, str]]
     target: float
+    storage: str
+    stored: int
     memory: dict[str, int]
     seconds: float
 
@@ -62,9 +66,14 @@ class Plan:
         if self.skipped:
             lines += ["", "Left dense:"]
             lines += [f"  {name}: {reason}" for name, reason in self.skipped]
+        bits = 8 * self.stored / max(weights, 1)
+        lines += [
+            "",
+            f"Written: {self.storage}, about {self.stored / 2**20:,.0f} MB, {bits:.2f} bits per weight",
+        ]
         total = sum(self.memory.values())
         parts = ", ".join(f"{name} {size / 2**20:,.0f} MB" for name, size in self.memory.items())
-        lines += ["", f"Memory beyond Python and torch: about {total / 2**20:,.0f} MB ({parts})"]
+        lines += [f"Memory beyond Python and torch: about {total / 2**20:,.0f} MB ({parts})"]
         lines.append(f"Time of the forward passes: about {_duration(self.seconds)} on this machine")
         return "\n".join(lines)
 
@@ -78,7 +87,22 @@ def make_plan(session: Session) -> Plan:
         plan = budgets(session.layers, made.sparsities, recipe.legal)
         shares = {info.name: 1 - plan[info.name].keep / info.numel for info in session.layers}
     layers = [PlannedLayer(info, shares[info.name]) for info in session.layers]
-    return Plan(layers, session.skipped, recipe.target, _memory(session), _seconds(session))
+    storage = recipe.storage if recipe.grid is None else f"{recipe.storage}, {recipe.quantize}"
+    stored = sum(_stored(session, layer) for layer in layers)
+    return Plan(layers, session.skipped, recipe.target, storage, stored, _memory(session), _seconds(session))
+
+
+def _stored(session: Session, layer: PlannedLayer) -> int:
+    """Return the bytes that a layer takes when it is written; at the mean sparsity where its own is not known yet."""
+    recipe, info = session.recipe, layer.info
+    share = recipe.target if layer.sparsity is None else layer.sparsity
+    values = info.numel - round(share * info.numel)
+    dense = info.numel * session.stored.itemsize
+    mask = info.rows * -(-info.cols // 64) * 8
+    if recipe.grid is not None:
+        scales = 2 * info.rows * recipe.grid.groups(info.cols)
+        return mask + scales + values * recipe.grid.bits // 8 + (16 if recipe.grid.bits == 4 else 0)
+    return min(dense, mask + values * session.stored.itemsize) if recipe.storage == "packed" else dense
 
 
 def _tokens(session: Session) -> int:

@@ -16,6 +16,7 @@ from lowdim.core.allocation import AllocationResult
 from lowdim.core.progress import Progress
 from lowdim.data.batch import Batch
 from lowdim.models import ranks
+from lowdim.models.packed import Packed
 from lowdim.models.stream import Activation
 from lowdim.prune.budgets import budgets
 from lowdim.prune.engine import Engine
@@ -78,10 +79,12 @@ def prune_blocks(
     batches: Sequence[Batch],
     keeper: Keeper | None,
     progress: Progress,
+    rounded: dict[str, Packed] | None = None,
 ) -> dict[int, BlockRecord]:
     """Prune every block in order and return the records.
 
     A block that an interrupted run has finished is read back, as it was written, and only run to feed the next one.
+    Without a keeper, the codes of what was rounded go to ``rounded``.
     """
     stream, recipe = session.stream, session.recipe
     plan = budgets(session.layers, allocation.sparsities, recipe.legal)
@@ -101,6 +104,8 @@ def prune_blocks(
                         records[index], pruned = record_block(session, block, outcomes, targets)
                         if keeper:
                             keeper.write_block(block, records[index], pruned)
+                        elif rounded is not None:
+                            rounded |= {n: made for n, made in pruned.items() if isinstance(made, Packed)}
                     if index < last:
                         for activation in activations:
                             block.advance(activation)

@@ -1,4 +1,4 @@
-"""The optimal-brain-surgeon sweep: prune column by column, moving each error to the columns not yet visited.
+"""The optimal-brain-surgeon sweep: prune and round column by column, moving each error to those not yet visited.
 
 Weights are held transposed, ``[in, rows]``, so that a column of the layer is contiguous and layers that share an input
 are swept together.
@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lowdim.prune.rounding import Rounding
+
 Select = Callable[[int, int, Tensor, Tensor], Tensor]
 """``select(start, end, weights [end - start, rows], diagonal [end - start]) -> kept [end - start, rows]``: the mask of
 columns ``start:end``, called when all earlier columns have been compensated for."""
@@ -21,17 +23,20 @@ EAGER = 32
 
 
 @torch.no_grad()
-def sweep(weights: Tensor, inverse_factor: Tensor, select: Select, width: int) -> Tensor:
-    """Prune and compensate in place; return the mask.
+def sweep(
+    weights: Tensor, inverse_factor: Tensor, select: Select, width: int, rounding: Rounding | None = None
+) -> Tensor:
+    """Prune, round if asked to, and compensate in place; return the mask.
 
-    For column ``i`` in order: ``q = w_i`` with pruned rows zeroed, ``err = (w_i - q) / U_ii``, and
-    ``w_j -= err * U_ij`` for ``j > i``.
+    For column ``i`` in order: ``q = w_i`` with pruned rows zeroed and the others rounded, ``err = (w_i - q) / U_ii``,
+    and ``w_j -= err * U_ij`` for ``j > i``.
 
     Args:
         weights: ``W^T``, fp32 ``[in, rows]``; becomes the pruned and compensated weights.
         inverse_factor: ``U`` of `lowdim.prune.hessian.Hessian`, ``[in, in]``.
         select: gives the mask of a range of columns from their weights as compensated so far.
         width: how many columns are masked together.
+        rounding: rounds the kept weights of every column; ``None`` leaves them as they are.
 
     Returns:
         Bool ``[in, rows]``, True = kept.
@@ -64,16 +69,26 @@ def sweep(weights: Tensor, inverse_factor: Tensor, select: Select, width: int) -
             for i in range(low, high):
                 if width <= EAGER and (i - start) % width == 0:
                     draw(i, min(i + width, columns))
-                _visit(i, high, weights, inverse_factor, mask, errors[i - low])
+                _settle(i, weights, mask, rounding, errors[i - low])
+                _visit(i, high, weights, inverse_factor, errors[i - low])
             weights[high:].addmm_(inverse_factor[low:high, high:].t(), errors, alpha=-1)
     return mask
 
 
-def _visit(i: int, high: int, weights: Tensor, inverse_factor: Tensor, mask: Tensor, error: Tensor) -> None:
-    """Prune column ``i`` and move its error to the columns before ``high``."""
+def _settle(i: int, weights: Tensor, mask: Tensor, rounding: Rounding | None, error: Tensor) -> None:
+    """Prune and round column ``i``; ``error`` becomes what it loses."""
     pruned = ~mask[i]
-    torch.mul(weights[i], pruned, out=error)
+    if rounding is None:
+        torch.mul(weights[i], pruned, out=error)
+        weights[i].masked_fill_(pruned, 0.0)
+        return
+    rounded = rounding.round(i, weights[i], mask[i])
+    torch.sub(weights[i], rounded, out=error)
+    weights[i] = rounded
+
+
+def _visit(i: int, high: int, weights: Tensor, inverse_factor: Tensor, error: Tensor) -> None:
+    """Move the error of column ``i`` to the columns before ``high``."""
     error /= inverse_factor[i, i]
-    weights[i].masked_fill_(pruned, 0.0)
     if i + 1 < high:
         weights[i + 1 : high].addr_(inverse_factor[i, i + 1 : high], error, alpha=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 from lowdim.core.allocation import OWL, Explicit
 from lowdim.core.errors import RecipeError
@@ -40,6 +40,31 @@ def check(recipe: Recipe) -> float:
         return recipe.pattern.check_recipe(recipe.sparsity)
     except RecipeError as error:
         raise RecipeError(str(error) if "pattern" in str(error)[:8] else f"pattern {error}") from error
+
+
+def storage(recipe: Recipe) -> Literal["dense", "packed"]:
+    """Return the form of storage: the one given, else packed where weights are rounded.
+
+    Raises:
+        RecipeError: rounding and the form of storage, or the size of a group, exclude each other.
+    """
+    if recipe.quantize == "none":
+        if recipe.quantize_group != 64:
+            raise _clash(
+                f"quantize_group={recipe.quantize_group}",
+                "quantize=none",
+                "there are no scales to share",
+                "Choose quantize=int8 or quantize=int4, or leave quantize_group out",
+            )
+        return "dense" if recipe.storage == "auto" else recipe.storage
+    if recipe.storage == "dense":
+        raise _clash(
+            f"quantize={recipe.quantize}",
+            "storage=dense",
+            "rounded weights would take as much room as before",
+            "Leave storage out; `lowdim convert OUT DENSE --storage dense` writes them in full afterwards",
+        )
+    return "packed"
 
 
 def resolve(recipe: Recipe) -> Pattern:

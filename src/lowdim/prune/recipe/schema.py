@@ -25,6 +25,7 @@ from pydantic import (
 from lowdim.core.allocation import Allocation
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.pattern import Pattern
+from lowdim.core.quantize import Grid
 from lowdim.core.score import Score
 from lowdim.data.formats import Layout
 from lowdim.evaluate import tasks
@@ -209,7 +210,10 @@ class Recipe(_Section):
         evaluation: see `Evaluation`.
         targets: see `Targets`.
         exact_errors: collect X^T X even for methods that need it not, so that every layer's error is exact.
-        storage: "dense" (loads anywhere) or "packed" (small).
+        quantize: "int8" or "int4" rounds the kept weights, to 8 bits or to 16 levels per matrix; "none" does not.
+            The repairs sparsegpt and refit make up for each rounding in the columns to its right.
+        quantize_group: columns of a row that share a scale, 64 or 128.
+        storage: "dense" (loads anywhere) or "packed" (small); "auto" is packed where weights are rounded, else dense.
         dtype: of the stored weights; "auto" keeps the model's.
         compute: of the forward passes; scores and solves are float32 in any case.
         seed: of every draw.
@@ -237,7 +241,9 @@ class Recipe(_Section):
     evaluation: Evaluation = Evaluation()
     targets: Targets = Targets()
     exact_errors: bool = False
-    storage: Literal["dense", "packed"] = "dense"
+    quantize: Literal["none", "int8", "int4"] = "none"
+    quantize_group: Literal[64, 128] = 64
+    storage: Literal["auto", "dense", "packed"] = "auto"
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Short] = "auto"
     compute: Annotated[Literal["auto", "float32", "bfloat16"], Short] = "auto"
     seed: Seed = 0
@@ -266,6 +272,7 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _combine(self) -> Self:
         self.__dict__["sparsity"] = rules.check(self)
+        self.__dict__["storage"] = rules.storage(self)
         return self
 
     @property
@@ -273,6 +280,11 @@ class Recipe(_Section):
         """Share of zeros in the pruned layers; for N:M the one that the pattern implies."""
         assert self.sparsity is not None  # set by the check of combinations
         return self.sparsity
+
+    @property
+    def grid(self) -> Grid | None:
+        """What kept weights are rounded to; ``None`` if they are not."""
+        return None if self.quantize == "none" else Grid.of(self.quantize, self.quantize_group)
 
     @property
     def legal(self) -> Pattern:

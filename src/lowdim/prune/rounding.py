@@ -1,0 +1,68 @@
+"""Rounding inside a sweep: each column's kept weights go to the grid when it is their turn.
+
+As in `lowdim.prune.sweep` everything is transposed, ``[in, rows]``: a column of the layer is a row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lowdim.core.quantize import Grid, Quantized, fit_table, scales_of, to_levels
+
+Span = tuple[int, int]
+
+
+class Rounding:
+    """The grid of layers that are swept side by side, and what has been rounded to it.
+
+    Scales and tables are fixed before the sweep, from the weights that a sweep without rounding ends in: while pruned
+    columns are compensated for, the others outgrow a scale that fits them as they are before.
+
+    Args:
+        grid: bits and columns per group.
+        expected: what the weights will be, but for the rounding, fp32 ``[in, rows]``.
+        mask: kept entries of it.
+        unseen: weights on inputs that are always zero, ``[in, rows]``, zero elsewhere. The sweep sees none of them.
+        spans: first and last row of every layer.
+        least: smallest scale, see `lowdim.core.quantize.least_scale`.
+    """
+
+    def __init__(
+        self, grid: Grid, expected: Tensor, mask: Tensor, unseen: Tensor, spans: Sequence[Span], least: float
+    ) -> None:
+        self.grid = grid
+        self.unseen = unseen
+        self.spans = list(spans)
+        weight, kept = (expected + unseen).t(), mask.t()
+        self._scales = scales_of(weight, kept, grid, least).t().contiguous()
+        self._levels = torch.zeros(expected.shape, dtype=torch.int8, device=expected.device)
+        self._lost = torch.zeros(len(weight), dtype=torch.float64, device=expected.device)
+        self._whole = torch.zeros_like(self._lost)
+        self._tables = [self._table(weight[a:b], kept[a:b], self._scales[:, a:b].t()) for a, b in self.spans]
+
+    def _table(self, weight: Tensor, kept: Tensor, scales: Tensor) -> Tensor | None:
+        return fit_table(weight, kept, scales, self.grid) if self.grid.bits == 4 else None
+
+    def round(self, i: int, column: Tensor, kept: Tensor) -> Tensor:
+        """Return column ``i`` rounded, fp32 ``[rows]``, zero off the mask; a kept zero stays zero."""
+        column, scale = column + self.unseen[i], self._scales[i // self.grid.group].float()
+        kept = kept & (column != 0)
+        units = torch.where(kept, column / scale, 0.0)
+        for (a, b), table in zip(self.spans, self._tables, strict=True):
+            self._levels[i, a:b] = to_levels(units[a:b], kept[a:b], table)
+        rounded = self._levels[i] * scale
+        self._lost += ((column - rounded) * kept).double().square()
+        self._whole += (column * kept).double().square()
+        return rounded
+
+    def results(self) -> list[tuple[Quantized, float]]:
+        """Return every layer's levels and scales ``[out, in]``, and the share of its kept weights' energy lost."""
+        return [self._result(a, b, table) for (a, b), table in zip(self.spans, self._tables, strict=True)]
+
+    def _result(self, a: int, b: int, table: Tensor | None) -> tuple[Quantized, float]:
+        levels, scales = self._levels[:, a:b].t().contiguous(), self._scales[:, a:b].t().contiguous()
+        lost, whole = float(self._lost[a:b].sum()), float(self._whole[a:b].sum())
+        return Quantized(levels, scales, table), lost / whole if whole > 0 else 0.0
