@@ -10,13 +10,15 @@ import typer
 from lowdim.cli import app
 
 SURFACE = {
-    "prune": """MODEL OUT --sparsity --method --repair --allocation --pattern --refine --true-sequential
+    "prune": """MODEL OUT --sparsity --method --repair --allocation --pattern --refine --quantize --true-sequential
         --calibration --samples --context --seed --storage --dtype --set --recipe --revision --resume
         --overwrite --dry-run --quiet -q --debug""",
     "evaluate": """MODEL --text --context --windows --tasks --limit --seed --compute --revision --json
         --quiet -q --debug""",
     "inspect": """MODEL --calibration --samples --context --outliers --alpha --layers --essential --junk-dna
         --difficulty --grid --text --windows --limit --seed --revision --json --quiet -q --debug""",
+    "bench": """MODEL --shape --sparsity --dtype --tokens --threads --text --revision --json --quiet -q
+        --debug""",
     "methods": "--kind --json --debug",
     "verify": "OUT --text --debug",
     "convert": "SOURCE OUT --storage --overwrite --debug",

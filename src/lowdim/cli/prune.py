@@ -51,6 +51,10 @@ def prune(
         ),
     ] = None,
     refine: Annotated[str | None, _choice("--refine", "refine", "How the finished mask is moved.")] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(metavar="none|int8|int4", help="Round the kept weights as well; stored packed."),
+    ] = None,
     true_sequential: Annotated[
         bool,
         typer.Option("--true-sequential", help="Take statistics anew for each group of layers in a block."),
@@ -93,6 +97,7 @@ def prune(
         "allocation": allocation,
         "pattern": pattern,
         "refine": refine,
+        "quantize": quantize,
         "sequential": "true" if true_sequential else None,
         "calibration.source": calibration,
         "calibration.samples": samples,
