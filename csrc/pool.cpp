@@ -57,7 +57,8 @@ void ld_parallel(int32_t threads, int64_t total, int64_t chunk, ld_work work, vo
     return;
   }
 #endif
-  work(context, 0, total);
+  for (int64_t begin = 0; begin < total; begin += chunk)
+    work(context, begin, total - begin < chunk ? total : begin + chunk);
 }
 
 void ld_team(int32_t threads, ld_member body, void *context) {
