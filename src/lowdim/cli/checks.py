@@ -39,3 +39,16 @@ def check_text(name: str, source: str | None) -> None:
         return
     if not Path(source).expanduser().exists():
         raise RecipeError(f"{name}: there is no file {source!r}. Check the path, or write 'builtin'.")
+
+
+def check_folder(name: str, file: Path | None) -> None:
+    """Refuse a place to write to that is not there, before minutes of work are spent on what goes there.
+
+    Raises:
+        RecipeError: the folder of ``file`` does not exist.
+
+    Example:
+        >>> check_folder("--json", Path("found.json"))
+    """
+    if file is not None and not file.absolute().parent.is_dir():
+        raise RecipeError(f"{name}: there is no folder {file.parent}. Make it, or write elsewhere.")

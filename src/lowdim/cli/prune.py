@@ -18,6 +18,7 @@ from lowdim.core import registry
 
 if TYPE_CHECKING:
     from lowdim.prune.recipe import Recipe
+    from lowdim.prune.speed import MeasureSpeed
 
 
 def add(app: typer.Typer) -> None:
@@ -116,10 +117,26 @@ def prune(
         show(api.plan(model, checked, revision=revision).render())
         return
     api.prune(
-        model, checked, out=out, revision=revision, resume=resume, overwrite=overwrite, progress=progress
+        model,
+        checked,
+        out=out,
+        revision=revision,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress,
+        speed=_speed(checked),
     )
     if is_first():
         finish(out)
+
+
+def _speed(recipe: Recipe) -> MeasureSpeed | None:
+    """Return what measures the sparse model in this package's own runtime, if anything is to be measured."""
+    if not recipe.evaluation.tokens:
+        return None
+    from lowdim.infer.bench.pair import measure_pair
+
+    return measure_pair
 
 
 def assemble(file: Path | None, flags: Mapping[str, object], assignments: list[str]) -> Recipe:

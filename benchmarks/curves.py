@@ -1,0 +1,121 @@
+"""Speed over sparsity, a line per dtype: one layer of 4096x4096 at batch 1, measured and drawn.
+
+python benchmarks/curves.py --json benchmarks/results/curves.json --svg docs/assets/runtime-curves.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from matplotlib.figure import Figure
+
+import lowdim
+from lowdim.core.machine import machine
+from lowdim.infer.bench import layers
+from lowdim.infer.bench.bandwidth import read_bandwidth
+from lowdim.infer.bench.timing import threads
+
+SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+DTYPES = {"fp32": "#8b949e", "bf16": "#3f7fc1", "int8": "#c2702d", "int4": "#1a7a55"}
+
+
+def measure(count: int) -> dict[str, Any]:
+    """Return every dtype's microseconds at every sparsity, 0 being its dense kernel, on some threads."""
+    weight = torch.randn(4096, 4096, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with threads(count):
+        bandwidth = read_bandwidth()
+        rows = layers.measure(layers.Product(("4096x4096",), 1, weight), DTYPES, SPARSITIES, bandwidth)
+    found = {f"{r.engine} {r.dtype} {r.sparsity:g}": r for r in rows}
+    return {
+        "threads": count,
+        "read_bandwidth_gb_s": round(bandwidth / 1e9, 2),
+        "torch": {d: found[f"torch {d} 0"].microseconds for d in ("fp32", "bf16")},
+        "lowdim": {
+            d: {f"{s:g}": found[f"lowdim {d} {s:g}"].microseconds for s in (0, *SPARSITIES)} for d in DTYPES
+        },
+    }
+
+
+def draw(found: list[dict[str, Any]], path: Path) -> None:
+    """Draw speed-ups over torch bf16, a panel per number of threads; legible on a light and on a dark page."""
+    style = {"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 10, "text.color": "#8b949e"}
+    style |= {"axes.labelcolor": "#8b949e", "xtick.color": "#8b949e", "ytick.color": "#8b949e"}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        for axes, one in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+            for dtype, tone in DTYPES.items():
+                points = {
+                    float(share): one["torch"]["bf16"] / us for share, us in one["lowdim"][dtype].items()
+                }
+                axes.plot(
+                    [100 * x for x in points],
+                    points.values(),
+                    color=tone,
+                    marker="o",
+                    markersize=3,
+                    label=dtype,
+                )
+                axes.axhline(points[0.0], color=tone, linewidth=0.7, linestyle=":")
+            axes.set_title(f"threads: {one['threads']}", fontsize=10)
+            axes.set_xlabel("zeros, %")
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.25)
+            axes.set_facecolor("none")
+            axes.spines[["top", "right"]].set_visible(False)
+        figure.axes[0].set_ylabel("times as fast as torch bf16")
+        figure.axes[0].legend(frameon=False)
+        figure.patch.set_alpha(0)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Return microseconds as Markdown, and in brackets the speed over the dense kernel of the dtype."""
+    lines = []
+    for one in found:
+        shown = ("0", "0.3", "0.5", "0.6", "0.7", "0.8", "0.9")
+        lines += [f"threads: {one['threads']}, memory read at {one['read_bandwidth_gb_s']} GB/s, torch bf16 "]
+        lines[-1] += f"{one['torch']['bf16']:.0f} µs, torch fp32 {one['torch']['fp32']:.0f} µs"
+        lines += [
+            "",
+            "| µs | dense | " + " | ".join(f"{float(s):.0%}" for s in shown[1:]) + " |",
+            "|---" * 8 + "|",
+        ]
+        for dtype, times in one["lowdim"].items():
+            cells = [
+                f"{times[s]:.0f}" + (f" ({times['0'] / times[s]:.2f}x)" if s != "0" else "") for s in shown
+            ]
+            lines.append(f"| {dtype} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, or read what was measured; draw and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, required=True, help="written; with --draw, read")
+    parser.add_argument("--svg", type=Path)
+    parser.add_argument("--draw", action="store_true", help="measure nothing, draw what the JSON file holds")
+    given = parser.parse_args()
+    if not given.draw:
+        info = lowdim.runtime_info()
+        about = machine() | {"level": info.level, "build": info.build, "torch": torch.__version__}
+        counts = sorted({1, os.cpu_count() or 1})
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        found = {"machine": about, "curves": [measure(count) for count in counts]}
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    curves = json.loads(given.json.read_text())["curves"]
+    print(table(curves))
+    if given.svg:
+        draw(curves, given.svg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""The contestants of a whole-model measurement: one model in every form, as small in memory as honesty allows."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, PreTrainedModel
+
+from lowdim.core.machine import free_memory
+from lowdim.core.random import generator
+from lowdim.infer.accelerate import accelerate
+from lowdim.infer.bench.errors import BenchError
+from lowdim.infer.bench.layers import GROUP, TORCH, Product, drop
+from lowdim.infer.bench.result import Contestant
+from lowdim.infer.bench.settings import Settings
+from lowdim.infer.bench.shapes import SHAPES, Shape
+from lowdim.infer.bench.timing import STREAMED
+from lowdim.infer.linear import SparseLinear
+from lowdim.models.load import load
+from lowdim.models.source import resolve
+
+BITS = {"fp32": 32.0, "bf16": 16.0, "int8": 8.25, "int4": 4.25}  # of a stored weight, scales included
+
+
+@dataclass(frozen=True)
+class Base:
+    """The dense model that every contestant is made from.
+
+    Attributes:
+        model: a Transformers model in ordinary memory; of a named shape its first block alone.
+        shape: the named shape, None for a real model.
+        distinct: blocks of distinct weights in memory, through which a named shape's layers cycle.
+        zeros: share of zeros that the linear layers of the blocks have come with.
+        original: directory of the model before it was pruned, which then stands for it wherever zeros are not skipped.
+    """
+
+    model: PreTrainedModel
+    shape: Shape | None
+    distinct: int
+    zeros: float
+    original: Path | None = None
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the model was pruned before."""
+        return self.zeros > 0.01
+
+
+def random_base(settings: Settings) -> Base:
+    """Return one random block of a named shape, with embedding and head.
+
+    Raises:
+        BenchError: the contestants do not fit into the free memory.
+    """
+    assert settings.shape is not None
+    shape = SHAPES[settings.shape]
+    distinct = distinct_blocks(shape, settings)
+    stored = sum(
+        bytes_of(who, distinct * shape.block) + bytes_of(who.dense, shape.outer) for who in wanted(settings)
+    )
+    check_memory(stored + 4 * (shape.block + shape.outer), f"--shape {settings.shape}")
+    with torch.device("meta"):
+        model: Any = LlamaForCausalLM(shape.config(layers=1))
+    model = model.to(torch.bfloat16).to_empty(device="cpu")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(_random(parameter.shape, name) if parameter.ndim > 1 else torch.ones(()))
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    return Base(model.eval(), shape, distinct, 0.0)
+
+
+def _random(shape: torch.Size, name: str) -> Tensor:
+    scale = 1 / math.sqrt(shape[-1])
+    return torch.randn(shape, generator=generator(0, "bench", name)).mul_(scale)
+
+
+def loaded_base(settings: Settings) -> Base:
+    """Return a real model.
+
+    Raises:
+        LowdimError: the model cannot be loaded, or its contestants do not fit into the free memory.
+    """
+    assert settings.model is not None
+    source = resolve(settings.model, revision=settings.revision)
+    model = load(source.path)
+    weights = sum(p.numel() for p in model.parameters())
+    check_memory(sum(bytes_of(who, weights) for who in wanted(settings)) + 4 * weights, settings.model)
+    layers = [
+        layer.weight for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not head(model)
+    ]
+    total = sum(weight.numel() for weight in layers)
+    zeros = 1 - sum(int(torch.count_nonzero(weight)) for weight in layers) / max(total, 1)
+    return Base(model, None, model.config.num_hidden_layers, round(zeros, 4))
+
+
+def wanted(settings: Settings, zeros: float = 0.0) -> list[Contestant]:
+    """Return who is to be measured: torch, and each dtype dense and sparse.
+
+    Args:
+        settings: what was asked for.
+        zeros: share of zeros that the model has come with.
+
+    Example:
+        >>> [str(c) for c in wanted(Settings(shape="llama-7b", sparsities=(0.7,), dtypes=("int8",)))]
+        ['torch bf16 dense', 'lowdim int8 dense', 'lowdim int8 70%']
+    """
+    found = [Contestant("torch", "bf16")]
+    found += [Contestant("torch", "fp32")] if "fp32" in settings.dtypes else []
+    for dtype in settings.dtypes:
+        shares = [0.0, zeros] if zeros else [0.0, *sorted(set(settings.sparsities))]
+        found += [Contestant("lowdim", dtype, share) for share in shares]
+    return found
+
+
+def bytes_of(who: Contestant, weights: int) -> int:
+    """Return about how many bytes some weights take in a contestant's form.
+
+    Example:
+        >>> bytes_of(Contestant("lowdim", "bf16", 0.5), 8)
+        9
+    """
+    bits = BITS[who.dtype]
+    return round(weights * (1 + bits * (1 - who.sparsity) if who.sparsity else bits) / 8)
+
+
+def distinct_blocks(shape: Shape, settings: Settings) -> int:
+    """Return how many blocks must be distinct for even the smallest contestant to stream from memory.
+
+    Example:
+        >>> distinct_blocks(SHAPES["llama-7b"], Settings(shape="llama-7b", sparsities=(0.7,)))
+        2
+    """
+    smallest = min(bytes_of(who, shape.block) for who in wanted(settings))
+    return min(shape.layers, max(2, math.ceil(STREAMED / smallest)))
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Refuse what would not fit.
+
+    Raises:
+        BenchError: less memory is free than is needed.
+    """
+    free = free_memory()
+    if free is not None and needed > free:
+        raise BenchError(
+            f"measuring {what} needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB is free: all "
+            "contestants are held at once, to be measured in turn. Ask for fewer --dtype and --sparsity at a time."
+        )
+
+
+def build(base: Base, who: Contestant) -> PreTrainedModel:
+    """Return the model in a contestant's form, at its full depth."""
+    model: Any = load(base.original) if base.original and not who.sparsity else copy.deepcopy(base.model)
+    if who.engine == "torch":
+        model = model.to(TORCH[who.dtype])
+    else:
+        if who.sparsity and not base.sparse:
+            _drop_all(model, who.sparsity)
+        accelerate(model, dtype=who.dtype, group=GROUP, min_sparsity=0.01 if who.sparsity else 1.0)
+    result: PreTrainedModel = model if base.shape is None else _deepened(model, base.shape, base.distinct)
+    return result
+
+
+@torch.no_grad()
+def _drop_all(model: PreTrainedModel, sparsity: float) -> None:
+    for seed, layer in enumerate(model.modules()):
+        if isinstance(layer, nn.Linear) and layer is not head(model):
+            layer.weight.copy_(drop(layer.weight, sparsity, seed))
+
+
+def head(model: PreTrainedModel) -> nn.Module | None:
+    """Return the layer that makes the logits."""
+    found: nn.Module | None = model.get_output_embeddings()
+    return found
+
+
+def _deepened(model: PreTrainedModel, shape: Shape, distinct: int) -> PreTrainedModel:
+    """Return a model of full depth whose blocks cycle through some copies of another's only block."""
+    with torch.device("meta"):
+        deep: Any = LlamaForCausalLM(shape.config())
+    inner: Any = model.model
+    blocks = [inner.layers[0], *(copy.deepcopy(inner.layers[0]) for _ in range(distinct - 1))]
+    for name in ("embed_tokens", "norm", "rotary_emb"):
+        setattr(deep.model, name, getattr(inner, name))
+    deep.lm_head = model.lm_head
+    for index, layer in enumerate(deep.model.layers):
+        block = blocks[index % distinct]
+        layer.mlp, layer.input_layernorm = block.mlp, block.input_layernorm
+        layer.post_attention_layernorm = block.post_attention_layernorm
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            setattr(layer.self_attn, name, getattr(block.self_attn, name))
+    deep.config.dtype = model.config.dtype
+    result: PreTrainedModel = deep.eval()
+    return result
+
+
+def products(base: Base) -> list[Product]:
+    """Return the model's linear layers by shape, each with one of them: of a real model, from the middle."""
+    groups: dict[tuple[bool, int, int], list[tuple[str, Tensor]]] = {}
+    for name, layer in base.model.named_modules():
+        if isinstance(layer, nn.Linear):
+            kind = name.rpartition(".")[2]
+            key = (layer is not head(base.model), *layer.weight.shape)
+            groups.setdefault(key, []).append((kind, layer.weight.detach()))
+    depth = base.shape.layers if base.shape else 1
+    return [
+        Product(
+            names=tuple(dict.fromkeys(kind for kind, _ in members)),
+            count=len(members) * (depth if prunable else 1),
+            weight=members[len(members) // 2][1],
+            prunable=prunable,
+        )
+        for (prunable, *_), members in groups.items()
+    ]
+
+
+def kernels(model: PreTrainedModel) -> dict[str, int]:
+    """Return how many linear layers each kernel multiplies with."""
+    return dict(Counter(name for name, _ in _linears(model)))
+
+
+def bytes_per_token(model: PreTrainedModel) -> int:
+    """Return the bytes of weights that one decoding step reads: every linear layer once, the embedding's row not."""
+    return sum(size for _, size in _linears(model))
+
+
+def _linears(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
+    """Yield the kernel and the bytes of every use of a linear layer."""
+    for _, layer in model.named_modules(remove_duplicate=False):
+        if isinstance(layer, SparseLinear):
+            yield layer.matrix.kernel, layer.matrix.nbytes
+        elif isinstance(layer, nn.Linear):
+            yield "torch", layer.weight.nbytes

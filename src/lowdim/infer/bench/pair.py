@@ -1,0 +1,66 @@
+"""A pruned model beside the one it was made from, as a pruning run measures them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lowdim.core.progress import Silent
+from lowdim.infer.bench import models
+from lowdim.infer.bench.result import ModelSpeed
+from lowdim.infer.bench.run import measure
+from lowdim.infer.bench.settings import Settings
+from lowdim.infer.storage import kind_of
+
+if TYPE_CHECKING:
+    from lowdim.data.windows import Windows
+
+WINDOWS = 10
+"""Of the text, for the perplexity of every form: enough to rank them, not to publish."""
+
+
+def measure_pair(
+    dense: Path, sparse: Path, dtype: torch.dtype, tokens: int, text: Windows | None = None
+) -> dict[str, Any]:
+    """Measure a dense model in Hugging Face and in this runtime, and the pruned one in this runtime.
+
+    Args:
+        dense: directory of the model before.
+        sparse: directory of the model after.
+        dtype: that the runs compute in; int8 and int4 are measured beside it.
+        tokens: generated per round.
+        text: windows to measure perplexity on; a few of them are used.
+
+    Returns:
+        What a run's sidecar keeps under ``speed``: the two rates that are set side by side, what they are, and all
+        that was measured (`lowdim.infer.bench.result.Result`) under ``runtime``.
+    """
+    kind = kind_of(dtype) if dtype in (torch.float32, torch.bfloat16) else "bf16"
+    settings = Settings(model=str(sparse), dtypes=(kind, "int8", "int4"), tokens=max(tokens, 2))
+    base = replace(models.loaded_base(settings), original=dense)
+    found = measure(base, settings, _few(text), Silent())
+    torch_dense = _find(found.models, "torch", kind, sparse=False)
+    ours = _find(found.models, "lowdim", kind, sparse=base.sparse)
+    own_dense = _find(found.models, "lowdim", kind, sparse=False)
+    return {
+        "dense_tokens_per_s": torch_dense.tokens_per_s,
+        "sparse_tokens_per_s": ours.tokens_per_s,
+        "note": f"{kind}, batch 1, greedy; dense in Hugging Face generate, sparse in this runtime, where the "
+        f"dense model reaches {own_dense.tokens_per_s:.1f}",
+        "runtime": found.to_dict(),
+    }
+
+
+def _few(text: Windows | None) -> Windows | None:
+    """Return some windows, spread evenly over the text."""
+    if text is None or len(text) <= WINDOWS:
+        return text
+    chosen = torch.arange(WINDOWS) * len(text) // WINDOWS
+    return replace(text, input_ids=text.input_ids[chosen], protocol=text.protocol | {"windows": WINDOWS})
+
+
+def _find(rows: tuple[ModelSpeed, ...], engine: str, dtype: str, sparse: bool) -> ModelSpeed:
+    return next(row for row in rows if (row.engine, row.dtype, row.sparsity > 0) == (engine, dtype, sparse))

@@ -1,0 +1,90 @@
+"""Times of several contestants, taken in turn so that what disturbs one disturbs all."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+from typing import Any, TypeVar
+
+import torch
+
+Key = TypeVar("Key", bound=Hashable)
+STREAMED = 128 * 2**20
+"""Bytes of distinct weights that a contestant passes through: several times what a cache holds."""
+ROUNDS = 15
+_TURN = 2e-3  # seconds that a turn lasts at least, against the clock's own error
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[int]:
+    """Let torch, and with it the kernels here, use so many threads meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def copies(weight_bytes: int) -> int:
+    """Return how many copies of a matrix stream from memory rather than from a cache.
+
+    Example:
+        >>> copies(32 * 2**20), copies(2**30)
+        (4, 2)
+    """
+    return max(2, math.ceil(STREAMED / max(weight_bytes, 1)))
+
+
+def interleaved(
+    contestants: Mapping[Key, Sequence[Callable[[], object]]], rounds: int = ROUNDS
+) -> dict[Key, float]:
+    """Return the median seconds per call of every contestant, measured A B C A B C ...
+
+    Args:
+        contestants: the calls that each goes through, over and over; all do the same on distinct memory.
+        rounds: turns of each.
+
+    Example:
+        >>> sorted(interleaved({"a": [lambda: sum(range(100))], "b": [lambda: None]}, rounds=3))
+        ['a', 'b']
+    """
+    runs = {key: cycle(calls) for key, calls in contestants.items()}
+    turns = {key: _calls_per_turn(calls) for key, calls in contestants.items()}
+    seconds: dict[Key, list[float]] = {key: [] for key in contestants}
+    for _ in range(rounds):
+        for key, run in runs.items():
+            todo = [next(run) for _ in range(turns[key])]
+            begun = time.perf_counter()
+            for call in todo:
+                call()
+            seconds[key].append((time.perf_counter() - begun) / len(todo))
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def _calls_per_turn(calls: Sequence[Callable[[], object]]) -> int:
+    """Return how many calls make a turn that the clock can measure; warms every one of them up."""
+    begun = time.perf_counter()
+    for call in calls:
+        call()
+    once = (time.perf_counter() - begun) / len(calls)
+    return max(1, min(len(calls), math.ceil(_TURN / max(once, 1e-9))))
+
+
+def rates(times: Sequence[float]) -> dict[str, Any]:
+    """Return tokens per second at the median, and the middle half of the single tokens' rates.
+
+    Example:
+        >>> rates([0.01, 0.02, 0.04])
+        {'tokens_per_s': 50.0, 'quartiles': [25.0, 100.0]}
+    """
+    ordered = sorted(times)
+    low, high = ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]
+    return {
+        "tokens_per_s": round(1 / statistics.median(ordered), 2),
+        "quartiles": [round(1 / high, 2), round(1 / low, 2)],
+    }

@@ -1,0 +1,122 @@
+"""A named shape at full depth over few blocks, and every form that a model takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lowdim.infer.bench import models
+from lowdim.infer.bench.decode import LowdimDecoder, TorchDecoder, time_prefill, time_steps
+from lowdim.infer.bench.errors import BenchError
+from lowdim.infer.bench.result import Contestant
+from lowdim.infer.bench.settings import Settings
+from lowdim.infer.bench.shapes import SHAPES, Shape
+from lowdim.infer.linear import SparseLinear
+
+TINY = Shape(hidden=64, intermediate=96, layers=5, heads=4, kv_heads=2, vocab=50, tied=False)
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setitem(SHAPES, "tiny", TINY)
+    monkeypatch.setattr(models, "STREAMED", TINY.block * 2)
+    return Settings(shape="tiny", sparsities=(0.5,), dtypes=("bf16", "int8"))
+
+
+@pytest.fixture
+def base(settings: Settings) -> models.Base:
+    return models.random_base(settings)
+
+
+def test_a_deep_model_cycles_through_distinct_copies_of_one_block(base):
+    assert base.distinct == 4, "int8 at 50% takes 5.1 of the 16 bits that the patched limit asks for"
+    deep = models.build(base, Contestant("torch", "bf16"))
+    weights = [layer.mlp.up_proj.weight for layer in deep.model.layers]
+    assert len(weights) == TINY.layers
+    assert len({w.data_ptr() for w in weights}) == base.distinct
+    assert all(torch.equal(w, weights[0]) for w in weights)
+    assert deep.config.num_hidden_layers == TINY.layers
+
+
+def test_a_deep_model_computes_and_caches_every_layer(base):
+    deep = models.build(base, Contestant("torch", "bf16"))
+    ids = torch.arange(1, 9)[None]
+    with torch.inference_mode():
+        whole = deep(ids).logits[0, -1]
+        cache = deep(ids[:, :-1], use_cache=True).past_key_values
+        step = deep(ids[:, -1:], past_key_values=cache).logits[0, -1]
+    assert len(cache) == TINY.layers
+    assert torch.isfinite(whole).all()
+    assert torch.allclose(whole.float(), step.float(), atol=0.05)
+
+
+def test_forms_differ_in_storage_and_agree_in_what_they_compute(base, settings):
+    ids = torch.arange(1, 9)[None]
+    for who in models.wanted(settings):
+        made = models.build(base, who)
+        assert isinstance(made.model.layers[4].mlp.up_proj, SparseLinear) == (who.engine == "lowdim")
+        form = "dense" if not who.sparsity else "packed"
+        if who.engine == "lowdim":
+            kernels = models.kernels(made)
+            assert (
+                sum(n for name, n in kernels.items() if name.startswith(f"{form} {who.dtype}"))
+                >= 7 * TINY.layers
+            )
+            assert made.model.layers[0].mlp.up_proj.sparsity == pytest.approx(who.sparsity, abs=0.05)
+        if not who.sparsity:
+            with torch.inference_mode():
+                logits = made(ids).logits.float()
+            expected = base_logits(base, ids)
+            assert (logits - expected).norm() / expected.norm() < 0.05
+
+
+def base_logits(base: models.Base, ids: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return models.build(base, Contestant("torch", "fp32"))(ids).logits
+
+
+def test_building_a_form_leaves_the_base_alone(base, settings):
+    before = {name: p.clone() for name, p in base.model.named_parameters()}
+    for who in models.wanted(settings):
+        models.build(base, who)
+    assert all(torch.equal(before[name], p) for name, p in base.model.named_parameters())
+
+
+def test_bytes_per_token_count_every_use_of_a_shared_block(base):
+    deep = models.build(base, Contestant("torch", "bf16"))
+    assert models.bytes_per_token(deep) == 2 * (TINY.layers * TINY.block + TINY.vocab * TINY.hidden)
+
+
+def test_products_name_the_layers_of_each_shape_and_count_the_whole_depth(base):
+    found = {product.names: (product.count, tuple(product.weight.shape)) for product in models.products(base)}
+    assert found == {
+        ("q_proj", "o_proj"): (10, (64, 64)),
+        ("k_proj", "v_proj"): (10, (32, 64)),
+        ("gate_proj", "up_proj"): (10, (96, 64)),
+        ("down_proj",): (5, (64, 96)),
+        ("lm_head",): (1, (50, 64)),
+    }
+
+
+def test_memory_is_checked_before_it_is_taken(settings, monkeypatch):
+    monkeypatch.setattr(models, "free_memory", lambda: 10_000)
+    with pytest.raises(BenchError, match=r"--shape tiny needs about .* GB of memory, 0\.0 GB is free"):
+        models.random_base(settings)
+
+
+def test_without_knowledge_of_the_memory_nothing_is_refused(settings, monkeypatch):
+    monkeypatch.setattr(models, "free_memory", lambda: None)
+    assert models.random_base(settings).shape is TINY
+
+
+def test_decoders_give_a_time_per_token_and_choose_the_same_tokens(base):
+    fp32 = models.build(base, Contestant("torch", "fp32"))
+    ours = models.build(base, Contestant("lowdim", "fp32"))
+    decoders = {
+        Contestant("torch", "fp32"): TorchDecoder(fp32),
+        Contestant("lowdim", "fp32"): LowdimDecoder(ours),
+    }
+    steps = time_steps(decoders, tokens=6, vocab=TINY.vocab, rounds=2)
+    assert {who.engine: len(seconds) for who, seconds in steps.items()} == {"torch": 12, "lowdim": 12}
+    prefills = time_prefill(decoders, prompt=20, vocab=TINY.vocab, rounds=2)
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in prefills.values())
