@@ -95,7 +95,10 @@ def upper_factor(h: Tensor) -> Tensor:
 
 
 def sparsegpt(
-    weight: Tensor, h: Tensor, select: Callable[[int, Tensor, Tensor], Tensor | None]
+    weight: Tensor,
+    h: Tensor,
+    select: Callable[[int, Tensor, Tensor], Tensor | None],
+    rounded: Callable[[int, Tensor], Tensor] = lambda j, column: column,
 ) -> tuple[Tensor, Tensor, float]:
     """Sweep the columns one by one, without blocks, in fp64.
 
@@ -104,6 +107,7 @@ def sparsegpt(
         h: damped Hessian.
         select: called before every column ``j`` with ``j``, the weights as they are and the diagonal of ``U``; returns
             the pruned entries of the next columns, or None to go on with those it returned before.
+        rounded: rounds the weights of column ``j``.
 
     Returns:
         The weights, what was pruned, and the loss ``sum (w - q)^2 / U_jj^2``.
@@ -114,9 +118,10 @@ def sparsegpt(
         drawn = select(j, w, u.diagonal())
         if drawn is not None:
             pruned[:, j : j + drawn.shape[1]] = drawn
-        error = torch.where(pruned[:, j], w[:, j], 0.0) / u[j, j]
+        q = rounded(j, w[:, j]).masked_fill(pruned[:, j], 0.0)
+        error = (w[:, j] - q) / u[j, j]
         w[:, j:] -= error[:, None] * u[j, j:]
-        w[pruned[:, j], j] = 0.0
+        w[:, j] = q
         loss += float(error.square().sum())
     return w, pruned, loss
 
