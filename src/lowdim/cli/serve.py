@@ -1,0 +1,146 @@
+"""``lowdim serve``: a model behind an OpenAI-compatible HTTP server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lowdim.cli.guard import guarded
+from lowdim.cli.options import Debug, Model, Revision
+from lowdim.cli.screen import say
+from lowdim.core.errors import CheckpointError, RecipeError, suggest
+
+if TYPE_CHECKING:
+    import socket
+
+    from lowdim.infer.serve.keys import Keys
+    from lowdim.infer.serve.limits import Limits
+    from lowdim.infer.serve.service import Service
+
+DTYPES = ("fp32", "bf16", "int8", "int4")
+
+
+def add(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("serve")(serve)
+
+
+@guarded(after_interrupt="The server has ended.")
+def serve(
+    model: Model,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free one.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ask clients for one of the keys in it, one a line.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name for clients; from MODEL if not given.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(DTYPES), help="Type of the weights; as stored if not given."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; torch's own number if not given.")
+    ] = None,
+    max_concurrent: Annotated[int, typer.Option(help="Answers that are generated together.")] = 8,
+    queue: Annotated[int, typer.Option(help="Answers that may wait; more are refused with 429.")] = 64,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of one answer; what the context leaves if not given.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of prompt and answer together; the model's own if not given.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that an answer may take, waiting included.")
+    ] = 600.0,
+    revision: Revision = None,
+    debug: Debug = False,
+) -> None:
+    """Answer OpenAI's clients over HTTP until Ctrl-C: chat, completions, streams, many at a time."""
+    from lowdim.infer.serve import check_installed
+
+    check_installed()
+    from lowdim.infer.serve.limits import Limits
+
+    limits = Limits(max_concurrent, queue, max_tokens, context, timeout)
+    if dtype is not None and dtype not in DTYPES:
+        raise RecipeError(f"--dtype: there is no {dtype!r}. {suggest(dtype, DTYPES)}")
+    if name is not None and not name.strip():
+        raise RecipeError("--name is empty. Leave it out, or give the name that clients ask for.")
+    keys = _keys(api_key_file)
+    from lowdim.infer.serve.run import Server, bind, url
+
+    sockets = bind(host, port)
+    _warn(sockets, host, keys)
+    service = _open(model, revision, dtype, threads, name or _name_of(model), limits)
+    ready = f"Serving {service.name} at {url(sockets)}; Ctrl-C ends it."
+    Server(service, keys, sockets, started=lambda: say(ready)).serve_forever()
+
+
+def _keys(file: Path | None) -> Keys:
+    from lowdim.infer.serve.keys import Keys, is_exposed, read_keys
+
+    if file is None:
+        return Keys([])
+    keys = read_keys(file)
+    if is_exposed(file):
+        say(f"Warning: every user of this machine can read {file}. Consider: chmod 600 {file}")
+    return keys
+
+
+def _warn(sockets: list[socket.socket], host: str, keys: Keys) -> None:
+    from lowdim.infer.serve.run import is_loopback
+
+    if not keys and not is_loopback(sockets):
+        say(
+            f"Warning: {host} can be reached from other machines, and there is no API key: whoever reaches it can "
+            "use the model. Add --api-key-file, or leave --host out."
+        )
+
+
+def _name_of(model: str) -> str:
+    """Return a model's name for clients.
+
+    Example:
+        >>> _name_of("builtin:smollm2-135m"), _name_of("org/name"), _name_of("models/tiny.gguf")
+        ('smollm2-135m', 'org/name', 'tiny')
+    """
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf":
+        return path.stem
+    return path.resolve().name if path.exists() else model.removeprefix("builtin:")
+
+
+def _open(
+    model: str, revision: str | None, dtype: str | None, threads: int | None, name: str, limits: Limits
+) -> Service:
+    import torch
+    from transformers import AutoTokenizer
+
+    from lowdim.infer.backend import longest, open_backend
+    from lowdim.infer.load import load
+    from lowdim.infer.serve.service import Service
+    from lowdim.models.source import resolve
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    path = resolve(model, revision=revision).path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise CheckpointError(
+            f"{model} has no tokenizer beside its weights. Copy the tokenizer's files there."
+        ) from error
+    loaded = load(path, dtype)
+    most = longest(loaded.config.get_text_config(decoder=True))
+    engine = open_backend(loaded, slots=limits.concurrent, max_length=min(limits.context or most, most))
+    if engine.reason:
+        say(
+            f"The native engine does not run this model ({engine.reason}); Transformers runs it, more slowly."
+        )
+    return Service(name, engine.backend, tokenizer, limits)
