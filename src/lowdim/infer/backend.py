@@ -89,10 +89,15 @@ def open_backend(model: PreTrainedModel, *, slots: int = 1, max_length: int | No
     Raises:
         LowdimError: a number that makes no sense, or a model without a cache.
     """
+    from lowdim.infer.families import Unsupported
     from lowdim.infer.hf_backend import HFBackend
+    from lowdim.infer.native_backend import NativeBackend
 
     check_sizes(slots, max_length)
-    return Engine(HFBackend(model, slots=slots, max_length=max_length), "transformers")
+    try:
+        return Engine(NativeBackend(model, slots=slots, max_length=max_length), "native")
+    except Unsupported as reason:
+        return Engine(HFBackend(model, slots=slots, max_length=max_length), "transformers", str(reason))
 
 
 def check_sizes(slots: int, max_length: int | None) -> None:
@@ -187,8 +192,8 @@ class Slots:
             raise LowdimError(f"slot {slot} is not open. Use what open() returned, until close().")
         return self.lengths[slot]
 
-    def extend(self, slot: int, ids: Sequence[int]) -> int:
-        """Count tokens in; return how many there were before.
+    def check(self, slot: int, ids: Sequence[int]) -> None:
+        """Refuse what cannot be appended.
 
         Raises:
             LowdimError: the slot is not open, or the tokens do not fit.
@@ -206,5 +211,10 @@ class Slots:
                 f"a sequence of {before + len(ids)} tokens does not fit: the longest is {self.max_length}. "
                 "Shorten the text, or open the backend with a larger max_length."
             )
+
+    def extend(self, slot: int, ids: Sequence[int]) -> int:
+        """Count tokens in, unless `check` refuses them; return how many there were before."""
+        self.check(slot, ids)
+        before = self.lengths[slot]
         self.lengths[slot] = before + len(ids)
         return before

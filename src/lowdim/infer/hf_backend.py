@@ -57,6 +57,8 @@ class HFBackend:
 
     def step(self, slots: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
         """See `Backend.step`."""
+        for slot, token in zip(slots, tokens, strict=True):
+            self._slots.check(slot, [token])
         for row, (slot, token) in enumerate(zip(slots, tokens, strict=True)):
             self._logits[row] = self._forward(slot, [token])
         return self._logits[: len(slots)]

@@ -157,7 +157,8 @@ def choose(scores: np.ndarray, temperature: float, top_k: int, top_p: float, dra
         before = np.cumsum(weights[order]) - weights[order]
         weights[order[before >= math.ceil(top_p * float(weights.sum()))]] = 0
     sums = np.cumsum(weights)
-    return int(np.searchsorted(sums, int(draw * float(sums[-1])), side="right"))
+    place = min(int(draw * float(sums[-1])), int(sums[-1]) - 1)
+    return int(np.searchsorted(sums, place, side="right"))
 
 
 def _exp(x: np.ndarray) -> np.ndarray:

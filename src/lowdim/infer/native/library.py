@@ -91,26 +91,27 @@ class Library:
         self._dll = ctypes.CDLL(str(path))
         self._check_version()
         size, word, pointer, matrix = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p
-        self._level = self._bind("ld_level", ctypes.c_char_p, ctypes.c_char_p)
-        self.levels = tuple(self._bind("ld_levels", ctypes.c_char_p)().decode().split())
-        self.build: str = self._bind("ld_build", ctypes.c_char_p)().decode()
-        self._message = self._bind("ld_message", ctypes.c_char_p, word)
-        self.row_ptr = self._bind("ld_row_ptr", size, word, size, size, pointer, size, pointer)
-        self.check = self._bind("ld_check", word, matrix)
-        self.linear = self._bind(
+        self._level = self.bind("ld_level", ctypes.c_char_p, ctypes.c_char_p)
+        self.levels = tuple(self.bind("ld_levels", ctypes.c_char_p)().decode().split())
+        self.build: str = self.bind("ld_build", ctypes.c_char_p)().decode()
+        self._message = self.bind("ld_message", ctypes.c_char_p, word)
+        self.row_ptr = self.bind("ld_row_ptr", size, word, size, size, pointer, size, pointer)
+        self.check = self.bind("ld_check", word, matrix)
+        self.linear = self.bind(
             "ld_linear", word, matrix, word, pointer, size, size, word, pointer, size, word
         )
-        self.unpack = self._bind("ld_unpack", word, matrix, size, size, word, pointer, size, word)
+        self.unpack = self.bind("ld_unpack", word, matrix, size, size, word, pointer, size, word)
         self.level = self.use(wanted)
 
-    def _bind(self, name: str, result: Any, *arguments: Any) -> Any:
+    def bind(self, name: str, result: Any, *arguments: Any) -> Any:
+        """Return a function of the library, given its types."""
         function = getattr(self._dll, name)
         function.restype, function.argtypes = result, arguments
         return function
 
     def _check_version(self) -> None:
         try:
-            found = int(self._bind("ld_abi_version", ctypes.c_int32)())
+            found = int(self.bind("ld_abi_version", ctypes.c_int32)())
         except AttributeError:
             raise LowdimError(f"{self.path} is not lowdim's library of kernels. {_REBUILD}") from None
         if found != ABI_VERSION:

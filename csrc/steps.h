@@ -1,0 +1,52 @@
+/* What a decode step does between its matrix products, per instruction set; see decode.h. Internal. */
+#ifndef LOWDIM_STEPS_H
+#define LOWDIM_STEPS_H
+
+#include "decode.h"
+
+/* Attention of some query heads, which share their keys and values, over a stretch of positions. */
+typedef struct ld_attend {
+  const float *q;     /* [heads, stride], rotated and scaled; zero beyond head_dim */
+  int64_t heads, stride;
+  int32_t kind;       /* of the cache: LD_FP32 or LD_BF16 */
+  const void *k, *v;  /* [positions, stride] */
+  int64_t begin, end; /* positions, at least one */
+  float *scores;      /* [heads, LD_STRETCH], for its own use */
+  float *sums;        /* [heads, stride]: sum of exp(score - most) v */
+  float *most, *mass; /* [heads]: the largest score, and sum of exp(score - most) */
+} ld_attend;
+
+#define LD_STRETCH 128 /* positions whose scores are held at a time */
+
+typedef struct ld_steps {
+  const char *name; /* that of the ld_kernels that it goes with */
+  /* out = x / sqrt(mean(x^2) + eps) * weight; out may be x */
+  void (*norm)(const float *x, const float *weight, float eps, int64_t n, float *out);
+  /* x[i], x[i + half] turned by angle i */
+  void (*rotate)(float *x, const float *cos, const float *sin, int64_t half);
+  /* into the cache's kind */
+  void (*store)(const float *x, int64_t n, int32_t kind, void *out);
+  void (*attend)(const ld_attend *a);
+  /* One head from `parts` stretches: sums [parts, apart, stride], most and mass [parts, apart], of which the first in `apart`; out [n] */
+  void (*merge)(const float *sums, const float *most, const float *mass, int64_t parts, int64_t apart, int64_t stride, int64_t n,
+                float *out);
+  /* gate = act(gate) * up */
+  void (*activate)(float *gate, const float *up, int64_t n, int32_t activation);
+  /* x += scale * y */
+  void (*add)(float *x, const float *y, float scale, int64_t n);
+  /* out = scores / temperature; returns the largest, NaN if there is a NaN */
+  float (*scaled)(const float *scores, int64_t n, float temperature, float *out);
+  /* out = exp(x - most) in multiples of 2^-40, to the nearest; the same on every level. Returns their sum. */
+  int64_t (*weights)(const float *x, int64_t n, float most, int64_t *out);
+} ld_steps;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+extern const ld_steps ld_steps_avx512, ld_steps_avx2, ld_steps_neon, ld_steps_portable;
+/* Those of ld_current(). */
+const ld_steps *ld_steps_current(void);
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,319 @@
+// The step kernels, written once on vectors of LD_LANES floats. Each instruction set includes this file into a file of its own, which
+// defines LD_LANES, LD_TILE (vectors of a row of values that attention sums in registers at a time) and fused(a, b, c) = a * b + c.
+
+#include "common.h"
+#include "steps.h"
+
+#define LD_INLINE inline __attribute__((always_inline))
+#define LD_LAMBDA __attribute__((always_inline))
+
+namespace {
+
+constexpr int64_t kLanes = LD_LANES;
+typedef float Floats __attribute__((vector_size(LD_LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(LD_LANES * 4)));
+typedef uint32_t Words __attribute__((vector_size(LD_LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(LD_LANES * 2)));
+
+LD_INLINE Floats all(float value) { return Floats{} + value; }
+
+LD_INLINE Floats load(const float *p) {
+  Floats v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+LD_INLINE Floats load(const uint16_t *p) {
+  Halves v;
+  std::memcpy(&v, p, sizeof v);
+  const Words bits = __builtin_convertvector(v, Words) << 16;
+  return reinterpret_cast<Floats>(bits);
+}
+LD_INLINE void store(float *p, Floats v) { std::memcpy(p, &v, sizeof v); }
+
+// The last, partial vector of an array; zero beyond it.
+LD_INLINE Floats load_some(const float *p, int64_t count) {
+  Floats v = {};
+  std::memcpy(&v, p, static_cast<size_t>(count) * 4);
+  return v;
+}
+LD_INLINE void store_some(float *p, Floats v, int64_t count) { std::memcpy(p, &v, static_cast<size_t>(count) * 4); }
+
+// body(index, vector at index, how many of its elements count)
+#define LD_EACH(n, body)                                              \
+  do {                                                                \
+    int64_t at_ = 0;                                                  \
+    for (; at_ + kLanes <= (n); at_ += kLanes) body(at_, kLanes);     \
+    if (at_ < (n)) body(at_, (n) - at_);                              \
+  } while (0)
+
+LD_INLINE Floats get(const float *p, int64_t count) { return count == kLanes ? load(p) : load_some(p, count); }
+LD_INLINE void put(float *p, Floats v, int64_t count) {
+  if (count == kLanes)
+    store(p, v);
+  else
+    store_some(p, v, count);
+}
+
+LD_INLINE float sum(Floats v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int64_t half = kLanes / 2; half > 0; half /= 2)
+    for (int64_t l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+  return lanes[0];
+}
+
+LD_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+LD_INLINE float largest(Floats v) {
+  float most = v[0];
+  for (int64_t l = 1; l < kLanes; ++l) most = v[l] > most ? v[l] : most;
+  return most;
+}
+
+// e^x to 1.2e-7, without fused operations, so that every level has the same bits; x is taken into [-87, 88].
+LD_INLINE Floats exponential(Floats x) {
+  const Floats magic = all(12582912.0f);
+  x = x < -87.0f ? all(-87.0f) : x;
+  x = x > 88.0f ? all(88.0f) : x;
+  const Floats shifted = x * 1.44269504088896341f + magic;
+  const Floats n = shifted - magic;
+  const Floats r = x - n * 0.693359375f - n * -2.12194440e-4f;
+  Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 0.5f;
+  const Ints power = (reinterpret_cast<Ints>(shifted) - (0x4B400000 - 127)) << 23;
+  return (p * (r * r) + r + 1.0f) * reinterpret_cast<Floats>(power);
+}
+
+// ---------------------------------------------------------------- between the products
+
+void norm(const float *x, const float *weight, float eps, int64_t n, float *out) {
+  Floats squares = {};
+  const auto square = [&](int64_t at, int64_t count) LD_LAMBDA {
+    const Floats v = get(x + at, count);
+    squares = fused(v, v, squares);
+  };
+  LD_EACH(n, square);
+  const float inverse = 1.0f / __builtin_sqrtf(sum(squares) / static_cast<float>(n) + eps);
+  const auto scale = [&](int64_t at, int64_t count) LD_LAMBDA {
+    put(out + at, get(x + at, count) * inverse * get(weight + at, count), count);
+  };
+  LD_EACH(n, scale);
+}
+
+void rotate(float *x, const float *cos, const float *sin, int64_t half) {
+  const auto turn = [&](int64_t at, int64_t count) LD_LAMBDA {
+    const Floats a = get(x + at, count), b = get(x + half + at, count);
+    const Floats c = get(cos + at, count), s = get(sin + at, count);
+    put(x + at, a * c - b * s, count);
+    put(x + half + at, b * c + a * s, count);
+  };
+  LD_EACH(half, turn);
+}
+
+void store_row(const float *x, int64_t n, int32_t kind, void *out) {
+  if (kind == LD_FP32) {
+    std::memcpy(out, x, static_cast<size_t>(n) * 4);
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) static_cast<uint16_t *>(out)[i] = round_to_bf16(x[i]);
+}
+
+LD_INLINE Floats tanh_of(Floats x) { return 1.0f - 2.0f / (exponential(x + x) + 1.0f); }
+
+// Abramowitz and Stegun 7.1.26
+LD_INLINE Floats erf_of(Floats x) {
+  const Floats size = x < 0.0f ? -x : x;
+  const Floats t = 1.0f / (1.0f + 0.3275911f * size);
+  Floats p = 1.061405429f * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const Floats found = 1.0f - p * t * exponential(-size * size);
+  return x < 0.0f ? -found : found;
+}
+
+template <int Activation>
+LD_INLINE Floats activated(Floats x) {
+  if (Activation == LD_SILU) return x / (1.0f + exponential(-x));
+  if (Activation == LD_GELU) return 0.5f * x * (1.0f + erf_of(x * 0.70710678118654752f));
+  return 0.5f * x * (1.0f + tanh_of(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+}
+
+template <int Activation>
+void activate_as(float *gate, const float *up, int64_t n) {
+  const auto one = [&](int64_t at, int64_t count) LD_LAMBDA {
+    put(gate + at, activated<Activation>(get(gate + at, count)) * get(up + at, count), count);
+  };
+  LD_EACH(n, one);
+}
+
+void activate(float *gate, const float *up, int64_t n, int32_t activation) {
+  if (activation == LD_SILU) return activate_as<LD_SILU>(gate, up, n);
+  if (activation == LD_GELU) return activate_as<LD_GELU>(gate, up, n);
+  activate_as<LD_GELU_TANH>(gate, up, n);
+}
+
+void add(float *x, const float *y, float scale, int64_t n) {
+  const auto one = [&](int64_t at, int64_t count) LD_LAMBDA {
+    put(x + at, get(x + at, count) + get(y + at, count) * scale, count);
+  };
+  LD_EACH(n, one);
+}
+
+// ---------------------------------------------------------------- attention
+
+template <class Number, int Heads>
+void score(const ld_attend *a, const Number *k, int64_t count, int64_t head) {
+  const float *const q = a->q + head * a->stride;
+  for (int64_t position = 0; position < count; ++position, k += a->stride) {
+    Floats sums[Heads] = {};
+    for (int64_t d = 0; d < a->stride; d += kLanes) {
+      const Floats key = load(k + d);
+#pragma GCC unroll 4
+      for (int h = 0; h < Heads; ++h) sums[h] = fused(key, load(q + h * a->stride + d), sums[h]);
+    }
+#pragma GCC unroll 4
+    for (int h = 0; h < Heads; ++h) a->scores[(head + h) * LD_STRETCH + position] = sum(sums[h]);
+  }
+}
+
+template <class Number, int Heads, int Tile>
+void gather(const ld_attend *a, const Number *v, int64_t count, int64_t head, int64_t from) {
+  Floats sums[Heads][Tile];
+  float *const out = a->sums + head * a->stride + from;
+  const float *const share = a->scores + head * LD_STRETCH;
+#pragma GCC unroll 4
+  for (int h = 0; h < Heads; ++h)
+#pragma GCC unroll 4
+    for (int i = 0; i < Tile; ++i) sums[h][i] = load(out + h * a->stride + i * kLanes);
+  v += from;
+  for (int64_t position = 0; position < count; ++position, v += a->stride) {
+    Floats value[Tile];
+#pragma GCC unroll 4
+    for (int i = 0; i < Tile; ++i) value[i] = load(v + i * kLanes);
+#pragma GCC unroll 4
+    for (int h = 0; h < Heads; ++h) {
+      const Floats weight = all(share[h * LD_STRETCH + position]);
+#pragma GCC unroll 4
+      for (int i = 0; i < Tile; ++i) sums[h][i] = fused(weight, value[i], sums[h][i]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int h = 0; h < Heads; ++h)
+#pragma GCC unroll 4
+    for (int i = 0; i < Tile; ++i) store(out + h * a->stride + i * kLanes, sums[h][i]);
+}
+
+// Scores of `count` positions become weights; what was summed before is brought to the new largest score.
+LD_INLINE void weigh(const ld_attend *a, int64_t count, int64_t head, bool begun) {
+  float *const scores = a->scores + head * LD_STRETCH;
+  for (int64_t i = count; i % kLanes; ++i) scores[i] = -__builtin_inff();
+  Floats high = load(scores);
+  for (int64_t i = kLanes; i < count; i += kLanes) high = larger(load(scores + i), high);
+  float most = largest(high);
+  if (begun && !(most > a->most[head])) most = a->most[head];
+  Floats mass = {};
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Floats raw = load(scores + i);
+    const Floats weight = raw == -__builtin_inff() ? Floats{} : exponential(raw - most);
+    store(scores + i, weight);
+    mass += weight;
+  }
+  const float before = begun ? exponential(all(a->most[head] - most))[0] : 0.0f;
+  a->mass[head] = (begun ? a->mass[head] * before : 0.0f) + sum(mass);
+  a->most[head] = most;
+  float *const sums = a->sums + head * a->stride;
+  for (int64_t d = 0; d < a->stride; d += kLanes) store(sums + d, begun ? load(sums + d) * before : Floats{});
+}
+
+template <class Number, int Heads>
+void gather_all(const ld_attend *a, const Number *v, int64_t count, int64_t head) {
+  int64_t d = 0;
+  for (; d + LD_TILE * kLanes <= a->stride; d += LD_TILE * kLanes) gather<Number, Heads, LD_TILE>(a, v, count, head, d);
+  for (; d < a->stride; d += kLanes) gather<Number, Heads, 1>(a, v, count, head, d);
+}
+
+template <class Number>
+void attend_as(const ld_attend *a) {
+  for (int64_t begin = a->begin; begin < a->end; begin += LD_STRETCH) {
+    const int64_t count = least(LD_STRETCH, a->end - begin);
+    const Number *const k = static_cast<const Number *>(a->k) + begin * a->stride;
+    const Number *const v = static_cast<const Number *>(a->v) + begin * a->stride;
+    for (int64_t h = 0; h < a->heads;) {
+      const int64_t left = a->heads - h, some = least(left, 4);
+      if (some == 4) score<Number, 4>(a, k, count, h);
+      else if (some == 3) score<Number, 3>(a, k, count, h);
+      else if (some == 2) score<Number, 2>(a, k, count, h);
+      else score<Number, 1>(a, k, count, h);
+      for (int64_t i = h; i < h + some; ++i) weigh(a, count, i, begin > a->begin);
+      if (some == 4) gather_all<Number, 4>(a, v, count, h);
+      else if (some == 3) gather_all<Number, 3>(a, v, count, h);
+      else if (some == 2) gather_all<Number, 2>(a, v, count, h);
+      else gather_all<Number, 1>(a, v, count, h);
+      h += some;
+    }
+  }
+}
+
+void attend(const ld_attend *a) {
+  if (a->kind == LD_FP32) return attend_as<float>(a);
+  attend_as<uint16_t>(a);
+}
+
+void merge(const float *sums, const float *most, const float *mass, int64_t parts, int64_t apart, int64_t stride, int64_t n,
+           float *out) {
+  float high = most[0], total = 0.0f;
+  for (int64_t i = 1; i < parts; ++i) high = most[i * apart] > high ? most[i * apart] : high;
+  for (int64_t i = 0; i < parts; ++i) total += mass[i * apart] * exponential(all(most[i * apart] - high))[0];
+  for (int64_t i = 0; i < parts; ++i) {
+    const float share = exponential(all(most[i * apart] - high))[0] / total;
+    const float *const from = sums + i * apart * stride;
+    const auto one = [&](int64_t at, int64_t count) LD_LAMBDA {
+      const Floats v = load(from + at) * share;  // may read on to `stride`
+      put(out + at, i ? v + get(out + at, count) : v, count);
+    };
+    LD_EACH(n, one);
+  }
+}
+
+// ---------------------------------------------------------------- sampling
+
+float scaled(const float *scores, int64_t n, float temperature, float *out) {
+  Floats high = all(-__builtin_inff());
+  Ints broken = {};
+  const auto one = [&](int64_t at, int64_t count) LD_LAMBDA {
+    const Floats v = get(scores + at, count) / temperature;
+    put(out + at, v, count);
+    broken |= v != v;
+    if (count == kLanes) high = larger(v, high);
+  };
+  LD_EACH(n, one);
+  float most = largest(high);
+  for (int64_t i = n - n % kLanes; i < n; ++i) most = out[i] > most ? out[i] : most;
+  for (int64_t l = 0; l < kLanes; ++l)
+    if (broken[l]) return __builtin_nanf("");
+  return most;
+}
+
+int64_t weights(const float *x, int64_t n, float most, int64_t *out) {
+  int64_t total = 0;
+  const auto some = [&](int64_t at, int64_t count) LD_LAMBDA {
+    float e[kLanes];
+    store(e, exponential(get(x + at, count) - most));
+    for (int64_t l = 0; l < count; ++l) {
+      const double shifted = static_cast<double>(e[l]) * 0x1p40 + 0x1p52;  // the low bits of the sum are the nearest integer
+      int64_t bits;
+      std::memcpy(&bits, &shifted, 8);
+      out[at + l] = bits & 0xFFFFFFFFFFFFF;
+      total += out[at + l];
+    }
+  };
+  LD_EACH(n, some);
+  return total;
+}
+
+}  // namespace
+
+#define LD_STEPS(level) {#level, norm, rotate, store_row, attend, merge, activate, add, scaled, weights}

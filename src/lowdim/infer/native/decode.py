@@ -1,0 +1,135 @@
+"""The decode engine's C interface (``csrc/decode.h``) through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowdim.core.errors import LowdimError
+from lowdim.infer.native.library import Library, MatrixStruct
+
+
+class LayerStruct(ctypes.Structure):
+    """``ld_layer``."""
+
+    _fields_ = (
+        *((name, MatrixStruct) for name in ("q", "k", "v", "o", "gate", "up", "down")),
+        *((name, c_void_p) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")),
+        ("rotary", c_int32),
+        ("window", c_int32),
+    )
+
+
+class ModelStruct(ctypes.Structure):
+    """``ld_model``."""
+
+    _fields_ = (
+        *(
+            (name, c_int32)
+            for name in ("layers", "heads", "kv_heads", "head_dim", "rotary_dim", "activation")
+        ),
+        *((name, c_int32) for name in ("embedding_kind", "cache_kind")),
+        *((name, c_int64) for name in ("hidden", "intermediate", "vocab", "slots", "positions")),
+        *((name, c_float) for name in ("norm_eps", "embedding_scale", "attention_scale", "residual_scale")),
+        *((name, c_void_p) for name in ("embedding", "cos", "sin", "final_norm")),
+        ("layer", POINTER(LayerStruct)),
+        ("head", MatrixStruct),
+    )
+
+
+class Engine:
+    """A decode engine. The tensors that the structs point to must outlive it.
+
+    Args:
+        library: the compiled kernels.
+        model: sizes and addresses.
+
+    Attributes:
+        cache: keys and values, fp32 or bf16 ``[2, layers, slots, kv_heads, positions, stride]``; the engine's own memory.
+
+    Raises:
+        LowdimError: sizes that do not fit each other, or no memory.
+    """
+
+    cache: Tensor
+
+    def __init__(self, library: Library, model: ModelStruct) -> None:
+        self._library, self._model = library, model
+        create = library.bind("ld_engine_new", c_int32, c_void_p, c_void_p)
+        self._step = library.bind(
+            "ld_engine_step",
+            c_int32,
+            c_void_p,
+            c_int64,
+            c_void_p,
+            c_void_p,
+            c_void_p,
+            c_int64,
+            c_void_p,
+            c_int64,
+            c_int32,
+        )
+        self._forget = library.bind("ld_engine_forget", None, c_void_p, c_int64)
+        handle = c_void_p()
+        self._check(create(ctypes.byref(model), ctypes.byref(handle)))
+        self._handle = handle
+        free = library.bind("ld_engine_free", None, c_void_p)
+        self._finalizer = weakref.finalize(self, free, handle)
+        self.cache = self._map(library.bind("ld_engine_cache", c_void_p, c_void_p, c_void_p, c_void_p))
+
+    def _map(self, find: Any) -> Tensor:
+        size, stride = c_int64(), c_int64()
+        address = find(self._handle, ctypes.byref(size), ctypes.byref(stride))
+        dtype = torch.bfloat16 if self._model.cache_kind else torch.float32
+        memory = (ctypes.c_char * size.value).from_address(address)
+        shape = (
+            2,
+            self._model.layers,
+            self._model.slots,
+            self._model.kv_heads,
+            self._model.positions,
+            stride.value,
+        )
+        return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise LowdimError(
+                f"the decode engine refused: {self._library.message(status)}. Where it is memory, a smaller max_length "
+                "or fewer slots need less."
+            )
+
+    def step(
+        self, count: int, slots: Any, tokens: Any, positions: Any, first: int, logits: int, stride: int
+    ) -> None:
+        """See ``ld_engine_step``; arrays are ctypes' or addresses."""
+        status = self._step(
+            self._handle, count, slots, tokens, positions, first, logits, stride, torch.get_num_threads()
+        )
+        if status:
+            self._check(status)
+
+    def forget(self, slot: int) -> None:
+        """Give the memory of a slot's keys and values back to the system."""
+        self._forget(self._handle, slot)
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Return where a tensor lies, ``None`` for none."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def layer_array(layers: Sequence[LayerStruct]) -> Any:
+    """Return an array of ``ld_layer``."""
+    return (LayerStruct * len(layers))(*layers)
+
+
+def bind_sample(library: Library) -> Any:
+    """Return ``ld_sample``."""
+    return library.bind("ld_sample", c_int64, c_void_p, c_int64, c_float, c_int64, c_double, c_double)
