@@ -6,7 +6,6 @@ cd "$(dirname "$0")/.."
 root=$PWD
 bin=$root/.venv/bin
 wheel_env=$root/build/wheel-env
-bare_env=$root/build/bare-env
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 NO_COLOR=1
 export DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true
 
@@ -29,39 +28,66 @@ docs() {
 # `pip wheel` succeeds without the kernels too, and says what the compiler said only if it is asked to be verbose. Without
 # --no-cache-dir it takes the wheel that it built from an sdist of the same name before.
 build_wheel() {
-  "$bin/python" -m pip wheel --verbose --no-cache-dir --no-build-isolation --no-deps --wheel-dir "$1" \
-    "$root"/build/dist/lowdim-*.tar.gz >build/wheel.log 2>&1 || { cat build/wheel.log >&2; return 1; }
+  rm -rf "$1" && mkdir -p "$1"
+  "$bin/python" -m pip wheel --verbose --no-cache-dir --no-build-isolation --no-deps --wheel-dir "$1" "${@:2}" \
+    "$root"/build/dist/lowdim-*.tar.gz >"$1/log" 2>&1 || { cat "$1/log" >&2; return 1; }
 }
 
 # An environment with the wheel alone, beside the dependencies that .venv already holds. A path named in a .pth file is
 # appended as it is and its own .pth files are not read, so the editable install stays out of sight.
 install_wheel() {
-  "$bin/python" -m venv --without-pip "$1" &&
-    "$bin/python" -m pip --python "$1/bin/python" install --quiet --no-deps "$2"/lowdim-*.whl &&
-    "$bin/python" -c 'import site; print(*site.getsitepackages(), sep="\n")' \
-      >"$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth" &&
-    (cd / && "$1/bin/python" -c '
+  rm -rf "$1"
+  "$bin/python" -m venv --without-pip "$1"
+  "$bin/python" -m pip --python "$1/bin/python" install --quiet --no-deps "$2"/lowdim-*.whl
+  "$bin/python" -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+    >"$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
+  (cd / && "$1/bin/python" -c '
 import sys, lowdim
-assert lowdim.__file__.startswith(sys.prefix), f"lowdim comes from {lowdim.__file__}, not from the wheel"
-print("lowdim", lowdim.__version__, "from the wheel")') &&
-    "$1/bin/lowdim" --version
+assert lowdim.__file__.startswith(sys.prefix), f"lowdim comes from {lowdim.__file__}, not from the wheel"')
+}
+
+has_kernels() {
+  ls "$1"/lib/python*/site-packages/lowdim/_native || { cat "$2/log" >&2; return 1; }
 }
 
 # The wheel is built from the sdist, so that a file missing there is noticed.
 wheel() {
-  rm -rf build/dist "$wheel_env" && mkdir -p build/dist
+  rm -rf build/dist && mkdir -p build/dist
   "$bin/python" -c 'from scikit_build_core.build import build_sdist; build_sdist("build/dist")' >/dev/null
-  CMAKE_ARGS=-DLOWDIM_WERROR=ON build_wheel build/dist
-  install_wheel "$wheel_env" build/dist
-  ls "$wheel_env"/lib/python*/site-packages/lowdim/_native || { cat build/wheel.log >&2; return 1; }
+  CMAKE_ARGS=-DLOWDIM_WERROR=ON build_wheel build/wheel
+  install_wheel "$wheel_env" build/wheel
+  has_kernels "$wheel_env" build/wheel
+  "$wheel_env/bin/lowdim" --version
 }
 
 # A machine without a compiler: the same sdist installs, says so, and computes with torch.
 bare() {
-  rm -rf build/bare "$bare_env" && mkdir -p build/bare
   CXX=/nonexistent/c++ build_wheel build/bare
-  grep '^ *NOTICE: ' build/wheel.log
-  install_wheel "$bare_env" build/bare
+  grep '^ *NOTICE: ' build/bare/log
+  install_wheel "$root/build/bare-env" build/bare
+  pytest_in bare-env tests/infer
+}
+
+# The kernels with every access and every undefined operation checked: the fuzzer, then the tests from Python, where arrays
+# of numpy and torch come from the checked allocator too. What Python itself never frees is not ours.
+native() {
+  local cmake=cmake env=$root/build/sanitized-env
+  rm -f build/sanitizer.*
+  command -v cmake >/dev/null || cmake=$bin/cmake
+  "$cmake" -S . -B build/sanitized -DLOWDIM_SANITIZE=ON >build/sanitized.log
+  "$cmake" --build build/sanitized --parallel "${JOBS:-2}" >>build/sanitized.log || { cat build/sanitized.log >&2; return 1; }
+  CTEST_OUTPUT_ON_FAILURE=1 "$cmake" --build build/sanitized --target test
+  install_wheel "$env" build/wheel
+  cp build/sanitized/liblowdim.* "$env"/lib/python*/site-packages/lowdim/_native/
+  LD_PRELOAD="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libstdc++.so)" PYTHONMALLOC=malloc \
+    ASAN_OPTIONS=detect_leaks=0:log_path=$root/build/sanitizer pytest_in sanitized-env tests/native \
+    --ignore "$root/tests/native/test_machine_code.py" || { cat build/sanitizer.* >&2; return 1; }
+}
+
+# pytest_in ENVIRONMENT TESTS [OPTIONS]
+pytest_in() {
+  (mkdir -p build/elsewhere && cd build/elsewhere && "$root/build/$1/bin/python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" \
+    -n "${JOBS:-2}" -q "${@:3}" "$root/$2")
 }
 
 browser() {
