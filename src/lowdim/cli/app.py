@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lowdim.cli import bench, convert, evaluate, inspect, methods, prune, report, screen, verify
+from lowdim.cli import bench, convert, evaluate, inspect, methods, prune, report, screen, serve, verify
 
 app = typer.Typer(
     name="lowdim",
@@ -35,7 +35,7 @@ def _program(
 ) -> None: ...
 
 
-for _command in (prune, evaluate, inspect, bench, methods, verify, convert, report):
+for _command in (prune, evaluate, inspect, bench, serve, methods, verify, convert, report):
     _command.add(app)
 
 

@@ -73,13 +73,13 @@ def serve(
     if name is not None and not name.strip():
         raise RecipeError("--name is empty. Leave it out, or give the name that clients ask for.")
     keys = _keys(api_key_file)
-    from lowdim.infer.serve.run import Server, bind, url
+    from lowdim.infer.serve.run import Server, bound, url
 
-    sockets = bind(host, port)
-    _warn(sockets, host, keys)
-    service = _open(model, revision, dtype, threads, name or _name_of(model), limits)
-    ready = f"Serving {service.name} at {url(sockets)}; Ctrl-C ends it."
-    Server(service, keys, sockets, started=lambda: say(ready)).serve_forever()
+    with bound(host, port) as sockets:
+        _warn(sockets, host, keys)
+        service = _open(model, revision, dtype, threads, name or _name_of(model), limits)
+        ready = f"Serving {service.name} at {url(sockets)}; Ctrl-C ends it."
+        Server(service, keys, sockets, started=lambda: say(ready)).serve_forever()
 
 
 def _keys(file: Path | None) -> Keys:

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from lowdim.infer.hf_backend import HFBackend
 from lowdim.infer.serve.keys import Keys
 from lowdim.infer.serve.limits import Limits
-from lowdim.infer.serve.run import Server, bind, url
+from lowdim.infer.serve.run import Server, bound, url
 from lowdim.infer.serve.service import Service
 
 NAME = "tiny"
@@ -85,6 +85,7 @@ class Served:
     """A server that runs, and its insides."""
 
     base: str
+    address: tuple[str, int]
     server: Server
     service: Service
     backend: Paced
@@ -140,20 +141,20 @@ def serving(
     backend = Paced(model, slots=slots, max_length=CONTEXT)
     backend.pause = pause
     service = Service(NAME, backend, tokenizer, Limits(concurrent=slots, **{"grace": 0.0} | limits))
-    sockets, ready = bind("127.0.0.1", 0), threading.Event()
-    server = Server(service, Keys(keys), sockets, ready.set)
-    thread = threading.Thread(target=server.serve_forever, name="test-server")
-    base = url(sockets)
-    thread.start()
-    assert ready.wait(20)
-    served = Served(base, server, service, backend, thread)
-    try:
-        yield served
-    finally:
-        for client in served.clients:
-            client.close()
-        if thread.is_alive():
-            server.end()
-        thread.join(30)
+    ready = threading.Event()
+    with bound("127.0.0.1", 0) as sockets:
+        server = Server(service, Keys(keys), sockets, ready.set)
+        thread = threading.Thread(target=server.serve_forever, name="test-server")
+        served = Served(url(sockets), sockets[0].getsockname(), server, service, backend, thread)
+        thread.start()
+        assert ready.wait(20)
+        try:
+            yield served
+        finally:
+            for client in served.clients:
+                client.close()
+            if thread.is_alive():
+                server.end()
+            thread.join(30)
     assert not thread.is_alive()
     assert not [t.name for t in set(threading.enumerate()) - before if t.name.startswith("lowdim")]

@@ -255,8 +255,7 @@ def test_an_endless_body_is_cut_off_in_bounded_memory(tiny: Any, tokenizer: Any)
 
     with serving(tiny, tokenizer, body=20_000) as served:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        address = served.server._sockets[0].getsockname()
-        with socket.create_connection(address, timeout=30) as raw:
+        with socket.create_connection(served.address, timeout=30) as raw:
             head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
             raw.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode())
             chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
@@ -274,7 +273,7 @@ def test_an_endless_body_is_cut_off_in_bounded_memory(tiny: Any, tokenizer: Any)
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_is_forgotten(tiny: Any, tokenizer: Any) -> None:
     with serving(tiny, tokenizer) as served:
-        with socket.create_connection(served.server._sockets[0].getsockname()) as raw:
+        with socket.create_connection(served.address) as raw:
             raw.sendall(
                 b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
                 b"Content-Type: application/json\r\n\r\n{"

@@ -26,7 +26,7 @@ def in_background(served: Served, body: dict[str, Any]) -> tuple[threading.Threa
 
 def raw_request(served: Served, body: dict[str, Any]) -> socket.socket:
     """Send a request by hand, so that a test decides when to read and when to leave."""
-    raw = socket.create_connection(served.server._sockets[0].getsockname(), timeout=20)
+    raw = socket.create_connection(served.address, timeout=20)
     content = json.dumps(body).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n"
     raw.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + content)

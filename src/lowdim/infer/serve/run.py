@@ -21,8 +21,9 @@ _STALLED = 120  # seconds after which the system drops a client that takes nothi
 _LINGER = 5  # seconds that connections have to close once every answer has ended
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Take an address, before the model is loaded; connections are accepted from `run` on.
+@contextmanager
+def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Take an address, before the model is loaded; connections are accepted once the server has started.
 
     Args:
         host: name or address; a name with several addresses takes them all.
@@ -33,25 +34,29 @@ def bind(host: str, port: int) -> list[socket.socket]:
     """
     sockets: list[socket.socket] = []
     try:
-        for family, kind, proto, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            one = socket.socket(family, kind, proto)
-            sockets.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if hasattr(socket, "TCP_USER_TIMEOUT"):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED * 1000)
-            taken = sockets[0].getsockname()[1] if len(sockets) > 1 else port
-            one.bind((address[0], taken, *address[2:]))
-    except OSError as error:
+        try:
+            _bind(sockets, host, port)
+        except OSError as error:
+            raise LowdimError(
+                f"cannot listen on {host} port {port}: {error.strerror}. Choose another."
+            ) from error
+        yield sockets
+    finally:
         for one in sockets:
             one.close()
-        raise LowdimError(
-            f"cannot listen on {host} port {port}: {error.strerror}. Choose another."
-        ) from error
-    return sockets
+
+
+def _bind(sockets: list[socket.socket], host: str, port: int) -> None:
+    kind = socket.SOCK_STREAM
+    for family, _, proto, _, address in socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE):
+        one = socket.socket(family, kind, proto)
+        sockets.append(one)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED * 1000)
+        one.bind((address[0], sockets[0].getsockname()[1] or port, *address[2:]))
 
 
 def is_loopback(sockets: list[socket.socket]) -> bool:
@@ -71,7 +76,7 @@ class Server(uvicorn.Server):
     Args:
         service: what is served.
         keys: its API keys.
-        sockets: where; see `bind`.
+        sockets: where; see `bound`.
         started: called once requests are taken.
 
     Attributes:

@@ -140,8 +140,8 @@ class Service:
         if room < (wanted or 1):
             raise ApiError(
                 400,
-                f"{field}: the context holds {self.context} tokens, but the prompt has {prompt} and max_tokens asks for "
-                f"{wanted or 'at least 1'}. Shorten the prompt or lower max_tokens.",
+                f"{field}: the context holds {self.context} tokens, but the prompt has {prompt} and max_tokens asks "
+                f"for {wanted or 'at least 1'}. Shorten the prompt or lower max_tokens.",
                 param="max_tokens" if wanted and room > 0 else field,
                 code="context_length_exceeded",
             )
