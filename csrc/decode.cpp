@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t kMostSize = int64_t{1} << 31;
 constexpr int32_t kMostThreads = 1024;
 constexpr int64_t kWorkPerThread = int64_t{1} << 16;  // weights of a phase, below which another thread costs more than it brings
+constexpr int64_t kPhases = 10;                       // of a layer, at most
 
 bool number(int32_t kind) { return kind == LD_FP32 || kind == LD_BF16; }
 bool sized(int64_t value) { return value > 0 && value <= kMostSize; }
@@ -92,6 +93,7 @@ int64_t place(ld_engine *e, void *memory) {
   layout.take(&e->mass, parts);
   layout.take(&e->finished, kCapacity * m.kv_heads);
   layout.take(&e->inputs, kForms * kGroups * e->input_bytes);
+  layout.take(&e->done, e->phases);
   return layout.bytes();
 }
 
@@ -103,7 +105,7 @@ int64_t place(const ld_engine *e, Private *own, void *memory) {
   layout.take(&own->q, heads * e->stride);
   layout.take(&own->key, e->stride);
   layout.take(&own->scores, heads * LD_STRETCH);
-  layout.take(&own->taken, 2);
+  layout.take(&own->taken, e->phases);
   return layout.bytes();
 }
 
@@ -152,6 +154,7 @@ bool set_up(ld_engine *e, const ld_model *model) {
   e->q_width = int64_t{model->heads} * model->head_dim;
   e->kv_width = int64_t{model->kv_heads} * model->head_dim;
   e->input_bytes = most_input_bytes(e->m);
+  e->phases = kPhases * (int64_t{model->layers} + 1);
   const int64_t work = (e->q_width + e->kv_width + 2 * model->intermediate) * model->hidden / 3 / kWorkPerThread;
   e->most_threads = static_cast<int32_t>(work < 1 ? 1 : work < kMostThreads ? work : kMostThreads);
 
@@ -194,6 +197,15 @@ bool any_repeats(const int32_t *slots, int64_t n) {
     for (int64_t j = 0; j < i; ++j)
       if (slots[i] == slots[j]) return true;
   return false;
+}
+
+void begin_pass(ld_engine *e) {
+  std::memset(e->done, 0, static_cast<size_t>(e->phases) * sizeof(int64_t));
+  e->phase.value = 0;
+  e->pass = (e->pass + 1) % kPasses;
+  if (e->pass == 0)  // numbers are about to be used again
+    for (int32_t i = 0; i < e->thread_count; ++i)
+      std::memset(static_cast<void *>(e->threads[i].taken), 0, static_cast<size_t>(e->phases) * sizeof(Counter));
 }
 
 void embed(const ld_engine *e, const int32_t *tokens, int64_t n) {
@@ -295,7 +307,7 @@ int32_t ld_engine_step(ld_engine *e, int64_t n, const int32_t *slots, const int3
                  logits, stride, any_repeats(slots + from, some)};
     if (logits && from > first) step.logits = logits + (from - first) * stride;
     embed(e, tokens + from, some);
-    for (int32_t i = 0; i < threads; ++i) std::memset(e->threads[i].taken, 0, 2 * sizeof(Counter));
+    begin_pass(e);
     ld_team(threads, ld_run_step, &step);
   }
   return LD_OK;

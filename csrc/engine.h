@@ -9,6 +9,7 @@ constexpr int64_t kGroups = 8;                          // of LD_MAX_TOKENS toke
 constexpr int64_t kCapacity = kGroups * LD_MAX_TOKENS;  // tokens of one pass
 constexpr int64_t kForms = 3;                           // in which q, k and v may want their input
 constexpr int64_t kParts = 16;                          // stretches that the positions of a sequence are shared out in, at most
+constexpr uint64_t kPasses = uint64_t{1} << 24;         // numbers that tell passes apart
 constexpr int64_t kLine = 64;                           // bytes that a processor's core owns at a time
 
 // A counter that has a cache line to itself.
@@ -23,7 +24,7 @@ struct Private {
   float *q;       // [heads of a key-value head, stride]
   float *key;     // [stride]
   float *scores;  // [heads of a key-value head, LD_STRETCH]
-  Counter *taken; // [2]: of this thread's chunks in a phase, from the front and, in its upper half, by others from the end; by turns
+  Counter *taken; // [phases]: chunks of this thread's part that are taken, see step.cpp
 };
 
 struct ld_engine {
@@ -42,7 +43,10 @@ struct ld_engine {
   float *sums, *most, *mass;     // [heads, kParts, stride], [heads, kParts], [heads, kParts]
   int32_t *finished;             // [kv_heads]: stretches of this layer that are done
   char *inputs;                  // [kForms, kGroups, input_bytes], without the token dimension
-  Counter arrived, epoch;        // of the barrier
+  int64_t *done;                 // [phases]: chunks that are done
+  int64_t phases;                // that a pass has at most
+  Counter phase;                 // that is under way
+  uint64_t pass;                 // number of the pass
 
   Private *threads;
   int32_t thread_count;

@@ -194,10 +194,10 @@ class Walker {
       }
       ++forms_;
     }
-    if (groups() == 1)
-      prepare_group(x, width, norm, 0);
-    else
+    if (groups() > 1)
       share(groups(), [&](int64_t g) { prepare_group(x, width, norm, g); });
+    else if (!behind(phase_))
+      prepare_group(x, width, norm, 0);
   }
 
   void prepare_group(const float *x, int64_t width, const float *norm, int64_t g) {
@@ -238,42 +238,47 @@ class Walker {
   // ---------------------------------------------------------------- threads
 
   // Call work(i) for each i in [0, total); return when all have returned. Each thread takes a contiguous part, whose weights it reads
-  // in one long stream, and then from the ends of the others' parts.
+  // in one long stream, and then from the ends of the others' parts. What is waited for is the work, not the threads: one that the
+  // system has taken off its processor holds the others up only where it has a chunk in its hands.
   template <class Work>
   void share(int64_t total, Work work) {
+    const int64_t phase = phase_++;
     if (members_ == 1) {
       for (int64_t i = 0; i < total; ++i) work(i);
       return;
     }
-    for (int32_t i = 0; i < members_; ++i) {
+    int64_t mine = 0;
+    for (int32_t i = 0; i < members_ && !behind(phase); ++i) {
       const int32_t from = (member_ + i) % members_;
       const int64_t begin = total * from / members_, count = total * (from + 1) / members_ - begin;
-      for (int64_t at; (at = take(&e_.threads[from].taken[phase_], count, i == 0)) >= 0;) work(begin + at);
+      for (int64_t at; (at = take(&e_.threads[from].taken[phase], count, i == 0)) >= 0; ++mine) work(begin + at);
     }
-    phase_ ^= 1;
-    own_.taken[phase_].value = 0;  // of the phase before, which all have left
-    wait();
+    if (mine && __atomic_add_fetch(&e_.done[phase], mine, __ATOMIC_ACQ_REL) == total)
+      __atomic_store_n(&e_.phase.value, static_cast<uint64_t>(phase + 1), __ATOMIC_RELEASE);
+    else if (total)
+      wait(phase);
   }
 
-  static int64_t take(Counter *taken, int64_t count, bool own) {
+  // Whether the others have finished a phase: then what it reads may have changed, and nothing of it is left to do.
+  bool behind(int64_t phase) const { return __atomic_load_n(&e_.phase.value, __ATOMIC_ACQUIRE) > static_cast<uint64_t>(phase); }
+
+  // A counter holds the number of its pass, what others took from the end and what its thread took from the front.
+  int64_t take(Counter *taken, int64_t count, bool own) const {
+    constexpr int kBits = 20;
+    constexpr uint64_t kMask = (uint64_t{1} << kBits) - 1;
     uint64_t seen = __atomic_load_n(&taken->value, __ATOMIC_RELAXED);
     for (;;) {
-      const int64_t front = static_cast<int64_t>(seen & 0xFFFFFFFF), end = static_cast<int64_t>(seen >> 32);
+      const uint64_t now = seen >> 2 * kBits == e_.pass ? seen : e_.pass << 2 * kBits;
+      const int64_t front = static_cast<int64_t>(now & kMask), end = static_cast<int64_t>(now >> kBits & kMask);
       if (front + end >= count) return -1;
-      const uint64_t more = seen + (own ? 1 : uint64_t{1} << 32);
+      const uint64_t more = now + (own ? 1 : uint64_t{1} << kBits);
       if (__atomic_compare_exchange_n(&taken->value, &seen, more, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         return own ? front : count - 1 - end;
     }
   }
 
-  void wait() {
-    const uint64_t epoch = __atomic_load_n(&e_.epoch.value, __ATOMIC_RELAXED);
-    if (__atomic_add_fetch(&e_.arrived.value, 1, __ATOMIC_ACQ_REL) == static_cast<uint64_t>(members_)) {
-      __atomic_store_n(&e_.arrived.value, 0, __ATOMIC_RELAXED);
-      __atomic_store_n(&e_.epoch.value, epoch + 1, __ATOMIC_RELEASE);
-      return;
-    }
-    for (int spins = 0; __atomic_load_n(&e_.epoch.value, __ATOMIC_ACQUIRE) == epoch; ++spins) {
+  void wait(int64_t phase) const {
+    for (int spins = 0; !behind(phase); ++spins) {
       if (spins < kSpins)
         relax();
       else
@@ -286,8 +291,8 @@ class Walker {
   const ld_model &m_;
   const Private &own_;
   const int32_t member_, members_;
-  int64_t tokens_ = 0;
-  int phase_ = 0, forms_ = 0;
+  int64_t phase_ = 0, tokens_ = 0;
+  int forms_ = 0;
   ld_input in_[kForms][kGroups];
 };
 
