@@ -170,7 +170,7 @@ def time_llama() -> Iterator[Row]:
         decoders = {w: TorchDecoder(m) if w == TORCH else LowdimDecoder(m) for w, m in built.items()}
         steps = _medians(time_steps(decoders, tokens=16, vocab=vocab))
         some = {who: decoder for who, decoder in decoders.items() if who == TORCH or who.sparsity}
-        prefill = _medians(time_prefill(some, prompt=256, vocab=vocab, rounds=2))
+        prefill = _medians(time_prefill(some, prompt=256, vocab=vocab))
     detail: dict[str, Any] = {str(who): round(1 / seconds, 2) for who, seconds in steps.items()}
     detail |= {"unit": "tokens/s", "distinct_blocks": base.distinct}
     for dtype, required in (("bf16", 3.5), ("int8", 6.0)):

@@ -152,7 +152,7 @@ def test_a_pruning_run_sets_this_runtime_beside_torch(
     assert done.exit_code == 0, done.output
     speed = json.loads((tmp_path / "out.run.json").read_text())["speed"]
     assert speed["dense_tokens_per_s"] > 0
-    assert "sparse in this runtime" in speed["note"]
+    assert "sparse in this runtime (bf16)" in speed["note"]
     forms = {(f["engine"], f["dtype"], f["sparsity"] > 0): f for f in speed["runtime"]["models"]}
     assert forms["lowdim", "bf16", True]["tokens_per_s"] == speed["sparse_tokens_per_s"]
     dense, sparse = (forms["lowdim", "bf16", zeros]["perplexity"] for zeros in (False, True))

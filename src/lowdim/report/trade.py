@@ -72,6 +72,7 @@ def named_points(
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.margins(0.14)
+        axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write_x(value)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tick(value)))

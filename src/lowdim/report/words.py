@@ -27,11 +27,11 @@ def signless(text: str) -> str:
     """Replace a hyphen by a minus sign, and a negative zero by zero.
 
     Example:
-        >>> signless("-2.5"), signless("-0.0")
-        ('−2.5', '0.0')
+        >>> signless("-2.5"), signless("-0.0"), signless("-8,000")
+        ('−2.5', '0.0', '−8,000')
     """
     if text.startswith("-"):
-        text = text[1:] if float(text) == 0 else "−" + text[1:]
+        text = text[1:] if float(text.replace(",", "")) == 0 else "−" + text[1:]
     return text
 
 

@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from lowdim.core.machine import free_memory
 from lowdim.core.random import generator
+from lowdim.infer import load as runtime
 from lowdim.infer.accelerate import accelerate
 from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.layers import GROUP, TORCH, Product, drop
@@ -39,6 +40,7 @@ class Base:
         shape: the named shape, None for a real model.
         distinct: blocks of distinct weights in memory, through which a named shape's layers cycle.
         zeros: share of zeros that the linear layers of the blocks have come with.
+        path: directory of a real model.
         original: directory of the model before it was pruned, which then stands for it wherever zeros are not skipped.
     """
 
@@ -46,6 +48,7 @@ class Base:
     shape: Shape | None
     distinct: int
     zeros: float
+    path: Path | None = None
     original: Path | None = None
 
     @property
@@ -98,7 +101,7 @@ def loaded_base(settings: Settings) -> Base:
     ]
     total = sum(weight.numel() for weight in layers)
     zeros = 1 - sum(int(torch.count_nonzero(weight)) for weight in layers) / max(total, 1)
-    return Base(model, None, model.config.num_hidden_layers, round(zeros, 4))
+    return Base(model, None, model.config.num_hidden_layers, round(zeros, 4), source.path)
 
 
 def wanted(settings: Settings, zeros: float = 0.0) -> list[Contestant]:
@@ -158,15 +161,26 @@ def check_memory(needed: int, what: str) -> None:
 
 def build(base: Base, who: Contestant) -> PreTrainedModel:
     """Return the model in a contestant's form, at its full depth."""
-    model: Any = load(base.original) if base.original and not who.sparsity else copy.deepcopy(base.model)
+    if who.sparsity and base.sparse:
+        return _as_stored(base, who.dtype)
+    model: Any = load(base.original) if base.original else copy.deepcopy(base.model)
     if who.engine == "torch":
         model = model.to(TORCH[who.dtype])
     else:
-        if who.sparsity and not base.sparse:
+        if who.sparsity:
             _drop_all(model, who.sparsity)
         accelerate(model, dtype=who.dtype, group=GROUP, min_sparsity=0.01 if who.sparsity else 1.0)
     result: PreTrainedModel = model if base.shape is None else _deepened(model, base.shape, base.distinct)
     return result
+
+
+def _as_stored(base: Base, dtype: str) -> PreTrainedModel:
+    """Return a pruned model as its users get it: packed weights as they are, others packed where that pays."""
+    assert base.path is not None
+    model = runtime.load(base.path, dtype, group=GROUP)
+    if not any(isinstance(module, SparseLinear) for module in model.modules()):
+        accelerate(model, dtype=dtype, group=GROUP)
+    return model
 
 
 @torch.no_grad()

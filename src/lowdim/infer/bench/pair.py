@@ -14,6 +14,7 @@ from lowdim.infer.bench.result import ModelSpeed
 from lowdim.infer.bench.run import measure
 from lowdim.infer.bench.settings import Settings
 from lowdim.infer.storage import kind_of
+from lowdim.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from lowdim.data.windows import Windows
@@ -38,20 +39,28 @@ def measure_pair(
         What a run's sidecar keeps under ``speed``: the two rates that are set side by side, what they are, and all
         that was measured (`lowdim.infer.bench.result.Result`) under ``runtime``.
     """
-    kind = kind_of(dtype) if dtype in (torch.float32, torch.bfloat16) else "bf16"
-    settings = Settings(model=str(sparse), dtypes=(kind, "int8", "int4"), tokens=max(tokens, 2))
+    lossless = kind_of(dtype) if dtype in (torch.float32, torch.bfloat16) else "bf16"
+    kind = _stored(sparse) or lossless
+    settings = Settings(model=str(sparse), dtypes=(lossless, "int8", "int4"), tokens=max(tokens, 2))
     base = replace(models.loaded_base(settings), original=dense)
     found = measure(base, settings, _few(text), Silent())
-    torch_dense = _find(found.models, "torch", kind, sparse=False)
+    torch_dense = _find(found.models, "torch", lossless, sparse=False)
     ours = _find(found.models, "lowdim", kind, sparse=base.sparse)
     own_dense = _find(found.models, "lowdim", kind, sparse=False)
     return {
         "dense_tokens_per_s": torch_dense.tokens_per_s,
         "sparse_tokens_per_s": ours.tokens_per_s,
-        "note": f"{kind}, batch 1, greedy; dense in Hugging Face generate, sparse in this runtime, where the "
-        f"dense model reaches {own_dense.tokens_per_s:.1f}",
+        "note": f"batch 1, greedy; dense in Hugging Face generate ({lossless}), sparse in this runtime ({kind}), where "
+        f"the dense model reaches {own_dense.tokens_per_s:.1f}",
         "runtime": found.to_dict(),
     }
+
+
+def _stored(path: Path) -> str | None:
+    """Return what the pruned weights of a checkpoint were rounded to; None if they were not."""
+    checkpoint = Checkpoint(path)
+    forms = [checkpoint.form(name) for name in checkpoint.names()]
+    return next((form.grid.name for form in forms if form is not None and form.grid is not None), None)
 
 
 def _few(text: Windows | None) -> Windows | None:

@@ -129,7 +129,7 @@ def _models(
     }
     config = base.model.config
     prompt = min(PREFILL, (getattr(config, "max_position_embeddings", None) or PREFILL) // 2)
-    with progress.stage("Time models", 2 * len(who) * (ROUNDS + 1), "turns") as stage:
+    with progress.stage("Time models", len(who) * (2 * ROUNDS + 1), "turns") as stage:
         steps = time_steps(decoders, min(settings.tokens, prompt), config.vocab_size, advance=stage.advance)
         prefills = time_prefill(decoders, prompt, config.vocab_size, advance=stage.advance)
     quality, protocol = _perplexities(built, bool(settings.sparsities), text, progress)
