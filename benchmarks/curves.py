@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
+from pages import fill
 
 import lowdim
 from lowdim.core.machine import machine
@@ -102,6 +103,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, required=True, help="written; with --draw, read")
     parser.add_argument("--svg", type=Path)
+    parser.add_argument("--docs", type=Path, help="page that the table goes into")
     parser.add_argument("--draw", action="store_true", help="measure nothing, draw what the JSON file holds")
     given = parser.parse_args()
     if not given.draw:
@@ -113,6 +115,8 @@ def main() -> None:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
     curves = json.loads(given.json.read_text())["curves"]
     print(table(curves))
+    if given.docs:
+        fill(given.docs, "curves", table(curves))
     if given.svg:
         draw(curves, given.svg)
 

@@ -2,7 +2,7 @@
 
 Prints a table of ratios with what each must reach. A peer that cannot be installed gives a row with the reason.
 
-    python benchmarks/runtime.py --json benchmarks/results/runtime.json
+    python benchmarks/runtime.py --json benchmarks/results/runtime.json --docs docs/runtime.md
     python benchmarks/runtime.py --only layers --only memory
 """
 
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages import fill
 from peers import DEEPSPARSE, LLAMACPP, Peer, Unavailable
 from requantize import requantize
 
@@ -286,6 +287,22 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
 }
 
 
+def table(rows: list[Row], about: dict[str, Any]) -> str:
+    """Return the rows as Markdown, under a line that says what they were measured on."""
+    lines = [
+        f"{about['cpu']}, {about['cores']} cores, {about['ram_gb']} GB, kernels for {about['level']} "
+        f"({about['build']}), torch {about['torch']}:",
+        "",
+        "| measure | threads | ratio | required |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        ratio = row.reason if row.ratio is None else f"{row.ratio:.2f}x" + ("" if row.met else " (not met)")
+        limit = "at most" if row.at_most else "at least"
+        lines.append(f"| {row.measure} | {row.threads} | {ratio} | {limit} {row.required:g}x |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure the parts that were asked for, print a table, write JSON."""
     parser = argparse.ArgumentParser(
@@ -295,6 +312,7 @@ def main() -> None:
         "--only", choices=PARTS, action="append", help="a part; may be repeated; all if not given"
     )
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--docs", type=Path, help="page that the table goes into")
     given = parser.parse_args()
     rows = []
     print(f"{'measure':<62} {'threads':>7} {'ratio':>6} {'required':>8}")
@@ -305,12 +323,12 @@ def main() -> None:
             required = f"{'<=' if row.at_most else '>='}{row.required:g}"
             verdict = "" if row.met else f"  not met {row.reason}".rstrip()
             print(f"{row.measure:<62} {row.threads:>7} {ratio:>6} {required:>8}{verdict}", flush=True)
+    info = lowdim.runtime_info()
+    about = machine() | {"level": info.level, "build": info.build, "torch": torch.__version__}
+    if given.docs:
+        fill(given.docs, "runtime", table(rows, about))
     if given.json:
-        info = lowdim.runtime_info()
-        found = {
-            "machine": machine() | {"level": info.level, "build": info.build, "torch": torch.__version__}
-        }
-        found["rows"] = [asdict(row) | {"met": row.met} for row in rows]
+        found = {"machine": about, "rows": [asdict(row) | {"met": row.met} for row in rows]}
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(found, indent=1) + "\n")
 
