@@ -34,9 +34,9 @@ def main() -> None:
     tiny = LlamaConfig(
         vocab_size=512, hidden_size=256, intermediate_size=512, num_hidden_layers=1, num_attention_heads=4
     )
-    use(
-        lowdim.accelerate(LlamaForCausalLM(tiny).bfloat16().eval(), dtype="bf16")
-    )  # what the libraries themselves take
+    warm = LlamaForCausalLM(tiny).bfloat16().eval()
+    lowdim.accelerate(warm, dtype="bf16")
+    use(warm)  # what the libraries themselves take
     gc.collect()
     before = resident()
     model = lowdim.load(given.model)
