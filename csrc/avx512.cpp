@@ -252,13 +252,14 @@ void codes(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, f
 
 template <class Kind, int Tokens, Load How>
 Range floats_of(bool packed) {
-  return packed ? floats<Kind, Tokens, How, true> : floats<Kind, Tokens, How, false>;
+  constexpr Load kHow = How == Load::kLast ? Load::kLast : Load::kWhole;
+  return packed ? floats<Kind, Tokens, kHow, true> : floats<Kind, Tokens, Load::kWhole, false>;
 }
 
 template <class Kind, int Tokens, Load How, int Rows>
 Range codes_of(bool packed, bool wide) {
-  if (wide) return packed ? codes<Kind, Tokens, How, Rows, true, 2> : codes<Kind, Tokens, How, Rows, false, 2>;
-  return packed ? codes<Kind, Tokens, How, Rows, true, 1> : codes<Kind, Tokens, How, Rows, false, 1>;
+  if (wide) return packed ? codes<Kind, Tokens, How, Rows, true, 2> : codes<Kind, Tokens, Load::kWhole, Rows, false, 2>;
+  return packed ? codes<Kind, Tokens, How, Rows, true, 1> : codes<Kind, Tokens, Load::kWhole, Rows, false, 1>;
 }
 
 template <int Tokens, Load How>
