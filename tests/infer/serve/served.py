@@ -13,10 +13,14 @@ from typing import Any
 import httpx
 import numpy as np
 import openai
+import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from lowdim.infer.backend import Backend
 from lowdim.infer.hf_backend import HFBackend
+from lowdim.infer.native.library import library
+from lowdim.infer.native_backend import NativeBackend
 from lowdim.infer.serve.keys import Keys
 from lowdim.infer.serve.limits import Limits
 from lowdim.infer.serve.run import Server, bound, url
@@ -46,38 +50,58 @@ def make_tokenizer() -> Any:
     return tokenizer
 
 
-class Paced(HFBackend):
-    """A backend with a pause in every step, and calls that fail where a test says so."""
+needs_kernels = pytest.mark.skipif(library() is None, reason="lowdim was installed without compiled kernels")
+
+
+class Paced:
+    """A backend with a pause in every step, and calls that fail where a test says so.
+
+    Args:
+        model: a causal LM.
+        slots: sequences that may be open at a time.
+        native: run it on the native engine, else on Transformers.
+    """
 
     pause = 0.0
     most_open = 0
-    steps: list[int]
     before_prefill: Callable[[Sequence[int]], None] | None = None
     before_step: Callable[[Sequence[int]], None] | None = None
 
-    def __init__(self, model: Any, slots: int = 1, max_length: int | None = None) -> None:
-        super().__init__(model, slots, max_length)
-        self.steps = []
+    def __init__(self, model: Any, slots: int = 1, native: bool = False) -> None:
+        kind: Any = NativeBackend if native else HFBackend
+        self._backend: Backend = kind(model, slots=slots, max_length=CONTEXT)
+        self.vocab_size, self.max_length = self._backend.vocab_size, CONTEXT
+        self.slots, self.eos_ids = slots, self._backend.eos_ids
+        self._open: set[int] = set()
+        self.steps: list[int] = []
 
     def open_slots(self) -> int:
-        return sum(length >= 0 for length in self._slots.lengths)
+        return len(self._open)
 
     def open(self) -> int:
-        slot = super().open()
-        self.most_open = max(self.most_open, self.open_slots())
+        slot = self._backend.open()
+        self._open.add(slot)
+        self.most_open = max(self.most_open, len(self._open))
         return slot
+
+    def close(self, slot: int) -> None:
+        self._backend.close(slot)
+        self._open.remove(slot)
+
+    def length(self, slot: int) -> int:
+        return self._backend.length(slot)
 
     def prefill(self, slot: int, ids: Sequence[int]) -> np.ndarray:
         if self.before_prefill is not None:
             self.before_prefill(ids)
-        return super().prefill(slot, ids)
+        return self._backend.prefill(slot, ids)
 
     def step(self, slots: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
         if self.before_step is not None:
             self.before_step(tokens)
         time.sleep(self.pause)
         self.steps.append(len(slots))
-        return super().step(slots, tokens)
+        return self._backend.step(slots, tokens)
 
 
 @dataclass
@@ -134,11 +158,12 @@ def serving(
     keys: Sequence[str] = (),
     slots: int = 4,
     pause: float = 0.0,
+    native: bool = False,
     **limits: Any,
 ) -> Iterator[Served]:
     """Serve until the block ends; check that nothing is left behind."""
     before = set(threading.enumerate())
-    backend = Paced(model, slots=slots, max_length=CONTEXT)
+    backend = Paced(model, slots, native)
     backend.pause = pause
     service = Service(NAME, backend, tokenizer, Limits(concurrent=slots, **{"grace": 0.0} | limits))
     ready = threading.Event()

@@ -25,7 +25,7 @@ async def never() -> Message:
 
 def test_a_reader_that_stops_is_given_up_in_time_and_its_slot_is_free(tiny: Any, tokenizer: Any) -> None:
     async def stall() -> tuple[dict[str, Any], Paced]:
-        backend, sent = Paced(tiny, max_length=128), 0
+        backend, sent = Paced(tiny), 0
         backend.eos_ids = frozenset()
         service = Service(NAME, backend, tokenizer, Limits(timeout=0.3))
         service.start()

@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from tests.infer.serve.served import NAME, Served, serving
+from tests.infer.serve.served import NAME, Served, needs_kernels, serving
 
 CLIENTS = 24
 
@@ -23,7 +23,7 @@ def requests() -> list[dict[str, Any]]:
         settings = {"temperature": 0} if number % 3 == 1 else {"temperature": 1.2, "seed": number}
         if number % 4 == 0:
             settings |= {"top_p": 0.9, "extra_body": {"repetition_penalty": 1.2, "top_k": 40}}
-        found.append({"model": NAME, "prompt": prompt, "max_tokens": generator.randint(5, 36)} | settings)
+        found.append({"model": NAME, "prompt": prompt, "max_tokens": generator.randint(5, 24)} | settings)
     return found
 
 
@@ -64,9 +64,9 @@ async def crowd(served: Served, wanted: list[dict[str, Any]]) -> list[str | None
             if number % 3:
                 asked.append(read(client, request) if number % 2 else whole(client, request))
             elif number % 2:
-                asked.append(whole(client, request | {"max_tokens": 38}, seconds=0.1))
+                asked.append(whole(client, request | {"max_tokens": 30}, seconds=0.1))
             else:
-                asked.append(read(client, request | {"max_tokens": 38}, pieces=number % 4))
+                asked.append(read(client, request | {"max_tokens": 30}, pieces=number % 4))
         return await asyncio.gather(*asked)
 
 
@@ -77,10 +77,14 @@ def count_tasks(served: Served) -> int:
     return asyncio.run_coroutine_threadsafe(count(), served.server.loop).result(10)
 
 
-@pytest.mark.parametrize("slots", [3, 24])
-def test_a_crowd_gets_what_each_would_get_alone(tiny: Any, tokenizer: Any, slots: int) -> None:
+@pytest.mark.parametrize(
+    ("slots", "native"),
+    [(3, False), pytest.param(24, True, marks=needs_kernels)],
+    ids=["few slots, Transformers", "many slots, native"],
+)
+def test_a_crowd_gets_what_each_would_get_alone(tiny: Any, tokenizer: Any, slots: int, native: bool) -> None:
     wanted = requests()
-    with serving(tiny, tokenizer, slots=slots) as served:
+    with serving(tiny, tokenizer, slots=slots, native=native) as served:
         client = served.client()
         alone = [client.completions.create(**request).choices[0].text for request in wanted]
         served.wait_idle()

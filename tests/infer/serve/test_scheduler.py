@@ -166,10 +166,10 @@ def test_a_prompt_that_fails_is_its_clients_alone(endless: Any, tokenizer: Any, 
 
 def test_broken_numbers_fail_their_own_request(endless: Any, tokenizer: Any) -> None:
     with serving(endless, tokenizer, slots=2) as served:
-        step = type(served.backend).step
+        step = served.backend.step
 
         def broken(slots: Sequence[int], tokens: Sequence[int]) -> Any:
-            logits = step(served.backend, slots, tokens).copy()
+            logits = step(slots, tokens).copy()
             logits[[token == 40 for token in tokens]] = float("nan")
             return logits
 
