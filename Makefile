@@ -26,8 +26,9 @@ format: $(VENV)/.installed-dev ## rewrite the sources in the house style
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 native: ## compile the C++ kernels again, after an edit in csrc/
-	@test -f build/native/CMakeCache.txt || $(MAKE) --no-print-directory $(VENV)/.installed
-	@PATH="$(CURDIR)/$(BIN):$$PATH" && cmake --build build/native && cmake --install build/native
+	@test -x $(BIN)/python || $(MAKE) --no-print-directory $(VENV)/.installed
+	@test -f build/native/cmake_install.cmake || rm -rf build/native # what is left where there was no compiler
+	@PATH="$(CURDIR)/$(BIN):$$PATH" && cmake -S . -B build/native >/dev/null && cmake --build build/native && cmake --install build/native
 
 docs: $(VENV)/.installed-dev ## build the site into site/
 	bash .ci/stages.sh docs
