@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,6 +22,7 @@ TINY = Shape(hidden=64, intermediate=96, layers=5, heads=4, kv_heads=2, vocab=50
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setitem(SHAPES, "tiny", TINY)
     monkeypatch.setattr(models, "STREAMED", TINY.block * 2)
+    monkeypatch.setattr(models, "free_memory", lambda: 2 * 10**6)
     return Settings(shape="tiny", sparsities=(0.5,), dtypes=("bf16", "int8"))
 
 
@@ -36,6 +39,25 @@ def test_a_deep_model_cycles_through_distinct_copies_of_one_block(base):
     assert len({w.data_ptr() for w in weights}) == base.distinct
     assert all(torch.equal(w, weights[0]) for w in weights)
     assert deep.config.num_hidden_layers == TINY.layers
+
+
+def test_where_memory_holds_all_blocks_none_is_used_twice(settings, monkeypatch):
+    monkeypatch.setattr(models, "free_memory", lambda: 10**9)
+    base = models.random_base(settings)
+    deep = models.build(base, Contestant("torch", "bf16"))
+    assert len({layer.mlp.up_proj.weight.data_ptr() for layer in deep.model.layers}) == TINY.layers
+
+
+def test_a_tied_head_stays_tied(settings, monkeypatch):
+    monkeypatch.setitem(SHAPES, "tiny", replace(TINY, tied=True))
+    base = models.random_base(settings)
+    for who in models.wanted(settings)[:2]:
+        deep = models.build(base, who)
+        assert (
+            deep.lm_head.weight.data_ptr() == deep.model.embed_tokens.weight.data_ptr()
+            or who.engine == "lowdim"
+        )
+        assert torch.equal(deep.lm_head.weight, deep.model.embed_tokens.weight)
 
 
 def test_a_deep_model_computes_and_caches_every_layer(base):

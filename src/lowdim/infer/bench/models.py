@@ -65,14 +65,12 @@ def random_base(settings: Settings) -> Base:
     """
     assert settings.shape is not None
     shape = SHAPES[settings.shape]
-    distinct = distinct_blocks(shape, settings)
-    stored = sum(
-        bytes_of(who, distinct * shape.block) + bytes_of(who.dense, shape.outer) for who in wanted(settings)
-    )
-    check_memory(stored + 4 * (shape.block + shape.outer), f"--shape {settings.shape}")
+    distinct = distinct_blocks(shape, settings, free_memory())
+    check_memory(needed(shape, settings, distinct), f"--shape {settings.shape}")
     with torch.device("meta"):
         model: Any = LlamaForCausalLM(shape.config(layers=1))
     model = model.to(torch.bfloat16).to_empty(device="cpu")
+    model.tie_weights()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_random(parameter.shape, name) if parameter.ndim > 1 else torch.ones(()))
@@ -134,27 +132,43 @@ def bytes_of(who: Contestant, weights: int) -> int:
     return round(weights * (1 + bits * (1 - who.sparsity) if who.sparsity else bits) / 8)
 
 
-def distinct_blocks(shape: Shape, settings: Settings) -> int:
-    """Return how many blocks must be distinct for even the smallest contestant to stream from memory.
+def needed(shape: Shape, settings: Settings, distinct: int) -> int:
+    """Return about how many bytes all contestants of a shape take, with so many distinct blocks each."""
+    stored = sum(
+        bytes_of(who, distinct * shape.block) + bytes_of(who.dense, shape.outer) for who in wanted(settings)
+    )
+    return stored + 4 * (shape.block + shape.outer)
+
+
+def distinct_blocks(shape: Shape, settings: Settings, free: int | None) -> int:
+    """Return how many blocks are distinct: all if half of the memory holds them, else as few as still stream from it.
+
+    Args:
+        shape: the shape.
+        settings: who is measured.
+        free: bytes of free memory, if known.
 
     Example:
-        >>> distinct_blocks(SHAPES["llama-7b"], Settings(shape="llama-7b", sparsities=(0.7,)))
-        2
+        >>> settings = Settings(shape="llama-7b", sparsities=(0.7,))
+        >>> [distinct_blocks(SHAPES["llama-7b"], settings, gigabytes * 10**9) for gigabytes in (24, 128)]
+        [2, 32]
     """
+    if free is not None and needed(shape, settings, shape.layers) < free / 2:
+        return shape.layers
     smallest = min(bytes_of(who, shape.block) for who in wanted(settings))
     return min(shape.layers, max(2, math.ceil(STREAMED / smallest)))
 
 
-def check_memory(needed: int, what: str) -> None:
+def check_memory(size: int, what: str) -> None:
     """Refuse what would not fit.
 
     Raises:
         BenchError: less memory is free than is needed.
     """
     free = free_memory()
-    if free is not None and needed > free:
+    if free is not None and size > free:
         raise BenchError(
-            f"measuring {what} needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB is free: all "
+            f"measuring {what} needs about {size / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB is free: all "
             "contestants are held at once, to be measured in turn. Ask for fewer --dtype and --sparsity at a time."
         )
 
