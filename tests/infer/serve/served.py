@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lowdim.infer.backend import Backend
 from lowdim.infer.hf_backend import HFBackend
-from lowdim.infer.native.library import library
+from lowdim.infer.native.library import runtime_info
 from lowdim.infer.native_backend import NativeBackend
 from lowdim.infer.serve.keys import Keys
 from lowdim.infer.serve.limits import Limits
@@ -50,7 +50,9 @@ def make_tokenizer() -> Any:
     return tokenizer
 
 
-needs_kernels = pytest.mark.skipif(library() is None, reason="lowdim was installed without compiled kernels")
+needs_kernels = pytest.mark.skipif(
+    not runtime_info().levels, reason="lowdim was installed without compiled kernels"
+)
 
 
 class Paced:
