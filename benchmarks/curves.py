@@ -1,6 +1,6 @@
 """Speed over sparsity, a line per dtype: one layer of 4096x4096 at batch 1, measured and drawn.
 
-python benchmarks/curves.py --json benchmarks/results/curves.json --svg docs/assets/runtime-curves.svg
+python benchmarks/curves.py --json benchmarks/results/curves.json --docs docs/runtime.md
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lowdim.infer.bench.bandwidth import read_bandwidth
 from lowdim.infer.bench.timing import threads
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+PICTURE = "assets/runtime-curves.svg"
 DTYPES = {"fp32": "#8b949e", "bf16": "#3f7fc1", "int8": "#c2702d", "int4": "#1a7a55"}
 
 
@@ -46,7 +47,12 @@ def measure(count: int) -> dict[str, Any]:
 def draw(found: list[dict[str, Any]], path: Path) -> None:
     """Draw speed-ups over torch bf16, a panel per number of threads; legible on a light and on a dark page."""
     style = {"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 10, "text.color": "#8b949e"}
-    style |= {"axes.labelcolor": "#8b949e", "xtick.color": "#8b949e", "ytick.color": "#8b949e"}
+    style |= {
+        "axes.labelcolor": "#8b949e",
+        "axes.edgecolor": "#8b949e",
+        "xtick.color": "#8b949e",
+        "ytick.color": "#8b949e",
+    }
     with mpl.rc_context(style):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         for axes, one in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
@@ -102,8 +108,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, required=True, help="written; with --draw, read")
-    parser.add_argument("--svg", type=Path)
-    parser.add_argument("--docs", type=Path, help="page that the table goes into")
+    parser.add_argument(
+        "--docs", type=Path, help="page that table and picture go into; the picture into its assets/"
+    )
     parser.add_argument("--draw", action="store_true", help="measure nothing, draw what the JSON file holds")
     given = parser.parse_args()
     if not given.draw:
@@ -116,9 +123,8 @@ def main() -> None:
     curves = json.loads(given.json.read_text())["curves"]
     print(table(curves))
     if given.docs:
-        fill(given.docs, "curves", table(curves))
-    if given.svg:
-        draw(curves, given.svg)
+        draw(curves, given.docs.parent / PICTURE)
+        fill(given.docs, "curves", f"![Speed over sparsity, a line per dtype]({PICTURE})\n\n{table(curves)}")
 
 
 if __name__ == "__main__":
