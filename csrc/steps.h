@@ -17,6 +17,7 @@ typedef struct ld_attend {
 } ld_attend;
 
 #define LD_STRETCH 128 /* positions whose scores are held at a time */
+#define LD_BLOCK 64    /* tokens of the vocabulary that are looked at together */
 
 typedef struct ld_steps {
   const char *name; /* that of the ld_kernels that it goes with */
@@ -34,10 +35,12 @@ typedef struct ld_steps {
   void (*activate)(float *gate, const float *up, int64_t n, int32_t activation);
   /* x += scale * y */
   void (*add)(float *x, const float *y, float scale, int64_t n);
-  /* out = scores / temperature; returns the largest, NaN if there is a NaN */
-  float (*scaled)(const float *scores, int64_t n, float temperature, float *out);
-  /* out = exp(x - most) in multiples of 2^-40, to the nearest; the same on every level. Returns their sum. */
+  /* out = scores / temperature, and the largest of each LD_BLOCK; returns the largest of all, NaN if there is a NaN */
+  float (*scaled)(const float *scores, int64_t n, float temperature, float *out, float *largest);
+  /* out = exp(x - most) in multiples of 2^-40, to the nearest; the same on every level. n <= LD_BLOCK. Returns their sum. */
   int64_t (*weights)(const float *x, int64_t n, float most, int64_t *out);
+  /* The sum of the weights of any number of tokens; out: of each LD_BLOCK */
+  int64_t (*masses)(const float *x, int64_t n, float most, int64_t *out);
 } ld_steps;
 
 #ifdef __cplusplus

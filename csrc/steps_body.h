@@ -280,40 +280,58 @@ void merge(const float *sums, const float *most, const float *mass, int64_t part
 
 // ---------------------------------------------------------------- sampling
 
-float scaled(const float *scores, int64_t n, float temperature, float *out) {
-  Floats high = all(-__builtin_inff());
+float scaled(const float *scores, int64_t n, float temperature, float *out, float *highest) {
+  float most = -__builtin_inff();
   Ints broken = {};
-  const auto one = [&](int64_t at, int64_t count) LD_LAMBDA {
-    const Floats v = get(scores + at, count) / temperature;
-    put(out + at, v, count);
-    broken |= v != v;
-    if (count == kLanes) high = larger(v, high);
-  };
-  LD_EACH(n, one);
-  float most = largest(high);
-  for (int64_t i = n - n % kLanes; i < n; ++i) most = out[i] > most ? out[i] : most;
+  for (int64_t block = 0; block < n; block += LD_BLOCK) {
+    const int64_t count = least(LD_BLOCK, n - block);
+    Floats high = all(-__builtin_inff());
+    float *const to = out + block;
+    const auto one = [&](int64_t at, int64_t some) LD_LAMBDA {
+      const Floats v = get(scores + block + at, some) / temperature;
+      put(to + at, v, some);
+      broken |= v != v;
+      if (some == kLanes) high = larger(v, high);
+    };
+    LD_EACH(count, one);
+    float top = largest(high);
+    for (int64_t i = count - count % kLanes; i < count; ++i) top = to[i] > top ? to[i] : top;
+    highest[block / LD_BLOCK] = top;
+    most = top > most ? top : most;
+  }
   for (int64_t l = 0; l < kLanes; ++l)
     if (broken[l]) return __builtin_nanf("");
   return most;
 }
 
-int64_t weights(const float *x, int64_t n, float most, int64_t *out) {
+LD_INLINE int64_t weight_of(float e) {
+  const double shifted = static_cast<double>(e) * 0x1p40 + 0x1p52;  // whose low bits are the nearest integer
+  int64_t bits;
+  std::memcpy(&bits, &shifted, 8);
+  return bits & 0xFFFFFFFFFFFFF;
+}
+
+// Of at most LD_BLOCK tokens; `out` may be NULL.
+LD_INLINE int64_t block_weights(const float *x, int64_t n, float most, int64_t *out) {
+  float e[LD_BLOCK];
+  const auto one = [&](int64_t at, int64_t count) LD_LAMBDA { put(e + at, exponential(get(x + at, count) - most), count); };
+  LD_EACH(n, one);
+  int64_t sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += weight_of(e[i]);
+  if (out)
+    for (int64_t i = 0; i < n; ++i) out[i] = weight_of(e[i]);
+  return sum;
+}
+
+int64_t weights(const float *x, int64_t n, float most, int64_t *out) { return block_weights(x, n, most, out); }
+
+int64_t masses(const float *x, int64_t n, float most, int64_t *out) {
   int64_t total = 0;
-  const auto some = [&](int64_t at, int64_t count) LD_LAMBDA {
-    float e[kLanes];
-    store(e, exponential(get(x + at, count) - most));
-    for (int64_t l = 0; l < count; ++l) {
-      const double shifted = static_cast<double>(e[l]) * 0x1p40 + 0x1p52;  // the low bits of the sum are the nearest integer
-      int64_t bits;
-      std::memcpy(&bits, &shifted, 8);
-      out[at + l] = bits & 0xFFFFFFFFFFFFF;
-      total += out[at + l];
-    }
-  };
-  LD_EACH(n, some);
+  for (int64_t block = 0; block < n; block += LD_BLOCK)
+    total += out[block / LD_BLOCK] = block_weights(x + block, least(LD_BLOCK, n - block), most, nullptr);
   return total;
 }
 
 }  // namespace
 
-#define LD_STEPS(level) {#level, norm, rotate, store_row, attend, merge, activate, add, scaled, weights}
+#define LD_STEPS(level) {#level, norm, rotate, store_row, attend, merge, activate, add, scaled, weights, masses}

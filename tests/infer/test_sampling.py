@@ -60,6 +60,7 @@ class Fixed(Sampler):
         Sampling(temperature=1.0, repetition_penalty=0.5),
     ],
 )
+@pytest.mark.usefixtures("level")
 def test_the_distribution_is_that_of_transformers(options: Sampling) -> None:
     scores, history = logits(200), [3, 3, 17, 4, 150]
     expected = peers(options, scores, history)
@@ -128,6 +129,7 @@ def test_without_a_seed_every_text_is_another() -> None:
     assert texts[0] != texts[1]
 
 
+@pytest.mark.usefixtures("level")
 def test_ties_at_the_borders() -> None:
     scores = np.zeros(8, dtype=np.float32)
     draws = (np.arange(64) + 0.5) / 64
@@ -137,6 +139,7 @@ def test_ties_at_the_borders() -> None:
     assert {choose(scores, 1.0, 0, 0.5, u) for u in draws} == {0, 1, 2, 3}
 
 
+@pytest.mark.usefixtures("level")
 def test_a_token_that_is_ruled_out_is_never_drawn() -> None:
     scores = np.array([-np.inf, 1.0, -np.inf, 0.0], dtype=np.float32)
     assert {choose(scores, 1.0, 0, 1.0, u) for u in (0.0, 0.5, 0.999999)} == {1, 3}
@@ -145,9 +148,28 @@ def test_a_token_that_is_ruled_out_is_never_drawn() -> None:
 
 @pytest.mark.parametrize("broken", [[np.nan, 1.0], [np.inf, 1.0], [-np.inf, -np.inf]])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.usefixtures("level")
 def test_broken_logits_are_an_error(broken: list[float], temperature: float) -> None:
     with pytest.raises(NumericalError, match="NaN or infinity"):
         Sampler(Sampling(temperature=temperature)).pick(np.array(broken, dtype=np.float32), [0])
+
+
+@pytest.mark.usefixtures("level")
+def test_every_level_draws_the_same() -> None:
+    random = np.random.default_rng(0)
+    for trial in range(300):
+        size = int(random.integers(1, 5000))
+        scores = logits(size, trial, random.uniform(0.01, 10))
+        scores = np.round(scores, 1) if trial % 3 == 0 else scores
+        top_k = int(random.integers(0, size + 3)) if trial % 2 else 0
+        top_p = random.choice([1.0, random.uniform(1e-9, 1), 0.999999])
+        settings = (random.uniform(0.05, 3), top_k, top_p, random.choice([0.0, random.random(), 1 - 2**-53]))
+        assert choose(scores, *settings) == sampling._choose(scores, *settings)
+
+
+def test_scores_that_are_not_laid_out_in_a_row() -> None:
+    scores = np.stack([logits(50), logits(50, 1)], 1)
+    assert choose(scores[:, 0], 1.0, 5, 1.0, 0.7) == choose(logits(50), 1.0, 5, 1.0, 0.7)
 
 
 def test_the_exponential() -> None:

@@ -1,8 +1,8 @@
 """Which architectures the native engine runs, and where each keeps what the engine wants.
 
-The engine computes one form of decoder: RMSNorm, rotary attention, a gated MLP (``csrc/decode.h``). A `Family` says how an
-architecture differs from the plainest one; whatever is in a config or a model that the engine does not compute makes
-`read` refuse it, in one line.
+The engine computes one form of decoder: RMSNorm, rotary attention, a gated MLP (``csrc/decode.h``). A `Family` says
+how an architecture differs from the plainest one; whatever is in a config or a model that the engine does not compute
+makes `read` refuse it, in one line.
 """
 
 from __future__ import annotations

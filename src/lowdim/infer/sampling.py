@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -145,6 +146,28 @@ def choose(scores: np.ndarray, temperature: float, top_k: int, top_p: float, dra
         >>> choose(np.log(np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32)), 1.0, 2, 1.0, 0.5)
         3
     """
+    draw_native = _native()
+    if draw_native is None:
+        return _choose(scores, temperature, top_k, top_p, draw)
+    scores = np.ascontiguousarray(scores, dtype=np.float32)
+    token = int(draw_native(scores.ctypes.data, len(scores), temperature, top_k, top_p, draw))
+    if token == -1:
+        raise NumericalError(_BROKEN)
+    assert token >= 0, "the library refused what Sampling allows"
+    return token
+
+
+def _native() -> Any:
+    """Return ``ld_sample``; ``None`` without compiled kernels."""
+    from lowdim.infer.native.decode import bind_sample
+    from lowdim.infer.native.library import library
+
+    found = library()
+    return None if found is None else bind_sample(found)
+
+
+def _choose(scores: np.ndarray, temperature: float, top_k: int, top_p: float, draw: float) -> int:
+    """Do what ``ld_sample`` does, to the bit."""
     scaled = scores / np.float32(temperature)
     best = scaled.max()
     if not math.isfinite(best):
@@ -162,7 +185,7 @@ def choose(scores: np.ndarray, temperature: float, top_k: int, top_p: float, dra
 
 
 def _exp(x: np.ndarray) -> np.ndarray:
-    """Return e^x of float32 at most 0 by the operations of ``csrc/sample.cpp``, hence the same bits."""
+    """Return e^x of float32 at most 0 by the operations of ``csrc/steps_body.h``, hence the same bits."""
     x = np.maximum(x, np.float32(-87.0))
     n = np.rint(x * np.float32(1.44269504088896341))
     r = x - n * _LN2_HIGH - n * _LN2_LOW

@@ -6,6 +6,7 @@ import ctypes
 import weakref
 from collections.abc import Sequence
 from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_void_p
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class Engine:
         model: sizes and addresses.
 
     Attributes:
-        cache: keys and values, fp32 or bf16 ``[2, layers, slots, kv_heads, positions, stride]``; the engine's own memory.
+        cache: keys and values ``[2, layers, slots, kv_heads, positions, stride]``, the engine's own memory.
 
     Raises:
         LowdimError: sizes that do not fit each other, or no memory.
@@ -130,6 +131,7 @@ def layer_array(layers: Sequence[LayerStruct]) -> Any:
     return (LayerStruct * len(layers))(*layers)
 
 
+@cache
 def bind_sample(library: Library) -> Any:
     """Return ``ld_sample``."""
     return library.bind("ld_sample", c_int64, c_void_p, c_int64, c_float, c_int64, c_double, c_double)
