@@ -43,7 +43,9 @@ nightly: $(VENV)/.installed-dev ## the slow tests too, then the fast ones with t
 oldest: $(VENV)/.installed-dev ## the tests with every dependency but torch at its lower bound
 	bash .ci/oldest.sh
 
-bench: $(VENV)/.installed-dev ## the tables of docs/benchmarks.md, measured on this machine
+bench: $(VENV)/.installed-dev ## the tables of docs/benchmarks.md and docs/runtime.md, measured on this machine
+	$(BIN)/python benchmarks/runtime.py --json benchmarks/results/runtime.json
+	$(BIN)/python benchmarks/curves.py --json benchmarks/results/curves.json
 	$(BIN)/python benchmarks/prune.py
 	$(BIN)/python benchmarks/quality.py
 

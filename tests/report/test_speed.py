@@ -9,7 +9,7 @@ import pytest
 from lowdim.report import speed
 from lowdim.report.build import build
 from lowdim.report.page import render
-from lowdim.report.summary import verdict
+from lowdim.report.summary import headline, verdict
 
 TITLES = [
     "Faster with more zeros",
@@ -84,3 +84,13 @@ def test_the_verdict_says_what_the_zeros_alone_bought(bench):
         "×4.10 as fast, 156.2 against 38.1 tokens/s (×1.24 over the dense model in the same runtime)"
         in verdict({}, run)
     )
+
+
+def test_a_row_of_its_own_sets_dense_beside_sparse_in_one_runtime(bench):
+    run = {"speed": {"dense_tokens_per_s": 38.1, "sparse_tokens_per_s": bench["models"][2]["tokens_per_s"]}}
+    assert [row.label for row in headline({}, run)] == ["Tokens per second"]
+    run["speed"]["runtime"] = bench
+    over_torch, alone = headline({}, run)
+    assert (over_torch.dense, over_torch.sparse, over_torch.change) == ("38.1", "156.2", "×4.10")
+    assert (alone.dense, alone.sparse, alone.change) == ("126.0", "156.2", "×1.24")
+    assert alone.hint == "both in lowdim's runtime, bf16"

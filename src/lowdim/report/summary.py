@@ -81,7 +81,9 @@ def _sparsity_words(manifest: Json) -> str:
     share = section(manifest, "sparsity").get("prunable")
     if share is None:
         return "the share of zeros was not recorded"
-    return f"{words.percent(share)} of the prunable weights are zero"
+    grid = section(manifest, "recipe").get("quantize", "none")
+    rounded = "" if grid == "none" else f", the others rounded to {words.clean(grid)}"
+    return f"{words.percent(share)} of the prunable weights are zero{rounded}"
 
 
 def _perplexity_words(manifest: Json) -> str:
@@ -147,10 +149,15 @@ def _speed_words(run: Json) -> str:
 
 def _share_of_sparsity(run: Json) -> str:
     """Say how much of a gain is the zeros' own: that over the dense model in the same runtime."""
+    own = _measured_form(run).get("over_dense")
+    return "" if own is None else f" ({_times(own)} over the dense model in the same runtime)"
+
+
+def _measured_form(run: Json) -> Json:
+    """Return what the runtime measured of the sparse model that the run's speed is of; empty if it measured none."""
     forms = section(run, "speed", "runtime").get("models") or []
     rate = section(run, "speed").get("sparse_tokens_per_s")
-    own = next((form.get("over_dense") for form in forms if form.get("tokens_per_s") == rate), None)
-    return "" if own is None else f" ({_times(own)} over the dense model in the same runtime)"
+    return next((form for form in forms if form.get("sparsity") and form.get("tokens_per_s") == rate), {})
 
 
 def _speeds(run: Json) -> tuple[float | None, float | None]:
@@ -179,7 +186,19 @@ def headline(manifest: Json, run: Json) -> list[Row]:
     )
     hint = "generated, " + words.clean(section(run, "speed").get("note") or "measured on this machine")
     rows.append(_ratio_row("Tokens per second", hint, *_speeds(run), words.number, more_is_better=True))
+    rows.append(_same_runtime_row(run))
     return [row for row in rows if row is not None]
+
+
+def _same_runtime_row(run: Json) -> Row | None:
+    """Set the sparse model beside the dense one of the same dtype in the same runtime: what the zeros alone buy."""
+    sparse = _measured_form(run)
+    if not sparse.get("over_dense"):
+        return None
+    rate = float(sparse["tokens_per_s"])
+    hint = f"both in lowdim's runtime, {words.clean(sparse.get('dtype', ''))}"
+    dense = rate / float(sparse["over_dense"])
+    return _ratio_row("The same, zeros alone", hint, dense, rate, words.number, more_is_better=True)
 
 
 def _perplexity_row(found: Json) -> Row | None:
