@@ -58,7 +58,7 @@ def named_points(
     write_x: Callable[[float], str],
 ) -> str:
     """Draw points (x, y, name, dense), each with its name beside it: rings for dense ones, dots for sparse ones."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     def paint(figure: Figure, tips: Tips) -> None:
         axes = figure.subplots()
@@ -70,6 +70,7 @@ def named_points(
             tips.add(axes.scatter([x], [y], s=42, linewidths=2, zorder=3, **look), [text])
         if spans_decades([y for _, y, *_ in points], 5):
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.margins(0.14)
         axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))

@@ -85,12 +85,11 @@ def largest_curve(layers: Sequence[LayerTime]) -> list[LayerTime]:
 
 
 def _models(models: Sequence[ModelSpeed]) -> list[str]:
-    return [
-        f"{m.dtype} at {m.sparsity:.0%} decodes at {m.over_dense:.2f} times the dense model's rate in this runtime: "
-        "sparsity does not pay here."
-        for m in models
-        if m.engine == "lowdim" and m.sparsity and m.over_dense is not None and m.over_dense < PAYS
-    ]
+    idle = [m for m in models if m.engine == "lowdim" and m.sparsity and (m.over_dense or PAYS) < PAYS]
+    if not idle:
+        return []
+    forms = ", ".join(f"{m.dtype} {m.sparsity:.0%} (x{m.over_dense:.2f})" for m in idle)
+    return [f"Sparsity does not pay here, over the dense model in this runtime: {forms}."]
 
 
 def _prefill(models: Sequence[ModelSpeed]) -> list[str]:
