@@ -177,3 +177,14 @@ def test_a_rounded_model_is_measured_as_it_is_stored(
         "sparse"
     ]
     assert int8["perplexity"] == pytest.approx(recorded, rel=1e-2)
+
+
+def test_a_run_ends_well_where_memory_is_too_small_to_measure(
+    run, model: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lowdim.infer.bench.models.free_memory", lambda: 1000)
+    flags = ["--sparsity", "0.5", "--method", "magnitude", *small, "--set", "evaluation.tokens=2"]
+    done = run("prune", model, tmp_path / "out", *flags)
+    assert done.exit_code == 0, done.output
+    assert "its speed was not measured (measuring" in done.stdout
+    assert "dense_tokens_per_s" not in json.loads((tmp_path / "out.run.json").read_text())["speed"]

@@ -139,7 +139,8 @@ def _size_words(manifest: Json, run: Json) -> str:
 def _speed_words(run: Json) -> str:
     dense, sparse = _speeds(run)
     if not dense or sparse is None:
-        return "its speed was not measured"
+        note = words.clean(section(run, "speed").get("note") or "").rstrip(".")
+        return "its speed was not measured" + (f" ({note})" if note else "")
     ratio = sparse / dense
     numbers = f"{words.number(sparse)} against {words.number(dense)} tokens/s" + _share_of_sparsity(run)
     if ratio > 1 + _NOISE:

@@ -138,3 +138,24 @@ def test_decoders_give_a_time_per_token_and_choose_the_same_tokens(base):
     assert {who.engine: len(seconds) for who, seconds in steps.items()} == {"torch": 12, "lowdim": 12}
     prefills = time_prefill(decoders, prompt=20, vocab=TINY.vocab, rounds=2)
     assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in prefills.values())
+
+
+def test_layers_that_keep_their_weight_turned_are_seen_too(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=40, n_positions=32, n_embd=64, n_layer=2, n_head=2)
+    model = GPT2LMHeadModel(config)
+    models._drop_all(model, 0.6)
+    model.save_pretrained(tmp_path / "gpt2")
+    base = models.loaded_base(Settings(model=str(tmp_path / "gpt2"), dtypes=("fp32",)))
+    assert base.zeros == pytest.approx(0.6, abs=0.01)
+    found = {tuple(p.weight.shape): p.names for p in models.products(base)}
+    assert found == {
+        (192, 64): ("c_attn",),
+        (64, 64): ("c_proj",),
+        (256, 64): ("c_fc",),
+        (64, 256): ("c_proj",),
+        (40, 64): ("lm_head",),
+    }
+    built = models.build(base, Contestant("lowdim", "fp32", base.zeros))
+    assert sum(n for name, n in models.kernels(built).items() if name.startswith("packed fp32")) == 8

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.machine import free_memory
 from lowdim.core.random import generator
@@ -25,6 +26,7 @@ from lowdim.infer.bench.settings import Settings
 from lowdim.infer.bench.shapes import SHAPES, Shape
 from lowdim.infer.bench.timing import STREAMED
 from lowdim.infer.linear import SparseLinear
+from lowdim.models.checkpoint import Checkpoint
 from lowdim.models.load import load
 from lowdim.models.source import resolve
 
@@ -91,14 +93,13 @@ def loaded_base(settings: Settings) -> Base:
     """
     assert settings.model is not None
     source = resolve(settings.model, revision=settings.revision)
-    model = load(source.path)
-    weights = sum(p.numel() for p in model.parameters())
+    checkpoint = Checkpoint(source.path)
+    weights = sum(checkpoint.info(name).numel for name in checkpoint.names())
     check_memory(sum(bytes_of(who, weights) for who in wanted(settings)) + 4 * weights, settings.model)
-    layers = [
-        layer.weight for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not head(model)
-    ]
-    total = sum(weight.numel() for weight in layers)
-    zeros = 1 - sum(int(torch.count_nonzero(weight)) for weight in layers) / max(total, 1)
+    model = load(source.path)
+    pruned = [weight for _, weight, is_head in linears(model) if not is_head]
+    total = sum(weight.numel() for weight in pruned)
+    zeros = 1 - sum(int(torch.count_nonzero(weight)) for weight in pruned) / max(total, 1)
     return Base(model, None, model.config.num_hidden_layers, round(zeros, 4), source.path)
 
 
@@ -197,17 +198,19 @@ def _as_stored(base: Base, dtype: str) -> PreTrainedModel:
     return model
 
 
-@torch.no_grad()
 def _drop_all(model: PreTrainedModel, sparsity: float) -> None:
-    for seed, layer in enumerate(model.modules()):
-        if isinstance(layer, nn.Linear) and layer is not head(model):
-            layer.weight.copy_(drop(layer.weight, sparsity, seed))
+    for seed, (_, weight, is_head) in enumerate(linears(model)):
+        if not is_head:
+            weight.copy_(drop(weight, sparsity, seed))
 
 
-def head(model: PreTrainedModel) -> nn.Module | None:
-    """Return the layer that makes the logits."""
-    found: nn.Module | None = model.get_output_embeddings()
-    return found
+def linears(model: PreTrainedModel) -> Iterator[tuple[str, Tensor, bool]]:
+    """Yield the name of every linear layer, its weight as ``[out, in]``, and whether it makes the logits."""
+    head = model.get_output_embeddings()
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear | Conv1D):
+            weight = layer.weight.detach()
+            yield name, weight.t() if isinstance(layer, Conv1D) else weight, layer is head
 
 
 def _deepened(model: PreTrainedModel, shape: Shape, distinct: int) -> PreTrainedModel:
@@ -233,11 +236,9 @@ def _deepened(model: PreTrainedModel, shape: Shape, distinct: int) -> PreTrained
 def products(base: Base) -> list[Product]:
     """Return the model's linear layers by shape, each with one of them: of a real model, from the middle."""
     groups: dict[tuple[bool, int, int], list[tuple[str, Tensor]]] = {}
-    for name, layer in base.model.named_modules():
-        if isinstance(layer, nn.Linear):
-            kind = name.rpartition(".")[2]
-            key = (layer is not head(base.model), *layer.weight.shape)
-            groups.setdefault(key, []).append((kind, layer.weight.detach()))
+    for name, weight, is_head in linears(base.model):
+        members = groups.setdefault((not is_head, *weight.shape), [])
+        members.append((name.rpartition(".")[2], weight))
     depth = base.shape.layers if base.shape else 1
     return [
         Product(
@@ -252,18 +253,18 @@ def products(base: Base) -> list[Product]:
 
 def kernels(model: PreTrainedModel) -> dict[str, int]:
     """Return how many linear layers each kernel multiplies with."""
-    return dict(Counter(name for name, _ in _linears(model)))
+    return dict(Counter(name for name, _ in _uses(model)))
 
 
 def bytes_per_token(model: PreTrainedModel) -> int:
-    """Return the bytes of weights that one decoding step reads: every linear layer once, the embedding's row not."""
-    return sum(size for _, size in _linears(model))
+    """Return the bytes of weights that one decoding step reads: every linear layer once, every expert too."""
+    return sum(size for _, size in _uses(model))
 
 
-def _linears(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
+def _uses(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
     """Yield the kernel and the bytes of every use of a linear layer."""
     for _, layer in model.named_modules(remove_duplicate=False):
         if isinstance(layer, SparseLinear):
             yield layer.matrix.kernel, layer.matrix.nbytes
-        elif isinstance(layer, nn.Linear):
+        elif isinstance(layer, nn.Linear | Conv1D):
             yield "torch", layer.weight.nbytes

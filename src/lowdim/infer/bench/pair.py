@@ -10,6 +10,7 @@ import torch
 
 from lowdim.core.progress import Silent
 from lowdim.infer.bench import models
+from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.result import ModelSpeed
 from lowdim.infer.bench.run import measure
 from lowdim.infer.bench.settings import Settings
@@ -37,13 +38,18 @@ def measure_pair(
 
     Returns:
         What a run's sidecar keeps under ``speed``: the two rates that are set side by side, what they are, and all
-        that was measured (`lowdim.infer.bench.result.Result`) under ``runtime``.
+        that was measured (`lowdim.infer.bench.result.Result`) under ``runtime``. Where memory does not hold int8
+        and int4 beside the rest, they are left out; where it does not hold the rest, a note says so and nothing is
+        measured: a finished run must not fail for it.
     """
     lossless = kind_of(dtype) if dtype in (torch.float32, torch.bfloat16) else "bf16"
     kind = _stored(sparse) or lossless
-    settings = Settings(model=str(sparse), dtypes=(lossless, "int8", "int4"), tokens=max(tokens, 2))
-    base = replace(models.loaded_base(settings), original=dense)
-    found = measure(base, settings, _few(text), Silent())
+    few = tuple(dict.fromkeys((lossless, kind)))
+    try:
+        settings, base = _that_fits(sparse, (*few, "int8", "int4"), few, max(tokens, 2))
+    except BenchError as error:
+        return {"note": str(error)}
+    found = measure(replace(base, original=dense), settings, _few(text), Silent())
     torch_dense = _find(found.models, "torch", lossless, sparse=False)
     ours = _find(found.models, "lowdim", kind, sparse=base.sparse)
     return {
@@ -52,6 +58,18 @@ def measure_pair(
         "note": f"batch 1, greedy; dense in Hugging Face generate ({lossless}), sparse in this runtime ({kind})",
         "runtime": found.to_dict(),
     }
+
+
+def _that_fits(
+    path: Path, all_dtypes: tuple[str, ...], few: tuple[str, ...], tokens: int
+) -> tuple[Settings, models.Base]:
+    """Return what to measure of a model, and the model: in all dtypes where memory holds them."""
+    settings = Settings(model=str(path), dtypes=tuple(dict.fromkeys(all_dtypes)), tokens=tokens)
+    try:
+        return settings, models.loaded_base(settings)
+    except BenchError:
+        settings = replace(settings, dtypes=few)
+        return settings, models.loaded_base(settings)
 
 
 def _stored(path: Path) -> str | None:
