@@ -27,6 +27,7 @@ EXPORTS = {
     "Masks",
     "Recipe",
     "SparseLinear",
+    "accelerate",
     "load",
     "perplexity",
     "plan",

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from lowdim.core.errors import LowdimError as LowdimError
     from lowdim.core.masks import Masks as Masks
     from lowdim.evaluate.perplexity import perplexity as perplexity
+    from lowdim.infer.accelerate import accelerate as accelerate
     from lowdim.infer.linear import SparseLinear as SparseLinear
+    from lowdim.infer.load import load as load
     from lowdim.infer.native.library import runtime_info as runtime_info
-    from lowdim.models.load import load as load
     from lowdim.prune.api import plan as plan
     from lowdim.prune.api import prune as prune
     from lowdim.prune.recipe import Recipe as Recipe
@@ -24,7 +25,8 @@ _EXPORTS = {
     "Masks": "lowdim.core.masks",
     "Recipe": "lowdim.prune.recipe",
     "SparseLinear": "lowdim.infer.linear",
-    "load": "lowdim.models.load",
+    "accelerate": "lowdim.infer.accelerate",
+    "load": "lowdim.infer.load",
     "perplexity": "lowdim.evaluate.perplexity",
     "plan": "lowdim.prune.api",
     "runtime_info": "lowdim.infer.native.library",
@@ -35,6 +37,7 @@ __all__ = [
     "Masks",
     "Recipe",
     "SparseLinear",
+    "accelerate",
     "load",
     "perplexity",
     "plan",

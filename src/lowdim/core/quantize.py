@@ -11,14 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lowdim.core.codebook import LARGEST, Moments, column_importance
 from lowdim.core.errors import LowdimError, NumericalError, suggest
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
-LARGEST = 127
-ENTRIES = 16
 GROUPS = (64, 128)
 NAMES = {"int8": 8, "int4": 4}
 _SAMPLED = 1 << 22
@@ -120,6 +118,17 @@ def scales_of(weight: Tensor, mask: Tensor | None, grid: Grid, least: float = 2.
     import torch
 
     _check(weight, mask)
+    made = [
+        _scales(weight[some], None if mask is None else mask[some], grid, least) for some in _chunks(weight)
+    ]
+    return (
+        torch.cat(made) if made else weight.new_zeros(0, grid.groups(weight.shape[1]), dtype=torch.bfloat16)
+    )
+
+
+def _scales(weight: Tensor, mask: Tensor | None, grid: Grid, least: float) -> Tensor:
+    import torch
+
     magnitude = weight.float().abs() if mask is None else (weight.float() * mask).abs()
     largest = _by_group(magnitude, grid.group).amax(2)
     if not bool(torch.isfinite(largest).all()):
@@ -167,23 +176,27 @@ def to_levels(units: Tensor, mask: Tensor | None, table: Tensor | None) -> Tenso
         middles = (table[1:].float() + table[:-1].float()) / 2
         levels = table[torch.bucketize(units, middles, out_int32=True)]
     else:
-        levels = units.round().clamp_(-LARGEST, LARGEST).to(torch.int8)
+        rounded = units.round()
         if mask is not None:
-            levels = torch.where(levels == 0, torch.where(units < 0, -1, 1).to(torch.int8), levels)
+            rounded = rounded.abs_().clamp_min_(1).copysign_(units + 0.0)
+        levels = rounded.clamp_(-LARGEST, LARGEST).to(torch.int8)
     return levels if mask is None else levels * mask
 
 
-def fit_table(weight: Tensor, mask: Tensor | None, scales: Tensor, grid: Grid) -> Tensor:
-    """Return the 16 levels that lose least: they minimise ``sum (w - scale * nearest level)^2`` exactly.
+def fit_table(
+    weight: Tensor, mask: Tensor | None, scales: Tensor, grid: Grid, importance: Tensor | None = None
+) -> Tensor:
+    """Return the 16 levels that lose least: they minimise ``sum h_j (w_ij - scale * nearest level)^2`` exactly.
 
-    In one dimension the best centres follow from dynamic programming over the 255 integers; no iteration, no
-    start. A big matrix is sampled, every n-th row of it.
+    A big matrix is sampled, every n-th row of it.
 
     Args:
         weight: floating point ``[rows, cols]``.
         mask: kept entries, for which 0 is no level; without one 0 is among the levels.
         scales: of `scales_of`.
         grid: the columns per group.
+        importance: ``h``, the mean square of every column's input, or any multiple of it; estimated from the weights
+            where it is not given, see `lowdim.core.codebook.column_importance`.
 
     Returns:
         int8 ``[16]``, ascending and distinct.
@@ -194,68 +207,29 @@ def fit_table(weight: Tensor, mask: Tensor | None, scales: Tensor, grid: Grid) -
         >>> fit_table(weight, None, torch.ones(1, 1, dtype=torch.bfloat16), Grid(4)).tolist()[6:10]
         [-30, -15, 0, 15]
     """
-    import numpy as np
     import torch
 
     _check(weight, mask)
+    if importance is None:
+        importance = column_importance(weight, mask)
+    roots = (importance / importance.max().clamp_min(torch.finfo(torch.float32).tiny)).sqrt()
     step = max(1, weight.numel() // _SAMPLED)
-    moments = np.zeros((3, 4 * LARGEST + 2))
+    sums = Moments()
     for rows in _chunks(weight[::step]):
         some = slice(rows.start * step, rows.stop * step, step)
         scale = spread(scales[some], weight.shape[1], grid.group)
         units, counted = _units(weight[some], scale), scale > 0 if mask is None else mask[some]
-        moments[:, 1:] += _moments(units[counted].cpu().numpy(), scale[counted].cpu().numpy())
-    return torch.from_numpy(_best_levels(moments.cumsum(axis=1), zero=mask is None)).to(weight.device)
+        sums.add(units[counted], (scale * roots)[counted])
+    return sums.best_levels(zero=mask is None).to(weight.device)
 
 
-def _moments(units: Any, scales: Any) -> Any:
-    """Return the sums of ``s^2``, ``s^2 u`` and ``s^2 u^2`` over every half unit of ``u``.
-
-    The bounds between the neighbourhoods of two integers are whole or half units, so nothing finer is needed.
-    """
-    import numpy as np
-
-    place = np.floor(units * 2).astype(np.int64) + 2 * LARGEST
-    weights, units = np.square(scales, dtype=np.float64), units.astype(np.float64)
-    terms = (weights, weights * units, weights * units * units)
-    return np.stack([np.bincount(place, term, minlength=4 * LARGEST + 1) for term in terms])
-
-
-def _best_levels(sums: np.ndarray[Any, np.dtype[np.float64]], zero: bool) -> Any:
-    """Choose 16 integers from the running moments by dynamic programming; ``zero`` is among them, or is not."""
-    import numpy as np
-
-    places = np.arange(-LARGEST, LARGEST + 1)
-    places = places if zero else places[places != 0]
-    count = len(places)
-
-    def lost(low: Any, high: Any, centre: Any) -> Any:
-        part = sums[:, high] - sums[:, low]
-        return part[2] - 2 * centre * part[1] + centre * centre * part[0]
-
-    origin = 2 * LARGEST
-    left, right = places[:, None], places[None, :]
-    middle = left + right + origin
-    between = lost(2 * left + origin, middle, left) + lost(middle, 2 * right + origin, right)
-    between[left >= right] = np.inf
-    before = lost(np.zeros_like(places), 2 * places + origin, places)
-    after = lost(2 * places + origin, np.full_like(places, sums.shape[1] - 1), places)
-    if zero:
-        between[(left < 0) & (right > 0)] = np.inf
-        before[places > 0] = np.inf
-        after[places < 0] = np.inf
-    best, came = before, []
-    for _ in range(ENTRIES - 1):
-        paths = best[:, None] + between
-        came.append(paths.argmin(axis=0))
-        best = paths[came[-1], np.arange(count)]
-    chosen = [int((best + after).argmin())]
-    for previous in reversed(came):
-        chosen.append(int(previous[chosen[-1]]))
-    return places[chosen[::-1]].astype(np.int8)
-
-
-def encode(weight: Tensor, mask: Tensor | None, grid: Grid, least: float = 2.0**-126) -> Quantized:
+def encode(
+    weight: Tensor,
+    mask: Tensor | None,
+    grid: Grid,
+    least: float = 2.0**-126,
+    importance: Tensor | None = None,
+) -> Quantized:
     """Round every weight to the nearest level of its group; kept ones stay nonzero.
 
     Args:
@@ -263,6 +237,7 @@ def encode(weight: Tensor, mask: Tensor | None, grid: Grid, least: float = 2.0**
         mask: kept entries, bool of the same shape; ``None`` for a dense matrix, whose zeros stay exact.
         grid: bits and columns per group.
         least: see `least_scale`.
+        importance: see `fit_table`.
 
     Raises:
         ValueError: weight or mask has another shape or type.
@@ -277,7 +252,7 @@ def encode(weight: Tensor, mask: Tensor | None, grid: Grid, least: float = 2.0**
     import torch
 
     scales = scales_of(weight, mask, grid, least)
-    table = fit_table(weight, mask, scales, grid) if grid.bits == 4 else None
+    table = fit_table(weight, mask, scales, grid, importance) if grid.bits == 4 else None
     levels = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     for some in _chunks(weight):
         units = _units(weight[some], spread(scales[some], weight.shape[1], grid.group))
@@ -309,26 +284,6 @@ def indices(levels: Tensor, table: Tensor) -> Tensor:
     where = torch.zeros(256, dtype=torch.uint8, device=levels.device)
     where[table.long() + 128] = torch.arange(len(table), dtype=torch.uint8, device=levels.device)
     return where[(levels.to(torch.int16) + 128).int()]
-
-
-def table_of(levels: Tensor) -> Tensor:
-    """Return the levels other than 0 that occur, int8 ``[16]``; where fewer do, the smallest others join them.
-
-    Raises:
-        ValueError: more than 16 occur.
-
-    Example:
-        >>> import torch
-        >>> table_of(torch.tensor([[0, 5, -3, 5, 100]], dtype=torch.int8)).tolist()
-        [-8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 100]
-    """
-    import torch
-
-    found = [level for level in torch.unique(levels).tolist() if level]
-    if len(found) > ENTRIES:
-        raise ValueError(f"levels must be at most {ENTRIES} beside 0, got {len(found)}")
-    others = sorted({*range(-ENTRIES, ENTRIES + 1)} - {0, *found}, key=lambda level: (abs(level), level))
-    return torch.tensor(sorted([*found, *others[: ENTRIES - len(found)]]), dtype=torch.int8)
 
 
 def _units(weight: Tensor, scale: Tensor) -> Tensor:

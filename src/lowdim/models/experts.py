@@ -71,8 +71,8 @@ class ExpertList(nn.ModuleList):
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Route ``hidden_states [tokens, hidden]`` to the experts ``top_k_index [tokens, k]`` and mix the results."""
         out = torch.zeros_like(hidden_states)
-        for index, expert in enumerate(self):
-            chosen = top_k_index == index
+        for index in (i for i in top_k_index.unique().tolist() if i < len(self)):
+            expert, chosen = self[index], top_k_index == index
             if self.token_mask is not None:
                 chosen = chosen & self.token_mask[:, None]
             token, slot = chosen.nonzero(as_tuple=True)

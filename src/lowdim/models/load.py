@@ -101,10 +101,15 @@ def _check_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
     """Refuse what Transformers would fill with random numbers."""
     missing = sorted(info["missing_keys"])
     if missing:
-        raise CheckpointError(
-            f"{checkpoint.path} lacks {len(missing)} of the model's weights, first {missing[0]!r}. Its "
-            "config.json belongs to another model, or the checkpoint is incomplete."
-        )
+        raise lacking(checkpoint.path, missing)
     wrong = [*map(str, info["mismatched_keys"]), *map(str, info.get("error_msgs") or [])]
     if wrong:
         raise CheckpointError(f"{checkpoint.path} does not fit its config.json: {'; '.join(wrong[:3])}")
+
+
+def lacking(path: Path, missing: list[str]) -> CheckpointError:
+    """Return the error that a checkpoint does not have all weights of the model that its config describes."""
+    return CheckpointError(
+        f"{path} lacks {len(missing)} of the model's weights, first {missing[0]!r}. Its config.json belongs to "
+        "another model, or the checkpoint is incomplete."
+    )

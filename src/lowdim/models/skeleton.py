@@ -7,6 +7,7 @@ directions, so that a block can be read, pruned and written without the rest of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
+    Concatenate,
+    MergeModulelist,
     WeightConverter,
     WeightRenaming,
     convert_and_load_state_dict_in_model,
@@ -29,6 +32,8 @@ from transformers.utils import logging as transformers_logging
 
 from lowdim.core.errors import CheckpointError
 from lowdim.models import attention
+
+_STACKED = ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])
 
 
 class Reader(Protocol):
@@ -85,6 +90,7 @@ class Skeleton:
         self._used: dict[int, Any] = {}
         self._parameter: dict[str, str] = {}
         self._renamed: dict[str, str] = {}
+        self._expert: dict[str, tuple[int, int]] = {}
         self._map_names(reader.names())
 
     def _map_names(self, disk_names: Iterable[str]) -> None:
@@ -100,6 +106,8 @@ class Skeleton:
             self._parameter[name] = target
             if pattern is None:
                 self._renamed[target] = name
+            elif part := _expert_part(name, pattern, converters):
+                self._expert[name] = part
 
     def disk_names(self, prefix: str) -> list[str]:
         """Return the names on disk of all that lies under a module, in the order of the checkpoint."""
@@ -149,6 +157,27 @@ class Skeleton:
     def parameter_of(self, disk_name: str) -> str:
         """Return the first parameter that a tensor on disk becomes."""
         return self._parameter[disk_name]
+
+    def is_whole(self, disk_name: str) -> bool:
+        """Tell whether a tensor on disk is a parameter of the model as it is."""
+        return self._renamed.get(self._parameter[disk_name]) == disk_name
+
+    def expert_part(self, disk_name: str) -> tuple[int, int] | None:
+        """Return which expert's a matrix on disk is, and its place among those of this expert that are stacked.
+
+        ``None`` for whatever is not the matrix of one expert.
+        """
+        return self._expert.get(disk_name)
+
+
+def _expert_part(name: str, pattern: str, converters: list[WeightConverter]) -> tuple[int, int] | None:
+    """Return which expert's a matrix is, and its place among those of this expert that Transformers stacks."""
+    converter = next(c for c in converters if pattern in c.source_patterns)
+    steps = [(type(step), getattr(step, "dim", None)) for step in converter.operations]
+    number = re.search(re.escape(pattern).replace(r"\*", r"(\d+)"), name)
+    if number is None or not number.groups() or steps not in _STACKED:
+        return None
+    return int(number[1]), converter.source_patterns.index(pattern)
 
 
 def unload(module: nn.Module, dtypes: Mapping[str, torch.dtype] | None = None) -> None:
