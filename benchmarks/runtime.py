@@ -269,7 +269,12 @@ def measure_memory() -> Iterator[Row]:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:
         yield Row(
-            "resident memory of lowdim.load over the file", None, 1.3, CORES, True, reason=done.stderr[-300:]
+            "resident memory of lowdim.load over the file",
+            None,
+            1.3,
+            CORES,
+            True,
+            reason=done.stderr.strip().splitlines()[-1],
         )
         return
     found = json.loads(done.stdout.strip().splitlines()[-1])
