@@ -114,11 +114,14 @@ struct Scales {
   }
 };
 
-// Two rows that share bytes are read together, one memory stream, while registers suffice. (Two rows of int8 would be two streams,
-// for which the processor fetches ahead less well: three times slower from memory.)
-constexpr int kPairTokens = 4;
+// Rows that are read together share what is read of the input, but each is a memory stream of its own (INT4: each pair), and the
+// processor fetches several streams ahead badly: two rows of 4096 int8 are three times slower than one after the other. Four rows
+// pay while they are short and what follows them is fetched by hand, in order.
+constexpr int kTogether = 4;
+constexpr int64_t kPackedTogether = 4096, kDenseTogether = 2560;  // bytes of four rows up to which they pay
+constexpr int64_t kAhead = 4096;
 
-// One row of codes, or two that share bytes, read forward 64 columns at a time.
+// One, two or four rows of codes, read forward 64 columns at a time.
 template <class Kind, int Rows, bool Packed, Load How>
 struct Reader {
   const Kind kind;
@@ -127,6 +130,8 @@ struct Reader {
   const uint64_t *mask;
   const int64_t mask_words, cols;
   const bool odd;
+  const char *line;  // to fetch next
+  int lines;         // per word
 
   Reader(const ld_matrix *m, const Kind &k, int64_t row)
       : kind(k),
@@ -139,21 +144,36 @@ struct Reader {
       const int64_t unit = (row + r) / Kind::kRows;
       p[r] = static_cast<const char *>(m->values) + (Packed ? m->row_ptr[unit] : unit * m->cols);
     }
+    line = p[0] + kAhead;
+    lines = Packed ? 2 : kTogether / Kind::kRows;
+    if (Packed && Rows == kTogether) {
+      const int64_t unit = row / Kind::kRows, bytes = m->row_ptr[unit + kTogether / Kind::kRows] - m->row_ptr[unit];
+      lines = bytes > (m->cols + 63) / 64 * 64 ? 2 : 1;
+    }
+  }
+
+  inline void fetch_ahead() {
+    constexpr int kMost = Packed ? 2 : kTogether / Kind::kRows;
+#pragma GCC unroll 4
+    for (int i = 0; i < kMost; ++i)
+      if (i == 0 || !Packed || lines == 2) _mm_prefetch(line + 64 * i, _MM_HINT_T1);
+    line += 64 * lines;
   }
 
   // The next word's codes; dense: `left` columns are left.
   inline void next(int64_t left, __m512i *codes) {
+    if (Rows == kTogether) fetch_ahead();
     if (!Packed) {  // columns beyond the last meet inputs of zero
       for (int r = 0; r < Rows; ++r) {
         const __m512i v = left >= 64 ? _mm512_loadu_si512(p[r]) : _mm512_maskz_loadu_epi8(first(left), p[r]);
         p[r] += 64;
-        codes[r] = kind.codes(v, r || odd);
+        codes[r] = kind.codes(v, r % 2 || odd);
       }
       return;
     }
     __mmask64 mask_of[Rows];
     uint64_t count[Rows], any = 0;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
       const uint64_t bits = pinned(mask[r * mask_words]);
       mask_of[r] = bits;
@@ -163,10 +183,10 @@ struct Reader {
     }
     ++mask;
     const bool half = How == Load::kHalf && __builtin_expect(any < 32, 1);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
       const __m512i v = How == Load::kLast ? load_last(p[r], end) : half ? load_half(p[r]) : load(p[r]);
-      codes[r] = _mm512_mask_expand_epi8(_mm512_set1_epi8(-128), mask_of[r], pinned(kind.codes(v, r || odd)));
+      codes[r] = _mm512_mask_expand_epi8(_mm512_set1_epi8(-128), mask_of[r], pinned(kind.codes(v, r % 2 || odd)));
       p[r] += count[r];
     }
   }
@@ -200,7 +220,7 @@ inline void code_rows(const ld_matrix *m, const ld_input *in, const Kind &kind, 
         for (int r = 0; r < Rows; ++r) dot[r][t] = _mm512_dpbusd_epi32(dot[r][t], w[r], v);
       }
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8
       for (int t = 0; t < Tokens; ++t)
@@ -226,7 +246,14 @@ inline void code_rows(const ld_matrix *m, const ld_input *in, const Kind &kind, 
     for (; g + i < full; ++i) group(i, 0, Words);
     if (g + i < in->groups) group(i, 0, 1);
   }
-  for (int r = 0; r < Rows; ++r) sums[r].store(m, row + r, y, y_stride);
+  if (Rows == kTogether) {
+    const __m128 bias = m->bias ? _mm_loadu_ps(m->bias + row) : _mm_setzero_ps();
+    for (int t = 0; t < Tokens; ++t)
+      _mm_storeu_ps(y + t * y_stride + row, _mm_add_ps(bias, sums_of(sums[0].total(t), sums[1 % Rows].total(t),
+                                                                     sums[2 % Rows].total(t), sums[3 % Rows].total(t))));
+  } else {
+    for (int r = 0; r < Rows; ++r) sums[r].store(m, row + r, y, y_stride);
+  }
 }
 
 // ---------------------------------------------------------------- rows
@@ -262,30 +289,36 @@ Range codes_of(bool packed, bool wide) {
   return packed ? codes<Kind, Tokens, How, Rows, true, 1> : codes<Kind, Tokens, Load::kWhole, Rows, false, 1>;
 }
 
+template <class Kind, int Tokens, Load How>
+Range codes_of(bool packed, bool wide, int step) {
+  if (Tokens <= 2 && step == kTogether) return codes_of<Kind, Tokens, How, Tokens <= 2 ? kTogether : 1>(packed, wide);
+  if (Kind::kRows == 2 && Tokens <= 4 && step == 2)
+    return codes_of<Kind, Tokens, How, Kind::kRows == 2 && Tokens <= 4 ? 2 : 1>(packed, wide);
+  return codes_of<Kind, Tokens, How, 1>(packed, wide);
+}
+
 template <int Tokens, Load How>
-Range pick(const ld_matrix *m, bool pair) {
+Range pick(const ld_matrix *m, int step) {
   const bool packed = m->mask != nullptr, wide = m->group == 128;
   switch (m->kind) {
     case LD_FP32: return floats_of<Fp32, Tokens, How>(packed);
     case LD_BF16: return floats_of<Bf16, Tokens, How>(packed);
-    case LD_INT8: return codes_of<Int8, Tokens, How, 1>(packed, wide);
-    default:
-      if (!pair || Tokens > kPairTokens) return codes_of<Int4, Tokens, How, 1>(packed, wide);
-      return codes_of<Int4, Tokens, How, Tokens <= kPairTokens ? 2 : 1>(packed, wide);
+    case LD_INT8: return codes_of<Int8, Tokens, How>(packed, wide, step);
+    default: return codes_of<Int4, Tokens, How>(packed, wide, step);
   }
 }
 
 template <Load How>
-Range pick(const ld_matrix *m, int tokens, bool pair) {
+Range pick(const ld_matrix *m, int tokens, int step) {
   switch (tokens) {
-    case 1: return pick<1, How>(m, pair);
-    case 2: return pick<2, How>(m, pair);
-    case 3: return pick<3, How>(m, pair);
-    case 4: return pick<4, How>(m, pair);
-    case 5: return pick<5, How>(m, pair);
-    case 6: return pick<6, How>(m, pair);
-    case 7: return pick<7, How>(m, pair);
-    default: return pick<8, How>(m, pair);
+    case 1: return pick<1, How>(m, step);
+    case 2: return pick<2, How>(m, step);
+    case 3: return pick<3, How>(m, step);
+    case 4: return pick<4, How>(m, step);
+    case 5: return pick<5, How>(m, step);
+    case 6: return pick<6, How>(m, step);
+    case 7: return pick<7, How>(m, step);
+    default: return pick<8, How>(m, step);
   }
 }
 
@@ -305,14 +338,23 @@ bool sparse(const ld_matrix *m, int64_t begin, int64_t end) {
   return m->mask && (begin_of(m, end) - begin_of(m, begin)) * 5 <= rows * m->cols * 2;
 }
 
+// How many rows of [begin, end) are read together.
+int together(const ld_matrix *m, int tokens, int64_t begin, int64_t end) {
+  if (m->kind != LD_INT8 && m->kind != LD_INT4) return 1;
+  const int64_t shared = m->kind == LD_INT4 ? 2 : 1;
+  const int64_t bytes = m->mask ? (begin_of(m, end) - begin_of(m, begin)) * kTogether / (end - begin) : m->cols * kTogether / shared;
+  if (tokens <= 2 && bytes <= (m->mask ? kPackedTogether : kDenseTogether)) return kTogether;
+  return shared == 2 && tokens <= 4 ? 2 : 1;
+}
+
 void rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
-  const bool pair = m->kind == LD_INT4 && in->tokens <= kPairTokens;
-  const int64_t step = pair ? 2 : 1, whole = begin + (end - begin) / step * step;
-  const int64_t safe = safe_end(m, begin, whole, step);
-  const Range most = sparse(m, begin, safe) ? pick<Load::kHalf>(m, in->tokens, pair) : pick<Load::kWhole>(m, in->tokens, pair);
+  if (begin >= end) return;
+  const int step = together(m, in->tokens, begin, end);
+  const int64_t whole = begin + (end - begin) / step * step, safe = safe_end(m, begin, whole, step);
+  const Range most = sparse(m, begin, safe) ? pick<Load::kHalf>(m, in->tokens, step) : pick<Load::kWhole>(m, in->tokens, step);
   most(m, in, begin, safe, y, y_stride);
-  pick<Load::kLast>(m, in->tokens, pair)(m, in, safe, whole, y, y_stride);
-  pick<Load::kLast>(m, in->tokens, false)(m, in, whole, end, y, y_stride);
+  pick<Load::kLast>(m, in->tokens, step)(m, in, safe, whole, y, y_stride);
+  pick<Load::kLast>(m, in->tokens, 1)(m, in, whole, end, y, y_stride);
 }
 
 int supported() {

@@ -71,15 +71,26 @@ struct Sums {
       for (int l = 0; l < kLanes; ++l) at[t][l] = _mm512_setzero_ps();
   }
 
+  inline __m512 total(int t) const {
+    __m512 sum = at[t][0];
+    for (int l = 1; l < kLanes; ++l) sum = _mm512_add_ps(sum, at[t][l]);
+    return sum;
+  }
+
   inline void store(const ld_matrix *m, int64_t row, float *y, int64_t y_stride) const {
     const float bias = m->bias ? m->bias[row] : 0.0f;
-    for (int t = 0; t < Tokens; ++t) {
-      __m512 sum = at[t][0];
-      for (int l = 1; l < kLanes; ++l) sum = _mm512_add_ps(sum, at[t][l]);
-      y[t * y_stride + row] = _mm512_reduce_add_ps(sum) + bias;
-    }
+    for (int t = 0; t < Tokens; ++t) y[t * y_stride + row] = _mm512_reduce_add_ps(total(t)) + bias;
   }
 };
+
+// The sums of four registers.
+inline __m128 sums_of(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const auto halved = [](__m512 v) __attribute__((always_inline)) {
+    return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  };
+  const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(halved(a), halved(b)), _mm256_hadd_ps(halved(c), halved(d)));
+  return _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+}
 
 // ---------------------------------------------------------------- fp32 and bf16
 
