@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import partial
 from typing import Any
 
@@ -146,6 +147,18 @@ def test_bad_calls_are_refused(library: Library, kind: int) -> None:
     for place, value in ((0, None), (1, -1), (1, 8), (2, 8), (3, 2), (4, None), (5, 99), (6, 0)):
         bad = [*good[:place], value, *good[place + 1 :]]
         assert library.message(library.unpack(*bad)) == ARGUMENT
+
+
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer ends the process")
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+def test_want_of_memory_is_an_error(library: Library, kind: int) -> None:
+    m = matrix(kind, dense=True)
+    m.struct.rows, m.struct.cols, m.struct.value_bytes = 1, 2**46, 2**48
+    x, y = np.zeros((1, 100), np.float32), np.zeros((1, 1), np.float32)
+    status = library.linear(
+        ctypes.addressof(m.struct), FP32, t.address(x), 2**46, 1, FP32, t.address(y), 1, 1
+    )
+    assert library.message(status) == "out of memory"
 
 
 def test_levels_are_named(library: Library) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -145,3 +150,22 @@ def test_the_largest_codes_do_not_overflow(library: Library, kind: int, group: i
     x = np.full((2, 256), 3.5, np.float32)
     x[1] *= -1
     assert_close(t.linear(library, m, x), m, x)
+
+
+def test_a_forked_child_computes_alone(library: Library) -> None:
+    rng = np.random.default_rng(6)
+    m = t.build(rng, INT8, (701, 1000))
+    x = rng.standard_normal((8, 1000)).astype(np.float32)
+    wanted = t.linear(library, m, x, threads=4)  # from here on there is a pool, which the child does not have
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
+        child = os.fork()
+    if child == 0:
+        os._exit(0 if (t.linear(library, m, x, threads=4) == wanted).all() else 1)
+    deadline = time.monotonic() + 60
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
