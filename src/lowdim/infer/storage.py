@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowdim.core.codebook import ENTRIES
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
 from lowdim.core.nibbles import pack_nibbles
-from lowdim.core.quantize import ENTRIES, Grid, encode, indices
+from lowdim.core.quantize import Grid, encode, indices
 from lowdim.models.packed import Counts, Form, Packed, pack, pack_levels
 
 KINDS = ("fp32", "bf16", "int8", "int4")

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from lowdim.core.bits import pack_bits, unpack_bits, words_per_row
+from lowdim.core.codebook import ENTRIES, table_of
 from lowdim.core.errors import CheckpointError
 from lowdim.core.nibbles import nibble_bytes, pack_nibbles, unpack_nibbles
-from lowdim.core.quantize import ENTRIES, Grid, indices, spread, table_of
+from lowdim.core.quantize import Grid, indices, spread
 
 Counts = np.ndarray[tuple[int], np.dtype[np.int64]]
 _WORD = 64
