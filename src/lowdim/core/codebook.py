@@ -92,9 +92,9 @@ class Moments:
 def column_importance(weight: Tensor, mask: Tensor) -> Tensor:
     """Estimate from kept weights alone how large the inputs of each column are, squared, up to a factor.
 
-    Scores that look at inputs keep small weights only where inputs are large. So the small weights of a column tell: ``1 / q^2``, with ``q`` the 5% quantile of its kept magnitudes, each divided by
-    its row's mean, and not below 0.02, since a column may also be small because it does nothing. At most 512 rows are
-    looked at.
+    Scores that look at inputs keep small weights only where inputs are large. So the small weights of a column tell:
+    ``1 / q^2``, with ``q`` the 5% quantile of its kept magnitudes, each divided by its row's mean, and not below 0.02,
+    since a column may also be small because it does nothing. At most 512 rows are looked at.
 
     Args:
         weight: floating point ``[rows, cols]``.
