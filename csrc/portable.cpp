@@ -6,10 +6,34 @@ namespace {
 
 constexpr int64_t kLanes = 16;
 
+// Where the next values of a row go, for eight bits of its mask: the columns of the set bits, then column 8, which is overwritten.
+struct Columns {
+  uint8_t at[256][8];
+  uint8_t count[256];
+  constexpr Columns() : at(), count() {
+    for (int mask = 0; mask < 256; ++mask) {
+      uint8_t next = 0;
+      for (uint8_t c = 0; c < 8; ++c)
+        if (mask >> c & 1) at[mask][next++] = c;
+      count[mask] = next;
+      while (next < 8) at[mask][next++] = 8;
+    }
+  }
+};
+constexpr Columns kColumns;
+
 struct Portable {
+  // By table, which does not depend on how well a processor predicts the next bit.
   template <class T>
-  static const T *spread(uint64_t bits, const T *values, const T *, T *out) {
-    return spread_bits(bits, values, out);
+  static const T *spread(uint64_t bits, const T *values, const T *end, T *out) {
+    if (end - values < 64 + kSpare) return spread_bits(bits, values, out);
+    for (int k = 0; k < 8; ++k, bits >>= 8, out += 8) {
+      const uint8_t *const to = kColumns.at[bits & 255];
+      std::memset(out, 0, 8 * sizeof(T));
+      for (int i = 0; i < 8; ++i) out[to[i]] = values[i];
+      values += kColumns.count[bits & 255];
+    }
+    return values;
   }
 
   static void look_up(const int8_t *table, int half, const uint8_t *bytes, const uint8_t *, int64_t count, int8_t *out) {

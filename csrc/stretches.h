@@ -2,7 +2,8 @@
 // number of tokens. For instruction sets where that is fast enough; what they do in their own way they give in a struct:
 //
 //   T *spread(bits, T *values, T *end, T *out)   the next values into the 64 columns that bits name, zeros elsewhere; returns where
-//                                                the next ones lie; reads nothing from `end` on. T: float, uint16_t, int8_t
+//                                                the next ones lie; reads nothing from `end` on; may write one beyond the 64.
+//                                                T: float, uint16_t, int8_t
 //   look_up(table, half, bytes, end, count, out) the codes of one row of a pair; may write 15 beyond `count`
 //   dot(T *w, T *x, count)                       float, or int32_t for int8_t
 #ifndef LOWDIM_STRETCHES_H
@@ -33,7 +34,7 @@ class PlainRow {
     at_ = reinterpret_cast<const T *>(values + (mask_ ? m->row_ptr[row] : row * m->cols * static_cast<int64_t>(sizeof(T))));
     end_ = reinterpret_cast<const T *>(values + m->value_bytes / static_cast<int64_t>(sizeof(T)) * static_cast<int64_t>(sizeof(T)));
   }
-  // The next `count` columns from `begin` on, a multiple of 64. `buffer`: kStretch elements.
+  // The next `count` columns from `begin` on, a multiple of 64. `buffer`: kStretch + kSpare elements.
   const T *next(int64_t begin, int64_t count, T *buffer) {
     if (!mask_) return at_ + begin;
     for (int64_t c = 0; c < count; c += 64) at_ = Way::spread(mask_[(begin + c) / 64], at_, end_, buffer + c);
@@ -81,7 +82,7 @@ class NibbleRow {
 
 template <class Way, class Number>
 void multiply(const ld_matrix *m, const ld_input *in, const Number *x, int64_t begin, int64_t end, float *y, int64_t y_stride) {
-  Number buffer[kStretch];
+  Number buffer[kStretch + kSpare];
   for (int64_t r = begin; r < end; ++r) {
     PlainRow<Way, Number> row(m, r);
     float sums[LD_MAX_TOKENS] = {};
@@ -130,7 +131,7 @@ void stretched_rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64
 
 template <class Way, class Number, class Out>
 void unpack_row(const ld_matrix *m, int64_t r, Out *out) {
-  Number buffer[kStretch];
+  Number buffer[kStretch + kSpare];
   PlainRow<Way, Number> row(m, r);
   for (int64_t c = 0; c < m->cols; c += kStretch) {
     const int64_t count = least(kStretch, m->cols - c);
