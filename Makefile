@@ -27,8 +27,9 @@ format: $(VENV)/.installed-dev ## rewrite the sources in the house style
 
 native: ## compile the C++ kernels again, after an edit in csrc/
 	@test -x $(BIN)/python || $(MAKE) --no-print-directory $(VENV)/.installed
-	@test -f build/native/cmake_install.cmake || rm -rf build/native # what is left where there was no compiler
-	@PATH="$(CURDIR)/$(BIN):$$PATH" && cmake -S . -B build/native >/dev/null && cmake --build build/native && cmake --install build/native
+	@test -f build/native/cmake_install.cmake || { rm -rf build/native; $(PIP) --no-build-isolation --no-deps --editable .; }
+	@test -f build/native/cmake_install.cmake || { echo "The kernels need a C++17 compiler; CMake finds none that works." >&2; exit 1; }
+	@PATH="$(CURDIR)/$(BIN):$$PATH" && cmake --build build/native && cmake --install build/native
 
 docs: $(VENV)/.installed-dev ## build the site into site/
 	bash .ci/stages.sh docs
