@@ -57,68 +57,126 @@ void prepare(const float *x, int64_t x_stride, ld_input *in) {
 
 // ---------------------------------------------------------------- unpacking
 
-inline void put(float *out, __mmask16 some, __m512 v) { _mm512_mask_storeu_ps(out, some, v); }
-inline void put(uint16_t *out, __mmask16 some, __m512 v) {
-  _mm256_mask_storeu_epi16(out, some, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
+// 32 numbers, of which `left` are stored; all of them where Whole.
+template <bool Whole>
+inline void put(float *out, int64_t left, __m512 a, __m512 b) {
+  if (Whole) {
+    _mm512_storeu_ps(out, a);
+    _mm512_storeu_ps(out + 16, b);
+  } else {
+    _mm512_mask_storeu_ps(out, static_cast<__mmask16>(first(left)), a);
+    _mm512_mask_storeu_ps(out + 16, static_cast<__mmask16>(first(left - 16)), b);
+  }
+}
+template <bool Whole>
+inline void put(uint16_t *out, int64_t left, __m512i bf16) {
+  if (Whole)
+    _mm512_storeu_si512(out, bf16);
+  else
+    _mm512_mask_storeu_epi16(out, static_cast<__mmask32>(first(left)), bf16);
+}
+template <bool Whole>
+inline void put(uint16_t *out, int64_t left, __m512 a, __m512 b) {
+  put<Whole>(out, left, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a)));
+}
+template <bool Whole>
+inline void put(float *out, int64_t left, __m512i bf16) {
+  put<Whole>(out, left, widen(_mm512_castsi512_si256(bf16)), widen(_mm512_extracti64x4_epi64(bf16, 1)));
+}
+
+// One row, read forward 64 columns at a time.
+struct Row {
+  const ld_matrix *m;
+  int64_t row;
+  const char *p, *end;
+  const uint64_t *mask;
+
+  Row(const ld_matrix *matrix, int64_t r, int64_t width)
+      : m(matrix), row(r), end(static_cast<const char *>(m->values) + m->value_bytes), mask(m->mask + (m->mask ? r * m->mask_words : 0)) {
+    const int64_t unit = m->kind == LD_INT4 ? r / 2 : r;
+    p = static_cast<const char *>(m->values) + (m->mask ? m->row_ptr[unit] : unit * m->cols * width);
+  }
+
+  // Its end is so far from that of the values that whole registers can be read.
+  bool inside(int64_t width) const {
+    const int64_t unit = m->kind == LD_INT4 ? row / 2 : row;
+    return (m->mask ? m->row_ptr[unit + 1] : (unit + 1) * m->cols * width) + kRegister <= m->value_bytes;
+  }
+
+  uint64_t bits(int64_t c) const { return m->mask ? mask[c / 64] : first(m->cols - c); }
+};
+
+template <bool Whole, class Out>
+inline void unpack_word(Row &row, int64_t c, Out *out, Bf16) {
+  const uint64_t word = row.bits(c);
+  for (int half = 0; half < 2; ++half) {
+    const uint64_t bits = pinned(word >> 32 * half & 0xFFFFFFFF);
+    const __m512i v = Whole ? load(row.p) : load_last(row.p, row.end);
+    put<Whole>(out + c + 32 * half, row.m->cols - c - 32 * half, Bf16::expand(static_cast<__mmask32>(bits), v));
+    row.p += 2 * __builtin_popcountll(bits);
+  }
+}
+
+template <bool Whole, class Out>
+inline void unpack_word(Row &row, int64_t c, Out *out, Fp32) {
+  const uint64_t word = row.bits(c);
+  for (int half = 0; half < 2; ++half) {
+    __m512 v[2];
+    for (int i = 0; i < 2; ++i) {
+      const uint64_t bits = pinned(word >> (32 * half + 16 * i) & 0xFFFF);
+      v[i] = _mm512_castsi512_ps(Fp32::expand(static_cast<__mmask16>(bits), Whole ? load(row.p) : load_last(row.p, row.end)));
+      row.p += 4 * __builtin_popcountll(bits);
+    }
+    put<Whole>(out + c + 32 * half, row.m->cols - c - 32 * half, v[0], v[1]);
+  }
+}
+
+// The codes as they are stored: INT8; or through the table: INT4.
+struct Stored {
+  __m512i table;
+  bool pairs, high;
+  const uint16_t *scales;
+};
+
+template <bool Whole, class Out>
+inline void unpack_word(Row &row, int64_t c, Out *out, const Stored &stored) {
+  const uint64_t bits = pinned(row.bits(c));
+  __m512i v = Whole ? load(row.p) : load_last(row.p, row.end);
+  if (stored.pairs) v = _mm512_permutexvar_epi8(stored.high ? _mm512_srli_epi16(v, 4) : v, stored.table);
+  v = _mm512_mask_expand_epi8(zero(), bits, pinned(v));
+  row.p += row.m->mask ? __builtin_popcountll(bits) : 64;
+  const __m512 scale = _mm512_set1_ps(widen(stored.scales[c / row.m->group]));
+  const auto quarter = [&](__m128i codes) __attribute__((always_inline)) {
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), scale);
+  };
+  put<Whole>(out + c, row.m->cols - c, quarter(_mm512_castsi512_si128(v)), quarter(_mm512_extracti32x4_epi32(v, 1)));
+  put<Whole>(out + c + 32, row.m->cols - c - 32, quarter(_mm512_extracti32x4_epi32(v, 2)), quarter(_mm512_extracti32x4_epi32(v, 3)));
+}
+
+template <class Kind, class Out>
+void unpack_row(Row row, int64_t width, Out *out, const Kind &kind) {
+  int64_t c = 0;
+  if (row.inside(width))
+    for (; c + 64 <= row.m->cols; c += 64) unpack_word<true>(row, c, out, kind);
+  for (; c < row.m->cols; c += 64) unpack_word<false>(row, c, out, kind);
 }
 
 template <class Out>
 void unpack_codes(const ld_matrix *m, int64_t row, Out *out) {
-  const int64_t groups = (m->cols + m->group - 1) / m->group;
   const bool pairs = m->kind == LD_INT4;
-  const int64_t unit = pairs ? row / 2 : row;
-  const int half = pairs ? static_cast<int>(row & 1) : 0;
-  const char *p = static_cast<const char *>(m->values) + (m->mask ? m->row_ptr[unit] : unit * m->cols);
-  const char *const end = static_cast<const char *>(m->values) + m->value_bytes;
   const __m512i table =
       pairs ? _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(m->table))) : _mm512_setzero_si512();
-  for (int64_t c = 0; c < m->cols; c += 64) {
-    const uint64_t bits = m->mask ? m->mask[row * m->mask_words + c / 64] : first(m->cols - c);
-    __m512i v = load_last(p, end);
-    if (pairs) v = _mm512_permutexvar_epi8(half ? _mm512_srli_epi16(v, 4) : v, table);
-    v = _mm512_mask_expand_epi8(zero(), bits, pinned(v));
-    p += m->mask ? __builtin_popcountll(bits) : 64;
-    const __m512 scale = _mm512_set1_ps(widen(m->scales[row * groups + c / m->group]));
-    const __m128i quarter[4] = {_mm512_castsi512_si128(v), _mm512_extracti32x4_epi32(v, 1), _mm512_extracti32x4_epi32(v, 2),
-                                _mm512_extracti32x4_epi32(v, 3)};
-    for (int i = 0; i < 4; ++i)
-      put(out + c + 16 * i, static_cast<__mmask16>(first(m->cols - c - 16 * i)),
-          _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(quarter[i])), scale));
-  }
-}
-
-inline void put_floats(uint16_t *out, int64_t left, __m512i bf16, Bf16) {
-  _mm512_mask_storeu_epi16(out, static_cast<__mmask32>(first(left)), bf16);
-}
-inline void put_floats(float *out, int64_t left, __m512i bf16, Bf16) {
-  put(out, static_cast<__mmask16>(first(left)), widen(_mm512_castsi512_si256(bf16)));
-  put(out + 16, static_cast<__mmask16>(first(left - 16)), widen(_mm512_extracti64x4_epi64(bf16, 1)));
-}
-template <class Out>
-inline void put_floats(Out *out, int64_t left, __m512i fp32, Fp32) {
-  put(out, static_cast<__mmask16>(first(left)), _mm512_castsi512_ps(fp32));
-}
-
-template <class Kind, class Out>
-void unpack_floats(const ld_matrix *m, int64_t row, Out *out) {
-  const int64_t begin = m->mask ? m->row_ptr[row] : row * m->cols * Kind::kBytes;
-  const char *p = static_cast<const char *>(m->values) + begin;
-  const char *const end = static_cast<const char *>(m->values) + m->value_bytes;
-  for (int64_t c = 0; c < m->cols; c += Kind::kColumns) {
-    const uint64_t word = m->mask ? m->mask[row * m->mask_words + c / 64] >> (c % 64) : ~0ULL;
-    const uint64_t bits = word & (~0ULL >> (64 - Kind::kColumns));
-    put_floats(out + c, m->cols - c, Kind::expand(static_cast<typename Kind::Mask>(bits), load_last(p, end)), Kind());
-    p += Kind::kBytes * __builtin_popcountll(bits);
-  }
+  const int64_t groups = (m->cols + m->group - 1) / m->group;
+  unpack_row(Row(m, row, 1), 1, out, Stored{table, pairs, row % 2 != 0, m->scales + row * groups});
 }
 
 template <class Out>
 void unpack_rows(const ld_matrix *m, int64_t begin, int64_t end, Out *out, int64_t stride) {
   for (int64_t row = begin; row < end; ++row, out += stride) {
     if (m->kind == LD_FP32)
-      unpack_floats<Fp32>(m, row, out);
+      unpack_row(Row(m, row, 4), 4, out, Fp32());
     else if (m->kind == LD_BF16)
-      unpack_floats<Bf16>(m, row, out);
+      unpack_row(Row(m, row, 2), 2, out, Bf16());
     else
       unpack_codes(m, row, out);
   }

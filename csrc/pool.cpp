@@ -48,7 +48,8 @@ void ld_parallel(int32_t threads, int64_t total, int64_t chunk, ld_work work, vo
   if (threads > kMostThreads) threads = kMostThreads;
 #if defined(_OPENMP)
   if (threads > 1 && pool_usable()) {
-    Counter taken[kMostThreads] = {};
+    Counter taken[kMostThreads];
+    for (int32_t t = 0; t < threads; ++t) taken[t].value = 0;
 #pragma omp parallel num_threads(threads)
     for (int64_t mine; (mine = next_chunk(taken, omp_get_thread_num(), threads, chunks)) >= 0;) {
       const int64_t begin = mine * chunk;
