@@ -100,6 +100,20 @@ def test_convert_there_and_back_gives_the_same_bytes(run, pruned: Path, tmp_path
     assert weights.items() <= files(tmp_path / "dense").items()
 
 
+def test_convert_says_that_codes_are_not_found_again(
+    run, model: Path, small: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = run(
+        "prune", model, out, "--sparsity", "0.5", "--method", "sparsegpt", "--quantize", "int8", *small
+    )
+    assert done.exit_code == 0, done.output
+    assert "the others rounded to int8" in done.stdout
+    done = run("convert", out, tmp_path / "dense", "--storage", "dense")
+    assert done.exit_code == 0, done.output
+    assert "21 rounded weights are written as level x scale" in done.stdout.replace("\n", " ")
+
+
 def test_convert_refuses_an_unknown_form(run, pruned: Path, tmp_path: Path) -> None:
     done = run("convert", pruned, tmp_path / "x", "--storage", "pack")
     assert done.exit_code == 2

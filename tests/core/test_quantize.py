@@ -28,9 +28,9 @@ def matrices(draw):
     return weight.to(draw(st.sampled_from([torch.float32, torch.bfloat16]))), mask
 
 
-def error(weight, table, scale=1.0):
-    distance = (weight[:, None] / scale - table.float()[None]).abs().min(1).values
-    return float((distance.double() * scale).square().sum())
+def error(weight, table, importance):
+    distance = (weight[:, None] - table.float()[None]).abs().min(1).values
+    return float((distance.double().square() * importance).sum())
 
 
 def test_by_hand():
@@ -129,12 +129,13 @@ def test_no_other_table_loses_less(seed, masked):
     weight = torch.randn(1, 400, generator=g) ** 3
     weight = weight / weight.abs().max() * 127
     mask = torch.ones_like(weight, dtype=torch.bool) if masked else None
-    table = fit_table(weight, mask, torch.ones(1, 7, dtype=torch.bfloat16), Grid(4))
-    least = error(weight[0], table)
+    importance = torch.rand(400, generator=g)
+    table = fit_table(weight, mask, torch.ones(1, 7, dtype=torch.bfloat16), Grid(4), importance)
+    least = error(weight[0], table, importance)
     for _ in range(20):
         other = table.int() + torch.randint(-3, 4, (16,), generator=g)
         other = torch.where((table == 0) | (other == 0), table.int(), other).clamp(-127, 127)
-        assert error(weight[0], other) >= least * (1 - 1e-9)
+        assert error(weight[0], other, importance) >= least * (1 - 1e-9)
 
 
 def test_sixteen_values_are_met_exactly():
@@ -148,8 +149,26 @@ def test_sixteen_values_are_met_exactly():
 def test_groups_count_by_their_scales():
     # errors in a group of larger weights weigh more: the levels go where those weights are
     weight = torch.cat([torch.linspace(100, 127, 64) * 1000, torch.linspace(1, 127, 64)])[None]
-    table = encode(weight, torch.ones(1, 128, dtype=torch.bool), Grid(4, 64)).table
+    mask = torch.ones(1, 128, dtype=torch.bool)
+    table = encode(weight, mask, Grid(4, 64), importance=torch.ones(128)).table
     assert int((table >= 100).sum()) >= 12
+
+
+def test_columns_count_by_their_importance():
+    # as after Wanda: one column with large inputs keeps its small weights, the others only large ones
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(256, 64, generator=g)
+    weight[:, 5] *= 0.05
+    norms = torch.ones(64)
+    norms[5] = 100.0
+    mask = (weight * norms).abs() > 0.7
+    off = {}
+    for name, importance in (("flat", torch.ones(64)), ("guessed", None), ("known", norms**2)):
+        made = encode(weight, mask, Grid(4), importance=importance)
+        change = (decode(made.levels, made.scales, Grid(4)) - weight * mask) * norms
+        off[name] = float(change.square().sum())
+    assert off["guessed"] < off["flat"] / 4
+    assert off["known"] <= off["guessed"]
 
 
 def test_a_big_matrix_is_sampled_and_its_table_is_as_good():

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 RECIPES: dict[str, dict[str, Any]] = {
     "dense wanda-owl": {"method": "wanda", "allocation": {"name": "owl", "m": 2}},
     "packed sparsegpt": {"method": "sparsegpt", "storage": "packed", "sequential": "true"},
+    "rounded refit": {"method": "refit", "quantize": "int4"},
 }
 
 

@@ -59,20 +59,17 @@ class TestLayer:
     def test_every_combination_is_on_the_grid_and_keeps_its_mask(
         self, score: str, repair: str, pattern: str
     ) -> None:
-        for (rows, cols), (name, group) in zip(
-            [(16, 160), (160, 16), (48, 200), (16, 256)], GRIDS, strict=True
-        ):
+        shapes = [(16, 160), (160, 16), (48, 200), (16, 256)]
+        dtypes = [torch.float32, torch.float16, torch.bfloat16, torch.float32]
+        for (rows, cols), (name, group), dtype in zip(shapes, GRIDS, dtypes, strict=True):
             made = recipe(score=score, repair=repair, pattern=pattern, quantize=name, quantize_group=group)
             assert made.grid is not None
-            for dtype in (torch.float32, torch.float16):
-                weight, x = one.matrix(rows, cols).to(dtype), one.inputs(300, cols)
-                pruned, outcome = one.prune(made, weight, x)
-                check(pruned, outcome, made.grid)
-                assert int((pruned != 0).sum()) == one.keep_of(made, weight)
-                again, _ = one.prune(made, weight, x)
-                turned, _ = one.prune(made, weight, x, turned=True)
-                assert torch.equal(pruned, again)
-                assert torch.equal(pruned, turned)
+            weight, x = one.matrix(rows, cols).to(dtype), one.inputs(300, cols)
+            pruned, outcome = one.prune(made, weight, x)
+            check(pruned, outcome, made.grid)
+            assert int((pruned != 0).sum()) == one.keep_of(made, weight)
+            turned, _ = one.prune(made, weight, x, turned=True)
+            assert torch.equal(pruned, turned)
 
     @pytest.mark.parametrize("name", ["int8", "int4"])
     @pytest.mark.parametrize("score", ["magnitude", "wanda"])
@@ -80,7 +77,8 @@ class TestLayer:
         weight, x = one.matrix(40, 200), one.inputs(300, 200)
         plain, _ = one.prune(recipe(score=score), weight, x)
         made, _ = one.prune(recipe(score=score, quantize=name), weight, x)
-        codes = encode(plain, plain != 0, Grid.of(name))
+        energies = None if score == "magnitude" else x.square().sum(0)
+        codes = encode(plain, plain != 0, Grid.of(name), importance=energies)
         assert torch.equal(made, decode(codes.levels, codes.scales, Grid.of(name)))
 
     @pytest.mark.parametrize("repair", ["sparsegpt", "refit"])
@@ -102,7 +100,7 @@ class TestLayer:
         assert four < error(repair="none", quantize="int4")
         made = recipe(score="wanda", pattern=pattern, repair=repair)
         plain, outcome = one.prune(made, weight, x)
-        codes = encode(plain, outcome.mask, Grid(4))
+        codes = encode(plain, outcome.mask, Grid(4), importance=x.square().sum(0))
         change = decode(codes.levels, codes.scales, Grid(4)) - weight
         nearest = float((x @ change.t()).square().sum() / (x @ weight.t()).square().sum())
         assert four < nearest

@@ -72,14 +72,19 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-@pytest.mark.parametrize("storage", ["dense", "packed"])
+@pytest.mark.parametrize("form", [{"storage": "dense"}, {"storage": "packed"}, {"quantize": "int4"}], ids=str)
 def test_finished_blocks_are_not_computed_again(
-    storage: str, source: Path, out: Path, tmp_path: Path, blocks: list[int], monkeypatch: pytest.MonkeyPatch
+    form: dict[str, str],
+    source: Path,
+    out: Path,
+    tmp_path: Path,
+    blocks: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    go(source, tmp_path / "whole", storage=storage)
-    stopped(source, out, monkeypatch, storage=storage)
+    go(source, tmp_path / "whole", **form)
+    stopped(source, out, monkeypatch, **form)
     assert blocks == [0, 1, 2, 0, 1]
-    result = go(source, out, resume=True, storage=storage)
+    result = go(source, out, resume=True, **form)
     assert blocks[5:] == [2]
     assert result.manifest == manifest.read(tmp_path / "whole").to_dict()
     assert tiny.digest(out) == tiny.digest(tmp_path / "whole")
@@ -121,6 +126,7 @@ def test_overwriting_starts_over(
         ({"sparsity": 0.61}, r"recipe\.sparsity"),
         ({"seed": 7}, r"recipe\.seed"),
         ({"storage": "packed"}, r"recipe\.storage"),
+        ({"quantize": "int8"}, r"recipe\.quantize"),
         ({"allocation": {"name": "owl", "m": 3}}, r"recipe\.allocation\.m"),
         ({"method": "wanda"}, r"recipe\.score\.name"),
         ({"calibration": {"padding": "right"}}, r"recipe\.calibration\.padding"),

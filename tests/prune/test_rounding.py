@@ -10,7 +10,7 @@ from lowdim.prune.hessian import factor
 from lowdim.prune.rounding import Rounding
 from lowdim.prune.sweep import sweep
 
-LEAST = 2.0**-126
+LEAST, ONE = 2.0**-126, torch.ones(512)
 
 
 def swept(weight: Tensor, h: Tensor, kept: Tensor, rounding: Rounding, width: int = 128) -> Tensor:
@@ -29,7 +29,7 @@ def test_two_by_two_by_hand() -> None:
     h = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
     weight, kept = torch.tensor([[1.2, 3.0], [1.4, 3.35]]), torch.tensor([[False, True], [True, True]])
     expected = torch.full((2, 2), 127.0)
-    rounding = Rounding(Grid(8), expected, kept.t(), torch.zeros(2, 2), [(0, 1), (1, 2)], LEAST)
+    rounding = Rounding(Grid(8), expected, kept.t(), ONE[:2], torch.zeros(2, 2), [(0, 1), (1, 2)], LEAST)
     made = swept(weight, h, kept, rounding)
     assert made.tolist() == [[0.0, 4.0], [1.0, 4.0]]
     change = (made - weight).double()
@@ -50,14 +50,16 @@ def test_it_is_the_column_by_column_reference_in_fp64(grid: Grid, width: int) ->
     expected, _, _ = reference.sparsegpt(weight, h, reference.given(pruned))
     expected = expected.float()
     scales = scales_of(expected, ~pruned, grid)
-    table = fit_table(expected, ~pruned, scales, grid) if grid.bits == 4 else None
+    table = fit_table(expected, ~pruned, scales, grid, ONE[:200]) if grid.bits == 4 else None
 
     def rounded(j: int, column: Tensor) -> Tensor:
         scale = scales[:, j // grid.group].double()
         return to_levels((column / scale).float(), torch.ones(len(column), dtype=torch.bool), table) * scale
 
     found, _, loss = reference.sparsegpt(weight, h, reference.given(pruned), rounded)
-    rounding = Rounding(grid, expected.t().contiguous(), ~pruned.t(), torch.zeros(200, 24), [(0, 24)], LEAST)
+    rounding = Rounding(
+        grid, expected.t().contiguous(), ~pruned.t(), ONE[:200], torch.zeros(200, 24), [(0, 24)], LEAST
+    )
     made = swept(weight, h, ~pruned, rounding, width)
     [(codes, _)] = rounding.results()
     assert torch.equal(decode(codes.levels, codes.scales, grid), made)
@@ -73,11 +75,11 @@ def test_layers_side_by_side_have_tables_of_their_own() -> None:
     weight, x = one.matrix(24, 128), one.inputs(900, 128)
     weight[8:] = weight[8:].abs().sqrt() * weight[8:].sign()
     h, kept = reference.hessian(x.double(), 0.01), torch.ones(24, 128, dtype=torch.bool)
-    both = Rounding(Grid(4), weight.t(), kept.t(), torch.zeros(128, 24), [(0, 8), (8, 24)], LEAST)
+    both = Rounding(Grid(4), weight.t(), kept.t(), ONE[:128], torch.zeros(128, 24), [(0, 8), (8, 24)], LEAST)
     made = swept(weight, h, kept, both)
     for (a, b), (codes, lost) in zip(both.spans, both.results(), strict=True):
         alone = Rounding(
-            Grid(4), weight[a:b].t(), kept[a:b].t(), torch.zeros(128, b - a), [(0, b - a)], LEAST
+            Grid(4), weight[a:b].t(), kept[a:b].t(), ONE[:128], torch.zeros(128, b - a), [(0, b - a)], LEAST
         )
         assert torch.allclose(swept(weight[a:b], h, kept[a:b], alone), made[a:b], atol=1e-5)
         [(other, loss)] = alone.results()
@@ -99,7 +101,7 @@ def test_weights_that_no_token_shows_are_rounded_and_move_nothing() -> None:
     kept = torch.ones(8, 64, dtype=torch.bool)
     results = []
     for hidden in (unseen, torch.zeros(64, 8)):
-        rounding = Rounding(Grid(8), seen.t() + unseen - hidden, kept.t(), hidden, [(0, 8)], LEAST)
+        rounding = Rounding(Grid(8), seen.t() + unseen - hidden, kept.t(), ONE[:64], hidden, [(0, 8)], LEAST)
         turned = seen.t().clone(memory_format=torch.contiguous_format)
         sweep(turned, factored.inverse_factor, lambda a, b, w, d: kept[:, a:b].t(), 128, rounding)
         results.append(turned.t())

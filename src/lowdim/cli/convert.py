@@ -1,4 +1,4 @@
-"""``lowdim convert``: dense to packed and back, bit for bit."""
+"""``lowdim convert``: dense to packed and back, every weight keeps its value."""
 
 from __future__ import annotations
 
@@ -28,15 +28,29 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Write a model again in the other form of storage, every weight to the bit."""
+    """Write a model again in the other form of storage; every weight keeps its value."""
     if storage not in STORAGES:
         raise RecipeError(f"--storage must be dense or packed, got {storage!r}. {suggest(storage, STORAGES)}")
     from lowdim.models.convert import convert as run
 
+    rounded, before = _rounded(source), _size(source)
     written = run(source, out, storage, overwrite=overwrite)
-    before, after = _size(source), _size(written)
+    after = _size(written)
     show(f"{written}: {after / 1e6:.1f} MB, {storage} ({source} has {before / 1e6:.1f} MB)")
+    if rounded:
+        show(
+            f"{rounded} rounded weights are written as level x scale; packing them again does not find their codes."
+        )
 
 
 def _size(directory: Path) -> int:
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+def _rounded(directory: Path) -> int:
+    """Return how many weights of a packed model were rounded."""
+    from lowdim.models.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(directory)
+    forms = [checkpoint.form(name) for name in checkpoint.names()]
+    return sum(form is not None and form.grid is not None for form in forms)

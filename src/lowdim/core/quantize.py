@@ -195,8 +195,8 @@ def fit_table(
         mask: kept entries, for which 0 is no level; without one 0 is among the levels.
         scales: of `scales_of`.
         grid: the columns per group.
-        importance: ``h``, the mean square of every column's input, or any multiple of it; estimated from the weights
-            where it is not given, see `lowdim.core.codebook.column_importance`.
+        importance: ``h``, the mean square of every column's input, or any multiple of it. Where it is not given it is
+            estimated from what the mask keeps, see `lowdim.core.codebook.column_importance`; 1 without a mask.
 
     Returns:
         int8 ``[16]``, ascending and distinct.
@@ -211,8 +211,9 @@ def fit_table(
 
     _check(weight, mask)
     if importance is None:
-        importance = column_importance(weight, mask)
-    roots = (importance / importance.max().clamp_min(torch.finfo(torch.float32).tiny)).sqrt()
+        importance = torch.ones(weight.shape[1]) if mask is None else column_importance(weight, mask)
+    most = importance.sum().clamp_min(torch.finfo(torch.float32).tiny)  # of no columns too, unlike a maximum
+    roots = (importance / most).sqrt().to(weight.device)
     step = max(1, weight.numel() // _SAMPLED)
     sums = Moments()
     for rows in _chunks(weight[::step]):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lowdim.core.budget import apportion
 from lowdim.core.pattern import NM, Block, Pattern, Unstructured
-from lowdim.core.quantize import Grid, Quantized, decode, encode, least_scale
+from lowdim.core.quantize import Quantized, decode, encode, least_scale
 from lowdim.core.score import OBS
 from lowdim.core.statistics import InputStatistics
 from lowdim.models.layers import Layer
@@ -140,7 +140,7 @@ class Engine:
             for work in bench:
                 assert work.mask is not None
                 work.result = work.dense * work.mask
-                self._round(work)
+                self._round(work, _energies(statistics))
             return
         self._sweep(bench, hessian)
         if isinstance(self.recipe.repair, Refit):
@@ -151,19 +151,19 @@ class Engine:
                 start = work.result
                 work.result = refit(target, work.mask, hessian.matrix, start, r.iterations, r.tolerance)
         if self.recipe.grid:
-            self._sweep(bench, hessian, self.recipe.grid)
+            self._sweep(bench, hessian, _energies(statistics))
         for work in bench:
             if work.codes is None:
                 assert work.mask is not None and work.result is not None and work.unseen is not None
                 work.result[:, hessian.dead] = work.unseen * work.mask[:, hessian.dead]
 
-    def _round(self, work: _Work) -> None:
+    def _round(self, work: _Work, energies: Tensor | None) -> None:
         """Round a layer's new weight to the nearest, if the recipe rounds."""
         grid = self.recipe.grid
         if grid is None or work.result is None:
             return
         least = least_scale(work.layer.master.dtype)
-        work.codes = encode(work.result, work.result != 0, grid, least)
+        work.codes = encode(work.result, work.result != 0, grid, least, energies)
         rounded = decode(work.codes.levels, work.codes.scales, grid)
         energy = work.result.double().square().sum()
         lost = (work.result - rounded).double().square().sum()
@@ -216,12 +216,12 @@ class Engine:
             return pattern.cols * max(1, block // pattern.cols)
         return pattern.block if isinstance(pattern, Unstructured) else block
 
-    def _sweep(self, bench: list[_Work], hessian: Hessian, grid: Grid | None = None) -> None:
+    def _sweep(self, bench: list[_Work], hessian: Hessian, energies: Tensor | None = None) -> None:
         """Sweep the layers side by side: compensate, and draw the masks that are not there yet.
 
-        With a grid, sweep once more and round. SparseGPT compensates for pruning and rounding together, from the dense
-        weights on. Refitted weights are swept as they are: the best ones of their mask, they see no gain from pruned
-        columns, and what rounding loses adds to what pruning did.
+        With the energies of the inputs, sweep once more and round. SparseGPT compensates for pruning and rounding
+        together, from the dense weights on. Refitted weights are swept as they are: the best ones of their mask, they
+        see no gain from pruned columns, and what rounding loses adds to what pruning did.
         """
         width, columns = self._width(bench), len(hessian.dead)
         edges = [0]
@@ -244,9 +244,9 @@ class Engine:
             return torch.cat(parts).t().contiguous()
 
         rounding, joined = None, side_by_side([work.dense for work in bench])
-        if grid is not None:
+        if energies is not None:
             ended = side_by_side([work.result for work in bench if work.result is not None])
-            rounding = self._rounding(grid, bench, ended, hessian, spans)
+            rounding = self._rounding(bench, ended, hessian, energies, spans)
             joined = ended if isinstance(self.recipe.repair, Refit) else joined
         mask = sweep(joined, hessian.inverse_factor, select, width, rounding)
         for work, (top, bottom) in zip(bench, spans, strict=True):
@@ -256,13 +256,19 @@ class Engine:
             work.codes, work.rounding = codes, lost
 
     def _rounding(
-        self, grid: Grid, bench: list[_Work], ended: Tensor, hessian: Hessian, spans: list[tuple[int, int]]
+        self,
+        bench: list[_Work],
+        ended: Tensor,
+        hessian: Hessian,
+        energies: Tensor,
+        spans: list[tuple[int, int]],
     ) -> Rounding:
+        assert self.recipe.grid is not None
         mask = torch.cat([work.mask for work in bench if work.mask is not None]).t()
         unseen = torch.zeros_like(ended)
         unseen[hessian.dead] = torch.cat([work.unseen for work in bench if work.unseen is not None]).t()
         least = max(least_scale(work.layer.master.dtype) for work in bench)
-        return Rounding(grid, ended, mask, unseen, spans, least)
+        return Rounding(self.recipe.grid, ended, mask, energies, unseen, spans, least)
 
     def _finish(self, work: _Work, statistics: InputStatistics) -> Outcome:
         assert work.mask is not None and work.result is not None
@@ -286,6 +292,13 @@ def _quotas(work: _Work, columns: int, width: int) -> list[int]:
         [float(size) for size in sizes], work.budget.keep // unit, [size // unit for size in sizes]
     )
     return [count * unit for count in units]
+
+
+def _energies(statistics: InputStatistics) -> Tensor | None:
+    """Return the sums of squares of every input, if they were collected."""
+    if "gram" in statistics.needs:
+        return statistics.gram.diagonal()
+    return statistics.square if "square" in statistics.needs else None
 
 
 def _error(dense: Tensor, sparse: Tensor, statistics: InputStatistics) -> float:

@@ -25,13 +25,21 @@ class Rounding:
         grid: bits and columns per group.
         expected: what the weights will be, but for the rounding, fp32 ``[in, rows]``.
         mask: kept entries of it.
+        energies: mean square of every input, ``[in]``, or any multiple of it.
         unseen: weights on inputs that are always zero, ``[in, rows]``, zero elsewhere. The sweep sees none of them.
         spans: first and last row of every layer.
         least: smallest scale, see `lowdim.core.quantize.least_scale`.
     """
 
     def __init__(
-        self, grid: Grid, expected: Tensor, mask: Tensor, unseen: Tensor, spans: Sequence[Span], least: float
+        self,
+        grid: Grid,
+        expected: Tensor,
+        mask: Tensor,
+        energies: Tensor,
+        unseen: Tensor,
+        spans: Sequence[Span],
+        least: float,
     ) -> None:
         self.grid = grid
         self.unseen = unseen
@@ -41,10 +49,12 @@ class Rounding:
         self._levels = torch.zeros(expected.shape, dtype=torch.int8, device=expected.device)
         self._lost = torch.zeros(len(weight), dtype=torch.float64, device=expected.device)
         self._whole = torch.zeros_like(self._lost)
-        self._tables = [self._table(weight[a:b], kept[a:b], self._scales[:, a:b].t()) for a, b in self.spans]
-
-    def _table(self, weight: Tensor, kept: Tensor, scales: Tensor) -> Tensor | None:
-        return fit_table(weight, kept, scales, self.grid) if self.grid.bits == 4 else None
+        self._tables: list[Tensor | None] = [None] * len(self.spans)
+        if grid.bits == 4:
+            self._tables = [
+                fit_table(weight[a:b], kept[a:b], self._scales[:, a:b].t(), grid, energies)
+                for a, b in self.spans
+            ]
 
     def round(self, i: int, column: Tensor, kept: Tensor) -> Tensor:
         """Return column ``i`` rounded, fp32 ``[rows]``, zero off the mask; a kept zero stays zero."""
