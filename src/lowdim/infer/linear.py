@@ -128,7 +128,8 @@ class SparseLinear(nn.Module):
             GradientError: a gradient with respect to ``x`` would be needed.
             LowdimError: another type, width or device.
         """
-        refuse_gradients(x)  # the operator does so too, except in a compiled graph
+        if x.requires_grad:
+            refuse_gradients(x)  # the operator does so too, except in a compiled graph
         held = self._buffers  # Module.__getattr__ is slow
         product: Tensor = packed_linear(
             x,
@@ -158,8 +159,8 @@ class SparseLinear(nn.Module):
             probe = fn(tensor[:0])
             if probe.device.type not in ("cpu", "meta"):
                 raise LowdimError(
-                    f"sparse layers run on the CPU and cannot move to {probe.device}. Load the dense model for it: "
-                    "lowdim.models.load.load(path, device=...)."
+                    f"sparse layers run on the CPU and cannot move to {probe.device}. Load a dense model there: "
+                    f"lowdim.load(path, device='{probe.device}')."
                 )
             if probe.dtype == tensor.dtype:
                 self._buffers[name] = fn(tensor)

@@ -45,7 +45,7 @@ from lowdim.infer.storage import (
 )
 from lowdim.models.packed import Form, Packed
 
-DIRECT_TOKENS = {"fp32": 64, "bf16": 24, "int8": 24, "int4": 24}
+DIRECT_TOKENS = {"fp32": 128, "bf16": 24, "int8": 24, "int4": 24}
 TILE_BYTES = 2 << 20
 _FLOATS = {torch.float32: 0, torch.bfloat16: 1}
 _scratch = threading.local()
@@ -265,17 +265,17 @@ class Matrix:
             >>> Matrix.from_dense(torch.eye(3)[:2], "fp32", bias=torch.ones(2)).linear(torch.arange(3.0))
             tensor([1., 2.])
         """
-        kind, tokens = _FLOATS.get(x.dtype), x.numel() // (self.cols or 1)
-        if kind is None or not tokens or not x.is_cpu or x.shape[-1] != self.cols:
+        kind, tokens, shape = _FLOATS.get(x.dtype), x.numel() // (self.cols or 1), x.shape
+        if kind is None or not tokens or not x.is_cpu or shape[-1] != self.cols:
             return self._unusual(x)
         if tokens > DIRECT_TOKENS[self.kind]:
-            return self._tiled(x.reshape(tokens, self.cols)).view(*x.shape[:-1], self.rows)
+            return self._tiled(x.reshape(tokens, self.cols)).view(*shape[:-1], self.rows)
         found = library()
         if found is None:
             return self._in_torch(x)
         if not x.is_contiguous():
             x = x.contiguous()
-        y, threads = x.new_empty(*x.shape[:-1], self.rows), torch.get_num_threads()
+        y, threads = x.new_empty((*shape[:-1], self.rows)), torch.get_num_threads()
         status = found.linear(
             self._address, kind, x.data_ptr(), self.cols, tokens, kind, y.data_ptr(), self.rows, threads
         )

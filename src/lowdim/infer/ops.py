@@ -112,8 +112,13 @@ def _packed_linear(
     group: int,
     rows: int,
 ) -> Tensor:
-    refuse_gradients(x)
-    return matrix_of(values, mask, scales, table, bias, kind, group, rows, x.shape[-1]).linear(x)
+    if x.requires_grad:
+        refuse_gradients(x)
+    cols = x.shape[-1]
+    known = _known.get(_key(values, mask, scales, table, bias, kind, group, rows, cols))
+    if known is None:
+        known = matrix_of(values, mask, scales, table, bias, kind, group, rows, cols)
+    return known.linear(x)
 
 
 def _shape_of_packed_linear(

@@ -251,7 +251,7 @@ def _gather(bits: Tensor) -> tuple[Tensor, Tensor]:
     for some in _row_chunks(rows, cols):
         nonzero = bits[some] != 0
         mask[some] = pack_bits(nonzero)[:, : mask.shape[1]]
-        parts.append(bits[some].numpy()[nonzero.numpy()])
+        parts.append(bits[some].numpy().reshape(-1)[np.flatnonzero(nonzero.numpy())])  # faster than by mask
     return mask, torch.from_numpy(np.concatenate(parts))
 
 
@@ -262,8 +262,10 @@ def _scatter(mask: Tensor, values: Tensor, counts: Counts, form: Form) -> Tensor
     matrix = torch.zeros(form.rows, form.cols, dtype=values.dtype)
     target = matrix.view(_INTEGERS[values.dtype.itemsize]) if values.is_floating_point() else matrix
     for some in _row_chunks(form.rows, form.cols):
-        chunk = unpack_bits(_padded(mask[some], form.cols), form.cols).numpy()
-        target.numpy()[some][chunk] = source[starts[some.start] : starts[min(some.stop, form.rows)]]
+        places = np.flatnonzero(unpack_bits(_padded(mask[some], form.cols), form.cols).numpy())
+        target.numpy()[some].reshape(-1)[places] = source[
+            starts[some.start] : starts[min(some.stop, form.rows)]
+        ]
     return matrix
 
 
