@@ -19,6 +19,8 @@ SURFACE = {
         --difficulty --grid --text --windows --limit --seed --revision --json --quiet -q --debug""",
     "bench": """MODEL --shape --sparsity --dtype --tokens --threads --text --revision --json --quiet -q
         --debug""",
+    "generate": """MODEL PROMPT --max-tokens --temperature --top-k --top-p --repetition-penalty --stop --seed
+        --dtype --threads --chat --system --revision --quiet -q --debug""",
     "serve": """MODEL --host --port --api-key-file --name --dtype --threads --max-concurrent --queue --max-tokens
         --context --timeout --revision --debug""",
     "methods": "--kind --json --debug",

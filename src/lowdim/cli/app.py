@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from lowdim.cli import bench, convert, evaluate, inspect, methods, prune, report, screen, serve, verify
+from lowdim.cli import (
+    bench,
+    convert,
+    evaluate,
+    generate,
+    inspect,
+    methods,
+    prune,
+    report,
+    screen,
+    serve,
+    verify,
+)
 
 app = typer.Typer(
     name="lowdim",
@@ -35,7 +47,7 @@ def _program(
 ) -> None: ...
 
 
-for _command in (prune, evaluate, inspect, bench, serve, methods, verify, convert, report):
+for _command in (prune, evaluate, inspect, bench, generate, serve, methods, verify, convert, report):
     _command.add(app)
 
 

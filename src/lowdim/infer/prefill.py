@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -34,7 +35,10 @@ class Angles:
     def __init__(self, plan: Plan, positions: int) -> None:
         self._rotary = plan.rotary
         self.half = self._compute(0, 1)[0].shape[1]
-        self.cos, self.sin = (torch.zeros(positions, self.half) for _ in range(2))
+        # numpy's zeros take no memory until they are written
+        self.cos, self.sin = (
+            torch.from_numpy(np.zeros((positions, self.half), dtype=np.float32)) for _ in range(2)
+        )
         self._ready = 0
 
     def reach(self, end: int) -> None:

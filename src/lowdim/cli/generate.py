@@ -1,0 +1,201 @@
+"""``lowdim generate``: continue a prompt, word by word as it comes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lowdim.cli.guard import guarded
+from lowdim.cli.options import Debug, Model, Revision
+from lowdim.cli.screen import say
+from lowdim.core.errors import LowdimError, RecipeError, suggest
+
+if TYPE_CHECKING:
+    from lowdim.infer.backend import Engine
+    from lowdim.infer.sampling import Sampling
+
+DTYPES = ("fp32", "bf16", "int8", "int4")
+
+
+def add(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("generate")(generate)
+
+
+@guarded()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to continue; - reads it from stdin.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 256,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 takes the best token; 1 draws as the model has it.")
+    ] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw among so many; 0 is all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, help="Draw among the fewest with this share; 1 is all.")
+    ] = 1.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(min=0, help="Above 1 what was said becomes less likely.")
+    ] = 1.0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End before this text; may be given several times."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the draws; another text every time if not given.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(DTYPES), help="Type of the weights; as stored if not given."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; torch's own number if not given.")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="PROMPT is a question: use the chat template.")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the model is told before a --chat.")
+    ] = None,
+    revision: Revision = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The text alone, no summary.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Continue a prompt on this machine's CPU; the text goes to stdout as it comes, a summary to stderr."""
+    if dtype is not None and dtype not in DTYPES:
+        raise RecipeError(f"--dtype: there is no {dtype!r}. {suggest(dtype, DTYPES)}")
+    if system is not None and not chat:
+        raise RecipeError("--system belongs to --chat. Add --chat, or write it into the prompt.")
+    sampling = _sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed, tuple(stop or ()))
+    text = _read(prompt)
+    engine, tokenizer = _open(model, revision, dtype, threads)
+    ids = _encode(tokenizer, text, chat, system)
+    watch = _Watch(len(ids))
+    try:
+        with _broken_pipe_ends():
+            _stream(engine, tokenizer, ids, sampling, watch)
+    finally:
+        if not quiet:
+            say(_summary(engine, watch))
+
+
+def _sampling(
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    penalty: float,
+    seed: int | None,
+    stop: tuple[str, ...],
+) -> Sampling:
+    from lowdim.infer.sampling import Sampling
+
+    try:
+        return Sampling(max_tokens, temperature, top_k, top_p, penalty, seed, stop)
+    except LowdimError as error:
+        raise RecipeError(str(error)) from error
+
+
+def _read(prompt: str) -> str:
+    if prompt != "-":
+        return prompt
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"what comes from stdin is no {error.encoding} text. Convert it.") from error
+
+
+def _open(model: str, revision: str | None, dtype: str | None, threads: int | None) -> tuple[Engine, Any]:
+    import torch
+
+    from lowdim.infer.backend import open_backend
+    from lowdim.infer.ready import open_ready
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    loaded, tokenizer = open_ready(model, revision, dtype)
+    return open_backend(loaded), tokenizer
+
+
+def _encode(tokenizer: Any, text: str, chat: bool, system: str | None) -> list[int]:
+    """Return the tokens of a prompt, with whatever begins a text for this model."""
+    if chat:
+        if not tokenizer.chat_template:
+            raise RecipeError(
+                "the model has no chat template. Leave --chat out, or take a model tuned for chat."
+            )
+        told = [] if system is None else [{"role": "system", "content": system}]
+        messages = [*told, {"role": "user", "content": text}]
+        ids: list[int] = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        return ids
+    ids = tokenizer(text)["input_ids"]
+    if not ids and tokenizer.bos_token_id is None:
+        raise RecipeError(
+            "the prompt is empty, and the model has no token that begins a text. Give a prompt."
+        )
+    return ids or [tokenizer.bos_token_id]
+
+
+@dataclass
+class _Watch:
+    """When the tokens came, in seconds."""
+
+    prompt: int
+    start: float = field(default_factory=time.perf_counter)
+    first: float = 0.0
+    last: float = 0.0
+    tokens: int = 0
+    finish: str = "an interrupt"
+
+    def count(self) -> None:
+        self.last = time.perf_counter()
+        self.first = self.first or self.last
+        self.tokens += 1
+
+
+def _stream(engine: Engine, tokenizer: Any, ids: list[int], sampling: Sampling, watch: _Watch) -> None:
+    from lowdim.infer.generate import generate as run
+
+    watch.start = time.perf_counter()
+    try:
+        for piece in run(engine.backend, tokenizer, ids, sampling):
+            watch.count()
+            watch.finish = piece.finish_reason or watch.finish
+            typer.echo(piece.text, nl=False)
+    finally:
+        typer.echo()
+
+
+@contextmanager
+def _broken_pipe_ends() -> Iterator[None]:
+    """End well when whoever reads stdout has read enough."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        raise typer.Exit from None
+
+
+def _summary(engine: Engine, watch: _Watch) -> str:
+    from lowdim.infer.native.library import runtime_info
+
+    info = runtime_info()
+    engine_name = "native engine" if engine.name == "native" else f"Transformers, as {engine.reason}"
+    parts = [f"{engine_name}; {info.level} kernels, {info.threads} thread{'s' * (info.threads > 1)}"]
+    if watch.first:
+        parts.append(
+            f"prompt {watch.prompt} tokens at {watch.prompt / (watch.first - watch.start):.1f} tokens/s"
+        )
+    if watch.tokens > 1:
+        speed = (watch.tokens - 1) / (watch.last - watch.first)
+        parts.append(f"{watch.tokens} tokens at {speed:.1f} tokens/s")
+    return "; ".join([*parts, f"ended by {watch.finish}"])
