@@ -18,7 +18,11 @@ def test_round_trip(rows, cols, seed, density):
     codes, mask = example(rows, cols, seed, density)
     packed = pack_nibbles(codes, mask)
     counts = [*mask.sum(1).tolist(), 0]
-    assert len(packed) == sum(max(counts[k], counts[k + 1]) for k in range(0, rows, 2)) == nibble_bytes(mask.sum(1).numpy())
+    assert (
+        len(packed)
+        == sum(max(counts[k], counts[k + 1]) for k in range(0, rows, 2))
+        == nibble_bytes(mask.sum(1).numpy())
+    )
     assert torch.equal(unpack_nibbles(packed, rows, mask), codes * mask)
     dense = pack_nibbles(codes)
     assert dense.shape == ((rows + 1) // 2, cols)

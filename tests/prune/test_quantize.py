@@ -21,6 +21,7 @@ from lowdim.models.load import load
 from lowdim.prune.api import plan, prune
 from lowdim.prune.engine import Outcome
 from lowdim.prune.recipe import Recipe
+from lowdim.prune.rounding import importance
 
 PATTERNS = ["unstructured", "2:4", "3:8", "1x8", "8x8"]
 GRIDS = [("int8", 64), ("int8", 128), ("int4", 64), ("int4", 128)]
@@ -77,8 +78,8 @@ class TestLayer:
         weight, x = one.matrix(40, 200), one.inputs(300, 200)
         plain, _ = one.prune(recipe(score=score), weight, x)
         made, _ = one.prune(recipe(score=score, quantize=name), weight, x)
-        energies = None if score == "magnitude" else x.square().sum(0)
-        codes = encode(plain, plain != 0, Grid.of(name), importance=energies)
+        known = None if score == "magnitude" else importance(x.square().sum(0), plain, plain != 0)
+        codes = encode(plain, plain != 0, Grid.of(name), importance=known)
         assert torch.equal(made, decode(codes.levels, codes.scales, Grid.of(name)))
 
     @pytest.mark.parametrize("repair", ["sparsegpt", "refit"])
@@ -100,7 +101,8 @@ class TestLayer:
         assert four < error(repair="none", quantize="int4")
         made = recipe(score="wanda", pattern=pattern, repair=repair)
         plain, outcome = one.prune(made, weight, x)
-        codes = encode(plain, outcome.mask, Grid(4), importance=x.square().sum(0))
+        known = importance(x.square().sum(0), plain, plain != 0)
+        codes = encode(plain, outcome.mask, Grid(4), importance=known)
         change = decode(codes.levels, codes.scales, Grid(4)) - weight
         nearest = float((x @ change.t()).square().sum() / (x @ weight.t()).square().sum())
         assert four < nearest
@@ -278,3 +280,27 @@ def test_the_plan_foretells_the_size(saved: Callable[[str], Path], tmp_path: Pat
         assert planned.stored == pytest.approx(found, rel=0.1 if name == "int4" else 1e-3)
         words = "packed" if name == "none" else f"packed, {name}"
         assert f"Written: {words}, about" in planned.render()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_on_a_real_model(method: str, tmp_path: Path) -> None:
+    """8 bits cost next to nothing, 4 bits something; a level or two too few for a large input cost everything."""
+    evaluation = {"text": "builtin", "windows": 8}
+    found = {}
+    for name in ("none", "int8", "int4"):
+        made = Recipe(
+            sparsity=0.5,
+            method=method,
+            quantize=name,
+            calibration={"samples": 8, "context": 512},
+            evaluation=evaluation,
+            storage="packed",
+        )
+        result = prune("builtin:smollm2-135m", made, out=tmp_path / name)
+        found[name] = result.manifest["evaluation"]["perplexity"]["sparse"]
+    assert found["int8"] == pytest.approx(found["none"], rel=0.02)
+    assert found["none"] < found["int4"] < 1.4 * found["none"]
+    sizes = [Checkpoint(tmp_path / name).size_bytes for name in found]
+    assert sizes[1] < 0.75 * sizes[0]
+    assert sizes[2] < 0.6 * sizes[0]

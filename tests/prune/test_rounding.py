@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lowdim.core.quantize import Grid, decode, fit_table, scales_of, to_levels
 from lowdim.prune.hessian import factor
-from lowdim.prune.rounding import Rounding
+from lowdim.prune.rounding import Rounding, importance
 from lowdim.prune.sweep import sweep
 
 LEAST, ONE = 2.0**-126, torch.ones(512)
@@ -50,7 +50,11 @@ def test_it_is_the_column_by_column_reference_in_fp64(grid: Grid, width: int) ->
     expected, _, _ = reference.sparsegpt(weight, h, reference.given(pruned))
     expected = expected.float()
     scales = scales_of(expected, ~pruned, grid)
-    table = fit_table(expected, ~pruned, scales, grid, ONE[:200]) if grid.bits == 4 else None
+    table = (
+        fit_table(expected, ~pruned, scales, grid, importance(ONE[:200], expected, ~pruned))
+        if grid.bits == 4
+        else None
+    )
 
     def rounded(j: int, column: Tensor) -> Tensor:
         scale = scales[:, j // grid.group].double()
@@ -108,3 +112,11 @@ def test_weights_that_no_token_shows_are_rounded_and_move_nothing() -> None:
     others = [j for j in range(64) if j != 10]
     assert torch.equal(results[0][:, others], results[1][:, others])
     assert float((results[0][:, 10] / (weight[:, 10] * 50) - 1).abs().max()) < 0.02
+
+
+def test_importance_is_between_what_inputs_and_mask_say() -> None:
+    weight = torch.tensor([[1.0, 4.0, 0.0, 2.0], [-1.0, 4.0, 0.0, 2.0]])
+    energies = torch.tensor([400.0, 4.0, 9.0, 0.0])
+    # by the mask 1, 1/16, 0 and 1/4; by the inputs 1, 1/100, 9/400 and 0
+    assert importance(energies, weight, weight != 0).tolist() == pytest.approx([1.0, 0.025, 0.0, 0.0])
+    assert not importance(torch.zeros(4), weight, weight != 0).any()

@@ -20,7 +20,7 @@ from lowdim.prune.recipe import Recipe
 from lowdim.prune.refine.dsnot import DSnoT
 from lowdim.prune.repair.refit import Refit
 from lowdim.prune.repair.sparsegpt import SparseGPT
-from lowdim.prune.rounding import Rounding
+from lowdim.prune.rounding import Rounding, importance
 from lowdim.prune.solve import refit
 from lowdim.prune.sweep import sweep
 
@@ -163,7 +163,9 @@ class Engine:
         if grid is None or work.result is None:
             return
         least = least_scale(work.layer.master.dtype)
-        work.codes = encode(work.result, work.result != 0, grid, least, energies)
+        kept = work.result != 0
+        known = None if energies is None else importance(energies, work.result, kept)
+        work.codes = encode(work.result, kept, grid, least, known)
         rounded = decode(work.codes.levels, work.codes.scales, grid)
         energy = work.result.double().square().sum()
         lost = (work.result - rounded).double().square().sum()

@@ -10,9 +10,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lowdim.core.codebook import column_importance
 from lowdim.core.quantize import Grid, Quantized, fit_table, scales_of, to_levels
 
 Span = tuple[int, int]
+TINY = torch.finfo(torch.float32).tiny
+
+
+def importance(energies: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+    """Return how much each column counts in the choice of a layer's 16 levels, ``[in]``.
+
+    That is the geometric mean of what the inputs say and what the mask says (`column_importance`). The energies alone
+    lean too much on the first token, on which some models have inputs a thousand times larger than elsewhere.
+
+    Args:
+        energies: sums of squares of every input, ``[in]``.
+        weight: ``[out, in]``.
+        mask: its kept entries.
+    """
+    return (energies / energies.max().clamp_min(TINY) * column_importance(weight, mask)).sqrt()
 
 
 class Rounding:
