@@ -68,9 +68,11 @@ class Rounding:
         self._tables: list[Tensor | None] = [None] * len(self.spans)
         if grid.bits == 4:
             self._tables = [
-                fit_table(weight[a:b], kept[a:b], self._scales[:, a:b].t(), grid, energies)
-                for a, b in self.spans
+                self._fit(weight[a:b], kept[a:b], self._scales[:, a:b].t(), energies) for a, b in self.spans
             ]
+
+    def _fit(self, weight: Tensor, kept: Tensor, scales: Tensor, energies: Tensor) -> Tensor:
+        return fit_table(weight, kept, scales, self.grid, importance(energies, weight, kept))
 
     def round(self, i: int, column: Tensor, kept: Tensor) -> Tensor:
         """Return column ``i`` rounded, fp32 ``[rows]``, zero off the mask; a kept zero stays zero."""
