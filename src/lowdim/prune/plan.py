@@ -133,7 +133,7 @@ def _memory(session: Session) -> dict[str, int]:
         "embeddings": outside * (compute + stored),
         "activations": _tokens(session) * hidden * compute * ACTIVATION_COPIES,
         "statistics": gram * 3,
-        "workspace": largest * 4 * 4,
+        "workspace": largest * 4 * (4 if session.recipe.grid is None else 7),
     }
 
 
