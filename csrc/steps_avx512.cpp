@@ -1,10 +1,37 @@
 // The step kernels for AVX-512.
 
-#define LD_LANES 16
-#define LD_TILE 4
 #include <immintrin.h>
 
-#define fused(a, b, c) _mm512_fmadd_ps(a, b, c)
+#include "steps_vector.h"
+
+LD_VECTOR(16)
+
+namespace {
+
+LD_INLINE Floats fused(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+
+LD_INLINE __m512 pairs(__m512 a, __m512 b) { return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); }
+
+LD_INLINE __m512 fours(__m512 a, __m512 b) {
+  const __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d)));
+}
+
+LD_INLINE __m512 quarters(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD));
+}
+
+// Lane i: the sum of v[i]'s lanes.
+LD_INLINE Floats fold(const Floats *v) {
+  __m512 four[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) four[i] = fours(pairs(v[4 * i], v[4 * i + 1]), pairs(v[4 * i + 2], v[4 * i + 3]));
+  return quarters(quarters(four[0], four[1]), quarters(four[2], four[3]));
+}
+
+constexpr int kTile = 4, kTogether = 4;
+
+}  // namespace
 
 #include "steps_body.h"
 

@@ -1,19 +1,12 @@
-// The step kernels, written once on vectors of LD_LANES floats. Each instruction set includes this file into a file of its own, which
-// defines LD_LANES, LD_TILE (vectors of a row of values that attention sums in registers at a time) and fused(a, b, c) = a * b + c.
+// The step kernels, written once on vectors. Each instruction set includes this file into a file of its own, which says how long they are
+// (LD_VECTOR), what takes an instruction of its own: fused(a, b, c) = a * b + c, and fold(v), whose lane i is the sum of v[i]'s lanes,
+// and what attention holds in registers: vectors of a row of values (kTile), positions that share a load of the queries (kTogether).
 
 #include "common.h"
 #include "steps.h"
-
-#define LD_INLINE inline __attribute__((always_inline))
-#define LD_LAMBDA __attribute__((always_inline))
+#include "steps_vector.h"
 
 namespace {
-
-constexpr int64_t kLanes = LD_LANES;
-typedef float Floats __attribute__((vector_size(LD_LANES * 4)));
-typedef int32_t Ints __attribute__((vector_size(LD_LANES * 4)));
-typedef uint32_t Words __attribute__((vector_size(LD_LANES * 4)));
-typedef uint16_t Halves __attribute__((vector_size(LD_LANES * 2)));
 
 LD_INLINE Floats all(float value) { return Floats{} + value; }
 
@@ -164,18 +157,35 @@ void add(float *x, const float *y, float scale, int64_t n) {
 
 // ---------------------------------------------------------------- attention
 
+// Scores beyond `count`, up to a whole vector, are those of the last position.
 template <class Number, int Heads>
 void score(const ld_attend *a, const Number *k, int64_t count, int64_t head) {
   const float *const q = a->q + head * a->stride;
-  for (int64_t position = 0; position < count; ++position, k += a->stride) {
-    Floats sums[Heads] = {};
-    for (int64_t d = 0; d < a->stride; d += kLanes) {
-      const Floats key = load(k + d);
+  for (int64_t position = 0; position < count; position += kLanes) {
+    Floats sums[Heads][kLanes];
+    for (int64_t l = 0; l < kLanes; l += kTogether) {
+      const Number *keys[kTogether];
+      Floats dots[Heads][kTogether] = {};
 #pragma GCC unroll 4
-      for (int h = 0; h < Heads; ++h) sums[h] = fused(key, load(q + h * a->stride + d), sums[h]);
+      for (int i = 0; i < kTogether; ++i) keys[i] = k + least(position + l + i, count - 1) * a->stride;
+      for (int64_t d = 0; d < a->stride; d += kLanes) {
+        Floats query[Heads];
+#pragma GCC unroll 4
+        for (int h = 0; h < Heads; ++h) query[h] = load(q + h * a->stride + d);
+#pragma GCC unroll 4
+        for (int i = 0; i < kTogether; ++i) {
+          const Floats key = load(keys[i] + d);
+#pragma GCC unroll 4
+          for (int h = 0; h < Heads; ++h) dots[h][i] = fused(key, query[h], dots[h][i]);
+        }
+      }
+#pragma GCC unroll 4
+      for (int h = 0; h < Heads; ++h)
+#pragma GCC unroll 4
+        for (int i = 0; i < kTogether; ++i) sums[h][l + i] = dots[h][i];
     }
 #pragma GCC unroll 4
-    for (int h = 0; h < Heads; ++h) a->scores[(head + h) * LD_STRETCH + position] = sum(sums[h]);
+    for (int h = 0; h < Heads; ++h) store(a->scores + (head + h) * LD_STRETCH + position, fold(sums[h]));
   }
 }
 
@@ -231,7 +241,7 @@ LD_INLINE void weigh(const ld_attend *a, int64_t count, int64_t head, bool begun
 template <class Number, int Heads>
 void gather_all(const ld_attend *a, const Number *v, int64_t count, int64_t head) {
   int64_t d = 0;
-  for (; d + LD_TILE * kLanes <= a->stride; d += LD_TILE * kLanes) gather<Number, Heads, LD_TILE>(a, v, count, head, d);
+  for (; d + kTile * kLanes <= a->stride; d += kTile * kLanes) gather<Number, Heads, kTile>(a, v, count, head, d);
   for (; d < a->stride; d += kLanes) gather<Number, Heads, 1>(a, v, count, head, d);
 }
 
