@@ -189,6 +189,18 @@ class TestPacked:
         with pytest.raises(CheckpointError, match="does not fit a weight of shape"):
             Checkpoint(one_packed(tmp_path, **{"l.0.mask": mask}))
 
+    def test_rows_without_columns_cost_no_memory(self, tmp_path: Path) -> None:
+        """A file of a few bytes can claim a million million rows of nothing."""
+        header = {
+            "__metadata__": {"lowdim.format": "1", "lowdim.packed": '{"x.weight":[1000000000000,0]}'},
+            "x.mask": {"dtype": "I64", "shape": [10**12, 0], "data_offsets": [0, 0]},
+            "x.values": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]},
+        }
+        text = json.dumps(header).encode()
+        (tmp_path / "packed.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+        with pytest.raises(CheckpointError, match="does not fit a weight of shape"):
+            Checkpoint(tmp_path).read("x.weight")
+
     def test_dense_and_packed_at_once_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="both dense and packed"):
             Checkpoint(one_packed(tmp_path, **{"l.0.weight": torch.zeros(3, 70)}))

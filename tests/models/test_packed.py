@@ -307,3 +307,9 @@ def test_a_zero_row_matrix(grid: Grid | None) -> None:
     assert (made.mask.shape, made.values.shape) == ((0, 1), (0,))
     assert made.weight().shape == (0, 64)
     assert packed.packed_bytes(weight) == 0
+    if grid is not None:
+        form = Form((0, 4, 64), torch.float32, grid)
+        none = pack_levels(
+            torch.zeros(0, 64, dtype=torch.int8), torch.zeros(0, 1, dtype=torch.bfloat16), form
+        )
+        assert none.weight().shape == (0, 4, 64)

@@ -143,9 +143,10 @@ class Packed:
         assert self.table is not None
         mask = unpack_bits(_padded(self.mask, self.form.cols), self.form.cols)
         codes = unpack_nibbles(self.values, self.form.rows, mask)
-        tables = self.table.reshape(-1, ENTRIES)
-        each = codes.reshape(len(tables), -1, self.form.cols)
-        return torch.stack([t[c.int()] for t, c in zip(tables, each, strict=True)]).reshape(mask.shape) * mask
+        levels = torch.empty(codes.shape, dtype=torch.int8)
+        for table, some in zip(self.table.reshape(-1, ENTRIES), _matrices(self.form), strict=True):
+            levels[some] = table[codes[some].int()] * mask[some]
+        return levels
 
     def weight(self) -> Tensor:
         """Return the weight in its own dtype; a rounded one is ``level * scale`` in fp32, then cast.
@@ -228,11 +229,21 @@ def pack_levels(levels: Tensor, scales: Tensor, form: Form) -> Packed:
     scales = scales.cpu() * words.any(2)
     if form.grid.bits == 8:
         return Packed(form, mask, values.view(torch.int8), scales)
-    each = levels.cpu().reshape(form.table_shape[0] if len(form.shape) > 2 else 1, -1, form.cols)
-    tables = [table_of(matrix) for matrix in each]
-    codes = torch.cat([indices(matrix, table) for matrix, table in zip(each, tables, strict=True)])
-    values = pack_nibbles(codes, levels.cpu() != 0)
-    return Packed(form, mask, values, scales, torch.stack(tables).reshape(form.table_shape))
+    codes, tables = (
+        torch.empty(levels.shape, dtype=torch.uint8),
+        torch.empty(form.table_shape, dtype=torch.int8),
+    )
+    for table, some in zip(tables.view(-1, ENTRIES), _matrices(form), strict=True):
+        table.copy_(table_of(levels[some]))
+        codes[some] = indices(levels[some].cpu(), table)
+    return Packed(form, mask, pack_nibbles(codes, levels.cpu() != 0), scales, tables)
+
+
+def _matrices(form: Form) -> list[slice]:
+    """Return the rows of each matrix of a weight."""
+    count = math.prod(form.table_shape[:-1])
+    step = form.rows // max(count, 1)
+    return [slice(i * step, (i + 1) * step) for i in range(count)]
 
 
 def packed_bytes(weight: Tensor) -> int:
