@@ -46,7 +46,7 @@ from lowdim.infer.storage import (
 from lowdim.models.packed import Form, Packed
 
 DIRECT_TOKENS = {"fp32": 128, "bf16": 24, "int8": 24, "int4": 24}
-TILE_BYTES = 2 << 20
+TILE_BYTES = 4 << 20
 _FLOATS = {torch.float32: 0, torch.bfloat16: 1}
 _scratch = threading.local()
 

@@ -69,6 +69,7 @@ def measure(
     sparsities: Iterable[float],
     bandwidth: float,
     rounds: int = ROUNDS,
+    group: int = GROUP,
 ) -> list[LayerTime]:
     """Time one layer in every form.
 
@@ -78,9 +79,10 @@ def measure(
         sparsities: drawn at random; zeros that the layer has come besides.
         bandwidth: bytes per second that the memory can be read at.
         rounds: turns of each contestant.
+        group: columns per scale.
     """
     dtypes = list(dtypes)
-    forms = _matrices(product, dtypes, sparsities)
+    forms = _matrices(product, dtypes, sparsities, group)
     runs: dict[Contestant, list[Callable[[], object]]] = {}
     for kind in ("bf16", *(d for d in dtypes if d == "fp32")):
         runs[baseline(kind)] = _torch_runs(product.weight.to(TORCH[kind]))
@@ -93,16 +95,16 @@ def measure(
 
 
 def _matrices(
-    product: Product, dtypes: Sequence[str], sparsities: Iterable[float]
+    product: Product, dtypes: Sequence[str], sparsities: Iterable[float], group: int
 ) -> dict[Contestant, Matrix]:
     found: dict[Contestant, Matrix] = {}
     zeros = product.zeros if product.prunable else 0.0
     own = {round(zeros, 4): product.weight} if zeros > 0.01 else {}
     drawn = {s: drop(_filled(product.weight), s) for s in sparsities if round(s, 4) not in own}
     for dtype in dtypes:
-        found[Contestant("lowdim", dtype)] = Matrix.from_dense(product.weight, dtype, GROUP, packed=False)
+        found[Contestant("lowdim", dtype)] = Matrix.from_dense(product.weight, dtype, group, packed=False)
         for share, weight in sorted((own | drawn).items()):
-            found[Contestant("lowdim", dtype, share)] = Matrix.from_dense(weight, dtype, GROUP)
+            found[Contestant("lowdim", dtype, share)] = Matrix.from_dense(weight, dtype, group)
     return found
 
 
