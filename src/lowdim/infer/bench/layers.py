@@ -95,7 +95,7 @@ def measure(
 
 
 def _matrices(
-    product: Product, dtypes: Sequence[str], sparsities: Iterable[float], group: int
+    product: Product, dtypes: Sequence[str], sparsities: Iterable[float], group: int = GROUP
 ) -> dict[Contestant, Matrix]:
     found: dict[Contestant, Matrix] = {}
     zeros = product.zeros if product.prunable else 0.0

@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 STREAMED = 128 * 2**20
 """Bytes of distinct weights that a contestant passes through: several times what a cache holds."""
 ROUNDS = 15
-_TURN = 2e-2  # seconds that a turn lasts where there are calls enough: several, as one after another contestant starts cold
+_TURN = 2e-2  # seconds of a turn, where there are calls enough: the first call after another contestant starts cold
 
 
 @contextmanager
