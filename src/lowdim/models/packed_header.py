@@ -155,7 +155,8 @@ def _check_mask(file: str, name: str, form: Form, header: Header) -> None:
     mask, values = parts["mask"], parts["values"]
     assert mask is not None and values is not None
     fits = bool(form.shape) and min(form.shape) >= 0 and mask.shape == (form.rows, form.words)
-    fits = fits and (form.cols > 0 or form.rows == 0)  # rows without columns take no bytes, however many they are
+    # Rows without columns take no bytes, however many they are.
+    fits = fits and (form.cols > 0 or form.rows == 0)
     if mask.dtype != torch.int64 or not fits or len(values.shape) != 1:
         raise CheckpointError(
             f"{file}: the mask of {name!r} does not fit a weight of shape {list(form.shape)}"

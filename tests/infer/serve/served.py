@@ -126,10 +126,10 @@ class Served:
         return openai.AsyncOpenAI(base_url=self.base, api_key=key, max_retries=0, **options)
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
-        return httpx.post(f"{self.base}{path}", json=body, timeout=30, **options)
+        return httpx.post(f"{self.base}{path}", json=body, timeout=120, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(f"{self.base.removesuffix('/v1')}{path}", timeout=30, **options)
+        return httpx.get(f"{self.base.removesuffix('/v1')}{path}", timeout=120, **options)
 
     def metric(self, name: str) -> float:
         """Return the sum of a metric over its labels."""
@@ -142,7 +142,7 @@ class Served:
         found = [x for x in lines if x.startswith("lowdim_requests_total{") and f'outcome="{name}"' in x]
         return sum(float(line.split()[1]) for line in found)
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait for something that happens in another thread."""
         end = time.monotonic() + seconds
         while not condition():
@@ -174,7 +174,7 @@ def serving(
         thread = threading.Thread(target=server.serve_forever, name="test-server")
         served = Served(url(sockets), sockets[0].getsockname(), server, service, backend, thread)
         thread.start()
-        assert ready.wait(20)
+        assert ready.wait(60)
         try:
             yield served
         finally:
@@ -182,6 +182,6 @@ def serving(
                 client.close()
             if thread.is_alive():
                 server.end()
-            thread.join(30)
+            thread.join(60)
     assert not thread.is_alive()
     assert not [t.name for t in set(threading.enumerate()) - before if t.name.startswith("lowdim")]
