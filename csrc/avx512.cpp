@@ -118,7 +118,8 @@ struct Scales {
 // processor fetches several streams ahead badly: two rows of 4096 int8 are three times slower than one after the other. Four rows
 // pay while they are short and what follows them is fetched by hand, in order.
 constexpr int kTogether = 4;
-constexpr int64_t kPackedTogether = 4096, kDenseTogether = 2560;  // bytes of four rows up to which they pay
+constexpr int64_t kPackedTogether = 4096, kDenseTogether = 2560;  // bytes of four rows up to which they pay,
+constexpr int64_t kWideTogether = 2048, kWide = 2048;              // and of INT8 with more columns than that
 constexpr int64_t kAhead = 4096;
 
 // One, two or four rows of codes, read forward 64 columns at a time.
@@ -343,7 +344,8 @@ int together(const ld_matrix *m, int tokens, int64_t begin, int64_t end) {
   if (m->kind != LD_INT8 && m->kind != LD_INT4) return 1;
   const int64_t shared = m->kind == LD_INT4 ? 2 : 1;
   const int64_t bytes = m->mask ? (begin_of(m, end) - begin_of(m, begin)) * kTogether / (end - begin) : m->cols * kTogether / shared;
-  if (tokens <= 2 && bytes <= (m->mask ? kPackedTogether : kDenseTogether)) return kTogether;
+  const int64_t packed = shared == 1 && m->cols > kWide ? kWideTogether : kPackedTogether;
+  if (tokens <= 2 && bytes <= (m->mask ? packed : kDenseTogether)) return kTogether;
   return shared == 2 && tokens <= 4 ? 2 : 1;
 }
 
