@@ -130,11 +130,17 @@ def test_forcing_a_level_without_kernels(tmp_path: Path, monkeypatch: pytest.Mon
 
 @needs_kernels
 def test_one_pool_of_threads(tmp_path: Path) -> None:
-    """A second OpenMP runtime would spin against torch's."""
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
+    """A second OpenMP runtime would spin against torch's. (Other packages may bring their own into the tests' process.)"""
+    if not Path("/proc/self/maps").exists():
         pytest.skip("no /proc")
-    Matrix.from_dense(torch.randn(256, 256)).linear(torch.randn(256))
-    mapped = {line.split()[-1] for line in maps.read_text().splitlines() if "/lib" in line}
-    runtimes = [path for path in mapped if "libgomp" in path or "libomp" in path or "libiomp" in path]
-    assert len(runtimes) <= 1
+    code = """
+import torch
+from pathlib import Path
+from lowdim.infer.matrix import Matrix
+
+Matrix.from_dense(torch.randn(256, 256)).linear(torch.randn(256))
+mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/lib" in line}
+print(sum(any(name in path for name in ("libgomp", "libomp", "libiomp")) for path in mapped))
+"""
+    done = run(code, tmp_path)
+    assert (done.returncode, done.stdout.strip()) in ((0, "0"), (0, "1")), done.stderr
