@@ -10,7 +10,6 @@ import torch
 
 import lowdim
 from lowdim.core.errors import LowdimError
-from lowdim.infer.matrix import Matrix
 from lowdim.infer.native import library as native
 
 COMPILED = native.library() is not None
