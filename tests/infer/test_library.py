@@ -129,7 +129,7 @@ def test_forcing_a_level_without_kernels(tmp_path: Path, monkeypatch: pytest.Mon
 
 @needs_kernels
 def test_one_pool_of_threads(tmp_path: Path) -> None:
-    """A second OpenMP runtime would spin against torch's. (Other packages may bring their own into the tests' process.)"""
+    """A second one would spin against torch's. (Other packages may bring theirs into the process of the tests.)"""
     if not Path("/proc/self/maps").exists():
         pytest.skip("no /proc")
     code = """
