@@ -18,6 +18,12 @@ FAMILIES = {
     "pattern": "lowdim.core.pattern",
     "repair": "lowdim.prune.repair",
     "refine": "lowdim.prune.refine",
+    "training": "lowdim.train.dynamic",
+    "initialisation": "lowdim.train.static",
+    "tickets": "lowdim.train.tickets",
+    "recurrent": "lowdim.train.recurrent",
+    "features": "lowdim.train.features",
+    "probe": "lowdim.evaluate.topology",
 }
 
 

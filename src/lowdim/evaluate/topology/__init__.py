@@ -1,0 +1,1 @@
+"""What the graph of a mask looks like: distances, spectra, paths."""

@@ -1,0 +1,1 @@
+"""Layers that hold and multiply only the weights that are kept."""

@@ -1,0 +1,1 @@
+"""Masks drawn before training, and lottery tickets found by training."""
