@@ -32,11 +32,11 @@ bool allowed(const ld_layer &l, const ld_model &m) {
 }
 
 bool allowed(const ld_model *m) {
-  if (!m || m->layers < 0 || m->heads < 1 || m->kv_heads < 1 || m->heads % m->kv_heads || m->head_dim < 1) return false;
+  if (!m || m->layers < 1 || m->heads < 1 || m->kv_heads < 1 || m->heads % m->kv_heads || m->head_dim < 1) return false;
   if (!sized(m->hidden) || !sized(m->intermediate) || !sized(m->vocab) || !sized(m->slots) || !sized(m->positions)) return false;
   if (!sized(int64_t{m->heads} * m->head_dim) || m->rotary_dim < 0 || m->rotary_dim % 2 || m->rotary_dim > m->head_dim) return false;
   if (!number(m->embedding_kind) || !number(m->cache_kind) || m->activation < LD_SILU || m->activation > LD_GELU) return false;
-  if (!m->embedding || !m->final_norm || (m->layers && !m->layer) || m->head.cols != m->hidden || m->head.rows < 1) return false;
+  if (!m->embedding || !m->final_norm || !m->layer || m->head.cols != m->hidden || m->head.rows < 1) return false;
   if (m->rotary_dim && !(m->cos && m->sin)) return false;
   for (int32_t l = 0; l < m->layers; ++l)
     if (!allowed(m->layer[l], *m)) return false;
@@ -146,9 +146,9 @@ int64_t slot_bytes(const ld_engine *e) {
 
 bool set_up(ld_engine *e, const ld_model *model) {
   e->m = *model;
-  ld_layer *const layers = static_cast<ld_layer *>(std::calloc(static_cast<size_t>(model->layers) + 1, sizeof(ld_layer)));
+  ld_layer *const layers = static_cast<ld_layer *>(std::calloc(static_cast<size_t>(model->layers), sizeof(ld_layer)));
   if (!layers) return false;
-  if (model->layers) std::memcpy(layers, model->layer, static_cast<size_t>(model->layers) * sizeof(ld_layer));
+  std::memcpy(layers, model->layer, static_cast<size_t>(model->layers) * sizeof(ld_layer));
   e->m.layer = layers;
   e->stride = round_up(model->head_dim, 16);
   e->q_width = int64_t{model->heads} * model->head_dim;
@@ -165,8 +165,8 @@ bool set_up(ld_engine *e, const ld_model *model) {
   int64_t bytes;
   if (__builtin_mul_overflow(slot_bytes(e), 2 * int64_t{model->layers} * model->slots, &bytes)) return false;
   e->cache_bytes = bytes;
-  e->cache = bytes ? static_cast<char *>(reserve(bytes)) : nullptr;
-  return e->cache || !bytes;
+  e->cache = static_cast<char *>(reserve(bytes));
+  return e->cache != nullptr;
 }
 
 // Workspace for each of some threads, made when they are first wanted.

@@ -197,7 +197,7 @@ def test_what_is_out_of_range_is_refused(library: Library, decoder: Decoder) -> 
         ("layers", 0),
         ("kv_heads", 0),
         ("head_dim", 3),
-        ("rotary_dim", 66),
+        ("rotary_dim", 82),
         ("rotary_dim", 3),
         ("hidden", 31),
         ("intermediate", 0),
