@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lowdim.core.allocation.base import Allocation, AllocationResult, LayerInfo, Scan
-from lowdim.core.budget import fit
+from lowdim.core.allocation.densities import capped, er_score
 from lowdim.core.errors import RecipeError
 
 
 def _densities(layers: Sequence[LayerInfo], density: float) -> list[float]:
-    ratios = [(info.rows + info.cols) / max(1, info.numel) for info in layers]
-    return fit(ratios, [info.numel for info in layers], density, cap=1.0, how="scale")
+    scores = [er_score((info.rows, info.cols)) if info.numel else 0.0 for info in layers]
+    return capped(scores, [info.numel for info in layers], density)
 
 
 @dataclass(frozen=True)
