@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lowdim.core.errors import LowdimError as LowdimError
     from lowdim.core.masks import Masks as Masks
+    from lowdim.core.native import runtime_info as runtime_info
     from lowdim.evaluate.perplexity import perplexity as perplexity
     from lowdim.infer.accelerate import accelerate as accelerate
     from lowdim.infer.linear import SparseLinear as SparseLinear
     from lowdim.infer.load import load as load
-    from lowdim.infer.native.library import runtime_info as runtime_info
     from lowdim.prune.api import plan as plan
     from lowdim.prune.api import prune as prune
     from lowdim.prune.recipe import Recipe as Recipe
@@ -29,7 +29,7 @@ _EXPORTS = {
     "load": "lowdim.infer.load",
     "perplexity": "lowdim.evaluate.perplexity",
     "plan": "lowdim.prune.api",
-    "runtime_info": "lowdim.infer.native.library",
+    "runtime_info": "lowdim.core.native",
 }
 
 __all__ = [

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lowdim.cli import app
-from lowdim.infer.native import library as native
+from lowdim.core import native
 
 
 def words(done: object) -> str:

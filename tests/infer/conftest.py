@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lowdim.infer.native import library as native
+from lowdim.core import native
 
 LEVELS = ("torch", *native.runtime_info().levels)
 

@@ -9,10 +9,10 @@ from tests.models.zoo import ZOO
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
+from lowdim.core import native
 from lowdim.infer.accelerate import accelerate
 from lowdim.infer.backend import open_backend
 from lowdim.infer.families import FAMILIES, Unsupported, read
-from lowdim.infer.native import library as native
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -9,12 +9,12 @@ import torch
 from tests.infer.llamas import VARIANTS, tiny
 from transformers import PreTrainedModel
 
+from lowdim.core import native
 from lowdim.core.errors import LowdimError
 from lowdim.infer import native_backend
 from lowdim.infer.accelerate import accelerate
 from lowdim.infer.backend import BackendFull, open_backend
 from lowdim.infer.hf_backend import HFBackend
-from lowdim.infer.native import library as native
 from lowdim.infer.native_backend import NativeBackend
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no compiled kernels")

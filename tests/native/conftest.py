@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lowdim.infer.native.library import LEVELS, Library
-from lowdim.infer.native.library import library as loaded
+from lowdim.core.native import LEVELS, Library
+from lowdim.core.native import library as loaded
 
 
 @pytest.fixture(params=LEVELS)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lowdim.infer.native.library import Library, MatrixStruct
+from lowdim.core.native import Library, MatrixStruct
 
 FP32, BF16, INT8, INT4 = KINDS = range(4)
 NAMES = ("fp32", "bf16", "int8", "int4")

@@ -11,7 +11,7 @@ from tests.native.guard import guarded
 from tests.native.matrices import BF16, FP32, KINDS, NAMES
 from tests.native.test_linear import assert_close
 
-from lowdim.infer.native.library import Library
+from lowdim.core.native import Library
 
 SHAPES = [(1, 1), (3, 63), (2, 64), (5, 65), (4, 129), (7, 576), (1, 1000)]
 DENSITIES = {"empty": 0.0, "few": 0.05, "half": 0.5, "full": 1.0, "dense": None}

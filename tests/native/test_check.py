@@ -15,7 +15,7 @@ from tests.native import matrices as t
 from tests.native.guard import guarded
 from tests.native.matrices import BF16, FP32, INT4, INT8, KINDS, NAMES, Array, Matrix
 
-from lowdim.infer.native.library import LEVELS, Library
+from lowdim.core.native import LEVELS, Library
 
 ARGUMENT = "a kind, group, size or pointer that the format does not allow"
 MASK = "the mask has bits beyond the last column"

@@ -16,8 +16,8 @@ from tests.native.guard import guarded
 from tests.native.matrices import Array, Matrix
 
 from lowdim.core.errors import LowdimError
+from lowdim.core.native import Library
 from lowdim.infer.native.decode import Engine, LayerStruct, ModelStruct, bind_sample, layer_array
-from lowdim.infer.native.library import Library
 
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 per_level = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)

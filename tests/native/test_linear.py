@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.native import matrices as t
 from tests.native.matrices import BF16, FP32, INT8, KINDS, NAMES, Array, Matrix
 
-from lowdim.infer.native.library import Library
+from lowdim.core.native import Library
 
 COLUMNS = (1, 63, 64, 65, 127, 128, 129, 576, 1000)
 EXACT = 1e-6  # of the sum of |w| |x|

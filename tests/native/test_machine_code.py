@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lowdim.infer.native.library import FILE, FOLDER, runtime_info
+from lowdim.core.native import FILE, FOLDER, runtime_info
 
 LIBRARY = FOLDER / FILE
 OBJECTS = (

@@ -10,7 +10,7 @@ from tests.native import matrices as t
 from tests.native.matrices import BF16, FP32, KINDS, NAMES, Matrix
 from tests.native.test_linear import per_level, products
 
-from lowdim.infer.native.library import Library
+from lowdim.core.native import Library
 
 
 def assert_rows(library: Library, m: Matrix, begin: int, end: int, threads: int) -> None:

@@ -186,7 +186,7 @@ def _broken_pipe_ends() -> Iterator[None]:
 
 
 def _summary(engine: Engine, watch: _Watch) -> str:
-    from lowdim.infer.native.library import runtime_info
+    from lowdim.core.native import runtime_info
 
     info = runtime_info()
     engine_name = "native engine" if engine.name == "native" else f"Transformers, as {engine.reason}"

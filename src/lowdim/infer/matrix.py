@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.core.native import MatrixStruct, library, warn_without_kernels
 from lowdim.core.quantize import Grid
 from lowdim.infer import fallback
-from lowdim.infer.native.library import MatrixStruct, library, warn_without_kernels
 from lowdim.infer.storage import (
     KIND_OF,
     KINDS,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from lowdim.core.native import library
 from lowdim.infer.backend import Slots, end_tokens, longest
 from lowdim.infer.families import FLOATS, PRODUCTS, Block, Plan, Unsupported, read
 from lowdim.infer.native.decode import Engine, LayerStruct, ModelStruct, address, layer_array
-from lowdim.infer.native.library import library
 from lowdim.infer.prefill import Angles, prefill
 
 if TYPE_CHECKING:

@@ -159,8 +159,8 @@ def choose(scores: np.ndarray, temperature: float, top_k: int, top_p: float, dra
 
 def _native() -> Any:
     """Return ``ld_sample``; ``None`` without compiled kernels."""
+    from lowdim.core.native import library
     from lowdim.infer.native.decode import bind_sample
-    from lowdim.infer.native.library import library
 
     found = library()
     return None if found is None else bind_sample(found)

@@ -17,9 +17,9 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from lowdim.core.native import runtime_info
 from lowdim.infer.backend import Backend
 from lowdim.infer.hf_backend import HFBackend
-from lowdim.infer.native.library import runtime_info
 from lowdim.infer.native_backend import NativeBackend
 from lowdim.infer.serve.keys import Keys
 from lowdim.infer.serve.limits import Limits

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lowdim.core.machine import machine
+from lowdim.core.native import runtime_info
 from lowdim.core.progress import Progress, Silent
 from lowdim.infer.bench import advice, layers, models
 from lowdim.infer.bench.bandwidth import read_bandwidth
@@ -18,7 +19,6 @@ from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.result import Contestant, LayerTime, ModelSpeed, Result, baseline
 from lowdim.infer.bench.settings import PREFILL, Settings
 from lowdim.infer.bench.timing import rates, threads
-from lowdim.infer.native.library import runtime_info
 
 if TYPE_CHECKING:
     from lowdim.data.windows import Windows

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lowdim.core.errors import LowdimError
-from lowdim.infer.native.library import Library, MatrixStruct
+from lowdim.core.native import Library, MatrixStruct
 
 
 class LayerStruct(ctypes.Structure):
