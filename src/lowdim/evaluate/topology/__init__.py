@@ -1,1 +1,17 @@
 """What the graph of a mask looks like: distances, spectra, paths."""
+
+from __future__ import annotations
+
+from lowdim.core.registry import register
+
+_HERE = "lowdim.evaluate.topology"
+register(
+    "probe",
+    "nnstd",
+    f"{_HERE}.distance:NNSTD",
+    title="Topology distance",
+    arxiv="2006.14085",
+    year=2020,
+)
+register("probe", "ramanujan", f"{_HERE}.ramanujan:Ramanujan", title="Ramanujan gap, IMDB and NaRC")
+register("probe", "full-spectrum", f"{_HERE}.full_spectrum:FullSpectrum", title="Full-spectrum coordinate")
