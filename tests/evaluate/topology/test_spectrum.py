@@ -175,8 +175,8 @@ def test_full_spectrum_distance_by_hand() -> None:
 
 
 def test_a_normalised_distance_does_not_see_the_scale_of_weights() -> None:
-    weight = {"a": torch.randn(10, 40, generator=torch.Generator().manual_seed(0))}
-    masks = {"a": sparse((10, 40), 0.6)}
+    weight = {"a": torch.randn(20, 200, generator=torch.Generator().manual_seed(0))}
+    masks = {"a": sparse((20, 200), 0.5)}
     probe = FullSpectrum()
     plain = probe.coordinate(masks, weight)
     scaled = probe.coordinate(masks, {"a": 7 * weight["a"]})
