@@ -179,7 +179,7 @@ def test_a_normalised_distance_does_not_see_the_scale_of_weights() -> None:
     masks = {"a": sparse((20, 200), 0.5)}
     probe = FullSpectrum()
     plain = probe.coordinate(masks, weight)
-    scaled = probe.coordinate(masks, {"a": 7 * weight["a"]})
+    scaled = probe.coordinate(masks, {"a": 8 * weight["a"]})
     assert probe.distance(plain, scaled) == pytest.approx(0.0, abs=1e-9)
 
 

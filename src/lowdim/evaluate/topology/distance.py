@@ -69,7 +69,7 @@ class NNSTD:
         0.6667
     """
 
-    limit: int = 2048
+    limit: int = 4096
 
     def __post_init__(self) -> None:
         if self.limit < 1:
