@@ -49,4 +49,4 @@ def power(step: float, last: float, start: float, end: float = 0.0, exponent: fl
         >>> [round(power(t, 4, 0.0, 0.9), 5) for t in range(5)]
         [0.0, 0.52031, 0.7875, 0.88594, 0.9]
     """
-    return end + (start - end) * (1 - _share(step, last)) ** exponent
+    return end + (start - end) * float((1 - _share(step, last)) ** exponent)

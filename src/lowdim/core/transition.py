@@ -1,6 +1,6 @@
 """Transitions: how a mask moves, in positions rather than in whole masks.
 
-A mask is the ascending flat indices of its kept units, so that a transition costs what is kept, not what there could be.
+A mask is the ascending flat indices of its kept units: a transition costs what is kept, not what there could be.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def union(a: Tensor, b: Tensor) -> Tensor:
     """
     import torch
 
-    return torch.cat([a, b]).unique()
+    merged: Tensor = torch.cat([a, b]).unique()
+    return merged
 
 
 def drop_lowest(values: Tensor, count: int) -> Tensor:

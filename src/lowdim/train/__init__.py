@@ -8,7 +8,20 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_EXPORTS: dict[str, str] = {}
+_D = "lowdim.train.dynamic"
+_EXPORTS: dict[str, str] = {
+    "GraNet": f"{_D}.granet",
+    "GradualMagnitude": f"{_D}.gradual",
+    "ITOP": f"{_D}.itop",
+    "Method": f"{_D}.base",
+    "NeurRev": f"{_D}.neurrev",
+    "RigL": f"{_D}.rigl",
+    "SET": f"{_D}.set",
+    "SparseTraining": "lowdim.train.training",
+    "Static": f"{_D}.static",
+    "erk": "lowdim.core.allocation.shapes",
+    "select": "lowdim.train.selection",
+}
 
 __all__ = sorted(_EXPORTS)
 

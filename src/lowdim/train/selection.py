@@ -47,8 +47,8 @@ def select(
 
     Args:
         model: any module. The names that DistributedDataParallel and torch.compile prefix are left out.
-        include: globs on parameter or module names ("layers.*.fc1"); if given, the candidates that match, and only those,
-            heads too.
+        include: globs on parameter or module names ("layers.*.fc1"); if given, the candidates that match and only
+            those, heads too.
         exclude: globs of what stays dense.
 
     Raises:
@@ -170,7 +170,7 @@ def shares_memory(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:
     for name, tensor in tensors.items():
         if tensor.numel() == 0 or not hasattr(tensor, "untyped_storage"):
             continue
-        key = (tensor.untyped_storage().data_ptr() + tensor.storage_offset(), str(tensor.device))
+        key = (int(tensor.untyped_storage().data_ptr() + tensor.storage_offset()), str(tensor.device))
         if key in first and key[0]:
             pairs.append((first[key], name))
         first.setdefault(key, name)

@@ -1,0 +1,134 @@
+"""What every method of sparse training answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from lowdim.core.errors import RecipeError, suggest
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from lowdim.train.layer import Explored, Layer
+
+Order = Literal["after_step", "replace_step"]
+
+
+@dataclass
+class Moment:
+    """One mask update, as a method sees it.
+
+    Attributes:
+        step: optimizer steps done, this one included, from 1.
+        total: optimizer steps of the whole run.
+        layers: the sparse weights.
+        targets: units that each layer keeps at the end.
+        explored: the units of each layer that were ever active.
+        seed: of the run.
+        memory: what the method remembers between updates; tensors, numbers and strings, saved with the run.
+        observers: what `Method.observers` returned.
+    """
+
+    step: int
+    total: int | None
+    layers: Sequence[Layer]
+    targets: Mapping[str, int]
+    explored: Mapping[str, Explored]
+    seed: int
+    memory: dict[str, Any] = field(default_factory=dict)
+    observers: Mapping[str, Any] = field(default_factory=dict)
+
+    def generator(self, layer: Layer, purpose: str) -> Generator:
+        """Return the random numbers of one purpose, which depend on seed, step and the layer's name alone."""
+        from lowdim.core.random import generator
+
+        return generator(self.seed, purpose, self.step, layer.name)
+
+
+@dataclass(frozen=True)
+class Method:
+    """When masks move, and how. Subclasses are frozen dataclasses of a paper's hyper-parameters."""
+
+    needs_total: ClassVar[bool] = False
+    changes_density: ClassVar[bool] = False
+    order: ClassVar[Order] = "after_step"
+
+    def initial(self, sparsity: float) -> float:
+        """Return the sparsity at the start of a run that ends with ``sparsity``."""
+        return sparsity
+
+    def due(self, step: int, total: int | None) -> bool:
+        """Tell whether masks move at a step."""
+        return False
+
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Refuse layers that the method cannot train.
+
+        Raises:
+            RecipeError: names the layer and the remedy.
+        """
+
+    def observers(self, layers: Sequence[Layer]) -> dict[str, Any]:
+        """Attach what must be seen between updates; each has ``state``, ``load`` and ``remove``."""
+        return {}
+
+    def update(self, moment: Moment) -> None:
+        """Move the layers' masks."""
+
+    def shake(self, moment: Moment, fraction: float) -> None:
+        """Drop ``fraction`` of the active weights of every layer once, and grow as many."""
+        from lowdim.train.dynamic.rules import replace
+
+        for layer in moment.layers:
+            replace(moment, layer, int(fraction * layer.kept), "magnitude", "gradient")
+
+
+@dataclass(frozen=True)
+class Periodic(Method):
+    """A method that acts every so many steps, until some share of the run.
+
+    Attributes:
+        every: optimizer steps between mask updates.
+        until: share of the run, 0 to 1, after which masks stand still.
+    """
+
+    every: int = 100
+    until: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.every, int) or self.every < 1:
+            raise RecipeError(
+                f"every must be a whole number of optimizer steps, at least 1; got {self.every!r}"
+            )
+        in_unit("until", self.until)
+
+    def last(self, total: int | None) -> float:
+        """Return the step after which masks stand still."""
+        assert total is not None, "SparseTraining asks for total_steps where needs_total is set"
+        return self.until * total
+
+    def due(self, step: int, total: int | None) -> bool:
+        """Tell whether masks move at a step: a multiple of ``every`` up to the last."""
+        return step % self.every == 0 and (total is None or step <= self.last(total))
+
+
+def in_unit(name: str, value: float) -> None:
+    """Refuse a share outside of [0, 1].
+
+    Raises:
+        RecipeError: names the setting and its value.
+    """
+    if not 0.0 <= value <= 1.0:
+        raise RecipeError(f"{name} must be between 0 and 1; got {value!r}")
+
+
+def one_of(name: str, value: str, options: Sequence[str]) -> None:
+    """Refuse a word that is not an option.
+
+    Raises:
+        RecipeError: names the setting, its value and the nearest option.
+    """
+    if value not in options:
+        raise RecipeError(f"{name} {value!r} is unknown. {suggest(str(value), options)}")

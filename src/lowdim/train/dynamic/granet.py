@@ -1,0 +1,63 @@
+"""GraNet: gradual pruning with neuroregeneration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lowdim.core.schedule import cosine
+from lowdim.train.dynamic.base import Moment, in_unit
+from lowdim.train.dynamic.gradual import GradualMagnitude
+
+
+@dataclass(frozen=True)
+class GraNet(GradualMagnitude):
+    """Every ``every`` steps: gradual magnitude pruning, then as many weights drop and grow as zeta_t says.
+
+    The pruning is that of `GradualMagnitude` and ends at ``until``, with the target reached (the official code
+    stops one update short of it). The regeneration goes on to the end: every layer loses ceil(zeta_t * kept) of
+    its smallest |w| and gains as many where |gradient| is largest; zeta_t falls along a cosine from ``drop`` to
+    ``floor`` over the run. With ``start`` 0 it goes from dense to sparse, with 0.5 from sparse to sparse
+    (GraNet-ST). ``drop`` 0 with ``floor`` 0 is gradual magnitude pruning.
+
+    Paper: "Sparse Training via Boosting Pruning Plasticity with Neuroregeneration", NeurIPS 2021, arXiv 2106.10404. Its
+    CIFAR setting: ``every`` 1000, pruned from epoch 0 to 110 of 160.
+
+    Args:
+        every: optimizer steps between updates.
+        until: share of the run at which the target is reached.
+        start: sparsity at the first step.
+        scope: "global", the paper's, or "layer".
+        drop: zeta at the start.
+        floor: zeta at the end.
+
+    Example:
+        >>> GraNet(every=10).due(100, 100), round(GraNet().share(50, 100), 4)
+        (True, 0.2525)
+    """
+
+    drop: float = 0.5
+    floor: float = 0.005
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_unit("drop", self.drop)
+        in_unit("floor", self.floor)
+
+    def due(self, step: int, total: int | None) -> bool:
+        """Tell whether masks move at a step: every multiple of ``every``, to the end of the run."""
+        return step % self.every == 0
+
+    def share(self, step: int, total: int | None) -> float:
+        """Return zeta_t."""
+        assert total is not None
+        return cosine(step, total, self.drop, self.floor)
+
+    def update(self, moment: Moment) -> None:
+        """Prune, then regenerate."""
+        from lowdim.train.dynamic.rules import replace
+
+        self.prune(moment)
+        share = self.share(moment.step, moment.total)
+        for layer in moment.layers:
+            replace(moment, layer, math.ceil(share * layer.kept - 1e-9), "magnitude", "gradient")

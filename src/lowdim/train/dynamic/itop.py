@@ -1,0 +1,90 @@
+"""ITOP: dynamic sparse training that counts what it has explored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from lowdim.core.errors import RecipeError
+from lowdim.core.schedule import cosine
+from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of
+
+if TYPE_CHECKING:
+    from lowdim.train.layer import Layer
+
+
+@dataclass(frozen=True)
+class ITOP(Periodic):
+    """Every ``every`` steps, to the end, a layer loses ceil(zeta_t * kept) weights and gains as many.
+
+    zeta_t = floor + (drop - floor) / 2 * (1 + cos(pi t / T)) over the whole run. What the masks have covered by then is
+    R_s = |union of all masks| / weights, `SparseTraining.explored`: accuracy follows it as long as ``every`` is large
+    enough for new weights to grow. ``grow`` "random" is SET-ITOP, "gradient" RigL-ITOP.
+
+    Paper: "Do We Actually Need Dense Over-Parameterization? In-Time Over-Parameterization in Sparse Training",
+        ICML 2021,
+    arXiv 2102.02887. Its CIFAR settings: ``every`` 1500 (random) or 4000 (gradient) at batch 128, ``drop`` 0.5.
+
+    Args:
+        every: optimizer steps between updates.
+        until: share of the run after which masks stand still; the paper moves them to the end.
+        drop: zeta at the start.
+        floor: zeta at the end.
+        death: what is dropped: "magnitude", "sign-count" (as many of either sign) or "taylor" ((w g)^2).
+        grow: "random", "unfired" (never active first) or "gradient".
+        order: "after_step", the paper's, or "replace_step".
+        candidates: "any" weight that is off, or only "new" ones, not those just dropped.
+
+    Example:
+        >>> [round(ITOP().share(t, 100), 4) for t in (0, 50, 100)]
+        [0.5, 0.2525, 0.005]
+    """
+
+    needs_total: ClassVar[bool] = True
+
+    every: int = 1500
+    drop: float = 0.5
+    floor: float = 0.005
+    death: Literal["magnitude", "sign-count", "taylor"] = "magnitude"
+    grow: Literal["random", "unfired", "gradient"] = "random"
+    order: Order = "after_step"  # type: ignore[misc]
+    candidates: Literal["any", "new"] = "any"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_unit("drop", self.drop)
+        in_unit("floor", self.floor)
+        one_of("death", self.death, ("magnitude", "sign-count", "taylor"))
+        one_of("grow", self.grow, ("random", "unfired", "gradient"))
+        one_of("order", self.order, ("replace_step", "after_step"))
+        one_of("candidates", self.candidates, ("any", "new"))
+
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Refuse groups of weights that keep their own number, where those never active cannot all come first."""
+        grouped = [layer.name for layer in layers if getattr(getattr(layer, "units", None), "groups", 1) > 1]
+        if grouped and self.grow == "unfired":
+            raise RecipeError(
+                f"grow='unfired' does not work with groups ({grouped[0]}); use random or gradient"
+            )
+
+    def share(self, step: int, total: int | None) -> float:
+        """Return zeta_t."""
+        assert total is not None
+        return cosine(step, total, self.drop, self.floor)
+
+    def update(self, moment: Moment) -> None:
+        """Drop and grow, layer by layer."""
+        self._replace(moment, self.share(moment.step, moment.total))
+
+    def shake(self, moment: Moment, fraction: float) -> None:
+        """Do one update that drops ``fraction``."""
+        self._replace(moment, fraction)
+
+    def _replace(self, moment: Moment, share: float) -> None:
+        from lowdim.train.dynamic.rules import replace
+
+        for layer in moment.layers:
+            count = math.ceil(share * layer.kept - 1e-9)
+            replace(moment, layer, count, self.death, self.grow, self.candidates)

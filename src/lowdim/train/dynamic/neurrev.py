@@ -1,0 +1,61 @@
+"""NeurRev: wake dormant neurons by dropping the weights that hold them down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lowdim.core.transition import drop_lowest, whole
+from lowdim.train.dynamic.base import Moment, in_unit
+from lowdim.train.dynamic.rigl import RigL
+
+
+@dataclass(frozen=True)
+class NeurRev(RigL):
+    """RigL, but the share ``rho`` of what a layer drops are its most negative weights, the rest its smallest |w|.
+
+    Behind a ReLU, large negative weights hold a neuron's sum below zero, whatever it is fed; such a dormant neuron gets
+    no gradient and nothing grows to it. ``rho`` 0 is RigL.
+
+    Paper: "NeurRev: Train Better Sparse Neural Network Practically via Neuron Revitalization", ICLR 2024 (OpenReview
+    60lNoatp7u). There is no public code: the abstract says that the drop rule changes and the growth does not;
+    that ``rho`` of the budget goes to the most negative weights is our reading, and its default is a guess.
+
+    Args:
+        every: optimizer steps between updates.
+        until: T_end as a share of the run.
+        drop: zeta at the start.
+        schedule: of zeta, as in `RigL`.
+        order: "replace_step" or "after_step".
+        candidates: "any" weight that is off, or only "new" ones.
+        noise: standard deviation of what breaks ties between |w|.
+        rho: share of the dropped weights that are the most negative ones.
+
+    Example:
+        >>> NeurRev(rho=0.2).rho
+        0.2
+    """
+
+    rho: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_unit("rho", self.rho)
+
+    def update(self, moment: Moment) -> None:
+        """Drop the most negative and the smallest weights, grow by gradient, layer by layer."""
+        from lowdim.train.dynamic.rules import exchange, kept
+
+        share = self.share(moment.step, moment.total)
+        for layer in moment.layers:
+            count = whole(share * layer.kept)
+            if self.candidates == "new":
+                count = min(count, layer.size - layer.kept)
+            values = layer.values()
+            heavy = min(whole(self.rho * count), int((values < 0).sum()))
+            keep = drop_lowest(values, heavy)
+            light = kept(moment, layer, count, "magnitude", self.noise) if not heavy else None
+            if light is None:
+                small = values.abs().masked_fill(~keep, float("inf"))
+                light = drop_lowest(small, count - heavy)
+            if count:
+                exchange(moment, layer, keep & light, "gradient", self.candidates)

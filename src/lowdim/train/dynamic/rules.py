@@ -1,0 +1,135 @@
+"""The rules by which weights are dropped and grown, shared by all methods and both executors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+
+from lowdim.core.topk import keep_top
+from lowdim.core.transition import draw, drop_lowest, union
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lowdim.train.dynamic.base import Moment
+    from lowdim.train.layer import Layer
+
+Drop = Literal["magnitude", "sign-count", "taylor"]
+Grow = Literal["random", "unfired", "gradient"]
+Candidates = Literal["any", "new"]
+Regrow = Literal["zero", "normal", "uniform"]
+DROPS, GROWS, CANDIDATES, REGROWS = map(get_args, (Drop, Grow, Candidates, Regrow))
+
+
+def replace(
+    moment: Moment,
+    layer: Layer,
+    count: int,
+    drop: str,
+    grow: str,
+    candidates: str = "any",
+    regrow: str = "zero",
+    noise: float = 0.0,
+) -> None:
+    """Drop ``count`` units of a layer and grow as many.
+
+    Args:
+        moment: the update.
+        layer: whose mask moves.
+        count: units to drop; fewer if fewer than that could be grown.
+        drop: "magnitude", the smallest |w|; "sign-count", as many of either sign; "taylor", the smallest (w g)^2.
+        grow: "random"; "unfired", those never active first; "gradient", the largest |dense gradient|.
+        candidates: "any" inactive unit, those just dropped included, or "new" ones alone.
+        regrow: the value of grown weights: "zero", "normal" N(0, 0.1^2), or "uniform" in +-sqrt(6 / inputs).
+        noise: standard deviation of what is added to |w| to break ties.
+    """
+    if candidates == "new":
+        count = min(count, layer.size - layer.kept)
+    if count:
+        keep = kept(moment, layer, count, drop, noise)
+        exchange(moment, layer, keep, grow, candidates, regrow)
+
+
+def exchange(
+    moment: Moment, layer: Layer, keep: Tensor, grow: str, candidates: str = "any", regrow: str = "zero"
+) -> None:
+    """Drop what is not in ``keep`` (bool [kept]) and grow as many units by a rule; see ``replace``."""
+    positions = layer.positions()
+    excluded = positions if candidates == "new" else positions[keep]
+    grown = grown_by(moment, layer, int((~keep).sum()), excluded, grow)
+    layer.move(keep, grown, initial_values(moment, layer, len(grown), regrow))
+
+
+def kept(moment: Moment, layer: Layer, count: int, drop: str, noise: float = 0.0) -> Tensor:
+    """Mark the active units that stay when ``count`` go by a rule; bool [kept]."""
+    values = layer.values()
+    if drop == "sign-count":
+        return _equal_signs(values, count)
+    scores = (values * layer.gradients()).square() if drop == "taylor" else values.abs()
+    if noise:
+        generator = moment.generator(layer, "ties")
+        scores = scores + noise * torch.randn(len(scores), generator=generator).to(scores)
+    return drop_lowest(scores, count)
+
+
+def _equal_signs(values: Tensor, count: int) -> Tensor:
+    """Drop half of ``count`` from either sign, those nearest to zero; what one sign lacks the other gives."""
+    positive = values >= 0
+    n_positive = int(positive.sum())
+    n_negative = len(values) - n_positive
+    from_positive = min(max(count - count // 2, count - n_negative), n_positive)
+    keep = torch.ones_like(positive)
+    for sign, part in ((positive, from_positive), (~positive, min(count - from_positive, n_negative))):
+        keep[sign] = drop_lowest(values[sign].abs(), part)
+    return keep
+
+
+def grown_by(moment: Moment, layer: Layer, count: int, excluded: Tensor, grow: str) -> Tensor:
+    """Choose ``count`` units to grow, none of them ``excluded``; int64, ascending."""
+    if grow == "gradient":
+        return layer.top_gradient(count, excluded)
+    generator = moment.generator(layer, "grow")
+    if grow == "unfired":
+        return _unfired(moment, layer, count, excluded, generator)
+    return layer.draw(count, excluded, generator)
+
+
+def _unfired(
+    moment: Moment, layer: Layer, count: int, excluded: Tensor, generator: torch.Generator
+) -> Tensor:
+    known = moment.explored[layer.name].positions().to(excluded.device)
+    barred = union(known, excluded)
+    fresh = min(count, layer.size - len(barred))
+    first = draw(fresh, layer.size, barred.cpu(), generator).to(excluded.device)
+    rest = layer.draw(count - fresh, union(excluded, first), generator)
+    return union(first, rest)
+
+
+def initial_values(moment: Moment, layer: Layer, count: int, regrow: str) -> Tensor | None:
+    """Return the weights of ``count`` grown units, fp32 [count]; None for zeros."""
+    if regrow == "zero":
+        return None
+    generator = moment.generator(layer, "values")
+    if regrow == "normal":
+        return 0.1 * torch.randn(count, generator=generator)
+    inputs = 1
+    for size in layer.shape[1:]:
+        inputs *= size
+    bound: float = (6 / max(1, inputs)) ** 0.5
+    return bound * (2 * torch.rand(count, generator=generator) - 1)
+
+
+def shrink(layers: list[Layer], keep: int) -> None:
+    """Keep the ``keep`` largest units of all layers together, by magnitude, exactly."""
+    values = [layer.values().abs() for layer in layers]
+    whole = keep_top(torch.cat([v.flatten().to(values[0].device) for v in values]), keep)
+    for layer, part in zip(layers, whole.split([len(v) for v in values]), strict=True):
+        empty = torch.empty(0, dtype=torch.int64, device=layer.positions().device)
+        layer.move(part.to(values[0].device), empty)
+
+
+def shrink_layer(layer: Layer, keep: int) -> None:
+    """Keep the ``keep`` largest units of one layer, by magnitude, exactly."""
+    empty = torch.empty(0, dtype=torch.int64, device=layer.positions().device)
+    layer.move(drop_lowest(layer.values().abs(), max(0, layer.kept - keep)), empty)

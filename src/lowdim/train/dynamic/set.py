@@ -1,0 +1,70 @@
+"""SET: drop the weights nearest to zero, grow at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from lowdim.core.transition import drop_by_sign
+from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of
+
+if TYPE_CHECKING:
+    from lowdim.train.layer import Layer
+
+
+@dataclass(frozen=True)
+class SET(Periodic):
+    """Of every layer's positive weights the share ``drop`` nearest to zero goes, likewise of the negative ones.
+
+    As many new weights are drawn uniformly among the positions that are free by then, with values N(0, 0.1^2) and an
+    optimizer state of zero. Kept weights keep both.
+
+    Paper: "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by network
+    science", Nature Communications 2018, arXiv 1707.04780. It updates once per epoch, so ``every`` is the number of
+    batches of an epoch.
+
+    Args:
+        every: optimizer steps between updates.
+        until: share of the run after which masks stand still; 1 needs no ``total_steps``.
+        drop: zeta, share of the weights of either sign that goes.
+        rule: "sign-share", the paper's, or "sign-count", as many weights of either sign, which later code calls SET.
+        regrow: "normal", the paper's; "uniform" in +-sqrt(6 / inputs); or "zero", as dense-mask code has it.
+
+    Example:
+        >>> SET(every=100).due(200, None)
+        True
+    """
+
+    drop: float = 0.3
+    rule: Literal["sign-share", "sign-count"] = "sign-share"
+    regrow: Literal["normal", "uniform", "zero"] = "normal"
+
+    order: ClassVar[Order] = "after_step"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_unit("drop", self.drop)
+        one_of("rule", self.rule, ("sign-share", "sign-count"))
+        one_of("regrow", self.regrow, ("normal", "uniform", "zero"))
+
+    def update(self, moment: Moment) -> None:
+        """Drop by sign and grow at random, layer by layer."""
+        for layer in moment.layers:
+            _evolve(self, moment, layer, self.drop)
+
+    def shake(self, moment: Moment, fraction: float) -> None:
+        """Do one update that drops ``fraction``."""
+        for layer in moment.layers:
+            _evolve(self, moment, layer, fraction)
+
+
+def _evolve(method: SET, moment: Moment, layer: Layer, fraction: float) -> None:
+    from lowdim.core.transition import whole
+    from lowdim.train.dynamic.rules import exchange, kept
+
+    if method.rule == "sign-share":
+        keep = drop_by_sign(layer.values(), fraction)
+    else:
+        keep = kept(moment, layer, whole(fraction * layer.kept), "sign-count")
+    if not bool(keep.all()):
+        exchange(moment, layer, keep, "random", "any", method.regrow)
