@@ -10,7 +10,8 @@ import pytest
 
 from lowdim.cli.prune import assemble
 from lowdim.core.errors import RecipeError
-from lowdim.prune.recipe import Recipe, families
+from lowdim.core.recipe import families
+from lowdim.prune.recipe import Recipe
 
 # ---------------------------------------------------------------- flags, file, --set
 

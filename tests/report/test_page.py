@@ -214,7 +214,7 @@ def test_ids_are_unique_and_references_resolve(page):
 
 
 def test_recipe_on_the_page_is_the_recipe(page, manifest):
-    from lowdim.prune.recipe.text import load
+    from lowdim.core.recipe.text import load
 
     shown = re.search(r"<h2>Recipe</h2>\s*<pre>(.*?)</pre>", page, re.DOTALL).group(1)
     assert load(shown) == manifest["recipe"]

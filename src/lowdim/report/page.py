@@ -129,7 +129,7 @@ def _methods(recipe: Json) -> list[dict[str, str]]:
 
 
 def _yaml(recipe: Json) -> str:
-    from lowdim.prune.recipe.text import dump
+    from lowdim.core.recipe.text import dump
 
     return dump(dict(recipe)) if recipe else ""
 

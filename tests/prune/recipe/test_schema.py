@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from lowdim.core import registry
 from lowdim.core.errors import RecipeError
 from lowdim.core.quantize import Grid
+from lowdim.core.recipe import families
 from lowdim.core.score import OBS, Magnitude, Wanda
-from lowdim.prune.recipe import METHODS, Calibration, Recipe, Targets, families
+from lowdim.prune.recipe import METHODS, Calibration, Recipe, Targets
 from lowdim.prune.repair.sparsegpt import SparseGPT
 
 
@@ -171,7 +172,7 @@ def _section(kind: str) -> st.SearchStrategy[object]:
 RECIPES = st.fixed_dictionaries(
     {"sparsity": st.floats(0, 0.99)},
     optional={
-        **{kind: _section(kind) for kind in families.KINDS},
+        **{kind: _section(kind) for kind in Recipe.kinds},
         "seed": st.integers(0, 2**63 - 1),
         "sequential": st.sampled_from(["block", "true"]),
         "storage": st.sampled_from(["auto", "packed"]),
@@ -226,7 +227,7 @@ def test_every_pattern_comes_back_from_yaml(pattern: str) -> None:
 def test_every_default_is_spelled_out() -> None:
     written = Recipe(sparsity=0.5, method="sparsegpt", allocation="owl", refine="dsnot").to_dict()
     assert set(written) == set(Recipe.model_fields)
-    for kind in families.KINDS:
+    for kind in Recipe.kinds:
         assert set(written[kind]) == {"name", *registry.find(kind, written[kind]["name"]).settings()}
     assert set(written["calibration"]) == set(Calibration.model_fields)
 

@@ -1,8 +1,9 @@
 """Recipes: what to prune and how, as YAML, as flags and as a checked object. Costs no import of torch."""
 
+from lowdim.core.recipe import read
 from lowdim.prune.recipe.families import METHODS
 from lowdim.prune.recipe.override import known_keys, override, put
-from lowdim.prune.recipe.schema import Calibration, Evaluation, Recipe, Targets, read
+from lowdim.prune.recipe.schema import Calibration, Evaluation, Recipe, Targets
 
 __all__ = [
     "METHODS",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal, TypeGuard
 from lowdim.core.allocation import OWL, Explicit
 from lowdim.core.errors import RecipeError
 from lowdim.core.pattern import NM, Block, Pattern, Structured, Unstructured
+from lowdim.core.recipe import families
 from lowdim.core.score import OBS
-from lowdim.prune.recipe import families
 from lowdim.prune.repair.sparsegpt import SparseGPT
 
 if TYPE_CHECKING:

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import reprlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lowdim.core.allocation import Allocation
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.pattern import Pattern
 from lowdim.core.quantize import Grid
+from lowdim.core.recipe import Count, Document, Section, Seed, Share, Strings, method_field
 from lowdim.core.score import Score
 from lowdim.data.formats import Layout
 from lowdim.evaluate import tasks
-from lowdim.prune.recipe import families, messages, rules, text
-
-
-def _method(kind: str) -> tuple[PlainValidator, PlainSerializer]:
-    return (
-        PlainValidator(lambda value: families.build(kind, value)),
-        PlainSerializer(lambda method: families.describe(kind, method), return_type=dict[str, Any]),
-    )
+from lowdim.prune.recipe import families, rules
 
 
 def _split(value: object) -> object:
@@ -46,25 +26,14 @@ def _split(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
-
-
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
-Expressions = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
 
 
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 Short = BeforeValidator(lambda value: _SHORT.get(value, value) if isinstance(value, str) else value)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Calibration(_Section):
+class Calibration(Section):
     """The text that statistics are taken on; see `lowdim.data.calibration.calibration`.
 
     Args:
@@ -96,7 +65,7 @@ class Calibration(_Section):
         return self
 
 
-class Evaluation(_Section):
+class Evaluation(Section):
     """What is measured on the dense and then on the sparse model.
 
     Args:
@@ -124,7 +93,7 @@ class Evaluation(_Section):
         return names
 
 
-class Targets(_Section):
+class Targets(Section):
     r"""The layers to prune: regular expressions searched for in the layers' names.
 
     Args:
@@ -137,8 +106,8 @@ class Targets(_Section):
         ['h.1.attn.q']
     """
 
-    include: Expressions = ()
-    exclude: Expressions = ()
+    include: Strings = ()
+    exclude: Strings = ()
 
     @field_validator("include", "exclude")
     @classmethod
@@ -182,16 +151,14 @@ def _matches_nothing(key: str, expression: str, known: list[str]) -> str:
     return f"{key} {expression!r} matches none of the {len(known)} layers. {near}"
 
 
-def _percent(value: object) -> object:
-    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value):
-        share = float(value[:-1]) / 100
-        raise RecipeError(
-            f"sparsity must be a share of zeros in [0, 1), got {value!r}. Did you mean {share:g}?"
-        )
-    return value
+SECTIONS: dict[str, type[Section]] = {
+    "calibration": Calibration,
+    "evaluation": Evaluation,
+    "targets": Targets,
+}
 
 
-class Recipe(_Section):
+class Recipe(Document):
     """Everything that decides what pruning writes.
 
     The five methods (score, repair, allocation, pattern, refine) are settings objects of the registry;
@@ -230,12 +197,12 @@ class Recipe(_Section):
         True
     """
 
-    sparsity: Annotated[float | None, BeforeValidator(_percent)] = None
-    score: Annotated[Score, *_method("score")] = Field("wanda", validate_default=True)
-    repair: Annotated[Any, *_method("repair")] = Field("none", validate_default=True)
-    allocation: Annotated[Allocation, *_method("allocation")] = Field("uniform", validate_default=True)
-    pattern: Annotated[Pattern, *_method("pattern")] = Field("unstructured", validate_default=True)
-    refine: Annotated[Any, *_method("refine")] = Field("none", validate_default=True)
+    sparsity: Annotated[float | None, Share] = None
+    score: Annotated[Score, *method_field("score")] = Field("wanda", validate_default=True)
+    repair: Annotated[Any, *method_field("repair")] = Field("none", validate_default=True)
+    allocation: Annotated[Allocation, *method_field("allocation")] = Field("uniform", validate_default=True)
+    pattern: Annotated[Pattern, *method_field("pattern")] = Field("unstructured", validate_default=True)
+    refine: Annotated[Any, *method_field("refine")] = Field("none", validate_default=True)
     sequential: Literal["block", "true"] = "block"
     calibration: Calibration = Calibration()
     evaluation: Evaluation = Evaluation()
@@ -249,11 +216,8 @@ class Recipe(_Section):
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise RecipeError(messages.explain(error, "", [*type(self).model_fields, *_NESTED])) from error
+    sections = SECTIONS
+    kinds = families.KINDS
 
     @model_validator(mode="before")
     @classmethod
@@ -290,72 +254,3 @@ class Recipe(_Section):
     def legal(self) -> Pattern:
         """The pattern with its group decided, where it says "auto"."""
         return rules.resolve(self)
-
-    @classmethod
-    def from_yaml(cls, source: str | Path) -> Self:
-        """Read a recipe from YAML text, or from a file if ``source`` is a `pathlib.Path`.
-
-        Raises:
-            RecipeError: the text is not a valid recipe, or the file cannot be read.
-        """
-        return cls(**read(source))
-
-    def to_yaml(self) -> str:
-        """Return the recipe as YAML, every default spelled out."""
-        return text.dump(self.to_dict())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain values, every default spelled out."""
-        return self.model_dump(mode="json")
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the recipe with every default spelled out."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
-    def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """Return the dotted keys at which another recipe's `to_dict` differs, for a refusal to resume.
-
-        Example:
-            >>> recipe = Recipe(sparsity=0.5)
-            >>> recipe.differences(Recipe(sparsity=0.6, seed=1).to_dict())
-            ['sparsity', 'seed']
-        """
-        return _differences("", self.to_dict(), other)
-
-
-def read(source: str | Path) -> dict[str, Any]:
-    """Read YAML into a recipe's mapping, its keys not yet checked.
-
-    Raises:
-        RecipeError: the file cannot be read, or does not hold a mapping.
-    """
-    if isinstance(source, Path):
-        try:
-            source = source.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"cannot read the recipe {str(source)!r}: {error}") from error
-    values = text.load(source)
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise RecipeError(f"a recipe must be a mapping such as 'sparsity: 0.6', got {reprlib.repr(values)}.")
-    return values
-
-
-def _differences(prefix: str, one: Any, other: Any) -> list[str]:
-    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
-        return [] if one == other else [prefix]
-    keys = dict.fromkeys([*one, *other])
-    found = [
-        _differences(f"{prefix}.{key}" if prefix else str(key), one.get(key), other.get(key)) for key in keys
-    ]
-    return [key for group in found for key in group]
-
-
-SECTIONS: dict[str, type[_Section]] = {
-    "calibration": Calibration,
-    "evaluation": Evaluation,
-    "targets": Targets,
-}
-_NESTED = [f"{section}.{field}" for section, model in SECTIONS.items() for field in model.model_fields]

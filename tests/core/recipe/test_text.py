@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowdim.core.errors import RecipeError
-from lowdim.prune.recipe import text
+from lowdim.core.recipe import text
 
 
 @pytest.mark.parametrize(

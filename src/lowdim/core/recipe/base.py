@@ -1,0 +1,127 @@
+"""What all recipes share: strict sections, YAML in and out, a fingerprint, errors that name the key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from lowdim.core.errors import RecipeError
+from lowdim.core.recipe import messages, text
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _share(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value):
+        share = float(value[:-1]) / 100
+        raise RecipeError(
+            f"sparsity must be a share of zeros in [0, 1), got {value!r}. Did you mean {share:g}?"
+        )
+    return value
+
+
+def _tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+Share = BeforeValidator(_share)
+Strings = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+
+
+class Section(BaseModel):
+    """A mapping inside a recipe: no unknown key, no silent conversion, frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Document(Section):
+    """A whole recipe; subclasses name their sections and the kinds of methods that they choose.
+
+    Raises:
+        RecipeError: an unknown key, a value of the wrong type or range, or a combination that cannot work.
+    """
+
+    sections: ClassVar[Mapping[str, type[Section]]] = {}
+    kinds: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise RecipeError(messages.explain(error, "", type(self).keys())) from error
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Return the dotted keys of the recipe and of its sections, those of the methods' settings left out."""
+        nested = [f"{name}.{key}" for name, section in cls.sections.items() for key in section.model_fields]
+        return [*cls.model_fields, *nested]
+
+    @classmethod
+    def from_yaml(cls, source: str | Path) -> Self:
+        """Read a recipe from YAML text, or from a file if ``source`` is a `pathlib.Path`.
+
+        Raises:
+            RecipeError: the text is not a valid recipe, or the file cannot be read.
+        """
+        return cls(**read(source))
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML, every default spelled out."""
+        return text.dump(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain values, every default spelled out."""
+        return self.model_dump(mode="json")
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the recipe with every default spelled out."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """Return the dotted keys at which another recipe's `to_dict` differs, for a refusal to resume.
+
+        Example:
+            >>> class Small(Document):
+            ...     seed: int = 0
+            >>> Small().differences({"seed": 1})
+            ['seed']
+        """
+        return _differences("", self.to_dict(), other)
+
+
+def read(source: str | Path) -> dict[str, Any]:
+    """Read YAML into a recipe's mapping, its keys not yet checked.
+
+    Raises:
+        RecipeError: the file cannot be read, or does not hold a mapping.
+    """
+    if isinstance(source, Path):
+        try:
+            source = source.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot read the recipe {str(source)!r}: {error}") from error
+    values = text.load(source)
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise RecipeError(f"a recipe must be a mapping such as 'sparsity: 0.6', got {reprlib.repr(values)}.")
+    return values
+
+
+def _differences(prefix: str, one: Any, other: Any) -> list[str]:
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return [] if one == other else [prefix]
+    keys = dict.fromkeys([*one, *other])
+    found = [
+        _differences(f"{prefix}.{key}" if prefix else str(key), one.get(key), other.get(key)) for key in keys
+    ]
+    return [key for group in found for key in group]

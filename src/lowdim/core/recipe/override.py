@@ -1,0 +1,81 @@
+"""Dotted overrides: ``allocation.m=5`` laid over a recipe that has been read but not yet checked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lowdim.core.errors import RecipeError
+from lowdim.core.recipe import families, messages, text
+from lowdim.core.recipe.base import Document
+
+
+def assignments(given: Iterable[str]) -> Iterable[tuple[str, Any]]:
+    """Read ``KEY=VALUE`` assignments, each value as YAML: ``5`` is a number, ``null`` nothing, ``[a, b]`` a list.
+
+    Raises:
+        RecipeError: an assignment without ``=``.
+
+    Example:
+        >>> list(assignments(["allocation.m=7"]))
+        [('allocation.m', 7)]
+    """
+    for assignment in given:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise RecipeError(f"--set takes KEY=VALUE, got {assignment!r}. Write for example sparsity=0.6.")
+        yield key.strip(), text.load(value)
+
+
+def override(schema: type[Document], recipe: Mapping[str, Any], given: Iterable[str]) -> dict[str, Any]:
+    """Lay ``KEY=VALUE`` assignments over a recipe's mapping and return the new mapping.
+
+    Raises:
+        RecipeError: an assignment without ``=``, or a key that no such recipe has; the nearest key is suggested.
+    """
+    result: dict[str, Any] = copy.deepcopy(dict(recipe))
+    for key, value in assignments(given):
+        put(schema, result, key, value)
+    return result
+
+
+def put(schema: type[Document], recipe: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key of a recipe's mapping, in place.
+
+    A method's name keeps its settings if it was chosen already; ``allocation.m`` changes one setting.
+
+    Raises:
+        RecipeError: no such recipe has this key; the nearest one is suggested.
+    """
+    if key not in known_keys(schema):
+        raise RecipeError(messages.unknown(key, known_keys(schema)))
+    section, dot, setting = key.partition(".")
+    if section in schema.kinds:
+        _put_method(schema, recipe, section, setting, value)
+    elif dot:
+        recipe[section] = {**_mapping(recipe.get(section) or {}, section), setting: value}
+    else:
+        recipe[section] = value
+
+
+def known_keys(schema: type[Document]) -> list[str]:
+    """Return every dotted key that a recipe can have, the settings of all methods included."""
+    return [*schema.keys(), *(key for kind in schema.kinds for key in families.keys(kind))]
+
+
+def _put_method(schema: type[Document], recipe: dict[str, Any], kind: str, setting: str, value: Any) -> None:
+    current = recipe.get(kind, schema.model_fields[kind].default)
+    current = {"name": current} if isinstance(current, str) else dict(_mapping(current, kind))
+    if setting in ("", "name") and isinstance(value, str):
+        recipe[kind] = current if current.get("name") == value else {"name": value}
+    elif not setting:
+        recipe[kind] = value
+    else:
+        recipe[kind] = {**current, setting: value}
+
+
+def _mapping(value: object, section: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"{section} must be a mapping of settings, got {value!r}. See `lowdim methods`.")
+    return value
