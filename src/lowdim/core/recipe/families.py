@@ -21,7 +21,7 @@ ALIASES: dict[tuple[str, str], dict[str, str]] = {
 
 
 def method_field(kind: str) -> tuple[PlainValidator, PlainSerializer]:
-    """Return what makes an annotated field of a recipe hold a method of a kind: ``Annotated[Any, *method_field("score")]``."""
+    """Return the annotations of a recipe's field that holds a method: ``Annotated[Any, *method_field("score")]``."""
     return (
         PlainValidator(lambda value: build(kind, value)),
         PlainSerializer(lambda method: describe(kind, method), return_type=dict[str, Any]),
