@@ -10,6 +10,7 @@ from typing import Any
 
 _D = "lowdim.train.dynamic"
 _EXPORTS: dict[str, str] = {
+    "CTRE": f"{_D}.ctre",
     "GraNet": f"{_D}.granet",
     "GradualMagnitude": f"{_D}.gradual",
     "ITOP": f"{_D}.itop",

@@ -39,7 +39,7 @@ class MaskedLayer:
     ) -> None:
         self.name, self.shape, self.parameter = weight.name, units.shape, weight.parameter
         self.size, self.units, self._quota = units.size, units, quota
-        self._module, self._attribute, self._optimizer = weight.module, weight.attribute, optimizer
+        self.module, self._attribute, self._optimizer = weight.module, weight.attribute, optimizer
         self._dense_gradient: Tensor | None = None
         self.set(kept)
 
@@ -173,7 +173,7 @@ class MaskedLayer:
         Raises:
             LowdimError: see above.
         """
-        if self._module._parameters.get(self._attribute) is not self.parameter:
+        if self.module._parameters.get(self._attribute) is not self.parameter:
             raise LowdimError(
                 f"{self.name} was replaced by another tensor after SparseTraining was made, so its mask would act on "
                 "nothing. Replace parameters (assign=True, fully_shard, new layers) first, then make the optimizer and "

@@ -35,8 +35,8 @@ def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict
             raise LowdimError(
                 f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for {name}, whose shape is "
                 f"{tuple(parameter.shape)}: which of it belongs to which weight is unknown, so what a dropped weight "
-                "left would leak into it when it grows again. Use an optimizer whose state has the shape of the weight, "
-                "such as SGD, AdamW or Adafactor"
+                "left would leak into it when it grows again. Use an optimizer whose state has the weight's "
+                "shape, such as SGD, AdamW or Adafactor"
             )
     return found
 

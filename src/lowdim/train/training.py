@@ -54,6 +54,8 @@ class SparseTraining:
         LowdimError: the optimizer lacks a weight, or two weights share memory.
 
     Example:
+        >>> import torch
+        >>> from lowdim.train import Static
         >>> model = nn.Linear(16, 16)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> sparsity = SparseTraining(model, optimizer, sparsity=0.75, method=Static())

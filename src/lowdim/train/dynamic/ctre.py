@@ -1,0 +1,127 @@
+"""CTRE: grow connections between neurons that fire together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from lowdim.core.errors import RecipeError
+from lowdim.core.transition import whole
+from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lowdim.train.layer import Layer
+
+
+@dataclass(frozen=True)
+class CTRE(Periodic):
+    """The smallest |w| go, and weights grow where the cosine of the activations they join is largest, without
+    gradients.
+
+    C_qp = |cos(a_p, a_q)| over the training batches since the last update, a_p the input p of a layer and a_q
+    its output q behind the activation (the softmax for the last layer).
+
+    "similarity" (CTRE_sim): the best by C are taken; those of them that were just dropped are refused and replaced by
+    random positions. "sequential" (CTRE_seq): growth by C, just dropped or not, until ``switch``, and at random
+    from then on. The paper switches when the validation loss stops falling; `SparseTraining` sees no
+    validation, so the share of the run is a setting here.
+
+    Paper: "A Brain-inspired Algorithm for Training Highly Sparse Neural Networks", Machine Learning 2022, arXiv
+        1903.07138.
+    It updates once per epoch, on multi-layer perceptrons.
+
+    Args:
+        every: optimizer steps between updates: those of an epoch.
+        until: share of the run after which masks stand still.
+        drop: zeta, share of a layer's weights that goes.
+        mode: "similarity" or "sequential".
+        switch: share of the run from which "sequential" grows at random.
+        noise: standard deviation of what breaks ties between |w|.
+
+    Example:
+        >>> CTRE(every=10).due(20, None)
+        True
+    """
+
+    drop: float = 0.2
+    mode: Literal["similarity", "sequential"] = "similarity"
+    switch: float = 0.5
+    noise: float = 1e-5
+
+    order: ClassVar[Order] = "after_step"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_unit("drop", self.drop)
+        in_unit("switch", self.switch)
+        one_of("mode", self.mode, ("similarity", "sequential"))
+
+    @property
+    def needs_total(self) -> bool:  # type: ignore[override]
+        """Only the sequential mode knows how long a run is."""
+        return self.mode == "sequential" or self.until < 1.0
+
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Refuse layers other than linear ones, whose neurons are not single numbers."""
+        from torch import nn
+
+        for layer in layers:
+            if not isinstance(getattr(layer, "module", None), nn.Linear):
+                raise RecipeError(
+                    f"CTRE trains linear layers whose weights are held dense; {layer.name} is not one. Exclude it, or use "
+                    "SET or RigL"
+                )
+            if layer.size != layer.parameter.numel():
+                raise RecipeError(f"CTRE grows single weights; {layer.name} has a pattern of blocks")
+
+    def observers(self, layers: Sequence[Layer]) -> dict[str, Any]:
+        """Watch what enters and leaves every layer."""
+        from lowdim.train.correlation import Correlation
+
+        modules: list[Any] = [layer.module for layer in layers]  # type: ignore[attr-defined]
+        following = [*modules[1:], None]
+        return {
+            layer.name: Correlation(
+                module, after if after and after.in_features == module.out_features else None
+            )
+            for layer, module, after in zip(layers, modules, following, strict=True)
+        }
+
+    def update(self, moment: Moment) -> None:
+        """Drop by magnitude, grow by cosine, layer by layer."""
+        for layer in moment.layers:
+            self._replace(moment, layer, self.drop)
+
+    def shake(self, moment: Moment, fraction: float) -> None:
+        """Do one update that drops ``fraction``."""
+        for layer in moment.layers:
+            self._replace(moment, layer, fraction)
+
+    def _replace(self, moment: Moment, layer: Layer, share: float) -> None:
+        from lowdim.train.dynamic.rules import kept
+
+        observer = moment.observers[layer.name]
+        count = whole(share * layer.kept)
+        if self.mode == "similarity":
+            count = min(count, layer.size - layer.kept)
+        keep = kept(moment, layer, count, "magnitude", self.noise)
+        before = layer.positions()
+        grown = self._grown(moment, layer, observer.cosine().flatten(), before[keep], before[~keep])
+        layer.move(keep, grown)
+        observer.clear()
+
+    def _grown(self, moment: Moment, layer: Any, cosine: Tensor, staying: Tensor, dropped: Tensor) -> Tensor:
+        from lowdim.core.transition import member, union
+
+        source, count = moment.generator(layer, "grow"), len(dropped)
+        if self.mode == "sequential":
+            if moment.total is not None and moment.step >= self.switch * moment.total:
+                return layer.draw(count, staying, source)  # type: ignore[no-any-return]
+            return layer.top(cosine, count, staying)  # type: ignore[no-any-return]
+        best = layer.top(cosine, count, staying)
+        best = best[~member(best, dropped)]
+        barred = union(union(staying, dropped), best)
+        return union(best, layer.draw(count - len(best), barred, source))
