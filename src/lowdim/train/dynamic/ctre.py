@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CTRE(Periodic):
-    """The smallest |w| go, and weights grow where the cosine of the activations they join is largest, without
-    gradients.
+    """The smallest |w| go, and weights grow where the cosine of the activations they join is largest.
 
     C_qp = |cos(a_p, a_q)| over the training batches since the last update, a_p the input p of a layer and a_q
-    its output q behind the activation (the softmax for the last layer).
+    its output q behind the activation (the softmax for the last layer): no gradient is needed.
 
     "similarity" (CTRE_sim): the best by C are taken; those of them that were just dropped are refused and replaced by
     random positions. "sequential" (CTRE_seq): growth by C, just dropped or not, until ``switch``, and at random
@@ -71,8 +70,8 @@ class CTRE(Periodic):
         for layer in layers:
             if not isinstance(getattr(layer, "module", None), nn.Linear):
                 raise RecipeError(
-                    f"CTRE trains linear layers whose weights are held dense; {layer.name} is not one. Exclude it, or use "
-                    "SET or RigL"
+                    f"CTRE trains linear layers whose weights are held dense; {layer.name} is not one. "
+                    "Exclude it, or use SET or RigL"
                 )
             if layer.size != layer.parameter.numel():
                 raise RecipeError(f"CTRE grows single weights; {layer.name} has a pattern of blocks")
