@@ -20,6 +20,20 @@ _EXPORTS: dict[str, str] = {
     "SET": f"{_D}.set",
     "SparseTraining": "lowdim.train.training",
     "Static": f"{_D}.static",
+    **dict.fromkeys(
+        [
+            "FreeTickets",
+            "InstantSoup",
+            "LotteryPools",
+            "Soup",
+            "SupTickets",
+            "Ticket",
+            "TicketCollector",
+            "ensemble",
+            "refresh_norm",
+        ],
+        "lowdim.train.tickets",
+    ),
     "erk": "lowdim.core.allocation.shapes",
     "select": "lowdim.train.selection",
 }

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.train.tickets.conftest import random_ticket, vector
+
+from lowdim.core.errors import LowdimError
+from lowdim.train.tickets import SupTickets
+from lowdim.train.tickets.combine import mix
+
+
+def test_mean_after_n_cycles_is_the_mean_of_all_tickets(kind):
+    tickets = [random_ticket(kind, seed, mask_seed=0) for seed in range(4)]
+    for count in range(1, 5):
+        found = SupTickets().superpose(tickets[:count])
+        expected = mix(tickets[:count], [1 / count] * count)
+        assert found.masks == tickets[0].masks
+        for name, tensor in found.state.items():
+            torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-6)
+
+
+def test_one_ticket_is_itself(kind):
+    ticket = random_ticket(kind, 0)
+    for average in ("mean", "pruned-mean", "moving"):
+        found = SupTickets(average=average).superpose([ticket])
+        assert found.masks == ticket.masks
+        assert all(torch.equal(found.state[name], ticket.state[name]) for name in ticket.state)
+
+
+@pytest.mark.parametrize("average", ["mean", "pruned-mean", "moving"])
+def test_density_is_exact(kind, average):
+    tickets = [random_ticket(kind, seed) for seed in range(4)]
+    assert SupTickets(average=average).superpose(tickets).masks.kept() == tickets[0].masks.kept()
+    sparser = SupTickets(average=average).superpose(tickets, sparsity=0.9)
+    total = sum(mask.numel() for mask in sparser.masks.values())
+    assert sparser.masks.kept() == round(0.1 * total)
+
+
+def test_averages_by_hand():
+    tickets = [vector(8.0, 1.0), vector(4.0, 1.0), vector(2.0, 1.0)]
+    found = {
+        a: SupTickets(average=a, factor=0.25).superpose(tickets).state["w"][0] for a in ("mean", "moving")
+    }
+    assert float(found["mean"]) == pytest.approx(14 / 3)
+    assert float(found["moving"]) == pytest.approx(0.75 * (0.75 * 8 + 0.25 * 4) + 0.25 * 2)
+
+
+def test_the_running_pruned_mean_forgets_what_it_pruned():
+    tickets = [vector(2.0, 0.0, 0.0), vector(0.0, 3.0, 0.0), vector(2.5, 0.0, 0.0)]
+    torch.testing.assert_close(SupTickets().superpose(tickets).state["w"], torch.tensor([1.5, 0.0, 0.0]))
+    pruned = SupTickets(average="pruned-mean").superpose(tickets)
+    torch.testing.assert_close(pruned.state["w"], torch.tensor([0.0, 1.0, 0.0]))
+
+
+def test_tickets_are_not_changed():
+    tickets = [random_ticket("conv", seed) for seed in range(2)]
+    before = [{name: tensor.clone() for name, tensor in t.state.items()} for t in tickets]
+    SupTickets().superpose(tickets)
+    for ticket, held in zip(tickets, before, strict=True):
+        assert all(torch.equal(ticket.state[name], held[name]) for name in held)
+
+
+def test_no_tickets_or_unequal_ones_are_refused():
+    with pytest.raises(LowdimError, match="no tickets"):
+        SupTickets().superpose([])
+    with pytest.raises(LowdimError, match="give sparsity"):
+        SupTickets().superpose([vector(1.0, 1.0), vector(1.0, 0.0)])
