@@ -16,3 +16,11 @@ register(
 register("probe", "ramanujan", f"{_HERE}.ramanujan:Ramanujan", title="Ramanujan gap, IMDB and NaRC")
 register("probe", "full-spectrum", f"{_HERE}.full_spectrum:FullSpectrum", title="Full-spectrum coordinate")
 register("probe", "paths", f"{_HERE}.paths:EffectivePaths", title="Effective paths, nodes and weights")
+register(
+    "probe",
+    "dormant",
+    "lowdim.evaluate.dormant:Dormant",
+    title="Dormant neurons",
+    arxiv="2302.12902",
+    year=2023,
+)
