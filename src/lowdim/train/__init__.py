@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 _D = "lowdim.train.dynamic"
+_S = "lowdim.train.static"
 _EXPORTS: dict[str, str] = {
     "CTRE": f"{_D}.ctre",
     "GraNet": f"{_D}.granet",
@@ -18,6 +19,9 @@ _EXPORTS: dict[str, str] = {
     "NeurRev": f"{_D}.neurrev",
     "RigL": f"{_D}.rigl",
     "SET": f"{_D}.set",
+    "STRNN": "lowdim.train.recurrent.strnn",
+    "SNTASGD": "lowdim.train.recurrent.sntasgd",
+    "SelfishRNN": "lowdim.train.recurrent.selfish",
     "SparseTraining": "lowdim.train.training",
     "Static": f"{_D}.static",
     **dict.fromkeys(
@@ -34,6 +38,21 @@ _EXPORTS: dict[str, str] = {
         ],
         "lowdim.train.tickets",
     ),
+    **{
+        name: f"{_S}.{module}"
+        for module, names in {
+            "random": ("RandomMasks", "random_masks", "ratios_of"),
+            "magnitude": ("Magnitude", "magnitude"),
+            "snip": ("SNIP", "snip"),
+            "grasp": ("GraSP", "grasp"),
+            "synflow": ("SynFlow", "synflow"),
+            "npb": ("NPB", "npb"),
+            "sanity": ("reinitialise_", "shuffled"),
+            "lottery": ("LotteryTickets",),
+            "imp": ("IMP", "LotteryTicket"),
+        }.items()
+        for name in names
+    },
     "erk": "lowdim.core.allocation.shapes",
     "select": "lowdim.train.selection",
 }

@@ -133,8 +133,6 @@ class MaskedLayer:
                 self._write(grown, values)
 
     def _write(self, grown: Tensor, values: Tensor) -> None:
-        if self.units.weights > 1:
-            raise LowdimError(f"{self.name}: blocks grow with zeros; choose regrow='zero'")
         marked, placed = torch.zeros_like(self._on), torch.zeros(self.size, device=self._on.device)
         marked[grown], placed[grown] = True, values.to(placed)
         where, new = (part(self.units.spread(x), self.parameter) for x in (marked, placed))

@@ -89,6 +89,7 @@ def build(request: Request) -> Plan:
     """
     found = _chosen(request)
     sparse = [w for w in found if not w.dense]
+    _target(request)
     _check_memory(request.model, sparse)
     _check_optimizer(request.optimizer, sparse)
     units = {w.name: units_of(request.pattern, w.name, tuple(w.parameter.shape)) for w in sparse}

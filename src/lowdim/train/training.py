@@ -91,14 +91,14 @@ class SparseTraining:
         for layer in self.layers:
             self._explored[layer.name].add(layer.positions())
         self._memory: dict[str, Any] = {}
-        self._shake, self._pending = 0.0, False
+        self._shake, self._pending, self._depth = 0.0, False, 0
         self._hidden: list[tuple[Tensor, Tensor | None]] = []
         self._agree = ranks_agree(model)
         self._observers = method.observers(self.layers)
         self._handles: list[Any] = [
             self.optimizer.register_step_pre_hook(self._before),
             self.optimizer.register_step_post_hook(self._after),
-            *(h for layer in self.layers for h in layer.listen(self._coming)),
+            *(h for layer in self.layers for h in layer.listen(self._backward)),
         ]
         self._watch()
 
@@ -193,8 +193,9 @@ class SparseTraining:
         Raises:
             LowdimError: it is of another model or another recipe; nothing has been changed then.
         """
-        recipe = self._recipe()
-        for key, value in recipe.items():
+        if "recipe" not in state or "masks" not in state:
+            raise LowdimError(f"this state was not saved by SparseTraining; it holds {sorted(state)[:5]}")
+        for key, value in self._recipe().items():
             if state["recipe"].get(key) != value:
                 raise LowdimError(
                     f"this state was saved with another {key}: {state['recipe'].get(key)!r}, now {value!r}. "
@@ -225,12 +226,20 @@ class SparseTraining:
         """Tell whether the optimizer step that comes next moves masks."""
         return bool(self._shake) or self.method.due(self.step + 1, self.total_steps)
 
+    def _backward(self) -> bool:
+        """Note that gradients arrive, so that no step is under way; return what ``_coming`` does."""
+        self._depth = 0
+        return self._coming()
+
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if any(callable(a) for a in (*args, *kwargs.values())):
             raise LowdimError(
                 "optimizer.step(closure) computes gradients inside the step, where masks cannot act on them; call "
                 "backward first and step() without a closure"
             )
+        self._depth += 1
+        if self._depth > 1:  # an optimizer whose step calls that of its base class runs the hooks of both
+            return
         for layer in self.layers:
             layer.check()
         self._pending = self._coming() and self._gradients_are_finite()
@@ -244,6 +253,9 @@ class SparseTraining:
             layer.clear_gradient()
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
         if self._hidden:
             self._show_gradients()
         elif self._pending:

@@ -108,7 +108,7 @@ def units_of(pattern: str, name: str, shape: Shape) -> Units:
     if pattern == "fan-in":
         return Entries(shape, numel, groups=shape[0])
     if found := re.fullmatch(r"gates:(\d+)", pattern):
-        return Entries(shape, numel, groups=_whole(name, shape, 0, max(1, int(found[1])), "gates"))
+        return Entries(shape, numel, groups=_whole(name, shape, 0, max(1, int(found[1])), "gate"))
     known = parse(pattern)
     if isinstance(known, Unstructured):
         return Entries(shape, numel)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from lowdim.core.transition import drop_by_sign
+from lowdim.core.errors import RecipeError
+from lowdim.core.transition import drop_by_sign, whole
 from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of
 
 if TYPE_CHECKING:
@@ -47,6 +50,14 @@ class SET(Periodic):
         one_of("rule", self.rule, ("sign-share", "sign-count"))
         one_of("regrow", self.regrow, ("normal", "uniform", "zero"))
 
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Refuse to grow blocks with random values, which mean weights."""
+        blocks = [layer.name for layer in layers if layer.size != prod(layer.shape)]
+        if blocks and self.regrow != "zero":
+            raise RecipeError(
+                f"{blocks[0]} is sparse by blocks, which grow from zeros: use SET(regrow='zero')"
+            )
+
     def update(self, moment: Moment) -> None:
         """Drop by sign and grow at random, layer by layer."""
         for layer in moment.layers:
@@ -59,7 +70,6 @@ class SET(Periodic):
 
 
 def _evolve(method: SET, moment: Moment, layer: Layer, fraction: float) -> None:
-    from lowdim.core.transition import whole
     from lowdim.train.dynamic.rules import exchange, kept
 
     if method.rule == "sign-share":
