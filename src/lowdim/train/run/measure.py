@@ -1,0 +1,105 @@
+"""What a classifier is measured by: accuracy, loss, calibration, noise, and the examples that all find hard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lowdim.core.random import generator
+from lowdim.data.classification import Split
+
+BINS, NOISE, BATCH = 15, 0.5, 1000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a network says to some examples: losses, confidences fp32 [examples]; hits bool [examples]."""
+
+    losses: Tensor
+    confidences: Tensor
+    hits: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Share of examples whose likeliest class is right."""
+        return float(self.hits.double().mean())
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats."""
+        return float(self.losses.double().mean())
+
+
+@torch.no_grad()
+def answer(net: nn.Module, split: Split) -> Outcome:
+    """Run a network over examples in evaluation mode; its mode is restored."""
+    was = net.training
+    net.eval()
+    device = next(net.parameters()).device
+    logits = torch.cat([net(x.to(device)).float().cpu() for x in split.x.split(BATCH)])
+    net.train(was)
+    confidences, classes = logits.softmax(1).max(1)
+    losses = nn.functional.cross_entropy(logits, split.y, reduction="none")
+    return Outcome(losses, confidences, classes == split.y)
+
+
+def calibration_error(outcome: Outcome, bins: int = BINS) -> float:
+    """Return the expected calibration error: the mean of |accuracy - confidence| over equal bins of confidence.
+
+    ECE = sum_b n_b / n * |accuracy_b - confidence_b|. Paper: "On Calibration of Modern Neural Networks", arXiv
+    1706.04599.
+
+    Example:
+        >>> outcome = Outcome(torch.zeros(4), torch.tensor([0.9, 0.9, 0.6, 0.6]), torch.tensor([1, 1, 1, 0]).bool())
+        >>> round(calibration_error(outcome), 3)
+        0.1
+    """
+    places = (outcome.confidences.double() * bins).ceil().long().clamp(1, bins) - 1
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(
+        0, places, outcome.hits.double() - outcome.confidences.double()
+    )
+    return float(gaps.abs().sum() / len(outcome.hits))
+
+
+def noisy(split: Split, seed: int) -> Split:
+    """Return examples with Gaussian noise of deviation 0.5, in units of the inputs' own; words are left alone."""
+    if not split.x.is_floating_point():
+        return split
+    return Split(
+        split.x + NOISE * torch.randn(split.x.shape, generator=generator(seed, "measure", "noise")), split.y
+    )
+
+
+def test(net: nn.Module, split: Split, seed: int) -> tuple[Outcome, dict[str, float]]:
+    """Measure a finished network once on examples that nothing was chosen on."""
+    outcome = answer(net, split)
+    found = {
+        "accuracy": outcome.accuracy,
+        "loss": outcome.loss,
+        "calibration_error": calibration_error(outcome),
+    }
+    if split.x.is_floating_point():
+        found["noisy_accuracy"] = answer(net, noisy(split, seed)).accuracy
+    return outcome, found
+
+
+def by_difficulty(losses: Mapping[str, Tensor], hits: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """Return each network's accuracy on the easy, the middle and the hard third of the examples.
+
+    Difficulty is the mean loss over all networks, so that none of them decides what is hard; ties go by position.
+
+    Args:
+        losses: fp32 [examples] by network.
+        hits: bool [examples] by network.
+
+    Example:
+        >>> losses = {"a": torch.tensor([0.0, 1.0, 5.0]), "b": torch.tensor([0.0, 2.0, 4.0])}
+        >>> by_difficulty(losses, {"a": torch.tensor([1, 1, 0]).bool()})
+        {'a': [1.0, 1.0, 0.0]}
+    """
+    order = torch.stack([loss.double() for loss in losses.values()]).mean(0).argsort(stable=True)
+    thirds = order.tensor_split(3)
+    return {name: [float(hit[third].double().mean()) for third in thirds] for name, hit in hits.items()}
