@@ -86,6 +86,7 @@ const char *ld_message(int32_t status) {
     case LD_BAD_OFFSETS: return "the row offsets disagree with the mask";
     case LD_BAD_SIZE: return "fewer values than the mask or the shape asks for";
     case LD_NO_MEMORY: return "out of memory";
+    case LD_NOT_A_NUMBER: return "NaN among the numbers that are compared";
     default: return "unknown status";
   }
 }

@@ -24,7 +24,7 @@
 #define LD_API __attribute__((visibility("default")))
 #endif
 
-#define LD_ABI_VERSION 1
+#define LD_ABI_VERSION 2
 #define LD_MAX_TOKENS 8 /* that one pass over the weights serves */
 
 #ifdef __cplusplus
@@ -39,7 +39,8 @@ enum ld_status {
   LD_BAD_MASK = 2,       /* bits set beyond the last column */
   LD_BAD_OFFSETS = 3,    /* row_ptr disagrees with the mask */
   LD_BAD_SIZE = 4,       /* value_bytes disagrees with the mask or the shape */
-  LD_NO_MEMORY = 5
+  LD_NO_MEMORY = 5,
+  LD_NOT_A_NUMBER = 6    /* NaN where numbers are to be compared */
 };
 
 typedef struct ld_matrix {

@@ -11,6 +11,7 @@ from typing import Any
 _D = "lowdim.train.dynamic"
 _S = "lowdim.train.static"
 _EXPORTS: dict[str, str] = {
+    "CSRLinear": "lowdim.train.executor.linear",
     "CTRE": f"{_D}.ctre",
     "GraNet": f"{_D}.granet",
     "GradualMagnitude": f"{_D}.gradual",
@@ -55,6 +56,7 @@ _EXPORTS: dict[str, str] = {
     },
     "erk": "lowdim.core.allocation.shapes",
     "select": "lowdim.train.selection",
+    "sparse_": "lowdim.train.executor.swap",
 }
 
 __all__ = sorted(_EXPORTS)
