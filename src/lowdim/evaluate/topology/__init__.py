@@ -24,3 +24,11 @@ register(
     arxiv="2302.12902",
     year=2023,
 )
+register(
+    "probe",
+    "cost",
+    "lowdim.evaluate.cost:Cost",
+    title="FLOPs and memory over a schedule",
+    arxiv="1911.11134",
+    year=2020,
+)
