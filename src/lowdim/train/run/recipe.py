@@ -71,7 +71,13 @@ def _net(value: object) -> object:
 
 
 def _start(value: object) -> object:
-    return None if value is None else families.build("initialisation", value)
+    start = None if value is None else families.build("initialisation", value)
+    if start is not None and not hasattr(start, "masks"):
+        raise RecipeError(
+            f"initialisation {families.name_of('initialisation', start)!r} finds masks by training, which a recipe "
+            "does not do before its own. Use lowdim.train in Python, or choose one that needs no training."
+        )
+    return start
 
 
 class TrainingRecipe(Document):

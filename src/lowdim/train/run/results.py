@@ -12,6 +12,7 @@ import torch
 from lowdim.data.classification import Dataset, find
 from lowdim.train import selection
 from lowdim.train.run import measure
+from lowdim.train.run.costs import cost
 from lowdim.train.run.member import Member, Role, steps_per_epoch
 from lowdim.train.run.recipe import TrainingRecipe
 
@@ -39,6 +40,7 @@ def record(member: Member) -> dict[str, Any]:
             "curve": member.curve,
             "updates": [] if member.sparsity is None else member.sparsity.history,
             "test": test,
+            "costs": cost(member),
         },
     }
 
