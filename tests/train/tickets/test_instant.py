@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.train.tickets.conftest import build, matrices, mlp
 
-from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.core.errors import RecipeError
 from lowdim.core.masks import Masks
 from lowdim.core.random import generator
 from lowdim.train.tickets import InstantSoup
@@ -35,7 +35,7 @@ class Loop:
 def prune(sparsity=0.8, seed=0, **settings):
     model = build("mlp")
     loop = Loop(model)
-    found = InstantSoup(**settings).prune(model, loop.optimizer, loop, matrices(model), sparsity, seed=seed)
+    found = InstantSoup(**settings).prune(model, loop.optimizer, loop, sparsity, include=["*"], seed=seed)
     return model, loop, found
 
 
@@ -93,7 +93,7 @@ def test_copies_on_one_data_order_agree_and_merge_to_themselves():
     model = build("mlp")
     loop = Loop(model)
     found = InstantSoup(rounds=2).prune(
-        model, loop.optimizer, lambda epochs, _: loop(epochs, 0), matrices(model), 0.8
+        model, loop.optimizer, lambda epochs, _: loop(epochs, 0), 0.8, include=["*"]
     )
     assert [(r.kept, r.agreement) for r in found.rounds] == [(65, 1.0), (58, 1.0)]
 
@@ -121,7 +121,7 @@ def test_masked_weights_are_zero_during_training():
         loop(epochs, seed)
         zeros.append(sum(int((p == 0).sum()) for p in model.parameters() if p.ndim > 1))
 
-    found = InstantSoup(denoisers=2, rounds=3).prune(model, loop.optimizer, train, matrices(model), 0.8)
+    found = InstantSoup(denoisers=2, rounds=3).prune(model, loop.optimizer, train, 0.8, include=["*"])
     after = [0, *(TOTAL - r.kept for r in found.rounds)]
     assert zeros == [n for n in after[:-1] for _ in range(3)] + after[-1:]
     assert found.one_shot == TOTAL - 14 - after[-1]
@@ -136,11 +136,19 @@ def test_stops_within_slack_of_the_target():
 def test_bad_input_is_refused():
     model = mlp()
     loop = Loop(model)
-    with pytest.raises(LowdimError, match=r"no parameters \['7.weight'\]"):
-        InstantSoup().prune(model, loop.optimizer, loop, ["7.weight"], 0.5)
-    for names, sparsity in (([], 0.5), (["0.weight"], 1.0)):
-        with pytest.raises(RecipeError, match="sparsity must be in"):
-            InstantSoup().prune(model, loop.optimizer, loop, names, sparsity)
+    with pytest.raises(RecipeError, match=r"7\.weight"):
+        InstantSoup().prune(model, loop.optimizer, loop, 0.5, include=["7.weight"])
+    with pytest.raises(RecipeError, match=r"sparsity must be in \[0, 1\); got 1"):
+        InstantSoup().prune(model, loop.optimizer, loop, 1.0)
     for settings in ({"denoisers": 0}, {"step": 1.0}, {"weak": -1}, {"merge": "median"}, {"rounds": -1}):
         with pytest.raises(RecipeError, match=next(iter(settings))):
             InstantSoup(**settings)
+
+
+def test_the_head_stays_dense_by_default():
+    model = build("mlp")
+    loop = Loop(model)
+    found = InstantSoup(rounds=1).prune(model, loop.optimizer, loop, 0.5)
+    assert list(found.masks) == ["0.weight"]
+    assert found.masks.kept() == 24
+    assert model[2].weight.all()

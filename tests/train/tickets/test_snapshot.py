@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tests.train.tickets.conftest import INPUTS, Tied, build, mlp, random_masks,
 from torch import nn
 
 from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.train.executor.swap import sparse_
 from lowdim.train.tickets import Ticket
 from lowdim.train.tickets.snapshot import borrowed, tensors
 
@@ -77,6 +80,18 @@ def test_names_of_a_compiled_or_wrapped_model_are_the_plain_ones():
     Ticket.of(mlp(), {}).apply_(wrapped)
 
 
+def test_truly_sparse_layers_give_dense_tickets():
+    dense, masks = mlp(), random_masks(mlp())
+    expected = Ticket.of(dense, masks)
+    sparse = sparse_(copy.deepcopy(dense), masks)
+    ticket = Ticket.of(sparse, masks)
+    assert ticket.masks == expected.masks
+    assert set(ticket.state) == set(expected.state)
+    assert all(torch.equal(ticket.state[name], expected.state[name]) for name in expected.state)
+    with pytest.raises(LowdimError, match="0 is a truly sparse layer"):
+        ticket.apply_(sparse)
+
+
 def test_refuses_masks_and_models_that_do_not_fit():
     model = mlp()
     with pytest.raises(LowdimError, match=r"'0\.weigth'.*Did you mean '0\.weight'"):
@@ -141,11 +156,13 @@ def test_killed_while_saving_leaves_the_old_file_whole(tmp_path):
             os.truncate(filename, os.path.getsize(filename) // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         safetensors.torch.save_file = half
-        from lowdim.train.tickets import Ticket
         from tests.train.tickets.conftest import random_ticket
         random_ticket("mlp", 2).save({str(path)!r})
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=root
+    )
     assert done.returncode == -9, done.stderr
     assert same(Ticket.load(path), old)
     new = random_ticket("mlp", 2)

@@ -7,10 +7,10 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.core.errors import RecipeError
 from lowdim.core.masks import Masks
 from lowdim.train.tickets.combine import intersection, iou, largest, union
-from lowdim.train.tickets.snapshot import Ticket
+from lowdim.train.tickets.snapshot import borrowed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,9 +89,10 @@ class InstantSoup:
         model: nn.Module,
         optimizer: Optimizer,
         train: Train,
-        names: Sequence[str],
         sparsity: float,
         *,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
         seed: int = 0,
     ) -> Instant:
         """Train and prune a model in place.
@@ -101,111 +102,95 @@ class InstantSoup:
             optimizer: of the model. Masks are applied after each of its steps; copies begin with its state.
             train: (epochs, seed) -> None, trains the model with the optimizer for a share of epochs on the data order
                 of the seed. It gets the same seed for every main training, another for each copy of a round.
-            names: parameters to prune, such as "layers.0.weight".
-            sparsity: share of zeros to reach among them, exactly.
+            sparsity: share of zeros to reach over all pruned weights, exactly.
+            include: globs of the weights to prune, see `lowdim.train.selection.select`.
+            exclude: globs of weights that stay dense.
             seed: of the main training; copy k gets seed + k + 1.
 
         Raises:
-            RecipeError: sparsity is outside [0, 1) or no names are given.
-            LowdimError: a name is not one of the model's.
+            RecipeError: sparsity is outside [0, 1), or a glob matches nothing.
         """
-        if not names or not 0 <= sparsity < 1:
-            raise RecipeError(
-                f"sparsity must be in [0, 1) and names not empty; got {sparsity}, {list(names)}"
-            )
-        masks = _full(model, names)
-        total = sum(mask.numel() for mask in masks.values())
+        import torch
+
+        from lowdim.train.selection import select
+
+        if not 0 <= sparsity < 1:
+            raise RecipeError(f"sparsity must be in [0, 1); got {sparsity}")
+        weights = select(model, include, exclude)
+        masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+        total = _count(masks)
         target = round((1 - sparsity) * total)
         rounds: list[Round] = []
         for index in range(self.rounds + 1):
-            _train(model, optimizer, train, masks, self.main, seed)
+            _train(weights, masks, optimizer, train, self.main, seed)
             kept = _count(masks)
             if index == self.rounds or kept - target < self.slack * total:
                 break
-            weak = self._weak_masks(
-                model, optimizer, train, masks, max(target, round((1 - self.step) * kept)), seed
-            )
+            keep = max(target, round((1 - self.step) * kept))
+            weak = self._weak_masks(model, weights, masks, optimizer, train, keep, seed)
             masks = union(weak) if self.merge == "union" else intersection(weak)
-            if (
-                _count(masks) < target
-            ):  # an intersection may overshoot: the largest of all proposals fill it up
-                masks = _fill(model, masks, union(weak), target)
+            if _count(masks) < target:
+                masks = _filled(weights, masks, union(weak), target)
             rounds.append(Round(_count(masks), _agreement(weak)))
-            _packed(masks).apply_(model)
-        final = _packed(largest(dict(model.named_parameters()), masks, target))
-        final.apply_(model)
-        return Instant(final, tuple(rounds), _count(masks) - target)
+            _zero(weights, masks)
+        final = largest(weights, masks, target)
+        _zero(weights, final)
+        packed = Masks.from_dict({name: mask.cpu() for name, mask in final.items()})
+        return Instant(packed, tuple(rounds), _count(masks) - target)
 
     def _weak_masks(
         self,
         model: nn.Module,
+        weights: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
         optimizer: Optimizer,
         train: Train,
-        masks: Mapping[str, Tensor],
         keep: int,
         seed: int,
     ) -> list[dict[str, Tensor]]:
         """Return the proposals of the copies; the model and the optimizer come back as they were."""
-        weights, state = Ticket.of(model, masks), deepcopy(optimizer.state_dict())
+        state = deepcopy(optimizer.state_dict())
         proposals = []
         for copy in range(self.denoisers):
-            _train(model, optimizer, train, masks, self.weak, seed + copy + 1)
-            proposals.append(largest(dict(model.named_parameters()), masks, keep))
-            weights.apply_(model)
+            with borrowed(model):
+                _train(weights, masks, optimizer, train, self.weak, seed + copy + 1)
+                proposals.append(largest(weights, masks, keep))
             optimizer.load_state_dict(deepcopy(state))
         return proposals
 
 
-def _full(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    import torch
-
-    parameters = dict(model.named_parameters())
-    unknown = [name for name in names if name not in parameters]
-    if unknown:
-        raise LowdimError(f"the model has no parameters {unknown}; tied ones go by their first name")
-    return {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names}
-
-
 def _train(
-    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
     optimizer: Optimizer,
     train: Train,
-    masks: Mapping[str, Tensor],
     epochs: float,
     seed: int,
 ) -> None:
     """Run the caller's training with masked weights at zero after every optimizer step."""
-    import torch
-
-    parameters = dict(model.named_parameters())
-
-    def hold(*_: object) -> None:
-        with torch.no_grad():
-            for name, mask in masks.items():
-                parameters[name].masked_fill_(~mask, 0.0)
-
-    handle = optimizer.register_step_post_hook(hold)
+    handle = optimizer.register_step_post_hook(lambda *_: _zero(weights, masks))
     try:
         train(epochs, seed)
     finally:
         handle.remove()
 
 
-def _fill(
-    model: nn.Module, held: Mapping[str, Tensor], legal: Mapping[str, Tensor], keep: int
-) -> dict[str, Tensor]:
+def _zero(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
     import torch
 
-    weights = dict(model.named_parameters())
-    boosted = {
-        name: torch.where(mask, torch.full_like(weights[name], torch.inf), weights[name].detach())
-        for name, mask in held.items()
-    }
-    return largest(boosted, legal, keep)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weights[name].masked_fill_(~mask, 0.0)
 
 
-def _packed(masks: Mapping[str, Tensor]) -> Masks:
-    return Masks.from_dict({name: mask.cpu() for name, mask in masks.items()})
+def _filled(
+    weights: Mapping[str, Tensor], held: Mapping[str, Tensor], legal: Mapping[str, Tensor], keep: int
+) -> dict[str, Tensor]:
+    """Add the largest of the other legal weights to those held: an intersection may fall below the target."""
+    import torch
+
+    first = {name: torch.where(mask, torch.inf, weights[name].detach()) for name, mask in held.items()}
+    return largest(first, legal, keep)
 
 
 def _count(masks: Mapping[str, Tensor]) -> int:

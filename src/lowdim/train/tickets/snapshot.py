@@ -20,23 +20,46 @@ _KEPT, _PLAIN, _WORDS = "kept:", "state:", "mask:"
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's own parameters and persistent buffers by name; what is tied appears once, by its first name."""
+    """Return a model's own parameters and persistent buffers by name; what is tied appears once, by its first name.
+
+    Raises:
+        LowdimError: the model has truly sparse layers, whose tensors change shape with their masks.
+    """
+    if sparse := _truly_sparse(model):
+        raise LowdimError(
+            f"{next(iter(sparse)) or 'the model'} is a truly sparse layer, which a ticket cannot be written into; "
+            "use a model with dense layers (CSRLinear.to_linear)"
+        )
     return {name: tensor for name, (first, tensor) in _named(model).items() if name == first}
 
 
 def _named(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
-    """Return every name of every tensor, with the first name of the same tensor; prefixes of wrappers are left out."""
+    """Return every name of every tensor, with the first name of the same tensor; prefixes of wrappers are left out.
+
+    Of a truly sparse layer the dense weight is made, in the place of its values.
+    """
     import torch
 
     from lowdim.train.selection import plain_name
 
+    sparse = _truly_sparse(model)
     first: dict[int, str] = {}
     found = {}
     for key, tensor in model.state_dict(keep_vars=True).items():
+        owner, _, attribute = key.rpartition(".")
         name = plain_name(key)
-        if isinstance(tensor, torch.Tensor):
+        if owner in sparse and attribute == "values":
+            name = plain_name(f"{owner}.weight".lstrip("."))
+            found[name] = (name, sparse[owner].dense())
+        elif isinstance(tensor, torch.Tensor) and not (owner in sparse and attribute in ("row_ptr", "col")):
             found[name] = (first.setdefault(id(tensor), name), tensor)
     return found
+
+
+def _truly_sparse(model: nn.Module) -> dict[str, Any]:
+    from lowdim.train.executor.linear import CSRLinear
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, CSRLinear)}
 
 
 @dataclass(frozen=True, eq=False)
