@@ -70,10 +70,16 @@ class TestEveryMethod:
         assert training.sparsity() == pytest.approx(0.8, abs=1e-4)
         assert training.step == 12
 
+    @pytest.mark.parametrize("order", ["before", "between", "after"])
     @pytest.mark.parametrize("method", METHODS, ids=kinds)
-    def test_resumes_to_the_bit(self, method: Method) -> None:
-        def fresh() -> tuple[nn.Module, Any, SparseTraining]:
-            return hold(method=method, total_steps=14, model=conv_net(seed=5))
+    def test_resumes_to_the_bit(self, method: Method, order: str) -> None:
+        """The model's weights are read before masks are made, after that, or after the masks are read."""
+
+        def fresh(weights: Any = None) -> tuple[nn.Module, Any, SparseTraining]:
+            model = conv_net(seed=5)
+            if weights:
+                model.load_state_dict(weights)
+            return hold(method=method, total_steps=14, model=model)
 
         whole_model, whole_optimizer, whole = fresh()
         train(whole_model, whole_optimizer, range(14))
@@ -85,10 +91,13 @@ class TestEveryMethod:
         file.seek(0)
         states = torch.load(file, weights_only=True)
         torch.rand(7)
-        model, optimizer, training = fresh()
-        training.load_state_dict(states.pop())
-        for part, state in zip((model, optimizer), states, strict=True):
-            part.load_state_dict(state)
+        model, optimizer, training = fresh(states[0] if order == "before" else None)
+        if order == "between":
+            model.load_state_dict(states[0])
+        training.load_state_dict(states[2])
+        if order == "after":
+            model.load_state_dict(states[0])
+        optimizer.load_state_dict(states[1])
         train(model, optimizer, range(7, 14))
 
         assert training.masks.hash() == whole.masks.hash()
@@ -204,6 +213,30 @@ class TestLoops:
         model = torch.compile(mlp(64, 32, 4), backend="eager")
         training = SparseTraining(model, sgd(model), sparsity=0.5, method=Static())  # type: ignore[arg-type]
         assert list(training.masks) == ["0.weight"]
+
+    @pytest.mark.parametrize("method", [RigL(every=2), SET(every=2)], ids=kinds)
+    def test_a_closure_computes_the_same(self, method: Method) -> None:
+        runs = []
+        for closed in (False, True):
+            model, optimizer, training = hold(0.8, model=mlp(64, 32, 4), method=method, total_steps=8)
+            for step in range(6):
+                x, y = batch(step)
+
+                def compute(model: nn.Module = model, x: Tensor = x, y: Tensor = y) -> Tensor:
+                    loss = F.cross_entropy(model(x.flatten(1)), y)
+                    loss.backward()
+                    return loss
+
+                if closed:
+                    optimizer.step(compute)
+                else:
+                    compute()
+                    optimizer.step()
+                optimizer.zero_grad()
+            runs.append(
+                (training.masks.hash(), float(next(model.parameters()).detach().sum()), training.step)
+            )
+        assert runs[0] == runs[1]
 
     def test_a_moving_average_is_masked_on_request(self) -> None:
         model, optimizer, training = hold(0.8, method=SET(every=1))
@@ -347,10 +380,20 @@ class TestBadInput:
         assert training.step == 4
         assert [entry["step"] for entry in training.history] == [2, 4]
 
-    def test_a_closure(self) -> None:
-        _, optimizer, _ = hold()
-        with pytest.raises(LowdimError, match="closure"):
-            optimizer.step(lambda: 0.0)
+    def test_an_optimizer_of_several_gradients_a_step(self) -> None:
+        model = mlp(64, 8, 4)
+        optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+        SparseTraining(model, optimizer, sparsity=0.5, method=Static())
+        x, y = batch(0)
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x.flatten(1)), y)
+            loss.backward()
+            return loss
+
+        with pytest.raises(LowdimError, match="LBFGS calls its closure more than once"):
+            optimizer.step(closure)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         ("settings", "match"),

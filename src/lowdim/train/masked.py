@@ -41,7 +41,9 @@ class MaskedLayer:
         self.size, self.units, self._quota = units.size, units, quota
         self.module, self._attribute, self._optimizer = weight.module, weight.attribute, optimizer
         self._dense_gradient: Tensor | None = None
+        self._given: Tensor | None = local(self.parameter).detach().clone()
         self.set(kept)
+        self._version = local(self.parameter)._version
 
     @property
     def kept(self) -> int:
@@ -156,9 +158,9 @@ class MaskedLayer:
         if self.parameter.grad is not None:
             self._dense_gradient = self.parameter.grad.detach().clone()
 
-    def release_gradient(self) -> None:
-        """Forget the dense gradient."""
-        self._dense_gradient = None
+    def release(self) -> None:
+        """Forget the dense gradient, and the weights from before the first step."""
+        self._dense_gradient = self._given = None
 
     def finite(self) -> bool:
         """Tell whether this rank's gradient holds neither NaN nor Inf."""
@@ -195,5 +197,13 @@ class MaskedLayer:
         return pack_bits(self._on[None])
 
     def load(self, state: Tensor) -> None:
-        """Take the mask of a ``state``."""
+        """Take the mask of a ``state``.
+
+        Weights that were read from a checkpoint before this object was made, and that its first mask zeroed, come back.
+        """
+        weight = local(self.parameter)
+        if self._given is not None and weight._version == self._version:
+            with torch.no_grad():
+                weight.copy_(self._given)
+        self._given = None
         self.set(unpack_bits(state.cpu(), self.size)[0].clone())

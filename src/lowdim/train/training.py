@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -91,7 +91,7 @@ class SparseTraining:
         for layer in self.layers:
             self._explored[layer.name].add(layer.positions())
         self._memory: dict[str, Any] = {}
-        self._shake, self._pending, self._depth = 0.0, False, 0
+        self._shake, self._pending, self._depth, self._in_closure = 0.0, False, 0, False
         self._hidden: list[tuple[Tensor, Tensor | None]] = []
         self._agree = ranks_agree(model)
         self._observers = method.observers(self.layers)
@@ -228,20 +228,49 @@ class SparseTraining:
 
     def _backward(self) -> bool:
         """Note that gradients arrive, so that no step is under way; return what ``_coming`` does."""
-        self._depth = 0
+        if not self._in_closure:
+            self._depth = 0
         return self._coming()
 
-    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if any(callable(a) for a in (*args, *kwargs.values())):
-            raise LowdimError(
-                "optimizer.step(closure) computes gradients inside the step, where masks cannot act on them; call "
-                "backward first and step() without a closure"
-            )
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self._depth += 1
         if self._depth > 1:  # an optimizer whose step calls that of its base class runs the hooks of both
-            return
+            return None
         for layer in self.layers:
             layer.check()
+        closure = kwargs.get("closure") or next((a for a in args if callable(a)), None)
+        if closure is None:
+            self._prepare()
+            return None
+        wrapped = self._around(closure)
+        return tuple(wrapped if a is closure else a for a in args), {
+            key: wrapped if value is closure else value for key, value in kwargs.items()
+        }
+
+    def _around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """Let masks act between a closure, which computes the gradients inside the step, and their use."""
+        calls = 0
+
+        def compute() -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > 1:
+                raise LowdimError(
+                    f"{type(self.optimizer).__name__} calls its closure more than once in a step, so there is no one "
+                    "gradient to act on; use an optimizer of one gradient per step"
+                )
+            self._in_closure = True
+            try:
+                loss = closure()
+            finally:
+                self._in_closure = False
+            self._prepare()
+            return loss
+
+        return compute
+
+    def _prepare(self) -> None:
+        """Act on gradients that are there and not used yet."""
         self._pending = self._coming() and self._gradients_are_finite()
         if self._pending and self.method.order == "replace_step":
             self._update()
@@ -261,7 +290,7 @@ class SparseTraining:
         elif self._pending:
             self._update()
         for layer in self.layers:
-            layer.release_gradient()
+            layer.release()
             layer.clear_weight()
             if self.step == 0:
                 per_weight(self.optimizer, layer.parameter, layer.name)

@@ -1,0 +1,1 @@
+"""Sparse training inside other people's training loops."""
