@@ -127,3 +127,20 @@ def test_the_scores_are_left_alone():
     keep_top(scores, 1)
     keep_top_rows(scores, 1)
     assert scores.tolist() == [[3.0, 1.0, 2.0]]
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "sorted", "zeros", "periodic"])
+@pytest.mark.parametrize("keep", [1, 1000, 60_000])
+def test_a_long_row_is_selected_as_a_short_one(kind: str, keep: int) -> None:
+    size = 1 << 18
+    source = torch.Generator().manual_seed(0)
+    scores = {
+        "normal": torch.randn(size, generator=source),
+        "ties": torch.randint(50, (size,), generator=source).float(),
+        "sorted": torch.arange(float(size)),
+        "zeros": torch.zeros(size),
+        "periodic": (torch.arange(size) % 4 == 0).float(),
+    }[kind]
+    expected = torch.zeros(size, dtype=torch.bool)
+    expected[scores.sort(descending=True, stable=True).indices[:keep]] = True
+    assert torch.equal(keep_top(scores, keep), expected)

@@ -92,6 +92,7 @@ def main(rank: int, size: int, home: str) -> None:
                 # ranks start from different weights; the wrapper sends those of rank 0 to all
                 found[f"ddp-{name}-{first}"] = run(model(rank), method, part, first)
             found[f"fsdp-{name}"] = sharded(method, part)
+        dist.barrier()  # a rank that leaves early takes its connections with it
     finally:
         dist.destroy_process_group()
     (Path(home) / f"{rank}.json").write_text(json.dumps(found))

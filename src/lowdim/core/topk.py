@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Up to this width, counting pairs beats a selection per row: 30 times faster at 2:4 on a 4096 x 4096 weight.
 _NARROW = 16
 _CHUNK = 1 << 15
+# From this width on a threshold estimated from a sample saves most of the selection: 2 to 8 times faster at 25 million.
+_LONG = 1 << 18
 
 
 def _ready(scores: Tensor) -> Tensor:
@@ -77,6 +79,24 @@ def _narrow_rows_numpy(x: Array, keep: int) -> NDArray[np.bool_]:
     return mask
 
 
+def _long_row_numpy(x: Array, keep: int) -> NDArray[np.bool_]:
+    """Select a small part of one long row among the few that a sample says may be in it."""
+    import numpy as np
+
+    sample = x[0, :: x.shape[1] >> 16]
+    rank = keep * len(sample) / x.shape[1]
+    rank += 5 * rank**0.5 + 10  # so that the threshold is almost never too high, in which case all is looked at
+    if rank >= len(sample):
+        return _rows_numpy(x, keep)
+    floor = np.partition(sample, len(sample) - int(rank) - 1)[len(sample) - int(rank) - 1]
+    near = np.flatnonzero(x[0] >= floor)
+    if len(near) < keep:
+        return _rows_numpy(x, keep)
+    mask = np.zeros(x.shape, dtype=np.bool_)
+    mask[0, near[_rows_numpy(x[:, near], keep)[0]]] = True
+    return mask
+
+
 def _rows_torch(x: Tensor, keep: int) -> Tensor:
     import torch
 
@@ -95,6 +115,8 @@ def _rows(x: Tensor, keep: int) -> Tensor:
         return torch.ones(x.shape, dtype=torch.bool, device=x.device)
     if x.device.type != "cpu":
         return _rows_torch(x, keep)
+    if len(x) == 1 and x.shape[1] >= _LONG and 4 * keep < x.shape[1]:
+        return torch.from_numpy(_long_row_numpy(x.numpy(), keep))
     select = _narrow_rows_numpy if x.shape[1] <= _NARROW else _rows_numpy
     return torch.from_numpy(select(x.numpy(), keep))
 

@@ -93,11 +93,10 @@ class MaskedLayer:
         """Return the units with the highest scores, int64, ascending.
 
         Args:
-            scores: [size], none negative.
+            scores: [size], none negative; overwritten where excluded.
             count: how many; a group's own number where there are groups.
             excluded: int64, units that are out.
         """
-        scores = scores.clone()
         scores[excluded] = -1.0
         if self._quota is None:
             return keep_top(scores, count).nonzero().flatten()
