@@ -21,14 +21,14 @@ _SCALES = (1.0, 1e-150, 1e-300, 1e150)
 
 
 class Flow:
-    """A copy of a network, in evaluation mode and float64, whose parameters are made non-negative.
+    """A copy of a network, in evaluation mode and float64, with non-negative weights and without biases.
 
     Args:
         model: the network; it is only read.
         weights: the weights to differentiate with respect to, by name.
         example: an input, a tuple or a mapping of them, or the shape of one. Floating-point inputs become ones; whole
             numbers, such as token ids, stay as they are.
-        made: what each parameter becomes, given its name and value.
+        made: what each parameter becomes that is not a bias.
     """
 
     def __init__(
@@ -36,27 +36,23 @@ class Flow:
         model: nn.Module,
         weights: Mapping[str, Tensor],
         example: Any,
-        made: Callable[[str, Tensor], Tensor],
+        made: Callable[[Tensor], Tensor],
     ) -> None:
         memo: dict[int, Any] = {id(p.grad): None for p in model.parameters() if p.grad is not None}
         self.net = copy.deepcopy(model, memo).double().eval()
         self.weights: dict[str, nn.Parameter] = {name: memo[id(weight)] for name, weight in weights.items()}
         device = next(iter(weights.values())).device
         self.inputs = _ones(example, device)
-        self._additive: list[tuple[Tensor, Tensor]] = []
+        self._embeddings: list[tuple[Tensor, Tensor]] = []
         with torch.no_grad():
             for name, parameter in self.net.named_parameters():
-                parameter.copy_(made(name, parameter))
-                if "bias" in name.rpartition(".")[2]:
-                    self._additive.append((parameter, parameter.clone()))
+                bias = "bias" in name.rpartition(".")[2]
+                parameter.copy_(torch.zeros_like(parameter) if bias else made(parameter))
             for module in self.net.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-                    assert module.running_var is not None
-                    module.running_mean.abs_()
-                    module.running_var.abs_()
-                    self._additive.append((module.running_mean, module.running_mean.clone()))
+                    module.running_mean.zero_()
                 elif isinstance(module, nn.Embedding):
-                    self._additive.append((module.weight, module.weight.clone()))
+                    self._embeddings.append((module.weight, module.weight.clone()))
 
     def set(self, values: Mapping[str, Tensor]) -> None:
         """Write weights into the copy."""
@@ -76,8 +72,8 @@ class Flow:
     def gradients(self) -> tuple[float, dict[str, Tensor]]:
         """Return the total R and dR/dw for each weight, both up to one common factor if R leaves float64.
 
-        A network that is linear where its values are positive is homogeneous of degree one in its inputs and biases
-        together. So where R overflows or vanishes, inputs and biases are scaled by a factor, and the output before it
+        A network without biases that is linear where its values are positive is homogeneous of degree one in its
+        inputs. So where R overflows or vanishes, inputs and embeddings are scaled by a factor, and the output before it
         is differentiated by the same: all gradients change by one factor, and their order stays.
 
         Raises:
@@ -113,7 +109,7 @@ class Flow:
 
     def _scale(self, scale: float) -> None:
         with torch.no_grad():
-            for tensor, value in self._additive:
+            for tensor, value in self._embeddings:
                 tensor.copy_(value * scale)
         self.inputs = _map(self.inputs, lambda x: torch.full_like(x, scale) if x.is_floating_point() else x)
 

@@ -38,7 +38,7 @@ class NPB(Initialisation):
         beta: weight of the spread over many kernels.
         max_kernel: most weights in one kernel, unless the layer's count needs more; the first layer has no limit.
         allocation: how the budget is spread over the layers, as for `RandomMasks`.
-        solver: "greedy", or "milp" for the integer programme of the paper (needs SciPy).
+        solver: "greedy", or "milp" for the integer programme of the paper, by SciPy's HiGHS.
         chunk: output channels per integer programme; larger layers are split, as the authors do.
 
     Paper: "Towards Data-Agnostic Pruning At Initialization: What Makes a Good Sparse Mask?", NeurIPS 2023.

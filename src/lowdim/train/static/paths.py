@@ -28,9 +28,7 @@ _TINY_SHARE = 1e-12
 
 def ones_flow(model: nn.Module, weights: Mapping[str, Tensor], example: Any) -> Flow:
     """Return a copy of the network in which every weight is 1, to count paths in."""
-    flow = Flow(
-        model, weights, example, lambda name, value: torch.full_like(value, float("bias" not in name))
-    )
+    flow = Flow(model, weights, example, torch.ones_like)
     linear_norms(flow.net, affine=False)
     for name, module in list(flow.net.named_modules()):
         if name and type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, _ATTENTION):

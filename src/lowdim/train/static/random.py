@@ -113,19 +113,3 @@ def ratios_of(masks: Mapping[str, Tensor]) -> dict[str, float]:
         {'a': 0.75}
     """
     return {name: 1.0 - int(mask.sum()) / max(1, mask.numel()) for name, mask in masks.items()}
-
-
-def shuffled(masks: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
-    """Return masks with the same count per layer at random positions.
-
-    The first sanity check of pruning at initialisation: if training with shuffled masks is as good, the method
-    found layer-wise shares, not weights (arXiv 2009.08576).
-
-    Example:
-        >>> import torch
-        >>> int(shuffled({"a": torch.eye(4, dtype=torch.bool)})["a"].sum())
-        4
-    """
-    counts = {name: int(mask.sum()) for name, mask in masks.items()}
-    drawn = draw_counts(shapes_of(masks), counts, seed)
-    return {name: drawn[name].to(mask.device) for name, mask in masks.items()}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowdim.core.budget import apportion
-from lowdim.core.errors import NumericalError, RecipeError
+from lowdim.core.errors import NumericalError
 
 Counts = NDArray[np.int64]
 
@@ -169,15 +169,10 @@ def milp(problem: Problem) -> Counts:
     """Solve the integer programme with SciPy's HiGHS.
 
     Raises:
-        RecipeError: SciPy is missing.
         NumericalError: the solver found nothing.
     """
-    try:
-        from scipy import optimize, sparse
-    except ImportError as error:
-        raise RecipeError(
-            "solver milp needs SciPy. Install it with pip install 'lowdim[milp]', or use solver='greedy'"
-        ) from error
+    from scipy import optimize, sparse
+
     outs, ins = problem.outs, len(problem.paths)
     cells = outs * ins
     # the unknowns: weights per kernel, then whether an input, an output and a kernel has one

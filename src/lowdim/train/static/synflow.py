@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SynFlow(Initialisation):
-    """Score |w * dR/dw|, R being the sum of the outputs for an input of ones with every parameter made absolute.
+    """Score |w * dR/dw|, R being the sum of the outputs for an input of ones, with absolute weights and no biases.
 
     Pruned in rounds: after round k of K the kept share is D^(k/K), D being the target density, and the score is
-    taken again. In a network without biases whose activations leave positive values alone, the scores of each layer
-    add up to R: no layer is emptied before it must. Computed in float64, in evaluation mode, on a copy. Layer, group
-    and RMS norms pass their input on, times their gain, since what they divide by would undo the flow.
+    taken again. Where activations leave positive values alone, the scores of each layer that everything passes add up
+    to R: no such layer is emptied before it must. The authors' code keeps biases and the means of batch norms, made
+    absolute, which feed the layers behind them and let those before be emptied; the paper's R has none. Computed in
+    float64, in evaluation mode, on a copy. Layer, group and RMS norms pass their input on, times their gain, since
+    what they divide by would undo the flow.
 
     Args:
         rounds: K; the paper uses 100. 1 is one-shot and may empty layers.
@@ -62,9 +64,11 @@ class _Scorer:
     """Scores one network again and again."""
 
     def __init__(self, start: Start) -> None:
+        import torch
+
         from lowdim.train.static.flow import Flow, linear_norms
 
-        self.flow = Flow(start.model, start.weights, start.data, lambda _, value: value.abs())
+        self.flow = Flow(start.model, start.weights, start.data, torch.abs)
         linear_norms(self.flow.net, affine=True)
         self.whole = {name: weight.detach().clone() for name, weight in self.flow.weights.items()}
 
