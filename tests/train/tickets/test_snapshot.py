@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.train.tickets import ranked
 from tests.train.tickets.conftest import INPUTS, Tied, build, mlp, random_masks, random_ticket
 from torch import nn
 
@@ -203,3 +204,12 @@ def test_borrowed_gives_everything_back_even_after_an_error():
     assert all(torch.equal(tensor, before[name]) for name, tensor in tensors(model).items())
     assert model[0].training
     assert not model[1].training
+
+
+@pytest.mark.slow
+def test_sharded_models_give_and_take_whole_tickets(tmp_path):
+    torch.multiprocessing.spawn(ranked.main, (str(tmp_path),), nprocs=2)
+    for index in range(2):
+        first, second = (Ticket.load(tmp_path / f"{index}-{rank}") for rank in range(2))
+        assert same(first, second)
+        assert first.masks.sparsity() == 0.5

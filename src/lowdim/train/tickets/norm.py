@@ -50,6 +50,7 @@ def refresh_norm(model: nn.Module, batches: Iterable[Any], *, forward: Forward |
     short last batch weighs as much as its samples are, and the first norm's result does not depend on how the data is
     cut into batches. During the pass norms use the statistics of their batch, as in training; everything else is in
     eval mode, so that dropout draws nothing. Modes are restored; a model without BatchNorm reads no batch.
+    Ranks are not combined: give every rank the same batches.
 
     Args:
         model: changed in its BatchNorm buffers only.

@@ -62,6 +62,20 @@ def _truly_sparse(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, CSRLinear)}
 
 
+def _whole(tensor: Any) -> Any:
+    """Return a sharded tensor gathered, any other as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def _like(target: Any, tensor: Tensor) -> Tensor:
+    """Return a tensor sharded as its target is."""
+    if not hasattr(target, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(target.device), target.device_mesh, target.placements)
+
+
 @dataclass(frozen=True, eq=False)
 class Ticket:
     """A copy, on the CPU, of a sparse network: its weights, its masks and its buffers.
@@ -97,7 +111,7 @@ class Ticket:
         score: float | None = None,
         step: int | None = None,
     ) -> Ticket:
-        """Copy a model.
+        """Copy a model; if it is sharded (FSDP2), all ranks must call this, and each gets the whole.
 
         Args:
             model: any module; it is not changed.
@@ -110,7 +124,7 @@ class Ticket:
         """
         named = _named(model)
         state = {
-            name: tensor.detach().to("cpu", copy=True).contiguous()
+            name: _whole(tensor.detach()).to("cpu", copy=True).contiguous()
             for name, (first, tensor) in named.items()
             if name == first
         }
@@ -144,7 +158,7 @@ class Ticket:
             )
         with torch.no_grad():
             for name, tensor in self.state.items():
-                targets[name].copy_(tensor)
+                targets[name].copy_(_like(targets[name], tensor))
 
     def scored(self, score: float | None) -> Ticket:
         """Return the same ticket with another validation score; tensors are shared."""
