@@ -89,6 +89,10 @@ class MaskedLayer:
         """Return the units with the largest |gradient|; see `Layer`."""
         return self.top(self.units.values(full(self._gradient())).abs(), count, excluded)
 
+    def gradients_at(self, positions: Tensor) -> Tensor:
+        """Return the |gradient| of any units; see `Layer`."""
+        return self.units.values(full(self._gradient()))[positions].float().abs()
+
     def top(self, scores: Tensor, count: int, excluded: Tensor) -> Tensor:
         """Return the units with the highest scores, int64, ascending.
 
@@ -153,7 +157,7 @@ class MaskedLayer:
             local(self.parameter).masked_fill_(self._off, 0.0)
 
     def hold_gradient(self) -> None:
-        """Keep the dense gradient until ``release_gradient``, whatever happens to the parameter's own."""
+        """Keep the dense gradient until ``release``, whatever happens to the parameter's own."""
         if self.parameter.grad is not None:
             self._dense_gradient = self.parameter.grad.detach().clone()
 

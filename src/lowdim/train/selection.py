@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -66,18 +66,10 @@ def weights(
     model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
 ) -> list[Weight]:
     """Return every candidate, with the reason where it stays dense; see `select`."""
-    include = _globs("include", include)
-    exclude = _globs("exclude", exclude)
     found = list(_candidates(model))
-    for argument, globs in (("include", include or []), ("exclude", exclude or [])):
-        for glob in globs:
-            if not any(_matches(w.name, [glob]) for w in found):
-                names = [w.name for w in found]
-                raise RecipeError(
-                    f"{argument} {glob!r} matches no weight that can be sparse. {suggest(glob, names)}"
-                )
+    choose([w.name for w in found], include, exclude)
     head = _head(model, found) if include is None else None
-    judged = [_judge(w, include, exclude or [], head) for w in found]
+    judged = [_judge(w, include, exclude or (), head) for w in found]
     if all(w.dense for w in judged):
         why = "; ".join(f"{w.name}: {w.dense}" for w in judged[:5]) or "there is none in the model"
         raise RecipeError(f"no weight is left to be sparse ({why}). Name some with include=[...]")
@@ -96,10 +88,29 @@ def plain_name(name: str) -> str:
     return name
 
 
-def _globs(argument: str, globs: Sequence[str] | None) -> list[str] | None:
-    if isinstance(globs, str):
-        raise RecipeError(f"{argument} must be a list of globs; got the string {globs!r}. Write [{globs!r}]")
-    return None if globs is None else list(globs)
+def choose(names: Iterable[str], include: Sequence[str] | None, exclude: Sequence[str] | None) -> list[str]:
+    """Return the weights' names that ``include`` (all if None) and ``exclude`` leave.
+
+    Raises:
+        RecipeError: an argument is not a list, or a glob matches nothing.
+
+    Example:
+        >>> choose(["a.fc1.weight", "a.fc2.weight"], ["a.*"], ["*.fc2"])
+        ['a.fc1.weight']
+    """
+    names = list(names)
+    for argument, globs in (("include", include), ("exclude", exclude)):
+        if isinstance(globs, str):
+            raise RecipeError(
+                f"{argument} must be a list of globs; got the string {globs!r}. Write [{globs!r}]"
+            )
+        for glob in globs or ():
+            if not any(_matches(name, [glob]) for name in names):
+                raise RecipeError(
+                    f"{argument} {glob!r} matches no weight that can be sparse. {suggest(glob, names)}"
+                )
+    wanted = names if include is None else [name for name in names if _matches(name, include)]
+    return [name for name in wanted if not _matches(name, exclude or ())]
 
 
 def _matches(name: str, globs: Sequence[str]) -> bool:
@@ -143,7 +154,9 @@ def _head(model: nn.Module, found: list[Weight]) -> nn.Parameter | None:
     return linear[-1].parameter
 
 
-def _judge(w: Weight, include: list[str] | None, exclude: list[str], head: nn.Parameter | None) -> Weight:
+def _judge(
+    w: Weight, include: Sequence[str] | None, exclude: Sequence[str], head: nn.Parameter | None
+) -> Weight:
     dense = ""
     if _matches(w.name, exclude):
         dense = "excluded"

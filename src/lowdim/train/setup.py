@@ -18,8 +18,10 @@ from lowdim.core.topk import keep_top_rows
 from lowdim.core.transition import draw
 from lowdim.train.distributed import local
 from lowdim.train.dynamic.base import Method
+from lowdim.train.executor.layer import CSRLayer
+from lowdim.train.executor.linear import CSRLinear
 from lowdim.train.masked import MaskedLayer
-from lowdim.train.selection import Weight, plain_name, shares_memory, weights
+from lowdim.train.selection import Weight, choose, plain_name, shares_memory, weights
 from lowdim.train.units import Units, quotas, units_of
 
 
@@ -87,6 +89,8 @@ def build(request: Request) -> Plan:
         RecipeError: an argument is out of range, or names nothing.
         LowdimError: the optimizer lacks a weight, or two weights share memory.
     """
+    if truly := truly_sparse(request):
+        return truly
     found = _chosen(request)
     sparse = [w for w in found if not w.dense]
     _target(request)
@@ -170,6 +174,39 @@ def _check_optimizer(optimizer: Optimizer, sparse: list[Weight]) -> None:
                 f"the optimizer does not hold {weight.name}. Give it model.parameters(), made after the model has its "
                 "final parameters, or exclude the layer"
             )
+
+
+def truly_sparse(request: Request) -> Plan | None:
+    """Return the plan of a model with truly sparse layers, which bring their masks; None if it has none.
+
+    Raises:
+        RecipeError: masks or a pattern are given, or a sparsity that the method cannot bring about.
+        LowdimError: the optimizer lacks the values of a layer.
+    """
+    modules = {n: m for n, m in request.model.named_modules() if isinstance(m, CSRLinear)}
+    if not modules:
+        return None
+    if request.masks is not None or request.pattern != "unstructured":
+        raise RecipeError(
+            "CSRLinear layers bring their own masks, without a pattern; leave out masks and pattern"
+        )
+    named = {plain_name(f"{n}.weight" if n else "weight"): m for n, m in modules.items()}
+    chosen = choose(named, request.include, request.exclude)
+    found = [Weight(n, m, "values", m.values, "" if n in chosen else "not chosen") for n, m in named.items()]
+    sparse = [w for w in found if not w.dense]
+    _check_optimizer(request.optimizer, sparse)
+    layers = tuple(CSRLayer(w.name, named[w.name], request.optimizer) for w in sparse)
+    targets = {layer.name: layer.kept for layer in layers}
+    if request.sparsity is not None:
+        shapes = {layer.name: layer.shape for layer in layers}
+        wanted = resolve(request.allocation, shapes, request.sparsity)
+        if not request.method.changes_density and sum(wanted.values()) != sum(targets.values()):
+            raise RecipeError(
+                f"the CSRLinear layers keep {sum(targets.values())} weights, and {type(request.method).__name__} leaves "
+                f"it at that; sparsity {request.sparsity:g} would be {sum(wanted.values())}. Leave sparsity out"
+            )
+        targets = wanted
+    return Plan(layers, targets, tuple(found))
 
 
 # ---------------------------------------------------------------- how much, and where

@@ -95,6 +95,7 @@ class SparseTraining:
         self._hidden: list[tuple[Tensor, Tensor | None]] = []
         self._agree = ranks_agree(model)
         self._observers = method.observers(self.layers)
+        self._observers |= method.keepers(model, self.optimizer, self.layers, total_steps)
         self._handles: list[Any] = [
             self.optimizer.register_step_pre_hook(self._before),
             self.optimizer.register_step_post_hook(self._after),
@@ -135,9 +136,9 @@ class SparseTraining:
         lines = [f"{self.method}, {self.pattern}, step {self.step}: {self.sparsity():.2%} zeros"]
         kept = {layer.name: layer for layer in self.layers}
         for weight in self._weights:
-            shape = "x".join(map(str, weight.parameter.shape))
-            if weight.name in kept:
-                layer = kept[weight.name]
+            layer = kept.get(weight.name)
+            shape = "x".join(map(str, layer.shape if layer else weight.parameter.shape))
+            if layer:
                 state = f"{1 - layer.kept / max(1, layer.size):7.2%} zeros"
             else:
                 state = f"dense ({weight.dense})"

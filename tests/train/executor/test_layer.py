@@ -112,7 +112,7 @@ def test_the_largest_gradients_of_a_step() -> None:
         layer.gradients(), dense.weight.grad.flatten()[layer.positions()], rtol=1e-5, atol=1e-5
     )
     assert layer.finite()
-    layer.release_gradient()
+    layer.release()
     with pytest.raises(LowdimError, match="watch"):
         layer.top_gradient(25, layer.positions())
 
@@ -142,7 +142,7 @@ def test_a_held_gradient_outlives_the_parameters_own() -> None:
     layer.hold_gradient()
     optimizer.zero_grad()
     assert torch.equal(layer.gradients(), before)
-    layer.release_gradient()
+    layer.release()
     with pytest.raises(LowdimError, match="no gradient"):
         layer.gradients()
 

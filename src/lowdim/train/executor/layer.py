@@ -126,11 +126,11 @@ class CSRLayer:
         """Nothing to clear: what is off does not exist."""
 
     def hold_gradient(self) -> None:
-        """Keep the gradient until ``release_gradient``, whatever happens to the parameter's own."""
+        """Keep the gradient until ``release``, whatever happens to the parameter's own."""
         if self.parameter.grad is not None:
             self._gradient = self.parameter.grad.detach().clone()
 
-    def release_gradient(self) -> None:
+    def release(self) -> None:
         """Forget the gradient, and the factors of the dense one."""
         self._gradient = None
         self.module.watch(False)

@@ -256,8 +256,11 @@ class CSRLinear(nn.Module):
             raise LowdimError(
                 f"the index is of a weight {index.shape}, not {self.out_features, self.in_features}."
             )
+        new = _fp32("values", values, (index.kept,))
         self.values.grad = None
-        self.values.data = _fp32("values", values, (index.kept,))
+        if len(new) != len(self.values):  # autograd expects gradients of the old size while an old graph lives
+            self.values.data = torch.empty(0, dtype=torch.float64)  # another dtype makes it look again
+        self.values.data = new
         self.row_ptr, self.col, self.cuts = index.row_ptr, index.col, index.cuts
 
     # ---------------------------------------------------------------- as a module
