@@ -104,6 +104,7 @@ class _Moments:
 
     def __init__(self) -> None:
         self.count = 0
+        self.shift: Any = None
         self.mean: Any = 0.0
         self.squares: Any = 0.0
 
@@ -117,8 +118,11 @@ class _Moments:
                 "a batch holds one value per channel, which BatchNorm cannot normalise; use larger batches, or "
                 "drop_last=True"
             )
-        # second moments of values with a large mean need more than fp32
-        var, mean = torch.var_mean(x.detach().double(), dims, correction=0)
+        values = x.detach() if x.dtype == torch.float64 else x.detach().float()
+        if self.shift is None:
+            self.shift = values.mean(dims, keepdim=True)
+        # fp32 suffices for a batch once the bulk of the mean is off; batches are merged on the CPU, where fp64 exists
+        var, mean = (m.cpu().double() for m in torch.var_mean(values - self.shift, dims, correction=0))
         delta = mean - self.mean
         total = self.count + count
         self.squares = self.squares + var * count + delta**2 * (self.count * count / total)
@@ -126,7 +130,7 @@ class _Moments:
         self.count = total
 
     def write(self, module: Any, batches: int) -> None:
-        module.running_mean.copy_(self.mean)
+        module.running_mean.copy_(self.mean + self.shift.flatten().cpu().double())
         module.running_var.copy_(self.squares / (self.count - 1))
         if module.num_batches_tracked is not None:
             module.num_batches_tracked.fill_(batches)
