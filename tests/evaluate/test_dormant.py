@@ -78,6 +78,19 @@ def test_two_activations_behind_one_layer() -> None:
     assert list(Dormant().measure(model, [torch.ones(1, 2)]).layers) == ["0", "0#2"]
 
 
+def test_an_activation_before_any_layer_has_a_name_of_its_own_in_every_batch() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.Linear(3, 2), nn.PReLU(), nn.ReLU())
+    found = Dormant().measure(model, [torch.tensor([[1.0, -1.0, -1.0]]), torch.tensor([[-1.0, 1.0, -1.0]])])
+    assert list(found.layers) == ["0", "1"]
+    assert found.layers["0"].which.tolist() == [False, False, True]
+
+
+def test_a_single_example_without_a_batch() -> None:
+    assert (
+        Dormant().measure(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), [torch.ones(3)]).layers["0"].neurons == 4
+    )
+
+
 def test_scores_compare_with_the_mean_of_the_layer() -> None:
     model = nn.Sequential(nn.Linear(1, 4, bias=False), nn.ReLU())
     model[0].weight.data.copy_(torch.tensor([[0.0], [0.1], [0.9], [3.0]]))  # mean 1

@@ -145,6 +145,40 @@ def sum_of_bins(sizes, counts) -> int:
     )
 
 
+class Joined(nn.Module):
+    """Two inputs, a constant token, branches put side by side and on top of each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.ones(1, 1))
+        self.a = nn.Linear(2, 2, bias=False)
+        self.b = nn.Linear(3, 2, bias=False)
+        self.head = nn.Linear(5, 1)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        a, b = self.a(x), self.b(y)
+        a += b
+        both = torch.cat([a, 1.0 - b, self.token * 3], dim=1)
+        return {"logits": self.head(both), "spread": torch.zeros(1)}
+
+
+def test_inputs_and_branches_that_are_joined() -> None:
+    masks = {"a.weight": torch.eye(2).bool(), "b.weight": torch.tensor([[1, 1, 1], [0, 0, 0]]).bool()}
+    found = probe.measure(Joined(), masks, (torch.zeros(1, 2), torch.zeros(1, 3)))
+    # a + b = (1 + 3, 1), b = (3, 0), nothing from the token
+    assert found.paths == 4 + 1 + 3
+    assert [layer.effective for layer in found.layers.values()] == [2, 3]
+
+
+class Deaf(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.ones(1, 2, dtype=torch.float64))
+
+
 def test_transposed_convolutions_count_inputs_first() -> None:
     model = nn.Sequential(nn.ConvTranspose2d(3, 2, 2))
     masks = {"0.weight": torch.zeros(3, 2, 2, 2).bool()}
@@ -231,6 +265,13 @@ class Recurrent(nn.Module):
         (mlp(4, 2), {"0.wight": torch.ones(2, 4)}, torch.zeros(1, 4), "Did you mean '0.weight'"),
         (mlp(4, 2), {"0.weight": torch.ones(2, 2)}, torch.zeros(1, 4), r"\[2, 2\]"),
         (mlp(4, 2), {"0.weight": torch.ones(2, 4)}, torch.zeros(1, 4).long(), "int64"),
+        (Deaf(), {"fc.weight": torch.ones(2, 2)}, torch.zeros(1, 2), "no output"),
+        (
+            nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(2, dilation=2)),
+            {"0.weight": torch.ones(1, 1, 1, 1)},
+            torch.zeros(1, 1, 4, 4),
+            "'max_pool2d'",
+        ),
         (Gate(), {"fc.weight": torch.ones(4, 4)}, torch.zeros(1, 4), "'mul'"),
         (Recurrent(), {"fc.weight": torch.ones(4, 4)}, torch.zeros(1, 4), "'lstm'"),
     ],

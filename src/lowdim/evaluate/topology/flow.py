@@ -93,8 +93,6 @@ class Flow(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         inplace = name.endswith("_") and not name.endswith("__")
         name = name if name.endswith("__") else name.strip("_").removesuffix("_with_indices")
-        if name.startswith("__i") and name[3:-2] in _SUMS | _SCALED:
-            name, inplace = name[3:-2], True
         out, log = self._apply(name, func, tracked, args, kwargs)
         if inplace and out is not args[0]:
             out = args[0].copy_(out)

@@ -54,8 +54,8 @@ class Bipartite:
         Example:
             >>> import torch
             >>> graph = Bipartite.of("fc", torch.tensor([[True, False, True]]))
-            >>> graph.left.tolist(), graph.degrees()[0].tolist(), graph.inputs
-            ([0, 1], [1, 1], 3)
+            >>> graph.left.tolist(), graph.right.tolist(), graph.inputs
+            ([0, 1], [0, 0], 3)
         """
         if mask.dim() < 2:
             raise EvaluationError(
@@ -90,10 +90,6 @@ class Bipartite:
     def shape(self) -> tuple[int, int]:
         """The number of left and of right nodes that have edges."""
         return (int(self.left.max()) + 1, int(self.right.max()) + 1) if len(self.left) else (0, 0)
-
-    def degrees(self) -> tuple[Index, Index]:
-        """Return the degrees of the left and of the right nodes."""
-        return np.bincount(self.left), np.bincount(self.right)
 
     def regular_parts(self, least: int = 3) -> Iterator[Bipartite]:
         """Yield, for each degree that at least ``least`` left nodes share, the graph of those nodes."""

@@ -72,24 +72,22 @@ class Watch(TorchFunctionMode):
         return out
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
+        if not self._running:  # another pass
+            self._last, self._axis = "", -1
         self._running.append(module)
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self._running.pop()
         parameters = list(module.parameters(recurse=False))
-        leaf = not any(True for _ in module.children())
-        if parameters and leaf and "Norm" not in type(module).__name__ and not isinstance(module, nn.PReLU):
+        gain = isinstance(module, nn.PReLU) or "Norm" in type(module).__name__
+        if parameters and not gain and not _has_children(module):
             self._last = self._names[module]
             self._axis = 1 if hasattr(module, "kernel_size") else -1
 
     def _add(self, function: str, out: Tensor) -> None:
-        module = self._running[-1] if self._running else None
-        site = self._names.get(module, "") if module is not None else ""
-        if (
-            module is None
-            or any(True for _ in module.children())
-            or any(True for _ in module.parameters(False))
-        ):
+        module = self._running[-1]
+        site = self._names[module]
+        if _has_children(module) or any(True for _ in module.parameters(recurse=False)):
             site = f"{site}.{function}".lstrip(".")  # a function that the module calls
         axis = self._axis if out.dim() > 2 else -1
         key = self._key(self._last or site, site)
@@ -102,3 +100,7 @@ class Watch(TorchFunctionMode):
             before = sum(known == layer for known, _ in self._keys)
             self._keys[layer, site] = f"{layer}#{before + 1}" if before else layer
         return self._keys[layer, site]
+
+
+def _has_children(module: nn.Module) -> bool:
+    return any(True for _ in module.children())
