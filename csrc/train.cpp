@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kCache = int64_t{512} << 10;  // bytes of activations that should stay near a core
 constexpr int64_t kMostPanels = 16, kLeastColumns = 32;
-constexpr int64_t kShortRun = 4, kShortRunOfFew = 16;  // values of a row per run of columns, below which runs cost more than they save
+constexpr int64_t kShortRun = 8, kShortRunOfFew = 16;  // values of a row per run of columns, below which runs cost more than they save
 constexpr int64_t kWorkPerThread = int64_t{1} << 15;   // kept values times samples, below which a second thread costs more than it brings
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -187,11 +187,12 @@ int32_t ld_sparse_backward(const ld_sparse *w, const float *x, int64_t x_stride,
     }
     Packing p = {kernels, g + at * g_stride, g_stride, count, width, packed_g, d_bias};
     ld_parallel(used, w->rows, kPackedTogether, pack_some, &p);
-    const int32_t cut = runs(w, width, width * 4, used == 1 ? 1 : 2 * used);
-    Backward b = {kernels, w, count, width, d_x_stride, cut, at > 0, packed_x, packed_g, d_values, sums,
-                  d_x ? d_x + at * d_x_stride : nullptr};
-    if (d_values) ld_parallel(used, cut, 1, multiply_some, &b);
-    if (d_x) ld_parallel(used, cut, 1, spread_some, &b);
+    const int64_t wanted = used == 1 ? 1 : 2 * used;
+    Backward b = {kernels, w, count, width, d_x_stride, runs(w, width, width * 4, wanted), at > 0, packed_x, packed_g,
+                  d_values, sums, d_x ? d_x + at * d_x_stride : nullptr};
+    if (d_values) ld_parallel(used, b.runs, 1, multiply_some, &b);
+    b.runs = runs(w, width, 2 * width * 4, wanted);  // what is read is written too
+    if (d_x) ld_parallel(used, b.runs, 1, spread_some, &b);
   }
   return LD_OK;
 }

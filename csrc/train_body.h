@@ -58,9 +58,9 @@ LD_INLINE Run run_of(const ld_sparse *w, int32_t first, int32_t last, int64_t ro
 // ---------------------------------------------------------------- layout
 
 void pack(const float *x, int64_t x_stride, int64_t batch, int64_t width, int64_t begin, int64_t end, float *out) {
-  int64_t f = begin;
-  for (; width % kLanes == 0 && f + kLanes <= end; f += kLanes)
-    for (int64_t b = 0; b < width; b += kLanes) {
+  const int64_t whole = width % kLanes ? begin : end - (end - begin) % kLanes;
+  for (int64_t b = 0; whole > begin && b < width; b += kLanes)
+    for (int64_t f = begin; f < whole; f += kLanes) {
       Floats v[kLanes];
 #pragma GCC unroll 16
       for (int64_t i = 0; i < kLanes; ++i) v[i] = b + i < batch ? load(x + (b + i) * x_stride + f) : Floats{};
@@ -68,24 +68,23 @@ void pack(const float *x, int64_t x_stride, int64_t batch, int64_t width, int64_
 #pragma GCC unroll 16
       for (int64_t i = 0; i < kLanes; ++i) store(out + (f + i) * width + b, v[i]);
     }
-  for (; f < end; ++f)
+  for (int64_t f = whole; f < end; ++f)
     for (int64_t b = 0; b < width; ++b) out[f * width + b] = b < batch ? x[b * x_stride + f] : 0.0f;
 }
 
 void unpack(const float *in, int64_t batch, int64_t width, int64_t begin, int64_t end, const float *bias, float *y,
             int64_t y_stride) {
-  int64_t f = begin;
-  for (; width % kLanes == 0 && f + kLanes <= end; f += kLanes) {
-    const Floats add = bias ? load(bias + f) : Floats{};
-    for (int64_t b = 0; b < width; b += kLanes) {
+  const int64_t whole = width % kLanes ? begin : end - (end - begin) % kLanes;
+  for (int64_t b = 0; whole > begin && b < batch; b += kLanes)
+    for (int64_t f = begin; f < whole; f += kLanes) {
+      const Floats add = bias ? load(bias + f) : Floats{};
       Floats v[kLanes];
 #pragma GCC unroll 16
       for (int64_t i = 0; i < kLanes; ++i) v[i] = load(in + (f - begin + i) * width + b);
       transpose(v);
       for (int64_t i = 0; i < kLanes && b + i < batch; ++i) store(y + (b + i) * y_stride + f, v[i] + add);
     }
-  }
-  for (; f < end; ++f)
+  for (int64_t f = whole; f < end; ++f)
     for (int64_t b = 0; b < batch; ++b) y[b * y_stride + f] = in[(f - begin) * width + b] + (bias ? bias[f] : 0.0f);
 }
 

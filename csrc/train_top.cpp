@@ -13,6 +13,7 @@
 namespace {
 
 constexpr int64_t kSampled = 64;      // one tile in so many estimates the first threshold
+constexpr int64_t kSparseBits = 512;   // positions for each one found, up to which a bit for every position beats sorting
 constexpr uint32_t kInfinity = 0x7F800000;
 constexpr int64_t kRowsTogether = 96;  // rows of a unit of work
 
@@ -46,6 +47,7 @@ struct Search {
   int64_t column_blocks, row_blocks, step;  // of its row blocks and column blocks a search takes every step-th pair
   int64_t next;    // unit of work
   bool failed;
+  std::vector<uint64_t> off;              // the excluded positions as bits, unless they are too few for it
   std::vector<std::vector<Found>> found;  // of each thread
 };
 
@@ -59,6 +61,7 @@ uint32_t shrink(std::vector<Found> *found, size_t count, uint32_t least) {
 }
 
 bool excluded(const Search *s, int64_t row, int64_t at) {
+  if (!s->off.empty()) return s->off[static_cast<size_t>(at / 64)] >> (at % 64) & 1;
   return std::binary_search(s->excluded + s->first[row], s->excluded + s->first[row + 1], at);
 }
 
@@ -94,7 +97,6 @@ void search_some(Search *s, std::vector<Found> *found) {
       look(s, tile, i * LD_TOP_ROWS, col, &least, found);
     }
   }
-  shrink(found, s->count, least);
 }
 
 void search_member(void *context, int32_t member, int32_t) {
@@ -137,6 +139,19 @@ void regroup_some(void *context, int64_t begin, int64_t end) {
       }
 }
 
+void ascending(const std::vector<Found> &found, int64_t size, int64_t *out) {
+  const int64_t count = static_cast<int64_t>(found.size());
+  if (size / kSparseBits > count) {
+    for (int64_t i = 0; i < count; ++i) out[i] = found[static_cast<size_t>(i)].at;
+    std::sort(out, out + count);
+    return;
+  }
+  std::vector<uint64_t> marked(static_cast<size_t>(size / 64 + 1));
+  for (const Found &f : found) marked[static_cast<size_t>(f.at / 64)] |= uint64_t{1} << (f.at % 64);
+  for (int64_t word = 0; word <= size / 64; ++word)
+    for (uint64_t bits = marked[static_cast<size_t>(word)]; bits; bits &= bits - 1) *out++ = word * 64 + __builtin_ctzll(bits);
+}
+
 int32_t find_top(Search *s, int64_t count, int64_t *top, int32_t threads) {
   const int64_t free = s->rows * s->cols - s->first[s->rows];
   uint32_t least = 0;
@@ -150,8 +165,7 @@ int32_t find_top(Search *s, int64_t count, int64_t *top, int32_t threads) {
   if (found.size() != static_cast<size_t>(count)) return LD_BAD_ARGUMENT;
   for (const Found &f : found)
     if (f.size > kInfinity) return LD_NOT_A_NUMBER;  // NaN is larger than any number, so that it is among the largest
-  for (int64_t i = 0; i < count; ++i) top[i] = found[static_cast<size_t>(i)].at;
-  std::sort(top, top + count);
+  ascending(found, s->rows * s->cols, top);
   return LD_OK;
 }
 
@@ -178,7 +192,12 @@ int32_t ld_sparse_top(int64_t rows, int64_t cols, const float *x, int64_t x_stri
     Regroup p = {rows, batch, g_stride, g, packed.data()};
     ld_parallel(threads, row_blocks, 8, regroup_some, &p);
     Search s = {ld_train_current(), rows, cols, batch, x, x_stride, packed.data(), excluded_positions, first.data(), 0, 0,
-                column_blocks, row_blocks, 1, 0, false, {}};
+                column_blocks, row_blocks, 1, 0, false, {}, {}};
+    if (size / kSparseBits <= excluded_count + count) {
+      s.off.resize(static_cast<size_t>(size / 64 + 1));
+      for (int64_t k = 0; k < excluded_count; ++k)
+        s.off[static_cast<size_t>(excluded_positions[k] / 64)] |= uint64_t{1} << (excluded_positions[k] % 64);
+    }
     return find_top(&s, count, top, threads);
   } catch (const std::bad_alloc &) {
     return LD_NO_MEMORY;
