@@ -14,26 +14,23 @@ LD_INLINE void store(const ld_matrix *m, int64_t row, __m256 sum, float *y) {
   *y = total(sum) + (m->bias ? m->bias[row] : 0.0f);
 }
 
-// Several sums for each token, so that latency is hidden where tokens are few.
-template <int Tokens>
+// Four sums for each token, which hide latency where tokens are few. Their number does not depend on that of the tokens, so that no
+// token's result depends on the others.
+template <class Kind, int Tokens>
 struct Sums {
-  static constexpr int kLanes = Tokens == 1 ? 4 : Tokens <= 5 ? 2 : 1;
+  static constexpr int kLanes = 4;
   __m256 at[Tokens][kLanes];
 
   LD_INLINE void clear() {
     for (int t = 0; t < Tokens; ++t)
       for (int l = 0; l < kLanes; ++l) at[t][l] = _mm256_setzero_ps();
   }
-  template <class Kind>
   LD_INLINE void add(Numbers w, const typename Kind::Input *x, int64_t stride, int part) {
-#pragma GCC unroll 8
-    for (int t = 0; t < Tokens; ++t) {
-      const Numbers v = Kind::read(x + t * stride);
-      __m256 &even = at[t][2 * part % kLanes];
-      even = _mm256_fmadd_ps(w.a, v.a, even);
-      __m256 &odd = at[t][(2 * part + 1) % kLanes];
-      odd = _mm256_fmadd_ps(w.b, v.b, odd);
-    }
+    const int even = 2 * part % kLanes;
+#pragma GCC unroll 4
+    for (int t = 0; t < Tokens; ++t) at[t][even] = _mm256_fmadd_ps(w.a, Kind::read_a(x + t * stride), at[t][even]);
+#pragma GCC unroll 4
+    for (int t = 0; t < Tokens; ++t) at[t][even + 1] = _mm256_fmadd_ps(w.b, Kind::read_b(x + t * stride), at[t][even + 1]);
   }
   LD_INLINE void finish(const ld_matrix *m, int64_t row, float *y, int64_t y_stride) const {
     for (int t = 0; t < Tokens; ++t) {
@@ -45,54 +42,60 @@ struct Sums {
 };
 
 template <class Kind, int Tokens, bool Last>
-void packed_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
+void packed_row(const ld_matrix *m, const typename Kind::Input *x, int64_t x_stride, int64_t row, float *y, int64_t y_stride) {
   const char *p = static_cast<const char *>(m->values) + m->row_ptr[row];
   const char *const end = static_cast<const char *>(m->values) + m->value_bytes;
   const uint8_t *mask = mask_bytes(m, row);
-  const typename Kind::Input *x = Kind::input(in);
-  Sums<Tokens> sums;
+  Sums<Kind, Tokens> sums;
   sums.clear();
   for (int64_t c = 0; c < m->cols; c += 64, x += 64, mask += 8) {
 #pragma GCC unroll 4
     for (int part = 0; part < 4; ++part) {
       const Numbers w = Kind::read(Kind::template take<Last>(p, end, mask + 2 * part));
-      sums.template add<Kind>(w, x + 16 * part, in->stride, part);
+      sums.add(w, x + 16 * part, x_stride, part);
     }
   }
   sums.finish(m, row, y, y_stride);
 }
 
 template <class Kind, int Tokens>
-void dense_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
+void dense_row(const ld_matrix *m, const typename Kind::Input *x, int64_t x_stride, int64_t row, float *y, int64_t y_stride) {
   using Number = typename Kind::Input;
   const Number *const w = static_cast<const Number *>(m->values) + row * m->cols;
-  const Number *const x = Kind::input(in);
-  Sums<Tokens> sums;
+  Sums<Kind, Tokens> sums;
   sums.clear();
   int64_t c = 0;
   for (; c + 32 <= m->cols; c += 32) {
-    sums.template add<Kind>(Kind::read(w + c), x + c, in->stride, 0);
-    sums.template add<Kind>(Kind::read(w + c + 16), x + c + 16, in->stride, 1);
+    sums.add(Kind::read(w + c), x + c, x_stride, 0);
+    sums.add(Kind::read(w + c + 16), x + c + 16, x_stride, 1);
   }
   if (c < m->cols) {
     Number rest[32] = {};
     std::memcpy(rest, w + c, static_cast<size_t>(m->cols - c) * sizeof(Number));
-    sums.template add<Kind>(Kind::read(rest), x + c, in->stride, 0);
-    sums.template add<Kind>(Kind::read(rest + 16), x + c + 16, in->stride, 1);
+    sums.add(Kind::read(rest), x + c, x_stride, 0);
+    sums.add(Kind::read(rest + 16), x + c + 16, x_stride, 1);
   }
   sums.finish(m, row, y, y_stride);
 }
 
+// Tokens [Begin, Begin + Tokens) of a row, as many at once as registers hold the sums of, the row being near by for the others.
+template <class Kind, int Begin, int Tokens>
+LD_INLINE void number_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
+  constexpr int kMost = 3, kTimes = (Tokens + kMost - 1) / kMost, kSome = (Tokens + kTimes - 1) / kTimes;
+  const typename Kind::Input *const x = Kind::input(in) + Begin * in->stride;
+  float *const to = y + Begin * y_stride;
+  if (!m->mask)
+    dense_row<Kind, kSome>(m, x, in->stride, row, to, y_stride);
+  else if (inside(m, row))
+    packed_row<Kind, kSome, false>(m, x, in->stride, row, to, y_stride);
+  else
+    packed_row<Kind, kSome, true>(m, x, in->stride, row, to, y_stride);
+  if constexpr (kSome < Tokens) number_row<Kind, Begin + kSome, Tokens - kSome>(m, in, row, y, y_stride);
+}
+
 template <class Kind, int Tokens>
 void number_rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
-  for (int64_t r = begin; r < end; ++r) {
-    if (!m->mask)
-      dense_row<Kind, Tokens>(m, in, r, y, y_stride);
-    else if (inside(m, r))
-      packed_row<Kind, Tokens, false>(m, in, r, y, y_stride);
-    else
-      packed_row<Kind, Tokens, true>(m, in, r, y, y_stride);
-  }
+  for (int64_t r = begin; r < end; ++r) number_row<Kind, 0, Tokens>(m, in, r, y, y_stride);
 }
 
 // ---------------------------------------------------------------- int8 and int4

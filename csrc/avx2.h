@@ -59,7 +59,9 @@ struct Fp32 {
   using Input = float;
   static constexpr int64_t kBytes = 4;
   static const Input *input(const ld_input *in) { return in->f32; }
-  static Numbers read(const float *x) { return {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}; }
+  static __m256 read_a(const float *x) { return _mm256_loadu_ps(x); }
+  static __m256 read_b(const float *x) { return _mm256_loadu_ps(x + 8); }
+  static Numbers read(const float *x) { return {read_a(x), read_b(x)}; }
 
   template <bool Last>
   static __m256 take8(const char *&p, const char *end, uint32_t mask) {
@@ -87,11 +89,17 @@ struct Bf16 {
   static constexpr int64_t kBytes = 2;
   static const Input *input(const ld_input *in) { return in->bf16; }
   // Even columns and odd ones.
+  static __m256 even(__m256i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)); }
+  static __m256 odd(__m256i v) {
+    return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int>(0xFFFF0000))));
+  }
   static Numbers read(__m256i v) {
     asm("" : "+x"(v));
-    return {_mm256_castsi256_ps(_mm256_slli_epi32(v, 16)),
-            _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int>(0xFFFF0000))))};
+    return {even(v), odd(v)};
   }
+  // An input is read for each register anew: there are too few to keep it.
+  static __m256 read_a(const uint16_t *x) { return even(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(x))); }
+  static __m256 read_b(const uint16_t *x) { return odd(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(x))); }
   static Numbers read(const uint16_t *x) { return read(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(x))); }
 
   template <bool Last>

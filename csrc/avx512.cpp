@@ -7,24 +7,44 @@ namespace {
 
 // ---------------------------------------------------------------- fp32 and bf16
 
-// Four parts at a time, one sum each where tokens are few: VDPBF16PS takes six cycles, VFMADD four.
+// Part i of a row goes into lane i % kLanes, which hides latency where tokens are few: VDPBF16PS takes six cycles, VFMADD four.
+constexpr int kLanes = 4;
+
+template <int Tokens>
+struct Lanes {
+  __m512 at[Tokens][kLanes];
+
+  LD_INLINE void clear() {
+    for (int t = 0; t < Tokens; ++t)
+      for (int l = 0; l < kLanes; ++l) at[t][l] = _mm512_setzero_ps();
+  }
+
+  LD_INLINE Sums<Tokens> sums() const {
+    Sums<Tokens> result;
+    for (int t = 0; t < Tokens; ++t) {
+      result.at[t] = at[t][0];
+      for (int l = 1; l < kLanes; ++l) result.at[t] = _mm512_add_ps(result.at[t], at[t][l]);
+    }
+    return result;
+  }
+};
+
 template <class Kind, int Tokens, bool Last>
-inline void packed_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
-  constexpr int kParts = 4, kColumns = kParts * Kind::kColumns;
+LD_INLINE Sums<Tokens> packed_row(const ld_matrix *m, const typename Kind::Input *x, int64_t x_stride, int64_t row) {
+  constexpr int kColumns = kLanes * Kind::kColumns;
   constexpr uint64_t kPart = ~0ULL >> (64 - Kind::kColumns);
   const char *p = static_cast<const char *>(m->values) + m->row_ptr[row];
   const char *const end = static_cast<const char *>(m->values) + m->value_bytes;
   const uint64_t *mask = m->mask + row * m->mask_words;
-  const typename Kind::Input *x = Kind::input(in);
-  Sums<Tokens> sums;
-  sums.clear();
+  Lanes<Tokens> lanes;
+  lanes.clear();
 
-  const auto parts = [&](uint64_t first_word, uint64_t second_word) __attribute__((always_inline)) {
-    __m512i w[kParts];
-    typename Kind::Mask mask_of[kParts];
-    uint64_t count[kParts];
+  const auto parts = [&](uint64_t first_word, uint64_t second_word) LD_ALWAYS {
+    __m512i w[kLanes];
+    typename Kind::Mask mask_of[kLanes];
+    uint64_t count[kLanes];
 #pragma GCC unroll 4
-    for (int i = 0; i < kParts; ++i) {
+    for (int i = 0; i < kLanes; ++i) {
       const int column = i * Kind::kColumns;
       const uint64_t bits = pinned((column < 64 ? first_word : second_word) >> (column % 64) & kPart);
       mask_of[i] = static_cast<typename Kind::Mask>(bits);
@@ -32,18 +52,15 @@ inline void packed_row(const ld_matrix *m, const ld_input *in, int64_t row, floa
       count[i] = __builtin_popcountll(bits);
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < kParts; ++i) {
+    for (int i = 0; i < kLanes; ++i) {
       w[i] = Last ? load_last(p, end) : load(p);
       p += Kind::kBytes * count[i];
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < kParts; ++i) {
+    for (int i = 0; i < kLanes; ++i) {
       w[i] = Kind::expand(mask_of[i], w[i]);
-#pragma GCC unroll 8
-      for (int t = 0; t < Tokens; ++t) {
-        __m512 &sum = sums.at[t][i % Sums<Tokens>::kLanes];
-        sum = Kind::add(sum, w[i], x + t * in->stride + i * Kind::kColumns);
-      }
+#pragma GCC unroll 4
+      for (int t = 0; t < Tokens; ++t) lanes.at[t][i] = Kind::add(lanes.at[t][i], w[i], x + t * x_stride + i * Kind::kColumns);
     }
     x += kColumns;
   };
@@ -51,34 +68,29 @@ inline void packed_row(const ld_matrix *m, const ld_input *in, int64_t row, floa
   const uint64_t *const stop = mask + (m->cols + 63) / 64;
   for (; mask + kColumns / 64 <= stop; mask += kColumns / 64) parts(mask[0], mask[kColumns / 64 - 1]);
   if (mask < stop) parts(mask[0], 0);
-  sums.store(m, row, y, y_stride);
+  return lanes.sums();
 }
 
 template <class Kind, int Tokens>
-inline void dense_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
-  constexpr int kParts = 4;
-  const int64_t width = m->cols * Kind::kBytes;
-  const char *p = static_cast<const char *>(m->values) + row * width;
-  const typename Kind::Input *x = Kind::input(in);
-  Sums<Tokens> sums;
-  sums.clear();
+LD_INLINE Sums<Tokens> dense_row(const ld_matrix *m, const typename Kind::Input *x, int64_t x_stride, int64_t row) {
+  const char *const p = static_cast<const char *>(m->values) + row * m->cols * Kind::kBytes;
+  Lanes<Tokens> lanes;
+  lanes.clear();
   int64_t c = 0;
-  for (; c + kParts * Kind::kColumns <= m->cols; c += kParts * Kind::kColumns) {
+  for (; c + kLanes * Kind::kColumns <= m->cols; c += kLanes * Kind::kColumns) {
 #pragma GCC unroll 4
-    for (int part = 0; part < kParts; ++part) {
-      const __m512i w = _mm512_loadu_si512(p + (c + part * Kind::kColumns) * Kind::kBytes);
-#pragma GCC unroll 8
-      for (int t = 0; t < Tokens; ++t) {
-        __m512 &sum = sums.at[t][part % Sums<Tokens>::kLanes];
-        sum = Kind::add(sum, w, x + t * in->stride + c + part * Kind::kColumns);
-      }
+    for (int i = 0; i < kLanes; ++i) {
+      const int64_t at = c + i * Kind::kColumns;
+      const __m512i w = _mm512_loadu_si512(p + at * Kind::kBytes);
+#pragma GCC unroll 4
+      for (int t = 0; t < Tokens; ++t) lanes.at[t][i] = Kind::add(lanes.at[t][i], w, x + t * x_stride + at);
     }
   }
   for (; c < m->cols; c += Kind::kColumns) {
     const __m512i w = _mm512_maskz_loadu_epi8(first((m->cols - c) * Kind::kBytes), p + c * Kind::kBytes);
-    for (int t = 0; t < Tokens; ++t) sums.at[t][0] = Kind::add(sums.at[t][0], w, x + t * in->stride + c);
+    for (int t = 0; t < Tokens; ++t) lanes.at[t][0] = Kind::add(lanes.at[t][0], w, x + t * x_stride + c);
   }
-  sums.store(m, row, y, y_stride);
+  return lanes.sums();
 }
 
 // ---------------------------------------------------------------- int8 and int4
@@ -87,7 +99,7 @@ inline void dense_row(const ld_matrix *m, const ld_input *in, int64_t row, float
 struct Int8 {
   static constexpr int kRows = 1;  // that share bytes
   explicit Int8(const ld_matrix *) {}
-  __m512i codes(__m512i v, bool) const { return _mm512_xor_si512(v, _mm512_set1_epi8(-128)); }
+  LD_INLINE __m512i codes(__m512i v, bool) const { return _mm512_xor_si512(v, _mm512_set1_epi8(-128)); }
 };
 
 struct Int4 {
@@ -98,7 +110,7 @@ struct Int4 {
             _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(m->table))),
             _mm512_set1_epi8(-128))) {}
   // VPERMB looks at six bits of each index; the table repeats, so that the upper two do not matter.
-  __m512i codes(__m512i v, bool high) const {
+  LD_INLINE __m512i codes(__m512i v, bool high) const {
     return _mm512_permutexvar_epi8(high ? _mm512_srli_epi16(v, 4) : v, table);
   }
 };
@@ -107,7 +119,7 @@ struct Int4 {
 template <int Tokens>
 struct Scales {
   alignas(64) float at[Tokens][16];
-  inline void fill(const uint16_t *row, const float *input, int64_t groups, __mmask16 some) {
+  LD_INLINE void fill(const uint16_t *row, const float *input, int64_t groups, __mmask16 some) {
     const __m512 w = widen(_mm256_maskz_loadu_epi16(some, row));
     for (int t = 0; t < Tokens; ++t)
       _mm512_store_ps(at[t], _mm512_mul_ps(w, _mm512_maskz_loadu_ps(some, input + t * groups)));
@@ -134,7 +146,7 @@ struct Reader {
   const char *line;  // to fetch next
   int lines;         // per word
 
-  Reader(const ld_matrix *m, const Kind &k, int64_t row)
+  LD_INLINE Reader(const ld_matrix *m, const Kind &k, int64_t row)
       : kind(k),
         end(static_cast<const char *>(m->values) + m->value_bytes),
         mask(m->mask + (Packed ? row * m->mask_words : 0)),
@@ -153,7 +165,7 @@ struct Reader {
     }
   }
 
-  inline void fetch_ahead() {
+  LD_INLINE void fetch_ahead() {
     constexpr int kMost = Packed ? 2 : kTogether / Kind::kRows;
 #pragma GCC unroll 4
     for (int i = 0; i < kMost; ++i)
@@ -162,7 +174,7 @@ struct Reader {
   }
 
   // The next word's codes; dense: `left` columns are left.
-  inline void next(int64_t left, __m512i *codes) {
+  LD_INLINE void next(int64_t left, __m512i *codes) {
     if (Rows == kTogether) fetch_ahead();
     if (!Packed) {  // columns beyond the last meet inputs of zero
       for (int r = 0; r < Rows; ++r) {
@@ -205,7 +217,7 @@ inline void code_rows(const ld_matrix *m, const ld_input *in, const Kind &kind, 
   Sums<Tokens> sums[Rows];
   for (int r = 0; r < Rows; ++r) sums[r].clear();
 
-  const auto group = [&](int i, int lane, int words) __attribute__((always_inline)) {
+  const auto group = [&](int i, int words) LD_ALWAYS {
     __m512i dot[Rows][Tokens];
 #pragma GCC unroll 8
     for (int t = 0; t < Tokens; ++t)
@@ -225,33 +237,31 @@ inline void code_rows(const ld_matrix *m, const ld_input *in, const Kind &kind, 
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8
       for (int t = 0; t < Tokens; ++t)
-        sums[r].at[t][lane] =
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][t]), _mm512_set1_ps(scales[r].at[t][i]), sums[r].at[t][lane]);
+        sums[r].at[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][t]), _mm512_set1_ps(scales[r].at[t][i]), sums[r].at[t]);
     }
   };
 
-  constexpr int kOther = lanes<Tokens>() > 1 && Rows == 1 ? 1 : 0;  // lane of every second group
   const int64_t full = m->cols > 64 * (Words - 1) ? (m->cols - 64 * (Words - 1) + 64 * Words - 1) / (64 * Words) : 0;
   int64_t g = 0;
   for (; g + 16 <= full; g += 16) {
     for (int r = 0; r < Rows; ++r) scales[r].fill(m->scales + (row + r) * in->groups + g, in->scale + g, in->groups, 0xFFFF);
     for (int i = 0; i < 16; i += 2) {
-      group(i, 0, Words);
-      group(i + 1, kOther, Words);
+      group(i, Words);
+      group(i + 1, Words);
     }
   }
   if (g < in->groups) {
     const __mmask16 some = static_cast<__mmask16>(first(in->groups - g));
     for (int r = 0; r < Rows; ++r) scales[r].fill(m->scales + (row + r) * in->groups + g, in->scale + g, in->groups, some);
     int i = 0;
-    for (; g + i < full; ++i) group(i, 0, Words);
-    if (g + i < in->groups) group(i, 0, 1);
+    for (; g + i < full; ++i) group(i, Words);
+    if (g + i < in->groups) group(i, 1);
   }
   if (Rows == kTogether) {
     const __m128 bias = m->bias ? _mm_loadu_ps(m->bias + row) : _mm_setzero_ps();
     for (int t = 0; t < Tokens; ++t)
-      _mm_storeu_ps(y + t * y_stride + row, _mm_add_ps(bias, sums_of(sums[0].total(t), sums[1 % Rows].total(t),
-                                                                     sums[2 % Rows].total(t), sums[3 % Rows].total(t))));
+      _mm_storeu_ps(y + t * y_stride + row, _mm_add_ps(bias, sums_of(sums[0].at[t], sums[1 % Rows].at[t], sums[2 % Rows].at[t],
+                                                                     sums[3 % Rows].at[t])));
   } else {
     for (int r = 0; r < Rows; ++r) sums[r].store(m, row + r, y, y_stride);
   }
@@ -261,14 +271,20 @@ inline void code_rows(const ld_matrix *m, const ld_input *in, const Kind &kind, 
 
 using Range = void (*)(const ld_matrix *, const ld_input *, int64_t, int64_t, float *, int64_t);
 
+// Tokens [Begin, Begin + Tokens) of a row; all at once where registers hold their lanes, else in halves, the row being near by then.
+template <class Kind, int Begin, int Tokens, bool Packed, bool Last>
+LD_INLINE void float_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
+  constexpr int kSome = Tokens <= 4 ? Tokens : (Tokens + 1) / 2;
+  const typename Kind::Input *const x = Kind::input(in) + Begin * in->stride;
+  const Sums<kSome> sums =
+      Packed ? packed_row<Kind, kSome, Last>(m, x, in->stride, row) : dense_row<Kind, kSome>(m, x, in->stride, row);
+  sums.store(m, row, y + Begin * y_stride, y_stride);
+  if constexpr (kSome < Tokens) float_row<Kind, Begin + kSome, Tokens - kSome, Packed, Last>(m, in, row, y, y_stride);
+}
+
 template <class Kind, int Tokens, Load How, bool Packed>
 void floats(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
-  for (int64_t row = begin; row < end; ++row) {
-    if (Packed)
-      packed_row<Kind, Tokens, How == Load::kLast>(m, in, row, y, y_stride);
-    else
-      dense_row<Kind, Tokens>(m, in, row, y, y_stride);
-  }
+  for (int64_t row = begin; row < end; ++row) float_row<Kind, 0, Tokens, Packed, How == Load::kLast>(m, in, row, y, y_stride);
 }
 
 template <class Kind, int Tokens, Load How, int Rows, bool Packed, int Words>

@@ -17,6 +17,7 @@ from tests.native.matrices import Array, Matrix
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.native import Library
+from lowdim.infer.bench.timing import threads
 from lowdim.infer.native.decode import Engine, LayerStruct, ModelStruct, bind_sample, layer_array
 
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -101,7 +102,7 @@ def product(m: Matrix, x: Array) -> Array:
 
 
 @st.composite
-def decoders(draw: st.DrawFn) -> Decoder:
+def decoders(draw: st.DrawFn, kind: int = t.FP32) -> Decoder:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 6))
     head_dim, hidden = draw(st.sampled_from((2, 7, 16, 20, 64, 80))), draw(st.integers(1, 150))
@@ -115,7 +116,7 @@ def decoders(draw: st.DrawFn) -> Decoder:
 
     def matrix(rows: int, cols: int) -> Matrix:
         keep = t.kept(rng, "random", rows, cols, 0.5) if draw(st.booleans()) else None
-        built = t.build(rng, t.FP32, (rows, cols), keep=keep, bias=draw(st.booleans()))
+        built = t.build(rng, kind, (rows, cols), keep=keep, bias=draw(st.booleans()))
         return built.point(lambda array: guarded(array, "behind"))
 
     def vector(size: int) -> Array:
@@ -179,6 +180,27 @@ def test_matches_float64(library: Library, decoder: Decoder, length: int, data: 
     engine.forget(0)
     again = step(engine, [0], texts[0][:1], [0], rows)[0]
     assert np.abs(again - expected[0][0]).max() <= 1e-4 * np.abs(expected[0]).max() + 1e-5
+
+
+@pytest.mark.parametrize("kind", t.KINDS, ids=t.NAMES)
+@given(data=st.data(), together=st.integers(2, 17), count=st.integers(1, 3))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=5)
+def test_a_sequence_has_the_same_bits_in_any_company(
+    library: Library, kind: int, data: st.DataObject, together: int, count: int
+) -> None:
+    decoder = data.draw(decoders(kind))
+    decoder.sizes["slots"] = together
+    rng = np.random.default_rng(together)
+    texts = rng.integers(0, decoder.sizes["vocab"], (together, 4)).tolist()
+    rows, alone, batch = decoder.head.weight.shape[0], *(Engine(library, decoder.struct()) for _ in range(2))
+    slots = list(range(together))
+    for at in range(4):
+        tokens = [text[at] for text in texts]
+        with threads(count):
+            found = step(batch, slots, tokens, [at] * together, rows)
+        for slot in slots:
+            single = step(alone, [slot], [tokens[slot]], [at], rows)
+            np.testing.assert_array_equal(found[slot], single[0])
 
 
 @given(decoder=decoders())

@@ -151,10 +151,10 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch:
 
 @pytest.mark.nightly
 def test_the_built_in_model_on_the_native_engine() -> None:
-    """Eight conversations at once, each with the text that it has alone: int4 sums do not depend on the batch."""
+    """Eight conversations at once, each with the text that it has alone: sums do not depend on the batch."""
     from concurrent.futures import ThreadPoolExecutor
 
-    with started("builtin:smollm2-135m", "--dtype", "int4", "--context", "512") as (process, base, lines):
+    with started("builtin:smollm2-135m", "--dtype", "int8", "--context", "512") as (process, base, lines):
         with openai.OpenAI(base_url=base, api_key="none", max_retries=0) as client:
 
             def ask(number: int) -> str | None:
