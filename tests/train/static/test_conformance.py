@@ -71,9 +71,7 @@ def test_masks_are_handed_to_a_training(method):
     model = conv_net()
     masks = method.masks(model, data_for(method, images()), sparsity=0.8)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    training = SparseTraining(
-        model, optimizer, sparsity=0.8, method=Static(), masks=masks, include=list(masks)
-    )
+    training = SparseTraining(model, optimizer, method=Static(), masks=masks)
     for _ in range(2):
         x, y = images()
         nn.functional.cross_entropy(model(x), y).backward()
@@ -95,6 +93,20 @@ def test_bad_input(method):
     if method.needs != "nothing":
         with pytest.raises(RecipeError, match=r"needs (batches|an example)"):
             method.masks(model, sparsity=0.5)
+
+
+def test_a_compiled_network_has_the_masks_of_the_plain_one(method):
+    plain = method.masks(conv_net(), data_for(method, images()), sparsity=0.7)
+    compiled = torch.compile(conv_net(), backend="eager")
+    found = method.masks(compiled, data_for(method, images()), sparsity=0.7)
+    assert list(found) == list(plain)
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+
+
+def test_a_sharded_network_is_refused(method, monkeypatch):
+    monkeypatch.setattr(nn.Parameter, "device_mesh", "a mesh", raising=False)
+    with pytest.raises(RecipeError, match=r"0\.weight is sharded over ranks"):
+        method.masks(conv_net(), data_for(method, images()), sparsity=0.7)
 
 
 @pytest.mark.parametrize("method", [cls() for cls in METHODS if cls.needs == "batches"], indirect=False)

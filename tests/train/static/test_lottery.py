@@ -21,19 +21,13 @@ def grow(model, by):
 def train(model, ticket, steps=2):
     torch.manual_seed(ticket.round)  # dropout
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    SparseTraining(
-        model,
-        optimizer,
-        sparsity=ticket.sparsity,
-        method=Static(),
-        masks=ticket.masks,
-        include=list(ticket.masks),
-    )
+    training = SparseTraining(model, optimizer, method=Static(), masks=ticket.masks)
     x, y = images()
     for _ in range(steps):
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
         optimizer.zero_grad()
+    training.remove()
 
 
 def test_kept_counts():

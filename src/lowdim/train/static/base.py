@@ -53,7 +53,8 @@ class Initialisation(ABC):
         """Return a bool mask, True = kept, for every weight that becomes sparse.
 
         Args:
-            model: the network, as it was initialised; it comes back unchanged.
+            model: the network, as it was initialised and before it is sharded; it comes back unchanged. Where many
+                ranks train it, choose on the same data in each, or on one and broadcast.
             data: batches (inputs, targets), one or several, for methods that need "batches"; an example input,
                 of which the values do not matter, for those that need an "example".
             sparsity: share of zeros over the chosen weights.
@@ -86,7 +87,13 @@ class Initialisation(ABC):
         if self.needs != "nothing" and data is None:
             wanted = {"batches": "batches (inputs, targets)", "example": "an example input"}[self.needs]
             raise RecipeError(f"{type(self).__name__} needs {wanted} as its second argument; got none")
-        return Start(model, select(model, include, exclude), data, loss, seed)
+        weights = select(model, include, exclude)
+        for name, weight in weights.items():
+            if hasattr(weight, "device_mesh"):
+                raise RecipeError(
+                    f"{name} is sharded over ranks. Choose masks before fully_shard, on the same data in every rank"
+                )
+        return Start(_unwrapped(model), weights, data, loss, seed)
 
     @abstractmethod
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
@@ -104,6 +111,18 @@ class Scored(Initialisation):
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
         """Return the masks."""
         return keep_global(self.scores(start), budget(start.weights, sparsity))
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside of torch.compile and DistributedDataParallel."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    while True:
+        compiled = model._modules.get("_orig_mod")
+        inner = model.module if isinstance(model, DistributedDataParallel) else compiled
+        if inner is None:
+            return model
+        model = inner
 
 
 def budget(weights: Mapping[str, Tensor], sparsity: float) -> int:
