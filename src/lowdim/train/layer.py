@@ -43,6 +43,9 @@ class Layer(Protocol):
             excluded: int64, ascending, units that are out.
         """
 
+    def gradients_at(self, positions: Tensor) -> Tensor:
+        """Return the |dense gradient| of any units (norms over blocks), fp32 [len(positions)]."""
+
     def draw(self, count: int, excluded: Tensor, generator: Generator) -> Tensor:
         """Return units drawn at random, int64 [count], ascending; see ``top_gradient``."""
 

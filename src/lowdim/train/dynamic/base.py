@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from lowdim.core.errors import RecipeError, suggest
 
 if TYPE_CHECKING:
-    from torch import Generator
+    from torch import Generator, nn
+    from torch.optim import Optimizer
 
     from lowdim.train.layer import Explored, Layer
 
@@ -72,6 +73,12 @@ class Method:
 
     def observers(self, layers: Sequence[Layer]) -> dict[str, Any]:
         """Attach what must be seen between updates; each has ``state``, ``load`` and ``remove``."""
+        return {}
+
+    def keepers(
+        self, model: nn.Module, optimizer: Optimizer, layers: Sequence[Layer], total: int | None
+    ) -> dict[str, Any]:
+        """Attach what acts on more than the sparse weights, between updates; it is found among the observers."""
         return {}
 
     def update(self, moment: Moment) -> None:
