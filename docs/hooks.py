@@ -35,7 +35,14 @@ KINDS = {
     "pattern": "Patterns",
     "repair": "Repairs",
     "refine": "Refinements",
+    "training": "Sparse training",
+    "initialisation": "Masks before training",
+    "tickets": "Tickets and ensembles",
+    "recurrent": "Recurrent networks",
+    "features": "Feature selection",
+    "probe": "Probes",
 }
+PRUNING = ("score", "allocation", "pattern", "repair", "refine")  # what `lowdim prune` can name
 # What a name alone does not say.
 EXAMPLES = {
     ("pattern", "nm"): "--pattern 2:4",
@@ -58,16 +65,16 @@ def method_page(method: registry.Method) -> str:
     names_ = ", ".join(f"`{name}`" for name in (method.name, *method.aliases))
     facts = [
         f"[{method.kind}](../concepts.md#the-parts-of-a-method) {names_}",
-        *([paper(method)] if method.arxiv else []),
+        *([paper(method)] if method.year else []),
         f"`src/{cls.__module__.replace('.', '/')}.py`",
     ]
+    language, code = usage(method)
     parts = [
         f"# {method.title}",
         " · ".join(facts),
         "## Settings",
         settings_table(method),
-        "## Run it",
-        f"```bash\n{command(method)}\n```",
+        *(["## Run it", f"```{language}\n{code}\n```"] if code else []),
     ]
     note = NOTES / f"{method.kind}-{method.name}.md"
     if note.exists():
@@ -79,7 +86,7 @@ def method_page(method: registry.Method) -> str:
 def paper(method: registry.Method) -> str:
     """Return the link to a method's paper, if it has one."""
     if not method.arxiv:
-        return ""
+        return f"[paper]({method.page}), {method.year}" if method.page else ""
     return f"[arXiv {method.arxiv}](https://arxiv.org/abs/{method.arxiv}), {method.year}"
 
 
@@ -94,8 +101,24 @@ def settings_table(method: registry.Method) -> str:
     return table(("setting", "default", "meaning"), rows) if rows else "None."
 
 
+def usage(method: registry.Method) -> tuple[str, str]:
+    """Return how a method is used, and in which language; methods that are called have their example below."""
+    if method.kind in PRUNING:
+        return "bash", command(method)
+    if method.kind == "training":
+        cls = method.load().__name__
+        call = f"{cls}()" if cls == "Static" else f"{cls}(every=100)"
+        lines = [
+            f"from lowdim.train import SparseTraining, {cls}",
+            "",
+            f"training = SparseTraining(model, optimizer, sparsity=0.9, method={call}, total_steps=10_000)",
+        ]
+        return "python", "\n".join(lines)
+    return "", ""
+
+
 def command(method: registry.Method) -> str:
-    """Return a command line that uses a method."""
+    """Return a command line that prunes with a method."""
     flag = FLAGS.get(method.kind)
     chosen = f"{flag} {method.name}" if flag else f"--set {method.kind}={method.name}"
     return f"lowdim prune MODEL OUT {EXAMPLES.get((method.kind, method.name), f'--sparsity 0.6 {chosen}')}"
@@ -175,7 +198,7 @@ def exports() -> str:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    return "\n\n".join(f"::: {origin[name]}.{name}" for name in lowdim.__all__ if not name.startswith("__"))
+    return "\n\n".join(f"::: {origin[name]}.{name}" for name in lowdim.__all__ if name in origin)
 
 
 def contributing() -> str:

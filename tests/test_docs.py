@@ -135,7 +135,13 @@ def test_method_page_is_complete(method: registry.Method) -> None:
         assert setting in hooks.arguments(method.load()) or f"``{setting}``" in doc, (
             f"{setting} is not explained"
         )
-    parse(shlex.split(hooks.command(method))[1:])
+    language, code = hooks.usage(method)
+    if language == "bash":
+        parse(shlex.split(code)[1:])
+    elif language == "python":
+        names = ast.parse(code).body[0]
+        assert isinstance(names, ast.ImportFrom)
+        assert {alias.name for alias in names.names} <= set(lowdim.train.__all__)
 
 
 def test_notes_belong_to_methods() -> None:

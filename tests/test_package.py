@@ -33,15 +33,19 @@ EXPORTS = {
     "plan",
     "prune",
     "runtime_info",
+    "train",
 }
 
 NOT_IMPORTED = {"gguf", "sentencepiece", "protobuf"}
 """Dependencies that transformers imports on lowdim's behalf."""
 
 IMPORT_NAMES = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
-OPTIONAL = {"datasets": "data", "lm_eval": "eval"} | dict.fromkeys(
-    ("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve"
-)
+OPTIONAL = {
+    "datasets": "data",
+    "lm_eval": "eval",
+    "lightning": "lightning",
+    "sklearn": "train",
+} | dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve")
 
 
 def name(path: Path) -> str:
@@ -194,4 +198,4 @@ def numbers(version: str) -> tuple[int, ...]:
 def test_method_names_its_paper_or_none(method: registry.Method) -> None:
     assert method.title
     assert re.fullmatch(r"\d{4}\.\d{4,5}|", method.arxiv)
-    assert bool(method.arxiv) == bool(method.year)
+    assert bool(method.arxiv or method.page) == bool(method.year)

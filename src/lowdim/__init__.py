@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lowdim import train as train
     from lowdim.core.errors import LowdimError as LowdimError
     from lowdim.core.masks import Masks as Masks
     from lowdim.core.native import runtime_info as runtime_info
@@ -43,12 +44,13 @@ __all__ = [
     "plan",
     "prune",
     "runtime_info",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "prune":  # a package that can be called, see lowdim/prune/__init__.py
-        return importlib.import_module("lowdim.prune")
+    if name in ("prune", "train"):  # packages; the first can be called, see lowdim/prune/__init__.py
+        return importlib.import_module(f"lowdim.{name}")
     if name == "__version__":
         from importlib.metadata import version
 

@@ -45,6 +45,7 @@ def _row(method: Method) -> dict[str, Any]:
         "title": method.title,
         "year": method.year or None,
         "arxiv": method.arxiv or None,
+        "page": method.page or None,
         "settings": {key: _shown(value) for key, value in method.settings().items()},
     }
 

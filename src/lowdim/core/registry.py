@@ -29,7 +29,10 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method: ``target`` is ``module:Class``, a frozen dataclass of the paper's hyper-parameters."""
+    """A registered method: ``target`` is ``module:Class``, a frozen dataclass of the paper's hyper-parameters.
+
+    ``page`` is where the paper can be read if arXiv does not have it.
+    """
 
     kind: str
     name: str
@@ -38,6 +41,7 @@ class Method:
     arxiv: str = ""
     year: int = 0
     aliases: tuple[str, ...] = ()
+    page: str = ""
 
     def load(self) -> type[Any]:
         """Import and return the method's class."""
@@ -63,13 +67,14 @@ def register(
     arxiv: str = "",
     year: int = 0,
     aliases: tuple[str, ...] = (),
+    page: str = "",
 ) -> None:
     """Add a method to the table.
 
     Raises:
         RuntimeError: the name is taken by another target.
     """
-    method = Method(kind, name, target, title, arxiv, year, aliases)
+    method = Method(kind, name, target, title, arxiv, year, aliases, page)
     for key in (name, *aliases):
         if _methods.get((kind, key), method) != method:
             raise RuntimeError(

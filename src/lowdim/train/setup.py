@@ -202,7 +202,7 @@ def truly_sparse(request: Request) -> Plan | None:
         wanted = resolve(request.allocation, shapes, request.sparsity)
         if not request.method.changes_density and sum(wanted.values()) != sum(targets.values()):
             raise RecipeError(
-                f"the CSRLinear layers keep {sum(targets.values())} weights, and {type(request.method).__name__} leaves "
+                f"the CSRLinear layers keep {sum(targets.values())} weights; {type(request.method).__name__} leaves "
                 f"it at that; sparsity {request.sparsity:g} would be {sum(wanted.values())}. Leave sparsity out"
             )
         targets = wanted

@@ -50,6 +50,7 @@ register(
     f"{_HERE}.npb:NPB",
     title="NPB: Towards Data-Agnostic Pruning At Initialization: What Makes a Good Sparse Mask?",
     year=2023,
+    page="https://openreview.net/forum?id=xdOoCWCYaY",
 )
 register(
     _I,
