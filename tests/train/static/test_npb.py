@@ -115,6 +115,26 @@ def test_layers_that_are_not_linear_and_ones_that_are_called_twice():
     assert {"recurrent.weight_hh_l0", "layer.self_attn.in_proj_weight", "one.weight"} <= set(masks)
 
 
+class Conv1D(nn.Module):
+    """A linear layer that holds its weight as [in, out]."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.detach().T.contiguous())
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def test_a_transposed_weight_has_the_transposed_mask():
+    plain = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5))
+    turned = nn.Sequential(Conv1D(plain[0]), nn.ReLU(), Conv1D(plain[2]))
+    a = npb(plain, (1, 8), sparsity=0.3, include=["*"])  # dense enough that nothing is left to repair
+    b = npb(turned, (1, 8), sparsity=0.3, include=["*"])
+    assert b["0.weight"].shape == (8, 6)
+    assert all(torch.equal(a[name].T, b[name]) for name in a)
+
+
 def test_a_layer_that_is_never_called():
     net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
     net[0].spare = nn.Linear(4, 4)
