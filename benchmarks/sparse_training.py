@@ -23,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from masked import measure_overhead, measure_update
 from peers import Peer, Unavailable
 from runtime import Row, table
 from torch import nn
@@ -174,7 +175,12 @@ def _used(sparsity: float) -> int:
     return int(json.loads(done.stdout.strip().splitlines()[-1])["used"])
 
 
-PARTS: dict[str, Callable[[], Iterator[Row]]] = {"steps": time_steps, "memory": measure_memory}
+PARTS: dict[str, Callable[[], Iterator[Row]]] = {
+    "steps": time_steps,
+    "memory": measure_memory,
+    "masked": measure_overhead,
+    "update": measure_update,
+}
 
 
 def main() -> None:
