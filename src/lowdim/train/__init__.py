@@ -13,6 +13,7 @@ _S = "lowdim.train.static"
 _EXPORTS: dict[str, str] = {
     "CSRLinear": "lowdim.train.executor.linear",
     "CTRE": f"{_D}.ctre",
+    "Chase": f"{_D}.chase",
     "GraNet": f"{_D}.granet",
     "GradualMagnitude": f"{_D}.gradual",
     "ITOP": f"{_D}.itop",
@@ -55,7 +56,9 @@ _EXPORTS: dict[str, str] = {
         for name in names
     },
     "erk": "lowdim.core.allocation.shapes",
+    "find_channels": "lowdim.train.channels.graph",
     "select": "lowdim.train.selection",
+    "slice_channels": "lowdim.train.channels.slice",
     "sparse_": "lowdim.train.executor.swap",
 }
 

@@ -26,3 +26,11 @@ register(
 register(_T, "granet", f"{_HERE}.granet:GraNet", title="GraNet", arxiv="2106.10404", year=2021)
 register(_T, "neurrev", f"{_HERE}.neurrev:NeurRev", title="Neuron revitalization", year=2024)
 register(_T, "ctre", f"{_HERE}.ctre:CTRE", title="Cosine growth (CTRE)", arxiv="1903.07138", year=2022)
+register(
+    _T,
+    "chase",
+    f"{_HERE}.chase:Chase",
+    title="Chase, channel-aware dynamic sparsity",
+    arxiv="2305.19454",
+    year=2023,
+)

@@ -1,0 +1,200 @@
+"""Chase: dynamic sparse training that ends with fewer channels."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from lowdim.core.errors import RecipeError
+from lowdim.core.schedule import cosine, power
+from lowdim.train.dynamic.base import Method, Moment, in_unit, one_of
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from lowdim.train.dynamic.chase_channels import Removal
+    from lowdim.train.layer import Layer
+
+
+@dataclass(frozen=True)
+class Chase(Method):
+    """Explore under a soft memory bound, and remove the channels that sparse training leaves poor.
+
+    Every ``every`` steps, of all layers together, the smallest |w| go until the target is left, then weights grow
+    where |gradient| is largest, up to b_t: b_t - d falls along a cosine from ``extra`` to 0 at the last such
+    update, in the first part (``soft``) of the run. After it, ceil(zeta_t * kept) weights drop and the target is
+    grown again; zeta_t falls along a cosine from ``drop`` to ``floor`` over the whole run.
+
+    On a clock of its own, r_t = S_c * (1 - (1 - t / T)^3) of the output channels are removed, T being the last
+    removal: those of the lowest mean |w| over the whole filter, zeros included (UMM), of all layers together. A
+    layer keeps ``beta`` * (1 - S_c) of its channels at least. A removed channel loses its filter, its bias, what
+    norms hold of it and the weights that multiply it, for good. `lowdim.train.slice_channels` then makes the small
+    network. Which channels can go is found in the first forward pass (`lowdim.train.find_channels`); those of
+    residual sums stay.
+
+    Paper: "Dynamic Sparsity Is Channel-Level Sparsity Learner", NeurIPS 2023, arXiv 2305.19454. Its CIFAR-100 settings
+    (160 epochs): ResNet-50 ``beta`` 0.5, ``channel_every`` 1000; VGG-19 ``beta`` 0.2, ``channel_every`` 8000.
+
+    Args:
+        every: optimizer steps between explorations.
+        extra: share of all weights that may be active beyond the target at first.
+        soft: share of the run under the soft bound.
+        channels: S_c, the share of channels removed in the end, of the layers whose channels can go.
+        channel_every: optimizer steps between removals, which come ``every`` // 2 steps before its multiples.
+        channel_until: share of the run after which no channel is removed.
+        beta: of the channels a layer would keep on average, the part that each does keep.
+        score: "mean", over the whole filter, or "active", over its active weights, for contrast.
+        drop: zeta at the start of the run.
+        floor: zeta at its end.
+
+    Example:
+        >>> method = Chase(every=10, soft=0.8, channel_every=20, channel_until=0.8)
+        >>> [round(method.bonus(t, 100), 4) for t in (0, 40, 80)]
+        [0.05, 0.025, 0.0]
+        >>> [t for t in range(101) if method.removes(t, 100)]
+        [15, 35, 55, 75]
+        >>> [round(method.share(t, 100), 4) for t in (15, 75)]
+        [0.244, 0.5]
+    """
+
+    needs_total: ClassVar[bool] = True
+    changes_density: ClassVar[bool] = True
+
+    every: int = 1000
+    extra: float = 0.05
+    soft: float = 0.8125
+    channels: float = 0.5
+    channel_every: int = 1000
+    channel_until: float = 0.8125
+    beta: float = 0.5
+    score: Literal["mean", "active"] = "mean"
+    drop: float = 0.5
+    floor: float = 0.005
+
+    def __post_init__(self) -> None:
+        for name in ("every", "channel_every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise RecipeError(
+                    f"{name} must be a whole number of optimizer steps, at least 1; got {value!r}"
+                )
+        for name in ("extra", "soft", "channel_until", "beta", "drop", "floor"):
+            in_unit(name, getattr(self, name))
+        if not 0.0 <= self.channels < 1.0:
+            raise RecipeError(f"channels must be at least 0 and below 1; got {self.channels!r}")
+        one_of("score", self.score, ("mean", "active"))
+
+    # ---------------------------------------------------------------- when, and how much
+
+    def due(self, step: int, total: int | None) -> bool:
+        """Tell whether masks move at a step."""
+        return step % self.every == 0 or self.removes(step, total)
+
+    def removes(self, step: int, total: int | None) -> bool:
+        """Tell whether channels are removed at a step."""
+        clock = (step + self.every // 2) % self.channel_every == 0
+        return clock and self.channels > 0 and 0 < step <= self._last_removal(total)
+
+    def _last_removal(self, total: int | None) -> int:
+        assert total is not None
+        shift = self.every // 2
+        return (int(self.channel_until * total) + shift) // self.channel_every * self.channel_every - shift
+
+    def _last_soft(self, total: int | None) -> int:
+        assert total is not None
+        return int(self.soft * total) // self.every * self.every
+
+    def bonus(self, step: int, total: int | None) -> float:
+        """Return b_t - d, the share of all weights that may be active beyond the target."""
+        return cosine(step, self._last_soft(total), self.extra)
+
+    def share(self, step: int, total: int | None) -> float:
+        """Return r_t, the share of channels that are removed by a step."""
+        return power(step, self._last_removal(total), 0.0, self.channels)
+
+    def churn(self, step: int, total: int | None) -> float:
+        """Return zeta_t, the share of weights that drop after the soft bound."""
+        assert total is not None
+        return cosine(step, total, self.drop, self.floor)
+
+    # ---------------------------------------------------------------- what is done
+
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Refuse weights that are not held dense, or whose units are blocks."""
+        for layer in layers:
+            if not hasattr(layer, "gradients_at") or layer.size != layer.parameter.numel():
+                raise RecipeError(
+                    f"Chase ranks single weights of all layers by their gradient, which {layer.name} does not give: "
+                    "its weight must be held dense, with pattern 'unstructured'"
+                )
+
+    def keepers(
+        self, model: nn.Module, optimizer: Optimizer, layers: Sequence[Layer], total: int | None
+    ) -> dict[str, Any]:
+        """Keep removed channels at zero.
+
+        Raises:
+            RecipeError: the run is too short for a single removal.
+        """
+        from lowdim.train.dynamic.chase_channels import Removal
+
+        if not self.channels:
+            return {}
+        if self._last_removal(total) <= 0:
+            raise RecipeError(
+                f"channel_every is {self.channel_every}, but channels are removed only up to step "
+                f"{int(self.channel_until * (total or 0))} (channel_until); remove more often, or use channels=0.0"
+            )
+        return {"channels": Removal(model, optimizer, layers)}
+
+    def update(self, moment: Moment) -> None:
+        """Remove channels, explore, or both."""
+        target = sum(moment.targets.values())
+        if self.removes(moment.step, moment.total):
+            removal: Removal = moment.observers["channels"]
+            share = self.share(moment.step, moment.total)
+            removal.take(removal.choose(share, self.channels, self.beta, self.score == "active"))
+            assert moment.total is not None
+            if moment.step > moment.total // self.every * self.every:  # no exploration comes to refill
+                self._move(moment, _kept(moment), target)
+        if moment.step % self.every:
+            return
+        if moment.step <= self._last_soft(moment.total):
+            size = sum(layer.size for layer in moment.layers)
+            self._move(moment, target, target + round(self.bonus(moment.step, moment.total) * size))
+        else:
+            gone = math.ceil(self.churn(moment.step, moment.total) * _kept(moment) - 1e-9)
+            self._move(moment, _kept(moment) - gone, target)
+
+    def shake(self, moment: Moment, fraction: float) -> None:
+        """Drop ``fraction`` of the active weights once, and grow as many, of all layers together."""
+        kept = _kept(moment)
+        self._move(moment, kept - int(fraction * kept), kept)
+
+    def _move(self, moment: Moment, keep: int, active: int) -> None:
+        """Keep at most so many of the largest weights, then grow up to ``active``."""
+        from lowdim.train.dynamic.chase_channels import grow
+        from lowdim.train.dynamic.rules import shrink
+
+        shrink(list(moment.layers), min(keep, active, _kept(moment)))
+        removal = moment.observers.get("channels")
+        barred = {
+            layer.name: removal.excluded(layer) if removal else layer.positions()[:0]
+            for layer in moment.layers
+        }
+        grow(moment.layers, barred, active - _kept(moment))
+        if _kept(moment) < min(active, sum(moment.targets.values())) and "full" not in moment.memory:
+            moment.memory["full"] = moment.step
+            warnings.warn(
+                f"the channels that remain have room for {_kept(moment)} weights, fewer than the {active} that step "
+                f"{moment.step} should have: the network becomes sparser than asked for. Remove fewer channels",
+                stacklevel=2,
+            )
+
+
+def _kept(moment: Moment) -> int:
+    return sum(layer.kept for layer in moment.layers)
