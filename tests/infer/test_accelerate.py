@@ -63,7 +63,7 @@ def test_every_architecture_computes_the_same(kind: str) -> None:
 
 @pytest.mark.parametrize(("dtype", "limit"), [("fp32", 1e-5), ("bf16", 0.03), ("int8", 0.06), ("int4", 0.5)])
 def test_kinds(dtype: str, limit: float) -> None:
-    model, sparse, rows = pair("llama-untied-bias", dtype=dtype)
+    model, sparse, rows = pair("llama-untied-bias", dtype=dtype, min_sparsity=0.3)
     dense = logits(model)
     assert float((logits(sparse) - dense).abs().max() / dense.abs().max()) < limit
     by_name = {row.name: row for row in rows}
@@ -76,6 +76,21 @@ def test_kinds(dtype: str, limit: float) -> None:
     assert "min_sparsity=0.3" in by_name["lm_head"].note
     assert by_name["model.embed_tokens"].nbytes == VOCAB * 32 * 4
     assert [row.name for row in rows] == [n for n, _ in sparse.named_modules() if n in by_name]
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_codes_are_packed_where_expanding_them_pays(level: str, dtype: str) -> None:
+    def packed(**options: Any) -> bool:
+        layer = nn.Linear(128, 64).eval()
+        with torch.no_grad():
+            layer.weight.copy_(holed(layer.weight, 0.9, 0))
+        model = nn.Sequential(layer).eval()
+        [row] = lowdim.accelerate(model, dtype=dtype, **options)
+        assert ("packed" in row.kernel) == (row.note == "")
+        return "packed" in row.kernel
+
+    assert packed() == (level != "avx2" or dtype in ("fp32", "bf16"))
+    assert packed(min_sparsity=0.3)
 
 
 def test_min_sparsity() -> None:
@@ -274,4 +289,4 @@ def test_any_module() -> None:
 
 def test_every_kind_is_named_alike() -> None:
     for kind in KINDS:
-        assert accelerate(pruned("llama"), kind)[1].kernel.startswith(f"packed {kind}")
+        assert accelerate(pruned("llama"), kind, min_sparsity=0)[1].kernel.startswith(f"packed {kind}")

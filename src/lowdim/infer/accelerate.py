@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.errors import LowdimError, NumericalError
+from lowdim.core.native import library
 from lowdim.core.quantize import Grid
 from lowdim.infer.linear import SparseLinear
 from lowdim.infer.matrix import Matrix
@@ -21,6 +22,23 @@ from lowdim.models.experts import ExpertList, is_fused
 from lowdim.models.layers import find_layers
 
 MIN_SPARSITY = 0.3
+
+
+def worth_packing(kind: str) -> float:
+    """Return the share of zeros from which on packing pays with the kernels of this machine.
+
+    Those of AVX2 expand codes of 8 and 4 bits so slowly that the dense ones win at any share, whence 1.0.
+
+    Args:
+        kind: "fp32", "bf16", "int8" or "int4".
+
+    Example:
+        >>> worth_packing("bf16")
+        0.3
+    """
+    kernels = library()
+    slow = kernels is not None and kernels.level == "avx2" and kind in QUANTISED
+    return 1.0 if slow else MIN_SPARSITY
 
 
 @dataclass(frozen=True)
@@ -96,7 +114,7 @@ def accelerate(
     model: nn.Module,
     dtype: str | torch.dtype = "bf16",
     group: int = 64,
-    min_sparsity: float = MIN_SPARSITY,
+    min_sparsity: float | None = None,
     head: bool = True,
 ) -> list[LayerReport]:
     """Swap the linear layers of a model for ones that skip zeros, in place; for inference on a CPU.
@@ -111,7 +129,8 @@ def accelerate(
         model: in evaluation mode and on the CPU; any module, usually a Transformers causal LM.
         dtype: of the stored weights: "fp32", "bf16", "int8" or "int4", or the torch type of the first two.
         group: columns per scale, 64 or 128; for int8 and int4.
-        min_sparsity: share of zeros from which on a layer is packed.
+        min_sparsity: share of zeros from which on a layer is packed; ``None`` for where it begins to pay on this
+            machine: 0.3, and 1 for int8 and int4 with AVX2.
         head: also swap the head of a language model.
 
     Returns:
@@ -127,7 +146,8 @@ def accelerate(
         >>> [(row.name, row.shape) for row in accelerate(model, "int8")]
         [('0', (64, 128)), ('2', (8, 64))]
     """
-    rules = Rules(kind_of(dtype), group, min_sparsity)
+    kind = kind_of(dtype)
+    rules = Rules(kind, group, worth_packing(kind) if min_sparsity is None else min_sparsity)
     _check_model(model)
     layers, skipped = find_layers(model)
     fused = [(name, module) for name, module in model.named_modules() if is_fused(module)]

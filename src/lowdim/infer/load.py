@@ -16,13 +16,13 @@ from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.errors import CheckpointError, LowdimError, NumericalError
 from lowdim.infer.accelerate import (
-    MIN_SPARSITY,
     Rules,
     finish,
     give_back_memory,
     head_of,
     replace,
     swap_experts,
+    worth_packing,
 )
 from lowdim.infer.linear import SparseLinear
 from lowdim.infer.matrix import Matrix
@@ -145,7 +145,8 @@ class _Loader:
 
     def _rules(self, stored: torch.dtype) -> Rules:
         """Return how to store numbers that come in a type."""
-        return Rules(self._kind or _as_stored(stored), self._group, MIN_SPARSITY)
+        kind = self._kind or _as_stored(stored)
+        return Rules(kind, self._group, worth_packing(kind))
 
     def _check_complete(self, model: nn.Module, to_come: set[str]) -> None:
         missing = sorted(n for n, p in model.named_parameters() if p.is_meta and n not in to_come)
