@@ -17,6 +17,7 @@ from lowdim.cli import (
     report,
     screen,
     serve,
+    train_sparse,
     verify,
 )
 
@@ -47,7 +48,19 @@ def _program(
 ) -> None: ...
 
 
-for _command in (prune, evaluate, inspect, bench, generate, serve, methods, verify, convert, report):
+for _command in (
+    prune,
+    train_sparse,
+    evaluate,
+    inspect,
+    bench,
+    generate,
+    serve,
+    methods,
+    verify,
+    convert,
+    report,
+):
     _command.add(app)
 
 

@@ -19,7 +19,7 @@ def add(app: typer.Typer) -> None:
 
 @guarded()
 def report(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="What `lowdim prune` wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="What `lowdim prune` or `train-sparse` wrote.")],
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to write; OUT.html if not given.")
     ] = None,

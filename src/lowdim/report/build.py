@@ -9,6 +9,7 @@ from typing import Any
 from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.models import manifest
 from lowdim.models.files import read_json
+from lowdim.report import training
 from lowdim.report.page import render
 
 BENCH_SCHEMA = 1
@@ -21,8 +22,9 @@ def build(out: Path, html: Path | None = None) -> Path:
     page that exists is complete. The same inputs give the same bytes.
 
     Args:
-        out: the directory with ``lowdim.json``. ``OUT.run.json`` beside it, if there, has the timings, and
-            ``OUT.bench.json`` what ``lowdim bench OUT --json OUT.bench.json`` measured.
+        out: the directory with ``lowdim.json``, or with ``training.json`` where a run of sparse training left it.
+            ``OUT.run.json`` beside it, if there, has the timings, and ``OUT.bench.json`` what ``lowdim bench OUT
+            --json OUT.bench.json`` measured.
         html: where to write; ``OUT.html`` by default.
 
     Raises:
@@ -31,9 +33,13 @@ def build(out: Path, html: Path | None = None) -> Path:
     """
     out = Path(os.path.abspath(out))
     html = beside(out, ".html") if html is None else Path(html)
+    if (out / training.FILE).exists():
+        _write(html, training.render(training.read(out), _sidecar(beside(out, ".run.json"), "")[0], out.name))
+        return html
     if not manifest.exists(out):
         raise CheckpointError(
-            f"out must be a finished run: {out} holds no {manifest.FILE}. Give what `lowdim prune` wrote."
+            f"out must be a finished run: {out} holds no {manifest.FILE}. Give what `lowdim prune` or "
+            "`lowdim train-sparse` wrote."
         )
     facts = manifest.read(out).to_dict()
     run, problem = _sidecar(beside(out, ".run.json"), "times, sizes and speeds are missing")

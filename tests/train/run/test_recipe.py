@@ -59,6 +59,7 @@ def test_twins_come_in_their_order_and_may_be_none() -> None:
         ({"optimizer": "adam"}, "Did you mean 'adamw'"),
         ({"optimizer": {"lr": 0.0}}, "optimizer.lr must be greater than 0"),
         ({"batch": 0}, "batch must be greater than or equal to 1"),
+        ({"batch": 1}, "net.norm: none"),
         ({"limit": 3}, "Did you mean 'data.limit'"),
     ],
 )
@@ -90,10 +91,10 @@ def test_the_widest_network_within_a_budget_by_hand() -> None:
     from tests.train.run.conftest import made
 
     data = made(side=2, classes=4)  # 4 inputs, 4 classes: 9 h + 4 parameters with h hidden
-    assert MLP(hidden=(10,)).parameters(data) == 94
-    assert MLP(hidden=(10,)).within(data, 50).hidden == (5,)
-    assert MLP(hidden=(10,)).within(data, 48).hidden == (4,)
-    assert MLP(hidden=(10,)).within(data, 1).hidden == (1,)
+    net = MLP(hidden=(10,), norm="none")
+    assert net.parameters(data) == 94
+    assert [net.within(data, budget).hidden for budget in (50, 49, 48, 1)] == [(5,), (5,), (4,), (1,)]
+    assert MLP(hidden=(10,)).parameters(data) == 94 + 20
 
 
 def test_text_reads_words_and_ignores_what_stands_behind_the_end() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -215,6 +215,10 @@ class Recipe(Document):
     compute: Annotated[Literal["auto", "float32", "bfloat16"], Short] = "auto"
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None: ...
 
     sections = SECTIONS
     kinds = families.KINDS

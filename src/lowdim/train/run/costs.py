@@ -7,7 +7,7 @@ from typing import Any
 
 from lowdim.core.recipe import families
 from lowdim.evaluate.cost import Cost
-from lowdim.train.run.member import Member
+from lowdim.train.run.member import Member, steps_per_epoch
 
 _NO_DENSE_GRADIENT = ("static", "set", "gradual-magnitude", "ctre")
 """Methods that never look at the gradient of weights that are off; any other is taken to do so at every update."""
@@ -47,8 +47,9 @@ def cost(member: Member) -> dict[str, Any]:
         batch=member.recipe.batch,
     )
     member.net.train()
+    examples = len(member.data.train.y) / (steps_per_epoch(member.recipe, member.data) * member.recipe.batch)
     return {
-        "training_flops": found.training_flops,
+        "training_flops": found.training_flops * examples,
         "inference_flops": found.inference_flops,
         "training_bytes": _totals(found.training_memory),
         "inference_bytes": _totals(found.inference_memory),

@@ -33,7 +33,7 @@ def roles(recipe: TrainingRecipe) -> list[Role]:
 
 
 def steps_per_epoch(recipe: TrainingRecipe, data: Dataset) -> int:
-    """Return optimizer steps per epoch; the last batch may be smaller."""
+    """Return optimizer steps per epoch, the fewest for which no batch is larger than asked for."""
     return math.ceil(len(data.train.y) / recipe.batch)
 
 
@@ -136,7 +136,7 @@ class Member:
         begun = time.perf_counter()
         step = self.epoch * steps_per_epoch(self.recipe, self.data)
         total = 0.0
-        for rows in self._order(self.epoch).split(self.recipe.batch):
+        for rows in self._order(self.epoch).tensor_split(steps_per_epoch(self.recipe, self.data)):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate(step)
             x, y = self.data.train.x[rows].to(self.device), self.data.train.y[rows].to(self.device)

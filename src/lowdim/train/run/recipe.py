@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator, model_validator
 
@@ -67,7 +67,15 @@ def _names(value: object) -> object:
 
 
 def _net(value: object) -> object:
-    return value if value == "auto" else nets.parse(value)
+    """Read a network; one without a name waits until the data is known."""
+    waits = value == "auto" or (isinstance(value, Mapping) and "name" not in value)
+    return value if waits else nets.parse(value)
+
+
+def _one_word(values: Mapping[str, Any]) -> dict[str, Any]:
+    if "training" in values and "method" in values:
+        raise RecipeError("method and training are two words for one key. Keep one of them.")
+    return {("training" if key == "method" else key): value for key, value in values.items()}
 
 
 def _start(value: object) -> object:
@@ -95,7 +103,7 @@ class TrainingRecipe(Document):
         include: globs of the weights that become sparse; none given takes all but the head.
         exclude: globs of weights that stay dense.
         epochs: passes over the training examples.
-        batch: examples per step.
+        batch: examples per step at most; an epoch is cut into steps of equal size.
         optimizer: a name, or see `Optimizer`.
         twins: networks trained beside it, in the same order of data: "dense", from the same weights; "small", dense
             with at most as many parameters as the sparse network keeps; "static", random masks spread by ERK that
@@ -109,10 +117,14 @@ class TrainingRecipe(Document):
     Example:
         >>> recipe = TrainingRecipe(data="digits", training={"name": "rigl", "every": 20}, epochs=3)
         >>> recipe.net, recipe.optimizer.lr, recipe.training.every
-        (MLP(name='mlp', hidden=(300, 100)), 0.05, 20)
+        (MLP(name='mlp', hidden=(300, 100), norm='batch'), 0.05, 20)
         >>> TrainingRecipe.from_yaml(recipe.to_yaml()) == recipe
         True
     """
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None: ...
 
     sections: ClassVar[Mapping[str, type[Section]]] = {"data": Data, "optimizer": Optimizer}
     kinds = ("training",)
@@ -146,14 +158,22 @@ class TrainingRecipe(Document):
         """Return the dotted keys of the recipe, of its sections and of the networks."""
         return ["method", *super().keys(), *nets.keys()]
 
+    @classmethod
+    def spell_out(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a recipe's mapping with every name as a mapping, so that single settings can be laid over it.
+
+        Example:
+            >>> TrainingRecipe.spell_out({"net": "mlp", "method": "set", "epochs": 3})
+            {'net': {'name': 'mlp'}, 'training': {'name': 'set'}, 'epochs': 3}
+        """
+        named = ("data", "net", "training", "optimizer")
+        found = _one_word(values)
+        return {key: _named(value) if key in named else value for key, value in found.items()}
+
     @model_validator(mode="before")
     @classmethod
-    def _other_word(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or "method" not in values:
-            return values
-        if "training" in values:
-            raise RecipeError("method and training are two words for one key. Keep one of them.")
-        return {("training" if key == "method" else key): value for key, value in values.items()}
+    def _method(cls, values: Any) -> Any:
+        return _one_word(values) if isinstance(values, Mapping) else values
 
     @field_validator("twins")
     @classmethod
@@ -173,12 +193,17 @@ class TrainingRecipe(Document):
     @model_validator(mode="after")
     def _decide(self) -> Self:
         kind = classification.find(self.data.name).kind
-        if self.net == "auto":
-            self.__dict__["net"] = nets.parse(nets.USUAL[kind])
+        if not isinstance(self.net, nets.Net):
+            given = {} if self.net == "auto" else self.net
+            self.__dict__["net"] = nets.parse({"name": nets.USUAL[kind], **given})
         if kind not in self.net.kinds:
             fits = ", ".join(name for name, net in nets.NETS.items() if kind in net.kinds)
             raise RecipeError(
                 f"net {self.net.name!r} does not take the {kind} data {self.data.name!r}. Choose one of: {fits}."
+            )
+        if self.batch == 1 and getattr(self.net, "norm", "batch") == "batch":
+            raise RecipeError(
+                "batch 1 leaves batch norm nothing to average. Use a larger batch, or net.norm: none."
             )
         name = self.optimizer.name
         if name == "auto":

@@ -1,0 +1,127 @@
+"""``lowdim train-sparse``: a sparse network and its twins, from a recipe or a few flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lowdim.cli.guard import guarded
+from lowdim.cli.options import Debug, Quiet
+from lowdim.cli.progress import terminal
+from lowdim.cli.screen import show, table
+from lowdim.core import registry
+
+if TYPE_CHECKING:
+    from lowdim.train.run.recipe import TrainingRecipe
+
+
+def add(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("train-sparse")(train_sparse)
+
+
+@guarded(
+    after_interrupt="Finished epochs are safe if --out was given: repeat the command with --resume to go on."
+)
+def train_sparse(
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe in YAML; flags override it.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where networks, masks and results go.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="fashion-mnist|mnist-5k|digits|...", help="What is trained on."),
+    ] = None,
+    net: Annotated[str | None, typer.Option(metavar="mlp|conv|text", help="What is trained.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", metavar="|".join(registry.names("training")), help="How the masks move."),
+    ] = None,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of zeros in the sparse layers, in [0, 1).")
+    ] = None,
+    allocation: Annotated[
+        str | None, typer.Option(metavar="erk|er|uniform|...", help="How it is spread over the layers.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training examples.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Examples per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
+    twins: Annotated[
+        str | None,
+        typer.Option(metavar="dense,small,static|none", help="Networks trained beside it, to compare with."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, masks and the order of data.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. training.every=50."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a sparse network, and beside it the dense and the static ones that it has to be compared with.
+
+    Flags override the fields of --recipe, and --set overrides both. Weights are masked: the run shows what sparsity
+    costs in accuracy and would save in arithmetic, and is itself no faster than dense training.
+    """
+    flags = {
+        "data.name": data,
+        "net.name": net,
+        "training.name": method,
+        "sparsity": sparsity,
+        "allocation": allocation,
+        "epochs": epochs,
+        "batch": batch,
+        "optimizer.lr": lr,
+        "twins": twins,
+        "seed": seed,
+    }
+    checked = assemble(recipe, flags, assignments or [])
+    from lowdim.train.run.run import train
+
+    result = train(checked, out=out, resume=resume, overwrite=overwrite, progress=terminal(quiet))
+    finish(result.facts, result.run)
+    if result.out is not None:
+        from lowdim.report.build import build
+
+        show(f"Output: {result.out}\nReport: {build(result.out)}")
+
+
+def assemble(file: Path | None, flags: Mapping[str, object], assignments: list[str]) -> TrainingRecipe:
+    """Return the recipe of a file, the flags laid over it and ``--set`` laid over both.
+
+    Raises:
+        RecipeError: the result is not a valid recipe.
+    """
+    from lowdim.core.recipe import read
+    from lowdim.core.recipe.override import override, put
+    from lowdim.train.run.recipe import TrainingRecipe
+
+    values = TrainingRecipe.spell_out(read(file) if file else {})
+    for key, value in flags.items():
+        if value is not None:
+            put(TrainingRecipe, values, key, value)
+    return TrainingRecipe(**override(TrainingRecipe, values, assignments))
+
+
+def finish(facts: Mapping[str, object], run: Mapping[str, object]) -> None:
+    """Print the table of a finished run and what it says."""
+    from lowdim.report.training_facts import lines, seconds, verdict
+
+    heads = ("network", "test accuracy, %", "to dense", "zeros", "kept", "R_s", "FLOPs", "memory", "time")
+    taken = seconds(run)
+    rows = [
+        (n.title, n.accuracy, n.change, n.zeros, n.kept, n.explored, n.flops, n.memory, time)
+        for n, time in zip(lines(facts), taken, strict=True)
+    ]
+    table(heads, rows, 1)
+    show(
+        f"{verdict(facts)}\nFLOPs and memory of training are counted for an executor that stores and multiplies kept "
+        "weights alone; times are those of masked dense weights."
+    )
