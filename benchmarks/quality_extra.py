@@ -1,7 +1,7 @@
 """Rows of `sparse_quality.py` that are more than one run: ensembles, superposed and pooled tickets, channels.
 
-A row is a function of a task and a seed that returns what it measured, by name; it trains on the task's data, chooses on
-its validation images and quotes test accuracies.
+A row is a function of a task and a seed that returns what it measured, by name; it trains on the task's data,
+chooses on its validation images and quotes test accuracies.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Does sparse training do on real data what the papers say? Every row, wins and losses alike.
 
-Fashion-MNIST, of which 12,800 images train, 6,000 validate and 10,000 test: an MLP (784-300-100-10 with batch norm, 20
-epochs) and a small residual network (41,000 weights, 12 epochs), SGD with momentum, batch 128; and a decoder with 400,000
-weights in its blocks over the bytes of Wikipedia articles. Accuracies are of the last step, on the test images; what has
-to choose, chooses on the validation images. Every run is written down when it ends and is not repeated: stop and start as
-you like.
+Fashion-MNIST, of which 12,800 images train, 6,000 validate and 10,000 test: an MLP (784-300-100-10 with batch
+norm, 20 epochs) and a small residual network (41,000 weights, 12 epochs), SGD with momentum, batch 128; and a
+decoder with 400,000 weights in its blocks over the bytes of Wikipedia articles. Accuracies are of the last
+step, on the test images; what has to choose, chooses on the validation images. Every run is written down when
+it ends and is not repeated: stop and start as you like.
 
     python benchmarks/sparse_quality.py                     # all rows, three seeds: about an hour on one core
     python benchmarks/sparse_quality.py --rows mlp --seeds 1
