@@ -13,6 +13,8 @@ SURFACE = {
     "prune": """MODEL OUT --sparsity --method --repair --allocation --pattern --refine --quantize --true-sequential
         --calibration --samples --context --seed --storage --dtype --set --recipe --revision --resume
         --overwrite --dry-run --quiet -q --debug""",
+    "train-sparse": """--recipe --out --data --net --method --sparsity --allocation --epochs --batch --lr --twins --seed
+        --set --resume --overwrite --quiet -q --debug""",
     "evaluate": """MODEL --text --context --windows --tasks --limit --seed --compute --revision --json
         --quiet -q --debug""",
     "inspect": """MODEL --calibration --samples --context --outliers --alpha --layers --essential --junk-dna

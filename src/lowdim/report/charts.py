@@ -52,8 +52,8 @@ def lines(
     return draw(key, label, 230, paint)
 
 
-def name_lines(axes: Axes, series: Mapping[str, Numbers]) -> None:
-    """Write each name beside the end of its line, moved apart where two would touch."""
+def name_lines(axes: Axes, series: Mapping[str, Numbers], tones: Mapping[str, str] | None = None) -> None:
+    """Write each name beside the end of its line, moved apart where two would touch; in its tone if it has one."""
     low, high = axes.get_ylim()
     log = axes.get_yscale() == "log"
 
@@ -72,6 +72,7 @@ def name_lines(axes: Axes, series: Mapping[str, Numbers]) -> None:
             textcoords="offset points",
             va="center",
             fontsize=11,
+            color=(tones or {}).get(name, colour("ink")),
         )
 
 

@@ -69,16 +69,21 @@ def tracks(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.set_xlabel(xlabel)
         if len(lines) <= _MOST_NAMES:
-            name_lines(axes, {line.name: [y for _, y in line.points] for line in lines})
+            ends = {line.name: [y for _, y in line.points] for line in lines}
+            name_lines(axes, ends, {line.name: _tone(line) for line in lines})
 
     return draw(key, label, 250, paint)
+
+
+def _tone(line: Track) -> str:
+    return ramp("zeros")[int(line.tone[-1])] if line.tone.startswith("zeros") else colour(line.tone)
 
 
 def _draw(
     axes: Axes, tips: Tips, line: Track, xlabel: str, write: Callable[[float], str], steps: bool
 ) -> None:
     xs, ys = [x for x, _ in line.points], [y for _, y in line.points]
-    tone = ramp("zeros")[int(line.tone[-1])] if line.tone.startswith("zeros") else colour(line.tone)
+    tone = _tone(line)
     axes.plot(
         xs,
         ys,

@@ -1,0 +1,80 @@
+"""``lowdim train-sparse``: flags over a recipe, a run from end to end, and mistakes named before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lowdim.cli.train_sparse import assemble
+from lowdim.train.run.recipe import TrainingRecipe
+
+RECIPE = """
+data: {name: digits, limit: 400}
+net: {name: mlp, hidden: [32]}
+method: {name: rigl, every: 5}
+epochs: 2
+twins: [static]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+def test_flags_lie_over_the_file_and_set_over_both(file: Path) -> None:
+    recipe = assemble(file, {"epochs": 7, "training.name": "rigl", "seed": 3}, ["training.every=9", "seed=4"])
+    assert (recipe.epochs, recipe.training.every, recipe.seed) == (7, 9, 4)
+    assert recipe.data.limit == 400
+    assert recipe.net.hidden == (32,)
+
+
+def test_another_method_starts_from_its_own_defaults(file: Path) -> None:
+    assert assemble(file, {"training.name": "granet"}, []).training.every == 100
+
+
+def test_no_file_means_defaults() -> None:
+    assert assemble(None, {}, []) == TrainingRecipe()
+    assert assemble(None, {}, ["net.hidden=[8]"]).net.hidden == (8,)
+
+
+def test_a_run_from_end_to_end(run, file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    out = tmp_path / "out"
+    done = run("train-sparse", "--recipe", file, "--out", out, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert "Sparse, rigl" in done.output
+    assert "Static" in done.output
+    assert "counted for an executor" in done.output
+    facts = json.loads((out / "training.json").read_text())
+    assert list(facts["members"]) == ["static", "sparse"]
+    page = (tmp_path / "out.html").read_text()
+    assert "Ten rules for sparse training" in page
+    again = run("train-sparse", "--recipe", file, "--out", out, "--quiet")
+    assert again.exit_code == 1
+    assert "--overwrite" in again.output
+    assert run("report", out, "--html", tmp_path / "again.html").exit_code == 0
+    assert (tmp_path / "again.html").read_text() == page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "rgl"], "Did you mean 'rigl'"),
+        (["--data", "digitz"], "Did you mean 'digits'"),
+        (["--net", "conv", "--data", "wine"], "does not take the table data"),
+        (["--sparsity", "1.5"], "sparsity must be less than 1"),
+        (["--set", "net.hid=3"], "Did you mean 'net.hidden'"),
+        (["--set", "training.every"], "--set takes KEY=VALUE"),
+        (["--recipe", "none.yaml"], "cannot read the recipe"),
+        (["--twins", "dens"], "Did you mean 'dense'"),
+    ],
+)
+def test_mistakes_cost_no_work(run, arguments: list[str], message: str) -> None:
+    done = run("train-sparse", *arguments)
+    assert done.exit_code == 2
+    assert message in done.output
