@@ -25,7 +25,8 @@ class SparseTrainingCallback(Callback):
 
     def __init__(self, **settings: Any) -> None:
         self.training: SparseTraining | None = None
-        self._settings, self._state = settings, None
+        self._settings = settings
+        self._state: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the masks, or take those of the checkpoint.
