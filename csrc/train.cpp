@@ -187,7 +187,7 @@ int32_t ld_sparse_backward(const ld_sparse *w, const float *x, int64_t x_stride,
     }
     Packing p = {kernels, g + at * g_stride, g_stride, count, width, packed_g, d_bias};
     ld_parallel(used, w->rows, kPackedTogether, pack_some, &p);
-    const int64_t wanted = used == 1 ? 1 : 2 * used;
+    const int64_t wanted = width < 16 || used == 1 ? used : 2 * used;
     Backward b = {kernels, w, count, width, d_x_stride, runs(w, width, width * 4, wanted), at > 0, packed_x, packed_g,
                   d_values, sums, d_x ? d_x + at * d_x_stride : nullptr};
     if (d_values) ld_parallel(used, b.runs, 1, multiply_some, &b);
@@ -199,6 +199,6 @@ int32_t ld_sparse_backward(const ld_sparse *w, const float *x, int64_t x_stride,
 
 int32_t ld_sparse_panels(int64_t rows, int64_t cols, int64_t kept) {
   // 4 bytes per row and cut, to be small beside the 8 bytes of a kept value and its column
-  const int64_t afford = rows ? 1 + kept / (2 * rows) : 1;
+  const int64_t afford = rows ? 1 + kept / (4 * rows) : 1;
   return static_cast<int32_t>(most(1, least(kMostPanels, least(afford, cols / kLeastColumns))));
 }
