@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.random import generator
@@ -64,7 +64,7 @@ def find_channels(model: nn.Module, example: Any) -> Channels:
         0                                     4 channels, with their parts in 1, 4
         4                                stays whole: its channels are part of the model's output
     """
-    if any(isinstance(p, DTensor) for p in model.parameters()):
+    if any(isinstance(m, FSDPModule) for m in model.modules()):
         raise LowdimError("channels of a sharded model cannot be found; find them before fully_shard")
     with quiet(model):
         found = _follow(model, example)

@@ -42,7 +42,10 @@ class Removal:
         self.removed: dict[str, Tensor] = {}
         self._dead: dict[int, tuple[nn.Parameter, Tensor]] = {}
         self._gradients: list[Any] = []
-        self._step = optimizer.register_step_post_hook(self._after)
+        self._steps = (
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        )
         self._first = model.register_forward_pre_hook(torch.compiler.disable(self._look), with_kwargs=True)
 
     # ---------------------------------------------------------------- what belongs to what
@@ -170,6 +173,10 @@ class Removal:
         if parameter.grad is not None:
             parameter.grad.masked_fill_(self._dead[id(parameter)][1], 0.0)
 
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for parameter, _ in self._dense():  # again, for what ranks have averaged since
+            self._clear(parameter)
+
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for parameter, dead in self._dense():
             with torch.no_grad():
@@ -187,7 +194,7 @@ class Removal:
 
     def remove(self) -> None:
         """Take all hooks off."""
-        for handle in (*self._gradients, self._step, self._first):
+        for handle in (*self._gradients, *self._steps, self._first):
             handle.remove()
 
 
