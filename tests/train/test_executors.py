@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.small import mlp, train
+from tests.train.small import batch, mlp, train
 from torch import nn
 
 from lowdim.core.errors import LowdimError, RecipeError
@@ -119,3 +119,17 @@ def test_the_table_shows_dense_shapes() -> None:
     )
     assert "16x20" in str(training)
     assert "dense (not chosen)" in str(training)
+
+
+def test_gradients_anywhere() -> None:
+    (masked, first), (sparse, second) = pair(RigL(every=1, order="after_step"), "sgd")
+    found = []
+    for net, training in ((masked, first), (sparse, second)):
+        x, y = batch(0)
+        nn.functional.cross_entropy(net(x.flatten(1)), y).backward()
+        layer: Any = training.layers[0]
+        at = torch.tensor([0, 5, layer.size - 1, 77])
+        found.append(layer.gradients_at(at))
+        assert len(layer.gradients_at(at[:0])) == 0
+    assert torch.allclose(found[0], found[1], atol=1e-6)
+    assert found[0].any()

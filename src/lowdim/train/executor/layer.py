@@ -15,6 +15,8 @@ from lowdim.train.executor.index import Index
 from lowdim.train.executor.linear import CSRLinear
 from lowdim.train.state import per_weight
 
+_AT_ONCE = 1 << 16  # positions whose products with a batch are held at a time
+
 
 class CSRLayer:
     """The truly sparse executor of a `lowdim.train.layer.Layer`: what is off does not exist.
@@ -85,6 +87,13 @@ class CSRLayer:
         if count == 0:
             return torch.empty(0, dtype=torch.int64)
         return self.module.index.top_gradient(*self.module.factors(), excluded, count)
+
+    def gradients_at(self, positions: Tensor) -> Tensor:
+        """Return the |dense gradient| at any positions, int64 [n], from what was watched; fp32 [n]."""
+        x, g = self.module.factors()
+        rows, cols = positions // self.shape[1], positions % self.shape[1]
+        parts = zip(rows.split(_AT_ONCE), cols.split(_AT_ONCE), strict=True)
+        return torch.cat([(g[:, r] * x[:, c]).sum(0).abs() for r, c in parts] or [torch.empty(0)])
 
     def draw(self, count: int, excluded: Tensor, generator: Generator) -> Tensor:
         """Return positions drawn at random, int64 [count], ascending, none of them in ``excluded``."""
