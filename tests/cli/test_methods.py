@@ -20,6 +20,8 @@ def test_json_holds_settings_with_their_defaults(run) -> None:
     sparsegpt = next(row for row in rows if row["name"] == "sparsegpt")
     assert sparsegpt["settings"] == {"damping": 0.01, "block": 128}
     assert (sparsegpt["arxiv"], sparsegpt["year"]) == ("2301.00774", 2023)
+    pools = next(row for row in rows if row["name"] == "lottery-pools")
+    assert pools["settings"]["coefficients"][:2] == [0.05, 0.1]
 
 
 def test_one_kind_alone(run) -> None:

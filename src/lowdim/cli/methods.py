@@ -51,6 +51,8 @@ def _row(method: Method) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
     return value if isinstance(value, (str, int, float, bool, type(None))) else "required"
 
 
