@@ -144,6 +144,15 @@ def test_dtypes_and_frozen_parameters_stay():
     assert sliced.difference < 1e-10
 
 
+def test_half_precision_is_compared_in_single():
+    model = net("vgg").bfloat16()
+    sliced = slice_channels(model, images().bfloat16(), removed={"7": torch.arange(12) < 5})
+    assert sliced.model[7].weight.dtype == torch.bfloat16
+    assert sliced.difference < 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        assert slice_channels(net("vgg"), images(), removed=sliced.removed).difference < 1e-5
+
+
 def test_bad_requests_are_refused():
     model = net("resnet")
     for removed, message in (

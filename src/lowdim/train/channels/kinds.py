@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
 
 _CONVS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 _TRANSPOSED = {nn.ConvTranspose1d: 1, nn.ConvTranspose2d: 2, nn.ConvTranspose3d: 3}
@@ -125,9 +127,22 @@ def duplicate(model: nn.Module) -> nn.Module:
     return copy.deepcopy(plain(model)).eval()
 
 
+def single(model: nn.Module, example: Any) -> tuple[nn.Module, Any]:
+    """Return a model, changed in place, and its example in single precision if they are in half, to compare outputs."""
+    half = (torch.bfloat16, torch.float16)
+    if not any(p.dtype in half for p in model.parameters()):
+        return model, example
+    return model.float(), tree_map(
+        lambda t: t.float() if isinstance(t, Tensor) and t.dtype in half else t, example
+    )
+
+
 def call(model: nn.Module, example: Any) -> Any:
     """Run a model on an example: one input, a tuple of arguments, or a mapping of keyword arguments."""
-    with torch.no_grad():
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        for device in {"cpu", *(p.device.type for p in model.parameters())}:
+            stack.enter_context(torch.autocast(device, enabled=False))
         if isinstance(example, tuple):
             return model(*example)
         if isinstance(example, dict):

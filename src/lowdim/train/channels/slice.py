@@ -24,6 +24,8 @@ class Sliced:
     Attributes:
         model: a new one, of ordinary dense layers; nothing is shared with the old.
         masks: what was given, cut alike.
+        removed: the channels that were cut, bool [channels] by layer; with it, a moving average of the model can be
+            sliced alike.
         channels: for each layer whose channels can be cut, how many it had and how many it has.
         parameters: of the model before and after.
         flops: multiplications and additions of linear and convolutional layers, held dense, in one forward pass on the
@@ -34,6 +36,7 @@ class Sliced:
 
     model: nn.Module
     masks: Masks | None
+    removed: Mapping[str, Tensor]
     channels: Mapping[str, tuple[int, int]]
     parameters: tuple[int, int]
     flops: tuple[int, int]
@@ -94,8 +97,8 @@ def slice_channels(
             each_read(whole, producer, gone[producer.name], clear)
     stays = cut(smaller, known.producers, gone)
     with quiet(model):
-        apart = difference(whole, smaller, example)
         flops = (_flops(whole, example), _flops(smaller, example))
+        apart = difference(whole, duplicate(smaller), example)
     if not apart <= TOLERANCE:
         raise LowdimError(
             f"the sliced model's output differs from the masked one's by {apart:.2g} of the largest: the model "
@@ -108,7 +111,7 @@ def slice_channels(
     }
     cut_masks = None if masks is None else _cut_masks(masks, stays)
     sizes = (_size(model), _size(smaller))
-    return Sliced(smaller, cut_masks, counts, sizes, flops, known.whole, apart)
+    return Sliced(smaller, cut_masks, gone, counts, sizes, flops, known.whole, apart)
 
 
 def unread(model: nn.Module, known: Channels, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
