@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from quality_chase import chase, vgg
 from quality_tasks import Task
 
 Run = Callable[[Task, int], dict[str, Any]]
 
-EXTRA: dict[str, tuple[str, Run]] = {}
+EXTRA: dict[str, tuple[str, Run]] = {"chase": ("conv", chase), "chase-vgg": ("conv", vgg)}
