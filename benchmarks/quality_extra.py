@@ -11,7 +11,9 @@ from typing import Any
 
 from quality_chase import chase, vgg
 from quality_tasks import Task
+from quality_tickets import TICKETS
 
 Run = Callable[[Task, int], dict[str, Any]]
 
 EXTRA: dict[str, tuple[str, Run]] = {"chase": ("conv", chase), "chase-vgg": ("conv", vgg)}
+EXTRA |= TICKETS
