@@ -85,7 +85,9 @@ def _long_row_numpy(x: Array, keep: int) -> NDArray[np.bool_]:
 
     sample = x[0, :: x.shape[1] >> 16]
     rank = keep * len(sample) / x.shape[1]
-    rank += 5 * rank**0.5 + 10  # so that the threshold is almost never too high, in which case all is looked at
+    rank += (
+        5 * rank**0.5 + 10
+    )  # so that the threshold is almost never too high, in which case all is looked at
     if rank >= len(sample):
         return _rows_numpy(x, keep)
     floor = np.partition(sample, len(sample) - int(rank) - 1)[len(sample) - int(rank) - 1]
