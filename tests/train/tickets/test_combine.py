@@ -63,6 +63,12 @@ def test_more_than_there_is_and_nan_are_refused():
         blend([vector(float("nan"), 2.0)], [1.0], 1)
 
 
+def test_a_sparser_ticket_taken_whole_keeps_zeros_where_the_others_have_weights():
+    found = blend([vector(5.0, 0.0, 0.0, 0.0), vector(0.0, 1.0, 2.0, 0.0)], [1.0, 0.0], 3)
+    assert found.state["w"].tolist() == [5.0, 0.0, 0.0, 0.0]
+    assert found.masks["w"].tolist() == [True, True, True, False]
+
+
 def test_running_mean_equals_the_plain_mean():
     tickets = [vector(float(k), 1.0, -float(k * k)) for k in range(1, 6)]
     mean = running_average(tickets, [1 / (k + 1) for k in range(1, 5)], 3, prune_each=False)

@@ -116,7 +116,7 @@ def largest(state: Mapping[str, Tensor], legal: Mapping[str, Tensor], keep: int)
 def blend(tickets: Sequence[Ticket], coefficients: Sequence[float], keep: int) -> Ticket:
     """Mix tickets and prune the mix to ``keep`` weights by global magnitude; with equal masks nothing is pruned.
 
-    Tickets of coefficient 0 take no part, in the masks neither.
+    Tickets of coefficient 0 take no part; their masks say where zeros are kept if the others hold too few weights.
 
     Example:
         >>> import torch
@@ -127,10 +127,11 @@ def blend(tickets: Sequence[Ticket], coefficients: Sequence[float], keep: int) -
         tensor([2., 3., 0.])
     """
     state = mix(tickets, coefficients)
-    legal = union(
-        [ticket.masks for ticket, weight in zip(tickets, coefficients, strict=True) if weight]
-        or [tickets[-1].masks]
-    )
+    everyone = [ticket.masks for ticket in tickets]
+    mixed = [ticket.masks for ticket, weight in zip(tickets, coefficients, strict=True) if weight] or everyone
+    legal = union(mixed)
+    if sum(int(mask.sum()) for mask in legal.values()) < keep:
+        legal = union(everyone)
     masks = Masks.from_dict(largest(state, legal, keep))
     masks.apply_(state)
     return Ticket(state, masks, step=tickets[-1].step)
