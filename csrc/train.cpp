@@ -49,17 +49,24 @@ int32_t useful_threads(const ld_sparse *w, int64_t batch, int32_t threads) {
 struct Packing {
   const ld_train *kernels;
   const float *from;
-  int64_t stride, batch, width;
-  float *to, *sums;
+  int64_t stride, features, batch, width;
+  float *to, *sums;  // sums: of a feature over the batch, or NULL
 };
 
-void pack_some(void *context, int64_t begin, int64_t end) {
-  const Packing *const p = static_cast<const Packing *>(context);
+constexpr int64_t kPackedTogether = 256;
+
+int64_t pieces(const Packing *p) { return ceil_div(p->features, kPackedTogether); }
+
+void pack_piece(const Packing *p, int64_t piece) {
+  const int64_t begin = piece * kPackedTogether, end = least(begin + kPackedTogether, p->features);
   p->kernels->pack(p->from, p->stride, p->batch, p->width, begin, end, p->to);
   if (p->sums) p->kernels->sum(p->to, p->width, begin, end, p->sums);
 }
 
-constexpr int64_t kPackedTogether = 256;
+void pack_some(void *context, int64_t begin, int64_t end) {
+  const Packing *const p = static_cast<const Packing *>(context);
+  for (int64_t i = begin; i < end; ++i) pack_piece(p, i);
+}
 
 struct Forward {
   const ld_train *kernels;
@@ -78,31 +85,49 @@ void forward_some(void *context, int64_t begin, int64_t end) {
   f->kernels->unpack(sums, f->batch, f->width, begin, end, f->bias, f->y, f->stride);
 }
 
+// Two parts in one go, as threads wait for each other at the end of each go.
 struct Backward {
   const ld_train *kernels;
   const ld_sparse *w;
-  int64_t batch, width, stride;
-  int32_t runs;
+  Packing x, g;
+  int64_t pieces_of_x;
+  int32_t products, spreads;  // runs of columns
   int add;
-  const float *x, *g;
   float *d_values, *sums, *d_x;
+  int64_t stride;
 };
 
-void multiply_some(void *context, int64_t begin, int64_t end) {
-  const Backward *const b = static_cast<const Backward *>(context);
-  for (int64_t i = begin; i < end; ++i)
-    b->kernels->products(b->w, panel(b->w, i, b->runs), panel(b->w, i + 1, b->runs), b->x, b->g, b->width, b->add, b->d_values);
-}
-
-void spread_some(void *context, int64_t begin, int64_t end) {
+void pack_both(void *context, int64_t begin, int64_t end) {
   const Backward *const b = static_cast<const Backward *>(context);
   for (int64_t i = begin; i < end; ++i) {
-    const int32_t first = panel(b->w, i, b->runs), last = panel(b->w, i + 1, b->runs);
-    const int64_t from = column(b->w, first), to = column(b->w, last);
-    float *const sums = b->sums + from * b->width;
-    std::memset(sums, 0, static_cast<size_t>((to - from) * b->width) * 4);
-    b->kernels->spread(b->w, first, last, b->g, b->width, b->sums);
-    b->kernels->unpack(sums, b->batch, b->width, from, to, nullptr, b->d_x, b->stride);
+    if (i < b->pieces_of_x)
+      pack_piece(&b->x, i);
+    else
+      pack_piece(&b->g, i - b->pieces_of_x);
+  }
+}
+
+void multiply(const Backward *b, int64_t run) {
+  const int32_t first = panel(b->w, run, b->products), last = panel(b->w, run + 1, b->products);
+  b->kernels->products(b->w, first, last, b->x.to, b->g.to, b->g.width, b->add, b->d_values);
+}
+
+void spread(const Backward *b, int64_t run) {
+  const int32_t first = panel(b->w, run, b->spreads), last = panel(b->w, run + 1, b->spreads);
+  const int64_t from = column(b->w, first), to = column(b->w, last), width = b->g.width;
+  float *const sums = b->sums + from * width;
+  std::memset(sums, 0, static_cast<size_t>((to - from) * width) * 4);
+  b->kernels->spread(b->w, first, last, b->g.to, width, b->sums);
+  b->kernels->unpack(sums, b->g.batch, width, from, to, nullptr, b->d_x, b->stride);
+}
+
+void backward_some(void *context, int64_t begin, int64_t end) {
+  const Backward *const b = static_cast<const Backward *>(context);
+  for (int64_t i = begin; i < end; ++i) {
+    if (i < b->products)
+      multiply(b, i);
+    else
+      spread(b, i - b->products);
   }
 }
 
@@ -153,8 +178,8 @@ int32_t ld_sparse_forward(const ld_sparse *w, const float *x, int64_t x_stride, 
   for (int64_t at = 0; at < batch; at += LD_MOST_WIDTH) {
     const int64_t count = least(batch - at, LD_MOST_WIDTH), width = width_of(count);
     const int32_t used = useful_threads(w, count, threads);
-    Packing p = {kernels, x + at * x_stride, x_stride, count, width, packed, nullptr};
-    ld_parallel(used, w->cols, kPackedTogether, pack_some, &p);
+    Packing p = {kernels, x + at * x_stride, x_stride, w->cols, count, width, packed, nullptr};
+    ld_parallel(used, pieces(&p), 1, pack_some, &p);
     const int32_t cut = runs(w, width, width * 4, 1);
     Forward f = {kernels, w, count, width, y_stride, cut, packed, bias, sums, y + at * y_stride};
     const int64_t chunk = cut > 1 ? most(256, ceil_div(w->rows, 4 * used)) : 64;
@@ -181,18 +206,15 @@ int32_t ld_sparse_backward(const ld_sparse *w, const float *x, int64_t x_stride,
   for (int64_t at = 0; at < batch; at += LD_MOST_WIDTH) {
     const int64_t count = least(batch - at, LD_MOST_WIDTH), width = width_of(count);
     const int32_t used = useful_threads(w, count, threads);
-    if (d_values) {
-      Packing p = {kernels, x + at * x_stride, x_stride, count, width, packed_x, nullptr};
-      ld_parallel(used, w->cols, kPackedTogether, pack_some, &p);
-    }
-    Packing p = {kernels, g + at * g_stride, g_stride, count, width, packed_g, d_bias};
-    ld_parallel(used, w->rows, kPackedTogether, pack_some, &p);
     const int64_t wanted = width < 16 || used == 1 ? used : 2 * used;
-    Backward b = {kernels, w, count, width, d_x_stride, runs(w, width, width * 4, wanted), at > 0, packed_x, packed_g,
-                  d_values, sums, d_x ? d_x + at * d_x_stride : nullptr};
-    if (d_values) ld_parallel(used, b.runs, 1, multiply_some, &b);
-    b.runs = runs(w, width, 2 * width * 4, wanted);  // what is read is written too
-    if (d_x) ld_parallel(used, b.runs, 1, spread_some, &b);
+    Backward b = {kernels, w,
+                  {kernels, d_values ? x + at * x_stride : nullptr, x_stride, w->cols, count, width, packed_x, nullptr},
+                  {kernels, g + at * g_stride, g_stride, w->rows, count, width, packed_g, d_bias},
+                  0, 0, 0, at > 0, d_values, sums, d_x ? d_x + at * d_x_stride : nullptr, d_x_stride};
+    if (d_values) b.pieces_of_x = pieces(&b.x), b.products = runs(w, width, width * 4, wanted);
+    if (d_x) b.spreads = runs(w, width, 2 * width * 4, wanted);  // what is read is written too
+    ld_parallel(used, b.pieces_of_x + pieces(&b.g), 1, pack_both, &b);
+    ld_parallel(used, b.products + b.spreads, 1, backward_some, &b);
   }
   return LD_OK;
 }
