@@ -24,6 +24,7 @@ from mkdocs.structure.pages import Page
 import lowdim
 from lowdim.cli import app
 from lowdim.core import registry
+from lowdim.core.recipe import Section
 from lowdim.prune.recipe import schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,11 +147,22 @@ def methods() -> str:
 
 def recipe_fields(section: str = "Recipe") -> str:
     """Return the table of a recipe section's fields: type, default, meaning."""
-    model = getattr(schema, section)
+    return fields_of(getattr(schema, section))
+
+
+def training_fields(section: str) -> str:
+    """Return the same of a recipe of training, or of a network."""
+    from lowdim.train.run import nets, recipe
+
+    return fields_of(getattr(recipe, section, None) or getattr(nets, section))
+
+
+def fields_of(model: type[Section]) -> str:
+    """Return the table of a model's fields."""
     said = arguments(model)
     rows = []
     for name, field in model.model_fields.items():
-        nested = isinstance(field.default, schema.Calibration | schema.Evaluation | schema.Targets)
+        nested = isinstance(field.default, Section)
         default = "see below" if nested else f"`{plain(field.default)}`"
         rows.append((f"`{name}`", spelt(field.annotation), default, said.get(name, "")))
     return table(("field", "type", "default", "meaning"), rows)
@@ -211,6 +223,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "names": names,
     "methods": methods,
     "recipe": recipe_fields,
+    "training": training_fields,
     "presets": presets,
     "commands": commands,
     "tasks": tasks,

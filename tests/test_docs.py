@@ -17,13 +17,16 @@ import typer
 
 import lowdim
 from lowdim.cli import app
+from lowdim.cli.train_sparse import assemble
 from lowdim.core import registry
 from lowdim.prune.recipe import Recipe, put, read
+from lowdim.train.run.recipe import TrainingRecipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+TRAINING_FLAGS = {"data": "data.name", "net": "net.name", "method": "training.name", "sparsity": "sparsity"}
 PROGRAM: Any = typer.main.get_command(app)
 FLAGS = {
     "calibration": "calibration.source",
@@ -58,6 +61,9 @@ def parse(words: list[str]) -> None:
     values = parser.make_context(words[0], words[1:]).params
     if words[0] == "prune" and not values.get("recipe"):
         check_recipe(values)
+    if words[0] == "train-sparse":
+        flags = {key: values[name] for name, key in TRAINING_FLAGS.items()}
+        assemble(None, flags, values.get("assignments") or [])
 
 
 def check_recipe(values: dict[str, Any]) -> None:
@@ -99,8 +105,10 @@ def test_recipes_of_the_examples_are_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("block", [*blocks("yaml")])
 def test_recipes_are_valid(block: str) -> None:
-    recipe = Recipe(**read(block))
-    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    values = read(block)
+    kind = TrainingRecipe if "training" in values else Recipe
+    recipe = kind(**values)
+    assert kind.from_yaml(recipe.to_yaml()) == recipe
 
 
 @pytest.mark.parametrize("block", [*blocks("python")])
@@ -154,6 +162,9 @@ def test_every_recipe_field_is_explained() -> None:
     for section in ("Recipe", "Calibration", "Evaluation", "Targets"):
         for row in hooks.recipe_fields(section).splitlines()[2:]:
             assert row.count(" | ") == 3, row
+            assert not row.endswith("|  |"), row
+    for section in ("TrainingRecipe", "Data", "Optimizer", "MLP", "Conv", "Text"):
+        for row in hooks.training_fields(section).splitlines()[2:]:
             assert not row.endswith("|  |"), row
 
 
