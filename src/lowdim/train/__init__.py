@@ -24,6 +24,9 @@ _EXPORTS: dict[str, str] = {
     "STRNN": "lowdim.train.recurrent.strnn",
     "SNTASGD": "lowdim.train.recurrent.sntasgd",
     "SelfishRNN": "lowdim.train.recurrent.selfish",
+    "NeuroFS": "lowdim.train.features.neurofs",
+    "SparseMLPClassifier": "lowdim.train.mlp",
+    "SparseMLPRegressor": "lowdim.train.mlp",
     "SparseTraining": "lowdim.train.training",
     "Static": f"{_D}.static",
     **dict.fromkeys(
