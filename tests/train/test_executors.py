@@ -21,6 +21,7 @@ METHODS: list[Method] = [
     SET(every=2),
     RigL(every=2),
     RigL(every=2, order="after_step"),
+    RigL(every=2, drop=0.9, schedule="constant", candidates="live"),
     ITOP(every=2, grow="unfired"),
     ITOP(every=2, grow="gradient", death="taylor"),
     GradualMagnitude(every=2),

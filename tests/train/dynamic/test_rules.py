@@ -7,7 +7,7 @@ import torch
 from tests.train.small import one_row, step_with
 
 from lowdim.core.errors import RecipeError
-from lowdim.train import ITOP, SET, GradualMagnitude, GraNet, NeurRev, RigL, Static
+from lowdim.train import ITOP, SET, GradualMagnitude, GraNet, NeurRev, RigL, SparseTraining, Static
 
 WEIGHTS, MASK = [0.9, -0.1, 0.5, 0.0, 0.0, 0.0], [1, 1, 1, 0, 0, 0]
 
@@ -30,6 +30,27 @@ class TestRigL:
     def test_unless_only_new_weights_are_candidates(self) -> None:
         model, training = one_row(WEIGHTS, MASK, rigl(candidates="new"))
         assert step_with(model, training, [9, 0.8, 9, 0.3, 0.7, 0.1]) == [1, 0, 1, 0, 1, 0]
+
+    @pytest.mark.parametrize("gradient", [[[1.0, 2, 0, 0], [9, 9, 9, 9], [0, 0, 5, 0]]])
+    def test_or_only_weights_of_outputs_that_keep_one(self, gradient: list[list[float]]) -> None:
+        masks = []
+        for candidates in ("any", "live"):
+            model = torch.nn.Linear(4, 3, bias=False)
+            mask = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]).bool()
+            training = SparseTraining(
+                model,
+                torch.optim.SGD(model.parameters(), lr=0.0),
+                method=rigl(candidates=candidates),
+                masks={"weight": mask},
+                total_steps=4,
+            )
+            with torch.no_grad():
+                model.weight.copy_(torch.tensor([[5.0, 0, 1, 2], [0, 0, 0, 0], [6, 7, 0, 0]]))
+            model.weight.grad = torch.tensor(gradient)
+            training.optimizer.step()
+            masks.append(training.masks["weight"].int().tolist())
+        assert masks[0] == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
+        assert masks[1] == [[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]]
 
     def test_an_update_takes_the_place_of_the_optimizer_step(self) -> None:
         model, training = one_row(WEIGHTS, MASK, rigl())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from lowdim.core.schedule import cosine
-from lowdim.train.dynamic.base import Moment, in_unit
+from lowdim.train.dynamic.base import Moment, in_unit, one_of
 from lowdim.train.dynamic.gradual import GradualMagnitude
 
 
@@ -30,6 +31,7 @@ class GraNet(GradualMagnitude):
         scope: "global", the paper's, or "layer".
         drop: zeta at the start.
         floor: zeta at the end.
+        candidates: of the regeneration: "any" weight that is off, as in the paper, or "new" or "live" ones; see `RigL`.
 
     Example:
         >>> GraNet(every=10).due(100, 100), round(GraNet().share(50, 100), 4)
@@ -38,11 +40,13 @@ class GraNet(GradualMagnitude):
 
     drop: float = 0.5
     floor: float = 0.005
+    candidates: Literal["any", "new", "live"] = "any"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         in_unit("drop", self.drop)
         in_unit("floor", self.floor)
+        one_of("candidates", self.candidates, ("any", "new", "live"))
 
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether masks move at a step: every multiple of ``every``, to the end of the run."""
@@ -60,4 +64,6 @@ class GraNet(GradualMagnitude):
         self.prune(moment)
         share = self.share(moment.step, moment.total)
         for layer in moment.layers:
-            replace(moment, layer, math.ceil(share * layer.kept - 1e-9), "magnitude", "gradient")
+            replace(
+                moment, layer, math.ceil(share * layer.kept - 1e-9), "magnitude", "gradient", self.candidates
+            )

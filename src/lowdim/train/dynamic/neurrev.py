@@ -26,7 +26,7 @@ class NeurRev(RigL):
         drop: zeta at the start.
         schedule: of zeta, as in `RigL`.
         order: "replace_step" or "after_step".
-        candidates: "any" weight that is off, or only "new" ones.
+        candidates: "any" weight that is off, or only "new" or "live" ones; see `RigL`.
         noise: standard deviation of what breaks ties between |w|.
         rho: share of the dropped weights that are the most negative ones.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from lowdim.core.topk import keep_top
-from lowdim.core.transition import draw, drop_lowest, union
+from lowdim.core.transition import complement, draw, drop_lowest, union
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Drop = Literal["magnitude", "sign-count", "taylor"]
 Grow = Literal["random", "unfired", "gradient"]
-Candidates = Literal["any", "new"]
+Candidates = Literal["any", "new", "live"]
 Regrow = Literal["zero", "normal", "uniform"]
 DROPS, GROWS, CANDIDATES, REGROWS = map(get_args, (Drop, Grow, Candidates, Regrow))
 
@@ -40,7 +40,8 @@ def replace(
         count: units to drop; fewer if fewer than that could be grown.
         drop: "magnitude", the smallest |w|; "sign-count", as many of either sign; "taylor", the smallest (w g)^2.
         grow: "random"; "unfired", those never active first; "gradient", the largest |dense gradient|.
-        candidates: "any" inactive unit, those just dropped included, or "new" ones alone.
+        candidates: "any" inactive unit, those just dropped included; "new" ones alone; or "live" ones, of outputs that
+            keep a weight, as long as there are some.
         regrow: the value of grown weights: "zero", "normal" N(0, 0.1^2), or "uniform" in +-sqrt(6 / inputs).
         noise: standard deviation of what is added to |w| to break ties.
     """
@@ -55,10 +56,24 @@ def exchange(
     moment: Moment, layer: Layer, keep: Tensor, grow: str, candidates: str = "any", regrow: str = "zero"
 ) -> None:
     """Drop what is not in ``keep`` (bool [kept]) and grow as many units by a rule; see ``replace``."""
-    positions = layer.positions()
+    positions, count = layer.positions(), int((~keep).sum())
     excluded = positions if candidates == "new" else positions[keep]
-    grown = grown_by(moment, layer, int((~keep).sum()), excluded, grow)
+    if candidates == "live":
+        barred = union(excluded, _of_empty_outputs(layer, excluded))
+        some = grown_by(moment, layer, min(count, layer.size - len(barred)), barred, grow)
+        rest = grown_by(moment, layer, count - len(some), union(excluded, some), grow)
+        grown = union(some, rest)
+    else:
+        grown = grown_by(moment, layer, count, excluded, grow)
     layer.move(keep, grown, initial_values(moment, layer, len(grown), regrow))
+
+
+def _of_empty_outputs(layer: Layer, staying: Tensor) -> Tensor:
+    """Return all units of outputs (rows of blocks) that keep nothing, int64, ascending."""
+    outputs = layer.shape[0] // getattr(getattr(layer, "units", None), "rows", 1)
+    width = layer.size // outputs
+    empty = complement((staying // width).unique(), outputs)
+    return (empty[:, None] * width + torch.arange(width, device=empty.device)).flatten()
 
 
 def kept(moment: Moment, layer: Layer, count: int, drop: str, noise: float = 0.0) -> Tensor:
