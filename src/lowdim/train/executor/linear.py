@@ -258,9 +258,8 @@ class CSRLinear(nn.Module):
             )
         new = _fp32("values", values, (index.kept,))
         self.values.grad = None
-        if len(new) != len(
-            self.values
-        ):  # autograd expects gradients of the old size while an old graph lives
+        # Autograd expects gradients of the old size while an old graph lives
+        if len(new) != len(self.values):
             self.values.data = torch.empty(0, dtype=torch.float64)  # another dtype makes it look again
         self.values.data = new
         self.row_ptr, self.col, self.cuts = index.row_ptr, index.col, index.cuts
