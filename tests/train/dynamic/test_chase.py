@@ -142,6 +142,26 @@ def test_no_layer_falls_below_its_floor_and_others_give_what_it_keeps():
     assert chosen(found.choose(0.9, 0.9, 0.0, False)) == {"0": [0, 1, 2], "1": [0, 1, 2]}  # one stays
 
 
+def test_removals_follow_the_schedule_and_never_come_back():
+    model, training = chased("vgg", run=0)
+    method, before = training.method, {}
+    for step in range(1, 49):
+        train(model, training.optimizer, range(step - 1, step))
+        now = {name: channels.clone() for name, channels in removal(training).removed.items()}
+        total = sum(producer.channels for producer, _ in removal(training).producers.values())
+        if method.removes(step, 48):
+            assert sum(int(c.sum()) for c in now.values()) == round(method.share(step, 48) * total)
+        else:
+            assert all(torch.equal(now[name], before[name]) for name in now)
+        assert all((now[name] | ~channels).all() for name, channels in before.items())
+        before = now
+
+
+def test_scores_differ_in_what_they_remove():
+    removed = [removal(chased("vgg", score=score)[1]).removed for score in ("mean", "active")]
+    assert any(not torch.equal(a, b) for a, b in zip(*(r.values() for r in removed), strict=True))
+
+
 def test_floors_hold_over_a_run():
     _, training = chased("vgg", beta=1.0, channels=0.4)
     for name, (producer, _) in removal(training).producers.items():
