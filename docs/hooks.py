@@ -263,7 +263,7 @@ def spelt(annotation: Any) -> str:
         "Any": "method",
     }.get(
         getattr(annotation, "__name__", ""),
-        "section" if issubclass(annotation, schema.BaseModel) else "method",
+        "section" if issubclass(annotation, Section) else "method",
     )
 
 

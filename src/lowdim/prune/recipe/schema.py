@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -216,9 +216,8 @@ class Recipe(Document):
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
-    if TYPE_CHECKING:
-
-        def __init__(self, **values: Any) -> None: ...
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
 
     sections = SECTIONS
     kinds = families.KINDS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator, model_validator
 
@@ -122,9 +122,8 @@ class TrainingRecipe(Document):
         True
     """
 
-    if TYPE_CHECKING:
-
-        def __init__(self, **values: Any) -> None: ...
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
 
     sections: ClassVar[Mapping[str, type[Section]]] = {"data": Data, "optimizer": Optimizer}
     kinds = ("training",)
