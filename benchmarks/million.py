@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor, nn
+from waiting import sleep_while_waiting
 
 import lowdim
 from lowdim.core.machine import machine
@@ -182,6 +183,7 @@ def original(batch: int, steps: int, samples: int) -> float:
 
 def main() -> None:
     """Train, time the original's algorithm, print both."""
+    sleep_while_waiting()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

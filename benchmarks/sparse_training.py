@@ -27,6 +27,7 @@ from masked import measure_overhead, measure_update
 from peers import Peer, Unavailable
 from runtime import Row, table
 from torch import nn
+from waiting import sleep_while_waiting
 
 import lowdim
 from lowdim.core.machine import machine
@@ -185,6 +186,7 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
 
 def main() -> None:
     """Measure the parts that were asked for, print a table, write JSON."""
+    sleep_while_waiting()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
