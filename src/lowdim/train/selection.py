@@ -143,6 +143,12 @@ def _attributes(module: nn.Module) -> list[str]:
     return []
 
 
+def inputs_first(module: nn.Module) -> bool:
+    """Tell whether a layer's weight is [in, out, ...]: a transposed convolution, or the Conv1D of transformers."""
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    return isinstance(module, transposed) or type(module).__name__ == "Conv1D"
+
+
 def _head(model: nn.Module, found: list[Weight]) -> nn.Parameter | None:
     output: Any = getattr(model, "get_output_embeddings", None)
     if callable(output) and (module := output()) is not None:

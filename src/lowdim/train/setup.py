@@ -17,12 +17,13 @@ from lowdim.core.random import generator
 from lowdim.core.topk import keep_top_rows
 from lowdim.core.transition import draw
 from lowdim.train.distributed import local
-from lowdim.train.dynamic.base import Method
+from lowdim.train.dynamic.base import Method, Periodic
 from lowdim.train.executor.layer import CSRLayer
 from lowdim.train.executor.linear import CSRLinear
 from lowdim.train.masked import MaskedLayer
-from lowdim.train.selection import Weight, choose, plain_name, shares_memory, weights
-from lowdim.train.units import Units, quotas, units_of
+from lowdim.train.selection import Weight, choose, inputs_first, plain_name, shares_memory, weights
+from lowdim.train.state import check_free
+from lowdim.train.units import Turned, Units, quotas, units_of
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ def check_method(method: Any, total_steps: int | None) -> None:
         raise RecipeError(
             f"{type(method).__name__} has a schedule over the whole run: give total_steps, its optimizer steps"
         )
+    if isinstance(method, Periodic) and method.changes_density and method.every > method.last(total_steps):
+        raise RecipeError(
+            f"{type(method).__name__} would never prune: every is {method.every}, but it ends at step "
+            f"{method.last(total_steps):g} (until * total_steps). Choose a smaller every"
+        )
 
 
 def build(request: Request) -> Plan:
@@ -96,7 +102,8 @@ def build(request: Request) -> Plan:
     _target(request)
     _check_memory(request.model, sparse)
     _check_optimizer(request.optimizer, sparse)
-    units = {w.name: units_of(request.pattern, w.name, tuple(w.parameter.shape)) for w in sparse}
+    check_free(sparse)
+    units = {w.name: _units(request.pattern, w) for w in sparse}
     grouped = any(u.groups > 1 for u in units.values())
     if grouped and request.method.changes_density:
         raise RecipeError(
@@ -166,6 +173,14 @@ def _check_memory(model: nn.Module, sparse: list[Weight]) -> None:
             )
 
 
+def _units(pattern: str, weight: Weight) -> Units:
+    shape = tuple(weight.parameter.shape)
+    if pattern == "unstructured" or not inputs_first(weight.module):
+        return units_of(pattern, weight.name, shape)
+    turned = units_of(pattern, weight.name, (shape[1], shape[0], *shape[2:]))
+    return Turned(shape, turned.size, turned.groups, inner=turned)
+
+
 def _check_optimizer(optimizer: Optimizer, sparse: list[Weight]) -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for weight in sparse:
@@ -195,6 +210,7 @@ def truly_sparse(request: Request) -> Plan | None:
     found = [Weight(n, m, "values", m.values, "" if n in chosen else "not chosen") for n, m in named.items()]
     sparse = [w for w in found if not w.dense]
     _check_optimizer(request.optimizer, sparse)
+    check_free(sparse)
     layers = tuple(CSRLayer(w.name, named[w.name], request.optimizer) for w in sparse)
     targets = {layer.name: layer.kept for layer in layers}
     if request.sparsity is not None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.weak import WeakIdKeyDictionary
 
 from lowdim.core.errors import LowdimError
 
@@ -27,18 +33,24 @@ def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict
     """
     found = {}
     for key, value in optimizer.state.get(parameter, {}).items():
-        if not isinstance(value, Tensor) or value.numel() <= 1 < parameter.numel():
-            continue
-        if value.shape == parameter.shape:
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
             found[key] = value
-        elif not _is_sum(tuple(value.shape), tuple(parameter.shape)):
+        elif wrong := [t for t in _tensors(value) if not _is_sum(tuple(t.shape), tuple(parameter.shape))]:
             raise LowdimError(
-                f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for {name}, whose shape is "
-                f"{tuple(parameter.shape)}: which of it belongs to which weight is unknown, so what a dropped weight "
-                "left would leak into it when it grows again. Use an optimizer whose state has the weight's "
+                f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(wrong[0].shape)} for {name}, whose shape "
+                f"is {tuple(parameter.shape)}: which of it belongs to which weight is unknown, so what a dropped "
+                "weight left would leak into it when it grows again. Use an optimizer whose state has the weight's "
                 "shape, such as SGD, AdamW or Adafactor"
             )
     return found
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Return the tensors of more than one number in a value, which may be a list or a dict of them."""
+    if isinstance(value, Tensor):
+        return [value] if value.numel() > 1 else []
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for part in values for tensor in _tensors(part)]
 
 
 def _is_sum(shape: tuple[int, ...], of: tuple[int, ...]) -> bool:
@@ -46,3 +58,61 @@ def _is_sum(shape: tuple[int, ...], of: tuple[int, ...]) -> bool:
     return any(
         shape in (of[:axis] + of[axis + 1 :], (*of[:axis], 1, *of[axis + 1 :])) for axis in range(len(of))
     )
+
+
+# ---------------------------------------------------------------- a step that does nothing
+
+Hidden = list[tuple[Tensor, Tensor | None]]
+_HIDDEN: WeakKeyDictionary[Optimizer, Hidden] = WeakKeyDictionary()
+
+
+def hidden_of(optimizer: Optimizer) -> Hidden:
+    """Return the gradients that are hidden from an optimizer's step, one list for all who hide some."""
+    return _HIDDEN.setdefault(optimizer, [])
+
+
+@contextmanager
+def shown(hidden: Hidden) -> Iterator[None]:
+    """Give parameters their hidden gradients back, and take away what is hidden by the end."""
+    for parameter, gradient in hidden:
+        parameter.grad = gradient
+    yield
+    for parameter, _ in hidden:
+        parameter.grad = None
+
+
+def overflown(optimizer: Optimizer) -> bool:
+    """Tell whether a GradScaler lets a fused optimizer skip the step by itself: a gradient holds NaN or Inf."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+# ---------------------------------------------------------------- one mask for a weight
+
+_CLAIMED: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def check_free(layers: Iterable[Any]) -> None:
+    """Refuse weights on which somebody's masks act already.
+
+    Raises:
+        LowdimError: names the weight.
+    """
+    for layer in layers:
+        if layer.parameter in _CLAIMED and _CLAIMED[layer.parameter]() is not None:
+            raise LowdimError(
+                f"another SparseTraining already keeps {layer.name} sparse, so two masks would act on it. Call "
+                "remove() on that one first, or exclude the layer from one of them"
+            )
+
+
+def claim(owner: object, layers: Iterable[Any]) -> None:
+    """Note whose masks act on the layers' weights."""
+    for layer in layers:
+        _CLAIMED[layer.parameter] = ref(owner)
+
+
+def release(layers: Iterable[Any]) -> None:
+    """Let others act on the layers' weights."""
+    for layer in layers:
+        _CLAIMED.pop(layer.parameter, None)

@@ -19,7 +19,7 @@ from lowdim.train.dynamic.base import Method, Moment
 from lowdim.train.layer import Explored
 from lowdim.train.selection import plain_name
 from lowdim.train.setup import Request, build, check_method, optimizer_of
-from lowdim.train.state import per_weight
+from lowdim.train.state import claim, hidden_of, overflown, per_weight, release, shown
 
 
 class SparseTraining:
@@ -92,7 +92,9 @@ class SparseTraining:
             self._explored[layer.name].add(layer.positions())
         self._memory: dict[str, Any] = {}
         self._shake, self._pending, self._depth, self._in_closure = 0.0, False, 0, False
-        self._hidden: list[tuple[Tensor, Tensor | None]] = []
+        self._ready = self._void = self._replaced = False
+        self._closure: Callable[[], Any] | None = None
+        self._hidden = hidden_of(self.optimizer)
         self._agree = ranks_agree(model)
         self._observers = method.observers(self.layers)
         self._observers |= method.keepers(model, self.optimizer, self.layers, total_steps)
@@ -101,6 +103,7 @@ class SparseTraining:
             self.optimizer.register_step_post_hook(self._after),
             *(h for layer in self.layers for h in layer.listen(self._backward)),
         ]
+        claim(self, self.layers)
         self._watch()
 
     # ---------------------------------------------------------------- what users read
@@ -174,6 +177,7 @@ class SparseTraining:
         for handle in (*self._handles, *self._observers.values()):
             handle.remove()
         self._handles.clear()
+        release(self.layers)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resuming needs beside the model's and the optimizer's own: tensors, numbers and text."""
@@ -231,19 +235,23 @@ class SparseTraining:
         """Note that gradients arrive, so that no step is under way; return what ``_coming`` does."""
         if not self._in_closure:
             self._depth = 0
+            self._hidden.clear()
         return self._coming()
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        closure = kwargs.get("closure") or next((a for a in args if callable(a)), None)
+        if closure not in (None, self._closure):  # a step of its own, even if the last one broke off
+            self._depth = 0
         self._depth += 1
         if self._depth > 1:  # an optimizer whose step calls that of its base class runs the hooks of both
             return None
         for layer in self.layers:
             layer.check()
-        closure = kwargs.get("closure") or next((a for a in args if callable(a)), None)
+        self._ready, self._void = False, overflown(self.optimizer)
         if closure is None:
             self._prepare()
             return None
-        wrapped = self._around(closure)
+        wrapped = self._closure = self._around(closure)
         return tuple(wrapped if a is closure else a for a in args), {
             key: wrapped if value is closure else value for key, value in kwargs.items()
         }
@@ -261,6 +269,7 @@ class SparseTraining:
                     "gradient to act on; use an optimizer of one gradient per step"
                 )
             self._in_closure = True
+            self._hidden.clear()
             try:
                 loss = closure()
             finally:
@@ -272,21 +281,28 @@ class SparseTraining:
 
     def _prepare(self) -> None:
         """Act on gradients that are there and not used yet."""
-        self._pending = self._coming() and self._gradients_are_finite()
-        if self._pending and self.method.order == "replace_step":
-            self._update()
-            self._hide_gradients()
+        if self._ready or self._void:
             return
-        for layer in self.layers:
-            if self._pending:
-                layer.hold_gradient()
-            layer.clear_gradient()
+        self._ready = True
+        with shown(self._hidden):
+            self._pending = self._coming() and self._gradients_are_finite()
+            self._replaced = self._pending and self.method.order == "replace_step"
+            if self._replaced:
+                self._update()
+                self._hide_gradients()
+                return
+            for layer in self.layers:
+                if self._pending:
+                    layer.hold_gradient()
+                layer.clear_gradient()
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._depth -= 1
-        if self._depth:
+        if self._depth == 0:
             return
-        if self._hidden:
+        self._depth -= 1
+        if self._depth or self._void:
+            return
+        if self._replaced:
             self._show_gradients()
         elif self._pending:
             self._update()
@@ -296,7 +312,7 @@ class SparseTraining:
             if self.step == 0:
                 per_weight(self.optimizer, layer.parameter, layer.name)
         self.step += 1
-        self._shake, self._pending = 0.0, False
+        self._shake, self._pending, self._replaced, self._closure = 0.0, False, False, None
         self._watch()
 
     def _watch(self) -> None:
@@ -305,10 +321,8 @@ class SparseTraining:
 
     def _hide_gradients(self) -> None:
         """Let the optimizer's step find nothing to do: an update takes its place."""
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                self._hidden.append((parameter, parameter.grad))
-                parameter.grad = None
+        held = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._hidden[:] = [(parameter, parameter.grad) for parameter in held]
 
     def _show_gradients(self) -> None:
         for parameter, gradient in self._hidden:

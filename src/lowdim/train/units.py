@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -83,6 +83,21 @@ class Blocks(Units):
         return kept.reshape(high, 1, wide, 1, 1).expand(split).reshape(self.shape).contiguous()
 
 
+@dataclass(frozen=True)
+class Turned(Units):
+    """The units of a weight [in, out, kernel...], as they are in the weight [out, in, kernel...]."""
+
+    inner: Units = field(kw_only=True)
+
+    def values(self, weight: Tensor) -> Tensor:
+        """Return the inner units' numbers."""
+        return self.inner.values(weight.transpose(0, 1))
+
+    def spread(self, kept: Tensor) -> Tensor:
+        """Return the mask."""
+        return self.inner.spread(kept).transpose(0, 1).contiguous()
+
+
 def units_of(pattern: str, name: str, shape: Shape) -> Units:
     """Cut a weight into units.
 
@@ -92,7 +107,7 @@ def units_of(pattern: str, name: str, shape: Shape) -> Units:
             kernel per pair in convolutions ("1x1" there is kernel-wise); "gates:4", the rows in four stacked
             parts that each keep their number.
         name: of the weight, for messages.
-        shape: [out, in, kernel...].
+        shape: [out, in, kernel...]; `Turned` serves layers that hold it as [in, out, kernel...].
 
     Raises:
         RecipeError: the pattern is none of these.

@@ -86,10 +86,11 @@ class Method:
 
     def shake(self, moment: Moment, fraction: float) -> None:
         """Drop ``fraction`` of the active weights of every layer once, and grow as many."""
+        from lowdim.core.transition import whole
         from lowdim.train.dynamic.rules import replace
 
         for layer in moment.layers:
-            replace(moment, layer, int(fraction * layer.kept), "magnitude", "gradient")
+            replace(moment, layer, whole(fraction * layer.kept), "magnitude", "gradient")
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,19 @@ class Periodic(Method):
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether masks move at a step: a multiple of ``every`` up to the last."""
         return step % self.every == 0 and (total is None or step <= self.last(total))
+
+
+def refuse_groups(layers: Sequence[Layer], setting: str, remedy: str) -> None:
+    """Refuse a setting where groups of weights keep their own numbers.
+
+    Raises:
+        RecipeError: names the setting, the layer and the remedy.
+    """
+    for layer in layers:
+        if getattr(getattr(layer, "units", None), "groups", 1) > 1:
+            raise RecipeError(
+                f"{setting} does not work with groups that keep their own number ({layer.name}); use {remedy}"
+            )
 
 
 def in_unit(name: str, value: float) -> None:

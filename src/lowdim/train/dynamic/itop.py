@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from lowdim.core.errors import RecipeError
 from lowdim.core.schedule import cosine
-from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of
+from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of, refuse_groups
 
 if TYPE_CHECKING:
     from lowdim.train.layer import Layer
@@ -65,12 +64,11 @@ class ITOP(Periodic):
         one_of("candidates", self.candidates, ("any", "new", "live"))
 
     def check(self, layers: Sequence[Layer]) -> None:
-        """Refuse groups of weights that keep their own number, where those never active cannot all come first."""
-        grouped = [layer.name for layer in layers if getattr(getattr(layer, "units", None), "groups", 1) > 1]
-        if grouped and self.grow == "unfired":
-            raise RecipeError(
-                f"grow='unfired' does not work with groups ({grouped[0]}); use random or gradient"
-            )
+        """Refuse to choose among groups what a group may not have: those never active, or new weights alone."""
+        if self.grow == "unfired":
+            refuse_groups(layers, "grow='unfired'", "'random' or 'gradient'")
+        if self.candidates == "new":
+            refuse_groups(layers, "candidates='new'", "'any'")
 
     def share(self, step: int, total: int | None) -> float:
         """Return zeta_t."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
 
+from lowdim.core.errors import RecipeError
 from lowdim.core.transition import drop_lowest, whole
 from lowdim.train.dynamic.base import Moment, in_unit
 from lowdim.train.dynamic.rigl import RigL
+
+if TYPE_CHECKING:
+    from lowdim.train.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,16 @@ class NeurRev(RigL):
         super().__post_init__()
         in_unit("rho", self.rho)
 
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Refuse blocks as well, whose norms have no sign."""
+        super().check(layers)
+        for layer in layers:
+            if layer.size != prod(layer.shape):
+                raise RecipeError(f"NeurRev drops by sign; {layer.name} has a pattern of blocks: use RigL")
+
     def update(self, moment: Moment) -> None:
         """Drop the most negative and the smallest weights, grow by gradient, layer by layer."""
-        from lowdim.train.dynamic.rules import exchange, kept
+        from lowdim.train.dynamic.rules import exchange, magnitudes
 
         share = self.share(moment.step, moment.total)
         for layer in moment.layers:
@@ -53,9 +67,7 @@ class NeurRev(RigL):
             values = layer.values()
             heavy = min(whole(self.rho * count), int((values < 0).sum()))
             keep = drop_lowest(values, heavy)
-            light = kept(moment, layer, count, "magnitude", self.noise) if not heavy else None
-            if light is None:
-                small = values.abs().masked_fill(~keep, float("inf"))
-                light = drop_lowest(small, count - heavy)
+            small = magnitudes(moment, layer, self.noise).masked_fill(~keep, float("inf"))
             if count:
-                exchange(moment, layer, keep & light, "gradient", self.candidates)
+                keep &= drop_lowest(small, count - heavy)
+                exchange(moment, layer, keep, "gradient", self.candidates)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.schedule import cosine, power
 from lowdim.core.transition import whole
-from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of
+from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of, refuse_groups
+
+if TYPE_CHECKING:
+    from lowdim.train.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ class RigL(Periodic):
         one_of("schedule", self.schedule, ("cosine", "constant", "power"))
         one_of("order", self.order, ("replace_step", "after_step"))
         one_of("candidates", self.candidates, ("any", "new", "live"))
+
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Refuse to grow new weights alone where a group may have none to give."""
+        if self.candidates == "new":
+            refuse_groups(layers, "candidates='new'", "'any'")
 
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether masks move at a step: a multiple of ``every`` before T_end."""

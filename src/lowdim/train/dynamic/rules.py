@@ -78,14 +78,21 @@ def _of_empty_outputs(layer: Layer, staying: Tensor) -> Tensor:
 
 def kept(moment: Moment, layer: Layer, count: int, drop: str, noise: float = 0.0) -> Tensor:
     """Mark the active units that stay when ``count`` go by a rule; bool [kept]."""
+    if drop == "magnitude":
+        return drop_lowest(magnitudes(moment, layer, noise), count)
     values = layer.values()
     if drop == "sign-count":
         return _equal_signs(values, count)
-    scores = (values * layer.gradients()).square() if drop == "taylor" else values.abs()
-    if noise:
-        generator = moment.generator(layer, "ties")
-        scores = scores + noise * torch.randn(len(scores), generator=generator).to(scores)
-    return drop_lowest(scores, count)
+    return drop_lowest((values * layer.gradients()).square(), count)
+
+
+def magnitudes(moment: Moment, layer: Layer, noise: float) -> Tensor:
+    """Return |w| of the active units, fp32 [kept], with noise that breaks ties."""
+    sizes = layer.values().abs()
+    if not noise:
+        return sizes
+    generator = moment.generator(layer, "ties")
+    return sizes + noise * torch.randn(len(sizes), generator=generator).to(sizes)
 
 
 def _equal_signs(values: Tensor, count: int) -> Tensor:
@@ -141,7 +148,7 @@ def shrink(layers: list[Layer], keep: int) -> None:
     whole = keep_top(torch.cat([v.flatten().to(values[0].device) for v in values]), keep)
     for layer, part in zip(layers, whole.split([len(v) for v in values]), strict=True):
         empty = torch.empty(0, dtype=torch.int64, device=layer.positions().device)
-        layer.move(part.to(values[0].device), empty)
+        layer.move(part.to(layer.positions().device), empty)
 
 
 def shrink_layer(layer: Layer, keep: int) -> None:

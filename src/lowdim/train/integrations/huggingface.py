@@ -48,6 +48,8 @@ class SparseTrainingCallback(TrainerCallback):
         Raises:
             CheckpointError: training goes on from a checkpoint that was not saved with this callback.
         """
+        if self.training is not None:  # of a run that broke off
+            self.training.remove()
         settings = {"total_steps": state.max_steps} | self._settings
         self.training = SparseTraining(kwargs["model"], kwargs["optimizer"], **settings)
         if state.global_step == 0:

@@ -39,6 +39,8 @@ class SparseTrainingCallback(Callback):
                 f"SparseTrainingCallback works with one optimizer; the module has {len(trainer.optimizers)}. Make a "
                 "SparseTraining for each in configure_optimizers"
             )
+        if self.training is not None:  # of a run that broke off
+            self.training.remove()
         settings = {"total_steps": int(trainer.estimated_stepping_batches)} | self._settings
         self.training = SparseTraining(pl_module, trainer.optimizers[0], **settings)
         if self._state is not None:
