@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from lowdim.train import ITOP, SET, GraNet, RigL, SparseTraining
+from lowdim.train import CTRE, ITOP, SET, GraNet, RigL, SparseTraining
 from lowdim.train.dynamic.base import Method
 
 METHODS: list[Method] = [
@@ -21,6 +21,7 @@ METHODS: list[Method] = [
     RigL(every=2),
     ITOP(every=2, grow="unfired"),
     GraNet(every=2, until=0.6),
+    CTRE(every=2),
 ]
 STEPS, BATCH = 8, 12
 

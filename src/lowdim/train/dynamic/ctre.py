@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.transition import whole
-from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of
+from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of, refuse_groups
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
     from lowdim.train.layer import Layer
 
@@ -21,7 +22,8 @@ class CTRE(Periodic):
     """The smallest |w| go, and weights grow where the cosine of the activations they join is largest.
 
     C_qp = |cos(a_p, a_q)| over the training batches since the last update, a_p the input p of a layer and a_q
-    its output q behind the activation (the softmax for the last layer): no gradient is needed.
+    its output q behind the activation (the softmax for the last layer): no gradient is needed. Layers must be chained
+    in the order in which the model defines them, dense ones included; ranks add up what they saw.
 
     "similarity" (CTRE_sim): the best by C are taken; those of them that were just dropped are refused and replaced by
     random positions. "sequential" (CTRE_seq): growth by C, just dropped or not, until ``switch``, and at random
@@ -75,18 +77,34 @@ class CTRE(Periodic):
                 )
             if layer.size != layer.parameter.numel():
                 raise RecipeError(f"CTRE grows single weights; {layer.name} has a pattern of blocks")
+        if self.mode == "similarity":
+            refuse_groups(layers, "CTRE's mode 'similarity'", "'sequential'")
 
-    def observers(self, layers: Sequence[Layer]) -> dict[str, Any]:
-        """Watch what enters and leaves every layer."""
+    def keepers(
+        self, model: nn.Module, optimizer: Optimizer, layers: Sequence[Layer], total: int | None
+    ) -> dict[str, Any]:
+        """Watch what enters and leaves every layer.
+
+        Raises:
+            RecipeError: the linear layer after one takes another number of inputs than that has outputs.
+        """
+        from torch import nn
+
         from lowdim.train.correlation import Correlation
 
-        modules: list[Any] = [layer.module for layer in layers]  # type: ignore[attr-defined]
-        following = [*modules[1:], None]
+        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        following = dict(zip(linear, [*linear[1:], None], strict=True))
+        for layer in layers:
+            module: Any = layer.module  # type: ignore[attr-defined]
+            after = following[module]
+            if after is not None and after.in_features != module.out_features:
+                raise RecipeError(
+                    f"CTRE sees what leaves {layer.name} where it enters the next linear layer, but that takes "
+                    f"{after.in_features} inputs where this one has {module.out_features} outputs. Exclude it"
+                )
         return {
-            layer.name: Correlation(
-                module, after if after and after.in_features == module.out_features else None
-            )
-            for layer, module, after in zip(layers, modules, following, strict=True)
+            layer.name: Correlation(layer.name, layer.module, following[layer.module], model)  # type: ignore[attr-defined]
+            for layer in layers
         }
 
     def update(self, moment: Moment) -> None:

@@ -1,0 +1,190 @@
+"""CTRE: cosines by hand, growth by them, and the networks it refuses."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.train.small import batch, mlp, sgd, train
+from torch import Tensor, nn
+
+from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.train import CTRE, SparseTraining
+from lowdim.train.correlation import Correlation
+
+
+def watched(*sizes: int) -> tuple[nn.Sequential, SparseTraining]:
+    model = mlp(*sizes)
+    return model, SparseTraining(model, sgd(model), sparsity=0.7, method=CTRE(every=2))
+
+
+def cosine(x: Tensor, y: Tensor) -> Tensor:
+    return torch.nn.functional.cosine_similarity(y.t()[:, None], x.t()[None], dim=-1).abs()
+
+
+class TestCorrelation:
+    def test_the_example_of_two_columns(self) -> None:
+        model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 1))
+        model[0].weight.data.fill_(1.0)  # type: ignore[union-attr, operator]
+        seen = Correlation("0", model[0], model[1], model)  # type: ignore[arg-type]
+        for x in torch.eye(2):
+            model(x[None])
+        assert seen.cosine()[0].tolist() == pytest.approx([0.5**0.5] * 2)
+        seen.clear()
+        model(torch.tensor([[1.0, -1.0], [2.0, -2.0]]))
+        assert seen.cosine()[0].tolist() == [0.0, 0.0]
+
+    def test_batches_add_up_to_one_pass_over_all_behind_the_activation(self) -> None:
+        model, training = watched(6, 5, 4, 3)
+        x = torch.randn(12, 6)
+        for part in x.chunk(3):
+            model(part)
+        first, second = training._observers.values()
+        hidden = [model[0](x).relu(), model[2](model[0](x).relu()).relu()]
+        assert torch.allclose(first.cosine(), cosine(x, hidden[0]), atol=1e-5)
+        # the head stays dense, yet what leaves the second layer is seen where it enters the head
+        assert torch.allclose(second.cosine(), cosine(hidden[0], hidden[1]), atol=1e-5)
+
+    def test_the_last_layer_has_a_softmax(self) -> None:
+        model = mlp(6, 5, 3)
+        training = SparseTraining(model, sgd(model), sparsity=0.5, method=CTRE(every=2), include=["*"])
+        x = torch.randn(9, 6)
+        out = model(x)
+        last = list(training._observers.values())[-1]
+        assert torch.allclose(last.cosine(), cosine(model[0](x).relu(), out.softmax(-1)), atol=1e-5)
+
+    @pytest.mark.parametrize("other", ["evaluation", "overflow"])
+    def test_what_does_not_count(self, other: str) -> None:
+        model, training = watched(6, 5, 3)
+        model(torch.randn(4, 6))
+        seen = training._observers["0.weight"]
+        before = seen.cosine()
+        model.train(other != "evaluation")
+        model(torch.randn(4, 6) * (1e30 if other == "overflow" else 1.0))
+        assert torch.equal(seen.cosine(), before)
+
+    def test_a_watched_model_can_be_copied_and_pickled(self) -> None:
+        model, training = watched(6, 5, 4, 3)
+        copied = copy.deepcopy(model)
+        copied(torch.randn(4, 6))
+        torch.save(model, io.BytesIO())
+        with pytest.raises(LowdimError, match="saw no training batch"):
+            training._observers["0.weight"].cosine()
+
+
+class TestGrowth:
+    def update(self, mode: str, step: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mask before and after one update, and the cosines it was made by."""
+        model = mlp(6, 8, 3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        method = CTRE(every=1, drop=0.5, mode=mode, noise=0.0)  # type: ignore[arg-type]
+        training = SparseTraining(model, optimizer, sparsity=0.75, method=method, total_steps=10)
+        training.step = step - 1
+        x = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+        model(x).sum().backward()
+        scores = cosine(x, model[0](x).relu()).detach()
+        before = training.masks["0.weight"]
+        optimizer.step()
+        return before, training.masks["0.weight"], scores
+
+    def kept(self, before: Tensor) -> Tensor:
+        weight = mlp(6, 8, 3)[0].weight.detach().abs() * before  # type: ignore[union-attr, operator]
+        order = weight.flatten().argsort(descending=True)[: int(before.sum()) - int(before.sum()) // 2]
+        return torch.zeros(48, dtype=torch.bool).index_fill(0, order, True).reshape(8, 6)
+
+    def test_sequential_takes_the_best_just_dropped_or_not(self) -> None:
+        before, after, scores = self.update("sequential")
+        kept = self.kept(before)
+        best = scores.masked_fill(kept, -1.0).flatten().topk(int(before.sum()) // 2).indices
+        assert torch.equal(after, kept.flatten().index_fill(0, best, True).reshape(8, 6))
+
+    def test_similarity_refuses_those_just_dropped(self) -> None:
+        before, after, scores = self.update("similarity")
+        kept = self.kept(before)
+        dropped = before & ~kept
+        best = torch.zeros(48, dtype=torch.bool)
+        best[scores.masked_fill(kept, -1.0).flatten().topk(int(dropped.sum())).indices] = True
+        assert not (after & dropped).any()
+        assert (after | ~(best.reshape(8, 6) & ~dropped)).all()
+        assert int(after.sum()) == int(before.sum())
+
+    def test_sequential_grows_at_random_after_the_switch(self) -> None:
+        assert not torch.equal(self.update("sequential", 6)[1], self.update("sequential", 1)[1])
+
+    def test_an_update_sees_the_batches_since_the_last_one_alone(self) -> None:
+        model, training = watched(64, 32, 4)
+        train(model, training.optimizer, range(2), flat=True)
+        assert not training._observers["0.weight"]._cross.any()
+
+    def test_resumes_to_the_bit(self) -> None:
+        whole_model, whole = watched(64, 32, 16, 4)
+        train(whole_model, whole.optimizer, range(7), flat=True)
+        model, training = watched(64, 32, 16, 4)
+        train(model, training.optimizer, range(3), flat=True)
+        states = [copy.deepcopy(x.state_dict()) for x in (model, training.optimizer, training)]
+        model, training = watched(64, 32, 16, 4)
+        for target, state in zip((model, training.optimizer, training), states, strict=True):
+            target.load_state_dict(state)
+        train(model, training.optimizer, range(3, 7), flat=True)
+        assert training.masks == whole.masks
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.b(self.a(x).relu().mean(1)).relu())
+
+
+class Parallel(Pooled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 16)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.a(x).repeat(1, 1, 2) * self.b(x))
+
+
+class Backwards(Pooled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 16), nn.Linear(8, 16)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.a(self.b(x).relu()))
+
+
+class TestOtherNetworks:
+    @pytest.mark.parametrize("make", [Pooled, Parallel])
+    def test_layers_that_are_not_chained(self, make: Callable[[], nn.Module]) -> None:
+        model = make()
+        SparseTraining(model, sgd(model), sparsity=0.5, method=CTRE(every=1))
+        with pytest.raises(LowdimError, match="is fed with something else"):
+            model(torch.randn(4, 5, 8))
+
+    def test_layers_defined_in_another_order(self) -> None:
+        model = Backwards()
+        with pytest.raises(RecipeError, match="takes 8 inputs where this one has 16"):
+            SparseTraining(model, sgd(model), sparsity=0.5, method=CTRE(every=1))
+
+    def test_a_model_that_is_not_in_training_mode(self) -> None:
+        model, training = watched(64, 32, 4)
+        with pytest.raises(LowdimError, match=r"no training batch.*0\.weight"):
+            train(model.eval(), training.optimizer, range(2), flat=True)
+
+    def test_groups(self) -> None:
+        model = mlp(8, 8, 4)
+        with pytest.raises(RecipeError, match="similarity"):
+            SparseTraining(model, sgd(model), method=CTRE(every=1), pattern="2:4")
+        training = SparseTraining(
+            model, sgd(model), method=CTRE(every=1, mode="sequential"), pattern="2:4", total_steps=9
+        )
+        model(batch(0)[0].flatten(1)[:, :8]).sum().backward()
+        training.optimizer.step()
+        assert (training.masks["0.weight"].reshape(-1, 4).sum(1) == 2).all()
