@@ -136,7 +136,7 @@ struct Memory {
   int64_t bytes = 0;
   ~Memory() { std::free(at); }
 };
-thread_local Memory memory[4];
+thread_local Memory memory[3];
 
 }  // namespace
 

@@ -42,7 +42,7 @@ extern const ld_train ld_train_avx512, ld_train_avx2, ld_train_portable;
 /* Those of ld_current(), or the portable ones. */
 const ld_train *ld_train_current(void);
 
-/* 64-byte aligned memory that stays with the calling thread and grows as needed; NULL where there is none. `which`: 0 to 3. */
+/* 64-byte aligned memory that stays with the calling thread and grows as needed; NULL where there is none. `which`: 0 to 2. */
 void *ld_train_memory(int32_t which, int64_t bytes);
 #ifdef __cplusplus
 }
