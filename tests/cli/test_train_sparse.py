@@ -49,7 +49,7 @@ def test_a_run_from_end_to_end(run, file: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "Sparse, rigl" in done.output
     assert "Static" in done.output
-    assert "counted for an executor" in done.output
+    assert "no faster for them" in done.output
     facts = json.loads((out / "training.json").read_text())
     assert list(facts["members"]) == ["static", "sparse"]
     page = (tmp_path / "out.html").read_text()

@@ -190,6 +190,14 @@ def test_a_static_run_has_fewer_pictures(facts: dict[str, Any]) -> None:
     assert render(facts, {}).count("<svg") == 4
 
 
+def test_what_was_executed_is_said(facts: dict[str, Any]) -> None:
+    assert "was no faster" in render(facts, RUN)
+    facts["execution"] = "csr"
+    page = render(facts, RUN)
+    assert "was no faster" not in page
+    assert "Execution: csr" in page
+
+
 def test_skipped_updates_are_shown(facts: dict[str, Any]) -> None:
     facts["members"]["sparse"]["updates"].append({"step": 25, "skipped": "gradient of hidden1 holds NaN"})
     page = render(facts, RUN)

@@ -13,7 +13,7 @@ from lowdim.core.recipe.text import dump
 from lowdim.models.files import read_json
 from lowdim.report import words
 from lowdim.report.palette import css_variables
-from lowdim.report.training_facts import beyond, lines, verdict
+from lowdim.report.training_facts import beyond, execution, lines, verdict
 from lowdim.report.training_pictures import pictures
 from lowdim.report.training_rules import rules
 
@@ -77,6 +77,7 @@ def _content(facts: Json, run: Json, out: str) -> dict[str, Any]:
         "share": words.percent(sparse["sparsity"]),
         "composition": _composition(recipe),
         "verdict": verdict(facts),
+        "execution": execution(facts),
         "lines": lines(facts),
         "examples": facts["data"]["test"],
         "pictures": pictures(facts),
@@ -126,7 +127,7 @@ def _tables(facts: Json, run: Json) -> list[tuple[str, list[tuple[str, str]]]]:
         times["Peak memory of the process"] = words.size(run.get("peak_bytes"))
     found = [
         ("Data", facts["data"]),
-        ("Time, dense arithmetic throughout", times),
+        ("Time" if facts["execution"] == "csr" else "Time, dense arithmetic throughout", times),
         ("Machine", {**run.get("machine", {}), "device": run.get("device")} if run else {}),
         ("Versions", {"lowdim": facts["lowdim"], **facts["versions"]}),
     ]

@@ -127,6 +127,24 @@ def verdict(facts: Json) -> str:
     return f"{text}. Differences below {100 * noise:.1f} points can be chance: this is one seed."
 
 
+def execution(facts: Json) -> str:
+    """Return what was executed and what was counted, in one sentence.
+
+    Example:
+        >>> execution({"execution": "csr"}).split(";")[0]
+        'FLOPs and memory are counted'
+    """
+    if facts["execution"] == "csr":
+        return (
+            "FLOPs and memory are counted; the sparse networks really stored and multiplied kept weights alone, so "
+            "that their times can be held against the dense ones."
+        )
+    return (
+        "FLOPs and memory are counted for an executor that stores and multiplies kept weights alone; this run "
+        "multiplied dense weights by their zeros, and was no faster for them."
+    )
+
+
 def beyond(facts: Json) -> tuple[list[str], list[list[str]]]:
     """Return the heads and rows of what is measured besides accuracy."""
     rows = []

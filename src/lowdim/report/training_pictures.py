@@ -150,6 +150,6 @@ def _costs(facts: Json) -> Picture | None:
     )
     return Picture(
         "What training costs",
-        "Counted, for an executor that stores and multiplies kept weights alone. This run held dense weights.",
+        "Counted, not timed: what it takes to store and to multiply the kept weights alone.",
         svg,
     )

@@ -60,6 +60,9 @@ def test_twins_come_in_their_order_and_may_be_none() -> None:
         ({"optimizer": {"lr": 0.0}}, "optimizer.lr must be greater than 0"),
         ({"batch": 0}, "batch must be greater than or equal to 1"),
         ({"batch": 1}, "net.norm: none"),
+        ({"executor": "csr", "net": "conv"}, "does not work with net 'conv'"),
+        ({"executor": "csr", "training": "granet"}, "changes how many weights are kept"),
+        ({"executor": "csr", "pattern": "2:4"}, "does not work with pattern '2:4'"),
         ({"limit": 3}, "Did you mean 'data.limit'"),
     ],
 )

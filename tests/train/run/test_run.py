@@ -192,3 +192,35 @@ def test_a_network_of_each_kind_trains() -> None:
     for net in ("mlp", "conv"):
         facts = train(recipe(net=net, epochs=2, twins=["dense"]), data=made(side=8)).facts
         assert len(facts["members"]["sparse"]["curve"]) == 2
+
+
+def test_the_truly_sparse_executor_moves_the_same_masks(data: Dataset) -> None:
+    masked, csr = (
+        train(recipe(executor=executor, epochs=2, twins="static"), data=data)
+        for executor in ("masked", "csr")
+    )
+    for role in ("static", "sparse"):
+        one, two = (result.member(role) for result in (masked, csr))  # type: ignore[arg-type]
+        assert [u["kept"] for u in one["updates"]] == [u["kept"] for u in two["updates"]]
+        assert one["masks"] == two["masks"]
+        assert (one["parameters"], one["kept"]) == (two["parameters"], two["kept"])
+        assert one["costs"] == two["costs"]
+        assert one["curve"][-1]["loss"] == pytest.approx(two["curve"][-1]["loss"], rel=1e-4)
+    assert csr.facts["execution"] == "csr"
+
+
+def test_truly_sparse_runs_go_on_too(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = recipe(executor="csr", twins=[])
+    train(asked, data=data, out=tmp_path / "whole")
+    put = Store.put
+
+    def dying(self: Store, name: str, content: Any) -> None:
+        put(self, name, content)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put", dying)
+        with pytest.raises(Killed):
+            train(asked, data=data, out=tmp_path / "broken")
+    train(asked, data=data, out=tmp_path / "broken", resume=True)
+    assert hashes(tmp_path / "broken") == hashes(tmp_path / "whole")

@@ -29,7 +29,7 @@ def grows_by_gradient(method: Any) -> bool:
 def cost(member: Member) -> dict[str, Any]:
     """Return FLOPs and bytes as ``training.json`` holds them.
 
-    ``sparse`` is what an executor would hold that stores kept weights alone; ``masked`` what this run simulated.
+    ``sparse`` is what an executor holds that stores kept weights alone; ``masked`` what a simulation does.
     """
     updates = [] if member.sparsity is None else [u for u in member.sparsity.history if "kept" in u]
     schedule = [(0, member.initial), *((update["step"], update["kept"]) for update in updates)]
@@ -37,16 +37,15 @@ def cost(member: Member) -> dict[str, Any]:
     probe = Cost(
         state=2 if member.recipe.optimizer.name == "adamw" else int(member.recipe.optimizer.momentum > 0)
     )
-    member.net.eval()
+    net = member.settings.build(member.data, member.recipe.seed).eval()
     found = probe.measure(
-        member.net,
-        member.data.train.x[:1].to(member.device),
+        net,
+        member.data.train.x[:1],
         schedule,
         member.steps,
         dense_gradients=[update["step"] - 1 for update in updates] if wanted else (),
         batch=member.recipe.batch,
     )
-    member.net.train()
     examples = len(member.data.train.y) / (steps_per_epoch(member.recipe, member.data) * member.recipe.batch)
     return {
         "training_flops": found.training_flops * examples,

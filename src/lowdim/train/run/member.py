@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lowdim.core.random import generator
 from lowdim.data.classification import Dataset
 from lowdim.train.dynamic.static import Static
+from lowdim.train.executor.linear import CSRLinear
 from lowdim.train.run import measure
 from lowdim.train.run.nets import Net
 from lowdim.train.run.recipe import TrainingRecipe
@@ -52,9 +53,13 @@ class Member:
         self.role, self.recipe, self.data, self.device = role, recipe, data, device
         self.settings = self._settings()
         self.net = self.settings.build(data, recipe.seed).to(device)
-        self.optimizer = self._optimizer()
         self.steps = steps_per_epoch(recipe, data) * recipe.epochs
-        self.sparsity = self._sparsity() if role in ("static", "sparse") else None
+        self.sparsity = None
+        if role in ("static", "sparse") and recipe.executor == "csr":
+            self._store_sparsely()
+        self.optimizer = self._optimizer()
+        if role in ("static", "sparse"):
+            self.sparsity = self._sparsity()
         self.initial = self.kept()
         self.epoch, self.seconds = 0, 0.0
         self.curve: list[dict[str, Any]] = []
@@ -79,15 +84,30 @@ class Member:
             self.net.parameters(), lr=chosen.lr, momentum=chosen.momentum, weight_decay=chosen.weight_decay
         )
 
+    def _store_sparsely(self) -> None:
+        """Replace the layers that become sparse by ones that hold kept weights alone; masks are the simulation's."""
+        from lowdim.train.executor.swap import sparse_
+
+        self.optimizer = self._optimizer()
+        simulated = self._sparsity()
+        masks = dict(simulated.masks)
+        simulated.remove()
+        sparse_(self.net, masks)
+
     def _sparsity(self) -> SparseTraining:
         recipe = self.recipe
         static = self.role == "static"
+        method = Static() if static else recipe.training
+        if any(isinstance(module, CSRLinear) for module in self.net.modules()):
+            return SparseTraining(
+                self.net, self.optimizer, method=method, total_steps=self.steps, seed=recipe.seed
+            )
         return SparseTraining(
             self.net,
             self.optimizer,
             sparsity=recipe.sparsity,
             allocation="erk" if static else recipe.allocation,
-            method=Static() if static else recipe.training,
+            method=method,
             include=recipe.include or None,
             exclude=recipe.exclude or None,
             total_steps=self.steps,

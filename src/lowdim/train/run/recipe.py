@@ -99,6 +99,8 @@ class TrainingRecipe(Document):
         allocation: how it is spread: "erk", "er", "uniform", "uniform-plus", "erk-plus", or a sparsity by weight name.
         initialisation: where masks start: None draws them at random, as the allocation says; one of ``lowdim methods
             --kind initialisation`` chooses them, and with them how the sparsity is spread.
+        executor: "masked" simulates, on any layer and device; "csr" stores, multiplies and trains kept weights alone,
+            in the linear layers of an MLP on a CPU, and moves the same masks.
         pattern: "unstructured", "fan-in", N:M, or ROWSxCOLS blocks.
         include: globs of the weights that become sparse; none given takes all but the head.
         exclude: globs of weights that stay dense.
@@ -142,6 +144,7 @@ class TrainingRecipe(Document):
         PlainValidator(_start),
         PlainSerializer(lambda start: start and families.describe("initialisation", start)),
     ] = None
+    executor: Literal["masked", "csr"] = "masked"
     pattern: str = "unstructured"
     include: Strings = ()
     exclude: Strings = ()
@@ -204,9 +207,25 @@ class TrainingRecipe(Document):
             raise RecipeError(
                 "batch 1 leaves batch norm nothing to average. Use a larger batch, or net.norm: none."
             )
+        if self.executor == "csr":
+            self._check_csr()
         name = self.optimizer.name
         if name == "auto":
             name = "adamw" if kind == "text" else "sgd"
         rate = self.optimizer.lr or {"sgd": 0.05, "adamw": 0.001}[name]
         self.__dict__["optimizer"] = self.optimizer.model_copy(update={"name": name, "lr": rate})
         return self
+
+    def _check_csr(self) -> None:
+        """Refuse what truly sparse layers cannot do."""
+        wrong = {
+            f"net {self.net.name!r}, which has convolutions": self.net.name == "conv",
+            f"pattern {self.pattern!r}": self.pattern != "unstructured",
+            f"device {self.device!r}": self.device == "cuda",
+            f"training {families.name_of('training', self.training)!r}, which changes how many weights are kept": (
+                self.training.changes_density
+            ),
+        }
+        for what, is_so in wrong.items():
+            if is_so:
+                raise RecipeError(f"executor 'csr' does not work with {what}. Use executor: masked.")

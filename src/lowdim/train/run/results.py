@@ -22,7 +22,7 @@ FILE, SCHEMA = "training.json", 1
 def record(member: Member) -> dict[str, Any]:
     """Return what a network came to, measured once on the test examples."""
     outcome, test = measure.test(member.net, member.data.test, member.recipe.seed)
-    parameters = sum(p.numel() for p in member.net.parameters())
+    parameters = member.settings.parameters(member.data)
     layers = _layers(member)
     return {
         "seconds": member.seconds,
@@ -68,7 +68,10 @@ def _dense(member: Member) -> list[dict[str, Any]]:
     if member.sparsity is None:
         return []
     recipe = member.recipe
-    found = selection.weights(member.net, recipe.include or None, recipe.exclude or None)
+    net = member.settings.build(
+        member.data, recipe.seed
+    )  # the one in training may have no dense weights left
+    found = selection.weights(net, recipe.include or None, recipe.exclude or None)
     return [
         {"name": weight.name, "size": weight.parameter.numel(), "reason": weight.dense}
         for weight in found
@@ -104,6 +107,6 @@ def gather(
             "sha256": data.fingerprint(),
         },
         "steps": {"per_epoch": steps, "total": steps * recipe.epochs},
-        "execution": "masked",
+        "execution": recipe.executor,
         "members": members,
     }

@@ -95,11 +95,8 @@ def _load(recipe: TrainingRecipe) -> Dataset:
 
 
 def _run(recipe: TrainingRecipe, data: Dataset, store: Store | None, progress: Progress) -> TrainingResult:
-    device = torch.device(
-        "cuda"
-        if recipe.device == "cuda" or (recipe.device == "auto" and torch.cuda.is_available())
-        else "cpu"
-    )
+    free = recipe.device == "auto" and recipe.executor == "masked" and torch.cuda.is_available()
+    device = torch.device("cuda" if recipe.device == "cuda" or free else "cpu")
     finished = {role: _member(role, recipe, data, device, store, progress) for role in roles(recipe)}
     facts = results.gather(recipe, data, finished)
     unit = 1 if sys.platform == "darwin" else 1024
