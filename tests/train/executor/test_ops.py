@@ -154,6 +154,25 @@ def test_a_gradient_of_gradients_is_refused() -> None:
         first.sum().backward()
 
 
+@pytest.mark.parametrize("batch", [2, 128])
+def test_results_do_not_depend_on_the_threads(batch: int, level: str) -> None:
+    if level == "torch":
+        pytest.skip("the order of torch's own sums is torch's")
+    layer = layer_of(weight(0, 300, 1100, 0.1), numbers(1, 300))
+    x, g = numbers(2, batch, 1100).requires_grad_(), numbers(3, batch, 300)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            y = layer(x)
+            found.append((y.detach(), *torch.autograd.grad(y, (x, layer.values), g)))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
 def test_a_nan_stays_in_its_sample_and_its_weights() -> None:
     layer = layer_of(torch.eye(4), None)
     x = torch.zeros(3, 4)
