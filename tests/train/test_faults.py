@@ -151,6 +151,15 @@ class TestOptimizerStates:
         optimizer.step()
         assert set(per_weight(optimizer, training.layers[0].parameter, "weight")) == {"exp_avg", "exp_avg_sq"}
 
+    def test_a_weight_grown_with_a_new_value_has_no_past(self) -> None:
+        model, training = one_row([1.0, 2.0, 3.0], [1, 1, 1], SET(every=2, drop=0.4))
+        for _ in range(2):  # the only free position is the one that was just dropped
+            step_with(model, training, [1.0, 1.0, 1.0])
+        assert model.weight[0].tolist()[1:] == [2.0, 3.0]
+        assert model.weight[0, 0] != 1.0
+        momentum = training.optimizer.state[model.weight]["momentum_buffer"][0]
+        assert (momentum == 0).tolist() == [True, False, False]
+
     def test_lists_of_matrices(self) -> None:
         model, optimizer, training = hold(0.5, model=mlp(64, 32, 4))
         optimizer.state[training.layers[0].parameter]["GG"] = [torch.eye(32), torch.eye(64)]
@@ -187,6 +196,12 @@ class TestSettings:
             assert sum(kept) == 20
             runs.add(tuple(kept[:20]))
         assert len(runs) > 1
+
+    def test_schedules_stay_where_they_ended(self) -> None:
+        method = GraNet(every=1, start=0.5)
+        assert method.share(150, 100) == pytest.approx(method.floor)
+        assert method.sparsity(150, 100, 0.9) == pytest.approx(0.9)
+        assert RigL(schedule="power").share(100, 100) == RigL().share(100, 100) == 0.0
 
     def test_a_shaken_share_is_not_rounded_twice(self) -> None:
         model, training = one_row([1.0] * 100 + [0.0] * 100, [1] * 100 + [0] * 100, Static())
