@@ -32,7 +32,7 @@ QUICK: dict[str, Any] = {"epsilon": 8, "batch_size": 16}
 
 
 @parametrize_with_checks(
-    [SparseMLPClassifier((16,), epochs=15, **QUICK), SparseMLPRegressor((16,), epochs=30, **QUICK)]
+    [SparseMLPClassifier((16,), epochs=8, **QUICK), SparseMLPRegressor((16,), epochs=12, **QUICK)]
 )
 def test_conventions_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
@@ -54,7 +54,9 @@ def tables() -> tuple[Any, Any]:
 
 def test_digits_are_learnt_by_a_tenth_of_the_connections() -> None:
     X, X_test, y, y_test = digits()
-    net = SparseMLPClassifier((200, 200), sparsity=0.9, epochs=25, batch_size=32, random_state=0).fit(X, y)
+    net = SparseMLPClassifier(
+        (200, 200), sparsity=0.9, epochs=15, learning_rate=0.03, batch_size=32, random_state=0
+    ).fit(X, y)
     assert sum(w.nnz for w in net.coefs_[:-1]) == round(0.1 * (64 * 200 + 200 * 200))
     assert net.score(X_test, y_test) > 0.94
     assert net.loss_curve_[-1] < 0.1 * net.loss_curve_[0]
@@ -85,7 +87,7 @@ def test_sparse_input_gives_what_dense_input_gives() -> None:
 def test_several_targets() -> None:
     X = np.random.default_rng(0).normal(size=(300, 6))
     y = np.stack([X[:, 0] * 100 + 7, X[:, 1] - X[:, 2]], 1)
-    net = SparseMLPRegressor((64,), epochs=60, **QUICK, random_state=0).fit(X, y)
+    net = SparseMLPRegressor((64,), epochs=30, **QUICK, random_state=0).fit(X, y)
     assert net.predict(X).shape == (300, 2)
     assert net.score(X, y) > 0.95
 
@@ -277,7 +279,9 @@ def test_labels_may_be_anything_and_partial_fit_knows_them_beforehand() -> None:
 
 def test_it_works_in_a_pipeline_under_a_search() -> None:
     X, y = load_wine(return_X_y=True)
-    pipe = make_pipeline(StandardScaler(), SparseMLPClassifier((30,), epochs=10, **QUICK, random_state=0))
+    pipe = make_pipeline(
+        StandardScaler(), SparseMLPClassifier((30,), epochs=8, learning_rate=0.03, **QUICK, random_state=0)
+    )
     search = GridSearchCV(pipe, {"sparsemlpclassifier__sparsity": [0.5, None]}, cv=3).fit(X, y)
     assert search.best_score_ > 0.9
 

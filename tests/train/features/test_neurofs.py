@@ -24,33 +24,33 @@ from lowdim.train import NeuroFS
 SMALL: dict[str, Any] = {"hidden": (60, 60), "epsilon": 3, "batch_size": 20}
 
 
-@parametrize_with_checks([NeuroFS(1, hidden=(8, 8), epsilon=2, epochs=4, batch_size=32)])
+@parametrize_with_checks([NeuroFS(1, hidden=(8,), epsilon=2, epochs=4, batch_size=32)])
 def test_conventions_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
 def planted(seed: int = 0) -> tuple[Any, Any, list[int]]:
-    """Return 600 examples of 50 features, labels that 5 of them decide, and which."""
+    """Return 400 examples of 50 features, labels that 5 of them decide, and which."""
     rng = np.random.default_rng(seed)
-    X = rng.normal(size=(600, 50))
+    X = rng.normal(size=(400, 50))
     informative = rng.choice(50, 5, replace=False)
     return X, (X[:, informative] @ [2, -1.5, 1.5, -1, 1] > 0).astype(int), sorted(informative.tolist())
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_the_informative_features_are_found(seed: int) -> None:
     X, y, informative = planted(seed)
-    chosen = NeuroFS(10, epochs=30, random_state=seed, **SMALL).fit(X, y)
+    chosen = NeuroFS(10, epochs=20, random_state=seed, **SMALL).fit(X, y)
     assert set(informative) <= set(chosen.get_support(indices=True).tolist())
     assert chosen.get_support().sum() == 10
     assert chosen.active_inputs_[-1] == 20  # (0.2 * 50 + 10)
-    assert chosen.transform(X).shape == (600, 10)
+    assert chosen.transform(X).shape == (400, 10)
     assert np.array_equal(chosen.transform(X), X[:, chosen.get_support()])
 
 
 def test_numbers_may_be_the_target() -> None:
     X, _, _ = planted()
-    chosen = NeuroFS(3, epochs=30, random_state=0, **SMALL).fit(X, 5 + 2 * X[:, 4] - 3 * X[:, 30])
+    chosen = NeuroFS(3, epochs=20, random_state=0, **SMALL).fit(X, 5 + 2 * X[:, 4] - 3 * X[:, 30])
     assert {4, 30} <= set(chosen.get_support(indices=True).tolist())
 
 
