@@ -21,7 +21,7 @@ class Fragile(torch.optim.SGD):
 
     steps = 0
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         self.steps += 1
         if closure:
             closure()
@@ -31,7 +31,7 @@ class Fragile(torch.optim.SGD):
 
 
 class Nested(torch.optim.SGD):
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         return super().step(closure and (lambda: closure()))
 
 
@@ -134,10 +134,10 @@ class TestSharedOptimizers:
     def test_two_trainings_of_one_layer(self) -> None:
         model = mlp(64, 32, 4)
         first = SparseTraining(model, sgd(model), sparsity=0.5, method=Static())
-        before = model[0].weight.detach().clone()  # type: ignore[union-attr, operator]
+        before = model[0].weight.detach().clone()  # type: ignore[operator]
         with pytest.raises(LowdimError, match=r"already keeps 0\.weight sparse.*remove\(\)"):
             SparseTraining(model, sgd(model), sparsity=0.9, method=Static())
-        assert torch.equal(before, model[0].weight)  # type: ignore[union-attr, arg-type]
+        assert torch.equal(before, model[0].weight)  # type: ignore[arg-type]
         first.remove()
         SparseTraining(model, sgd(model), sparsity=0.9, method=Static())
 

@@ -29,7 +29,7 @@ def cosine(x: Tensor, y: Tensor) -> Tensor:
 class TestCorrelation:
     def test_the_example_of_two_columns(self) -> None:
         model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 1))
-        model[0].weight.data.fill_(1.0)  # type: ignore[union-attr, operator]
+        model[0].weight.data.fill_(1.0)  # type: ignore[operator]
         seen = Correlation("0", model[0], model[1], model)  # type: ignore[arg-type]
         for x in torch.eye(2):
             model(x[None])
@@ -81,7 +81,7 @@ class TestGrowth:
         """Return the mask before and after one update, and the cosines it was made by."""
         model = mlp(6, 8, 3)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-        method = CTRE(every=1, drop=0.5, mode=mode, noise=0.0)  # type: ignore[arg-type]
+        method = CTRE(every=1, drop=0.5, mode=mode, noise=0.0)
         training = SparseTraining(model, optimizer, sparsity=0.75, method=method, total_steps=10)
         training.step = step - 1
         x = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
@@ -92,7 +92,7 @@ class TestGrowth:
         return before, training.masks["0.weight"], scores
 
     def kept(self, before: Tensor) -> Tensor:
-        weight = mlp(6, 8, 3)[0].weight.detach().abs() * before  # type: ignore[union-attr, operator]
+        weight = mlp(6, 8, 3)[0].weight.detach().abs() * before  # type: ignore[operator]
         order = weight.flatten().argsort(descending=True)[: int(before.sum()) - int(before.sum()) // 2]
         return torch.zeros(48, dtype=torch.bool).index_fill(0, order, True).reshape(8, 6)
 

@@ -7,6 +7,7 @@ import torch
 from tests.train.small import one_row, step_with
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.transition import drop_by_sign
 from lowdim.train import ITOP, SET, GradualMagnitude, GraNet, NeurRev, RigL, SparseTraining, Static
 
 WEIGHTS, MASK = [0.9, -0.1, 0.5, 0.0, 0.0, 0.0], [1, 1, 1, 0, 0, 0]
@@ -134,6 +135,10 @@ class TestSET:
 
     def test_zero_share_is_static(self) -> None:
         assert self.dropped(SET(every=1, drop=0.0)) == set()
+
+    def test_exact_zeros_go_first_among_the_positive(self) -> None:
+        weights = torch.tensor([0.5, 0.0, 0.9, 0.0, -0.1, -0.2])
+        assert drop_by_sign(weights, 0.5).tolist() == [True, False, True, False, False, True]
 
 
 class TestITOP:
