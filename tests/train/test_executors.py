@@ -134,3 +134,15 @@ def test_gradients_anywhere() -> None:
         assert len(layer.gradients_at(at[:0])) == 0
     assert torch.allclose(found[0], found[1], atol=1e-6)
     assert found[0].any()
+
+
+def test_a_weight_too_large_to_be_followed() -> None:
+    made = nn.Sequential(CSRLinear.random(10**6, 10**6, 5000), CSRLinear.random(10**6, 4, 40))
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
+    training = SparseTraining(made, optimizer, method=SET(every=1))
+    made(torch.ones(1, 10**6)).sum().backward()
+    optimizer.step()
+    assert training.history[0]["grown"]["0.weight"] > 1000
+    assert training.explored() == training.explored("1") >= 40 / 4e6
+    assert training.explored("0") != training.explored("0")
+    training.load_state_dict(training.state_dict())

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
 from lowdim.core.bits import pack_bits, unpack_bits
-from lowdim.core.transition import union
+from lowdim.core.errors import LowdimError
 
-# Up to this many units a bit for each is held; beyond, the positions that were ever active.
-_BITS = 1 << 30
+# Up to this many units there is a byte for each; larger weights, of which little is ever active, are not followed.
+_FOLLOWED = 1 << 28
 
 
 class Layer(Protocol):
@@ -62,40 +62,53 @@ class Layer(Protocol):
     def mask(self) -> Tensor:
         """Return which weights are active, bool [shape]."""
 
+    def snapshot(self) -> Any:
+        """Return the mask as it is, at next to no cost, for ``changed``."""
+
+    def changed(self, before: Any) -> tuple[int, int]:
+        """Return how many units were dropped and grown since a ``snapshot``."""
+
 
 class Explored:
     """Which units were ever active: the numerator of the in-time over-parameterisation rate.
 
     Args:
         size: units in all.
+
+    Attributes:
+        followed: False for weights of more than 2^28 units, for which nothing is held.
     """
 
     def __init__(self, size: int) -> None:
+        self.followed = size <= _FOLLOWED
         self._size = size
-        self._bits = torch.zeros(size, dtype=torch.bool) if size <= _BITS else None
-        self._known = torch.empty(0, dtype=torch.int64)
+        self._marked = torch.zeros(size if self.followed else 0, dtype=torch.bool)
 
     def add(self, positions: Tensor) -> None:
         """Mark positions, int64."""
-        if self._bits is not None:
-            self._bits[positions.cpu()] = True
-        else:
-            self._known = union(self._known, positions.cpu())
+        if self.followed:
+            self._marked[positions.cpu()] = True
 
     def positions(self) -> Tensor:
-        """Return all positions marked, int64, ascending."""
-        return self._known if self._bits is None else self._bits.nonzero().flatten()
+        """Return all positions marked, int64, ascending.
+
+        Raises:
+            LowdimError: the weight is too large to be followed.
+        """
+        if not self.followed:
+            raise LowdimError(
+                f"which of {self._size} weights were ever active is not held (the limit is 2^28); grow them by another "
+                "rule"
+            )
+        return self._marked.nonzero().flatten()
 
     def __len__(self) -> int:
-        return len(self._known) if self._bits is None else int(self._bits.sum())
+        return int(self._marked.sum())
 
     def state(self) -> Tensor:
         """Return what ``load`` takes, int64."""
-        return self._known if self._bits is None else pack_bits(self._bits[None])
+        return pack_bits(self._marked[None])
 
     def load(self, state: Tensor) -> None:
         """Replace what is marked."""
-        if self._bits is None:
-            self._known = state.cpu()
-        else:
-            self._bits = unpack_bits(state.cpu(), self._size)[0].clone()
+        self._marked = unpack_bits(state.cpu(), len(self._marked))[0].clone()

@@ -61,6 +61,15 @@ class MaskedLayer:
         """Return which weights are active, bool [shape]."""
         return self.units.spread(self._on)
 
+    def snapshot(self) -> Tensor:
+        """Return the active units, bool [size]; a move makes another tensor."""
+        return self._on
+
+    def changed(self, before: Tensor) -> tuple[int, int]:
+        """Return how many units were dropped and grown since a ``snapshot``."""
+        dropped = int((before & ~self._on).sum())
+        return dropped, self._kept - int(before.sum()) + dropped
+
     def positions(self) -> Tensor:
         """Return the active units, int64 [kept], ascending."""
         return self._on.nonzero().flatten()

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from lowdim.core.allocation.shapes import ShapeAllocation
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.masks import Masks
-from lowdim.core.transition import member
 from lowdim.train.distributed import any_rank, check_agreement, ranks_agree
 from lowdim.train.dynamic.base import Method, Moment
 from lowdim.train.layer import Explored
@@ -120,10 +119,13 @@ class SparseTraining:
         return 1.0 - sum(layer.kept for layer in chosen) / size if size else 0.0
 
     def explored(self, name: str | None = None) -> float:
-        """Return R_s, the share of weights that were ever active, in one layer or in all (arXiv 2102.02887)."""
-        chosen = self._named(name)
+        """Return R_s, the share of weights that were ever active, in one layer or in all (arXiv 2102.02887).
+
+        Layers of more than 2^28 weights are not followed and do not count; NaN if there are no others.
+        """
+        chosen = [layer for layer in self._named(name) if self._explored[layer.name].followed]
         size = sum(layer.size for layer in chosen)
-        return sum(len(self._explored[layer.name]) for layer in chosen) / size if size else 0.0
+        return sum(len(self._explored[layer.name]) for layer in chosen) / size if size else float("nan")
 
     def _named(self, name: str | None) -> Sequence[Any]:
         found = [layer for layer in self.layers if name in (None, layer.name, layer.name.rpartition(".")[0])]
@@ -346,7 +348,7 @@ class SparseTraining:
         return not wrong
 
     def _update(self) -> None:
-        before = {layer.name: layer.positions().cpu() for layer in self.layers}
+        before = [layer.snapshot() for layer in self.layers]
         moment = Moment(
             self.step + 1,
             self.total_steps,
@@ -361,26 +363,25 @@ class SparseTraining:
             self.method.shake(moment, self._shake)
         else:
             self.method.update(moment)
-        after = {layer.name: layer.positions().cpu() for layer in self.layers}
-        for name, positions in after.items():
-            self._explored[name].add(positions)
-        self._note(before, after)
-        if self._agree:
-            digest = 0
-            for positions in after.values():
+        digest = 0
+        for layer in self.layers:
+            positions = layer.positions().cpu()
+            self._explored[layer.name].add(positions)
+            if self._agree:
                 digest = zlib.crc32(positions.numpy().tobytes(), digest)
+        self._note([layer.changed(was) for layer, was in zip(self.layers, before, strict=True)])
+        if self._agree:
             check_agreement(digest, f"the masks after step {self.step + 1}")
 
-    def _note(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
-        dropped = {name: int((~member(old, after[name])).sum()) for name, old in before.items()}
-        grown = {name: len(after[name]) - len(old) + dropped[name] for name, old in before.items()}
+    def _note(self, changes: Sequence[tuple[int, int]]) -> None:
+        names = [layer.name for layer in self.layers]
         self.history.append(
             {
                 "step": self.step + 1,
                 "sparsity": self.sparsity(),
                 "explored": self.explored(),
-                "kept": {name: len(new) for name, new in after.items()},
-                "dropped": dropped,
-                "grown": grown,
+                "kept": {layer.name: layer.kept for layer in self.layers},
+                "dropped": {name: dropped for name, (dropped, _) in zip(names, changes, strict=True)},
+                "grown": {name: grown for name, (_, grown) in zip(names, changes, strict=True)},
             }
         )

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lowdim.core.errors import LowdimError
-from lowdim.core.transition import draw
+from lowdim.core.transition import draw, member
 from lowdim.train.executor.index import Index
 from lowdim.train.executor.linear import CSRLinear
 from lowdim.train.state import per_weight
@@ -45,6 +45,16 @@ class CSRLayer:
     def positions(self) -> Tensor:
         """Return the flat positions of the active weights, int64 [kept], ascending."""
         return self.module.positions()
+
+    def snapshot(self) -> Index:
+        """Return where the active weights are; a move makes another index."""
+        return self.module.index
+
+    def changed(self, before: Index) -> tuple[int, int]:
+        """Return how many weights were dropped and grown since a ``snapshot``."""
+        old = before.positions()
+        dropped = int((~member(old, self.positions())).sum())
+        return dropped, self.kept - len(old) + dropped
 
     def mask(self) -> Tensor:
         """Return which weights are active, bool [shape]; for weights whose mask fits into memory."""
