@@ -30,9 +30,7 @@ from waiting import sleep_while_waiting
 
 import lowdim
 from lowdim.core.machine import machine
-from lowdim.train import SET, CSRLinear
-from lowdim.train.dynamic.base import Moment
-from lowdim.train.executor.layer import CSRLayer
+from lowdim.train import SET, CSRLinear, SparseTraining
 
 FEATURES, HIDDEN, CLASSES, EPSILON = 54_675, 505_000, 18, 10
 SAMPLES, RATE, MOMENTUM, DROP = 1_397, 3e-6, 0.9, 0.3
@@ -94,26 +92,23 @@ def train(batch: int, epochs: int, samples: int) -> dict[str, object]:
         f"{2 * HIDDEN:,} hidden neurons, {kept:,} connections, {samples} samples, batch {batch}", flush=True
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, fused=True)
-    # By the method itself: `SparseTraining` would also keep a record of every position that was ever active
-    layers = [
-        CSRLayer(f"{n}.weight", m, optimizer) for n, m in model.named_children() if isinstance(m, CSRLinear)
-    ]
-    evolution, times, evolving = SET(drop=DROP, regrow="zero"), [], []
+    every = -(-samples // batch)
+    training = SparseTraining(model, optimizer, method=SET(every=every, drop=DROP, regrow="zero"))
+    times, evolving = [], []
     for epoch in range(epochs):
         begun = time.perf_counter()
         for chosen in batches(samples, batch, epoch):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(x[chosen]), labels[chosen])
             loss.backward()
-            optimizer.step()
-        trained = time.perf_counter()
-        evolution.update(Moment(epoch + 1, epochs, layers, {}, {}, seed=0))
-        times.append(trained - begun)
-        evolving.append(time.perf_counter() - trained)
+            stepped = time.perf_counter()
+            optimizer.step()  # the last of an epoch moves the masks
+        evolving.append(time.perf_counter() - stepped)
+        times.append(stepped - begun)
         line = f"epoch {epoch + 1}: {times[-1]:.1f} s and {evolving[-1]:.1f} s of evolution, loss {loss.item():.3f}"
         line += f", held-out accuracy {accuracy(model, held_x, held_labels):.3f}"
         print(f"{line}, peak {resident('VmHWM'):.2f} GB resident", flush=True)
-    assert sum(layer.kept for layer in layers) == kept
+    assert sum(layer.kept for layer in training.layers) == kept
     return {
         "neurons": 2 * HIDDEN,
         "connections": kept,

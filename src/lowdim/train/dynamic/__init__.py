@@ -24,7 +24,14 @@ register(
     aliases=("gmp",),
 )
 register(_T, "granet", f"{_HERE}.granet:GraNet", title="GraNet", arxiv="2106.10404", year=2021)
-register(_T, "neurrev", f"{_HERE}.neurrev:NeurRev", title="Neuron revitalization", year=2024)
+register(
+    _T,
+    "neurrev",
+    f"{_HERE}.neurrev:NeurRev",
+    title="Neuron revitalization",
+    year=2024,
+    page="https://openreview.net/forum?id=60lNoatp7u",
+)
 register(_T, "ctre", f"{_HERE}.ctre:CTRE", title="Cosine growth (CTRE)", arxiv="1903.07138", year=2022)
 register(
     _T,
