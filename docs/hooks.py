@@ -213,6 +213,14 @@ def exports() -> str:
     return "\n\n".join(f"::: {origin[name]}.{name}" for name in lowdim.__all__ if name in origin)
 
 
+def training_exports() -> str:
+    """Return the reference of what ``lowdim.train`` exports beside the methods, which have pages of their own."""
+    pages = {method.target.replace(":", ".") for method in registry.methods()}
+    found = [getattr(lowdim.train, name) for name in lowdim.train.__all__]
+    paths = [f"{thing.__module__}.{thing.__name__}" for thing in found]
+    return "\n\n".join(f"::: {path}" for path in paths if path not in pages)
+
+
 def contributing() -> str:
     """Return CONTRIBUTING.md below its title, its links made those of the site."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -228,6 +236,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "commands": commands,
     "tasks": tasks,
     "exports": exports,
+    "training-exports": training_exports,
     "contributing": contributing,
 }
 

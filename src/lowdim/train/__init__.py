@@ -6,63 +6,112 @@ Each name below is loaded when it is first used.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_D = "lowdim.train.dynamic"
-_S = "lowdim.train.static"
-_EXPORTS: dict[str, str] = {
+if TYPE_CHECKING:
+    from lowdim.core.allocation.shapes import erk as erk
+    from lowdim.train.channels.graph import find_channels as find_channels
+    from lowdim.train.channels.slice import slice_channels as slice_channels
+    from lowdim.train.dynamic.base import Method as Method
+    from lowdim.train.dynamic.chase import Chase as Chase
+    from lowdim.train.dynamic.ctre import CTRE as CTRE
+    from lowdim.train.dynamic.gradual import GradualMagnitude as GradualMagnitude
+    from lowdim.train.dynamic.granet import GraNet as GraNet
+    from lowdim.train.dynamic.itop import ITOP as ITOP
+    from lowdim.train.dynamic.neurrev import NeurRev as NeurRev
+    from lowdim.train.dynamic.rigl import RigL as RigL
+    from lowdim.train.dynamic.set import SET as SET
+    from lowdim.train.dynamic.static import Static as Static
+    from lowdim.train.executor.linear import CSRLinear as CSRLinear
+    from lowdim.train.executor.swap import sparse_ as sparse_
+    from lowdim.train.features.neurofs import NeuroFS as NeuroFS
+    from lowdim.train.mlp import SparseMLPClassifier as SparseMLPClassifier
+    from lowdim.train.mlp import SparseMLPRegressor as SparseMLPRegressor
+    from lowdim.train.recurrent.selfish import SelfishRNN as SelfishRNN
+    from lowdim.train.recurrent.sntasgd import SNTASGD as SNTASGD
+    from lowdim.train.recurrent.strnn import STRNN as STRNN
+    from lowdim.train.selection import select as select
+    from lowdim.train.static.grasp import GraSP as GraSP
+    from lowdim.train.static.grasp import grasp as grasp
+    from lowdim.train.static.imp import IMP as IMP
+    from lowdim.train.static.imp import LotteryTicket as LotteryTicket
+    from lowdim.train.static.lottery import LotteryTickets as LotteryTickets
+    from lowdim.train.static.magnitude import Magnitude as Magnitude
+    from lowdim.train.static.magnitude import magnitude as magnitude
+    from lowdim.train.static.npb import NPB as NPB
+    from lowdim.train.static.npb import npb as npb
+    from lowdim.train.static.random import RandomMasks as RandomMasks
+    from lowdim.train.static.random import random_masks as random_masks
+    from lowdim.train.static.random import ratios_of as ratios_of
+    from lowdim.train.static.sanity import reinitialise_ as reinitialise_
+    from lowdim.train.static.sanity import shuffled as shuffled
+    from lowdim.train.static.snip import SNIP as SNIP
+    from lowdim.train.static.snip import snip as snip
+    from lowdim.train.static.synflow import SynFlow as SynFlow
+    from lowdim.train.static.synflow import synflow as synflow
+    from lowdim.train.tickets import FreeTickets as FreeTickets
+    from lowdim.train.tickets import InstantSoup as InstantSoup
+    from lowdim.train.tickets import LotteryPools as LotteryPools
+    from lowdim.train.tickets import Soup as Soup
+    from lowdim.train.tickets import SupTickets as SupTickets
+    from lowdim.train.tickets import Ticket as Ticket
+    from lowdim.train.tickets import TicketCollector as TicketCollector
+    from lowdim.train.tickets import ensemble as ensemble
+    from lowdim.train.tickets import refresh_norm as refresh_norm
+    from lowdim.train.training import SparseTraining as SparseTraining
+
+# The modules that the names above come from; a test keeps the two alike.
+_EXPORTS = {
     "CSRLinear": "lowdim.train.executor.linear",
-    "CTRE": f"{_D}.ctre",
-    "Chase": f"{_D}.chase",
-    "GraNet": f"{_D}.granet",
-    "GradualMagnitude": f"{_D}.gradual",
-    "ITOP": f"{_D}.itop",
-    "Method": f"{_D}.base",
-    "NeurRev": f"{_D}.neurrev",
-    "RigL": f"{_D}.rigl",
-    "SET": f"{_D}.set",
-    "STRNN": "lowdim.train.recurrent.strnn",
-    "SNTASGD": "lowdim.train.recurrent.sntasgd",
-    "SelfishRNN": "lowdim.train.recurrent.selfish",
+    "CTRE": "lowdim.train.dynamic.ctre",
+    "Chase": "lowdim.train.dynamic.chase",
+    "FreeTickets": "lowdim.train.tickets",
+    "GraNet": "lowdim.train.dynamic.granet",
+    "GraSP": "lowdim.train.static.grasp",
+    "GradualMagnitude": "lowdim.train.dynamic.gradual",
+    "IMP": "lowdim.train.static.imp",
+    "ITOP": "lowdim.train.dynamic.itop",
+    "InstantSoup": "lowdim.train.tickets",
+    "LotteryPools": "lowdim.train.tickets",
+    "LotteryTicket": "lowdim.train.static.imp",
+    "LotteryTickets": "lowdim.train.static.lottery",
+    "Magnitude": "lowdim.train.static.magnitude",
+    "Method": "lowdim.train.dynamic.base",
+    "NPB": "lowdim.train.static.npb",
+    "NeurRev": "lowdim.train.dynamic.neurrev",
     "NeuroFS": "lowdim.train.features.neurofs",
+    "RandomMasks": "lowdim.train.static.random",
+    "RigL": "lowdim.train.dynamic.rigl",
+    "SET": "lowdim.train.dynamic.set",
+    "SNIP": "lowdim.train.static.snip",
+    "SNTASGD": "lowdim.train.recurrent.sntasgd",
+    "STRNN": "lowdim.train.recurrent.strnn",
+    "SelfishRNN": "lowdim.train.recurrent.selfish",
+    "Soup": "lowdim.train.tickets",
     "SparseMLPClassifier": "lowdim.train.mlp",
     "SparseMLPRegressor": "lowdim.train.mlp",
     "SparseTraining": "lowdim.train.training",
-    "Static": f"{_D}.static",
-    **dict.fromkeys(
-        [
-            "FreeTickets",
-            "InstantSoup",
-            "LotteryPools",
-            "Soup",
-            "SupTickets",
-            "Ticket",
-            "TicketCollector",
-            "ensemble",
-            "refresh_norm",
-        ],
-        "lowdim.train.tickets",
-    ),
-    **{
-        name: f"{_S}.{module}"
-        for module, names in {
-            "random": ("RandomMasks", "random_masks", "ratios_of"),
-            "magnitude": ("Magnitude", "magnitude"),
-            "snip": ("SNIP", "snip"),
-            "grasp": ("GraSP", "grasp"),
-            "synflow": ("SynFlow", "synflow"),
-            "npb": ("NPB", "npb"),
-            "sanity": ("reinitialise_", "shuffled"),
-            "lottery": ("LotteryTickets",),
-            "imp": ("IMP", "LotteryTicket"),
-        }.items()
-        for name in names
-    },
+    "Static": "lowdim.train.dynamic.static",
+    "SupTickets": "lowdim.train.tickets",
+    "SynFlow": "lowdim.train.static.synflow",
+    "Ticket": "lowdim.train.tickets",
+    "TicketCollector": "lowdim.train.tickets",
+    "ensemble": "lowdim.train.tickets",
     "erk": "lowdim.core.allocation.shapes",
     "find_channels": "lowdim.train.channels.graph",
+    "grasp": "lowdim.train.static.grasp",
+    "magnitude": "lowdim.train.static.magnitude",
+    "npb": "lowdim.train.static.npb",
+    "random_masks": "lowdim.train.static.random",
+    "ratios_of": "lowdim.train.static.random",
+    "refresh_norm": "lowdim.train.tickets",
+    "reinitialise_": "lowdim.train.static.sanity",
     "select": "lowdim.train.selection",
+    "shuffled": "lowdim.train.static.sanity",
     "slice_channels": "lowdim.train.channels.slice",
+    "snip": "lowdim.train.static.snip",
     "sparse_": "lowdim.train.executor.swap",
+    "synflow": "lowdim.train.static.synflow",
 }
 
 __all__ = sorted(_EXPORTS)
