@@ -133,6 +133,10 @@ class TestSET:
         assert len(grown) > 150
         assert 0.08 < float(grown.std()) < 0.12
 
+    def test_new_weights_are_always_trained(self) -> None:
+        assert [t for t in range(1, 41) if SET(every=10).due(t, 40)] == [10, 20, 30]
+        assert SET(every=10).due(40, None)
+
     def test_zero_share_is_static(self) -> None:
         assert self.dropped(SET(every=1, drop=0.0)) == set()
 

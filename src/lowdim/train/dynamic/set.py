@@ -28,7 +28,8 @@ class SET(Periodic):
 
     Args:
         every: optimizer steps between updates.
-        until: share of the run after which masks stand still; 1 needs no ``total_steps``.
+        until: share of the run after which masks stand still; 1 needs no ``total_steps``, though with it the last step
+            of the run moves no mask.
         drop: zeta, share of the weights of either sign that goes.
         rule: "sign-share", the paper's, or "sign-count", as many weights of either sign, which later code calls SET.
         regrow: "normal", the paper's; "uniform" in +-sqrt(6 / inputs); or "zero", as dense-mask code has it.
@@ -49,6 +50,10 @@ class SET(Periodic):
         in_unit("drop", self.drop)
         one_of("rule", self.rule, ("sign-share", "sign-count"))
         one_of("regrow", self.regrow, ("normal", "uniform", "zero"))
+
+    def due(self, step: int, total: int | None) -> bool:
+        """Tell whether masks move at a step; not at the last, whose new weights would never be trained."""
+        return super().due(step, total) and step != total
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse to grow blocks with random values, which mean weights."""
