@@ -51,6 +51,10 @@ class STRNN(Periodic):
         check_gates(self.gates)
         one_of("regrow", self.regrow, ("normal", "uniform", "zero"))
 
+    def due(self, step: int, total: int | None) -> bool:
+        """Tell whether masks move at a step; not at the last, whose new weights would never be trained."""
+        return super().due(step, total) and step != total
+
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse weights whose rows are not whole gates."""
         for layer in layers:
