@@ -64,7 +64,7 @@ CLAIMS = [
     ("SET, ITOP's settings", "static, ERK"),
     ("RigL, ITOP's settings", "static, ERK"),
     ("RigL", "static, ERK"),
-    ("SET", "static, ERK"),
+    ("SET, once an epoch", "static, ERK"),
     ("static, ERK", "static, uniform"),
     ("GraNet", "GMP"),
     ("RigL, live outputs", "RigL"),

@@ -45,7 +45,7 @@ EVERY = 50  # steps between mask updates
 METHODS: dict[str, dict[str, Any]] = {
     "static, uniform": {"method": Static(), "allocation": "uniform"},
     "static, ERK": {"method": Static()},
-    "SET": {"method": SET(every=EVERY, until=0.75)},
+    "SET, once an epoch": {"method": SET(every=100)},
     "SET, ITOP's settings": {"method": ITOP(every=EVERY, grow="random")},
     "RigL": {"method": RigL(every=EVERY)},
     "RigL, ITOP's settings": {"method": ITOP(every=EVERY, grow="gradient")},
