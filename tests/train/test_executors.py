@@ -146,3 +146,33 @@ def test_a_weight_too_large_to_be_followed() -> None:
     assert training.explored() == training.explored("1") >= 40 / 4e6
     assert training.explored("0") != training.explored("0")
     training.load_state_dict(training.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "start"),
+    [
+        (lambda p: torch.optim.Rprop(p, lr=0.02), "step_size", 0.02),
+        (lambda p: torch.optim.Adagrad(p, lr=0.1, initial_accumulator_value=0.3), "sum", 0.3),
+    ],
+)
+def test_a_grown_weight_starts_as_the_optimizer_starts(
+    make: Callable[[Any], Any], key: str, start: float
+) -> None:
+    masked, sparse = mlp(64, 48, 4), mlp(64, 48, 4)
+    settings: dict[str, Any] = {"method": RigL(every=3, drop=0.5), "total_steps": 12}
+    first = SparseTraining(masked, make(masked.parameters()), sparsity=0.8, **settings)
+    sparse_(sparse, first.masks)
+    second = SparseTraining(sparse, make(sparse.parameters()), **settings)
+    for net, training in ((masked, first), (sparse, second)):
+        layer: Any = training.layers[0]
+        train(net, training.optimizer, range(2), flat=True)
+        before = layer.positions()
+        train(net, training.optimizer, range(2, 3), flat=True)
+        grown = torch.tensor(sorted({*layer.positions().tolist()} - {*before.tolist()}))
+        state = training.optimizer.state[layer.parameter][key]
+        if net is masked:
+            found = state.flatten()[grown]
+        else:
+            found = state[torch.isin(layer.positions(), grown)]
+        assert len(found)
+        assert found.tolist() == pytest.approx([start] * len(found))

@@ -15,7 +15,7 @@ from lowdim.core.topk import keep_top, keep_top_rows
 from lowdim.core.transition import draw
 from lowdim.train.distributed import full, local, part
 from lowdim.train.selection import Weight
-from lowdim.train.state import per_weight
+from lowdim.train.state import begin, per_weight
 from lowdim.train.units import Units
 
 
@@ -141,8 +141,8 @@ class MaskedLayer:
         fresh = part(self.units.spread(restart), self.parameter)
         with torch.no_grad():
             local(self.parameter).masked_fill_(fresh, 0.0)
-            for state in per_weight(self._optimizer, self.parameter, self.name).values():
-                local(state).masked_fill_(fresh.to(state.device), 0.0)
+            for key, state in per_weight(self._optimizer, self.parameter, self.name).items():
+                local(state).masked_fill_(fresh.to(state.device), begin(self._optimizer, self.parameter, key))
             if values is not None:
                 self._write(grown, values)
 

@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adagrad, Optimizer, Rprop
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lowdim.core.errors import LowdimError
@@ -43,6 +43,16 @@ def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict
                 "shape, such as SGD, AdamW or Adafactor"
             )
     return found
+
+
+def begin(optimizer: Optimizer, parameter: nn.Parameter, key: str) -> float:
+    """Return what a part of the state begins with, for every weight: 0 but for Rprop's steps and Adagrad's sums."""
+    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    if isinstance(optimizer, Rprop) and key == "step_size":
+        return float(group["lr"])
+    if isinstance(optimizer, Adagrad) and key == "sum":
+        return float(group["initial_accumulator_value"])
+    return 0.0
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -13,7 +13,7 @@ from lowdim.core.errors import LowdimError
 from lowdim.core.transition import draw, member
 from lowdim.train.executor.index import Index
 from lowdim.train.executor.linear import CSRLinear
-from lowdim.train.state import per_weight
+from lowdim.train.state import begin, per_weight
 
 _AT_ONCE = 1 << 16  # positions whose products with a batch are held at a time
 
@@ -116,7 +116,10 @@ class CSRLayer:
             fresh = torch.searchsorted(index.positions(), grown)
             source[fresh] = -1
         state = self._optimizer.state.get(self.parameter, {})
-        moved = {key: _pick(tensor, source) for key, tensor in self._per_weight().items()}
+        moved = {
+            key: _pick(tensor, source, begin(self._optimizer, self.parameter, key))
+            for key, tensor in per_weight(self._optimizer, self.parameter, self.name).items()
+        }
         gradient = None if self.parameter.grad is None else _pick(self.parameter.grad, source)
         new = _pick(self.parameter.detach(), source)
         if values is not None:
@@ -124,9 +127,6 @@ class CSRLayer:
         self.module.set_index(index, new)
         self.parameter.grad = gradient
         state.update(moved)
-
-    def _per_weight(self) -> dict[str, Tensor]:
-        return per_weight(self._optimizer, self.parameter, self.name)
 
     # ---------------------------------------------------------------- around an optimizer step
 
@@ -184,8 +184,8 @@ class CSRLayer:
         self.module.set_index(index, self.module.weight_at(state.cpu()))
 
 
-def _pick(old: Tensor, source: Tensor) -> Tensor:
-    """Return ``old[source]``, 0 where the source is -1."""
+def _pick(old: Tensor, source: Tensor, new: float = 0.0) -> Tensor:
+    """Return ``old[source]``, ``new`` where the source is -1."""
     if not len(old):
-        return old.new_zeros(len(source))
-    return old.index_select(0, source.clamp(min=0)).masked_fill_(source < 0, 0)
+        return old.new_full((len(source),), new)
+    return old.index_select(0, source.clamp(min=0)).masked_fill_(source < 0, new)
