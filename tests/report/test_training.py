@@ -131,6 +131,16 @@ def test_the_verdict_names_all_and_the_size_of_chance(facts: dict[str, Any]) -> 
     assert "Differences below 4.6 points can be chance" in text  # 2 sqrt(2) sqrt(.88 * .12 / 400)
 
 
+def test_masks_that_hardly_moved_are_told_of(facts: dict[str, Any]) -> None:
+    updates = facts["members"]["sparse"]["updates"]
+    facts["members"]["sparse"]["updates"] = (updates * 6)[:6]
+    assert "too seldom" not in verdict(facts)
+    facts["members"]["sparse"]["updates"] = updates[:1]
+    assert verdict(facts).endswith("too seldom to explore: lower training.every (now 10) or train longer.")
+    facts["recipe"] = {**facts["recipe"], "training": {"name": "static"}}
+    assert "too seldom" not in verdict(facts)
+
+
 def test_a_complete_run_keeps_nine_rules_and_the_tenth_in_part(facts: dict[str, Any]) -> None:
     found = rules(facts)
     assert [rule.number for rule in found] == list(range(1, 11))

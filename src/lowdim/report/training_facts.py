@@ -10,6 +10,7 @@ from typing import Any
 from lowdim.report import words
 
 Json = Mapping[str, Any]
+_ENOUGH = 5  # mask updates below which exploration has hardly begun
 TITLES = {"dense": "Dense", "small": "Small dense", "static": "Static", "sparse": "Sparse"}
 HINTS = {
     "dense": "the same network, no masks",
@@ -124,7 +125,19 @@ def verdict(facts: Json) -> str:
     ]
     text += "; " + ", ".join(others) if others else ""
     noise = 2 * math.sqrt(2) * error(accuracy, facts["data"]["test"])
-    return f"{text}. Differences below {100 * noise:.1f} points can be chance: this is one seed."
+    return f"{text}. Differences below {100 * noise:.1f} points can be chance: this is one seed.{_hardly_moved(facts)}"
+
+
+def _hardly_moved(facts: Json) -> str:
+    """Return a warning where a method had too few updates to show what it can do."""
+    method = facts["recipe"]["training"]
+    moved = sum("kept" in update for update in members(facts)["sparse"]["updates"])
+    if "every" not in method or moved >= _ENOUGH:
+        return ""
+    return (
+        f" The masks moved {words.plural(moved, 'time')} in {facts['steps']['total']} steps, too seldom to explore: "
+        f"lower training.every (now {method['every']}) or train longer."
+    )
 
 
 def execution(facts: Json) -> str:
