@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.train import ITOP, SET, GradualMagnitude, GraNet, Method, NeurRev, RigL, SparseTraining, Static
+from lowdim.train.dynamic.base import Moment, Periodic
 from lowdim.train.state import per_weight
 
 
@@ -238,3 +240,26 @@ class TestTransposedWeights:
             blocks = mask.reshape(1, 4, 4, 2, 9).sum((1, 3, 4))
             assert set(blocks.flatten().tolist()) == {0, 72}
         assert off(training) == 0.0
+
+
+def test_a_method_that_forgets_to_ask_for_the_gradient() -> None:
+    @dataclass(frozen=True)
+    class Greedy(Periodic):
+        def update(self, moment: Moment) -> None:
+            for layer in moment.layers:
+                layer.top_gradient(1, layer.positions())
+
+    model, optimizer, _ = hold(0.8, method=Greedy(every=2))
+    train(model, optimizer, range(1))
+    with pytest.raises(LowdimError, match="wants_gradient"):
+        train(model, optimizer, range(1, 2))
+
+
+def test_what_does_not_look_at_the_gradient_clips_by_active_weights_at_updates_too() -> None:
+    for method, cleared in ((SET(every=1), True), (RigL(every=1, order="after_step"), False)):
+        model, _, training = hold(0.9, method=method, total_steps=9)
+        x, y = batch(0)
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        weights = dict(model.named_parameters())
+        gradients = [weights[name].grad[~mask] for name, mask in training.masks.items()]  # type: ignore[index]
+        assert (not any(g.any() for g in gradients)) is cleared

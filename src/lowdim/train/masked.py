@@ -41,6 +41,7 @@ class MaskedLayer:
         self.size, self.units, self._quota = units.size, units, quota
         self.module, self._attribute, self._optimizer = weight.module, weight.attribute, optimizer
         self._dense_gradient: Tensor | None = None
+        self._cleared = False
         self._given: Tensor | None = local(self.parameter).detach().clone()
         self.set(kept)
         self._version = local(self.parameter)._version
@@ -80,17 +81,21 @@ class MaskedLayer:
 
     def gradients(self) -> Tensor:
         """Return the gradient of the active weights, or its norms, fp32 [kept]."""
-        return self._active(self._gradient())
+        return self._active(self._gradient(dense=False))
 
     def _active(self, tensor: Tensor) -> Tensor:
         return self.units.values(full(tensor))[self._on].float()
 
-    def _gradient(self) -> Tensor:
+    def _gradient(self, dense: bool = True) -> Tensor:
         gradient = self.parameter.grad if self._dense_gradient is None else self._dense_gradient
         if gradient is None:
             raise LowdimError(
                 f"{self.name} has no gradient at a mask update; call backward before the optimizer's step, or leave "
                 "the layer out if it is not always used"
+            )
+        if dense and self._cleared and self._dense_gradient is None:
+            raise LowdimError(
+                f"the gradient of what is off in {self.name} is gone; a method that looks at it has wants_gradient True"
             )
         return gradient.detach()
 
@@ -157,6 +162,7 @@ class MaskedLayer:
 
     def clear_gradient(self) -> None:
         """Zero the gradient of what is off."""
+        self._cleared = True
         if self.parameter.grad is not None:
             local(self.parameter.grad).masked_fill_(self._off, 0.0)
 
@@ -173,6 +179,7 @@ class MaskedLayer:
     def release(self) -> None:
         """Forget the dense gradient, and the weights from before the first step."""
         self._dense_gradient = self._given = None
+        self._cleared = False
 
     def finite(self) -> bool:
         """Tell whether this rank's gradient holds neither NaN nor Inf."""

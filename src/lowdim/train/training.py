@@ -26,7 +26,7 @@ class SparseTraining:
 
     Construct it after the optimizer, then train as before: masks ride on the optimizer's step hooks. Weights
     that are off are exact zeros after every step, gradient clipping sees the gradient of the active weights
-    alone (except at an update, whose dense gradient is what the method wants to see), and the optimizer's
+    alone (except where an update looks at the dense gradient), and the optimizer's
     memory of a weight is cleared whenever it goes off or on. ``every`` of a method counts optimizer steps, so
     gradient accumulation, and steps that a GradScaler skips, need no care.
 
@@ -233,12 +233,16 @@ class SparseTraining:
         """Tell whether the optimizer step that comes next moves masks."""
         return bool(self._shake) or self.method.due(self.step + 1, self.total_steps)
 
+    def _looks(self) -> bool:
+        """Tell whether it looks at the dense gradient when it moves them."""
+        return self._coming() and (bool(self._shake) or self.method.wants_gradient)
+
     def _backward(self) -> bool:
-        """Note that gradients arrive, so that no step is under way; return what ``_coming`` does."""
+        """Note that gradients arrive, so that no step is under way; return what ``_looks`` does."""
         if not self._in_closure:
             self._depth = 0
             self._hidden.clear()
-        return self._coming()
+        return self._looks()
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         closure = kwargs.get("closure") or next((a for a in args if callable(a)), None)
@@ -293,8 +297,9 @@ class SparseTraining:
                 self._update()
                 self._hide_gradients()
                 return
+            held = self._pending and self._looks()
             for layer in self.layers:
-                if self._pending:
+                if held:
                     layer.hold_gradient()
                 layer.clear_gradient()
 
@@ -319,7 +324,7 @@ class SparseTraining:
 
     def _watch(self) -> None:
         for layer in self.layers:
-            layer.watch(self._coming())
+            layer.watch(self._looks())
 
     def _hide_gradients(self) -> None:
         """Let the optimizer's step find nothing to do: an update takes its place."""

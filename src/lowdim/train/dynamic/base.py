@@ -60,6 +60,11 @@ class Method:
         """Return the sparsity at the start of a run that ends with ``sparsity``."""
         return sparsity
 
+    @property
+    def wants_gradient(self) -> bool:
+        """Whether an update looks at the gradient of weights that are off, or at the step's gradient at all."""
+        return False
+
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether masks move at a step."""
         return False

@@ -90,6 +90,11 @@ class Chase(Method):
 
     # ---------------------------------------------------------------- when, and how much
 
+    @property
+    def wants_gradient(self) -> bool:
+        """It does: weights grow by it."""
+        return True
+
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether masks move at a step."""
         return step % self.every == 0 or self.removes(step, total)

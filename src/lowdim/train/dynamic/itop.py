@@ -63,6 +63,11 @@ class ITOP(Periodic):
         one_of("order", self.order, ("replace_step", "after_step"))
         one_of("candidates", self.candidates, ("any", "new", "live"))
 
+    @property
+    def wants_gradient(self) -> bool:
+        """It does where weights grow by it or are dropped by (w g)^2."""
+        return self.grow == "gradient" or self.death == "taylor"
+
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse to choose among groups what a group may not have: those never active, or new weights alone."""
         if self.grow == "unfired":

@@ -62,6 +62,11 @@ class RigL(Periodic):
         if self.candidates == "new":
             refuse_groups(layers, "candidates='new'", "'any'")
 
+    @property
+    def wants_gradient(self) -> bool:
+        """It does: weights grow by it."""
+        return True
+
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether masks move at a step: a multiple of ``every`` before T_end."""
         return step % self.every == 0 and step < self.last(total)

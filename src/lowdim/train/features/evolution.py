@@ -68,6 +68,11 @@ class NeuronEvolution(Method):
         """Return D, how many of so many input neurons are removed in all."""
         return max(0, whole((1 - self.zeta_in) * inputs - self.select))
 
+    @property
+    def wants_gradient(self) -> bool:
+        """It does: neurons and weights grow by it."""
+        return True
+
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether an epoch ends, other than the last."""
         return step % self.every == 0 and (total is None or step < total)

@@ -5,25 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from lowdim.core.recipe import families
 from lowdim.evaluate.cost import Cost
 from lowdim.train.run.member import Member, steps_per_epoch
-
-_NO_DENSE_GRADIENT = ("static", "set", "gradual-magnitude", "ctre")
-"""Methods that never look at the gradient of weights that are off; any other is taken to do so at every update."""
-
-
-def grows_by_gradient(method: Any) -> bool:
-    """Return whether a method wants the dense gradient when masks move.
-
-    Example:
-        >>> from lowdim.train.dynamic.itop import ITOP
-        >>> grows_by_gradient(ITOP()), grows_by_gradient(ITOP(grow="gradient"))
-        (False, True)
-    """
-    if hasattr(method, "grow"):
-        return bool(method.grow == "gradient")
-    return families.name_of("training", method) not in _NO_DENSE_GRADIENT
 
 
 def cost(member: Member) -> dict[str, Any]:
@@ -33,7 +16,7 @@ def cost(member: Member) -> dict[str, Any]:
     """
     updates = [] if member.sparsity is None else [u for u in member.sparsity.history if "kept" in u]
     schedule = [(0, member.initial), *((update["step"], update["kept"]) for update in updates)]
-    wanted = member.sparsity is not None and grows_by_gradient(member.sparsity.method)
+    wanted = member.sparsity is not None and member.sparsity.method.wants_gradient
     probe = Cost(
         state=2 if member.recipe.optimizer.name == "adamw" else int(member.recipe.optimizer.momentum > 0)
     )
