@@ -140,6 +140,7 @@ class SparseTraining:
         """Return the table of what is sparse and what is not."""
         lines = [f"{self.method}, {self.pattern}, step {self.step}: {self.sparsity():.2%} zeros"]
         kept = {layer.name: layer for layer in self.layers}
+        width = max(len(weight.name) for weight in self._weights)
         for weight in self._weights:
             layer = kept.get(weight.name)
             shape = "x".join(map(str, layer.shape if layer else weight.parameter.shape))
@@ -147,7 +148,7 @@ class SparseTraining:
                 state = f"{1 - layer.kept / max(1, layer.size):7.2%} zeros"
             else:
                 state = f"dense ({weight.dense})"
-            lines.append(f"  {weight.name:40} {shape:>18}  {state}")
+            lines.append(f"  {weight.name:{width}} {shape:>18}  {state}")
         return "\n".join(lines)
 
     # ---------------------------------------------------------------- what users do
