@@ -26,6 +26,19 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], cols
 
 
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write one safetensors file, whole or not at all, with ``about`` as JSON in its metadata."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    # one metadata key: safetensors writes several in no fixed order, and the file's bytes must be
+    save_file(dict(tensors), partial, metadata={"lowdim": json.dumps(about)})
+    with open(partial, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
 class Masks(Mapping[str, "Tensor"]):
     """Which weights are kept, layer by layer: a read-only mapping from names to bool tensors (True = kept).
 
@@ -180,16 +193,9 @@ class Masks(Mapping[str, "Tensor"]):
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all."""
-        from safetensors.torch import save_file
-
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        # one metadata key: safetensors writes several in no fixed order, and the file's bytes must be
-        shapes = json.dumps({"masks": 1, "shapes": {name: list(self._shapes[name]) for name in self}})
-        save_file(dict(self._words), partial, metadata={"lowdim": shapes})
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_tensors(
+            path, self._words, {"masks": 1, "shapes": {name: list(self._shapes[name]) for name in self}}
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Masks:

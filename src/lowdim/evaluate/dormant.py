@@ -99,8 +99,8 @@ class Dormant:
 
         from lowdim.core.errors import NumericalError
         from lowdim.evaluate.errors import EvaluationError
-        from lowdim.evaluate.topology.flow import evaluating
         from lowdim.evaluate.topology.watch import Watch
+        from lowdim.models.blocks import evaluating
 
         if isinstance(batches, torch.Tensor):
             batches = [batches]

@@ -85,7 +85,7 @@ def count(model: nn.Module, *inputs: Any, **named: Any) -> ModelCost:
     """
     import torch
 
-    from lowdim.evaluate.topology.flow import evaluating
+    from lowdim.models.blocks import evaluating
 
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     products: dict[str, int] = {}

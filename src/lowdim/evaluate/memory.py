@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from lowdim.core.errors import suggest
 from lowdim.evaluate.errors import EvaluationError
-from lowdim.evaluate.topology.flow import evaluating
+from lowdim.models.blocks import evaluating
 
 Storage = Literal["dense", "masked", "sparse"]
 STORAGES: tuple[Storage, ...] = ("dense", "masked", "sparse")

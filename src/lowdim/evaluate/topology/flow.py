@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -200,15 +199,3 @@ def _pooled(name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Tens
 def _bins(size: int, count: int) -> Tensor:
     """Return the sizes of the bins of an adaptive pooling."""
     return torch.tensor([-(-(i + 1) * size // count) - (i * size // count) for i in range(count)])
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and each module back into its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

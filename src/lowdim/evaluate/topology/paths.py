@@ -95,7 +95,8 @@ class EffectivePaths:
         import torch
         from torch.func import functional_call
 
-        from lowdim.evaluate.topology.flow import Flow, evaluating
+        from lowdim.evaluate.topology.flow import Flow
+        from lowdim.models.blocks import evaluating
 
         _check(model, masks)
         state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in model.named_buffers()}

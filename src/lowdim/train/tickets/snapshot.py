@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
-from lowdim.core.masks import Masks
+from lowdim.core.masks import Masks, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -182,8 +181,6 @@ class Ticket:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all; of masked weights the kept values alone are stored."""
-        from safetensors.torch import save_file
-
         stored = {}
         for name, tensor in self.state.items():
             if name in self.masks:
@@ -198,12 +195,7 @@ class Ticket:
             "score": self.score,
             "step": self.step,
         }
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        save_file(stored, partial, metadata={"lowdim": json.dumps(about)})
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_tensors(path, stored, about)
 
     @classmethod
     def load(cls, path: str | Path) -> Ticket:
