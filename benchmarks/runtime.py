@@ -305,22 +305,41 @@ def table(rows: list[Row], about: dict[str, Any]) -> str:
     ]
     for row in rows:
         ratio = row.reason if row.ratio is None else f"{row.ratio:.2f}x" + ("" if row.met else " (not met)")
-        limit = "at most" if row.at_most else "at least"
-        lines.append(f"| {row.measure} | {row.threads} | {ratio} | {limit} {row.required:g}x |")
+        limit = (
+            f"{'at most' if row.at_most else 'at least'} {row.required:g}x" if row.required else "reported"
+        )
+        lines.append(f"| {row.measure} | {row.threads} | {ratio} | {limit} |")
     return "\n".join(lines)
+
+
+def options(doc: str | None, parts: Iterable[str]) -> argparse.Namespace:
+    """Return what the command line asks for: parts to measure, and where the rows go."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only", choices=parts, action="append", help="a part; may be repeated; all if not given"
+    )
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--docs", type=Path, help="page that the table goes into")
+    return parser.parse_args()
+
+
+def finish(rows: list[Row], name: str, given: argparse.Namespace) -> str:
+    """Return the table of all rows; write it and them where they were asked for."""
+    info = lowdim.runtime_info()
+    about = machine() | {"level": info.level, "build": info.build, "torch": torch.__version__}
+    text = table(rows, about)
+    if given.docs:
+        fill(given.docs, name, text)
+    if given.json:
+        found = {"machine": about, "rows": [asdict(row) | {"met": row.met} for row in rows]}
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    return text
 
 
 def main() -> None:
     """Measure the parts that were asked for, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--only", choices=PARTS, action="append", help="a part; may be repeated; all if not given"
-    )
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--docs", type=Path, help="page that the table goes into")
-    given = parser.parse_args()
+    given = options(__doc__, PARTS)
     rows = []
     print(f"{'measure':<62} {'threads':>7} {'ratio':>6} {'required':>8}")
     for name in given.only or PARTS:
@@ -330,14 +349,7 @@ def main() -> None:
             required = f"{'<=' if row.at_most else '>='}{row.required:g}"
             verdict = "" if row.met else f"  not met {row.reason}".rstrip()
             print(f"{row.measure:<62} {row.threads:>7} {ratio:>6} {required:>8}{verdict}", flush=True)
-    info = lowdim.runtime_info()
-    about = machine() | {"level": info.level, "build": info.build, "torch": torch.__version__}
-    if given.docs:
-        fill(given.docs, "runtime", table(rows, about))
-    if given.json:
-        found = {"machine": about, "rows": [asdict(row) | {"met": row.met} for row in rows]}
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    finish(rows, "runtime", given)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ ReLU between them, batch 128. Prints a table of ratios with what each must reach
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -19,18 +18,15 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from masked import measure_overhead, measure_update
 from peers import Peer, Unavailable
-from runtime import Row, table
+from runtime import Row, finish, options
 from torch import nn
 from waiting import sleep_while_waiting
 
-import lowdim
-from lowdim.core.machine import machine
 from lowdim.data.assets import cache_dir
 from lowdim.train import CSRLinear
 
@@ -187,22 +183,9 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
 def main() -> None:
     """Measure the parts that were asked for, print a table, write JSON."""
     sleep_while_waiting()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--only", choices=PARTS, action="append", help="a part; may be repeated; all if not given"
-    )
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    info = lowdim.runtime_info()
-    about = machine() | {"level": info.level, "build": info.build, "torch": torch.__version__}
+    given = options(__doc__, PARTS)
     rows = [row for name in given.only or PARTS for row in PARTS[name]()]
-    print(table(rows, about))
-    if given.json:
-        found = {"machine": about, "rows": [asdict(row) | {"met": row.met} for row in rows]}
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    print(finish(rows, "sparse-training", given))
 
 
 if __name__ == "__main__":

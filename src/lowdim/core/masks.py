@@ -39,6 +39,22 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Mappin
     os.replace(partial, path)
 
 
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
+    """Return what ``write_tensors`` wrote: the tensors and ``about``.
+
+    Raises:
+        ValueError, KeyError: the file is no such file, or is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["lowdim"])
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
 class Masks(Mapping[str, "Tensor"]):
     """Which weights are kept, layer by layer: a read-only mapping from names to bool tensors (True = kept).
 
@@ -204,13 +220,10 @@ class Masks(Mapping[str, "Tensor"]):
         Raises:
             CheckpointError: the file is not one, or is damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(path, framework="pt") as file:
-                shapes = json.loads((file.metadata() or {})["lowdim"])["shapes"]
-                words = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, ValueError) as error:
+            words, about = read_tensors(path)
+            shapes = about["shapes"]
+        except (KeyError, ValueError) as error:
             raise CheckpointError(f"{path} does not hold masks saved by lowdim: {error}") from error
         made = cls()
         made.load_state_dict({"shapes": shapes, "words": words})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +83,6 @@ def count(model: nn.Module, *inputs: Any, **named: Any) -> ModelCost:
         >>> cost.flops(), cost.flops({"weight": 2})
         (12.0, 4.0)
     """
-    import torch
-
-    from lowdim.models.blocks import evaluating
-
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     products: dict[str, int] = {}
 
@@ -95,18 +91,29 @@ def count(model: nn.Module, *inputs: Any, **named: Any) -> ModelCost:
             name = names[id(weight)]
             products[name] = products.get(name, 0) + uses
 
-    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in model.modules()]
+    run_hooked(model, model.modules(), hook, inputs, named)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return ModelCost(
+        {name: LayerCost(sizes[name], products[name]) for name in sizes if name in products},
+        tuple(name for name in sizes if name not in products and _multiplies(model, name)),
+    )
+
+
+def run_hooked(
+    model: nn.Module, modules: Iterable[nn.Module], hook: Callable[..., None], inputs: Any, named: Any
+) -> None:
+    """Run a model once, in evaluation mode and without gradients, with a forward hook on some of its modules."""
+    import torch
+
+    from lowdim.models.blocks import evaluating
+
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
     try:
         with evaluating(model), torch.no_grad():
             model(*inputs, **named)
     finally:
         for handle in handles:
             handle.remove()
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    return ModelCost(
-        {name: LayerCost(sizes[name], products[name]) for name in sizes if name in products},
-        tuple(name for name in sizes if name not in products and _multiplies(model, name)),
-    )
 
 
 def _uses(module: Any, args: list[Any], output: Any) -> list[tuple[Tensor, int]]:

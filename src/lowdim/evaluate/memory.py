@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from lowdim.core.errors import suggest
 from lowdim.evaluate.errors import EvaluationError
-from lowdim.models.blocks import evaluating
+from lowdim.evaluate.flops import run_hooked
 
 Storage = Literal["dense", "masked", "sparse"]
 STORAGES: tuple[Storage, ...] = ("dense", "masked", "sparse")
@@ -173,13 +173,7 @@ def live_bytes(model: nn.Module, *inputs: Any, **named: Any) -> int:
         most = max(most, _bytes([*args, *kwargs.values()]) + _bytes(output))
 
     leaves = [module for module in model.modules() if not any(True for _ in module.children())]
-    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in leaves]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(*inputs, **named)
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_hooked(model, leaves, hook, inputs, named)
     return most
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path.name} in {path.parent} must hold a JSON object, got {type(data).__name__}"
         )
     return data
+
+
+def replace_json(path: Path, content: Any) -> None:
+    """Write a JSON file in the place of an older one, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def file_sha256(path: Path) -> str:

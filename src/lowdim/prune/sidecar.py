@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -14,6 +12,7 @@ from lowdim.core.progress import Progress
 from lowdim.models import manifest
 from lowdim.models.checkpoint import Checkpoint
 from lowdim.models.convert import tensor_name
+from lowdim.models.files import replace_json
 from lowdim.prune.measure import make_windows
 from lowdim.prune.run import Clock
 from lowdim.prune.session import Session
@@ -50,9 +49,7 @@ def write_sidecar(
         if Path(sys.argv[0]).stem in ("lowdim", "__main__")
         else "",
     }
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, target)
+    replace_json(target, content)
     return target
 
 

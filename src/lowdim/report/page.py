@@ -10,6 +10,7 @@ from typing import Any
 from lowdim.core import registry
 from lowdim.core.errors import LowdimError
 from lowdim.report import figures, speed, words
+from lowdim.report.environment import templates
 from lowdim.report.grid import Layer, layers_of
 from lowdim.report.palette import css_variables
 from lowdim.report.summary import Notice, headline, notices, section, verdict
@@ -32,19 +33,9 @@ def render(
         problems: why ``run`` or ``bench`` is empty although the file is there; shown on the page.
         out: the name of the run's directory, for the command that repeats the run.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    pages = Environment(
-        loader=PackageLoader("lowdim.report"),
-        autoescape=True,  # model, layer and task names come from files that others wrote
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.globals["words"] = words
     found = notices(manifest)
     found = [Notice("fallback", words.clean(problem)) for problem in problems] + found
-    return pages.get_template("report.html").render(_facts(manifest, run, bench or {}, found, out))
+    return templates().get_template("report.html").render(_facts(manifest, run, bench or {}, found, out))
 
 
 def _facts(manifest: Json, run: Json, bench: Json, found: list[Notice], out: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.core.recipe.text import dump
 from lowdim.models.files import read_json
 from lowdim.report import words
+from lowdim.report.environment import templates
 from lowdim.report.palette import css_variables
 from lowdim.report.training_facts import beyond, execution, lines, verdict
 from lowdim.report.training_pictures import pictures
@@ -47,18 +48,8 @@ def render(facts: Json, run: Json, out: str = "OUT") -> str:
     Raises:
         CheckpointError: something that every run records is missing.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    pages = Environment(
-        loader=PackageLoader("lowdim.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.globals["words"] = words
     try:
-        return pages.get_template("training.html").render(_content(facts, run, out))
+        return templates().get_template("training.html").render(_content(facts, run, out))
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{FILE} is damaged: {error} is missing or of a wrong type.") from error
 

@@ -187,7 +187,7 @@ class MaskedLayer:
         return gradient is None or bool(local(gradient).isfinite().all())
 
     def check(self) -> None:
-        """Refuse to go on with a parameter that the model no longer uses, or of which the optimizer cannot be cleared.
+        """Refuse to go on with a parameter that the model no longer uses.
 
         Raises:
             LowdimError: see above.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -97,6 +97,8 @@ def build(request: Request) -> Plan:
     """
     if truly := truly_sparse(request):
         return truly
+    if request.masks is not None:
+        request = replace(request, masks=_canonical(request.masks, request.model))
     found = _chosen(request)
     sparse = [w for w in found if not w.dense]
     _target(request)
@@ -129,14 +131,13 @@ def _chosen(request: Request) -> list[Weight]:
     if request.masks is None:
         return weights(request.model, request.include, request.exclude)
     found = weights(request.model, ["*"] if request.include is None else request.include, request.exclude)
-    names = _canonical(request.masks, request.model)
     known = [w.name for w in found if not w.dense]
-    for name in names:
+    for name in request.masks:
         if name not in known:
             raise RecipeError(f"masks names {name!r}, which cannot be sparse here. {suggest(name, known)}")
     return [
         w
-        if w.name in names or w.dense
+        if w.name in request.masks or w.dense
         else Weight(w.name, w.module, w.attribute, w.parameter, "no mask given")
         for w in found
     ]
@@ -231,8 +232,7 @@ def truly_sparse(request: Request) -> Plan | None:
 def _counts(request: Request, units: dict[str, Units]) -> tuple[dict[str, int], dict[str, int]]:
     """Return the units each layer keeps at the start and at the end."""
     if request.masks is not None:
-        masks = _canonical(request.masks, request.model)
-        first = {name: round(int(masks[name].sum()) / u.weights) for name, u in units.items()}
+        first = {name: round(int(request.masks[name].sum()) / u.weights) for name, u in units.items()}
         if request.sparsity is None:
             return first, dict(first)
         return first, _spread(request, units, request.sparsity)
@@ -262,7 +262,7 @@ def _spread(request: Request, units: dict[str, Units], sparsity: float | None) -
 def _initial(request: Request, name: str, units: Units, quota: Tensor | None, count: int) -> Tensor:
     """Return the units that are active at first, bool [size]."""
     if request.masks is not None:
-        mask = _canonical(request.masks, request.model)[name]
+        mask = request.masks[name]
         kept = units.values(mask.float()) > 0
         if not torch.equal(units.spread(kept), mask.to(kept.device)):
             raise RecipeError(f"the mask of {name} does not fit the pattern {request.pattern}")

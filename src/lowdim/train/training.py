@@ -95,8 +95,7 @@ class SparseTraining:
         self._closure: Callable[[], Any] | None = None
         self._hidden = hidden_of(self.optimizer)
         self._agree = ranks_agree(model)
-        self._observers = method.observers(self.layers)
-        self._observers |= method.keepers(model, self.optimizer, self.layers, total_steps)
+        self._observers = method.observers(model, self.optimizer, self.layers, total_steps)
         self._handles: list[Any] = [
             self.optimizer.register_step_pre_hook(self._before),
             self.optimizer.register_step_post_hook(self._after),
@@ -324,8 +323,9 @@ class SparseTraining:
         self._watch()
 
     def _watch(self) -> None:
+        looks = self._looks()
         for layer in self.layers:
-            layer.watch(self._looks())
+            layer.watch(looks)
 
     def _hide_gradients(self) -> None:
         """Let the optimizer's step find nothing to do: an update takes its place."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from lowdim.core.errors import RecipeError, suggest
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lowdim.train.layer import Explored, Layer
 
 Order = Literal["after_step", "replace_step"]
+Candidates = Literal["any", "new", "live"]
+Regrow = Literal["normal", "uniform", "zero"]
 
 
 @dataclass
@@ -56,6 +58,9 @@ class Method:
     changes_density: ClassVar[bool] = False
     order: ClassVar[Order] = "after_step"
 
+    def __post_init__(self) -> None:
+        check_words(self)
+
     def initial(self, sparsity: float) -> float:
         """Return the sparsity at the start of a run that ends with ``sparsity``."""
         return sparsity
@@ -76,14 +81,10 @@ class Method:
             RecipeError: names the layer and the remedy.
         """
 
-    def observers(self, layers: Sequence[Layer]) -> dict[str, Any]:
-        """Attach what must be seen between updates; each has ``state``, ``load`` and ``remove``."""
-        return {}
-
-    def keepers(
+    def observers(
         self, model: nn.Module, optimizer: Optimizer, layers: Sequence[Layer], total: int | None
     ) -> dict[str, Any]:
-        """Attach what acts on more than the sparse weights, between updates; it is found among the observers."""
+        """Attach what sees or does something between updates; each has ``state``, ``load`` and ``remove``."""
         return {}
 
     def update(self, moment: Moment) -> None:
@@ -107,10 +108,14 @@ class Periodic(Method):
         until: share of the run, 0 to 1, after which masks stand still.
     """
 
+    rests_at_last: ClassVar[bool] = False
+    """Whether masks stand still at the last step, because new weights would never be trained."""
+
     every: int = 100
     until: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.every, int) or self.every < 1:
             raise RecipeError(
                 f"every must be a whole number of optimizer steps, at least 1; got {self.every!r}"
@@ -124,7 +129,9 @@ class Periodic(Method):
 
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether masks move at a step: a multiple of ``every`` up to the last."""
-        return step % self.every == 0 and (total is None or step <= self.last(total))
+        if step % self.every or (self.rests_at_last and step == total):
+            return False
+        return total is None or step <= self.last(total)
 
 
 def refuse_groups(layers: Sequence[Layer], setting: str, remedy: str) -> None:
@@ -150,11 +157,13 @@ def in_unit(name: str, value: float) -> None:
         raise RecipeError(f"{name} must be between 0 and 1; got {value!r}")
 
 
-def one_of(name: str, value: str, options: Sequence[str]) -> None:
-    """Refuse a word that is not an option.
+def check_words(settings: object) -> None:
+    """Refuse a word that is none of those that its setting's type, a ``Literal``, lists.
 
     Raises:
         RecipeError: names the setting, its value and the nearest option.
     """
-    if value not in options:
-        raise RecipeError(f"{name} {value!r} is unknown. {suggest(str(value), options)}")
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise RecipeError(f"{name} {value!r} is unknown. {suggest(str(value), get_args(hint))}")

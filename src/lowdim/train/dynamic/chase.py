@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.schedule import cosine, power
-from lowdim.train.dynamic.base import Method, Moment, in_unit, one_of
+from lowdim.train.dynamic.base import Method, Moment, in_unit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,6 +76,7 @@ class Chase(Method):
     floor: float = 0.005
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("every", "channel_every"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -86,7 +87,6 @@ class Chase(Method):
             in_unit(name, getattr(self, name))
         if not 0.0 <= self.channels < 1.0:
             raise RecipeError(f"channels must be at least 0 and below 1; got {self.channels!r}")
-        one_of("score", self.score, ("mean", "active"))
 
     # ---------------------------------------------------------------- when, and how much
 
@@ -131,13 +131,13 @@ class Chase(Method):
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse weights that are not held dense, or whose units are blocks."""
         for layer in layers:
-            if not hasattr(layer, "gradients_at") or layer.size != layer.parameter.numel():
+            if layer.size != layer.parameter.numel():
                 raise RecipeError(
                     f"Chase ranks single weights of all layers by their gradient, which {layer.name} does not give: "
                     "its weight must be held dense, with pattern 'unstructured'"
                 )
 
-    def keepers(
+    def observers(
         self, model: nn.Module, optimizer: Optimizer, layers: Sequence[Layer], total: int | None
     ) -> dict[str, Any]:
         """Keep removed channels at zero.
@@ -185,7 +185,7 @@ class Chase(Method):
         from lowdim.train.dynamic.chase_channels import grow
         from lowdim.train.dynamic.rules import shrink
 
-        shrink(list(moment.layers), min(keep, active, _kept(moment)))
+        shrink(moment.layers, min(keep, active))
         removal = moment.observers.get("channels")
         barred = {
             layer.name: removal.excluded(layer) if removal else layer.positions()[:0]

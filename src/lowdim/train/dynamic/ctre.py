@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.transition import whole
-from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of, refuse_groups
+from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, refuse_groups
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,7 +58,6 @@ class CTRE(Periodic):
         super().__post_init__()
         in_unit("drop", self.drop)
         in_unit("switch", self.switch)
-        one_of("mode", self.mode, ("similarity", "sequential"))
 
     @property
     def needs_total(self) -> bool:  # type: ignore[override]
@@ -80,7 +79,7 @@ class CTRE(Periodic):
         if self.mode == "similarity":
             refuse_groups(layers, "CTRE's mode 'similarity'", "'sequential'")
 
-    def keepers(
+    def observers(
         self, model: nn.Module, optimizer: Optimizer, layers: Sequence[Layer], total: int | None
     ) -> dict[str, Any]:
         """Watch what enters and leaves every layer.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.schedule import power
-from lowdim.train.dynamic.base import Moment, Periodic, one_of
+from lowdim.train.dynamic.base import Moment, Periodic
 
 if TYPE_CHECKING:
     pass
@@ -46,7 +46,6 @@ class GradualMagnitude(Periodic):
         super().__post_init__()
         if not 0.0 <= self.start < 1.0:
             raise RecipeError(f"start must be a sparsity of at least 0 and below 1; got {self.start!r}")
-        one_of("scope", self.scope, ("global", "layer"))
 
     def initial(self, sparsity: float) -> float:
         """Return ``start``.
@@ -73,15 +72,15 @@ class GradualMagnitude(Periodic):
 
     def prune(self, moment: Moment) -> None:
         """Drop the smallest weights that are beyond the schedule."""
-        from lowdim.train.dynamic.rules import shrink, shrink_layer
+        from lowdim.train.dynamic.rules import shrink
 
         if self.scope == "global":
             size = sum(layer.size for layer in moment.layers)
             keep = self._keep(moment, size, sum(moment.targets.values()))
-            shrink(list(moment.layers), min(keep, sum(layer.kept for layer in moment.layers)))
+            shrink(moment.layers, keep)
             return
         for layer in moment.layers:
-            shrink_layer(layer, self._keep(moment, layer.size, moment.targets[layer.name]))
+            shrink([layer], self._keep(moment, layer.size, moment.targets[layer.name]))
 
     def _keep(self, moment: Moment, size: int, target: int) -> int:
         progress = self.progress(moment.step, moment.total)

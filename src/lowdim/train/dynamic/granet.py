@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from lowdim.core.schedule import cosine
-from lowdim.train.dynamic.base import Moment, in_unit, one_of
+from lowdim.train.dynamic.base import Candidates, Moment, in_unit
 from lowdim.train.dynamic.gradual import GradualMagnitude
 
 
@@ -40,13 +39,12 @@ class GraNet(GradualMagnitude):
 
     drop: float = 0.5
     floor: float = 0.005
-    candidates: Literal["any", "new", "live"] = "any"
+    candidates: Candidates = "any"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         in_unit("drop", self.drop)
         in_unit("floor", self.floor)
-        one_of("candidates", self.candidates, ("any", "new", "live"))
 
     @property
     def wants_gradient(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.schedule import cosine
-from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of, refuse_groups
+from lowdim.train.dynamic.base import Candidates, Moment, Order, Periodic, in_unit, refuse_groups
 
 if TYPE_CHECKING:
     from lowdim.train.layer import Layer
@@ -52,16 +52,12 @@ class ITOP(Periodic):
     death: Literal["magnitude", "sign-count", "taylor"] = "magnitude"
     grow: Literal["random", "unfired", "gradient"] = "random"
     order: Order = "after_step"  # type: ignore[misc]
-    candidates: Literal["any", "new", "live"] = "any"
+    candidates: Candidates = "any"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         in_unit("drop", self.drop)
         in_unit("floor", self.floor)
-        one_of("death", self.death, ("magnitude", "sign-count", "taylor"))
-        one_of("grow", self.grow, ("random", "unfired", "gradient"))
-        one_of("order", self.order, ("replace_step", "after_step"))
-        one_of("candidates", self.candidates, ("any", "new", "live"))
 
     @property
     def wants_gradient(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.schedule import cosine, power
 from lowdim.core.transition import whole
-from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of, refuse_groups
+from lowdim.train.dynamic.base import Candidates, Moment, Order, Periodic, in_unit, refuse_groups
 
 if TYPE_CHECKING:
     from lowdim.train.layer import Layer
@@ -47,15 +47,12 @@ class RigL(Periodic):
     drop: float = 0.3
     schedule: Literal["cosine", "constant", "power"] = "cosine"
     order: Order = "replace_step"  # type: ignore[misc]
-    candidates: Literal["any", "new", "live"] = "any"
+    candidates: Candidates = "any"
     noise: float = 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         in_unit("drop", self.drop)
-        one_of("schedule", self.schedule, ("cosine", "constant", "power"))
-        one_of("order", self.order, ("replace_step", "after_step"))
-        one_of("candidates", self.candidates, ("any", "new", "live"))
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse to grow new weights alone where a group may have none to give."""

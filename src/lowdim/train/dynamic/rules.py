@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,12 +15,6 @@ if TYPE_CHECKING:
 
     from lowdim.train.dynamic.base import Moment
     from lowdim.train.layer import Layer
-
-Drop = Literal["magnitude", "sign-count", "taylor"]
-Grow = Literal["random", "unfired", "gradient"]
-Candidates = Literal["any", "new", "live"]
-Regrow = Literal["zero", "normal", "uniform"]
-DROPS, GROWS, CANDIDATES, REGROWS = map(get_args, (Drop, Grow, Candidates, Regrow))
 
 
 def replace(
@@ -142,16 +137,11 @@ def initial_values(moment: Moment, layer: Layer, count: int, regrow: str) -> Ten
     return bound * (2 * torch.rand(count, generator=generator) - 1)
 
 
-def shrink(layers: list[Layer], keep: int) -> None:
-    """Keep the ``keep`` largest units of all layers together, by magnitude, exactly."""
+def shrink(layers: Sequence[Layer], keep: int) -> None:
+    """Keep the ``keep`` largest units of all layers together, by magnitude, exactly; all where there are fewer."""
     values = [layer.values().abs() for layer in layers]
-    whole = keep_top(torch.cat([v.flatten().to(values[0].device) for v in values]), keep)
+    together = torch.cat([v.to(values[0].device) for v in values])
+    whole = keep_top(together, min(keep, len(together)))
     for layer, part in zip(layers, whole.split([len(v) for v in values]), strict=True):
         empty = torch.empty(0, dtype=torch.int64, device=layer.positions().device)
         layer.move(part.to(layer.positions().device), empty)
-
-
-def shrink_layer(layer: Layer, keep: int) -> None:
-    """Keep the ``keep`` largest units of one layer, by magnitude, exactly."""
-    empty = torch.empty(0, dtype=torch.int64, device=layer.positions().device)
-    layer.move(drop_lowest(layer.values().abs(), max(0, layer.kept - keep)), empty)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.transition import drop_by_sign, whole
-from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of
+from lowdim.train.dynamic.base import Moment, Order, Periodic, Regrow, in_unit
 
 if TYPE_CHECKING:
     from lowdim.train.layer import Layer
@@ -41,19 +41,14 @@ class SET(Periodic):
 
     drop: float = 0.3
     rule: Literal["sign-share", "sign-count"] = "sign-share"
-    regrow: Literal["normal", "uniform", "zero"] = "normal"
+    regrow: Regrow = "normal"
 
     order: ClassVar[Order] = "after_step"
+    rests_at_last: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         in_unit("drop", self.drop)
-        one_of("rule", self.rule, ("sign-share", "sign-count"))
-        one_of("regrow", self.regrow, ("normal", "uniform", "zero"))
-
-    def due(self, step: int, total: int | None) -> bool:
-        """Tell whether masks move at a step; not at the last, whose new weights would never be trained."""
-        return super().due(step, total) and step != total
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse to grow blocks with random values, which mean weights."""

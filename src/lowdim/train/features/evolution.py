@@ -57,6 +57,7 @@ class NeuronEvolution(Method):
     remove_until: float = 0.65
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("select", "every"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

@@ -8,9 +8,7 @@ from typing import Literal
 from lowdim.core.allocation.densities import check_sparsity
 from lowdim.core.allocation.shapes import resolve
 from lowdim.core.errors import RecipeError
-from lowdim.train.dynamic.base import in_unit, one_of
-
-ACTIVATIONS = ("relu", "all-relu", "tanh")
+from lowdim.train.dynamic.base import Regrow, check_words, in_unit
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class SetMLP:
     epsilon: float = 20.0
     sparsity: float | None = None
     drop: float = 0.3
-    regrow: Literal["normal", "uniform", "zero"] = "normal"
+    regrow: Regrow = "normal"
     activation: Literal["relu", "all-relu", "tanh"] = "relu"
     slope: float = 0.6
     dropout: float = 0.0
@@ -89,8 +87,7 @@ class SetMLP:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise RecipeError(f"{name} must be at least 0 and below 1; got {getattr(self, name)!r}")
         in_unit("drop", self.drop)
-        one_of("regrow", self.regrow, ("normal", "uniform", "zero"))
-        one_of("activation", self.activation, ACTIVATIONS)
+        check_words(self)
 
     def connections(self, inputs: int) -> tuple[int, ...]:
         """Return how many weights each hidden layer keeps, for a number of input features."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.allocation.densities import er
 from lowdim.core.errors import RecipeError
 from lowdim.core.transition import draw, drop_by_sign
-from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, one_of
+from lowdim.train.dynamic.base import Moment, Order, Periodic, Regrow, in_unit
 
 if TYPE_CHECKING:
     from lowdim.train.layer import Layer
@@ -40,20 +40,16 @@ class STRNN(Periodic):
     """
 
     order: ClassVar[Order] = "after_step"
+    rests_at_last: ClassVar[bool] = True
 
     drop: float = 0.3
     gates: int = 4
-    regrow: Literal["normal", "uniform", "zero"] = "normal"
+    regrow: Regrow = "normal"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         in_unit("drop", self.drop)
         check_gates(self.gates)
-        one_of("regrow", self.regrow, ("normal", "uniform", "zero"))
-
-    def due(self, step: int, total: int | None) -> bool:
-        """Tell whether masks move at a step; not at the last, whose new weights would never be trained."""
-        return super().due(step, total) and step != total
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse weights whose rows are not whole gates."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import resource
 import shlex
 import sys
@@ -17,6 +15,7 @@ from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
 from lowdim.data import classification
 from lowdim.data.classification import Dataset
+from lowdim.models.files import replace_json
 from lowdim.train.run import results
 from lowdim.train.run.member import Member, Role, roles, steps_per_epoch
 from lowdim.train.run.recipe import TrainingRecipe
@@ -80,10 +79,7 @@ def train(
         store.write_json(results.FILE, result.facts)
         store.drop(CHECKPOINT, *(f"{role}{DONE}" for role in roles(recipe)))
         path = store.finish()
-    sidecar = path.with_name(f"{path.name}.run.json")
-    temporary = sidecar.with_name(f".{sidecar.name}.tmp")
-    temporary.write_text(json.dumps(result.run, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, sidecar)
+    replace_json(path.with_name(f"{path.name}.run.json"), result.run)
     return TrainingResult(result.facts, result.run, path)
 
 

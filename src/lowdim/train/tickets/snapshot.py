@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
-from lowdim.core.masks import Masks, write_tensors
+from lowdim.core.masks import Masks, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -204,19 +203,15 @@ class Ticket:
         Raises:
             CheckpointError: the file is not one, or is damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["lowdim"])
-                held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            held, about = read_tensors(path)
             words = {name: held[_WORDS + name] for name in about["shapes"]}
             masks = Masks()
             masks.load_state_dict({"shapes": about["shapes"], "words": words})
             state = {name: _unpack(name, held, masks) for name in about["order"]}
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
-        except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path} does not hold a ticket saved by lowdim: {error}") from error
         return cls(state, masks, about["score"], about["step"])
 

@@ -1,0 +1,25 @@
+"""The templates of all pages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lowdim.report import words
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def templates() -> Environment:
+    """Return the environment that renders a page; a name that it is not given is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pages = Environment(
+        loader=PackageLoader("lowdim.report"),
+        autoescape=True,  # model, layer and task names come from files that others wrote
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.globals["words"] = words
+    return pages

@@ -1,0 +1,68 @@
+"""Every word that a method's setting takes is checked, and changes what is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+from tests.train.small import hold, mlp, train
+
+from lowdim.core import registry
+from lowdim.core.errors import RecipeError
+from lowdim.train import CTRE, RigL
+from lowdim.train.dynamic.base import Method
+
+STEPS = 16
+# What a word needs beside itself to make a difference.
+WITH: dict[tuple[str, str], dict[str, Any]] = {
+    ("itop", "candidates"): {"grow": "gradient"},
+    ("itop", "death"): {"drop": 0.3},
+    ("granet", "candidates"): {"drop": 0.9, "floor": 0.9},
+    ("chase", "score"): {"channels": 0.5, "channel_every": 4},
+}
+
+
+def words() -> list[Any]:
+    found = []
+    for kind, skipped in (("training", ()), ("recurrent", ("st-rnn",))):
+        for method in (registry.find(kind, name) for name in registry.names(kind) if name not in skipped):
+            for setting, hint in get_type_hints(method.load()).items():
+                if get_origin(hint) is Literal:
+                    found.append(pytest.param(method, setting, get_args(hint), id=f"{method.name}-{setting}"))
+    return found
+
+
+def trained(method: Method) -> tuple[str, float]:
+    """Return the masks and the weights of a run in which outputs lose all their weights."""
+    linear = isinstance(method, CTRE)
+    model, optimizer, training = hold(
+        0.95 if not linear else 0.8,
+        model=mlp(64, 48, 4) if linear else None,
+        method=method,
+        total_steps=STEPS,
+    )
+    train(model, optimizer, range(STEPS), flat=linear)
+    with torch.no_grad():
+        return training.masks.hash(), float(sum(p.double().abs().sum() for p in model.parameters()))
+
+
+@pytest.mark.parametrize(("method", "setting", "options"), words())
+def test_every_word_does_something_else(
+    method: registry.Method, setting: str, options: tuple[str, ...]
+) -> None:
+    base: Any = method.load()(every=2, **WITH.get((method.name, setting), {}))
+    results = {word: trained(replace(base, **{setting: word})) for word in options}
+    assert len(set(results.values())) == len(options), results
+
+
+@pytest.mark.parametrize(("method", "setting", "options"), words())
+def test_another_word_is_refused(method: registry.Method, setting: str, options: tuple[str, ...]) -> None:
+    with pytest.raises(RecipeError, match=f"{setting} 'magnitud' is unknown"):
+        method.load()(**{setting: "magnitud"})
+
+
+def test_the_nearest_word_is_named() -> None:
+    with pytest.raises(RecipeError, match="Did you mean 'cosine'"):
+        RigL(schedule="cosin")  # type: ignore[arg-type]
