@@ -72,7 +72,7 @@ def prepare(scratch: Path, samples: int) -> tuple[Path, Path]:
     tokens = scratch / f"tokens-{samples}.safetensors"
     code = (
         "import sys; from transformers import AutoTokenizer; from lowdim.data.calibration import calibration\n"
-        "from lowdim.models.source import resolve\n"
+        "from lowdim.models.disk.source import resolve\n"
         "model = resolve('builtin:smollm2-135m', dtype='float32').path\n"
         "tokenizer = AutoTokenizer.from_pretrained(model)\n"
         "calibration('builtin', tokenizer, samples=int(sys.argv[2]), context=512).save(sys.argv[1])\n"
@@ -87,7 +87,7 @@ def quality_of(path: Path, windows: int) -> dict[str, float]:
     """Return a pruned model's perplexity on held-out articles, 512 tokens a window, bf16; and its blocks' zeros."""
     code = (
         "import sys, torch, lowdim; from transformers import AutoTokenizer; from lowdim.data.windows import windows\n"
-        "from lowdim.models.source import resolve\n"
+        "from lowdim.models.disk.source import resolve\n"
         "tok = AutoTokenizer.from_pretrained(resolve('builtin:smollm2-135m').path)\n"
         "model = lowdim.load(sys.argv[1], dtype=torch.bfloat16)\n"
         "text = windows('builtin', tok, 512, limit=int(sys.argv[2]))\n"

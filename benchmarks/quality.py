@@ -20,8 +20,8 @@ import torch
 
 import lowdim
 from lowdim.data.windows import Windows, windows
-from lowdim.evaluate import tasks
-from lowdim.models.source import resolve
+from lowdim.evaluate.quality import tasks
+from lowdim.models.disk.source import resolve
 from lowdim.prune.api import prune
 from lowdim.prune.recipe import Recipe
 

@@ -12,8 +12,8 @@ from quality_tasks import Task, train
 from torch import Tensor, nn
 
 from lowdim.data.classification import Dataset
+from lowdim.models.small.nets import Net
 from lowdim.train import Chase, SparseTraining, slice_channels
-from lowdim.train.run.nets import Net
 
 SPARSITY = 0.9
 CHANNELS = (0.0, 0.3, 0.5)  # S_c, the shares of channels that are removed

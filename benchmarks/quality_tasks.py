@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lowdim.core.random import generator
 from lowdim.data import wiki
 from lowdim.data.classification import Dataset, load
-from lowdim.train.run.nets import MLP, Conv, Net
+from lowdim.models.small.nets import MLP, Conv, Net
 
 Batch = tuple[Tensor, Tensor]
 

@@ -11,8 +11,9 @@ from quality_tasks import Batch, Task, train
 from torch import nn
 from torch.nn import functional as F
 
+from lowdim.merge import ensemble
 from lowdim.train import RigL, SparseTraining, Static
-from lowdim.train.static.imp import IMP
+from lowdim.train.initial.imp import IMP
 from lowdim.train.tickets import (
     Ensemble,
     FreeTickets,
@@ -20,7 +21,6 @@ from lowdim.train.tickets import (
     SupTickets,
     Ticket,
     TicketCollector,
-    ensemble,
     refresh_norm,
 )
 from lowdim.train.tickets.plan import Phase, Plan, Segment

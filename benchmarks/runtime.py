@@ -35,9 +35,9 @@ from lowdim.infer.bench.decode import LowdimDecoder, TorchDecoder, time_prefill,
 from lowdim.infer.bench.result import Contestant, LayerTime
 from lowdim.infer.bench.settings import Settings
 from lowdim.infer.bench.timing import threads
-from lowdim.infer.matrix import Matrix
+from lowdim.infer.sparse.matrix import Matrix
+from lowdim.models.disk.source import resolve
 from lowdim.models.load import load as load_dense
-from lowdim.models.source import resolve
 
 CORES = os.cpu_count() or 1
 SMOL = "builtin:smollm2-135m"

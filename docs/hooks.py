@@ -38,9 +38,8 @@ KINDS = {
     "refine": "Refinements",
     "training": "Sparse training",
     "initialisation": "Masks before training",
-    "tickets": "Tickets and ensembles",
-    "recurrent": "Recurrent networks",
-    "features": "Feature selection",
+    "estimator": "Estimators",
+    "merger": "Many networks made one",
     "probe": "Probes",
 }
 PRUNING = ("score", "allocation", "pattern", "repair", "refine")  # what `lowdim prune` can name
@@ -152,7 +151,8 @@ def recipe_fields(section: str = "Recipe") -> str:
 
 def training_fields(section: str) -> str:
     """Return the same of a recipe of training, or of a network."""
-    from lowdim.train.run import nets, recipe
+    from lowdim.models.small import nets
+    from lowdim.train.compare import recipe
 
     return fields_of(getattr(recipe, section, None) or getattr(nets, section))
 
@@ -195,7 +195,7 @@ def _command(name: str, parser: Any) -> Iterator[str]:
 
 def tasks() -> str:
     """Return the table of the zero-shot tasks."""
-    from lowdim.evaluate.tasks import TASKS
+    from lowdim.evaluate.quality.tasks import TASKS
 
     rows = [(f"`{task.name}`", task.title, task.split, f"`{task.metric}`") for task in TASKS.values()]
     return table(("name", "data set", "split", "accuracy quoted"), rows)

@@ -20,7 +20,7 @@ from lowdim.cli import app
 from lowdim.cli.train_sparse import assemble
 from lowdim.core import registry
 from lowdim.prune.recipe import Recipe, put, read
-from lowdim.train.run.recipe import TrainingRecipe
+from lowdim.train.compare.recipe import TrainingRecipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

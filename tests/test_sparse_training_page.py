@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lowdim.core.recipe import read
-from lowdim.train.run.recipe import TrainingRecipe
+from lowdim.train.compare.recipe import TrainingRecipe
 
 PAGE = (Path(__file__).parents[1] / "docs" / "sparse-training.md").read_text(encoding="utf-8")
 

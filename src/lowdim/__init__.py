@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from lowdim.core.errors import LowdimError as LowdimError
     from lowdim.core.masks import Masks as Masks
     from lowdim.core.native import runtime_info as runtime_info
-    from lowdim.evaluate.perplexity import perplexity as perplexity
-    from lowdim.infer.accelerate import accelerate as accelerate
-    from lowdim.infer.linear import SparseLinear as SparseLinear
-    from lowdim.infer.load import load as load
+    from lowdim.evaluate.quality.perplexity import perplexity as perplexity
+    from lowdim.infer.sparse.accelerate import accelerate as accelerate
+    from lowdim.infer.sparse.linear import SparseLinear as SparseLinear
+    from lowdim.infer.sparse.load import load as load
     from lowdim.prune.api import plan as plan
     from lowdim.prune.api import prune as prune
     from lowdim.prune.recipe import Recipe as Recipe
@@ -25,10 +25,10 @@ _EXPORTS = {
     "LowdimError": "lowdim.core.errors",
     "Masks": "lowdim.core.masks",
     "Recipe": "lowdim.prune.recipe",
-    "SparseLinear": "lowdim.infer.linear",
-    "accelerate": "lowdim.infer.accelerate",
-    "load": "lowdim.infer.load",
-    "perplexity": "lowdim.evaluate.perplexity",
+    "SparseLinear": "lowdim.infer.sparse.linear",
+    "accelerate": "lowdim.infer.sparse.accelerate",
+    "load": "lowdim.infer.sparse.load",
+    "perplexity": "lowdim.evaluate.quality.perplexity",
     "plan": "lowdim.prune.api",
     "runtime_info": "lowdim.core.native",
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lowdim.cli.train_sparse import assemble
-from lowdim.train.run.recipe import TrainingRecipe
+from lowdim.train.compare.recipe import TrainingRecipe
 
 RECIPE = """
 data: {name: digits, limit: 400}

@@ -135,7 +135,7 @@ def test_one_pool_of_threads(tmp_path: Path) -> None:
     code = """
 import torch
 from pathlib import Path
-from lowdim.infer.matrix import Matrix
+from lowdim.infer.sparse.matrix import Matrix
 
 Matrix.from_dense(torch.randn(256, 256)).linear(torch.randn(256))
 mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/lib" in line}

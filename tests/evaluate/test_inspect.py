@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.evaluate.test_dropping import bits, same
+from tests.evaluate.audit.test_dropping import bits, same
 from tests.models.zoo import VOCAB, ZOO
 from torch import nn
 from transformers import PreTrainedModel

@@ -9,12 +9,12 @@ import torch
 from tests.models.zoo import ZOO
 from torch import Tensor
 
-from lowdim.models import manifest, packed
-from lowdim.models.checkpoint import Checkpoint
-from lowdim.models.checks import mask_hash
+from lowdim.models.disk import manifest, packed
+from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.checks import mask_hash
+from lowdim.models.disk.manifest import HashesPart, LayerPart, Manifest, ModelPart, SparsityPart
+from lowdim.models.disk.writer import Writer, shard_name
 from lowdim.models.load import quiet
-from lowdim.models.manifest import HashesPart, LayerPart, Manifest, ModelPart, SparsityPart
-from lowdim.models.writer import Writer, shard_name
 
 
 def saved(path: Path, kind: str, dtype: torch.dtype = torch.bfloat16) -> Path:

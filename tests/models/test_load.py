@@ -14,8 +14,8 @@ from tests.models.zoo import ZOO
 from transformers import AutoModelForCausalLM
 
 from lowdim.core.errors import CheckpointError
-from lowdim.models.checkpoint import Checkpoint
-from lowdim.models.convert import convert
+from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.convert import convert
 from lowdim.models.load import load, quiet
 
 KINDS = ["llama", "llama-untied-bias", "gpt2", "opt", "bloom", "gemma3", "mixtral", "qwen3-moe"]

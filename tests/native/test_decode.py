@@ -18,7 +18,7 @@ from tests.native.matrices import Array, Matrix
 from lowdim.core.errors import LowdimError
 from lowdim.core.native import Library
 from lowdim.infer.bench.timing import threads
-from lowdim.infer.native.decode import Engine, LayerStruct, ModelStruct, bind_sample, layer_array
+from lowdim.infer.decode.engine import Engine, LayerStruct, ModelStruct, bind_sample, layer_array
 
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 per_level = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)

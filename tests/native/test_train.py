@@ -11,7 +11,7 @@ from tests.native.guard import guarded
 from tests.native.matrices import Array, address
 
 from lowdim.core.native import Library
-from lowdim.train.executor.native import SparseStruct
+from lowdim.nn.csr.native import SparseStruct
 
 OK, BAD_ARGUMENT, BAD_SIZE = 0, 1, 4
 SHAPES = [(1, 1, 1), (5, 33, 2), (17, 64, 7), (19, 70, 16), (16, 130, 33), (6, 64, 100), (7, 65, 129)]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.statistics import InputStatistics
-from lowdim.models.layers import Layer
+from lowdim.models.walk.layers import Layer
 from lowdim.prune.engine import Budget, Engine, Outcome
 from lowdim.prune.recipe import Recipe
 

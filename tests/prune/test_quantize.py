@@ -13,15 +13,15 @@ from tests.prune import one, tiny
 
 from lowdim.core.quantize import Grid, decode, encode
 from lowdim.core.registry import names
-from lowdim.models import manifest
-from lowdim.models.checkpoint import Checkpoint
-from lowdim.models.checks import run_checks
-from lowdim.models.convert import convert
+from lowdim.models.disk import manifest
+from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.checks import run_checks
+from lowdim.models.disk.convert import convert
 from lowdim.models.load import load
 from lowdim.prune.api import plan, prune
 from lowdim.prune.engine import Outcome
 from lowdim.prune.recipe import Recipe
-from lowdim.prune.rounding import importance
+from lowdim.prune.repair.rounding import importance
 
 PATTERNS = ["unstructured", "2:4", "3:8", "1x8", "8x8"]
 GRIDS = [("int8", 64), ("int8", 128), ("int4", 64), ("int4", 128)]

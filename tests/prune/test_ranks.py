@@ -17,7 +17,8 @@ from tests.prune import ranked, tiny
 from torch import Tensor
 from torch import multiprocessing as mp
 
-from lowdim.models import manifest, ranks
+from lowdim.models import ranks
+from lowdim.models.disk import manifest
 from lowdim.prune import api
 
 JOBS: dict[str, dict[str, Any]] = {

@@ -12,12 +12,12 @@ import pytest
 import torch
 from tests.prune import tiny
 
-from lowdim.models import manifest
-from lowdim.models.lock import OutputError
-from lowdim.models.writer import Writer
+from lowdim.models.disk import manifest
+from lowdim.models.disk.writer import Writer
 from lowdim.prune import run
 from lowdim.prune.api import PruneResult, prune
 from lowdim.prune.keeper import ResumeError
+from lowdim.runs.lock import OutputError
 
 RECIPE: dict[str, Any] = {"method": "sparsegpt", "allocation": {"name": "owl", "m": 2}}
 

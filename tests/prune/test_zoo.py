@@ -14,8 +14,8 @@ from tests.prune import tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from lowdim.models.checkpoint import Checkpoint
-from lowdim.models.checks import mask_hash
+from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.checks import mask_hash
 from lowdim.models.load import load, quiet
 from lowdim.prune.api import PruneResult, plan, prune
 

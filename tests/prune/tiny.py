@@ -12,7 +12,7 @@ from tests.models.zoo import VOCAB, ZOO
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lowdim.models.checkpoint import Checkpoint
+from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.load import quiet
 from lowdim.prune.api import PruneResult, prune
 from lowdim.prune.recipe import Recipe

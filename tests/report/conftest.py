@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lowdim.report.page import render
+from lowdim.report.pruning.page import render
 
 Json = dict[str, Any]
 

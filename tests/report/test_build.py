@@ -103,7 +103,7 @@ def test_damaged_sidecar_is_named_on_the_page(write, small, content):
 
 def test_reading_the_package_draws_nothing():
     code = (
-        "import sys, lowdim.report.build, lowdim.report.summary; "
+        "import sys, lowdim.report.build, lowdim.report.pruning.summary; "
         "print(sorted({'matplotlib', 'jinja2', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

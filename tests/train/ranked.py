@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lowdim.train import CTRE, ITOP, SET, GraNet, RigL, SparseTraining
-from lowdim.train.dynamic.base import Method
+from lowdim.train.sparse.method import Method
 
 METHODS: list[Method] = [
     SET(every=2),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowdim.train import SparseTraining, Static
-from lowdim.train.dynamic.base import Method
+from lowdim.train.sparse.method import Method
 
 
 def conv_net(seed: int = 0) -> nn.Sequential:

@@ -12,9 +12,9 @@ from tests.train.small import batch, mlp, train
 from torch import nn
 
 from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.nn.csr.linear import CSRLinear
+from lowdim.nn.csr.swap import sparse_
 from lowdim.train import ITOP, SET, GradualMagnitude, GraNet, Method, NeurRev, RigL, SparseTraining, Static
-from lowdim.train.executor.linear import CSRLinear
-from lowdim.train.executor.swap import sparse_
 
 METHODS: list[Method] = [
     Static(),

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.train import ITOP, SET, GradualMagnitude, GraNet, Method, NeurRev, RigL, SparseTraining, Static
-from lowdim.train.dynamic.base import Moment, Periodic
-from lowdim.train.state import per_weight
+from lowdim.train.sparse.method import Moment, Periodic
+from lowdim.train.sparse.state import per_weight
 
 
 class Fragile(torch.optim.SGD):

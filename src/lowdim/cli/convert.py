@@ -31,7 +31,7 @@ def convert(
     """Write a model again in the other form of storage; every weight keeps its value."""
     if storage not in STORAGES:
         raise RecipeError(f"--storage must be dense or packed, got {storage!r}. {suggest(storage, STORAGES)}")
-    from lowdim.models.convert import convert as run
+    from lowdim.models.disk.convert import convert as run
 
     rounded, before = _rounded(source), _size(source)
     written = run(source, out, storage, overwrite=overwrite)
@@ -49,7 +49,7 @@ def _size(directory: Path) -> int:
 
 def _rounded(directory: Path) -> int:
     """Return how many weights of a packed model were rounded."""
-    from lowdim.models.checkpoint import Checkpoint
+    from lowdim.models.disk.checkpoint import Checkpoint
 
     checkpoint = Checkpoint(directory)
     forms = [checkpoint.form(name) for name in checkpoint.names()]

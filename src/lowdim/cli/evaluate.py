@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lowdim.core.progress import Progress
     from lowdim.data.batch import Batch
-    from lowdim.evaluate.forward import Forward
+    from lowdim.evaluate.quality.forward import Forward
     from lowdim.prune.measure import Measured
     from lowdim.prune.recipe import Recipe
 
@@ -65,7 +65,7 @@ def _measure(
     model: str, revision: str | None, recipe: Recipe, progress: Progress
 ) -> tuple[dict[str, Any], Measured]:
     from lowdim.core.errors import CheckpointError
-    from lowdim.models.opened import open_model
+    from lowdim.models.walk.opened import open_model
     from lowdim.prune import measure
 
     opened = open_model(model, revision=revision, compute=recipe.compute)

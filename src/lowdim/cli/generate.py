@@ -18,8 +18,8 @@ from lowdim.cli.screen import say
 from lowdim.core.errors import LowdimError, RecipeError, suggest
 
 if TYPE_CHECKING:
-    from lowdim.infer.backend import Engine
-    from lowdim.infer.sampling import Sampling
+    from lowdim.infer.decode.backend import Engine
+    from lowdim.infer.decode.sampling import Sampling
 
 DTYPES = ("fp32", "bf16", "int8", "int4")
 
@@ -95,7 +95,7 @@ def _sampling(
     seed: int | None,
     stop: tuple[str, ...],
 ) -> Sampling:
-    from lowdim.infer.sampling import Sampling
+    from lowdim.infer.decode.sampling import Sampling
 
     try:
         return Sampling(max_tokens, temperature, top_k, top_p, penalty, seed, stop)
@@ -115,8 +115,8 @@ def _read(prompt: str) -> str:
 def _open(model: str, revision: str | None, dtype: str | None, threads: int | None) -> tuple[Engine, Any]:
     import torch
 
-    from lowdim.infer.backend import open_backend
-    from lowdim.infer.ready import open_ready
+    from lowdim.infer.decode.backend import open_backend
+    from lowdim.infer.decode.ready import open_ready
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -163,7 +163,7 @@ class _Watch:
 
 
 def _stream(engine: Engine, tokenizer: Any, ids: list[int], sampling: Sampling, watch: _Watch) -> None:
-    from lowdim.infer.generate import generate as run
+    from lowdim.infer.decode.generate import generate as run
 
     watch.start = time.perf_counter()
     try:

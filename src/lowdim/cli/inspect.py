@@ -147,10 +147,10 @@ def _audit(
     from transformers import AutoTokenizer
 
     from lowdim.data.windows import windows
-    from lowdim.evaluate.essential import essential_sparsity, perplexity_metric, task_metric
-    from lowdim.evaluate.junkdna import junk_dna as junk
+    from lowdim.evaluate.audit.essential import essential_sparsity, perplexity_metric, task_metric
+    from lowdim.evaluate.audit.junkdna import junk_dna as junk
+    from lowdim.models.disk.source import resolve
     from lowdim.models.load import load
-    from lowdim.models.source import resolve
 
     source = resolve(model, revision=revision)
     loaded = load(source.path, source.dtype)

@@ -122,10 +122,10 @@ def _open(
     import torch
     from transformers import AutoTokenizer
 
-    from lowdim.infer.backend import longest, open_backend
-    from lowdim.infer.load import load
+    from lowdim.infer.decode.backend import longest, open_backend
     from lowdim.infer.serve.service import Service
-    from lowdim.models.source import resolve
+    from lowdim.infer.sparse.load import load
+    from lowdim.models.disk.source import resolve
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ PLACES = 2
 def finish(out: Path) -> None:
     """Print the table of a finished run, write its report and print where it is."""
     from lowdim.report.build import beside, build
-    from lowdim.report.summary import headline, notices, verdict
+    from lowdim.report.pruning.summary import headline, notices, verdict
 
     manifest, run = read(out / "lowdim.json"), read(beside(out, ".run.json"))
     rows = headline(manifest, run)

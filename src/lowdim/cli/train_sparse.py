@@ -15,7 +15,7 @@ from lowdim.cli.screen import show, table
 from lowdim.core import registry
 
 if TYPE_CHECKING:
-    from lowdim.train.run.recipe import TrainingRecipe
+    from lowdim.train.compare.recipe import TrainingRecipe
 
 
 def add(app: typer.Typer) -> None:
@@ -84,7 +84,7 @@ def train_sparse(
         "seed": seed,
     }
     checked = assemble(recipe, flags, assignments or [])
-    from lowdim.train.run.run import train
+    from lowdim.train.compare.run import train
 
     result = train(checked, out=out, resume=resume, overwrite=overwrite, progress=terminal(quiet))
     finish(result.facts, result.run)
@@ -102,7 +102,7 @@ def assemble(file: Path | None, flags: Mapping[str, object], assignments: list[s
     """
     from lowdim.core.recipe import read
     from lowdim.core.recipe.override import override, put
-    from lowdim.train.run.recipe import TrainingRecipe
+    from lowdim.train.compare.recipe import TrainingRecipe
 
     values = TrainingRecipe.spell_out(read(file) if file else {})
     for key, value in flags.items():
@@ -113,7 +113,7 @@ def assemble(file: Path | None, flags: Mapping[str, object], assignments: list[s
 
 def finish(facts: Mapping[str, object], run: Mapping[str, object]) -> None:
     """Print the table of a finished run and what it says."""
-    from lowdim.report.training_facts import execution, lines, seconds, verdict
+    from lowdim.report.training.facts import execution, lines, seconds, verdict
 
     heads = ("network", "test accuracy, %", "to dense", "zeros", "kept", "R_s", "FLOPs", "memory", "time")
     taken = seconds(run)

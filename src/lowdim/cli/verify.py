@@ -35,7 +35,7 @@ def verify(
 
     Exits with 1 if a check fails.
     """
-    from lowdim.models.verify import verify as run
+    from lowdim.models.disk.verify import verify as run
 
     report = run(out, recorded_text(out, text))
     for check in report.checks:
@@ -51,7 +51,7 @@ def recorded_text(out: Path, text: Path | None) -> Tensor | None:
 
     from lowdim.core.errors import LowdimError
     from lowdim.data.windows import windows
-    from lowdim.models import manifest
+    from lowdim.models.disk import manifest
 
     try:
         protocol: dict[str, Any] = manifest.read(out).to_dict()["evaluation"]["perplexity"]["protocol"]

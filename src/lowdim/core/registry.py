@@ -19,11 +19,10 @@ FAMILIES = {
     "repair": "lowdim.prune.repair",
     "refine": "lowdim.prune.refine",
     "training": "lowdim.train.dynamic",
-    "initialisation": "lowdim.train.static",
-    "tickets": "lowdim.train.tickets",
-    "recurrent": "lowdim.train.recurrent",
-    "features": "lowdim.train.features",
-    "probe": "lowdim.evaluate.topology",
+    "initialisation": "lowdim.train.initial",
+    "estimator": "lowdim.train.estimators",
+    "merger": "lowdim.train.tickets",
+    "probe": "lowdim.evaluate.probe",
 }
 
 

@@ -19,9 +19,9 @@ from lowdim.core.spectrum import eigenvalues, tail_exponent
 from lowdim.data.batch import split
 from lowdim.data.calibration import CalibrationData, calibration, check_context
 from lowdim.evaluate.inspection import Inspection, LayerFacts, Outliers
-from lowdim.models.collect import Collector
-from lowdim.models.opened import Opened, open_model
-from lowdim.models.stream import Activation, Block
+from lowdim.models.walk.collect import Collector
+from lowdim.models.walk.opened import Opened, open_model
+from lowdim.models.walk.stream import Activation, Block
 
 TOKENS_PER_BATCH = 2048
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)

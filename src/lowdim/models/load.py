@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from lowdim.core.errors import CheckpointError
-from lowdim.models.checkpoint import Checkpoint
+from lowdim.models.disk.checkpoint import Checkpoint
 
 
 @contextmanager

@@ -14,13 +14,14 @@ from lowdim.core.masks import Masks
 from lowdim.core.progress import Progress, Silent
 from lowdim.data.batch import Batch, split
 from lowdim.data.calibration import CalibrationData, calibration, check_context
-from lowdim.evaluate.forward import Forward
-from lowdim.models import manifest, ranks
-from lowdim.models.convert import convert
-from lowdim.models.manifest import Manifest
-from lowdim.models.packed import Packed
-from lowdim.models.stream import Stream
-from lowdim.models.writer import Writer
+from lowdim.evaluate.quality.forward import Forward
+from lowdim.models import ranks
+from lowdim.models.disk import manifest
+from lowdim.models.disk.convert import convert
+from lowdim.models.disk.manifest import Manifest
+from lowdim.models.disk.packed import Packed
+from lowdim.models.disk.writer import Writer
+from lowdim.models.walk.stream import Stream
 from lowdim.prune.keeper import BlockRecord, Keeper, refuse_differences
 from lowdim.prune.manifest import build_manifest
 from lowdim.prune.measure import Measured, compare, make_windows, measure

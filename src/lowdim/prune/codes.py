@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lowdim.core.quantize import Grid, Quantized, spread
-from lowdim.models.layers import Layer
-from lowdim.models.packed import Form, Packed, pack_levels
-from lowdim.models.stream import Stream
+from lowdim.models.disk.packed import Form, Packed, pack_levels
+from lowdim.models.walk.layers import Layer
+from lowdim.models.walk.stream import Stream
 
 
 def stored_codes(

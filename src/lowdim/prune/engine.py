@@ -14,15 +14,15 @@ from lowdim.core.pattern import NM, Block, Pattern, Unstructured
 from lowdim.core.quantize import Quantized, decode, encode, least_scale
 from lowdim.core.score import OBS
 from lowdim.core.statistics import InputStatistics
-from lowdim.models.layers import Layer
-from lowdim.prune.hessian import Hessian, factor
+from lowdim.models.walk.layers import Layer
 from lowdim.prune.recipe import Recipe
 from lowdim.prune.refine.dsnot import DSnoT
+from lowdim.prune.repair.hessian import Hessian, factor
 from lowdim.prune.repair.refit import Refit
+from lowdim.prune.repair.rounding import Rounding, importance
+from lowdim.prune.repair.solve import refit
 from lowdim.prune.repair.sparsegpt import SparseGPT
-from lowdim.prune.rounding import Rounding, importance
-from lowdim.prune.solve import refit
-from lowdim.prune.sweep import sweep
+from lowdim.prune.repair.sweep import sweep
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from lowdim.core.errors import LowdimError
 from lowdim.models import ranks
-from lowdim.models.checkpoint import Checkpoint
-from lowdim.models.checks import mask_hash
-from lowdim.models.files import companions, read_json
-from lowdim.models.layers import Layer
-from lowdim.models.manifest import FILE, Manifest, PackedPart, to_text
-from lowdim.models.packed import Packed, kept, pack, packed_bytes
-from lowdim.models.packed_header import STEM, lay_out
-from lowdim.models.shard import Stored
-from lowdim.models.stream import Block
-from lowdim.models.writer import Writer, shard_name
+from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.checks import mask_hash
+from lowdim.models.disk.files import companions, read_json
+from lowdim.models.disk.manifest import FILE, Manifest, PackedPart, to_text
+from lowdim.models.disk.packed import Packed, kept, pack, packed_bytes
+from lowdim.models.disk.packed_header import STEM, lay_out
+from lowdim.models.disk.shard import Stored
+from lowdim.models.disk.writer import Writer, shard_name
+from lowdim.models.walk.layers import Layer
+from lowdim.models.walk.stream import Block
 from lowdim.prune.codes import stored_codes
 from lowdim.prune.engine import Outcome
 from lowdim.prune.session import Session

@@ -9,8 +9,8 @@ from typing import Any
 
 from lowdim.core.allocation import OWL, Allocation, AllocationResult, AlphaPruning, LayerInfo
 from lowdim.data.calibration import CalibrationData
-from lowdim.models import manifest
-from lowdim.models.manifest import Manifest
+from lowdim.models.disk import manifest
+from lowdim.models.disk.manifest import Manifest
 from lowdim.prune.keeper import BlockRecord
 from lowdim.prune.session import Session
 

@@ -11,11 +11,11 @@ import torch
 
 from lowdim.data import assets
 from lowdim.data.windows import Windows, windows
-from lowdim.evaluate import perplexity as ppl
-from lowdim.evaluate import zeroshot
-from lowdim.evaluate.forward import Forward
-from lowdim.evaluate.perplexity import Perplexity
-from lowdim.evaluate.zeroshot import TaskResult
+from lowdim.evaluate.quality import perplexity as ppl
+from lowdim.evaluate.quality import zeroshot
+from lowdim.evaluate.quality.forward import Forward
+from lowdim.evaluate.quality.perplexity import Perplexity
+from lowdim.evaluate.quality.zeroshot import TaskResult
 from lowdim.prune.recipe import Recipe
 
 TOKENS_PER_BATCH = 1024

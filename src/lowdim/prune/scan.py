@@ -13,8 +13,8 @@ from lowdim.core.pattern import NM
 from lowdim.core.progress import Progress
 from lowdim.core.score import Score, Wanda
 from lowdim.data.batch import Batch
-from lowdim.models.collect import Collector
-from lowdim.models.stream import Block, Stream
+from lowdim.models.walk.collect import Collector
+from lowdim.models.walk.stream import Block, Stream
 from lowdim.prune.recipe import Recipe
 
 

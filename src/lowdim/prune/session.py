@@ -12,8 +12,8 @@ from lowdim.core.allocation import LayerInfo
 from lowdim.core.allocation.base import by_block
 from lowdim.core.errors import LowdimError
 from lowdim.core.pattern import Structured
-from lowdim.models.opened import Opened, open_model
-from lowdim.models.stream import Stream
+from lowdim.models.walk.opened import Opened, open_model
+from lowdim.models.walk.stream import Stream
 from lowdim.prune.recipe import Recipe
 from lowdim.prune.roles import find_roles
 

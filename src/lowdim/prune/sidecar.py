@@ -9,10 +9,10 @@ from typing import Any
 
 from lowdim.core.machine import machine
 from lowdim.core.progress import Progress
-from lowdim.models import manifest
-from lowdim.models.checkpoint import Checkpoint
-from lowdim.models.convert import tensor_name
-from lowdim.models.files import replace_json
+from lowdim.models.disk import manifest
+from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.convert import tensor_name
+from lowdim.models.disk.files import replace_json
 from lowdim.prune.measure import make_windows
 from lowdim.prune.run import Clock
 from lowdim.prune.session import Session

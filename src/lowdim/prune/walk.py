@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lowdim.core.pattern import Structured
 from lowdim.core.statistics import InputStatistics
-from lowdim.models.collect import Collector
-from lowdim.models.layers import Layer
-from lowdim.models.stream import Activation, Block
+from lowdim.models.walk.collect import Collector
+from lowdim.models.walk.layers import Layer
+from lowdim.models.walk.stream import Activation, Block
 from lowdim.prune.engine import Engine, Outcome
 from lowdim.prune.roles import find_roles
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lowdim.core.errors import CheckpointError, LowdimError
-from lowdim.models import manifest
-from lowdim.models.files import read_json
-from lowdim.report import training
-from lowdim.report.page import render
+from lowdim.models.disk import manifest
+from lowdim.models.disk.files import read_json
+from lowdim.report.pruning.page import render
+from lowdim.report.training import page as training
 
 BENCH_SCHEMA = 1
 

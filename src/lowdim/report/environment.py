@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lowdim.report import words
+from lowdim.report.draw import words
 
 if TYPE_CHECKING:
     from jinja2 import Environment

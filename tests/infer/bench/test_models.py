@@ -13,7 +13,7 @@ from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.result import Contestant
 from lowdim.infer.bench.settings import Settings
 from lowdim.infer.bench.shapes import SHAPES, Shape
-from lowdim.infer.linear import SparseLinear
+from lowdim.infer.sparse.linear import SparseLinear
 
 TINY = Shape(hidden=64, intermediate=96, layers=5, heads=4, kv_heads=2, vocab=50, tied=False)
 

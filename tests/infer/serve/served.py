@@ -18,9 +18,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lowdim.core.native import runtime_info
-from lowdim.infer.backend import Backend
-from lowdim.infer.hf_backend import HFBackend
-from lowdim.infer.native_backend import NativeBackend
+from lowdim.infer.decode.backend import Backend
+from lowdim.infer.decode.hf_backend import HFBackend
+from lowdim.infer.decode.native_backend import NativeBackend
 from lowdim.infer.serve.keys import Keys
 from lowdim.infer.serve.limits import Limits
 from lowdim.infer.serve.run import Server, bound, url

@@ -9,9 +9,9 @@ import openai
 import pytest
 from tests.infer.serve.served import NAME, Served, serving
 
-from lowdim.infer.generate import generate
-from lowdim.infer.hf_backend import HFBackend
-from lowdim.infer.sampling import Sampling
+from lowdim.infer.decode.generate import generate
+from lowdim.infer.decode.hf_backend import HFBackend
+from lowdim.infer.decode.sampling import Sampling
 
 CHAT: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who are you?"}]
 TEMPLATED = "[system]Be brief.\n[user]Who are you?\n[assistant]"

@@ -4,14 +4,14 @@ import math
 
 import pytest
 import torch
-from tests.train.channels.nets import images, net
+from tests.models.channels.nets import images, net
 from tests.train.small import batch, mlp, one_row, sgd, train
 from torch import nn
 from torch.nn import functional as F
 
 from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.models.channels.cut import each_part
 from lowdim.train import Chase, SparseTraining, Static, slice_channels
-from lowdim.train.channels.cut import each_part
 from lowdim.train.dynamic.chase_channels import Removal, filter_means
 
 SHORT = {"every": 4, "channel_every": 8, "beta": 0.2}

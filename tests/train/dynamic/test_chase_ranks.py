@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tests.train.channels.nets import net
+from tests.models.channels.nets import net
 from tests.train.small import batch
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.train import CTRE, SparseTraining
-from lowdim.train.correlation import Correlation
+from lowdim.train.dynamic.correlation import Correlation
 
 
 def watched(*sizes: int) -> tuple[nn.Sequential, SparseTraining]:

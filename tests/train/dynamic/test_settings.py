@@ -12,7 +12,7 @@ from tests.train.small import hold, mlp, train
 from lowdim.core import registry
 from lowdim.core.errors import RecipeError
 from lowdim.train import CTRE, RigL
-from lowdim.train.dynamic.base import Method
+from lowdim.train.sparse.method import Method
 
 STEPS = 16
 # What a word needs beside itself to make a difference.
@@ -26,7 +26,7 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
 
 def words() -> list[Any]:
     found = []
-    for kind, skipped in (("training", ()), ("recurrent", ("st-rnn",))):
+    for kind, skipped in (("training", ("st-rnn",)),):
         for method in (registry.find(kind, name) for name in registry.names(kind) if name not in skipped):
             for setting, hint in get_type_hints(method.load()).items():
                 if get_origin(hint) is Literal:

@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lowdim.core.random import generator
+from lowdim.merge import ensemble
 from lowdim.train import SparseTraining
 from lowdim.train.dynamic.rigl import RigL
 from lowdim.train.dynamic.static import Static
-from lowdim.train.static.imp import IMP
+from lowdim.train.initial.imp import IMP
 from lowdim.train.tickets import (
     FreeTickets,
     InstantSoup,
@@ -22,7 +23,6 @@ from lowdim.train.tickets import (
     SupTickets,
     Ticket,
     TicketCollector,
-    ensemble,
     independent_tickets,
     refresh_norm,
 )

@@ -7,8 +7,8 @@ from tests.train.tickets.conftest import build, matrices, mlp
 from lowdim.core.errors import RecipeError
 from lowdim.core.masks import Masks
 from lowdim.core.random import generator
+from lowdim.merge.combine import largest
 from lowdim.train.tickets import InstantSoup
-from lowdim.train.tickets.combine import largest
 
 TOTAL = 72
 X = torch.randn(64, 6, generator=generator(0, "x"))

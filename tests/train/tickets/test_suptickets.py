@@ -5,8 +5,8 @@ import torch
 from tests.train.tickets.conftest import random_ticket, vector
 
 from lowdim.core.errors import LowdimError
+from lowdim.merge.combine import mix
 from lowdim.train.tickets import SupTickets
-from lowdim.train.tickets.combine import mix
 
 
 def test_mean_after_n_cycles_is_the_mean_of_all_tickets(kind):

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from lowdim.infer.backend import longest, open_backend
 from lowdim.infer.bench.result import Contestant
+from lowdim.infer.decode.backend import longest, open_backend
 
 ROUNDS = 3
 MEMORY = 1024  # tokens that a timed sequence may hold

@@ -13,7 +13,7 @@ from torch.nn import functional
 from lowdim.core.random import generator
 from lowdim.infer.bench.result import Contestant, LayerTime, baseline
 from lowdim.infer.bench.timing import ROUNDS, copies, interleaved
-from lowdim.infer.matrix import Matrix
+from lowdim.infer.sparse.matrix import Matrix
 
 CURVE = (0.3, 0.5, 0.7, 0.9)
 """Sparsities at which one layer of every model is measured, with zeros drawn at random."""

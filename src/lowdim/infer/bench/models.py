@@ -17,18 +17,18 @@ from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.machine import free_memory
 from lowdim.core.random import generator
-from lowdim.infer import load as runtime
-from lowdim.infer.accelerate import accelerate
 from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.layers import GROUP, TORCH, Product, drop
 from lowdim.infer.bench.result import Contestant
 from lowdim.infer.bench.settings import Settings
 from lowdim.infer.bench.shapes import SHAPES, Shape
 from lowdim.infer.bench.timing import STREAMED
-from lowdim.infer.linear import SparseLinear
-from lowdim.models.checkpoint import Checkpoint
+from lowdim.infer.sparse import load as runtime
+from lowdim.infer.sparse.accelerate import accelerate
+from lowdim.infer.sparse.linear import SparseLinear
+from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.source import resolve
 from lowdim.models.load import load
-from lowdim.models.source import resolve
 
 BITS = {"fp32": 32.0, "bf16": 16.0, "int8": 8.25, "int4": 4.25}  # of a stored weight, scales included
 

@@ -14,8 +14,8 @@ from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.result import ModelSpeed
 from lowdim.infer.bench.run import measure
 from lowdim.infer.bench.settings import Settings
-from lowdim.infer.storage import kind_of
-from lowdim.models.checkpoint import Checkpoint
+from lowdim.infer.sparse.storage import kind_of
+from lowdim.models.disk.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from lowdim.data.windows import Windows

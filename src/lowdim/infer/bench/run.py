@@ -80,7 +80,7 @@ def _windows(settings: Settings) -> Windows | None:
     if settings.text is None:
         return None
     from lowdim.data.windows import windows
-    from lowdim.models.opened import open_model
+    from lowdim.models.walk.opened import open_model
 
     assert settings.model is not None
     tokenizer = open_model(settings.model, revision=settings.revision).tokenizer()
@@ -172,7 +172,7 @@ def _perplexities(
     built: Mapping[Contestant, PreTrainedModel], drawn: bool, text: Windows | None, progress: Progress
 ) -> tuple[dict[Contestant, float], Mapping[str, Any]]:
     """Measure the perplexity of every form but those whose zeros were drawn at random."""
-    from lowdim.evaluate.perplexity import perplexity
+    from lowdim.evaluate.quality.perplexity import perplexity
 
     found: dict[Contestant, float] = {}
     protocol: Mapping[str, Any] = {}

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from lowdim.infer.sampling import Sampler, Sampling
+from lowdim.infer.decode.sampling import Sampler, Sampling
+from lowdim.infer.decode.text import TextStream
 from lowdim.infer.serve.mailbox import Mailbox, Update
-from lowdim.infer.text import TextStream
 
 
 class Job:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lowdim.infer.backend import Backend
+from lowdim.infer.decode.backend import Backend
 from lowdim.infer.serve.errors import ApiError, internal_error
 from lowdim.infer.serve.job import Job
 from lowdim.infer.serve.limits import Limits

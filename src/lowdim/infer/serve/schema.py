@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from lowdim.infer.sampling import Sampling
+from lowdim.infer.decode.sampling import Sampling
 from lowdim.infer.serve.fields import keep_served
 
 

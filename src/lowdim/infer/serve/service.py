@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from lowdim.core.errors import RecipeError
-from lowdim.infer.backend import Backend
+from lowdim.infer.decode.backend import Backend
 from lowdim.infer.serve.answer import Answer
 from lowdim.infer.serve.errors import ApiError
 from lowdim.infer.serve.job import Job

@@ -15,7 +15,7 @@ from lowdim.core.quantize import Grid
 from lowdim.core.recipe import Count, Document, Section, Seed, Share, Strings, method_field
 from lowdim.core.score import Score
 from lowdim.data.formats import Layout
-from lowdim.evaluate import tasks
+from lowdim.evaluate.quality import tasks
 from lowdim.prune.recipe import families, rules
 
 

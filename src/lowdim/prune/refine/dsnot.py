@@ -57,7 +57,7 @@ class DSnoT:
     def refine(
         self, weight: Tensor, mask: Tensor, statistics: InputStatistics, scores: Tensor, group: int
     ) -> Tensor:
-        """Return the refined mask; see `lowdim.prune.swap.swap`.
+        """Return the refined mask; see `lowdim.prune.refine.swap.swap`.
 
         Args:
             weight: fp32 ``[out, in]``.
@@ -66,7 +66,7 @@ class DSnoT:
             scores: the score that drew the mask, ``[out, in]``.
             group: M of an N:M pattern, else 0.
         """
-        from lowdim.prune.swap import swap
+        from lowdim.prune.refine.swap import swap
 
         wanda = weight.abs() * statistics.mean_square().sqrt()
         return swap(

@@ -41,3 +41,12 @@ register(
     arxiv="2305.19454",
     year=2023,
 )
+register(
+    _T,
+    "selfish-rnn",
+    f"{_HERE}.selfish:SelfishRNN",
+    title="Selfish sparse RNN training",
+    arxiv="2101.09048",
+    year=2021,
+)
+register(_T, "st-rnn", f"{_HERE}.strnn:STRNN", title="Sparse evolutionary training, gate by gate")

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.schedule import cosine, power
-from lowdim.train.dynamic.base import Method, Moment, in_unit
+from lowdim.train.sparse.method import Method, Moment, in_unit
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
     from lowdim.train.dynamic.chase_channels import Removal
-    from lowdim.train.layer import Layer
+    from lowdim.train.sparse.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Chase(Method):
     def _move(self, moment: Moment, keep: int, active: int) -> None:
         """Keep at most so many of the largest weights, then grow up to ``active``."""
         from lowdim.train.dynamic.chase_channels import grow
-        from lowdim.train.dynamic.rules import shrink
+        from lowdim.train.sparse.exchange import shrink
 
         shrink(moment.layers, min(keep, active))
         removal = moment.observers.get("channels")

@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.transition import drop_lowest, member, union
-from lowdim.train.channels.cut import Producer, along, each_part
-from lowdim.train.channels.graph import Channels, find_channels
-from lowdim.train.channels.kinds import Mixer, kind_of, plain
-from lowdim.train.layer import Layer
-from lowdim.train.state import per_weight
+from lowdim.models.channels.cut import Producer, along, each_part
+from lowdim.models.channels.graph import Channels, find_channels
+from lowdim.models.channels.kinds import Mixer, kind_of, plain
+from lowdim.train.sparse.layer import Layer
+from lowdim.train.sparse.state import per_weight
 
 
 class Removal:

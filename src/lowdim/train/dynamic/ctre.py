@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.transition import whole
-from lowdim.train.dynamic.base import Moment, Order, Periodic, in_unit, refuse_groups
+from lowdim.train.sparse.method import Moment, Order, Periodic, in_unit, refuse_groups
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from lowdim.train.layer import Layer
+    from lowdim.train.sparse.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class CTRE(Periodic):
         """
         from torch import nn
 
-        from lowdim.train.correlation import Correlation
+        from lowdim.train.dynamic.correlation import Correlation
 
         linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
         following = dict(zip(linear, [*linear[1:], None], strict=True))
@@ -117,7 +117,7 @@ class CTRE(Periodic):
             self._replace(moment, layer, fraction)
 
     def _replace(self, moment: Moment, layer: Layer, share: float) -> None:
-        from lowdim.train.dynamic.rules import kept
+        from lowdim.train.sparse.exchange import kept
 
         observer = moment.observers[layer.name]
         count = whole(share * layer.kept)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.schedule import power
-from lowdim.train.dynamic.base import Moment, Periodic
+from lowdim.train.sparse.method import Moment, Periodic
 
 if TYPE_CHECKING:
     pass
@@ -72,7 +72,7 @@ class GradualMagnitude(Periodic):
 
     def prune(self, moment: Moment) -> None:
         """Drop the smallest weights that are beyond the schedule."""
-        from lowdim.train.dynamic.rules import shrink
+        from lowdim.train.sparse.exchange import shrink
 
         if self.scope == "global":
             size = sum(layer.size for layer in moment.layers)

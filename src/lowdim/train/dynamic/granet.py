@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from lowdim.core.schedule import cosine
-from lowdim.train.dynamic.base import Candidates, Moment, in_unit
 from lowdim.train.dynamic.gradual import GradualMagnitude
+from lowdim.train.sparse.method import Candidates, Moment, in_unit
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class GraNet(GradualMagnitude):
 
     def update(self, moment: Moment) -> None:
         """Prune, then regenerate."""
-        from lowdim.train.dynamic.rules import replace
+        from lowdim.train.sparse.exchange import replace
 
         self.prune(moment)
         share = self.share(moment.step, moment.total)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.schedule import cosine
-from lowdim.train.dynamic.base import Candidates, Moment, Order, Periodic, in_unit, refuse_groups
+from lowdim.train.sparse.method import Candidates, Moment, Order, Periodic, in_unit, refuse_groups
 
 if TYPE_CHECKING:
-    from lowdim.train.layer import Layer
+    from lowdim.train.sparse.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ITOP(Periodic):
         self._replace(moment, fraction)
 
     def _replace(self, moment: Moment, share: float) -> None:
-        from lowdim.train.dynamic.rules import replace
+        from lowdim.train.sparse.exchange import replace
 
         for layer in moment.layers:
             count = math.ceil(share * layer.kept - 1e-9)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.transition import drop_lowest, whole
-from lowdim.train.dynamic.base import Moment, in_unit
 from lowdim.train.dynamic.rigl import RigL
+from lowdim.train.sparse.method import Moment, in_unit
 
 if TYPE_CHECKING:
-    from lowdim.train.layer import Layer
+    from lowdim.train.sparse.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class NeurRev(RigL):
 
     def update(self, moment: Moment) -> None:
         """Drop the most negative and the smallest weights, grow by gradient, layer by layer."""
-        from lowdim.train.dynamic.rules import exchange, magnitudes
+        from lowdim.train.sparse.exchange import exchange, magnitudes
 
         share = self.share(moment.step, moment.total)
         for layer in moment.layers:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.schedule import cosine, power
 from lowdim.core.transition import whole
-from lowdim.train.dynamic.base import Candidates, Moment, Order, Periodic, in_unit, refuse_groups
+from lowdim.train.sparse.method import Candidates, Moment, Order, Periodic, in_unit, refuse_groups
 
 if TYPE_CHECKING:
-    from lowdim.train.layer import Layer
+    from lowdim.train.sparse.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class RigL(Periodic):
 
     def update(self, moment: Moment) -> None:
         """Replace the smallest weights by those with the largest gradient, layer by layer."""
-        from lowdim.train.dynamic.rules import replace
+        from lowdim.train.sparse.exchange import replace
 
         share = self.share(moment.step, moment.total)
         for layer in moment.layers:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.transition import drop_by_sign, whole
-from lowdim.train.dynamic.base import Moment, Order, Periodic, Regrow, in_unit
+from lowdim.train.sparse.method import Moment, Order, Periodic, Regrow, in_unit
 
 if TYPE_CHECKING:
-    from lowdim.train.layer import Layer
+    from lowdim.train.sparse.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class SET(Periodic):
 
 
 def _evolve(method: SET, moment: Moment, layer: Layer, fraction: float) -> None:
-    from lowdim.train.dynamic.rules import exchange, kept
+    from lowdim.train.sparse.exchange import exchange, kept
 
     if method.rule == "sign-share":
         keep = drop_by_sign(layer.values(), fraction)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lowdim.train.dynamic.base import Method
+from lowdim.train.sparse.method import Method
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from lowdim.core.registry import register
+from lowdim.merge.combine import blend, iou
+from lowdim.merge.ensemble import Ensemble, ensemble, predict
+from lowdim.merge.pools import LotteryPools
+from lowdim.merge.quality import Quality, quality
+from lowdim.merge.soup import Soup
+from lowdim.models.norms import refresh_norm
+from lowdim.models.ticket import Ticket
 from lowdim.train.tickets.collect import TicketCollector
-from lowdim.train.tickets.combine import blend, iou
-from lowdim.train.tickets.ensemble import Ensemble, ensemble, predict
 from lowdim.train.tickets.freetickets import FreeTickets, independent_tickets
 from lowdim.train.tickets.instant import InstantSoup
-from lowdim.train.tickets.norm import refresh_norm
 from lowdim.train.tickets.plan import Phase, Plan
-from lowdim.train.tickets.pools import LotteryPools
-from lowdim.train.tickets.quality import Quality, quality
-from lowdim.train.tickets.snapshot import Ticket
-from lowdim.train.tickets.soup import Soup
 from lowdim.train.tickets.suptickets import SupTickets
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
 
 _HERE = "lowdim.train.tickets"
 register(
-    "tickets",
+    "merger",
     "free-tickets",
     f"{_HERE}.freetickets:FreeTickets",
     title="FreeTickets: an ensemble from one sparse run",
@@ -47,7 +47,7 @@ register(
     year=2022,
 )
 register(
-    "tickets",
+    "merger",
     "sup-tickets",
     f"{_HERE}.suptickets:SupTickets",
     title="Sup-tickets: cheap tickets superposed",
@@ -55,19 +55,21 @@ register(
     year=2022,
 )
 register(
-    "tickets",
+    "merger",
     "lottery-pools",
-    f"{_HERE}.pools:LotteryPools",
+    "lowdim.merge.pools:LotteryPools",
     title="Lottery Pools: tickets interpolated",
     arxiv="2208.10842",
     year=2023,
 )
 register(
-    "tickets",
+    "merger",
     "instant-soup",
     f"{_HERE}.instant:InstantSoup",
     title="Instant Soup: weak masks merged",
     arxiv="2306.10460",
     year=2023,
 )
-register("tickets", "soup", f"{_HERE}.soup:Soup", title="Model soups, sparse", arxiv="2203.05482", year=2022)
+register(
+    "merger", "soup", "lowdim.merge.soup:Soup", title="Model soups, sparse", arxiv="2203.05482", year=2022
+)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lowdim.core.errors import LowdimError
+from lowdim.models.ticket import Ticket
 from lowdim.train.tickets.plan import Phase, Plan
-from lowdim.train.tickets.snapshot import Ticket
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

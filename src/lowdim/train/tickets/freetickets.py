@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lowdim.core.errors import RecipeError
+from lowdim.models.ticket import Ticket
 from lowdim.train.tickets.plan import Phase, Plan, constant, present
-from lowdim.train.tickets.snapshot import Ticket
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

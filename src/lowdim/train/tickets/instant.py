@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.masks import Masks
-from lowdim.train.tickets.combine import intersection, iou, largest, union
-from lowdim.train.tickets.snapshot import borrowed
+from lowdim.merge.combine import intersection, iou, largest, union
+from lowdim.models.ticket import borrowed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -103,7 +103,7 @@ class InstantSoup:
             train: (epochs, seed) -> None, trains the model with the optimizer for a share of epochs on the data order
                 of the seed. It gets the same seed for every main training, another for each copy of a round.
             sparsity: share of zeros to reach over all pruned weights, exactly.
-            include: globs of the weights to prune, see `lowdim.train.selection.select`.
+            include: globs of the weights to prune, see `lowdim.models.walk.selection.select`.
             exclude: globs of weights that stay dense.
             seed: of the main training; copy k gets seed + k + 1.
 
@@ -112,7 +112,7 @@ class InstantSoup:
         """
         import torch
 
-        from lowdim.train.selection import select
+        from lowdim.models.walk.selection import select
 
         if not 0 <= sparsity < 1:
             raise RecipeError(f"sparsity must be in [0, 1); got {sparsity}")

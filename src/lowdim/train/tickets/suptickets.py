@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lowdim.core.errors import RecipeError
-from lowdim.train.tickets.combine import kept_count, running_average
+from lowdim.merge.combine import kept_count, running_average
+from lowdim.models.ticket import Ticket
 from lowdim.train.tickets.plan import Phase, Plan, Segment, constant, present
-from lowdim.train.tickets.snapshot import Ticket
 
 _AVERAGES = ("mean", "pruned-mean", "moving")
 

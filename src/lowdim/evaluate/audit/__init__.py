@@ -1,0 +1,1 @@
+"""Whole experiments on one model: essential sparsity, Junk DNA, dropped blocks."""

@@ -1,0 +1,1 @@
+"""How well a model does: perplexity, tasks, how far two models differ."""

@@ -1,0 +1,153 @@
+"""Log-likelihoods of tokens and of continuations, in fp32 and in slices that keep memory small.
+
+Tokenisation follows the Language Model Evaluation Harness: a pair is encoded whole and cut where the context
+alone would end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowdim.core.errors import NumericalError
+from lowdim.data import tokens
+from lowdim.data.batch import Batch
+from lowdim.data.errors import DataError
+from lowdim.evaluate.quality.forward import Forward, as_forward
+
+_SLICE = 1 << 24  # logits in fp32 at a time: 64 MB
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Log-likelihood of a continuation in nats, and whether greedy decoding would produce it."""
+
+    value: float
+    greedy: bool
+
+
+@torch.no_grad()
+def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the negative log-likelihood of each target token, in nats.
+
+    n_i = log(sum_v exp(z_iv)) - z_i,y_i
+
+    Args:
+        logits: z, any floating dtype, ``[positions, vocabulary]``.
+        targets: y, int64 ``[positions]``.
+
+    Returns:
+        fp32 ``[positions]``.
+
+    Raises:
+        NumericalError: a logit is NaN.
+
+    Example:
+        >>> token_nll(torch.zeros(1, 4), torch.tensor([2])).exp()
+        tensor([4.])
+    """
+    step = max(1, _SLICE // logits.shape[-1])
+    pieces = [
+        torch.nn.functional.cross_entropy(z.float(), y, reduction="none")
+        for z, y in zip(logits.split(step), targets.to(logits.device).split(step), strict=True)
+    ]
+    nll = torch.cat(pieces).cpu() if pieces else torch.zeros(0)
+    if bool(nll.isnan().any()):
+        raise NumericalError("the model's logits hold NaN: its weights are damaged, or its dtype overflows")
+    return nll
+
+
+def loglikelihood(
+    model: nn.Module | Forward,
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    tokens_per_batch: int = 2048,
+    max_length: int | None = None,
+) -> list[Likelihood]:
+    """Return the log-likelihood of each continuation given its context.
+
+    Pairs that need the same forward pass, such as " yes" and " no" after one context, share it. Sequences are
+    sorted by length, padded on the right and masked; batching changes no result beyond rounding.
+
+    Args:
+        model: a causal language model, or a `lowdim.evaluate.quality.forward.Forward`.
+        tokenizer: its tokenizer.
+        pairs: context and continuation; an empty context stands for the start-of-text token.
+        tokens_per_batch: positions in a forward pass, padding included.
+        max_length: longest sequence; longer contexts lose their beginning.
+
+    Raises:
+        DataError: a continuation is empty or longer than ``max_length``.
+    """
+    requests = [_cut(*encode_pair(tokenizer, *pair), max_length) for pair in pairs]
+    sharing: dict[tuple[int, ...], list[int]] = {}
+    for i, (inputs, _) in enumerate(requests):
+        sharing.setdefault(inputs, []).append(i)
+    groups = list(_batched(sorted(sharing, key=lambda inputs: (-len(inputs), inputs)), tokens_per_batch))
+    batches = [
+        Batch(*tokens.pad(group, len(group[0]), "right", tokens.pad_id(tokenizer))) for group in groups
+    ]
+    results: dict[int, Likelihood] = {}
+    for group, logits in zip(groups, as_forward(model)(batches), strict=True):
+        for inputs, row in zip(group, logits, strict=True):
+            for i in sharing[inputs]:
+                results[i] = _score(row[: len(inputs)], requests[i][1])
+    return [results[i] for i in range(len(requests))]
+
+
+def encode_pair(tokenizer: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Return the token ids of context and continuation.
+
+    Blanks at the end of the context are moved to the continuation. Both are encoded as one text, and what
+    follows the tokens of the context alone is the continuation.
+
+    Raises:
+        DataError: the continuation has no token.
+    """
+    stripped = context.rstrip()
+    continuation = context[len(stripped) :] + continuation
+    if not stripped:
+        before, after = _start(tokenizer), tokens.encode(tokenizer, continuation, "none")
+    else:
+        before = tokens.encode(tokenizer, stripped)
+        after = tokens.encode(tokenizer, stripped + continuation)[len(before) :]
+    if not after:
+        raise DataError(f"the continuation {continuation!r} has no token of its own after {context[-20:]!r}")
+    return before, after
+
+
+def _start(tokenizer: Any) -> list[int]:
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return [int(token)]
+    raise DataError("an empty context needs a start-of-text token and this tokenizer has none")
+
+
+def _cut(before: list[int], after: list[int], max_length: int | None) -> tuple[tuple[int, ...], list[int]]:
+    if max_length is not None and len(after) > max_length:
+        raise DataError(f"a continuation has {len(after)} tokens, more than max_length={max_length}")
+    whole = (before + after)[:-1]
+    return tuple(whole if max_length is None else whole[-max_length:]), after
+
+
+def _batched(rows: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tuple[int, ...]]]:
+    group: list[tuple[int, ...]] = []
+    for row in rows:
+        if group and (len(group) + 1) * len(group[0]) > most:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def _score(logits: Tensor, continuation: list[int]) -> Likelihood:
+    targets = torch.tensor(continuation)
+    last = logits[-len(continuation) :]
+    greedy = bool((last.argmax(-1).cpu() == targets).all())
+    return Likelihood(-float(token_nll(last, targets).double().sum()), greedy)

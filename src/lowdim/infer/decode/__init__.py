@@ -1,0 +1,1 @@
+"""Generating text: backends, sampling, the native engine."""

@@ -1,0 +1,124 @@
+"""Many tokens of one sequence at once, in torch: what the decode engine does for one, with the same cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lowdim.infer.decode.families import Block, Plan
+
+_ACT: dict[int, Callable[[Tensor], Tensor]] = {
+    0: functional.silu,
+    1: lambda x: functional.gelu(x, approximate="tanh"),
+    2: functional.gelu,
+}
+
+
+class Angles:
+    """Cosines and sines of every position, computed by the model's own module when they are first needed.
+
+    Args:
+        plan: the model.
+        positions: how many there may be.
+
+    Attributes:
+        half: angles per position.
+        cos: fp32 ``[positions, half]``; sin likewise.
+    """
+
+    _STRETCH = 1024
+
+    def __init__(self, plan: Plan, positions: int) -> None:
+        self._rotary = plan.rotary
+        self.half = self._compute(0, 1)[0].shape[1]
+        # numpy's zeros take no memory until they are written
+        self.cos, self.sin = (
+            torch.from_numpy(np.zeros((positions, self.half), dtype=np.float32)) for _ in range(2)
+        )
+        self._ready = 0
+
+    def reach(self, end: int) -> None:
+        """Make sure that positions before ``end`` are there."""
+        if end <= self._ready:
+            return
+        begin, self._ready = self._ready, min(-(-end // self._STRETCH) * self._STRETCH, len(self.cos))
+        self.cos[begin : self._ready], self.sin[begin : self._ready] = self._compute(begin, self._ready)
+
+    def _compute(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            cos, sin = self._rotary(torch.zeros(1), torch.arange(begin, end)[None])
+        half = cos.shape[-1] // 2  # the other half repeats it
+        return cos[0, :, :half], sin[0, :, :half]
+
+
+def prefill(plan: Plan, angles: Angles, cache: Tensor, ids: Tensor, at: int) -> Tensor:
+    """Append tokens to a sequence; return the last one's hidden state, normed, fp32 ``[hidden]``.
+
+    Args:
+        plan: the model.
+        angles: of every position up to the last token's.
+        cache: keys and values of the sequence ``[2, layers, kv_heads, positions, stride]``.
+        ids: int64 ``[tokens]``.
+        at: tokens that the sequence holds already.
+    """
+    x = functional.embedding(ids, plan.embedding)
+    if plan.embedding_scale != 1:
+        x = x * plan.embedding_scale
+    cos, sin = (table[at : at + len(ids)].to(x.dtype) for table in (angles.cos, angles.sin))
+    for layer, block in enumerate(plan.blocks):
+        mixed = _attention(plan, block, _norm(x, block.attention_norm, plan), (cos, sin), cache[:, layer], at)
+        x = _add(x, mixed, plan)
+        h = _norm(x, block.mlp_norm, plan)
+        gated = _ACT[plan.activation](block.gate.module(h)) * block.up.module(h)
+        x = _add(x, block.down.module(gated), plan)
+    return _norm(x[-1].float(), plan.norm, plan)
+
+
+def _add(x: Tensor, y: Tensor, plan: Plan) -> Tensor:
+    return x + y if plan.residual_scale == 1 else x + y * plan.residual_scale
+
+
+def _norm(x: Tensor, weight: Tensor, plan: Plan) -> Tensor:
+    return functional.rms_norm(x.float(), weight.shape, weight, plan.norm_eps).to(x.dtype)
+
+
+def _attention(
+    plan: Plan, block: Block, h: Tensor, angles: tuple[Tensor, Tensor], cache: Tensor, at: int
+) -> Tensor:
+    count, size = len(h), plan.head_dim
+    q, k, v = (
+        projection.module(h).view(count, -1, size).transpose(0, 1)
+        for projection in (block.q, block.k, block.v)
+    )
+    q = q if block.q_norm is None else _norm(q, block.q_norm, plan)
+    k = k if block.k_norm is None else _norm(k, block.k_norm, plan)
+    if block.rotary:
+        q, k = _rotated(q, *angles), _rotated(k, *angles)
+    cache[0, :, at : at + count, :size], cache[1, :, at : at + count, :size] = k, v
+    begin = max(0, at + 1 - block.window) if block.window else 0
+    mixed = _attend(plan, q.to(cache.dtype), cache[:, :, begin : at + count, :size], block.window, at - begin)
+    result: Tensor = block.o.module(mixed.transpose(0, 1).reshape(count, -1).to(h.dtype))
+    return result
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = cos.shape[-1]
+    a, b = x[..., :half], x[..., half : 2 * half]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin, x[..., 2 * half :]), -1)
+
+
+def _attend(plan: Plan, q: Tensor, cache: Tensor, window: int, before: int) -> Tensor:
+    """Attend from ``q`` [heads, tokens, size] to keys and values [2, kv_heads, before + tokens, size]."""
+    count, total = q.shape[1], cache.shape[2]
+    causal, mask = before == 0 and not (window and window < count), None
+    if not causal:
+        distance = torch.arange(before, total)[:, None] - torch.arange(total)
+        mask = (distance >= 0) & (distance < (window or total))
+    k, v = (part.repeat_interleave(plan.heads // plan.kv_heads, 0)[None] for part in cache)
+    return functional.scaled_dot_product_attention(
+        q[None], k, v, attn_mask=mask, is_causal=causal, scale=plan.attention_scale
+    )[0]

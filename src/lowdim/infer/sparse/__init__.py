@@ -1,0 +1,1 @@
+"""Packed weights and the layers that multiply with them."""

@@ -1,0 +1,112 @@
+"""How the tensors of a `Matrix` are made and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowdim.core.codebook import ENTRIES
+from lowdim.core.errors import CheckpointError, LowdimError, suggest
+from lowdim.core.nibbles import pack_nibbles
+from lowdim.core.quantize import Grid, encode, indices
+from lowdim.models.disk.packed import Counts, Form, Packed, pack, pack_levels
+
+KINDS = ("fp32", "bf16", "int8", "int4")
+QUANTISED = frozenset({"int8", "int4"})
+VALUES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8, "int4": torch.uint8}
+KIND_OF = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+def kind_of(dtype: str | torch.dtype) -> str:
+    """Return the kind that a name or a torch type means.
+
+    Raises:
+        LowdimError: there is no such kind.
+
+    Example:
+        >>> kind_of("int8"), kind_of(torch.bfloat16)
+        ('int8', 'bf16')
+    """
+    if isinstance(dtype, torch.dtype):
+        if dtype in KIND_OF:
+            return KIND_OF[dtype]
+    elif dtype in KINDS:
+        return dtype
+    raise LowdimError(f"dtype must be one of {', '.join(KINDS)}, got {dtype!r}. {suggest(str(dtype), KINDS)}")
+
+
+def check_weight(weight: Tensor, mask: Tensor | None) -> None:
+    """Refuse what is not a floating-point matrix on the CPU, or a mask that is not of its shape.
+
+    Raises:
+        LowdimError: it is not.
+    """
+    if weight.ndim != 2 or not weight.is_floating_point():
+        raise LowdimError(f"weight must be a floating-point matrix, got {weight.dtype} {weight.ndim}-D.")
+    if weight.device.type != "cpu":
+        raise LowdimError(f"weight is on {weight.device}; the kernels run on the CPU: move it with .cpu().")
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != weight.shape):
+        raise LowdimError(f"mask must be bool {list(weight.shape)}, got {mask.dtype} {list(mask.shape)}.")
+
+
+def pack_weight(weight: Tensor, kind: str, group: int, mask: Tensor | None) -> Packed:
+    """Round a weight to a kind and pack it; ``mask``: what to keep, ``None`` for whatever is not zero.
+
+    Raises:
+        NumericalError: a weight to be quantised is NaN or Inf.
+    """
+    mask = weight != 0 if mask is None else mask
+    if kind not in QUANTISED:
+        return pack(torch.where(mask, weight + 0.0, 0.0).to(VALUES[kind]))
+    grid = Grid.of(kind, group)
+    levels, scales, _ = encode(weight, mask, grid)
+    return pack_levels(levels, scales, Form(tuple(weight.shape), torch.float32, grid))
+
+
+def dense_tensors(weight: Tensor, kind: str, group: int) -> dict[str, Tensor]:
+    """Return the tensors of a weight that is stored without a mask; they may share its memory.
+
+    Raises:
+        NumericalError: a weight to be quantised is NaN or Inf.
+    """
+    if kind not in QUANTISED:
+        return {"values": weight.to(VALUES[kind])}
+    levels, scales, table = encode(weight, None, Grid.of(kind, group))
+    if table is None:
+        return {"values": levels, "scales": scales}
+    return {"values": aligned(pack_nibbles(indices(levels, table))), "scales": scales, "table": table}
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """Return a tensor that begins on a cache line, as torch's own do and numpy's do not."""
+    return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()
+
+
+def check_dense(kind: str, rows: int, cols: int, group: int, held: Mapping[str, Tensor]) -> None:
+    """Check that the tensors of a matrix without a mask are there, and have the types and shapes of its kind.
+
+    Raises:
+        CheckpointError: they have not.
+    """
+    wanted = {"values": (VALUES[kind], [-(-rows // 2) if kind == "int4" else rows, cols])}
+    if kind in QUANTISED:
+        wanted["scales"] = (torch.bfloat16, [rows, Grid.of(kind, group).groups(cols)])
+    if kind == "int4":
+        wanted["table"] = (torch.int8, [ENTRIES])
+    if held.keys() != wanted.keys():
+        raise CheckpointError(f"a dense {kind} matrix has {sorted(wanted)}, got {sorted(held)}")
+    for name, (dtype, shape) in wanted.items():
+        found = held[name]
+        if found.dtype != dtype or list(found.shape) != shape:
+            raise CheckpointError(f"{name} must be {dtype} {shape}, got {found.dtype} {list(found.shape)}")
+
+
+def offsets(counts: Counts, kind: str) -> Tensor:
+    """Return where each row's values begin, in bytes; of int4, each pair of rows'."""
+    if kind == "int4":
+        counts = np.maximum.reduceat(counts, np.arange(0, len(counts), 2)) if len(counts) else counts
+    ends = np.cumsum(counts, dtype=np.int64) * VALUES[kind].itemsize
+    return torch.from_numpy(np.concatenate([np.zeros(1, np.int64), ends]))

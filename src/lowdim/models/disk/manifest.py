@@ -1,0 +1,197 @@
+"""``lowdim.json``: what was done to a model, with what, and what came out.
+
+It holds no times and no hosts: equal inputs give equal bytes, so that two runs can be compared by hash.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lowdim.core.errors import CheckpointError
+from lowdim.models.disk.files import read_json
+
+if TYPE_CHECKING:
+    from lowdim.models.disk.packed import Form
+
+FILE = "lowdim.json"
+SCHEMA = 1
+_LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "tokenizers", "gguf")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
+    )
+
+
+class ModelPart(_Part):
+    """Which model it was; ``files`` maps the names of the source's files to their SHA-256."""
+
+    source: str
+    revision: str | None = None
+    architecture: str
+    dtype: str
+    files: dict[str, str] = {}
+
+
+class LayerPart(_Part):
+    """One layer: how many weights, how many not zero, its target, and the relative errors of output and rounding."""
+
+    numel: int
+    nonzeros: int
+    sparsity: float
+    block: int | None = None
+    target: float | None = None
+    error: float | None = None
+    rounding: float | None = None
+
+
+class SkippedPart(_Part):
+    """A layer that was left alone, and why."""
+
+    name: str
+    reason: str
+
+
+class SparsityPart(_Part):
+    """Shares of zeros: asked for, reached over the pruned layers, reached over the whole model."""
+
+    target: float
+    prunable: float
+    model: float
+
+
+class AllocationPart(_Part):
+    """How the budget was divided, and what was measured to do it."""
+
+    name: str
+    values: dict[str, float] = {}
+
+
+class FallbackPart(_Part):
+    """Something that was asked for and done another way."""
+
+    layer: str
+    what: str
+    detail: str = ""
+
+
+class HashesPart(_Part):
+    """SHA-256 of each layer's mask and of each file beside ``lowdim.json``."""
+
+    masks: dict[str, str] = {}
+    files: dict[str, str] = {}
+
+
+class PackedPart(_Part):
+    """Which weights are stored packed, in which version of the format, their shapes, and how some were rounded."""
+
+    format: str
+    weights: dict[str, list[int]] = {}
+    quantized: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def of(cls, forms: Mapping[str, Form]) -> PackedPart:
+        """Describe packed weights."""
+        from lowdim.models.disk.packed_header import described, format_of
+
+        weights, quantized = described(forms)
+        return cls(format=format_of(quantized), weights=weights, quantized=quantized)
+
+
+class Manifest(_Part):
+    """The whole of ``lowdim.json``."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    lowdim: str
+    recipe: dict[str, Any] = {}
+    seed: int = 0
+    storage: Literal["dense", "packed"]
+    model: ModelPart
+    data: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    layers: dict[str, LayerPart] = {}
+    skipped: list[SkippedPart] = []
+    sparsity: SparsityPart | None = None
+    allocation: AllocationPart | None = None
+    fallbacks: list[FallbackPart] = []
+    hashes: HashesPart = HashesPart()
+    evaluation: dict[str, Any] = {}
+    probes: dict[str, Any] = {}
+    packed: PackedPart | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is written: plain types, in the schema's order, without the parts that do not apply."""
+        data = self.model_dump(by_alias=True)
+        return {key: _finite(value) for key, value in data.items() if value is not None}
+
+
+def _finite(value: Any) -> Any:
+    """Spell out numbers that JSON lacks: a perplexity may overflow and must not cost the result."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def parse(data: dict[str, Any]) -> Manifest:
+    """Validate the contents of a ``lowdim.json``.
+
+    Raises:
+        CheckpointError: a key is unknown or missing or has the wrong type, or a newer lowdim wrote it.
+    """
+    schema = data.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise CheckpointError(
+            f"{FILE} has schema {schema}; this lowdim reads up to {SCHEMA}. Upgrade lowdim."
+        )
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{FILE} is not valid at {where}: {first['msg']}") from error
+
+
+def read(directory: str | Path) -> Manifest:
+    """Read a directory's ``lowdim.json``.
+
+    Raises:
+        CheckpointError: it is missing, damaged or not valid.
+    """
+    return parse(read_json(Path(directory) / FILE))
+
+
+def exists(directory: str | Path) -> bool:
+    """Tell whether a directory has a ``lowdim.json``."""
+    return (Path(directory) / FILE).is_file()
+
+
+def to_text(manifest: Manifest) -> str:
+    """Return the contents of ``lowdim.json``; a number that is not finite becomes "inf", "-inf" or "nan"."""
+    return json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that a result depends on.
+
+    Example:
+        >>> sorted(versions())[:3]
+        ['gguf', 'numpy', 'python']
+    """
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found

@@ -1,0 +1,163 @@
+"""What a file of packed weights says of them: the names of their tensors, and the ``__metadata__`` to undo it.
+
+A weight ``layer.weight`` is stored as ``layer.mask``, ``layer.values`` and, if it was rounded, ``layer.scales`` and
+``layer.table``. Format 1 has no rounded weights, format 2 has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowdim.core.errors import CheckpointError
+from lowdim.core.quantize import Grid
+from lowdim.models.disk.packed import Form, Packed
+from lowdim.models.disk.shard import DTYPES, NAMES, Header, Stored
+
+STEM = "packed"
+PREFIX = "lowdim."
+_FORMAT, _SHAPES, _GRIDS = "lowdim.format", "lowdim.packed", "lowdim.quantized"
+_PLAIN, _ROUNDED = "1", "2"
+
+
+def stored_name(name: str, part: str) -> str:
+    """Return the name under which a part of a packed weight is stored.
+
+    Example:
+        >>> stored_name("model.layers.0.mlp.up_proj.weight", "mask")
+        'model.layers.0.mlp.up_proj.mask'
+    """
+    return f"{name.removesuffix('.weight')}.{part}"
+
+
+def lay_out(
+    tensors: Mapping[str, Tensor | Stored | Packed],
+) -> tuple[dict[str, Tensor | Stored], dict[str, str]]:
+    """Take packed weights apart for a file.
+
+    Returns:
+        The tensors to store and the ``__metadata__`` that tells a reader how to undo it.
+
+    Raises:
+        CheckpointError: a name that a packed weight needs is taken by another tensor.
+    """
+    whole = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Packed)}
+    stored: dict[str, Tensor | Stored] = {
+        name: tensor for name, tensor in tensors.items() if not isinstance(tensor, Packed)
+    }
+    for name in sorted(whole):
+        for part, tensor in whole[name].tensors().items():
+            key = stored_name(name, part)
+            _refuse_taken(name, key, tensors.keys() | stored.keys())
+            stored[key] = tensor
+    return stored, metadata_of({name: packed.form for name, packed in whole.items()})
+
+
+def _refuse_taken(name: str, key: str, taken: Container[str]) -> None:
+    if key in taken:
+        raise CheckpointError(f"cannot pack {name!r}: there is a tensor named {key!r} already")
+
+
+def metadata_of(forms: Mapping[str, Form]) -> dict[str, str]:
+    """Return the ``__metadata__`` entries of a file that holds these packed weights; none for none."""
+    if not forms:
+        return {}
+    shapes, grids = described(forms)
+    return _metadata(shapes, grids)
+
+
+def described(forms: Mapping[str, Form]) -> tuple[dict[str, list[int]], dict[str, dict[str, Any]]]:
+    """Return the shapes of packed weights, and what is said of those that were rounded, sorted by name."""
+    shapes = {name: list(forms[name].shape) for name in sorted(forms)}
+    return shapes, {name: _describe(forms[name]) for name in shapes if forms[name].grid is not None}
+
+
+def _describe(form: Form) -> dict[str, Any]:
+    assert form.grid is not None
+    said = {"bits": form.grid.bits, "group": form.grid.group, "dtype": NAMES[form.dtype]}
+    return said | ({"transposed": True} if form.transposed else {})
+
+
+def _metadata(shapes: Mapping[str, Any], grids: Mapping[str, Any]) -> dict[str, str]:
+    made = {_FORMAT: _ROUNDED if grids else _PLAIN, _SHAPES: _json(shapes)}
+    return made | ({_GRIDS: _json(grids)} if grids else {})
+
+
+def format_of(grids: Mapping[str, Any]) -> str:
+    """Return the version of the format, given what is said of rounded weights."""
+    return _ROUNDED if grids else _PLAIN
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps({name: value[name] for name in sorted(value)}, separators=(",", ":"))
+
+
+def united(headers: Iterable[Header]) -> dict[str, str]:
+    """Return the metadata of several files as those of one; their lists of packed weights are joined."""
+    metadata: dict[str, str] = {}
+    shapes: dict[str, Any] = {}
+    grids: dict[str, Any] = {}
+    for header in headers:
+        metadata |= header.metadata
+        shapes |= json.loads(header.metadata.get(_SHAPES, "{}"))
+        grids |= json.loads(header.metadata.get(_GRIDS, "{}"))
+    return metadata | (_metadata(shapes, grids) if _SHAPES in metadata else {})
+
+
+def read_forms(file: str, header: Header) -> dict[str, Form]:
+    """Return the forms of a file's packed weights after checking that their parts are there and fit.
+
+    Raises:
+        CheckpointError: the header is damaged, or a newer lowdim wrote it.
+    """
+    if _SHAPES not in header.metadata:
+        return {}
+    version = header.metadata.get(_FORMAT)
+    if version not in (_PLAIN, _ROUNDED):
+        raise CheckpointError(
+            f"{file} is packed in format {version!r}; this one reads {_PLAIN} and {_ROUNDED}. Upgrade lowdim."
+        )
+    try:
+        shapes = json.loads(header.metadata[_SHAPES])
+        grids = json.loads(header.metadata.get(_GRIDS, "{}"))
+        if not grids.keys() <= shapes.keys():
+            raise ValueError("a rounded weight is not packed")
+        sizes = {name: tuple(int(size) for size in shape) for name, shape in shapes.items()}
+        forms = {name: _form(name, shape, grids.get(name), header) for name, shape in sizes.items()}
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{file}: the list of packed weights in its header is damaged") from error
+    for name, form in forms.items():
+        _check_mask(file, name, form, header)
+    return forms
+
+
+def _form(name: str, shape: tuple[int, ...], said: Mapping[str, Any] | None, header: Header) -> Form:
+    if said is None:
+        values = header.tensors.get(stored_name(name, "values"))
+        return Form(shape, torch.float32 if values is None else values.dtype)
+    dtype, turned = DTYPES[said["dtype"]], said.get("transposed", False)
+    if not dtype.is_floating_point or len(shape) < 2 or (turned and len(shape) != 2):
+        raise ValueError("a rounded weight is a floating-point matrix")
+    return Form(shape, dtype, Grid(int(said["bits"]), int(said["group"])), bool(turned))
+
+
+def _check_mask(file: str, name: str, form: Form, header: Header) -> None:
+    parts = {part: header.tensors.get(stored_name(name, part)) for part in form.parts}
+    missing = [part for part, found in parts.items() if found is None]
+    if missing:
+        raise CheckpointError(f"{file}: packed weight {name!r} lacks its {' and its '.join(missing)}")
+    mask, values = parts["mask"], parts["values"]
+    assert mask is not None and values is not None
+    fits = bool(form.shape) and min(form.shape) >= 0 and mask.shape == (form.rows, form.words)
+    # Rows without columns take no bytes, however many they are.
+    fits = fits and (form.cols > 0 or form.rows == 0)
+    if mask.dtype != torch.int64 or not fits or len(values.shape) != 1:
+        raise CheckpointError(
+            f"{file}: the mask of {name!r} does not fit a weight of shape {list(form.shape)}"
+        )

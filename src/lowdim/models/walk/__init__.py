@@ -1,0 +1,1 @@
+"""Walking through a model: its blocks, layers and what flows between them."""

@@ -1,0 +1,1 @@
+"""Building blocks that anyone may put into a network."""

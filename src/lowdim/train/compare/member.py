@@ -1,0 +1,212 @@
+"""One network in training: its weights, its optimizer, its masks, and how far it has come."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lowdim.core.random import generator
+from lowdim.data.classification import Dataset
+from lowdim.models.small.nets import Net
+from lowdim.models.walk.selection import select
+from lowdim.nn.csr.linear import CSRLinear
+from lowdim.train.compare import measure
+from lowdim.train.compare.recipe import TrainingRecipe
+from lowdim.train.dynamic.static import Static
+from lowdim.train.sparse.training import SparseTraining
+
+Role = Literal["dense", "small", "static", "sparse"]
+
+
+def roles(recipe: TrainingRecipe) -> list[Role]:
+    """Return what is trained, in this order: the twins asked for, then the sparse network.
+
+    A static twin is left out where the run itself is one.
+    """
+    itself = recipe.training == Static() and recipe.allocation == "erk" and recipe.initialisation is None
+    twins: list[Role] = [role for role in ("dense", "small", "static") if role in recipe.twins]
+    return [*(twin for twin in twins if twin != "static" or not itself), "sparse"]
+
+
+def steps_per_epoch(recipe: TrainingRecipe, data: Dataset) -> int:
+    """Return optimizer steps per epoch, the fewest for which no batch is larger than asked for."""
+    return math.ceil(len(data.train.y) / recipe.batch)
+
+
+class Member:
+    """A network of a run and everything that its training changes.
+
+    Args:
+        role: "sparse" is what the recipe asks for; "dense" has the same weights at the start and no masks; "small" is
+            dense and has at most the parameters that the sparse one keeps; "static" has random ERK masks that stand.
+        recipe: of the run.
+        data: what it is trained on.
+        device: where.
+    """
+
+    def __init__(self, role: Role, recipe: TrainingRecipe, data: Dataset, device: torch.device) -> None:
+        self.role, self.recipe, self.data, self.device = role, recipe, data, device
+        self.settings = self._settings()
+        self.net = self.settings.build(data, recipe.seed).to(device)
+        self.steps = steps_per_epoch(recipe, data) * recipe.epochs
+        self.sparsity = None
+        if role in ("static", "sparse") and recipe.executor == "csr":
+            self._store_sparsely()
+        self.optimizer = self._optimizer()
+        if role in ("static", "sparse"):
+            self.sparsity = self._sparsity()
+        self.initial = self.kept()
+        self.epoch, self.seconds = 0, 0.0
+        self.curve: list[dict[str, Any]] = []
+
+    def _settings(self) -> Net:
+        net: Net = self.recipe.net
+        if self.role != "small":
+            return net
+        with torch.device("meta"):
+            weights = select(
+                net.module(self.data), self.recipe.include or None, self.recipe.exclude or None
+            ).values()
+        zeros = round(self.recipe.sparsity * sum(weight.numel() for weight in weights))
+        return net.within(self.data, net.parameters(self.data) - zeros)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        chosen = self.recipe.optimizer
+        assert chosen.lr is not None  # set by the recipe's check
+        if chosen.name == "adamw":
+            return torch.optim.AdamW(self.net.parameters(), lr=chosen.lr, weight_decay=chosen.weight_decay)
+        return torch.optim.SGD(
+            self.net.parameters(), lr=chosen.lr, momentum=chosen.momentum, weight_decay=chosen.weight_decay
+        )
+
+    def _store_sparsely(self) -> None:
+        """Replace the layers that become sparse by ones that hold kept weights alone; masks are the simulation's."""
+        from lowdim.nn.csr.swap import sparse_
+
+        self.optimizer = self._optimizer()
+        simulated = self._sparsity()
+        masks = dict(simulated.masks)
+        simulated.remove()
+        sparse_(self.net, masks)
+
+    def _sparsity(self) -> SparseTraining:
+        recipe = self.recipe
+        static = self.role == "static"
+        method = Static() if static else recipe.training
+        if any(isinstance(module, CSRLinear) for module in self.net.modules()):
+            return SparseTraining(
+                self.net, self.optimizer, method=method, total_steps=self.steps, seed=recipe.seed
+            )
+        return SparseTraining(
+            self.net,
+            self.optimizer,
+            sparsity=recipe.sparsity,
+            allocation="erk" if static else recipe.allocation,
+            method=method,
+            include=recipe.include or None,
+            exclude=recipe.exclude or None,
+            total_steps=self.steps,
+            seed=recipe.seed,
+            pattern=recipe.pattern,
+            masks=None if static else self._start(),
+        )
+
+    def _start(self) -> dict[str, Tensor] | None:
+        """Return the masks that the recipe's initialisation chooses, from the first batch where it wants data."""
+        start, recipe = self.recipe.initialisation, self.recipe
+        if start is None:
+            return None
+        rows = self._order(0)[: recipe.batch]
+        x, y = self.data.train.x[rows].to(self.device), self.data.train.y[rows].to(self.device)
+        given = {"nothing": None, "example": x[:1], "batches": [(x, y)]}[start.needs]
+        found: dict[str, Tensor] = start.masks(
+            self.net,
+            given,
+            sparsity=recipe.sparsity,
+            include=recipe.include or None,
+            exclude=recipe.exclude or None,
+            seed=recipe.seed,
+        )
+        return found
+
+    # ---------------------------------------------------------------- training
+
+    def _order(self, epoch: int) -> Tensor:
+        """Return the order of an epoch, the same for every network of a seed."""
+        return torch.randperm(
+            len(self.data.train.y), generator=generator(self.recipe.seed, "data", "order", epoch)
+        )
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        chosen = self.recipe.optimizer
+        assert chosen.lr is not None
+        done = step / self.steps
+        if chosen.schedule == "cosine":
+            return chosen.lr / 2 * (1 + math.cos(math.pi * done))
+        return chosen.lr * (0.1 ** ((done >= 0.5) + (done >= 0.75)) if chosen.schedule == "step" else 1)
+
+    def train_epoch(self, advance: Callable[[], None] = lambda: None) -> None:
+        """Train one epoch and put a point on the curve."""
+        begun = time.perf_counter()
+        step = self.epoch * steps_per_epoch(self.recipe, self.data)
+        total = 0.0
+        for rows in self._order(self.epoch).tensor_split(steps_per_epoch(self.recipe, self.data)):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate(step)
+            x, y = self.data.train.x[rows].to(self.device), self.data.train.y[rows].to(self.device)
+            loss = nn.functional.cross_entropy(self.net(x), y)
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            total += float(loss.detach()) * len(rows)
+            step += 1
+            advance()
+        self.epoch += 1
+        self.seconds += time.perf_counter() - begun
+        self._point(step, total / len(self.data.train.y))
+
+    def _point(self, step: int, loss: float) -> None:
+        seen = measure.answer(self.net, self.data.validation)
+        point = {
+            "epoch": self.epoch,
+            "step": step,
+            "loss": loss,
+            "validation_loss": seen.loss,
+            "validation_accuracy": seen.accuracy,
+        }
+        if self.sparsity is not None:
+            point |= {"sparsity": self.sparsity.sparsity(), "explored": self.sparsity.explored()}
+        self.curve.append(point)
+
+    # ---------------------------------------------------------------- what is kept
+
+    def kept(self) -> dict[str, int]:
+        """Return how many weights each sparse layer keeps; nothing for a dense network."""
+        return {} if self.sparsity is None else {layer.name: layer.kept for layer in self.sparsity.layers}
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that going on needs; the order of the data follows from the seed and the epoch."""
+        return {
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "curve": self.curve,
+            "initial": self.initial,
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sparsity": None if self.sparsity is None else self.sparsity.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.sparsity is not None:
+            self.sparsity.load_state_dict(state["sparsity"])
+        self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.curve, self.initial = state["curve"], state["initial"]

@@ -1,0 +1,231 @@
+"""What one run trains, on what, how long and against which twins; checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator, model_validator
+
+from lowdim.core.errors import RecipeError, suggest
+from lowdim.core.recipe import Count, Document, Section, Seed, Share, Strings, families, method_field
+from lowdim.data import classification
+from lowdim.models.small import nets
+
+TWINS = ("dense", "small", "static")
+ALLOCATIONS = ("erk", "er", "uniform", "uniform-plus", "erk-plus")
+
+
+class Data(Section):
+    """What is trained on; see `lowdim.data.classification.load`.
+
+    Args:
+        name: of the data set.
+        validation: share of the training examples set aside for the curves.
+        limit: training examples used; None takes all.
+        seed: of the permutation that cuts validation; the same for runs that are compared.
+    """
+
+    name: str = "fashion-mnist"
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    limit: Count | None = None
+    seed: Seed = 0
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return classification.find(name).name
+
+
+class Optimizer(Section):
+    """How weights are learnt.
+
+    Args:
+        name: "sgd" or "adamw"; "auto" takes adamw for text, whose rare words plain gradients hardly move, else sgd.
+        lr: learning rate at the start; None takes 0.05 for sgd and 0.001 for adamw.
+        momentum: of sgd.
+        weight_decay: pulls weights to zero; coupled in sgd, decoupled in adamw.
+        schedule: "cosine" lets the rate fall to 0 along half a cosine, "step" divides it by 10 at half and at three
+            quarters of the run, "constant" leaves it.
+    """
+
+    name: Literal["auto", "sgd", "adamw"] = "auto"
+    lr: Annotated[float, Field(gt=0)] | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+
+
+def _named(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _names(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip() not in ("", "none"))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _net(value: object) -> object:
+    """Read a network; one without a name waits until the data is known."""
+    waits = value == "auto" or (isinstance(value, Mapping) and "name" not in value)
+    return value if waits else nets.parse(value)
+
+
+def _one_word(values: Mapping[str, Any]) -> dict[str, Any]:
+    if "training" in values and "method" in values:
+        raise RecipeError("method and training are two words for one key. Keep one of them.")
+    return {("training" if key == "method" else key): value for key, value in values.items()}
+
+
+def _start(value: object) -> object:
+    start = None if value is None else families.build("initialisation", value)
+    if start is not None and not hasattr(start, "masks"):
+        raise RecipeError(
+            f"initialisation {families.name_of('initialisation', start)!r} finds masks by training, which a recipe "
+            "does not do before its own. Use lowdim.train in Python, or choose one that needs no training."
+        )
+    return start
+
+
+class TrainingRecipe(Document):
+    """Everything that decides what a run of sparse training writes.
+
+    Args:
+        data: a name, or see `Data`.
+        net: a name, or a mapping with its settings; "auto" is an MLP for images and tables, "text" for text.
+        training: how masks move, one of ``lowdim methods --kind training``; ``method`` is another word for it.
+        sparsity: share of zeros over the sparse layers at the end, in [0, 1).
+        allocation: how it is spread: "erk", "er", "uniform", "uniform-plus", "erk-plus", or a sparsity by weight name.
+        initialisation: where masks start: None draws them at random, as the allocation says; one of ``lowdim methods
+            --kind initialisation`` chooses them, and with them how the sparsity is spread.
+        executor: "masked" simulates, on any layer and device; "csr" stores, multiplies and trains kept weights alone,
+            in the linear layers of an MLP on a CPU, and moves the same masks.
+        pattern: "unstructured", "fan-in", N:M, or ROWSxCOLS blocks.
+        include: globs of the weights that become sparse; none given takes all but the head.
+        exclude: globs of weights that stay dense.
+        epochs: passes over the training examples.
+        batch: examples per step at most; an epoch is cut into steps of equal size.
+        optimizer: a name, or see `Optimizer`.
+        twins: networks trained beside it, in the same order of data: "dense", from the same weights; "small", dense
+            with at most as many parameters as the sparse network keeps; "static", random masks spread by ERK that
+            stand still, from the same weights.
+        seed: of the weights, the masks and the order of the data.
+        device: "auto" takes a GPU if there is one.
+
+    Raises:
+        RecipeError: an unknown key, a value of the wrong type or range, or a combination that cannot work.
+
+    Example:
+        >>> recipe = TrainingRecipe(data="digits", training={"name": "rigl", "every": 20}, epochs=3)
+        >>> recipe.net, recipe.optimizer.lr, recipe.training.every
+        (MLP(name='mlp', hidden=(300, 100), norm='batch'), 0.05, 20)
+        >>> TrainingRecipe.from_yaml(recipe.to_yaml()) == recipe
+        True
+    """
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+
+    sections: ClassVar[Mapping[str, type[Section]]] = {"data": Data, "optimizer": Optimizer}
+    kinds = ("training",)
+
+    data: Annotated[Data, BeforeValidator(_named)] = Data()
+    net: Annotated[
+        Any,
+        PlainValidator(_net),
+        PlainSerializer(lambda net: net.model_dump(mode="json"), return_type=dict[str, Any]),
+    ] = Field("auto", validate_default=True)
+    training: Annotated[Any, *method_field("training")] = Field("rigl", validate_default=True)
+    sparsity: Annotated[float, Share, Field(ge=0, lt=1)] = 0.9
+    allocation: str | dict[str, float] = "erk"
+    initialisation: Annotated[
+        Any,
+        PlainValidator(_start),
+        PlainSerializer(lambda start: start and families.describe("initialisation", start)),
+    ] = None
+    executor: Literal["masked", "csr"] = "masked"
+    pattern: str = "unstructured"
+    include: Strings = ()
+    exclude: Strings = ()
+    epochs: Count = 5
+    batch: Count = 128
+    optimizer: Annotated[Optimizer, BeforeValidator(_named)] = Optimizer()
+    twins: Annotated[tuple[str, ...], BeforeValidator(_names)] = TWINS
+    seed: Seed = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Return the dotted keys of the recipe, of its sections and of the networks."""
+        return ["method", *super().keys(), *nets.keys()]
+
+    @classmethod
+    def spell_out(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a recipe's mapping with every name as a mapping, so that single settings can be laid over it.
+
+        Example:
+            >>> TrainingRecipe.spell_out({"net": "mlp", "method": "set", "epochs": 3})
+            {'net': {'name': 'mlp'}, 'training': {'name': 'set'}, 'epochs': 3}
+        """
+        named = ("data", "net", "training", "optimizer")
+        found = _one_word(values)
+        return {key: _named(value) if key in named else value for key, value in found.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _method(cls, values: Any) -> Any:
+        return _one_word(values) if isinstance(values, Mapping) else values
+
+    @field_validator("twins")
+    @classmethod
+    def _twins(cls, twins: tuple[str, ...]) -> tuple[str, ...]:
+        for twin in twins:
+            if twin not in TWINS:
+                raise RecipeError(f"unknown twin {twin!r}. {suggest(twin, TWINS)}")
+        return tuple(twin for twin in TWINS if twin in twins)
+
+    @field_validator("allocation")
+    @classmethod
+    def _allocation(cls, allocation: str | Mapping[str, float]) -> str | Mapping[str, float]:
+        if isinstance(allocation, str) and allocation not in ALLOCATIONS:
+            raise RecipeError(f"unknown allocation {allocation!r}. {suggest(allocation, ALLOCATIONS)}")
+        return allocation
+
+    @model_validator(mode="after")
+    def _decide(self) -> Self:
+        kind = classification.find(self.data.name).kind
+        if not isinstance(self.net, nets.Net):
+            given = {} if self.net == "auto" else self.net
+            self.__dict__["net"] = nets.parse({"name": nets.USUAL[kind], **given})
+        if kind not in self.net.kinds:
+            fits = ", ".join(name for name, net in nets.NETS.items() if kind in net.kinds)
+            raise RecipeError(
+                f"net {self.net.name!r} does not take the {kind} data {self.data.name!r}. Choose one of: {fits}."
+            )
+        if self.batch == 1 and getattr(self.net, "norm", "batch") == "batch":
+            raise RecipeError(
+                "batch 1 leaves batch norm nothing to average. Use a larger batch, or net.norm: none."
+            )
+        if self.executor == "csr":
+            self._check_csr()
+        name = self.optimizer.name
+        if name == "auto":
+            name = "adamw" if kind == "text" else "sgd"
+        rate = self.optimizer.lr or {"sgd": 0.05, "adamw": 0.001}[name]
+        self.__dict__["optimizer"] = self.optimizer.model_copy(update={"name": name, "lr": rate})
+        return self
+
+    def _check_csr(self) -> None:
+        """Refuse what truly sparse layers cannot do."""
+        wrong = {
+            f"net {self.net.name!r}, which has convolutions": self.net.name == "conv",
+            f"pattern {self.pattern!r}": self.pattern != "unstructured",
+            f"device {self.device!r}": self.device == "cuda",
+            f"training {families.name_of('training', self.training)!r}, which changes how many weights are kept": (
+                self.training.changes_density
+            ),
+        }
+        for what, is_so in wrong.items():
+            if is_so:
+                raise RecipeError(f"executor 'csr' does not work with {what}. Use executor: masked.")

@@ -1,0 +1,142 @@
+"""A whole run: the twins, then the sparse network; each epoch is durable before the next."""
+
+from __future__ import annotations
+
+import resource
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowdim.core.machine import machine
+from lowdim.core.progress import Progress, Silent
+from lowdim.data import classification
+from lowdim.data.classification import Dataset
+from lowdim.models.disk.files import replace_json
+from lowdim.train.compare import results
+from lowdim.train.compare.member import Member, Role, roles, steps_per_epoch
+from lowdim.train.compare.recipe import TrainingRecipe
+from lowdim.train.compare.store import CHECKPOINT, DONE, Store
+
+TITLES = {"dense": "Dense", "small": "Small dense", "static": "Static random", "sparse": "Sparse"}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run found.
+
+    Attributes:
+        facts: what ``training.json`` holds: equal for equal recipes, data and versions.
+        run: what ``OUT.run.json`` holds: times, memory, the machine.
+        out: the directory, if one was asked for.
+    """
+
+    facts: dict[str, Any]
+    run: dict[str, Any]
+    out: Path | None = None
+
+    def member(self, role: Role) -> dict[str, Any]:
+        """Return what is known of one network."""
+        found: dict[str, Any] = self.facts["members"][role]
+        return found
+
+
+def train(
+    recipe: TrainingRecipe,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    data: Dataset | None = None,
+) -> TrainingResult:
+    """Train the twins and the sparse network of a recipe, and measure each once on the test examples.
+
+    Args:
+        recipe: what to train.
+        out: a directory that must not exist; it gets the networks, their masks and ``training.json``. Without it
+            nothing is written and nothing can be resumed.
+        resume: go on where a killed run stopped, at the end of its last epoch.
+        overwrite: replace an existing output, at the end.
+        progress: told of every step.
+        data: what to train on instead of what the recipe names, cut already.
+
+    Raises:
+        RecipeError: the recipe asks for the impossible, or the unfinished run was another.
+        AssetError: the data cannot be fetched.
+        OutputError: the output exists or cannot be written.
+    """
+    progress = progress or Silent()
+    if out is None:
+        return _run(recipe, data or _load(recipe), None, progress)
+    with Store(out, overwrite, resume) as store:
+        data = data or _load(recipe)
+        store.begin({"recipe": recipe.to_dict(), "data": data.fingerprint()})
+        result = _run(recipe, data, store, progress)
+        store.write_json(results.FILE, result.facts)
+        store.drop(CHECKPOINT, *(f"{role}{DONE}" for role in roles(recipe)))
+        path = store.finish()
+    replace_json(path.with_name(f"{path.name}.run.json"), result.run)
+    return TrainingResult(result.facts, result.run, path)
+
+
+def _load(recipe: TrainingRecipe) -> Dataset:
+    chosen = recipe.data
+    return classification.load(
+        chosen.name, validation=chosen.validation, limit=chosen.limit, seed=chosen.seed
+    )
+
+
+def _run(recipe: TrainingRecipe, data: Dataset, store: Store | None, progress: Progress) -> TrainingResult:
+    free = recipe.device == "auto" and recipe.executor == "masked" and torch.cuda.is_available()
+    device = torch.device("cuda" if recipe.device == "cuda" or free else "cpu")
+    finished = {role: _member(role, recipe, data, device, store, progress) for role in roles(recipe)}
+    facts = results.gather(recipe, data, finished)
+    unit = 1 if sys.platform == "darwin" else 1024
+    run = {
+        "stages": [{"name": TITLES[role], "seconds": round(d["seconds"], 3)} for role, d in finished.items()],
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "device": str(device),
+        "machine": machine(),
+        "command": shlex.join(["lowdim", *sys.argv[1:]])
+        if Path(sys.argv[0]).stem in ("lowdim", "__main__")
+        else "",
+    }
+    return TrainingResult(facts, run)
+
+
+def _member(
+    role: Role,
+    recipe: TrainingRecipe,
+    data: Dataset,
+    device: torch.device,
+    store: Store | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Return what a network came to: from an earlier attempt if that finished it, else by training it."""
+    if store and (done := store.get(f"{role}{DONE}")) is not None:
+        found: dict[str, Any] = done
+        return found
+    member = Member(role, recipe, data, device)
+    begun = store.get(CHECKPOINT) if store else None
+    if begun is not None and begun["role"] == role:
+        member.load(begun["state"])
+    steps = steps_per_epoch(recipe, data)
+    with progress.stage(TITLES[role], member.steps, "steps") as stage:
+        stage.advance(member.epoch * steps)
+        while member.epoch < recipe.epochs:
+            member.train_epoch(stage.advance)
+            if store and member.epoch < recipe.epochs:
+                store.put(CHECKPOINT, {"role": role, "state": member.state()})
+    record = results.record(member)
+    if store:
+        store.write_shard(
+            f"{role}.safetensors", {name: value.cpu() for name, value in member.net.state_dict().items()}
+        )
+        if member.sparsity is not None:
+            member.sparsity.masks.save(store.partial / f"{role}.masks.safetensors")
+        store.put(f"{role}{DONE}", record)
+    return record

@@ -1,0 +1,61 @@
+"""Selfish-RNN: the gates of a recurrent layer compete for one budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lowdim.core.schedule import cosine
+from lowdim.train.sparse.method import Moment, Order, Periodic, in_unit
+
+
+@dataclass(frozen=True)
+class SelfishRNN(Periodic):
+    """A recurrent matrix loses its smallest weights whichever gate they are in, and grows as many anywhere in it.
+
+    The unit of competition is the stacked matrix: in torch's LSTM and GRU ``weight_ih_l0`` and ``weight_hh_l0``, whose
+    rows are all gates. A gate may so end with many more weights than another; the matrix keeps its number exactly.
+    At an update ceil(zeta_t * kept) weights move, with zeta_t = floor + (drop - floor) / 2 * (1 + cos(pi t / T)); new
+    weights start at zero, with an optimizer state of zero.
+
+    Paper: "Selfish Sparse RNN Training", ICML 2021, arXiv 2101.09048. It updates once per epoch, starts from
+    ``allocation="uniform"`` and trains with `lowdim.train.SNTASGD`.
+
+    Args:
+        every: optimizer steps between updates; the paper's is the number of batches of an epoch.
+        until: share of the run after which masks stand still; the paper moves them to the end.
+        drop: zeta at the start; the paper has 0.8 for LSTM and 0.5 for recurrent highway networks.
+        floor: zeta at the end.
+
+    Example:
+        >>> [round(SelfishRNN().share(t, 100), 4) for t in (0, 50, 100)]
+        [0.8, 0.4025, 0.005]
+    """
+
+    needs_total: ClassVar[bool] = True
+    order: ClassVar[Order] = "after_step"
+
+    drop: float = 0.8
+    floor: float = 0.005
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_unit("drop", self.drop)
+        in_unit("floor", self.floor)
+
+    def share(self, step: int, total: int | None) -> float:
+        """Return zeta_t."""
+        assert total is not None, "SparseTraining asks for total_steps where needs_total is set"
+        return cosine(step, total, self.drop, self.floor)
+
+    def update(self, moment: Moment) -> None:
+        """Drop by magnitude and grow at random, matrix by matrix."""
+        self.shake(moment, self.share(moment.step, moment.total))
+
+    def shake(self, moment: Moment, fraction: float) -> None:
+        """Do one update that drops ``fraction``."""
+        from lowdim.train.sparse.exchange import replace
+
+        for layer in moment.layers:
+            replace(moment, layer, math.ceil(fraction * layer.kept - 1e-9), "magnitude", "random")

@@ -1,0 +1,104 @@
+"""The settings of a truly sparse multilayer perceptron."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lowdim.core.allocation.densities import check_sparsity
+from lowdim.core.allocation.shapes import resolve
+from lowdim.core.errors import RecipeError
+from lowdim.train.sparse.method import Regrow, check_words, in_unit
+
+
+@dataclass(frozen=True)
+class SetMLP:
+    """A perceptron whose hidden layers hold nothing but epsilon * (inputs + outputs) weights each, evolved by SET.
+
+    After every epoch but the last, each hidden layer's share ``drop`` of the weights nearest to zero, of either sign,
+    makes room for as many at random places. Memory and time go with the connections: a million neurons train on a
+    laptop. The output layer is dense. `lowdim.train.SparseMLPClassifier` and ``SparseMLPRegressor`` are built of it.
+
+    Paper: "Sparse evolutionary deep learning with over one million artificial neurons on commodity hardware", Neural
+    Computing and Applications 2021, arXiv 1901.09181. All-ReLU and importance pruning are of arXiv 2102.01732.
+
+    Args:
+        hidden: neurons of the hidden layers.
+        epsilon: a hidden layer keeps epsilon * (inputs + outputs) weights, all of them if it has no more.
+        sparsity: share of zeros over all hidden layers, spread as Erdos-Renyi; takes the place of ``epsilon``.
+        drop: zeta, share of the weights of either sign that moves.
+        regrow: value of new weights: "normal", N(0, 0.1^2); "uniform" in +-sqrt(6 / inputs); "zero".
+        activation: "relu"; "all-relu", whose slope below zero is -slope, +slope, -slope ... layer by layer; "tanh".
+        slope: of all-relu below zero.
+        dropout: share of hidden activations left out in training.
+        learning_rate: of SGD.
+        momentum: of SGD.
+        weight_decay: L2 penalty of SGD.
+        clip: largest norm of a step's gradient, which keeps features that are not scaled from blowing it up; the paper
+            has none, which is inf.
+        batch_size: examples of a step; more than there are means all.
+        epochs: passes over the data.
+        prune_share: share of the hidden neurons of each layer, the weakest by the sum of incoming |w|, that is cut out
+            at an importance pruning; 0 for none.
+        prune_every: epochs between importance prunings.
+        prune_after: epochs before the first.
+
+    Example:
+        >>> SetMLP(hidden=(100, 50), epsilon=2).connections(784)
+        (1768, 300)
+    """
+
+    hidden: tuple[int, ...] = (1000, 1000)
+    epsilon: float = 20.0
+    sparsity: float | None = None
+    drop: float = 0.3
+    regrow: Regrow = "normal"
+    activation: Literal["relu", "all-relu", "tanh"] = "relu"
+    slope: float = 0.6
+    dropout: float = 0.0
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 2e-4
+    clip: float = 5.0
+    batch_size: int = 128
+    epochs: int = 100
+    prune_share: float = 0.0
+    prune_every: int = 10
+    prune_after: int = 200
+
+    def __post_init__(self) -> None:
+        if not self.hidden or any(not _whole(n) for n in self.hidden):
+            raise RecipeError(
+                f"hidden must be whole numbers of neurons, such as (1000, 1000); got {self.hidden!r}"
+            )
+        for name in ("batch_size", "epochs", "prune_every"):
+            if not _whole(getattr(self, name)):
+                raise RecipeError(f"{name} must be a whole number of at least 1; got {getattr(self, name)!r}")
+        if self.sparsity is not None:
+            check_sparsity(self.sparsity)
+        for name in ("epsilon", "learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise RecipeError(f"{name} must be above 0; got {getattr(self, name)!r}")
+        if not self.weight_decay >= 0 or not self.prune_after >= 0:
+            raise RecipeError(
+                f"weight_decay and prune_after must be at least 0; got {self.weight_decay!r} and {self.prune_after!r}"
+            )
+        for name in ("dropout", "momentum", "prune_share"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise RecipeError(f"{name} must be at least 0 and below 1; got {getattr(self, name)!r}")
+        in_unit("drop", self.drop)
+        check_words(self)
+
+    def connections(self, inputs: int) -> tuple[int, ...]:
+        """Return how many weights each hidden layer keeps, for a number of input features."""
+        widths = (inputs, *self.hidden)
+        shapes = {str(n): (out, into) for n, (into, out) in enumerate(zip(widths, self.hidden, strict=False))}
+        if self.sparsity is not None:
+            return tuple(resolve("er", shapes, self.sparsity).values())
+        return tuple(
+            min(out * into, max(1, round(self.epsilon * (out + into)))) for out, into in shapes.values()
+        )
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

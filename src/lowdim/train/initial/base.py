@@ -1,0 +1,181 @@
+"""What every way of choosing a mask before training is."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lowdim.core.allocation.shapes import check_sparsity
+from lowdim.core.errors import NumericalError, RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Loss = Callable[[Any, Any], "Tensor"]
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a mask may be chosen from: a network, the weights that become sparse, and perhaps data."""
+
+    model: nn.Module
+    weights: dict[str, nn.Parameter]
+    data: Any
+    loss: Loss | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Initialisation(ABC):
+    """Chooses masks with an exact number of weights and leaves the network as it was.
+
+    Attributes:
+        needs: what it looks at beside the network: "nothing", an "example" input, or "batches" of inputs and
+            targets.
+    """
+
+    needs: ClassVar[str] = "nothing"
+
+    def masks(
+        self,
+        model: nn.Module,
+        data: Any = None,
+        *,
+        sparsity: float,
+        loss: Loss | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> dict[str, Tensor]:
+        """Return a bool mask, True = kept, for every weight that becomes sparse.
+
+        Args:
+            model: the network, as it was initialised and before it is sharded; it comes back unchanged. Where many
+                ranks train it, choose on the same data in each, or on one and broadcast.
+            data: batches (inputs, targets), one or several, for methods that need "batches"; an example input,
+                of which the values do not matter, for those that need an "example".
+            sparsity: share of zeros over the chosen weights.
+            loss: loss(outputs, targets) for methods that need batches; cross-entropy if None.
+            include: globs of the weights to choose from, see ``lowdim.models.walk.selection.select``.
+            exclude: globs of weights that stay dense.
+            seed: seeds what is drawn.
+
+        Raises:
+            RecipeError: a setting or the data cannot be.
+            NumericalError: a score is NaN or infinite.
+        """
+        check_sparsity(sparsity)
+        masks = self.choose(self.start(model, data, loss, include, exclude, seed), sparsity)
+        warn_of_empty(type(self).__name__, masks)
+        return masks
+
+    def start(
+        self,
+        model: nn.Module,
+        data: Any = None,
+        loss: Loss | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> Start:
+        """Gather what the choice is made from."""
+        from lowdim.models.walk.selection import select
+
+        if self.needs != "nothing" and data is None:
+            wanted = {"batches": "batches (inputs, targets)", "example": "an example input"}[self.needs]
+            raise RecipeError(f"{type(self).__name__} needs {wanted} as its second argument; got none")
+        weights = select(model, include, exclude)
+        for name, weight in weights.items():
+            if hasattr(weight, "device_mesh"):
+                raise RecipeError(
+                    f"{name} is sharded over ranks. Choose masks before fully_shard, on the same data in every rank"
+                )
+        return Start(_unwrapped(model), weights, data, loss, seed)
+
+    @abstractmethod
+    def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
+        """Return the masks."""
+
+
+@dataclass(frozen=True)
+class Scored(Initialisation):
+    """Keeps the highest scores over all chosen weights together, in one shot."""
+
+    @abstractmethod
+    def scores(self, start: Start) -> dict[str, Tensor]:
+        """Return one number per weight, of the weight's shape; larger is kept."""
+
+    def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
+        """Return the masks."""
+        return keep_global(self.scores(start), budget(start.weights, sparsity))
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside of torch.compile and DistributedDataParallel."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    while True:
+        compiled = model._modules.get("_orig_mod")
+        inner = model.module if isinstance(model, DistributedDataParallel) else compiled
+        if inner is None:
+            return model
+        model = inner
+
+
+def budget(weights: Mapping[str, Tensor], sparsity: float) -> int:
+    """Return how many weights are kept in all."""
+    return round((1.0 - check_sparsity(sparsity)) * sum(w.numel() for w in weights.values()))
+
+
+def keep_global(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Keep the ``count`` highest scores of all tensors together; ties go to the earliest tensor and index.
+
+    Raises:
+        NumericalError: a score is NaN; the tensor is named.
+
+    Example:
+        >>> import torch
+        >>> found = keep_global({"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([[3.0], [2.0]])}, 2)
+        >>> found["a"].tolist(), found["b"].tolist()
+        ([False, True], [[True], [False]])
+    """
+    import torch
+
+    from lowdim.core.topk import keep_top
+
+    for name, score in scores.items():
+        if bool(score.isnan().any()):
+            raise NumericalError(f"the scores of {name} hold NaN. Check the data and the loss")
+    home = next(iter(scores.values())).device
+    kept = keep_top(torch.cat([score.reshape(-1).to(home) for score in scores.values()]), count)
+    parts = kept.split([score.numel() for score in scores.values()])
+    return {
+        name: part.reshape(score.shape).to(score.device)
+        for (name, score), part in zip(scores.items(), parts, strict=True)
+    }
+
+
+def keep_counted(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """Keep the highest scores of each tensor by itself; ties go to the lowest index."""
+    from lowdim.core.topk import keep_top
+
+    return {name: keep_top(score, counts[name]) for name, score in scores.items()}
+
+
+def warn_of_empty(who: str, masks: Mapping[str, Tensor]) -> None:
+    """Warn, by name, of weights that kept nothing: no signal passes there."""
+    empty = [name for name, mask in masks.items() if mask.numel() and not bool(mask.any())]
+    if empty:
+        warnings.warn(
+            f"{who} left no weight in {', '.join(empty[:5])}{' and others' * (len(empty) > 5)}: no signal passes "
+            "there. Use a lower sparsity, or keep only its ratios or another method",
+            stacklevel=4,
+        )
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the weights' shapes by name."""
+    return {name: tuple(weight.shape) for name, weight in weights.items()}

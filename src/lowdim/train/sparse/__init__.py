@@ -1,0 +1,1 @@
+"""The engine of sparse training: layers, masks, how they move."""

@@ -1,0 +1,280 @@
+"""From arguments to layers: what `SparseTraining` does before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lowdim.core.allocation.shapes import ShapeAllocation, resolve
+from lowdim.core.errors import LowdimError, RecipeError, suggest
+from lowdim.core.pattern import NM, parse
+from lowdim.core.pattern.units import Turned, Units, quotas, units_of
+from lowdim.core.random import generator
+from lowdim.core.topk import keep_top_rows
+from lowdim.core.transition import draw
+from lowdim.models.walk.selection import Weight, choose, inputs_first, plain_name, shares_memory, weights
+from lowdim.nn.csr.linear import CSRLinear
+from lowdim.train.sparse.csr import CSRLayer
+from lowdim.train.sparse.distributed import local
+from lowdim.train.sparse.masked import MaskedLayer
+from lowdim.train.sparse.method import Method, Periodic
+from lowdim.train.sparse.state import check_free
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `SparseTraining` that say what becomes sparse."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    method: Method
+    sparsity: float | None
+    allocation: str | Mapping[str, float] | ShapeAllocation
+    include: Sequence[str] | None
+    exclude: Sequence[str] | None
+    pattern: str
+    masks: Mapping[str, Tensor] | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The layers, the units each keeps at the end, and every candidate with its reason to stay dense."""
+
+    layers: tuple[Any, ...]
+    targets: dict[str, int]
+    weights: tuple[Weight, ...]
+
+
+def optimizer_of(optimizer: Any) -> Optimizer:
+    """Return the optimizer whose step is taken, out of wrappers such as those of accelerate.
+
+    Raises:
+        LowdimError: it is not a torch optimizer.
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    if not isinstance(optimizer, Optimizer):
+        raise LowdimError(f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}")
+    return optimizer
+
+
+def check_method(method: Any, total_steps: int | None) -> None:
+    """Refuse a method that is none, or that lacks the length of the run.
+
+    Raises:
+        RecipeError: see above.
+    """
+    if not isinstance(method, Method):
+        hint = f"; write {method.__name__}()" if isinstance(method, type) else ""
+        raise RecipeError(
+            f"method must be one of lowdim.train, such as RigL(every=100); got {method!r}{hint}"
+        )
+    if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
+        raise RecipeError(f"total_steps must be a whole number of at least 1; got {total_steps!r}")
+    if method.needs_total and total_steps is None:
+        raise RecipeError(
+            f"{type(method).__name__} has a schedule over the whole run: give total_steps, its optimizer steps"
+        )
+    if isinstance(method, Periodic) and method.changes_density and method.every > method.last(total_steps):
+        raise RecipeError(
+            f"{type(method).__name__} would never prune: every is {method.every}, but it ends at step "
+            f"{method.last(total_steps):g} (until * total_steps). Choose a smaller every"
+        )
+
+
+def build(request: Request) -> Plan:
+    """Choose the layers, spread the budget, draw or take the masks.
+
+    Raises:
+        RecipeError: an argument is out of range, or names nothing.
+        LowdimError: the optimizer lacks a weight, or two weights share memory.
+    """
+    if truly := truly_sparse(request):
+        return truly
+    if request.masks is not None:
+        request = replace(request, masks=_canonical(request.masks, request.model))
+    found = _chosen(request)
+    sparse = [w for w in found if not w.dense]
+    _target(request)
+    _check_memory(request.model, sparse)
+    _check_optimizer(request.optimizer, sparse)
+    check_free(sparse)
+    units = {w.name: _units(request.pattern, w) for w in sparse}
+    grouped = any(u.groups > 1 for u in units.values())
+    if grouped and request.method.changes_density:
+        raise RecipeError(
+            f"{type(request.method).__name__} changes how much is kept, which pattern {request.pattern} does not "
+            "allow; use RigL, SET, ITOP or Static with it"
+        )
+    first, targets = _counts(request, units)
+    layers = []
+    for weight in sparse:
+        name, u = weight.name, units[weight.name]
+        quota = quotas(request.pattern, u, first[name])
+        kept = _initial(request, name, u, quota, first[name])
+        layers.append(MaskedLayer(weight, u, quota, kept, request.optimizer))
+        if quota is not None:
+            targets[name] = layers[-1].kept
+    return Plan(tuple(layers), targets, tuple(found))
+
+
+# ---------------------------------------------------------------- which layers
+
+
+def _chosen(request: Request) -> list[Weight]:
+    if request.masks is None:
+        return weights(request.model, request.include, request.exclude)
+    found = weights(request.model, ["*"] if request.include is None else request.include, request.exclude)
+    known = [w.name for w in found if not w.dense]
+    for name in request.masks:
+        if name not in known:
+            raise RecipeError(f"masks names {name!r}, which cannot be sparse here. {suggest(name, known)}")
+    return [
+        w
+        if w.name in request.masks or w.dense
+        else Weight(w.name, w.module, w.attribute, w.parameter, "no mask given")
+        for w in found
+    ]
+
+
+def _canonical(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return the masks by the first name of their parameter, which tied parameters have several of."""
+    every = {plain_name(n): p for n, p in model.named_parameters(remove_duplicate=False)}
+    first = {id(p): plain_name(n) for n, p in model.named_parameters()}
+    made: dict[str, Tensor] = {}
+    for given, mask in masks.items():
+        key = given if given in every else f"{given}.weight"
+        if key not in every:
+            raise RecipeError(f"masks names {given!r}, which the model lacks. {suggest(given, every)}")
+        name = first[id(every[key])]
+        if name in made:
+            raise RecipeError(f"masks gives two masks to one tied weight: {name} and {key}. Give it one")
+        if tuple(mask.shape) != tuple(every[key].shape):
+            raise RecipeError(
+                f"the mask of {given} has shape {tuple(mask.shape)}, the weight has {tuple(every[key].shape)}"
+            )
+        made[name] = mask.bool()
+    return made
+
+
+def _check_memory(model: nn.Module, sparse: list[Weight]) -> None:
+    tensors = {plain_name(n): local(p.detach()) for n, p in model.named_parameters()}
+    mine = {w.name for w in sparse}
+    for a, b in shares_memory(tensors):
+        if a in mine or b in mine:
+            raise LowdimError(
+                f"{a} and {b} are two parameters in the same memory, so one mask would act on both. Tie them by "
+                "assigning one Parameter to both modules, or exclude them"
+            )
+
+
+def _units(pattern: str, weight: Weight) -> Units:
+    shape = tuple(weight.parameter.shape)
+    if pattern == "unstructured" or not inputs_first(weight.module):
+        return units_of(pattern, weight.name, shape)
+    turned = units_of(pattern, weight.name, (shape[1], shape[0], *shape[2:]))
+    return Turned(shape, turned.size, turned.groups, inner=turned)
+
+
+def _check_optimizer(optimizer: Optimizer, sparse: list[Weight]) -> None:
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for weight in sparse:
+        if id(weight.parameter) not in held:
+            raise LowdimError(
+                f"the optimizer does not hold {weight.name}. Give it model.parameters(), made after the model has its "
+                "final parameters, or exclude the layer"
+            )
+
+
+def truly_sparse(request: Request) -> Plan | None:
+    """Return the plan of a model with truly sparse layers, which bring their masks; None if it has none.
+
+    Raises:
+        RecipeError: masks or a pattern are given, or a sparsity that the method cannot bring about.
+        LowdimError: the optimizer lacks the values of a layer.
+    """
+    modules = {n: m for n, m in request.model.named_modules() if isinstance(m, CSRLinear)}
+    if not modules:
+        return None
+    if request.masks is not None or request.pattern != "unstructured":
+        raise RecipeError(
+            "CSRLinear layers bring their own masks, without a pattern; leave out masks and pattern"
+        )
+    named = {plain_name(f"{n}.weight" if n else "weight"): m for n, m in modules.items()}
+    chosen = choose(named, request.include, request.exclude)
+    found = [Weight(n, m, "values", m.values, "" if n in chosen else "not chosen") for n, m in named.items()]
+    sparse = [w for w in found if not w.dense]
+    _check_optimizer(request.optimizer, sparse)
+    check_free(sparse)
+    layers = tuple(CSRLayer(w.name, named[w.name], request.optimizer) for w in sparse)
+    targets = {layer.name: layer.kept for layer in layers}
+    if request.sparsity is not None:
+        shapes = {layer.name: layer.shape for layer in layers}
+        wanted = resolve(request.allocation, shapes, request.sparsity)
+        if not request.method.changes_density and sum(wanted.values()) != sum(targets.values()):
+            raise RecipeError(
+                f"the CSRLinear layers keep {sum(targets.values())} weights; {type(request.method).__name__} leaves "
+                f"it at that; sparsity {request.sparsity:g} would be {sum(wanted.values())}. Leave sparsity out"
+            )
+        targets = wanted
+    return Plan(layers, targets, tuple(found))
+
+
+# ---------------------------------------------------------------- how much, and where
+
+
+def _counts(request: Request, units: dict[str, Units]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the units each layer keeps at the start and at the end."""
+    if request.masks is not None:
+        first = {name: round(int(request.masks[name].sum()) / u.weights) for name, u in units.items()}
+        if request.sparsity is None:
+            return first, dict(first)
+        return first, _spread(request, units, request.sparsity)
+    sparsity = _target(request)
+    start = request.method.initial(sparsity) if sparsity is not None else None
+    targets = _spread(request, units, sparsity)
+    if start == sparsity:
+        return dict(targets), targets
+    first = _spread(request, units, start)
+    return {name: max(first[name], targets[name]) for name in units}, targets
+
+
+def _target(request: Request) -> float | None:
+    if ":" in request.pattern and not request.pattern.startswith("gates"):
+        known = parse(request.pattern)
+        assert isinstance(known, NM)
+        return known.check_recipe(request.sparsity)
+    return request.sparsity
+
+
+def _spread(request: Request, units: dict[str, Units], sparsity: float | None) -> dict[str, int]:
+    shapes = {name: u.shape for name, u in units.items()}
+    counts = resolve(request.allocation, shapes, sparsity)
+    return {name: min(u.size, max(1, round(counts[name] / u.weights))) for name, u in units.items()}
+
+
+def _initial(request: Request, name: str, units: Units, quota: Tensor | None, count: int) -> Tensor:
+    """Return the units that are active at first, bool [size]."""
+    if request.masks is not None:
+        mask = request.masks[name]
+        kept = units.values(mask.float()) > 0
+        if not torch.equal(units.spread(kept), mask.to(kept.device)):
+            raise RecipeError(f"the mask of {name} does not fit the pattern {request.pattern}")
+        if quota is not None and not torch.equal(kept.reshape(units.groups, -1).sum(1).cpu(), quota):
+            raise RecipeError(
+                f"the mask of {name} does not keep the same number in every group of {request.pattern}"
+            )
+        return kept
+    source = generator(request.seed, "mask", name)
+    if quota is None:
+        kept = torch.zeros(units.size, dtype=torch.bool)
+        kept[draw(count, units.size, torch.empty(0, dtype=torch.int64), source)] = True
+        return kept
+    scores = torch.rand(units.groups, units.size // units.groups, generator=source)
+    return keep_top_rows(scores, quota).flatten()

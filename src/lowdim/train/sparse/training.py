@@ -1,0 +1,393 @@
+"""Sparse training in two lines: masks that ride on an optimizer's hooks."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lowdim.core.allocation.shapes import ShapeAllocation
+from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.core.masks import Masks
+from lowdim.models.walk.selection import plain_name
+from lowdim.train.sparse.distributed import any_rank, check_agreement, ranks_agree
+from lowdim.train.sparse.layer import Explored
+from lowdim.train.sparse.method import Method, Moment
+from lowdim.train.sparse.plan import Request, build, check_method, optimizer_of
+from lowdim.train.sparse.state import claim, hidden_of, overflown, per_weight, release, shown
+
+
+class SparseTraining:
+    """Keeps chosen weights of a model sparse while an optimizer trains it, and moves the masks as a method says.
+
+    Construct it after the optimizer, then train as before: masks ride on the optimizer's step hooks. Weights
+    that are off are exact zeros after every step, gradient clipping sees the gradient of the active weights
+    alone (except where an update looks at the dense gradient), and the optimizer's
+    memory of a weight is cleared whenever it goes off or on. ``every`` of a method counts optimizer steps, so
+    gradient accumulation, and steps that a GradScaler skips, need no care.
+
+    Weights are simulated sparse: held dense, with zeros, for any layer on any device, at a dense network's
+    speed. Layers of ``lowdim.nn.csr`` hold and multiply only what is kept; they are found and trained
+    by the same methods.
+
+    Args:
+        model: any module; sharded by ``fully_shard`` or wrapped in DistributedDataParallel before or after.
+        optimizer: holds all weights that become sparse.
+        sparsity: share of zeros over all sparse layers at the end, from 0 to below 1. Left out where masks are given.
+        allocation: how it is spread: "uniform", "uniform-plus", "er", "erk", "erk-plus", sparsities by name, or
+            an object with ``densities(shapes, sparsity)``.
+        method: such as ``RigL(every=100)``; ``Static()`` keeps masks where they are.
+        include: globs of the weights that become sparse; see `lowdim.models.walk.selection.select`.
+        exclude: globs of weights that stay dense.
+        total_steps: optimizer steps of the whole run, which schedules need.
+        seed: of every random choice; the global generators are not used.
+        pattern: "unstructured", "fan-in", N:M, ROWSxCOLS or "gates:N"; see `lowdim.core.pattern.units.units_of`.
+        masks: bool tensors by parameter name to start from, instead of drawing: from ``snip``, a ticket, another run.
+
+    Raises:
+        RecipeError: an argument is out of range, or names nothing.
+        LowdimError: the optimizer lacks a weight, or two weights share memory.
+
+    Example:
+        >>> import torch
+        >>> from lowdim.train import Static
+        >>> model = nn.Linear(16, 16)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> sparsity = SparseTraining(model, optimizer, sparsity=0.75, method=Static())
+        >>> int((model.weight != 0).sum())
+        64
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        sparsity: float | None = None,
+        allocation: str | Mapping[str, float] | ShapeAllocation = "erk",
+        method: Method,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        total_steps: int | None = None,
+        seed: int = 0,
+        pattern: str = "unstructured",
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        check_method(method, total_steps)
+        self.model, self.optimizer = model, optimizer_of(optimizer)
+        self.method, self.total_steps, self.seed, self.pattern = method, total_steps, seed, pattern
+        asked = (sparsity, allocation, include, exclude, pattern, masks, seed)
+        plan = build(Request(model, self.optimizer, method, *asked))
+        self.layers, self.targets, self._weights = plan.layers, plan.targets, plan.weights
+        method.check(self.layers)
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self._explored = {layer.name: Explored(layer.size) for layer in self.layers}
+        for layer in self.layers:
+            self._explored[layer.name].add(layer.positions())
+        self._memory: dict[str, Any] = {}
+        self._shake, self._pending, self._depth, self._in_closure = 0.0, False, 0, False
+        self._ready = self._void = self._replaced = False
+        self._closure: Callable[[], Any] | None = None
+        self._hidden = hidden_of(self.optimizer)
+        self._agree = ranks_agree(model)
+        self._observers = method.observers(model, self.optimizer, self.layers, total_steps)
+        self._handles: list[Any] = [
+            self.optimizer.register_step_pre_hook(self._before),
+            self.optimizer.register_step_post_hook(self._after),
+            *(h for layer in self.layers for h in layer.listen(self._backward)),
+        ]
+        claim(self, self.layers)
+        self._watch()
+
+    # ---------------------------------------------------------------- what users read
+
+    @property
+    def masks(self) -> Masks:
+        """The masks by parameter name, True where a weight is active, packed and on the CPU."""
+        return Masks.from_dict({layer.name: layer.mask() for layer in self.layers})
+
+    def sparsity(self, name: str | None = None) -> float:
+        """Return the share of zeros of one layer or of all sparse layers."""
+        chosen = self._named(name)
+        size = sum(layer.size for layer in chosen)
+        return 1.0 - sum(layer.kept for layer in chosen) / size if size else 0.0
+
+    def explored(self, name: str | None = None) -> float:
+        """Return R_s, the share of weights that were ever active, in one layer or in all (arXiv 2102.02887).
+
+        Layers of more than 2^28 weights are not followed and do not count; NaN if there are no others.
+        """
+        chosen = [layer for layer in self._named(name) if self._explored[layer.name].followed]
+        size = sum(layer.size for layer in chosen)
+        return sum(len(self._explored[layer.name]) for layer in chosen) / size if size else float("nan")
+
+    def _named(self, name: str | None) -> Sequence[Any]:
+        found = [layer for layer in self.layers if name in (None, layer.name, layer.name.rpartition(".")[0])]
+        if not found:
+            raise LowdimError(f"no sparse layer is named {name!r}; there are: {self._names()}")
+        return found
+
+    def _names(self) -> str:
+        return ", ".join(layer.name for layer in self.layers)
+
+    def __str__(self) -> str:
+        """Return the table of what is sparse and what is not."""
+        lines = [f"{self.method}, {self.pattern}, step {self.step}: {self.sparsity():.2%} zeros"]
+        kept = {layer.name: layer for layer in self.layers}
+        width = max(len(weight.name) for weight in self._weights)
+        for weight in self._weights:
+            layer = kept.get(weight.name)
+            shape = "x".join(map(str, layer.shape if layer else weight.parameter.shape))
+            if layer:
+                state = f"{1 - layer.kept / max(1, layer.size):7.2%} zeros"
+            else:
+                state = f"dense ({weight.dense})"
+            lines.append(f"  {weight.name:{width}} {shape:>18}  {state}")
+        return "\n".join(lines)
+
+    # ---------------------------------------------------------------- what users do
+
+    def shake(self, fraction: float) -> None:
+        """Ask for one drop-and-grow of ``fraction`` of the active weights at the next optimizer step.
+
+        It comes whatever the method's schedule says, and in place of a scheduled update of that step.
+
+        Raises:
+            RecipeError: the fraction is not in (0, 1].
+        """
+        if not 0.0 < fraction <= 1.0:
+            raise RecipeError(f"fraction must be above 0 and at most 1; got {fraction!r}")
+        self._shake = float(fraction)
+        self._watch()
+
+    def apply_(self, module: nn.Module) -> None:
+        """Zero what is off in another module with the same weights, such as a moving average or a copy.
+
+        Raises:
+            LowdimError: a weight is missing or has another shape; nothing has been changed then.
+        """
+        named = {plain_name(name): p for name, p in module.named_parameters(remove_duplicate=False)}
+        self.masks.apply_(named)
+
+    def remove(self) -> None:
+        """Take all hooks off; weights keep their zeros, but nothing keeps them zero from here on."""
+        for handle in (*self._handles, *self._observers.values()):
+            handle.remove()
+        self._handles.clear()
+        release(self.layers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what resuming needs beside the model's and the optimizer's own: tensors, numbers and text."""
+        return {
+            "recipe": self._recipe(),
+            "step": self.step,
+            "shake": self._shake,
+            "masks": {layer.name: layer.state() for layer in self.layers},
+            "explored": {name: seen.state() for name, seen in self._explored.items()},
+            "memory": dict(self._memory),
+            "observers": {name: observer.state() for name, observer in self._observers.items()},
+            "history": list(self.history),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a ``state_dict`` was taken; the model and the optimizer load their own, before or after.
+
+        Raises:
+            LowdimError: it is of another model or another recipe; nothing has been changed then.
+        """
+        if "recipe" not in state or "masks" not in state:
+            raise LowdimError(f"this state was not saved by SparseTraining; it holds {sorted(state)[:5]}")
+        for key, value in self._recipe().items():
+            if state["recipe"].get(key) != value:
+                raise LowdimError(
+                    f"this state was saved with another {key}: {state['recipe'].get(key)!r}, now {value!r}. "
+                    "Construct the model and SparseTraining as they were in the run that is resumed"
+                )
+        for layer in self.layers:
+            layer.load(state["masks"][layer.name])
+            self._explored[layer.name].load(state["explored"][layer.name])
+        for name, observer in self._observers.items():
+            observer.load(state["observers"][name])
+        self.step, self._shake, self._memory = state["step"], state["shake"], dict(state["memory"])
+        self.history = list(state["history"])
+        self._watch()
+
+    def _recipe(self) -> dict[str, Any]:
+        return {
+            "method": repr(self.method),
+            "pattern": self.pattern,
+            "seed": self.seed,
+            "total_steps": self.total_steps,
+            "layers": {layer.name: list(layer.shape) for layer in self.layers},
+            "targets": dict(self.targets),
+        }
+
+    # ---------------------------------------------------------------- around the optimizer's step
+
+    def _coming(self) -> bool:
+        """Tell whether the optimizer step that comes next moves masks."""
+        return bool(self._shake) or self.method.due(self.step + 1, self.total_steps)
+
+    def _looks(self) -> bool:
+        """Tell whether it looks at the dense gradient when it moves them."""
+        return self._coming() and (bool(self._shake) or self.method.wants_gradient)
+
+    def _backward(self) -> bool:
+        """Note that gradients arrive, so that no step is under way; return what ``_looks`` does."""
+        if not self._in_closure:
+            self._depth = 0
+            self._hidden.clear()
+        return self._looks()
+
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        closure = kwargs.get("closure") or next((a for a in args if callable(a)), None)
+        if closure not in (None, self._closure):  # a step of its own, even if the last one broke off
+            self._depth = 0
+        self._depth += 1
+        if self._depth > 1:  # an optimizer whose step calls that of its base class runs the hooks of both
+            return None
+        for layer in self.layers:
+            layer.check()
+        self._ready, self._void = False, overflown(self.optimizer)
+        if closure is None:
+            self._prepare()
+            return None
+        wrapped = self._closure = self._around(closure)
+        return tuple(wrapped if a is closure else a for a in args), {
+            key: wrapped if value is closure else value for key, value in kwargs.items()
+        }
+
+    def _around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """Let masks act between a closure, which computes the gradients inside the step, and their use."""
+        calls = 0
+
+        def compute() -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > 1:
+                raise LowdimError(
+                    f"{type(self.optimizer).__name__} calls its closure more than once in a step, so there is no one "
+                    "gradient to act on; use an optimizer of one gradient per step"
+                )
+            self._in_closure = True
+            self._hidden.clear()
+            try:
+                loss = closure()
+            finally:
+                self._in_closure = False
+            self._prepare()
+            return loss
+
+        return compute
+
+    def _prepare(self) -> None:
+        """Act on gradients that are there and not used yet."""
+        if self._ready or self._void:
+            return
+        self._ready = True
+        with shown(self._hidden):
+            self._pending = self._coming() and self._gradients_are_finite()
+            self._replaced = self._pending and self.method.order == "replace_step"
+            if self._replaced:
+                self._update()
+                self._hide_gradients()
+                return
+            held = self._pending and self._looks()
+            for layer in self.layers:
+                if held:
+                    layer.hold_gradient()
+                layer.clear_gradient()
+
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._depth == 0:
+            return
+        self._depth -= 1
+        if self._depth or self._void:
+            return
+        if self._replaced:
+            self._show_gradients()
+        elif self._pending:
+            self._update()
+        for layer in self.layers:
+            layer.release()
+            layer.clear_weight()
+            if self.step == 0:
+                per_weight(self.optimizer, layer.parameter, layer.name)
+        self.step += 1
+        self._shake, self._pending, self._replaced, self._closure = 0.0, False, False, None
+        self._watch()
+
+    def _watch(self) -> None:
+        looks = self._looks()
+        for layer in self.layers:
+            layer.watch(looks)
+
+    def _hide_gradients(self) -> None:
+        """Let the optimizer's step find nothing to do: an update takes its place."""
+        held = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._hidden[:] = [(parameter, parameter.grad) for parameter in held]
+
+    def _show_gradients(self) -> None:
+        for parameter, gradient in self._hidden:
+            parameter.grad = gradient
+        self._hidden.clear()
+        for layer in self.layers:
+            layer.clear_gradient()
+
+    def _gradients_are_finite(self) -> bool:
+        wrong = [layer.name for layer in self.layers if not layer.finite()]
+        if self._agree:
+            wrong = any_rank(wrong)
+        if wrong:
+            warnings.warn(
+                f"the mask update of step {self.step + 1} is skipped: the gradient of {wrong[0]} holds NaN or Inf",
+                stacklevel=4,
+            )
+            self.history.append(
+                {"step": self.step + 1, "skipped": f"gradient of {wrong[0]} holds NaN or Inf"}
+            )
+        return not wrong
+
+    def _update(self) -> None:
+        before = [layer.snapshot() for layer in self.layers]
+        moment = Moment(
+            self.step + 1,
+            self.total_steps,
+            self.layers,
+            self.targets,
+            self._explored,
+            self.seed,
+            self._memory,
+            self._observers,
+        )
+        if self._shake:
+            self.method.shake(moment, self._shake)
+        else:
+            self.method.update(moment)
+        digest = 0
+        for layer in self.layers:
+            positions = layer.positions().cpu()
+            self._explored[layer.name].add(positions)
+            if self._agree:
+                digest = zlib.crc32(positions.numpy().tobytes(), digest)
+        self._note([layer.changed(was) for layer, was in zip(self.layers, before, strict=True)])
+        if self._agree:
+            check_agreement(digest, f"the masks after step {self.step + 1}")
+
+    def _note(self, changes: Sequence[tuple[int, int]]) -> None:
+        names = [layer.name for layer in self.layers]
+        self.history.append(
+            {
+                "step": self.step + 1,
+                "sparsity": self.sparsity(),
+                "explored": self.explored(),
+                "kept": {layer.name: layer.kept for layer in self.layers},
+                "dropped": {name: dropped for name, (dropped, _) in zip(names, changes, strict=True)},
+                "grown": {name: grown for name, (_, grown) in zip(names, changes, strict=True)},
+            }
+        )

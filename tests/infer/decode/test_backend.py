@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tests.models.zoo import ZOO
+
+from lowdim.core.errors import LowdimError
+from lowdim.infer.decode.backend import BackendFull, end_tokens, open_backend
+from lowdim.infer.decode.hf_backend import HFBackend
+
+IDS = [5, 9, 2, 33, 71, 8, 15, 4, 60, 61, 62, 7]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "bloom", "falcon", "gpt-neox", "mixtral", "gemma3"])
+def test_every_architecture_token_by_token_gives_the_logits_of_one_forward(kind: str) -> None:
+    model = ZOO[kind]()
+    with torch.inference_mode():
+        expected = model(torch.tensor([IDS])).logits[0].numpy()
+    backend = HFBackend(model, slots=2)
+    one, other = backend.open(), backend.open()
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    np.testing.assert_allclose(backend.prefill(one, IDS[:4]), expected[3], **close)
+    np.testing.assert_allclose(backend.prefill(one, IDS[4:9]), expected[8], **close)
+    np.testing.assert_allclose(backend.prefill(other, IDS[:9]), expected[8], **close)
+    for at in (9, 10, 11):
+        found = backend.step([other, one], [IDS[at]] * 2)
+        np.testing.assert_allclose(found, expected[[at, at]], **close)
+    assert backend.length(one) == backend.length(other) == len(IDS)
+    assert backend.vocab_size == 96
+
+
+def test_slots_are_closed_and_used_again() -> None:
+    backend = HFBackend(ZOO["gpt2"](), slots=1)
+    slot = backend.open()
+    first = backend.prefill(slot, IDS)
+    with pytest.raises(BackendFull, match="1 slots"):
+        backend.open()
+    backend.close(slot)
+    with pytest.raises(LowdimError, match="not open"):
+        backend.length(slot)
+    again = backend.open()
+    assert backend.length(again) == 0
+    assert np.array_equal(backend.prefill(again, IDS), first)
+
+
+def test_what_cannot_be_appended_is_refused_and_changes_nothing() -> None:
+    backend = HFBackend(ZOO["gpt2"](), max_length=8)
+    slot = backend.open()
+    for ids, problem in (
+        ([], "empty"),
+        ([96], "belong to the model"),
+        ([-1], "must lie"),
+        ([1] * 9, "does not fit"),
+    ):
+        with pytest.raises(LowdimError, match=problem):
+            backend.prefill(slot, ids)
+        assert backend.length(slot) == 0
+
+
+def test_limits_come_from_the_model_or_the_caller() -> None:
+    engine = open_backend(ZOO["gpt2"](), slots=3)
+    assert (engine.backend.max_length, engine.backend.slots) == (128, 3)
+    assert open_backend(ZOO["gpt2"](), max_length=20).backend.max_length == 20
+    with pytest.raises(LowdimError, match="slots"):
+        open_backend(ZOO["gpt2"](), slots=0)
+    with pytest.raises(LowdimError, match="max_length"):
+        open_backend(ZOO["gpt2"](), max_length=0)
+
+
+def test_end_tokens() -> None:
+    model = SimpleNamespace(
+        config=SimpleNamespace(eos_token_id=3), generation_config=SimpleNamespace(eos_token_id=[3, 5])
+    )
+    assert end_tokens(model) == {3, 5}
+    model.generation_config = None
+    assert end_tokens(model) == {3}
+    model.config = SimpleNamespace(eos_token_id=None)
+    assert end_tokens(model) == frozenset()

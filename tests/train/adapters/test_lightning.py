@@ -1,0 +1,69 @@
+"""Lightning: masks hold, checkpoints resume to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.train.small import mlp
+from torch import Tensor
+
+lightning = pytest.importorskip("lightning.pytorch")
+
+from lowdim.train import RigL  # noqa: E402
+from lowdim.train.adapters.lightning import SparseTrainingCallback  # noqa: E402
+
+
+class Net(lightning.LightningModule):  # type: ignore[misc, name-defined]
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(16, 24, 3)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+def fit(home: Path, epochs: int, checkpoint: str | None = None) -> tuple[Net, SparseTrainingCallback, Any]:
+    source = torch.Generator().manual_seed(0)
+    data = torch.utils.data.TensorDataset(
+        torch.randn(40, 16, generator=source), torch.randint(3, (40,), generator=source)
+    )
+    callback = SparseTrainingCallback(sparsity=0.7, method=RigL(every=3), total_steps=20)
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        default_root_dir=home,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        gradient_clip_val=1.0,
+        callbacks=[callback],
+    )
+    model = Net()
+    trainer.fit(model, torch.utils.data.DataLoader(data, batch_size=8), ckpt_path=checkpoint)
+    return model, callback, trainer
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_masks_hold_and_a_checkpoint_resumes(tmp_path: Path) -> None:
+    model, callback, _ = fit(tmp_path, 4)
+    training = callback.training
+    assert training is not None
+    assert training.step == 20
+    assert [entry["step"] for entry in training.history] == [3, 6, 9, 12]
+    weights = dict(model.named_parameters())
+    assert all(not weights[name][~mask].any() for name, mask in training.masks.items())
+
+    _, _, trainer = fit(tmp_path, 2)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    again, resumed, _ = fit(tmp_path, 4, checkpoint=str(tmp_path / "half.ckpt"))
+    assert resumed.training is not None
+    assert resumed.training.masks == training.masks
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
