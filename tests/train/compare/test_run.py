@@ -74,17 +74,13 @@ def test_the_small_twin_has_at_most_the_parameters_that_are_kept(data: Dataset) 
 def test_learning_rates_by_hand(data: Dataset) -> None:
     member = Member("dense", recipe(optimizer={"name": "sgd", "lr": 0.4, "schedule": "step"}), data, CPU)
     member.steps = 100
-    assert [round(member.rate(step), 6) for step in (0, 49, 50, 74, 75, 99)] == [
-        0.4,
-        0.4,
-        0.04,
-        0.04,
-        0.004,
-        0.004,
-    ]
+    assert [round(member.factor(step), 6) for step in (0, 49, 50, 74, 75, 99)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
     cosine = Member("dense", recipe(optimizer={"lr": 0.4}), data, CPU)
     cosine.steps = 100
-    assert [round(cosine.rate(step), 6) for step in (0, 50, 100)] == [0.4, 0.2, 0.0]
+    assert [round(cosine.factor(step), 6) for step in (0, 50, 100)] == [1.0, 0.5, 0.0]
+    cosine.train_epoch()
+    last = cosine.loop.step - 1
+    assert cosine.optimizer.param_groups[0]["lr"] == 0.4 * cosine.factor(last)
 
 
 def test_everything_learns_and_the_sparse_network_is_exactly_sparse(data: Dataset) -> None:

@@ -18,6 +18,7 @@ from lowdim.nn.csr.linear import CSRLinear
 from lowdim.train.compare import measure
 from lowdim.train.compare.recipe import TrainingRecipe
 from lowdim.train.dynamic.static import Static
+from lowdim.train.loop import Loop
 from lowdim.train.sparse.training import SparseTraining
 
 Role = Literal["dense", "small", "static", "sparse"]
@@ -28,7 +29,7 @@ def roles(recipe: TrainingRecipe) -> list[Role]:
 
     A static twin is left out where the run itself is one.
     """
-    itself = recipe.training == Static() and recipe.allocation == "erk" and recipe.initialisation is None
+    itself = not recipe.training.moves and recipe.allocation == "erk" and recipe.initialisation is None
     twins: list[Role] = [role for role in ("dense", "small", "static") if role in recipe.twins]
     return [*(twin for twin in twins if twin != "static" or not itself), "sparse"]
 
@@ -60,6 +61,13 @@ class Member:
         self.optimizer = self._optimizer()
         if role in ("static", "sparse"):
             self.sparsity = self._sparsity()
+        self.loop = Loop(
+            self.net,
+            self.optimizer,
+            loss=lambda net, batch: nn.functional.cross_entropy(net(batch[0]), batch[1]),
+            schedule=self.factor,
+            riders=[] if self.sparsity is None else [self.sparsity],
+        )
         self.initial = self.kept()
         self.epoch, self.seconds = 0, 0.0
         self.curve: list[dict[str, Any]] = []
@@ -121,8 +129,7 @@ class Member:
         start, recipe = self.recipe.initialisation, self.recipe
         if start is None:
             return None
-        rows = self._order(0)[: recipe.batch]
-        x, y = self.data.train.x[rows].to(self.device), self.data.train.y[rows].to(self.device)
+        x, y = self._batch(self._order(0)[: recipe.batch])
         given = {"nothing": None, "example": x[:1], "batches": [(x, y)]}[start.needs]
         found: dict[str, Tensor] = start.masks(
             self.net,
@@ -142,34 +149,24 @@ class Member:
             len(self.data.train.y), generator=generator(self.recipe.seed, "data", "order", epoch)
         )
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
-        chosen = self.recipe.optimizer
-        assert chosen.lr is not None
-        done = step / self.steps
-        if chosen.schedule == "cosine":
-            return chosen.lr / 2 * (1 + math.cos(math.pi * done))
-        return chosen.lr * (0.1 ** ((done >= 0.5) + (done >= 0.75)) if chosen.schedule == "step" else 1)
+    def factor(self, step: int) -> float:
+        """Return the factor on the learning rate of a step, counted from 0."""
+        done, schedule = step / self.steps, self.recipe.optimizer.schedule
+        if schedule == "cosine":
+            return (1 + math.cos(math.pi * done)) / 2
+        return 0.1 ** ((done >= 0.5) + (done >= 0.75)) if schedule == "step" else 1.0
+
+    def _batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self.data.train.x[rows].to(self.device), self.data.train.y[rows].to(self.device)
 
     def train_epoch(self, advance: Callable[[], None] = lambda: None) -> None:
         """Train one epoch and put a point on the curve."""
         begun = time.perf_counter()
-        step = self.epoch * steps_per_epoch(self.recipe, self.data)
-        total = 0.0
-        for rows in self._order(self.epoch).tensor_split(steps_per_epoch(self.recipe, self.data)):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate(step)
-            x, y = self.data.train.x[rows].to(self.device), self.data.train.y[rows].to(self.device)
-            loss = nn.functional.cross_entropy(self.net(x), y)
-            loss.backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            total += float(loss.detach()) * len(rows)
-            step += 1
-            advance()
+        parts = self._order(self.epoch).tensor_split(steps_per_epoch(self.recipe, self.data))
+        loss = self.loop.run((self._batch(rows) for rows in parts), lambda *_: advance())
         self.epoch += 1
         self.seconds += time.perf_counter() - begun
-        self._point(step, total / len(self.data.train.y))
+        self._point(self.loop.step, loss)
 
     def _point(self, step: int, loss: float) -> None:
         seen = measure.answer(self.net, self.data.validation)
@@ -197,16 +194,11 @@ class Member:
             "seconds": self.seconds,
             "curve": self.curve,
             "initial": self.initial,
-            "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "sparsity": None if self.sparsity is None else self.sparsity.state_dict(),
+            "loop": self.loop.state_dict(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.sparsity is not None:
-            self.sparsity.load_state_dict(state["sparsity"])
+        self.loop.load_state_dict(state["loop"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.curve, self.initial = state["curve"], state["initial"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lowdim.train.sparse.method import Method
 
@@ -18,3 +19,5 @@ class Static(Method):
         >>> Static().due(100, 1000)
         False
     """
+
+    moves: ClassVar[bool] = False

@@ -55,6 +55,7 @@ class Method:
     """When masks move, and how. Subclasses are frozen dataclasses of a paper's hyper-parameters."""
 
     needs_total: ClassVar[bool] = False
+    moves: ClassVar[bool] = True
     changes_density: ClassVar[bool] = False
     order: ClassVar[Order] = "after_step"
 

@@ -1,0 +1,248 @@
+"""The training loop: batches in, optimizer steps out, and a state from which it goes on with the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Protocol
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.core.settings import Range, check
+from lowdim.train.sparse.distributed import ranks_agree
+
+
+class Kept(Protocol):
+    """Whatever goes along with a loop and is saved with it: a ``SparseTraining``, a ``TicketCollector``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what going on needs."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a ``state_dict``."""
+
+
+def examples(batch: Any) -> int:
+    """Return the rows of a batch: of a tensor, or of the first tensor in a tuple, a list or a mapping."""
+    while not isinstance(batch, Tensor):
+        batch = next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0]
+    return len(batch)
+
+
+class Loop:
+    """Takes optimizer steps, each on the mean loss of all examples of its batches, on all ranks together.
+
+    A step reads ``accumulate`` batches, the last one what is left. The gradient is sum_b n_b * grad_b / sum_b n_b over
+    these batches and over the ranks of a DistributedDataParallel or sharded model, so that a short batch weighs as much
+    as its examples are. Ranks step together or not at all: when one has no batch left, all stop.
+
+    With ``master`` the optimizer and what rides on it see fp32 copies in the place of narrower weights, which get the
+    copies rounded after each step: changes that bf16 cannot hold add up, and the optimizer's memory is fp32.
+
+    Args:
+        model: in the mode it shall train in; its own draws (dropout) come from torch's global generators.
+        optimizer: of the model; the rates it has now are what ``schedule`` is a factor of.
+        loss: (model, batch) -> the mean loss of the batch's examples.
+        accumulate: batches of a step.
+        clip: largest norm of a step's gradient over all weights.
+        master: whether weights narrower than fp32 have fp32 copies.
+        schedule: factor on the learning rates for the step with an index, from 0.
+        riders: what is saved and restored with the loop, such as the ``SparseTraining`` of the optimizer.
+        size: examples of a batch, or whatever its loss is a mean over, such as tokens.
+
+    Raises:
+        RecipeError: a setting is out of range.
+        LowdimError: ``master`` is asked for weights that are sharded.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(4, 1)
+        >>> loop = Loop(
+        ...     model,
+        ...     torch.optim.SGD(model.parameters(), lr=0.1),
+        ...     loss=lambda model, x: model(x).square().mean(),
+        ...     clip=1.0,
+        ... )
+        >>> first, second = (loop.run([torch.ones(8, 4)] * 5) for _ in range(2))
+        >>> loop.step, second < first
+        (10, True)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        loss: Callable[[nn.Module, Any], Tensor],
+        accumulate: int = 1,
+        clip: float | None = None,
+        master: bool = False,
+        schedule: Callable[[int], float] | None = None,
+        riders: Sequence[Kept] = (),
+        size: Callable[[Any], int] = examples,
+    ) -> None:
+        check("accumulate", accumulate, Range(least=1, whole=True))
+        check("clip", clip, Range(above=0, optional=True))
+        self.model, self.optimizer, self.riders, self.step = model, optimizer, tuple(riders), 0
+        self._loss, self._size, self._schedule = loss, size, schedule
+        self._accumulate, self._clip = accumulate, clip
+        self._together = ranks_agree(model)
+        self._wide: dict[nn.Parameter, Tensor] = {}
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        for parameter in self._parameters() if master else []:
+            if isinstance(parameter, DTensor):
+                raise LowdimError(
+                    "master keeps copies of whole weights, and these are sharded; shard fp32 weights instead, with "
+                    "MixedPrecisionPolicy(param_dtype=torch.bfloat16)"
+                )
+            if parameter.is_floating_point() and parameter.dtype.itemsize < 4:
+                self._wide[parameter] = parameter.detach().float()
+
+    def _parameters(self) -> list[Any]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    # ---------------------------------------------------------------- training
+
+    def run(self, batches: Iterable[Any], told: Callable[[int, float], None] | None = None) -> float:
+        """Train once through the batches.
+
+        Args:
+            batches: what ``loss`` takes, on its device; of each rank its own.
+            told: called after every step with the steps done and the mean loss of this rank's examples.
+
+        Returns:
+            The mean loss of an example, over all ranks, each before its step; NaN if there was none.
+
+        Raises:
+            LowdimError: a batch holds no example.
+        """
+        source, total, seen = iter(batches), 0.0, 0
+        while True:
+            part = list(islice(source, self._accumulate))
+            sizes = [self._size(batch) for batch in part]
+            if not all(sizes):
+                raise LowdimError(f"a batch of step {self.step + 1} holds no example, so it has no mean loss")
+            everyone = self._gathered(sum(sizes))
+            if not all(everyone):
+                break
+            losses = self._backward(part, sizes, sum(everyone) / len(everyone))
+            self._take_step()
+            sums = [float(loss) * count for loss, count in zip(losses, sizes, strict=True)]
+            for each in sums:
+                total += each
+            seen += sum(sizes)
+            if told is not None:
+                told(self.step, sum(sums) / sum(sizes))
+        total, seen = sum(self._gathered(total)), sum(self._gathered(seen))
+        return total / seen if seen else float("nan")
+
+    def _backward(self, part: Sequence[Any], sizes: Sequence[int], wanted: float) -> list[Tensor]:
+        """Leave the step's gradient in the weights, ``wanted`` being its examples per rank; return the losses."""
+        losses = []
+        for index, (batch, count) in enumerate(zip(part, sizes, strict=True)):
+            with _unsynced(self.model, index + 1 < len(part)):
+                loss = self._loss(self.model, batch)
+                (loss if count == wanted else loss * (count / wanted)).backward()
+            losses.append(loss.detach())
+        return losses
+
+    def _take_step(self) -> None:
+        if self._schedule is not None:
+            factor = self._schedule(self.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+        with self._widened():
+            if self._clip is not None:
+                nn.utils.clip_grad_norm_(self._parameters(), self._clip)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+
+    @contextmanager
+    def _widened(self) -> Iterator[None]:
+        """Let weights and gradients be fp32 inside the block."""
+        narrow = {parameter: parameter.dtype for parameter in self._wide}
+        for parameter, wide in self._wide.items():
+            gradient, parameter.grad = parameter.grad, None
+            parameter.data = wide
+            parameter.grad = None if gradient is None else gradient.float()
+        try:
+            yield
+        finally:
+            for parameter, dtype in narrow.items():
+                parameter.grad = None
+                self._wide[parameter] = parameter.data
+                parameter.data = parameter.data.to(dtype)
+
+    def _gathered(self, value: float) -> list[Any]:
+        """Return a number of every rank."""
+        if not self._together:
+            return [value]
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, value)
+        return everyone
+
+    # ---------------------------------------------------------------- what is kept
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that going on needs beside the batches from ``step`` on; tensors are shared, not copied."""
+        return {
+            "step": self.step,
+            "accumulate": self._accumulate,
+            "clip": self._clip,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "master": list(self._wide.values()),
+            "riders": [rider.state_dict() for rider in self.riders],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a ``state_dict`` was taken; everything is constructed as it was in that run.
+
+        Raises:
+            CheckpointError: the state is of a loop with other settings; nothing has been changed then.
+        """
+        mine = {
+            "accumulate": self._accumulate,
+            "clip": self._clip,
+            "master weights": len(self._wide),
+            "riders": len(self.riders),
+        }
+        theirs = {
+            **state,
+            "master weights": len(state["master"]),
+            "riders": len(state["riders"]),
+        }
+        for key, value in mine.items():
+            if theirs[key] != value:
+                raise CheckpointError(
+                    f"the state was saved with {key} {theirs[key]}; this is {value}. Go on with the same settings"
+                )
+        self.model.load_state_dict(state["model"])
+        for parameter, held in zip(self._wide, state["master"], strict=True):
+            self._wide[parameter] = held.to(parameter.device, copy=True)
+        with self._widened():
+            self.optimizer.load_state_dict(state["optimizer"])
+            for rider, held in zip(self.riders, state["riders"], strict=True):
+                rider.load_state_dict(held)
+        self.step = state["step"]
+
+
+@contextmanager
+def _unsynced(model: nn.Module, on: bool) -> Iterator[None]:
+    """Leave gradients of this rank alone inside the block, where the model is one of several."""
+    if on and isinstance(model, DistributedDataParallel):
+        with model.no_sync():
+            yield
+        return
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(not on)
+    yield
