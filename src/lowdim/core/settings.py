@@ -86,12 +86,21 @@ class Settings:
     """
 
     def __post_init__(self) -> None:
-        for name, legal in _allowed(type(self)).items():  # type: ignore[arg-type]
-            check(name, getattr(self, name), legal)
+        check_all(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, as YAML can hold them."""
         return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+
+
+def check_all(settings: Any) -> None:
+    """Hold the fields of any dataclass to what they declare.
+
+    Raises:
+        RecipeError: a value is not allowed.
+    """
+    for name, legal in _allowed(type(settings)).items():  # type: ignore[arg-type]
+        check(name, getattr(settings, name), legal)
 
 
 def check(name: str, value: object, legal: Range | tuple[Any, ...]) -> None:

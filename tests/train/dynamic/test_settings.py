@@ -59,7 +59,7 @@ def test_every_word_does_something_else(
 
 @pytest.mark.parametrize(("method", "setting", "options"), words())
 def test_another_word_is_refused(method: registry.Method, setting: str, options: tuple[str, ...]) -> None:
-    with pytest.raises(RecipeError, match=f"{setting} 'magnitud' is unknown"):
+    with pytest.raises(RecipeError, match=f"unknown {setting} 'magnitud'"):
         method.load()(**{setting: "magnitud"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowdim.core.errors import NumericalError
 from lowdim.core.random import generator
 
 Rows = Any  # a numpy array [examples, features], or a scipy sparse one of rows
@@ -45,3 +47,16 @@ def slices(x: Rows, size: int = 32) -> Iterator[Tensor]:
     for start in range(0, x.shape[0], size):
         part = rows(x, slice(start, start + size))
         yield torch.cat([part, part.new_zeros(size - len(part), x.shape[1])])
+
+
+def refuse_divergence(loss: float, epoch: int) -> None:
+    """Refuse a mean loss that is no longer finite.
+
+    Raises:
+        NumericalError: names the epoch and the remedy.
+    """
+    if not math.isfinite(loss):
+        raise NumericalError(
+            f"the loss of epoch {epoch} is {loss}: training diverged. Scale the features (StandardScaler), or lower "
+            "learning_rate"
+        )

@@ -8,14 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.lazy import lazy
+from lowdim.core.settings import count, share
 from lowdim.core.topk import keep_top
 from lowdim.core.transition import drop_by_sign, whole
-from lowdim.train.sparse.method import Method, Moment, Order, in_unit
+from lowdim.train.sparse.method import Method, Moment, Order
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from lowdim.train.sparse.layer import Layer
+else:
+    torch = lazy("torch")
 
 _WARMUP = 2  # epochs in which the input layer is rewired as the hidden ones are
 
@@ -50,20 +55,11 @@ class NeuronEvolution(Method):
     needs_total: ClassVar[bool] = True
     order: ClassVar[Order] = "replace_step"
 
-    select: int = 50
-    every: int = 100
-    zeta_in: float = 0.2
-    zeta_hid: float = 0.3
-    remove_until: float = 0.65
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("select", "every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise RecipeError(f"{name} must be a whole number of at least 1; got {value!r}")
-        for name in ("zeta_in", "zeta_hid", "remove_until"):
-            in_unit(name, getattr(self, name))
+    select: int = count(50)
+    every: int = count(100)
+    zeta_in: float = share(0.2)
+    zeta_hid: float = share(0.3)
+    remove_until: float = share(0.65)
 
     def removals(self, inputs: int) -> int:
         """Return D, how many of so many input neurons are removed in all."""
@@ -106,8 +102,6 @@ class NeuronEvolution(Method):
     # ---------------------------------------------------------------- the input layer
 
     def _inputs(self, moment: Moment, layer: Layer, epoch: int) -> None:
-        import torch
-
         inputs, memory = layer.shape[1], moment.memory
         if "active" not in memory:
             memory |= {"active": torch.ones(inputs, dtype=torch.bool), "age": torch.full((inputs,), _WARMUP)}
@@ -153,8 +147,6 @@ class NeuronEvolution(Method):
 
     def _connect(self, layer: Layer, kept: Tensor, active: Tensor, number: int) -> None:
         """Drop the weights of neurons that go and the weakest of those that stay; grow until there are ``number``."""
-        import torch
-
         positions, values, inputs = layer.positions(), layer.values(), layer.shape[1]
         keep = kept.to(positions.device)[positions % inputs]
         keep[keep.clone()] = drop_by_sign(values[keep], self.zeta_in)
@@ -162,8 +154,8 @@ class NeuronEvolution(Method):
         rows = torch.arange(layer.shape[0], device=positions.device)
         free = (rows[:, None] * inputs + columns).flatten()
         free = free[~torch.isin(free, positions[keep], assume_unique=True)]
-        count = min(number - int(keep.sum()), len(free))
-        grown = free[keep_top(layer.gradients_at(free), count)]
+        room = min(number - int(keep.sum()), len(free))
+        grown = free[keep_top(layer.gradients_at(free), room)]
         layer.move(keep, grown, torch.zeros(len(grown)))
 
 
@@ -173,25 +165,21 @@ def strength(layer: Layer) -> Tensor:
     return values.new_zeros(layer.shape[1]).index_add_(0, columns, values)
 
 
-def _strongest_gradients(layer: Layer, candidates: Tensor, count: int) -> Tensor:
-    """Mark the ``count`` candidate inputs with the largest single |gradient|, bool [inputs]."""
-    import torch
-
+def _strongest_gradients(layer: Layer, candidates: Tensor, most: int) -> Tensor:
+    """Mark the ``most`` candidate inputs with the largest single |gradient|, bool [inputs]."""
     found = torch.zeros_like(candidates)
     columns = candidates.nonzero().flatten()
-    if count and len(columns):
+    if most and len(columns):
         rows = torch.arange(layer.shape[0])
         positions = (rows[:, None] * layer.shape[1] + columns).flatten().to(layer.positions().device)
         largest = layer.gradients_at(positions).reshape(len(rows), -1).amax(0).cpu()
-        found[columns[keep_top(largest, min(count, len(columns)))]] = True
+        found[columns[keep_top(largest, min(most, len(columns)))]] = True
     return found
 
 
-def _rewire(layer: Layer, share: float) -> None:
+def _rewire(layer: Layer, part: float) -> None:
     """Drop a share of either sign nearest to zero; grow as many by |gradient|, all with value 0."""
-    import torch
-
     positions = layer.positions()
-    keep = drop_by_sign(layer.values(), share)
+    keep = drop_by_sign(layer.values(), part)
     grown = layer.top_gradient(int((~keep).sum()), positions[keep])
     layer.move(keep, grown, torch.zeros(len(grown)))

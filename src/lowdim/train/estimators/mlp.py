@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.core.settings import check_all, count, within
 from lowdim.train.estimators.data import Rows, batches, seed_of, slices
 from lowdim.train.estimators.network import Run, bias_of
 from lowdim.train.estimators.setmlp import SetMLP
@@ -31,57 +31,34 @@ except ImportError as error:
 _STEPS = 100
 
 
+@dataclass(eq=False, repr=False)
 class _SparseMLP(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share. Arguments that `SetMLP` has mean what they mean there."""
 
-    _loss: Callable[[Tensor, Tensor], Tensor]
+    _loss: ClassVar[Any]
 
-    def __init__(
-        self,
-        hidden: tuple[int, ...] = (1000, 1000),
-        *,
-        epsilon: float = 20.0,
-        sparsity: float | None = None,
-        drop: float = 0.3,
-        regrow: str = "normal",
-        activation: str = "relu",
-        slope: float = 0.6,
-        dropout: float = 0.0,
-        learning_rate: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 2e-4,
-        clip: float = 5.0,
-        batch_size: int = 128,
-        epochs: int = 100,
-        prune_share: float = 0.0,
-        prune_every: int = 10,
-        prune_after: int = 200,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
-        random_state: Any = None,
-    ) -> None:
-        self.hidden = hidden
-        self.epsilon = epsilon
-        self.sparsity = sparsity
-        self.drop = drop
-        self.regrow = regrow
-        self.activation = activation
-        self.slope = slope
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.clip = clip
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.prune_share = prune_share
-        self.prune_every = prune_every
-        self.prune_after = prune_after
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.random_state = random_state
+    hidden: tuple[int, ...] = (1000, 1000)
+    _: KW_ONLY
+    epsilon: float = 20.0
+    sparsity: float | None = None
+    drop: float = 0.3
+    regrow: str = "normal"
+    activation: str = "relu"
+    slope: float = 0.6
+    dropout: float = 0.0
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 2e-4
+    clip: float = 5.0
+    batch_size: int = 128
+    epochs: int = 100
+    prune_share: float = 0.0
+    prune_every: int = 10
+    prune_after: int = 200
+    early_stopping: bool = False
+    validation_fraction: float = within(0.1, above=0, below=1)
+    patience: int = count(10)
+    random_state: Any = None
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -115,7 +92,10 @@ class _SparseMLP(BaseEstimator):  # type: ignore[misc]
     # ---------------------------------------------------------------- learning
 
     def _settings(self) -> SetMLP:
-        chosen = {field.name: getattr(self, field.name) for field in fields(SetMLP)}
+        given = {field.name: getattr(self, field.name) for field in fields(SetMLP)}
+        chosen = {
+            name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()
+        }
         chosen["hidden"] = tuple(int(n) for n in np.atleast_1d(self.hidden))
         return SetMLP(**chosen)
 
@@ -144,11 +124,7 @@ class _SparseMLP(BaseEstimator):  # type: ignore[misc]
         """Return which examples to learn from and which to validate on; None for no validation."""
         if not self.early_stopping:
             return None, None
-        if not 0 < self.validation_fraction < 1 or not self.patience >= 1:
-            raise RecipeError(
-                "validation_fraction must be between 0 and 1 and patience at least 1; got "
-                f"{self.validation_fraction!r} and {self.patience!r}"
-            )
+        check_all(self)
         everything = np.arange(x.shape[0])
         found: tuple[Any, Any] = train_test_split(
             everything, test_size=self.validation_fraction, random_state=seed % 2**32, stratify=strata

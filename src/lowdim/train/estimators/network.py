@@ -10,12 +10,13 @@ from math import sqrt
 import torch
 from torch import Generator, Tensor, nn
 
-from lowdim.core.errors import NumericalError
 from lowdim.core.random import generator
 from lowdim.core.transition import drop_lowest, whole
 from lowdim.nn.csr.linear import CSRLinear
 from lowdim.train.dynamic.set import SET
+from lowdim.train.estimators.data import refuse_divergence
 from lowdim.train.estimators.setmlp import SetMLP
+from lowdim.train.loop import Loop
 from lowdim.train.sparse.csr import CSRLayer
 from lowdim.train.sparse.layer import Layer
 from lowdim.train.sparse.method import Moment
@@ -106,7 +107,7 @@ class Run:
     def epoch(self, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss) -> float:
         """Evolve if it is time, then train once through the batches; returns the mean loss of an example.
 
-        New weights so always have a pass before the network is used.
+        Evolving first, not last, gives new weights a pass before the network is used.
 
         Raises:
             NumericalError: the loss is no longer finite.
@@ -116,22 +117,15 @@ class Run:
                 self.prune(self.settings.prune_share)
             self.evolve()
         source = generator(self.seed, "dropout", self.epochs)
-        total, examples = 0.0, 0
-        for x, y in batches:
-            self.optimizer.zero_grad()
-            value = loss(self.network(x, source), y)
-            value.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
-            self.optimizer.step()
-            total, examples = total + value.item() * len(x), examples + len(x)
-            self.steps, self.since = self.steps + 1, self.since + 1
-        self.epochs += 1
-        mean = total / max(1, examples)
-        if mean - mean != 0.0:
-            raise NumericalError(
-                f"the loss of epoch {self.epochs} is {mean}: training diverged. Scale the features (StandardScaler), "
-                "or lower learning_rate"
-            )
+        loop = Loop(
+            self.network,
+            self.optimizer,
+            loss=lambda network, batch: loss(network(batch[0], source), batch[1]),
+            clip=self.settings.clip,
+        )
+        mean = loop.run(batches)
+        self.epochs, self.steps, self.since = self.epochs + 1, self.steps + loop.step, self.since + loop.step
+        refuse_divergence(mean, self.epochs)
         return mean
 
     # ---------------------------------------------------------------- evolution

@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lowdim.core.allocation.densities import er_epsilon
-from lowdim.core.errors import LowdimError, NumericalError, RecipeError
+from lowdim.core.errors import LowdimError
 from lowdim.core.random import generator
+from lowdim.core.settings import check_all, count, within
 from lowdim.core.topk import keep_top
-from lowdim.train.estimators.data import Rows, batches, rows, seed_of
+from lowdim.train.estimators.data import Rows, batches, refuse_divergence, rows, seed_of
 from lowdim.train.estimators.evolution import NeuronEvolution
+from lowdim.train.estimators.setmlp import check_widths
+from lowdim.train.loop import Loop
 from lowdim.train.sparse.training import SparseTraining
 
 try:
@@ -31,6 +35,7 @@ except ImportError as error:
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
+@dataclass(eq=False, repr=False)
 class NeuroFS(SelectorMixin, BaseEstimator):  # type: ignore[misc]
     """Selects features: a sparse network is trained on the labels while its input neurons compete for connections.
 
@@ -75,36 +80,20 @@ class NeuroFS(SelectorMixin, BaseEstimator):  # type: ignore[misc]
         [3, 7]
     """
 
-    def __init__(
-        self,
-        n_features_to_select: int = 50,
-        *,
-        hidden: tuple[int, ...] = (1000, 1000, 1000),
-        epsilon: float = 30.0,
-        zeta_in: float = 0.2,
-        zeta_hid: float = 0.3,
-        remove_until: float = 0.65,
-        activation: str = "tanh",
-        learning_rate: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-5,
-        batch_size: int = 100,
-        epochs: int = 100,
-        random_state: Any = None,
-    ) -> None:
-        self.n_features_to_select = n_features_to_select
-        self.hidden = hidden
-        self.epsilon = epsilon
-        self.zeta_in = zeta_in
-        self.zeta_hid = zeta_hid
-        self.remove_until = remove_until
-        self.activation = activation
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.random_state = random_state
+    n_features_to_select: int = count(50)
+    _: KW_ONLY
+    hidden: tuple[int, ...] = (1000, 1000, 1000)
+    epsilon: float = within(30.0, above=0)
+    zeta_in: float = 0.2
+    zeta_hid: float = 0.3
+    remove_until: float = 0.65
+    activation: Literal["tanh", "relu"] = "tanh"
+    learning_rate: float = within(0.01, above=0)
+    momentum: float = within(0.9, least=0, below=1)
+    weight_decay: float = within(1e-5, least=0)
+    batch_size: int = count(100)
+    epochs: int = count(100)
+    random_state: Any = None
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -114,7 +103,8 @@ class NeuroFS(SelectorMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> NeuroFS:
         """Select features of X, [examples, features] dense or sparse, for labels or numbers y, [examples]."""
-        self._check()
+        check_all(self)
+        check_widths(self.hidden)
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32)
         target, outputs = _targets(y)
         self._train(X, target, outputs, seed_of(self.random_state))
@@ -128,24 +118,6 @@ class NeuroFS(SelectorMixin, BaseEstimator):  # type: ignore[misc]
         return self.support_
 
     # ---------------------------------------------------------------- inside
-
-    def _check(self) -> None:
-        for name in ("n_features_to_select", "batch_size", "epochs"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise RecipeError(f"{name} must be a whole number of at least 1; got {value!r}")
-        widths = list(self.hidden)
-        if not widths or any(not isinstance(n, int) or n < 1 for n in widths):
-            raise RecipeError(
-                f"hidden must be whole numbers of neurons, such as (1000, 1000); got {self.hidden!r}"
-            )
-        if self.activation not in _ACTIVATIONS:
-            raise RecipeError(f"activation must be 'tanh' or 'relu'; got {self.activation!r}")
-        if not self.learning_rate > 0 or not 0 <= self.momentum < 1 or not self.weight_decay >= 0:
-            raise RecipeError(
-                "learning_rate must be above 0, momentum from 0 to below 1, weight_decay at least 0; got "
-                f"{self.learning_rate!r}, {self.momentum!r}, {self.weight_decay!r}"
-            )
 
     def _wanted(self, features: int) -> int:
         if self.n_features_to_select > features:
@@ -171,26 +143,17 @@ class NeuroFS(SelectorMixin, BaseEstimator):  # type: ignore[misc]
             seed=seed,
         )
         loss = nn.functional.mse_loss if y.is_floating_point() else nn.functional.cross_entropy
+        loop = Loop(network, optimizer, loss=lambda net, batch: loss(net(batch[0]), batch[1]))
         self.network_, self.loss_curve_, self.active_inputs_ = network, [], []
         for epoch in range(self.epochs):
-            total = 0.0
-            for part, wanted in batches(x, y, self.batch_size, seed, epoch):
-                optimizer.zero_grad()
-                value = loss(network(part), wanted)
-                value.backward()
-                optimizer.step()
-                total += value.item() * len(part)
-            self.loss_curve_.append(total / len(y))
-            if not math.isfinite(total):
-                raise NumericalError(
-                    f"the loss of epoch {epoch + 1} is {total / len(y)}: training diverged. Scale the features "
-                    "(StandardScaler), or lower learning_rate"
-                )
+            mean = loop.run(batches(x, y, self.batch_size, seed, epoch))
+            self.loss_curve_.append(mean)
+            refuse_divergence(mean, epoch + 1)
             if epoch + 1 < self.epochs:  # a step of its own, with the gradient of all examples: the evolution
-                optimizer.zero_grad()
                 for part, wanted in _chunks(x, y):
                     (loss(network(part), wanted) * (len(part) / len(y))).backward()
                 optimizer.step()
+                optimizer.zero_grad()
             active = training.state_dict()["memory"].get("active")
             self.active_inputs_.append(x.shape[1] if active is None else int(active.sum()))
         training.remove()

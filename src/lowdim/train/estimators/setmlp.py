@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from lowdim.core.allocation.densities import check_sparsity
 from lowdim.core.allocation.shapes import resolve
 from lowdim.core.errors import RecipeError
-from lowdim.train.sparse.method import Regrow, check_words, in_unit
+from lowdim.core.settings import Range, Settings, count, share, within
+from lowdim.train.sparse.method import Regrow
 
 
 @dataclass(frozen=True)
-class SetMLP:
+class SetMLP(Settings):
     """A perceptron whose hidden layers hold nothing but epsilon * (inputs + outputs) weights each, evolved by SET.
 
     After every epoch but the last, each hidden layer's share ``drop`` of the weights nearest to zero, of either sign,
@@ -49,45 +50,26 @@ class SetMLP:
     """
 
     hidden: tuple[int, ...] = (1000, 1000)
-    epsilon: float = 20.0
-    sparsity: float | None = None
-    drop: float = 0.3
+    epsilon: float = within(20.0, above=0)
+    sparsity: float | None = within(None, least=0, below=1)
+    drop: float = share(0.3)
     regrow: Regrow = "normal"
     activation: Literal["relu", "all-relu", "tanh"] = "relu"
     slope: float = 0.6
-    dropout: float = 0.0
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 2e-4
-    clip: float = 5.0
-    batch_size: int = 128
-    epochs: int = 100
-    prune_share: float = 0.0
-    prune_every: int = 10
-    prune_after: int = 200
+    dropout: float = within(0.0, least=0, below=1)
+    learning_rate: float = within(0.01, above=0)
+    momentum: float = within(0.9, least=0, below=1)
+    weight_decay: float = within(2e-4, least=0)
+    clip: float = within(5.0, above=0)
+    batch_size: int = count(128)
+    epochs: int = count(100)
+    prune_share: float = within(0.0, least=0, below=1)
+    prune_every: int = count(10)
+    prune_after: int = count(200, least=0)
 
     def __post_init__(self) -> None:
-        if not self.hidden or any(not _whole(n) for n in self.hidden):
-            raise RecipeError(
-                f"hidden must be whole numbers of neurons, such as (1000, 1000); got {self.hidden!r}"
-            )
-        for name in ("batch_size", "epochs", "prune_every"):
-            if not _whole(getattr(self, name)):
-                raise RecipeError(f"{name} must be a whole number of at least 1; got {getattr(self, name)!r}")
-        if self.sparsity is not None:
-            check_sparsity(self.sparsity)
-        for name in ("epsilon", "learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise RecipeError(f"{name} must be above 0; got {getattr(self, name)!r}")
-        if not self.weight_decay >= 0 or not self.prune_after >= 0:
-            raise RecipeError(
-                f"weight_decay and prune_after must be at least 0; got {self.weight_decay!r} and {self.prune_after!r}"
-            )
-        for name in ("dropout", "momentum", "prune_share"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise RecipeError(f"{name} must be at least 0 and below 1; got {getattr(self, name)!r}")
-        in_unit("drop", self.drop)
-        check_words(self)
+        super().__post_init__()
+        check_widths(self.hidden)
 
     def connections(self, inputs: int) -> tuple[int, ...]:
         """Return how many weights each hidden layer keeps, for a number of input features."""
@@ -100,5 +82,11 @@ class SetMLP:
         )
 
 
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def check_widths(hidden: Iterable[object]) -> None:
+    """Refuse numbers of neurons that are none.
+
+    Raises:
+        RecipeError: there is none, or one is not a whole number of at least 1.
+    """
+    if not (widths := list(hidden)) or not all(width in Range(least=1, whole=True) for width in widths):
+        raise RecipeError(f"hidden must be whole numbers of neurons, such as (1000, 1000); got {hidden!r}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lowdim.core.errors import RecipeError, suggest
+from lowdim.core.errors import RecipeError
+from lowdim.core.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Generator, nn
@@ -51,16 +52,13 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Settings):
     """When masks move, and how. Subclasses are frozen dataclasses of a paper's hyper-parameters."""
 
     needs_total: ClassVar[bool] = False
     moves: ClassVar[bool] = True
     changes_density: ClassVar[bool] = False
     order: ClassVar[Order] = "after_step"
-
-    def __post_init__(self) -> None:
-        check_words(self)
 
     def initial(self, sparsity: float) -> float:
         """Return the sparsity at the start of a run that ends with ``sparsity``."""
@@ -156,15 +154,3 @@ def in_unit(name: str, value: float) -> None:
     """
     if not 0.0 <= value <= 1.0:
         raise RecipeError(f"{name} must be between 0 and 1; got {value!r}")
-
-
-def check_words(settings: object) -> None:
-    """Refuse a word that is none of those that its setting's type, a ``Literal``, lists.
-
-    Raises:
-        RecipeError: names the setting, its value and the nearest option.
-    """
-    for name, hint in get_type_hints(type(settings)).items():
-        value = getattr(settings, name)
-        if get_origin(hint) is Literal and value not in get_args(hint):
-            raise RecipeError(f"{name} {value!r} is unknown. {suggest(str(value), get_args(hint))}")
