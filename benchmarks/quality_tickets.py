@@ -11,7 +11,7 @@ from quality_tasks import Batch, Task, train
 from torch import nn
 from torch.nn import functional as F
 
-from lowdim.merge import ensemble
+from lowdim.merge.ensemble import ensemble
 from lowdim.train import RigL, SparseTraining, Static
 from lowdim.train.initial.imp import IMP
 from lowdim.train.tickets import (

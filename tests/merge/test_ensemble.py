@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.random import generator
-from lowdim.merge import ensemble, quality
+from lowdim.merge.ensemble import ensemble
+from lowdim.merge.quality import quality
 from lowdim.train.tickets import predict
 
 

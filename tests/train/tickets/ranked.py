@@ -9,7 +9,7 @@ import torch.distributed as dist
 from tests.train.tickets.conftest import mlp
 from torch.distributed.fsdp import fully_shard
 
-from lowdim.merge import ensemble
+from lowdim.merge.ensemble import ensemble
 from lowdim.train import SET, SparseTraining
 from lowdim.train.tickets import FreeTickets, Ticket, TicketCollector
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lowdim.core.random import generator
-from lowdim.merge import ensemble
+from lowdim.merge.ensemble import ensemble
 from lowdim.train import SparseTraining
 from lowdim.train.dynamic.rigl import RigL
 from lowdim.train.dynamic.static import Static
