@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -24,31 +18,6 @@ from lowdim.prune.keeper import BlockRecord, Keeper, record_block
 from lowdim.prune.scan import allocate
 from lowdim.prune.session import Session
 from lowdim.prune.walk import prune_block
-
-
-@dataclass
-class Clock:
-    """Seconds and peak memory of every stage."""
-
-    stages: list[dict[str, Any]] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = time.perf_counter() - begun
-            self.stages.append(
-                {"name": name, "seconds": round(seconds, 3), "peak_mb": round(peak_memory() / 2**20, 1)}
-            )
-
-
-def peak_memory() -> int:
-    """Return the most bytes this process has held in memory so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def needs_data(session: Session) -> bool:

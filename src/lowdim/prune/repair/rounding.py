@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lowdim.core.codebook import column_importance
+from lowdim.core.packing.codebook import column_importance
 from lowdim.core.quantize import Grid, Quantized, fit_table, scales_of, to_levels
 
 Span = tuple[int, int]
