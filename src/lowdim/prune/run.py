@@ -23,9 +23,8 @@ from lowdim.prune.walk import prune_block
 def needs_data(session: Session) -> bool:
     """Whether a recipe looks at calibration data at all."""
     recipe = session.recipe
-    engine = Engine(recipe, {})
     scale = recipe.allocation.scale_from
-    return bool(engine.needs) or scale == "wanda" or (scale == "score" and bool(recipe.score.needs))
+    return bool(recipe.needs) or scale == "wanda" or (scale == "score" and bool(recipe.score.needs))
 
 
 def settle_allocation(
@@ -35,7 +34,7 @@ def settle_allocation(
     found = keeper.recall("allocation") if keeper else None
     if found is not None:
         return AllocationResult(found["sparsities"], found["values"])
-    made = ranks.broadcast(allocate(session.recipe, session.stream, session.layers, batches, progress))
+    made = ranks.broadcast(allocate(session, batches, progress))
     if keeper:
         keeper.remember("allocation", {"sparsities": dict(made.sparsities), "values": dict(made.values)})
     return made
@@ -58,7 +57,7 @@ def prune_blocks(
     stream, recipe = session.stream, session.recipe
     plan = budgets(session.layers, allocation.sparsities, recipe.legal)
     targets = {info.name: 1 - plan[info.name].keep / (info.rows * info.cols) for info in session.layers}
-    engine = Engine(recipe, plan)
+    engine = Engine(recipe, plan, session.gradients)
     records = keeper.blocks() if keeper else {}
     last = max((info.block for info in session.layers), default=-1)
     activations: list[Activation] = stream.capture(batches) if engine.needs and len(records) <= last else []
