@@ -11,19 +11,16 @@ from quality_tasks import Batch, Task, train
 from torch import nn
 from torch.nn import functional as F
 
-from lowdim.merge.ensemble import ensemble
+from lowdim.merge.ensemble import Ensemble, ensemble
+from lowdim.merge.pools import LotteryPools
+from lowdim.models.norms import refresh_norm
+from lowdim.models.ticket import Ticket
 from lowdim.train import RigL, SparseTraining, Static
-from lowdim.train.initial.imp import IMP
-from lowdim.train.tickets import (
-    Ensemble,
-    FreeTickets,
-    LotteryPools,
-    SupTickets,
-    Ticket,
-    TicketCollector,
-    refresh_norm,
-)
+from lowdim.train.tickets.collect import TicketCollector
+from lowdim.train.tickets.freetickets import FreeTickets
+from lowdim.train.tickets.lottery import IMP
 from lowdim.train.tickets.plan import Phase, Plan, Segment
+from lowdim.train.tickets.suptickets import SupTickets
 
 SPARSITY, EVERY, MEMBERS = 0.95, 50, 3
 

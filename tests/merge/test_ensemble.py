@@ -4,14 +4,13 @@ import math
 
 import pytest
 import torch
-from tests.train.tickets.conftest import build, random_ticket
+from tests.models.tickets import build, random_ticket
 from torch.utils.data import DataLoader, TensorDataset
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.random import generator
-from lowdim.merge.ensemble import ensemble
+from lowdim.merge.ensemble import ensemble, predict
 from lowdim.merge.quality import quality
-from lowdim.train.tickets import predict
 
 
 def batches(count=50, size=16):

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.train.tickets.conftest import Vector, build, random_ticket, vector
+from tests.models.tickets import Vector, build, every_kind, random_ticket, vector
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.random import generator
-from lowdim.train.tickets import LotteryPools
+from lowdim.merge.pools import LotteryPools
 
 
 def nearness(*target: float):
@@ -26,6 +26,7 @@ def test_order_is_by_distance_with_the_denser_first():
         pools.order(3, 3)
 
 
+@every_kind
 def test_coefficient_zero_returns_the_ticket(kind):
     tickets = [random_ticket(kind, seed) for seed in range(3)]
     model = build(kind)

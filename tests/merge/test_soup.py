@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.train.tickets.conftest import Vector, build, random_ticket, vector
+from tests.models.tickets import Vector, build, every_kind, random_ticket, vector
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.random import generator
-from lowdim.train.tickets import Soup
+from lowdim.merge.soup import Soup
 
 
 def nearness(*target: float):
@@ -45,6 +45,7 @@ def test_greedy_soup_is_never_worse_than_its_best_ingredient():
         assert cooked.ticket.score >= max(nearness(*goal)(Vector(*t.state["w"].tolist())) for t in tickets)
 
 
+@every_kind
 def test_one_mask_stays_and_several_are_pruned_exactly(kind):
     x = torch.randn(8, 2, 5, 5, generator=generator(0, "x"))
     for mask_seed in (0, None):

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.train.tickets.conftest import build, mlp
+from tests.models.tickets import build, mlp
 from torch import nn
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.random import generator
-from lowdim.train.tickets import refresh_norm
+from lowdim.models.norms import refresh_norm
 
 
 def data(count=23):

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.models.tickets import INPUTS, Tied, build, every_kind, mlp, random_masks, random_ticket
 from tests.train.tickets import ranked
-from tests.train.tickets.conftest import INPUTS, Tied, build, mlp, random_masks, random_ticket
 from torch import nn
 
 from lowdim.core.errors import CheckpointError, LowdimError
-from lowdim.models.ticket import borrowed, tensors
+from lowdim.models.ticket import Ticket, borrowed, tensors
 from lowdim.nn.csr.swap import sparse_
-from lowdim.train.tickets import Ticket
 
 
 def same(first: Ticket, second: Ticket) -> bool:
@@ -27,6 +26,7 @@ def same(first: Ticket, second: Ticket) -> bool:
     )
 
 
+@every_kind
 def test_holds_weights_buffers_and_masks_of_any_model(kind):
     model = build(kind)
     masks = random_masks(model)
@@ -108,6 +108,7 @@ def test_refuses_masks_and_models_that_do_not_fit():
         Ticket.of(model, {}).apply_(Tied())
 
 
+@every_kind
 def test_save_and_load(kind, tmp_path):
     ticket = random_ticket(kind, 3).scored(0.1 + 0.2)
     path = tmp_path / "ticket.safetensors"
@@ -157,7 +158,7 @@ def test_killed_while_saving_leaves_the_old_file_whole(tmp_path):
             os.truncate(filename, os.path.getsize(filename) // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         safetensors.torch.save_file = half
-        from tests.train.tickets.conftest import random_ticket
+        from tests.models.tickets import random_ticket
         random_ticket("mlp", 2).save({str(path)!r})
     """
     root = Path(__file__).parents[3]

@@ -1,1 +1,16 @@
 """Several networks made one."""
+
+from __future__ import annotations
+
+from lowdim.core.registry import register
+
+_M = "merger"
+register(
+    _M,
+    "lottery-pools",
+    "lowdim.merge.pools:LotteryPools",
+    title="Lottery Pools: tickets interpolated",
+    arxiv="2208.10842",
+    year=2023,
+)
+register(_M, "soup", "lowdim.merge.soup:Soup", title="Model soups, sparse", arxiv="2203.05482", year=2022)

@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from itertools import combinations
+from operator import and_, or_
+from typing import TYPE_CHECKING, Any
 
+from lowdim.core.allocation.densities import check_sparsity
 from lowdim.core.errors import LowdimError
+from lowdim.core.lazy import lazy
 from lowdim.core.masks import Masks
 from lowdim.core.topk import keep_top
 from lowdim.models.ticket import Ticket
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch = lazy("torch")
+
+
+def tensorwise(like: Ticket, rule: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """Return ``rule(name)`` of every tensor, rounded once to its dtype.
+
+    Integer and boolean buffers (such as the batch counter of a BatchNorm) have no mean: those of ``like`` are taken.
+    """
+    return {
+        name: rule(name).to(tensor.dtype)
+        if tensor.is_floating_point() or tensor.is_complex()
+        else tensor.clone()
+        for name, tensor in like.state.items()
+    }
+
+
+def weighted(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
+    """Return sum_i c_i * x_i in fp64; what has the coefficient 0 is not looked at."""
+    like = tensors[-1]
+    total = torch.zeros(like.shape, dtype=torch.promote_types(like.dtype, torch.float64))
+    for tensor, coefficient in zip(tensors, coefficients, strict=True):
+        if coefficient:
+            total.add_(tensor, alpha=coefficient)
+    return total
 
 
 def mix(tickets: Sequence[Ticket], coefficients: Sequence[float]) -> dict[str, Tensor]:
     """Return sum_i c_i * state_i, summed in fp64 and rounded once to each tensor's dtype.
 
-    Integer and boolean buffers (such as the batch counter of a BatchNorm) have no mean: those of the last ticket
-    are taken.
-
     Raises:
         LowdimError: the tickets are of different models.
     """
-    import torch
-
     check(tickets)
-    mixed = {}
-    for name, like in tickets[-1].state.items():
-        if not (like.is_floating_point() or like.is_complex()):
-            mixed[name] = like.clone()
-            continue
-        total = torch.zeros(like.shape, dtype=torch.promote_types(like.dtype, torch.float64))
-        for ticket, coefficient in zip(tickets, coefficients, strict=True):
-            if coefficient:
-                total.add_(ticket.state[name], alpha=coefficient)
-        mixed[name] = total.to(like.dtype)
-    return mixed
+    return tensorwise(tickets[-1], lambda name: weighted([t.state[name] for t in tickets], coefficients))
 
 
 def check(tickets: Sequence[Ticket]) -> None:
@@ -59,20 +75,18 @@ def check(tickets: Sequence[Ticket]) -> None:
 
 def union(masks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return the masks of all weights that any of the given masks keeps."""
-    joined = {name: masks[0][name] for name in masks[0]}
-    for other in masks[1:]:
-        for name in joined:
-            joined[name] = joined[name] | other[name]
-    return joined
+    return {name: reduce(or_, (mask[name] for mask in masks)) for name in masks[0]}
 
 
 def intersection(masks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return the masks of the weights that all of the given masks keep."""
-    joined = {name: masks[0][name] for name in masks[0]}
-    for other in masks[1:]:
-        for name in joined:
-            joined[name] = joined[name] & other[name]
-    return joined
+    return {name: reduce(and_, (mask[name] for mask in masks)) for name in masks[0]}
+
+
+def pairwise_mean(items: Sequence[Any], measure: Callable[[Any, Any], float], *, alone: float) -> float:
+    """Return the mean of a measure over all pairs, ``alone`` where there is none."""
+    found = [measure(a, b) for a, b in combinations(items, 2)]
+    return sum(found) / len(found) if found else alone
 
 
 def iou(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
@@ -98,8 +112,6 @@ def largest(state: Mapping[str, Tensor], legal: Mapping[str, Tensor], keep: int)
         LowdimError: fewer weights than ``keep`` are legal.
         NumericalError: a weight is NaN.
     """
-    import torch
-
     held = sum(int(mask.sum()) for mask in legal.values())
     if keep > held:
         raise LowdimError(
@@ -132,9 +144,14 @@ def blend(tickets: Sequence[Ticket], coefficients: Sequence[float], keep: int) -
     legal = union(mixed)
     if sum(int(mask.sum()) for mask in legal.values()) < keep:
         legal = union(everyone)
+    return pruned(state, legal, keep, tickets[-1].step)
+
+
+def pruned(state: dict[str, Tensor], legal: Mapping[str, Tensor], keep: int, step: int | None) -> Ticket:
+    """Return a ticket of the ``keep`` largest legal weights; the state becomes its own."""
     masks = Masks.from_dict(largest(state, legal, keep))
     masks.apply_(state)
-    return Ticket(state, masks, step=tickets[-1].step)
+    return Ticket(state, masks, step=step)
 
 
 def running_average(
@@ -163,7 +180,7 @@ def kept_count(tickets: Sequence[Ticket], sparsity: float | None) -> int:
     """Return how many weights a combination keeps: round((1 - sparsity) * N), or as many as each ticket has.
 
     Raises:
-        LowdimError: no sparsity is given and the tickets' counts differ, or it is outside [0, 1).
+        LowdimError: no sparsity is given and the tickets' counts differ, or it cannot be.
     """
     check(tickets)
     if sparsity is None:
@@ -173,7 +190,5 @@ def kept_count(tickets: Sequence[Ticket], sparsity: float | None) -> int:
                 f"the tickets keep different numbers of weights ({sorted(counts)}); give sparsity"
             )
         return counts.pop()
-    if not 0 <= sparsity < 1:
-        raise LowdimError(f"sparsity must be in [0, 1); got {sparsity}")
     first = tickets[0]
-    return round((1 - sparsity) * sum(first.state[name].numel() for name in first.masks))
+    return round((1 - check_sparsity(sparsity)) * sum(first.state[name].numel() for name in first.masks))

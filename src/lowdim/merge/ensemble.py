@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError
-from lowdim.merge.combine import iou
+from lowdim.merge.combine import iou, pairwise_mean
 from lowdim.merge.quality import Quality, quality
 from lowdim.models.norms import Forward, run
 from lowdim.models.ticket import Ticket, borrowed
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from lowdim.models.walk.blocks import evaluating
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,22 +54,14 @@ def predict(
     Raises:
         LowdimError: there is no batch, or a batch is not a pair.
     """
-    import torch
-
     call = forward or run
     probabilities, labels = [], []
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                    raise LowdimError("batches must yield pairs (input, labels)")
-                probabilities.append(call(model, batch).float().softmax(dim=-1).cpu())
-                labels.append(batch[1].cpu())
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model), torch.no_grad():
+        for batch in batches:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise LowdimError("batches must yield pairs (input, labels)")
+            probabilities.append(call(model, batch).float().softmax(dim=-1).cpu())
+            labels.append(batch[1].cpu())
     if not probabilities:
         raise LowdimError("batches is empty. Was it a generator already used up?")
     return torch.cat(probabilities), torch.cat(labels)
@@ -98,8 +91,6 @@ def ensemble(
     Raises:
         LowdimError: no tickets, or the passes differ in their labels.
     """
-    import torch
-
     if not tickets:
         raise LowdimError("no tickets to ask; collect at least one")
     total: Any = 0.0
@@ -124,11 +115,6 @@ def ensemble(
         truth,
         quality(mean, truth, bins=bins),
         tuple(members),
-        _pairs(classes, lambda a, b: float((a != b).double().mean()), alone=0.0),
-        _pairs([ticket.masks for ticket in tickets], iou, alone=1.0),
+        pairwise_mean(classes, lambda a, b: float((a != b).double().mean()), alone=0.0),
+        pairwise_mean([ticket.masks for ticket in tickets], iou, alone=1.0),
     )
-
-
-def _pairs(items: Sequence[Any], measure: Callable[[Any, Any], float], *, alone: float) -> float:
-    found = [measure(a, b) for i, a in enumerate(items) for b in items[i + 1 :]]
-    return sum(found) / len(found) if found else alone

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.core.settings import count
+from lowdim.merge.base import Merger
 from lowdim.merge.combine import blend, check, running_average
 from lowdim.merge.trial import Validate, refreshed, validated, value
 from lowdim.models.norms import Forward
@@ -42,7 +44,7 @@ class Pooled:
 
 
 @dataclass(frozen=True)
-class LotteryPools:
+class LotteryPools(Merger):
     """Greedy interpolation of tickets that lie in one basin, each step accepted by validation score alone.
 
     From ticket j, the others are visited by distance in pruning rounds, the denser neighbour first: j - 1, j + 1,
@@ -62,28 +64,29 @@ class LotteryPools:
     arXiv 2208.10842.
 
     Example:
-        >>> LotteryPools().order(target=1, count=5)
+        >>> LotteryPools().order(target=1, tickets=5)
         (0, 2, 3, 4)
     """
 
     coefficients: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-    search: int = 19
+    search: int = count(19)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.coefficients or not all(0 <= a <= 1 for a in self.coefficients):
-            raise RecipeError(f"coefficients must be one or more numbers in [0, 1]; got {self.coefficients}")
-        if self.search < 1:
-            raise RecipeError(f"search must be at least 1; got {self.search}")
+            raise RecipeError(
+                f"coefficients must be one or more numbers between 0 and 1; got {self.coefficients}"
+            )
 
-    def order(self, target: int, count: int) -> tuple[int, ...]:
+    def order(self, target: int, tickets: int) -> tuple[int, ...]:
         """Return which tickets are mixed in, nearest round first, the denser of two equally near first.
 
         Raises:
             LowdimError: there is no ticket with the target's index.
         """
-        if not 0 <= target < count:
-            raise LowdimError(f"target must be the index of one of {count} tickets; got {target}")
-        near = sorted((i for i in range(count) if i != target), key=lambda i: (abs(i - target), i))
+        if not 0 <= target < tickets:
+            raise LowdimError(f"target must be the index of one of {tickets} tickets; got {target}")
+        near = sorted((i for i in range(tickets) if i != target), key=lambda i: (abs(i - target), i))
         return tuple(near[: self.search - 1])
 
     def pool(
@@ -128,18 +131,30 @@ class LotteryPools:
                 current = best
         return Pooled(current, tuple(trials))
 
-    def average(self, tickets: Sequence[Ticket], target: int, *, factor: float | None = None) -> Ticket:
-        """Mix every ticket in, in the order of the search, without validation: the paper's baselines.
-
-        The average is pruned after every ticket, as there; write it into a model and call ``refresh_norm``.
+    def merge(
+        self, states: Sequence[Ticket], base: Ticket | None = None, *, factor: float | None = None
+    ) -> Ticket:
+        """Mix tickets in one after another, without validation: the paper's baselines; see `Merger`.
 
         Args:
-            tickets: in the order of pruning rounds, densest first.
-            target: index of the ticket to begin with; the result keeps as many weights as it does.
+            states: in the order in which they are mixed in; the average is pruned after each.
+            base: where the average begins, the first of ``states`` if not given; the result keeps as many weights as
+                it does.
             factor: weight of each new ticket in a moving average ("EMA"; the published runs give 0.95 to the **new**
                 ticket); None weighs all tickets alike ("SWA").
         """
-        check(tickets)
-        pool = [tickets[i] for i in (target, *self.order(target, len(tickets)))]
+        pool = [*states] if base is None else [base, *states]
+        check(pool)
         factors = [1 / (k + 1) if factor is None else factor for k in range(1, len(pool))]
         return running_average(pool, factors, pool[0].masks.kept(), prune_each=True)
+
+    def average(self, tickets: Sequence[Ticket], target: int, *, factor: float | None = None) -> Ticket:
+        """Merge every ticket into one of them, in the order of the search.
+
+        Args:
+            tickets: in the order of pruning rounds, densest first.
+            target: index of the ticket to begin with.
+            factor: see `merge`.
+        """
+        order = self.order(target, len(tickets))
+        return self.merge([tickets[i] for i in order], tickets[target], factor=factor)

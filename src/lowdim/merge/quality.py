@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lowdim.core.errors import LowdimError
+from lowdim.core.lazy import lazy
+from lowdim.evaluate.quality.calibration import calibration_error
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch = lazy("torch")
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,6 @@ def quality(probabilities: Tensor, labels: Tensor, *, bins: int = 15) -> Quality
         >>> found.accuracy, round(found.nll, 4), round(found.ece, 4)
         (0.5, 0.5697, 0.4)
     """
-    import torch
-
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
         raise LowdimError(
             f"probabilities must be [samples, classes] with one label per sample; got {tuple(probabilities.shape)} "
@@ -52,8 +55,6 @@ def quality(probabilities: Tensor, labels: Tensor, *, bins: int = 15) -> Quality
         )
     p = probabilities.detach().double()
     confidence, predicted = p.max(dim=1)
-    right = (predicted == labels).double()
+    hits = predicted == labels
     nll = -p.gather(1, labels.unsqueeze(1)).clamp_min(torch.finfo(torch.float64).tiny).log().mean()
-    where = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, where, right - confidence)
-    return Quality(float(right.mean()), float(nll), float(gaps.abs().sum() / len(labels)))
+    return Quality(float(hits.double().mean()), float(nll), calibration_error(confidence, hits, bins))

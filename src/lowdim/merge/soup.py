@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import LowdimError
-from lowdim.merge.combine import blend, kept_count
+from lowdim.merge.base import Tensorwise
+from lowdim.merge.combine import kept_count, weighted
 from lowdim.merge.trial import Validate, refreshed, validated, value
 from lowdim.models.norms import Forward
 from lowdim.models.ticket import Ticket, borrowed
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,24 +26,25 @@ class Cooked:
 
 
 @dataclass(frozen=True)
-class Soup:
+class Soup(Tensorwise):
     """The mean of several networks' weights.
 
     The plain soup takes all of them. The greedy soup visits them from the best validation score downwards and keeps
     each one whose addition does not lower the score of the mean, so that the soup is never worse on validation than
     its best ingredient.
 
-    Sparse networks of one mask stay sparse by themselves. Where masks differ the mean has their union, and the largest
-    weights over all layers stay, exactly as many as one network has (or as ``sparsity`` says).
-
     Attributes:
-        greedy: keep only what helps; else take all.
+        greedy: keep only what helps; else take all. ``merge``, which has no validation, takes all.
 
     Paper: "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing
     inference time", arXiv 2203.05482.
     """
 
     greedy: bool = True
+
+    def mix(self, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
+        """Return the mean."""
+        return weighted(tensors, [1 / len(tensors)] * len(tensors))
 
     def cook(
         self,
@@ -72,7 +74,7 @@ class Soup:
         keep = kept_count(tickets, sparsity)
 
         def taste(indices: list[int]) -> Ticket:
-            mixed = blend([tickets[i] for i in indices], [1 / len(indices)] * len(indices), keep)
+            mixed = self.merge([tickets[i] for i in indices], sparsity=sparsity)
             return refreshed(model, mixed, validate, batches, forward)
 
         with borrowed(model):

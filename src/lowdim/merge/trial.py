@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import LowdimError
+from lowdim.core.lazy import lazy
 from lowdim.models.norms import Forward, norms, refresh_norm
 from lowdim.models.ticket import Ticket
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+else:
+    torch = lazy("torch")
 
 Validate = Callable[["nn.Module"], float]
 
@@ -21,8 +25,6 @@ def validated(model: nn.Module, ticket: Ticket, validate: Validate) -> Ticket:
 
     The model is left in eval mode with the ticket's weights.
     """
-    import torch
-
     ticket.apply_(model)
     model.eval()
     with torch.no_grad():

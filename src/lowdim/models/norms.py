@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import LowdimError
+from lowdim.core.lazy import lazy
 from lowdim.models.ticket import borrowed
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
+else:
+    torch = lazy("torch")
 
 Forward = Callable[["nn.Module", Any], Any]
 
@@ -23,8 +27,6 @@ def norms(model: nn.Module) -> list[Any]:
 
 def to_device(batch: Any, device: Any) -> Any:
     """Return a batch with its tensors moved."""
-    import torch
-
     if isinstance(batch, torch.Tensor):
         return batch.to(device)
     if isinstance(batch, Mapping):
@@ -71,8 +73,6 @@ def refresh_norm(model: nn.Module, batches: Iterable[Any], *, forward: Forward |
         >>> float(model.running_mean), round(float(model.running_var), 4)
         (4.0, 6.6667)
     """
-    import torch
-
     found = norms(model)
     if not found:
         return 0
@@ -109,8 +109,6 @@ class _Moments:
         self.squares: Any = 0.0
 
     def add(self, x: Tensor) -> None:
-        import torch
-
         dims = [d for d in range(x.ndim) if d != 1]
         count = x.numel() // x.shape[1]
         if count < 2:

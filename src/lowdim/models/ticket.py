@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
+from lowdim.core.lazy import lazy
 from lowdim.core.masks import Masks, read_tensors, write_tensors
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
+else:
+    torch = lazy("torch")
 
 _KEPT, _PLAIN, _WORDS = "kept:", "state:", "mask:"
 
@@ -36,8 +40,6 @@ def _named(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
 
     Of a truly sparse layer the dense weight is made, in the place of its values.
     """
-    import torch
-
     from lowdim.models.walk.selection import plain_name
 
     sparse = _truly_sparse(model)
@@ -143,8 +145,6 @@ class Ticket:
         Raises:
             LowdimError: the model has other tensors or shapes; nothing has been changed then.
         """
-        import torch
-
         targets = tensors(model)
         wrong = sorted(set(self.state) ^ set(targets)) or [
             name for name, tensor in self.state.items() if tensor.shape != targets[name].shape
@@ -229,8 +229,6 @@ def _unpack(name: str, held: Mapping[str, Tensor], masks: Masks) -> Tensor:
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
     """Let a model be overwritten inside the block; its weights, buffers and train/eval modes come back after it."""
-    import torch
-
     kept = {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
     modes = {module: module.training for module in model.modules()}
     try:

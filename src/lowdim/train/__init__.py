@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lowdim.core.allocation.shapes import erk as erk
     from lowdim.merge.ensemble import ensemble as ensemble
+    from lowdim.merge.pools import LotteryPools as LotteryPools
+    from lowdim.merge.soup import Soup as Soup
     from lowdim.models.channels.graph import find_channels as find_channels
     from lowdim.models.channels.slice import slice_channels as slice_channels
+    from lowdim.models.norms import refresh_norm as refresh_norm
+    from lowdim.models.ticket import Ticket as Ticket
     from lowdim.models.walk.selection import select as select
     from lowdim.nn.csr.linear import CSRLinear as CSRLinear
     from lowdim.nn.csr.swap import sparse_ as sparse_
@@ -32,9 +36,6 @@ if TYPE_CHECKING:
     from lowdim.train.estimators.neurofs import NeuroFS as NeuroFS
     from lowdim.train.initial.grasp import GraSP as GraSP
     from lowdim.train.initial.grasp import grasp as grasp
-    from lowdim.train.initial.imp import IMP as IMP
-    from lowdim.train.initial.imp import LotteryTicket as LotteryTicket
-    from lowdim.train.initial.lottery import LotteryTickets as LotteryTickets
     from lowdim.train.initial.magnitude import Magnitude as Magnitude
     from lowdim.train.initial.magnitude import magnitude as magnitude
     from lowdim.train.initial.npb import NPB as NPB
@@ -51,30 +52,29 @@ if TYPE_CHECKING:
     from lowdim.train.optimizers.sntasgd import SNTASGD as SNTASGD
     from lowdim.train.sparse.method import Method as Method
     from lowdim.train.sparse.training import SparseTraining as SparseTraining
-    from lowdim.train.tickets import FreeTickets as FreeTickets
-    from lowdim.train.tickets import InstantSoup as InstantSoup
-    from lowdim.train.tickets import LotteryPools as LotteryPools
-    from lowdim.train.tickets import Soup as Soup
-    from lowdim.train.tickets import SupTickets as SupTickets
-    from lowdim.train.tickets import Ticket as Ticket
-    from lowdim.train.tickets import TicketCollector as TicketCollector
-    from lowdim.train.tickets import refresh_norm as refresh_norm
+    from lowdim.train.tickets.collect import TicketCollector as TicketCollector
+    from lowdim.train.tickets.freetickets import FreeTickets as FreeTickets
+    from lowdim.train.tickets.instant import InstantSoup as InstantSoup
+    from lowdim.train.tickets.lottery import IMP as IMP
+    from lowdim.train.tickets.lottery import LotteryTicket as LotteryTicket
+    from lowdim.train.tickets.lottery import LotteryTickets as LotteryTickets
+    from lowdim.train.tickets.suptickets import SupTickets as SupTickets
 
 # The modules that the names above come from; a test keeps the two alike.
 _EXPORTS = {
     "CSRLinear": "lowdim.nn.csr.linear",
     "CTRE": "lowdim.train.dynamic.ctre",
     "Chase": "lowdim.train.dynamic.chase",
-    "FreeTickets": "lowdim.train.tickets",
+    "FreeTickets": "lowdim.train.tickets.freetickets",
     "GraNet": "lowdim.train.dynamic.granet",
     "GraSP": "lowdim.train.initial.grasp",
     "GradualMagnitude": "lowdim.train.dynamic.gradual",
-    "IMP": "lowdim.train.initial.imp",
+    "IMP": "lowdim.train.tickets.lottery",
     "ITOP": "lowdim.train.dynamic.itop",
-    "InstantSoup": "lowdim.train.tickets",
-    "LotteryPools": "lowdim.train.tickets",
-    "LotteryTicket": "lowdim.train.initial.imp",
-    "LotteryTickets": "lowdim.train.initial.lottery",
+    "InstantSoup": "lowdim.train.tickets.instant",
+    "LotteryPools": "lowdim.merge.pools",
+    "LotteryTicket": "lowdim.train.tickets.lottery",
+    "LotteryTickets": "lowdim.train.tickets.lottery",
     "Magnitude": "lowdim.train.initial.magnitude",
     "Method": "lowdim.train.sparse.method",
     "NPB": "lowdim.train.initial.npb",
@@ -87,16 +87,16 @@ _EXPORTS = {
     "SNTASGD": "lowdim.train.optimizers.sntasgd",
     "STRNN": "lowdim.train.dynamic.strnn",
     "SelfishRNN": "lowdim.train.dynamic.selfish",
-    "Soup": "lowdim.train.tickets",
+    "Soup": "lowdim.merge.soup",
     "SparseMLPClassifier": "lowdim.train.estimators.mlp",
     "SparseMLPRegressor": "lowdim.train.estimators.mlp",
     "SparseTraining": "lowdim.train.sparse.training",
     "Static": "lowdim.train.dynamic.static",
-    "SupTickets": "lowdim.train.tickets",
+    "SupTickets": "lowdim.train.tickets.suptickets",
     "SynFlow": "lowdim.train.initial.synflow",
-    "Ticket": "lowdim.train.tickets",
-    "TicketCollector": "lowdim.train.tickets",
-    "ensemble": "lowdim.train.tickets",
+    "Ticket": "lowdim.models.ticket",
+    "TicketCollector": "lowdim.train.tickets.collect",
+    "ensemble": "lowdim.merge.ensemble",
     "erk": "lowdim.core.allocation.shapes",
     "find_channels": "lowdim.models.channels.graph",
     "grasp": "lowdim.train.initial.grasp",
@@ -104,7 +104,7 @@ _EXPORTS = {
     "npb": "lowdim.train.initial.npb",
     "random_masks": "lowdim.train.initial.random",
     "ratios_of": "lowdim.train.initial.random",
-    "refresh_norm": "lowdim.train.tickets",
+    "refresh_norm": "lowdim.models.norms",
     "reinitialise_": "lowdim.train.initial.sanity",
     "select": "lowdim.models.walk.selection",
     "shuffled": "lowdim.train.initial.sanity",

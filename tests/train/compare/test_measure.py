@@ -8,7 +8,6 @@ from torch import nn
 
 from lowdim.data.raw import Split
 from lowdim.train.compare import measure
-from lowdim.train.compare.measure import Outcome
 
 
 def test_accuracy_and_loss_of_a_network_known_by_heart() -> None:
@@ -33,20 +32,6 @@ def test_measuring_changes_nothing() -> None:
     assert torch.equal(measure.answer(net, split).losses, measure.answer(net, split).losses)
     assert net.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("confidences", "hits", "error"),
-    [
-        ([0.8] * 10, [1] * 8 + [0] * 2, 0.0),  # as sure as it is right
-        ([1.0] * 4, [1, 1, 0, 0], 0.5),
-        ([0.9, 0.9, 0.6, 0.6], [1, 1, 1, 0], (2 * 0.1 + 2 * 0.1) / 4),
-        ([0.05, 0.95], [0, 0], 0.5),
-    ],
-)
-def test_calibration_error(confidences: list[float], hits: list[int], error: float) -> None:
-    outcome = Outcome(torch.zeros(len(hits)), torch.tensor(confidences), torch.tensor(hits).bool())
-    assert measure.calibration_error(outcome) == pytest.approx(error, abs=1e-6)
 
 
 def test_noise_depends_on_the_seed_and_spares_words() -> None:

@@ -6,12 +6,14 @@ import datetime
 
 import torch
 import torch.distributed as dist
-from tests.train.tickets.conftest import mlp
+from tests.models.tickets import mlp
 from torch.distributed.fsdp import fully_shard
 
 from lowdim.merge.ensemble import ensemble
+from lowdim.models.ticket import Ticket
 from lowdim.train import SET, SparseTraining
-from lowdim.train.tickets import FreeTickets, Ticket, TicketCollector
+from lowdim.train.tickets.collect import TicketCollector
+from lowdim.train.tickets.freetickets import FreeTickets
 
 
 def main(rank: int, home: str) -> None:

@@ -4,16 +4,19 @@ import math
 
 import pytest
 import torch
-from tests.train.tickets.conftest import build
+from tests.models.tickets import build
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.random import generator
+from lowdim.merge.combine import iou
 from lowdim.train import SparseTraining
 from lowdim.train.dynamic.rigl import RigL
 from lowdim.train.dynamic.set import SET
 from lowdim.train.dynamic.static import Static
-from lowdim.train.tickets import FreeTickets, Phase, Plan, SupTickets, TicketCollector, iou
-from lowdim.train.tickets.plan import Segment
+from lowdim.train.tickets.collect import TicketCollector
+from lowdim.train.tickets.freetickets import FreeTickets
+from lowdim.train.tickets.plan import Phase, Plan, Segment
+from lowdim.train.tickets.suptickets import SupTickets
 
 X = torch.randn(512, 2, 5, 5, generator=generator(0, "x"))
 Y = torch.randint(0, 3, (512,), generator=generator(0, "y"))

@@ -11,21 +11,18 @@ from torch.nn.functional import cross_entropy
 
 from lowdim.core.random import generator
 from lowdim.merge.ensemble import ensemble
+from lowdim.merge.pools import LotteryPools
+from lowdim.merge.soup import Soup
+from lowdim.models.norms import refresh_norm
+from lowdim.models.ticket import Ticket
 from lowdim.train import SparseTraining
 from lowdim.train.dynamic.rigl import RigL
 from lowdim.train.dynamic.static import Static
-from lowdim.train.initial.imp import IMP
-from lowdim.train.tickets import (
-    FreeTickets,
-    InstantSoup,
-    LotteryPools,
-    Soup,
-    SupTickets,
-    Ticket,
-    TicketCollector,
-    independent_tickets,
-    refresh_norm,
-)
+from lowdim.train.tickets.collect import TicketCollector
+from lowdim.train.tickets.freetickets import FreeTickets, independent_tickets
+from lowdim.train.tickets.instant import InstantSoup
+from lowdim.train.tickets.lottery import IMP
+from lowdim.train.tickets.suptickets import SupTickets
 
 pytestmark = pytest.mark.slow
 STEPS, EPOCH = 400, 20

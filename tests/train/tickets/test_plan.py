@@ -5,7 +5,8 @@ from itertools import pairwise
 import pytest
 
 from lowdim.core.errors import LowdimError, RecipeError
-from lowdim.train.tickets import FreeTickets, SupTickets
+from lowdim.train.tickets.freetickets import FreeTickets
+from lowdim.train.tickets.suptickets import SupTickets
 
 
 def changes(plan):

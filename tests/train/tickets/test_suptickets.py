@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.train.tickets.conftest import random_ticket, vector
+from tests.models.tickets import every_kind, random_ticket, vector
 
 from lowdim.core.errors import LowdimError
 from lowdim.merge.combine import mix
-from lowdim.train.tickets import SupTickets
+from lowdim.train.tickets.suptickets import SupTickets
 
 
+@every_kind
 def test_mean_after_n_cycles_is_the_mean_of_all_tickets(kind):
     tickets = [random_ticket(kind, seed, mask_seed=0) for seed in range(4)]
     for count in range(1, 5):
@@ -19,6 +20,7 @@ def test_mean_after_n_cycles_is_the_mean_of_all_tickets(kind):
             torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-6)
 
 
+@every_kind
 def test_one_ticket_is_itself(kind):
     ticket = random_ticket(kind, 0)
     for average in ("mean", "pruned-mean", "moving"):
@@ -28,6 +30,7 @@ def test_one_ticket_is_itself(kind):
 
 
 @pytest.mark.parametrize("average", ["mean", "pruned-mean", "moving"])
+@every_kind
 def test_density_is_exact(kind, average):
     tickets = [random_ticket(kind, seed) for seed in range(4)]
     assert SupTickets(average=average).superpose(tickets).masks.kept() == tickets[0].masks.kept()

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lowdim.core.random import generator
 from lowdim.data.raw import Split
+from lowdim.evaluate.quality.calibration import calibration_error
 
-BINS, NOISE, BATCH = 15, 0.5, 1000
+NOISE, BATCH = 0.5, 1000
 
 
 @dataclass(frozen=True)
@@ -46,24 +47,6 @@ def answer(net: nn.Module, split: Split) -> Outcome:
     return Outcome(losses, confidences, classes == split.y)
 
 
-def calibration_error(outcome: Outcome, bins: int = BINS) -> float:
-    """Return the expected calibration error: the mean of |accuracy - confidence| over equal bins of confidence.
-
-    ECE = sum_b n_b / n * |accuracy_b - confidence_b|. Paper: "On Calibration of Modern Neural Networks", arXiv
-    1706.04599.
-
-    Example:
-        >>> outcome = Outcome(torch.zeros(4), torch.tensor([0.9, 0.9, 0.6, 0.6]), torch.tensor([1, 1, 1, 0]).bool())
-        >>> round(calibration_error(outcome), 3)
-        0.1
-    """
-    places = (outcome.confidences.double() * bins).ceil().long().clamp(1, bins) - 1
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(
-        0, places, outcome.hits.double() - outcome.confidences.double()
-    )
-    return float(gaps.abs().sum() / len(outcome.hits))
-
-
 def noisy(split: Split, seed: int) -> Split:
     """Return examples with Gaussian noise of deviation 0.5, in units of the inputs' own; words are left alone."""
     if not split.x.is_floating_point():
@@ -79,7 +62,7 @@ def test(net: nn.Module, split: Split, seed: int) -> tuple[Outcome, dict[str, fl
     found = {
         "accuracy": outcome.accuracy,
         "loss": outcome.loss,
-        "calibration_error": calibration_error(outcome),
+        "calibration_error": calibration_error(outcome.confidences, outcome.hits),
     }
     if split.x.is_floating_point():
         found["noisy_accuracy"] = answer(net, noisy(split, seed)).accuracy

@@ -55,7 +55,7 @@ register(
 register(
     _I,
     "lottery-tickets",
-    f"{_HERE}.lottery:LotteryTickets",
+    "lowdim.train.tickets.lottery:LotteryTickets",
     title="The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks",
     arxiv="1803.03635",
     year=2019,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowdim.core.allocation.shapes import check_sparsity
 from lowdim.core.errors import NumericalError, RecipeError
+from lowdim.core.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,7 +30,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Initialisation(ABC):
+class Initialisation(Settings, ABC):
     """Chooses masks with an exact number of weights and leaves the network as it was.
 
     Attributes:

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from lowdim.core.allocation.shapes import resolve
-from lowdim.core.errors import RecipeError, suggest
 from lowdim.train.initial.base import Scored, Start, keep_counted, shapes_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Scope = Literal["global", "layer"]
-
-
-def check_scope(scope: str) -> None:
-    """Refuse a scope that is not one.
-
-    Raises:
-        RecipeError: the scope is unknown.
-    """
-    if scope not in get_args(Scope):
-        raise RecipeError(f"unknown scope {scope!r}. {suggest(str(scope), get_args(Scope))}")
 
 
 @dataclass(frozen=True)
@@ -38,9 +27,6 @@ class Magnitude(Scored):
     """
 
     scope: Scope = "global"
-
-    def __post_init__(self) -> None:
-        check_scope(self.scope)
 
     def scores(self, start: Start) -> dict[str, Tensor]:
         """Return |w|."""

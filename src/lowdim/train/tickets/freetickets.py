@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.settings import Settings, count, within
 from lowdim.models.ticket import Ticket
 from lowdim.train.tickets.plan import Phase, Plan, constant, present
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FreeTickets:
+class FreeTickets(Settings):
     """One exploration, then M refinements of equal length; between two of them most connections are replaced.
 
     With T steps, T_e = explore * T and L = (T - T_e) / M (the paper's efficient ensemble, EDST):
@@ -47,21 +48,11 @@ class FreeTickets:
         [1.0, 0.1, 0.1, 0.01, 0.1]
     """
 
-    tickets: int = 3
-    explore: float = 1 / 3
-    shake: float = 0.8
-    refine: float = 0.1
-    final: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.tickets < 1:
-            raise RecipeError(f"tickets must be at least 1; got {self.tickets}")
-        if not 0 <= self.explore < 1:
-            raise RecipeError(f"explore must be in [0, 1); got {self.explore}")
-        if not 0 <= self.shake < 1:
-            raise RecipeError(f"shake must be in [0, 1); got {self.shake}")
-        if self.refine <= 0 or self.final <= 0:
-            raise RecipeError(f"refine and final must be positive; got {self.refine} and {self.final}")
+    tickets: int = count(3)
+    explore: float = within(1 / 3, least=0, below=1)
+    shake: float = within(0.8, least=0, below=1)
+    refine: float = within(0.1, above=0)
+    final: float = within(0.01, above=0)
 
     def plan(self, total_steps: int) -> Plan:
         """Lay the phases out over a run.
@@ -73,16 +64,16 @@ class FreeTickets:
             RecipeError: fewer than two steps per refinement.
         """
         explored = round(self.explore * total_steps)
-        left, count = total_steps - explored, self.tickets
-        if left < 2 * count:
+        left, refinements = total_steps - explored, self.tickets
+        if left < 2 * refinements:
             raise RecipeError(
-                f"total_steps is too small: {left} steps after exploration for {count} refinements"
+                f"total_steps is too small: {left} steps after exploration for {refinements} refinements"
             )
         # half refinements, rounded up as the published runs were
-        edges = [explored - (-half * left // (2 * count)) for half in range(2 * count + 1)]
+        edges = [explored - (-half * left // (2 * refinements)) for half in range(2 * refinements + 1)]
         phases = [Phase("explore", 0, explored)] if explored else []
         rate = [constant(0, explored, 1.0)]
-        for index in range(count):
+        for index in range(refinements):
             start, middle, end = edges[2 * index : 2 * index + 3]
             phases.append(Phase(f"refine {index}", start, end, self.shake if index else 0.0, "best"))
             rate += [constant(start, middle, self.refine), constant(middle, end, self.final)]

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from lowdim.core.errors import RecipeError
+from lowdim.core.allocation.densities import check_sparsity
+from lowdim.core.lazy import lazy
 from lowdim.core.masks import Masks
-from lowdim.merge.combine import intersection, iou, largest, union
+from lowdim.core.settings import Settings, count, within
+from lowdim.merge.combine import intersection, iou, largest, pairwise_mean, union
 from lowdim.models.ticket import borrowed
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
+else:
+    torch = lazy("torch")
 
 Train = Callable[[float, int], None]
 
@@ -37,7 +42,7 @@ class Instant:
 
 
 @dataclass(frozen=True)
-class InstantSoup:
+class InstantSoup(Settings):
     """Pruning in rounds in which K short trainings each propose a mask and the proposals are merged.
 
     A round: train the model for ``main`` epochs; from its weights and optimizer state train K copies, one after
@@ -62,27 +67,13 @@ class InstantSoup:
     arXiv 2306.10460.
     """
 
-    denoisers: int = 5
-    step: float = 0.1
-    weak: float = 0.1
-    main: float = 0.5
-    slack: float = 0.05
-    rounds: int = 10
-    merge: str = "union"
-
-    def __post_init__(self) -> None:
-        if self.denoisers < 1 or self.rounds < 0:
-            raise RecipeError(
-                f"denoisers must be at least 1 and rounds at least 0; got {self.denoisers} and {self.rounds}"
-            )
-        if not 0 < self.step < 1:
-            raise RecipeError(f"step must be between 0 and 1; got {self.step}")
-        if self.weak < 0 or self.main < 0 or self.slack < 0:
-            raise RecipeError(
-                f"weak, main and slack must not be negative; got {self.weak}, {self.main} and {self.slack}"
-            )
-        if self.merge not in ("union", "intersection"):
-            raise RecipeError(f"merge must be union or intersection; got {self.merge!r}")
+    denoisers: int = count(5)
+    step: float = within(0.1, above=0, below=1)
+    weak: float = within(0.1, least=0)
+    main: float = within(0.5, least=0)
+    slack: float = within(0.05, least=0)
+    rounds: int = count(10, least=0)
+    merge: Literal["union", "intersection"] = "union"
 
     def prune(
         self,
@@ -108,14 +99,11 @@ class InstantSoup:
             seed: of the main training; copy k gets seed + k + 1.
 
         Raises:
-            RecipeError: sparsity is outside [0, 1), or a glob matches nothing.
+            RecipeError: sparsity is not from 0 to below 1, or a glob matches nothing.
         """
-        import torch
-
         from lowdim.models.walk.selection import select
 
-        if not 0 <= sparsity < 1:
-            raise RecipeError(f"sparsity must be in [0, 1); got {sparsity}")
+        check_sparsity(sparsity)
         weights = select(model, include, exclude)
         masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
         total = _count(masks)
@@ -131,7 +119,7 @@ class InstantSoup:
             masks = union(weak) if self.merge == "union" else intersection(weak)
             if _count(masks) < target:
                 masks = _filled(weights, masks, union(weak), target)
-            rounds.append(Round(_count(masks), _agreement(weak)))
+            rounds.append(Round(_count(masks), pairwise_mean(weak, iou, alone=1.0)))
             _zero(weights, masks)
         final = largest(weights, masks, target)
         _zero(weights, final)
@@ -176,8 +164,6 @@ def _train(
 
 
 def _zero(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    import torch
-
     with torch.no_grad():
         for name, mask in masks.items():
             weights[name].masked_fill_(~mask, 0.0)
@@ -187,16 +173,9 @@ def _filled(
     weights: Mapping[str, Tensor], held: Mapping[str, Tensor], legal: Mapping[str, Tensor], keep: int
 ) -> dict[str, Tensor]:
     """Add the largest of the other legal weights to those held: an intersection may fall below the target."""
-    import torch
-
     first = {name: torch.where(mask, torch.inf, weights[name].detach()) for name, mask in held.items()}
     return largest(first, legal, keep)
 
 
 def _count(masks: Mapping[str, Tensor]) -> int:
     return sum(int(mask.sum()) for mask in masks.values())
-
-
-def _agreement(weak: Sequence[Mapping[str, Tensor]]) -> float:
-    found = [iou(a, b) for i, a in enumerate(weak) for b in weak[i + 1 :]]
-    return sum(found) / len(found) if found else 1.0

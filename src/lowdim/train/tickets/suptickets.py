@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lowdim.core.errors import RecipeError
-from lowdim.merge.combine import kept_count, running_average
+from lowdim.core.settings import count, within
+from lowdim.merge.suptickets import Superposition
 from lowdim.models.ticket import Ticket
 from lowdim.train.tickets.plan import Phase, Plan, Segment, constant, present
 
-_AVERAGES = ("mean", "pruned-mean", "moving")
-
 
 @dataclass(frozen=True)
-class SupTickets:
+class SupTickets(Superposition):
     """Ordinary sparse training, then short cycles at a small rate, each of which gives a ticket; the tickets' mean.
 
     The last floor(share * T / cycle) * cycle epochs of T are cycles. At the start of each one share ``shake`` of the
@@ -31,10 +30,8 @@ class SupTickets:
         low: factor on the base learning rate at the ends of a cycle (the paper's 0.001 of 0.1).
         high: factor in the middle of a cycle (the paper's 0.005 of 0.1).
         milestones: shares of the ordinary training after which its rate is divided by ten.
-        average: "mean", the mean of all tickets (the paper's CAA); "pruned-mean", the running mean pruned after every
-            ticket, as in the code behind the published numbers; "moving", where each new ticket weighs ``factor``
-            (the paper's CIMA).
-        factor: weight of the new ticket in the moving average; read by "moving" alone.
+        average: how tickets become one; see `lowdim.merge.suptickets.Superposition`.
+        factor: weight of the new ticket in the moving average.
 
     Paper: "Superposing Many Tickets into One: A Performance Booster for Sparse Neural Network Training",
     arXiv 2205.15322.
@@ -47,28 +44,17 @@ class SupTickets:
         [0.01, 0.05, 0.03, 0.01]
     """
 
-    share: float = 0.1
-    cycle: int = 8
-    shake: float = 0.5
+    share: float = within(0.1, above=0, below=1)
+    cycle: int = count(8)
+    shake: float = within(0.5, least=0, below=1)
     low: float = 0.01
     high: float = 0.05
     milestones: tuple[float, ...] = (0.5, 0.75)
-    average: str = "mean"
-    factor: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise RecipeError(f"share must be between 0 and 1; got {self.share}")
-        if self.cycle < 1:
-            raise RecipeError(f"cycle must be at least one epoch; got {self.cycle}")
-        if not 0 <= self.shake < 1:
-            raise RecipeError(f"shake must be in [0, 1); got {self.shake}")
+        super().__post_init__()
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
             raise RecipeError(f"milestones must rise between 0 and 1; got {self.milestones}")
-        if self.average not in _AVERAGES:
-            raise RecipeError(f"average must be one of {', '.join(_AVERAGES)}; got {self.average!r}")
-        if not 0 < self.factor <= 1:
-            raise RecipeError(f"factor must be in (0, 1]; got {self.factor}")
 
     def plan(self, epochs: int, steps_per_epoch: int = 1) -> Plan:
         """Lay the run out in optimizer steps.
@@ -81,18 +67,18 @@ class SupTickets:
             RecipeError: the share holds no whole cycle.
         """
         # the product of a short decimal and an integer may fall just short of the integer it stands for
-        count = int(self.share * epochs / self.cycle + 1e-9)
-        if not count:
+        cycles = int(self.share * epochs / self.cycle + 1e-9)
+        if not cycles:
             raise RecipeError(
                 f"share={self.share} of {epochs} epochs holds no cycle of {self.cycle} epochs; shorten cycle or "
                 "raise share"
             )
         length, total = self.cycle * steps_per_epoch, epochs * steps_per_epoch
-        normal = total - count * length
+        normal = total - cycles * length
         edges = [0, *(int(share * normal) for share in self.milestones), normal]
         rate = [constant(edges[i], edges[i + 1], 0.1**i) for i in range(len(edges) - 1)]
         phases = [Phase("normal", 0, normal, pick="last")]
-        for index in range(count):
+        for index in range(cycles):
             start = normal + index * length
             phases.append(Phase(f"cycle {index}", start, start + length, self.shake, "last"))
             rate += _triangle(start, length, self.low, self.high)
@@ -108,22 +94,8 @@ class SupTickets:
         return self.plan(epochs).phases[0].end / epochs
 
     def superpose(self, tickets: Sequence[Ticket], *, sparsity: float | None = None) -> Ticket:
-        """Average tickets and prune the average, globally by magnitude, to an exact number of weights.
-
-        The result's norm statistics are an average too and mean nothing: write it into a model and call
-        ``refresh_norm`` before use.
-
-        Args:
-            tickets: in the order of their making, such as ``collector.tickets``.
-            sparsity: of the result; that of the tickets if not given.
-
-        Raises:
-            LowdimError: the tickets do not fit together, or differ in sparsity and none is given.
-        """
-        keep = kept_count(tickets, sparsity)
-        others = range(1, len(tickets))
-        factors = [self.factor if self.average == "moving" else 1 / (k + 1) for k in others]
-        return running_average(tickets, factors, keep, prune_each=self.average == "pruned-mean")
+        """Average tickets, such as ``collector.tickets``, and prune the average; see `Superposition.merge`."""
+        return self.merge(tickets, sparsity=sparsity)
 
 
 def _triangle(start: int, length: int, low: float, high: float) -> list[Segment]:

@@ -1,20 +1,74 @@
-"""The rounds of iterative magnitude pruning."""
+"""Lottery tickets: iterative magnitude pruning with rewinding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import CheckpointError
-from lowdim.models.walk.selection import select
+from lowdim.core.lazy import lazy
+from lowdim.core.settings import Settings, count, within
 from lowdim.train.initial.base import keep_counted, keep_global, warn_of_empty
-from lowdim.train.initial.lottery import LotteryTickets
 from lowdim.train.initial.magnitude import Scope
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch = lazy("torch")
+
+
+@dataclass(frozen=True)
+class LotteryTickets(Settings):
+    """Train, prune a share of the weights that are left by magnitude, put the rest back, and again.
+
+    After round r, round(N * (1 - rate) ** r) of N weights are left, exactly. They start again from their initial
+    values, or from those of an early step of the first training ("rewinding").
+
+    Args:
+        rate: share of the remaining weights that each round prunes.
+        rounds: times to prune; the training before the first is dense. 19 rounds at 0.2 leave 1.44%.
+        scope: "global" compares all layers' weights with each other; "layer" prunes the same share of each.
+
+    Paper: "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks", arXiv 1803.03635; rewinding to an
+    early step: "Linear Mode Connectivity and the Lottery Ticket Hypothesis", arXiv 1912.05671.
+
+    Example:
+        >>> [LotteryTickets(rate=0.2).kept(100, r) for r in range(5)]
+        [100, 80, 64, 51, 41]
+    """
+
+    rate: float = within(0.2, above=0, below=1, why="the share pruned per round")
+    rounds: int = count(19)
+    scope: Scope = "global"
+
+    def kept(self, size: int, done: int) -> int:
+        """Return how many of ``size`` weights are left after ``done`` rounds of pruning, at least one."""
+        return max(min(size, 1), round(size * (1.0 - self.rate) ** done))
+
+    def start(
+        self, model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
+    ) -> IMP:
+        """Return the rounds of a network, which must be as it was initialised; see `IMP`."""
+        return IMP(model, include=include, exclude=exclude, **self.to_dict())
+
+    def prune(
+        self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], done: int
+    ) -> dict[str, Tensor]:
+        """Return the masks after ``done`` rounds: the largest of the weights that the masks before kept.
+
+        Raises:
+            NumericalError: a weight is NaN.
+        """
+        scores = {
+            name: weight.detach().abs().masked_fill(~masks[name], -1.0) for name, weight in weights.items()
+        }
+        sizes = {name: score.numel() for name, score in scores.items()}
+        if self.scope == "global":
+            return keep_global(scores, self.kept(sum(sizes.values()), done))
+        return keep_counted(scores, {name: self.kept(size, done) for name, size in sizes.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,17 +105,16 @@ class IMP:
 
     Args:
         model: the network, as it was initialised.
-        rate: see `LotteryTickets`.
-        rounds: see `LotteryTickets`.
-        scope: see `LotteryTickets`.
         include: globs of the weights to prune, see ``lowdim.models.walk.selection.select``.
         exclude: globs of weights that stay dense.
+        settings: of `LotteryTickets`.
 
     Raises:
         RecipeError: a setting is impossible.
         NumericalError: a trained weight is NaN; the round can be trained again.
 
     Example:
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> rounds = IMP(model, rate=0.5, rounds=2)
         >>> for ticket in rounds:
@@ -77,13 +130,13 @@ class IMP:
         self,
         model: nn.Module,
         *,
-        rate: float = 0.2,
-        rounds: int = 19,
-        scope: Scope = "global",
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
+        **settings: Any,
     ) -> None:
-        self.settings = LotteryTickets(rate, rounds, scope)
+        from lowdim.models.walk.selection import select
+
+        self.settings = LotteryTickets(**settings)
         self.round = 0
         self._model = model
         self._weights = select(model, include, exclude)
@@ -110,7 +163,8 @@ class IMP:
             yield LotteryTicket(self.round, self.masks, MappingProxyType(self._state), self._step)
             if self.round >= self.settings.rounds:
                 return
-            self._prune()
+            self._masks = self.settings.prune(self._weights, self._masks, self.round + 1)
+            warn_of_empty("lottery-tickets", self._masks)
             self.round += 1
 
     def _rewind(self) -> None:
@@ -119,24 +173,10 @@ class IMP:
             for name, weight in self._weights.items():
                 weight.masked_fill_(~self._masks[name], 0.0)
 
-    def _prune(self) -> None:
-        scores = {
-            name: weight.detach().abs().masked_fill(~self._masks[name], -1.0)
-            for name, weight in self._weights.items()
-        }
-        done, settings = self.round + 1, self.settings
-        if settings.scope == "global":
-            size = sum(score.numel() for score in scores.values())
-            self._masks = keep_global(scores, settings.kept(size, done))
-        else:
-            counts = {name: settings.kept(score.numel(), done) for name, score in scores.items()}
-            self._masks = keep_counted(scores, counts)
-        warn_of_empty("lottery-tickets", self._masks)
-
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on with the current round from its start."""
         return {
-            "settings": asdict(self.settings),
+            "settings": self.settings.to_dict(),
             "round": self.round,
             "step": self._step,
             "masks": {name: mask.clone() for name, mask in self._masks.items()},
@@ -149,9 +189,9 @@ class IMP:
         Raises:
             CheckpointError: the state is of other settings or of another model.
         """
-        if state["settings"] != asdict(self.settings):
+        if state["settings"] != (settings := self.settings.to_dict()):
             raise CheckpointError(
-                f"the state was saved with {state['settings']}; this is {asdict(self.settings)}. Use the same settings"
+                f"the state was saved with {state['settings']}; this is {settings}. Use the same settings"
             )
         mine = {name: tuple(weight.shape) for name, weight in self._weights.items()}
         theirs = {name: tuple(mask.shape) for name, mask in state["masks"].items()}

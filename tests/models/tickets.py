@@ -8,7 +8,7 @@ from torch import nn
 
 from lowdim.core.masks import Masks
 from lowdim.core.random import generator
-from lowdim.train.tickets import Ticket
+from lowdim.models.ticket import Ticket
 
 
 class Tied(nn.Module):
@@ -48,6 +48,8 @@ INPUTS = {
     "conv": lambda: torch.randn(7, 2, 5, 5, generator=generator(0, "x")),
     "tied": lambda: torch.randint(0, 11, (3, 4), generator=generator(0, "x")),
 }
+
+every_kind = pytest.mark.parametrize("kind", list(BUILDERS))
 
 
 def build(kind: str, seed: int = 0) -> nn.Module:
@@ -99,8 +101,3 @@ class Vector(nn.Module):
     def __init__(self, *weights: float):
         super().__init__()
         self.w = nn.Parameter(torch.tensor(weights))
-
-
-@pytest.fixture(params=list(BUILDERS))
-def kind(request) -> str:
-    return request.param

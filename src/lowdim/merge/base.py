@@ -1,0 +1,82 @@
+"""What every way of making one network of several is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lowdim.core.settings import Settings
+from lowdim.merge.combine import check, kept_count, pruned, tensorwise, union
+from lowdim.models.ticket import Ticket
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Merger(Settings, ABC):
+    """Makes one network of several of one structure."""
+
+    @abstractmethod
+    def merge(self, states: Sequence[Ticket], base: Ticket | None = None) -> Ticket:
+        """Return one network; those given are not changed.
+
+        Its norm statistics are merged like any tensor and mean nothing: write it into a model and call
+        ``refresh_norm`` before use.
+
+        Args:
+            states: at least one, in the order of their making.
+            base: the network that they come from, for methods that look at what each has changed.
+
+        Raises:
+            LowdimError: the networks do not fit together.
+        """
+
+
+@dataclass(frozen=True)
+class Tensorwise(Merger):
+    """Merges tensor by tensor: a method is the one rule by which it does so.
+
+    Sparse networks of one mask stay sparse by themselves. Where masks differ the result has their union, and the
+    largest weights over all layers stay, exactly as many as one network has.
+
+    Example:
+        >>> import torch
+        >>> class Middle(Tensorwise):
+        ...     def mix(self, tensors, base):
+        ...         return torch.stack(tensors).median(dim=0).values
+        >>> nets = [torch.nn.Linear(1, 1) for _ in range(3)]
+        >>> for value, net in enumerate(nets):
+        ...     _ = torch.nn.init.constant_(net.weight, value**2)
+        >>> float(Middle().merge([Ticket.of(net, {}) for net in nets]).state["weight"])
+        1.0
+    """
+
+    @abstractmethod
+    def mix(self, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
+        """Return one tensor, fp64, of one tensor of each network and of the base, of one shape and one dtype."""
+
+    def merge(
+        self, states: Sequence[Ticket], base: Ticket | None = None, *, sparsity: float | None = None
+    ) -> Ticket:
+        """Return one network; see `Merger`.
+
+        Args:
+            states: at least one.
+            base: the network that they come from.
+            sparsity: of the result; that of the networks if not given.
+
+        Raises:
+            LowdimError: the networks do not fit together, or differ in sparsity and none is given.
+        """
+        keep = kept_count(states, sparsity)
+        if base is not None:
+            check([*states, base])
+
+        def rule(name: str) -> Tensor:
+            return self.mix([each.state[name] for each in states], None if base is None else base.state[name])
+
+        mixed = tensorwise(states[-1], rule)
+        return pruned(mixed, union([each.masks for each in states]), keep, states[-1].step)
