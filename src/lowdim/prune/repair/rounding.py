@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lowdim.core.packing.codebook import column_importance
 from lowdim.core.lazy import lazy
+from lowdim.core.packing.codebook import column_importance
 from lowdim.core.quantize import Grid, Quantized, decode, encode, fit_table, scales_of, to_levels
 
 if TYPE_CHECKING:
