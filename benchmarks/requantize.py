@@ -25,7 +25,7 @@ def requantize(source: Path, target: Path) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
-    writer.close()
+    writer.directory.close()
 
 
 if __name__ == "__main__":

@@ -147,7 +147,17 @@ def test_a_pruning_run_sets_this_runtime_beside_torch(
     run, model: Path, small: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    flags = ["--sparsity", "0.6", "--method", "magnitude", *small, "--set", "evaluation.tokens=2"]
+    flags = [
+        "--sparsity",
+        "0.6",
+        "--method",
+        "magnitude",
+        *small,
+        "--set",
+        "evaluation.tokens=2",
+        "--set",
+        "compute=bfloat16",
+    ]
     done = run("prune", model, out, *flags)
     assert done.exit_code == 0, done.output
     speed = json.loads((tmp_path / "out.run.json").read_text())["speed"]

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from lowdim.data import classification, topics, vision
-from lowdim.data.classification import Known, Raw, Split, cut
+from lowdim.data.classification import Known, cut
 from lowdim.data.errors import DataError
+from lowdim.data.raw import Raw, Split
 
 TABLE = Known("t", "table", "none", "for tests")
 

@@ -56,7 +56,7 @@ def pruned(path: Path, kind: str = "llama", sparsity: float = 0.7, shards: int =
             part = {n: tensors[n] for n in names[i::shards]}
             writer.write_shard(shard_name(i + 1, shards), part, checkpoint.metadata)
         for name in checkpoint.companions():
-            writer.copy(checkpoint.path / name)
+            writer.directory.copy(checkpoint.path / name)
         record = Manifest(
             lowdim="0.1.0",
             storage="dense",
@@ -68,5 +68,5 @@ def pruned(path: Path, kind: str = "llama", sparsity: float = 0.7, shards: int =
             sparsity=SparsityPart(target=sparsity, prunable=zeros / total, model=0.5),
             hashes=HashesPart(masks=masks, files=writer.hashes()),
         )
-        writer.write_text(manifest.FILE, manifest.to_text(record))
+        writer.directory.write_text(manifest.FILE, manifest.to_text(record))
         return writer.finish()

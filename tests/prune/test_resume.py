@@ -16,7 +16,7 @@ from lowdim.models.disk import manifest
 from lowdim.models.disk.writer import Writer
 from lowdim.prune import run
 from lowdim.prune.api import PruneResult, prune
-from lowdim.prune.keeper import ResumeError
+from lowdim.runs.fingerprint import ResumeError
 from lowdim.runs.lock import OutputError
 
 RECIPE: dict[str, Any] = {"method": "sparsegpt", "allocation": {"name": "owl", "m": 2}}

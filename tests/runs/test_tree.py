@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lowdim.runs import tree
+from lowdim.runs.directory import Directory
 from lowdim.train.compare import store
 
 STATE = {
@@ -37,7 +38,8 @@ def test_it_comes_back() -> None:
 
 
 def test_it_comes_back_from_a_file(tmp_path: Path) -> None:
-    with store.Store(tmp_path / "out") as writer:
+    with Directory(tmp_path / "out") as directory:
+        writer = store.Store(directory)
         writer.put("x.safetensors", STATE)
         assert same(STATE, writer.get("x.safetensors"))
         assert writer.get("y.safetensors") is None

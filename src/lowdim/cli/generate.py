@@ -18,7 +18,7 @@ from lowdim.cli.screen import say
 from lowdim.core.errors import LowdimError, RecipeError, suggest
 
 if TYPE_CHECKING:
-    from lowdim.infer.decode.backend import Engine
+    from lowdim.infer.decode.open import Opened
     from lowdim.infer.decode.sampling import Sampling
 
 DTYPES = ("fp32", "bf16", "int8", "int4")
@@ -112,10 +112,10 @@ def _read(prompt: str) -> str:
         raise RecipeError(f"what comes from stdin is no {error.encoding} text. Convert it.") from error
 
 
-def _open(model: str, revision: str | None, dtype: str | None, threads: int | None) -> tuple[Engine, Any]:
+def _open(model: str, revision: str | None, dtype: str | None, threads: int | None) -> tuple[Opened, Any]:
     import torch
 
-    from lowdim.infer.decode.backend import open_backend
+    from lowdim.infer.decode.open import open_backend
     from lowdim.infer.decode.ready import open_ready
 
     if threads is not None:
@@ -162,7 +162,7 @@ class _Watch:
         self.tokens += 1
 
 
-def _stream(engine: Engine, tokenizer: Any, ids: list[int], sampling: Sampling, watch: _Watch) -> None:
+def _stream(engine: Opened, tokenizer: Any, ids: list[int], sampling: Sampling, watch: _Watch) -> None:
     from lowdim.infer.decode.generate import generate as run
 
     watch.start = time.perf_counter()
@@ -185,7 +185,7 @@ def _broken_pipe_ends() -> Iterator[None]:
         raise typer.Exit from None
 
 
-def _summary(engine: Engine, watch: _Watch) -> str:
+def _summary(engine: Opened, watch: _Watch) -> str:
     from lowdim.core.native import runtime_info
 
     info = runtime_info()

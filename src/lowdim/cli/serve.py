@@ -122,7 +122,8 @@ def _open(
     import torch
     from transformers import AutoTokenizer
 
-    from lowdim.infer.decode.backend import longest, open_backend
+    from lowdim.infer.decode.backend import longest
+    from lowdim.infer.decode.open import open_backend
     from lowdim.infer.serve.service import Service
     from lowdim.infer.sparse.load import load
     from lowdim.models.disk.source import resolve

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowdim.core.bits import pack_bits, unpack_bits, words_per_row
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
+from lowdim.core.packing.bits import pack_bits, unpack_bits, words_per_row
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lowdim.core.codebook import LARGEST, Moments, column_importance
 from lowdim.core.errors import LowdimError, NumericalError, suggest
+from lowdim.core.packing.codebook import LARGEST, Moments, column_importance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -196,7 +196,7 @@ def fit_table(
         scales: of `scales_of`.
         grid: the columns per group.
         importance: ``h``, the mean square of every column's input, or any multiple of it. Where it is not given it is
-            estimated from what the mask keeps, see `lowdim.core.codebook.column_importance`; 1 without a mask.
+            estimated from what the mask keeps, see `lowdim.core.packing.codebook.column_importance`; 1 without a mask.
 
     Returns:
         int8 ``[16]``, ascending and distinct.

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal
 
 from lowdim.core.errors import suggest
 from lowdim.core.random import generator
+from lowdim.data import topics
 from lowdim.data.errors import DataError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lowdim.data.raw import Raw, Split
 
 Kind = Literal["image", "table", "text"]
 _TEST_SHARE = 0.2
@@ -66,30 +64,6 @@ SETS: dict[str, Known] = {
         ),
     )
 }
-
-
-class Split(NamedTuple):
-    """Examples and their classes: ``x`` [examples, ...], ``y`` int64 [examples]."""
-
-    x: Tensor
-    y: Tensor
-
-
-@dataclass(frozen=True)
-class Raw:
-    """What a reader returns: everything there is, not yet cut.
-
-    Attributes:
-        x: uint8 or float [examples, ...], or one text each.
-        y: int64 [examples].
-        classes: the classes' names.
-        test: the examples set aside by the authors, if they did.
-    """
-
-    x: Tensor | Sequence[str]
-    y: Tensor
-    classes: tuple[str, ...]
-    test: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -223,12 +197,13 @@ def _take(raw: Raw, rows: list[int]) -> Split:
 def _text(known: Known, raw: Raw, *parts: list[int]) -> Dataset:
     import torch
 
-    from lowdim.data.topics import encode, vocabulary
-
     texts = list(raw.x)
-    words = vocabulary(str(texts[row]) for row in parts[0])
+    words = topics.vocabulary(str(texts[row]) for row in parts[0])
     first, second, third = (
-        Split(encode([str(texts[row]) for row in rows], words), raw.y[torch.tensor(rows, dtype=torch.int64)])
+        Split(
+            topics.encode([str(texts[row]) for row in rows], words),
+            raw.y[torch.tensor(rows, dtype=torch.int64)],
+        )
         for rows in parts
     )
     return Dataset(known.name, known.kind, first, second, third, raw.classes, len(words) + 2)

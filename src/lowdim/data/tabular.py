@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from lowdim.data.classification import Raw
 from lowdim.data.errors import DataError
+from lowdim.data.raw import Raw
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from lowdim.data import wiki
-from lowdim.data.classification import Raw
+from lowdim.data.raw import Raw
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowdim.data import assets
-from lowdim.data.classification import Raw, Split
 from lowdim.data.errors import DataError
+from lowdim.data.raw import Raw, Split
 
 if TYPE_CHECKING:
     from torch import Tensor

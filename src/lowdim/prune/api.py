@@ -22,15 +22,18 @@ from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.packed import Packed
 from lowdim.models.disk.writer import Writer
 from lowdim.models.walk.stream import Stream
-from lowdim.prune.keeper import BlockRecord, Keeper, refuse_differences
+from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.manifest import build_manifest
 from lowdim.prune.measure import Measured, compare, make_windows, measure
 from lowdim.prune.plan import Plan, make_plan
 from lowdim.prune.recipe import Recipe
-from lowdim.prune.run import Clock, needs_data, prune_blocks, settle_allocation
+from lowdim.prune.run import needs_data, prune_blocks, settle_allocation
 from lowdim.prune.session import Session, open_session
 from lowdim.prune.sidecar import write_sidecar
 from lowdim.prune.speed import MeasureSpeed
+from lowdim.runs.clock import Clock
+from lowdim.runs.directory import Directory
+from lowdim.runs.fingerprint import refuse_differences
 
 TOKENS_PER_BATCH = 2048
 
@@ -156,7 +159,7 @@ class _Run:
             return PruneResult(record.to_dict(), out, model, masks)
         finally:
             if writer is not None:
-                writer.close()
+                writer.directory.close()
 
     def to_disk(
         self, spec: str, out: Path, revision: str | None, resume: bool, overwrite: bool
@@ -169,7 +172,7 @@ class _Run:
             keeper = Keeper(session, writer, out.with_name(out.name + ".partial"))
             assert session.checkpoint is not None
             if writer is not None:
-                writer.require_space(session.checkpoint.size_bytes)
+                writer.directory.require_space(session.checkpoint.size_bytes)
             keeper.start(self._fingerprint(session, data))
             keeper.write_outer()
             evaluation, records = self._stages(session, data, keeper)
@@ -181,7 +184,7 @@ class _Run:
             return PruneResult(record.to_dict(), out)
         finally:
             if writer is not None:
-                writer.close()
+                writer.directory.close()
 
     def _open(self, spec: str, revision: str | None) -> tuple[Session, CalibrationData | None]:
         with self.clock.stage("Open"):
@@ -202,7 +205,9 @@ class _Run:
         refuse_differences(f"the finished run in {out}", made, {key: asked[key] for key in made})
         beside = (out.with_name(f"{out.name}.{end}") for end in ("partial", "replaced"))
         if ranks.rank() == 0 and any(path.exists() for path in beside):
-            Writer(out, overwrite=True).close()  # tidies up after a run killed once its result had appeared
+            Directory(
+                out, overwrite=True
+            ).close()  # tidies up after a run killed once its result had appeared
         return PruneResult(found.to_dict(), out)
 
     def _stages(
@@ -293,15 +298,17 @@ class _Run:
 
     def _save(self, writer: Writer, session: Session, record: Manifest) -> None:
         """Write a model pruned in memory as a stock directory, and pack it if that was asked for."""
-        session.stream.model.save_pretrained(writer.partial)
+        session.stream.model.save_pretrained(writer.directory.partial)
         if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(writer.partial)
+            self.tokenizer.save_pretrained(writer.directory.partial)
         writer.write_index()
         record.hashes.files = writer.hashes()
-        writer.write_text(manifest.FILE, manifest.to_text(record))
+        writer.directory.write_text(manifest.FILE, manifest.to_text(record))
         writer.finish()
         if self.recipe.storage == "packed":
-            convert(writer.out, writer.out, "packed", overwrite=True, rounded=self._rounded)
+            convert(
+                writer.directory.out, writer.directory.out, "packed", overwrite=True, rounded=self._rounded
+            )
 
 
 def _parameters(session: Session) -> list[str]:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from lowdim.core.allocation import LayerInfo
-from lowdim.core.budget import apportion
-from lowdim.core.pattern import NM, Block, Pattern
-from lowdim.prune.engine import Budget
+from lowdim.core.pattern import Pattern
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a layer is to keep: ``keep`` weights, laid out by ``pattern``."""
+
+    pattern: Pattern
+    keep: int
 
 
 def budgets(
@@ -27,17 +34,9 @@ def budgets(
         >>> [budget.keep for budget in made.values()]
         [4, 5]
     """
-    if isinstance(pattern, NM):
-        return {info.name: _of_nm(info, pattern.at(sparsities[info.name])) for info in layers}
-    unit = pattern.unit_size if isinstance(pattern, Block) else 1
-    units = [info.rows * info.cols // unit for info in layers]
-    zeros = [sparsities[info.name] * count for info, count in zip(layers, units, strict=True)]
-    pruned = apportion(zeros, round(sum(zeros)), units)
+    shares = [sparsities[info.name] for info in layers]
+    keeps = pattern.keeps([info.rows * info.cols for info in layers], shares)
     return {
-        info.name: Budget(pattern, (count - gone) * unit)
-        for info, count, gone in zip(layers, units, pruned, strict=True)
+        info.name: Budget(pattern.at(share), keep)
+        for info, share, keep in zip(layers, shares, keeps, strict=True)
     }
-
-
-def _of_nm(info: LayerInfo, pattern: NM) -> Budget:
-    return Budget(pattern, info.rows * info.cols // pattern.group * pattern.keep)

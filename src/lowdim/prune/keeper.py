@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowdim.core.errors import LowdimError
+from lowdim.core.files import read_json
 from lowdim.models import ranks
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.checks import mask_hash
-from lowdim.models.disk.files import companions, read_json
+from lowdim.models.disk.files import companions
 from lowdim.models.disk.manifest import FILE, Manifest, PackedPart, to_text
 from lowdim.models.disk.packed import Packed, kept, pack, packed_bytes
 from lowdim.models.disk.packed_header import STEM, lay_out
@@ -24,12 +24,9 @@ from lowdim.models.walk.stream import Block
 from lowdim.prune.codes import stored_codes
 from lowdim.prune.engine import Outcome
 from lowdim.prune.session import Session
+from lowdim.runs.fingerprint import goes_on
 
 NO_CODES = "rounded, but stored as plain values: the tensor on disk joins layers with scales of their own"
-
-
-class ResumeError(LowdimError):
-    """The run that is to be resumed was made from another recipe, model or data."""
 
 
 @dataclass
@@ -80,7 +77,7 @@ class Keeper:
         self.session = session
         self.writer = writer
         self.partial = partial
-        self.state: dict[str, Any] = ranks.broadcast(writer.state if writer else {})
+        self.state: dict[str, Any] = ranks.broadcast(writer.directory.state if writer else {})
         self.packed = session.recipe.storage == "packed"
 
     def start(self, fingerprint: Mapping[str, Any]) -> None:
@@ -89,20 +86,17 @@ class Keeper:
         Raises:
             ResumeError: the unfinished run has another fingerprint; the first fields that differ are named.
         """
-        found = self.state.get("fingerprint")
-        if found is None:
+        if not goes_on(self.state, fingerprint, self.partial):
             if self.writer is not None:
-                self.writer.reset()  # files of which nothing says what they were made from
+                self.writer.directory.reset()  # files of which nothing says what they were made from
             self.state.update(fingerprint=dict(fingerprint), blocks={})
-        else:
-            refuse_differences(f"the unfinished run in {self.partial}", found, fingerprint)
         self.save()
 
     def save(self) -> None:
         """Make the state durable."""
         if self.writer is not None:
-            self.writer.state = self.state
-            self.writer.save_state()
+            self.writer.directory.state = self.state
+            self.writer.directory.save_state()
         ranks.barrier()
 
     def recall(self, key: str) -> Any:
@@ -128,7 +122,7 @@ class Keeper:
     def write_outer(self) -> None:
         """Write embeddings, final norm and head as they are."""
         names = self.session.stream.outer_names()
-        if self.writer is not None and not self.writer.has(self._shard(0)):
+        if self.writer is not None and not self.writer.directory.has(self._shard(0)):
             self.writer.write_shard(self._shard(0), {name: self._raw(name) for name in names})
         ranks.barrier()
 
@@ -166,16 +160,16 @@ class Keeper:
                     "dtype": str(self.session.stored).removeprefix("torch.")
                 }
                 config.pop("torch_dtype", None)
-                writer.write_json(name, config)
+                writer.directory.write_json(name, config)
             else:
-                writer.copy(source.path / name)
+                writer.directory.copy(source.path / name)
         if self.packed:
             writer.write_index()
             written = Checkpoint(self.partial)
             manifest.packed = PackedPart.of({n: f for n in written.names() if (f := written.form(n))})
         writer.consolidate()
         manifest.hashes.files = writer.hashes()
-        writer.write_text(FILE, to_text(manifest))
+        writer.directory.write_text(FILE, to_text(manifest))
         writer.finish()
 
     def _raw(self, name: str) -> Tensor | Stored:
@@ -195,40 +189,6 @@ class Keeper:
     def _shard(self, index: int) -> str:
         stem = STEM if self.packed else "model"
         return shard_name(index + 1, len(self.session.stream) + 1, stem)
-
-
-def refuse_differences(what: str, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run of another fingerprint.
-
-    Raises:
-        ResumeError: the fingerprints differ; the first fields that do are named.
-    """
-    fields = differences(found, asked)
-    if fields:
-        raise ResumeError(
-            f"cannot resume: {what} differs in {', '.join(fields[:5])}. Repeat its command exactly, or start again "
-            "with --overwrite."
-        )
-
-
-def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
-    """Return the dotted keys at which two nested mappings differ.
-
-    Example:
-        >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
-        ['a.c', 'd']
-    """
-    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
-        return [] if one == other else [prefix]
-    keys = list(dict.fromkeys([*one, *other]))
-    missing = object()
-    return [
-        key
-        for name in keys
-        for key in differences(
-            one.get(name, missing), other.get(name, missing), f"{prefix}.{name}".lstrip(".")
-        )
-    ]
 
 
 def record_block(

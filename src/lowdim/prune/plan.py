@@ -11,7 +11,6 @@ import torch
 from lowdim.core.allocation import LayerInfo
 from lowdim.core.progress import Silent
 from lowdim.prune.budgets import budgets
-from lowdim.prune.engine import Engine
 from lowdim.prune.run import needs_data
 from lowdim.prune.scan import allocate
 from lowdim.prune.session import Session, sizes
@@ -83,7 +82,7 @@ def make_plan(session: Session) -> Plan:
     recipe = session.recipe
     shares: dict[str, float | None] = {info.name: None for info in session.layers}
     if not recipe.allocation.reads_weights:
-        made = allocate(recipe, session.stream, session.layers, [], Silent())
+        made = allocate(session, [], Silent())
         plan = budgets(session.layers, made.sparsities, recipe.legal)
         shares = {info.name: 1 - plan[info.name].keep / info.numel for info in session.layers}
     layers = [PlannedLayer(info, shares[info.name]) for info in session.layers]
@@ -124,9 +123,8 @@ def _memory(session: Session) -> dict[str, int]:
     )
     embedding: Any = stream.model.get_input_embeddings()
     hidden: int = embedding.weight.shape[1]
-    engine = Engine(session.recipe, {})
     widths = {info.cols for info in session.layers}
-    gram = sum(4 * width * width for width in widths) if "gram" in engine.needs else 0
+    gram = sum(4 * width * width for width in widths) if "gram" in session.recipe.needs else 0
     largest = max((info.numel for info in session.layers), default=0)
     return {
         "block": block * both,

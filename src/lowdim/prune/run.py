@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -26,37 +20,11 @@ from lowdim.prune.session import Session
 from lowdim.prune.walk import prune_block
 
 
-@dataclass
-class Clock:
-    """Seconds and peak memory of every stage."""
-
-    stages: list[dict[str, Any]] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = time.perf_counter() - begun
-            self.stages.append(
-                {"name": name, "seconds": round(seconds, 3), "peak_mb": round(peak_memory() / 2**20, 1)}
-            )
-
-
-def peak_memory() -> int:
-    """Return the most bytes this process has held in memory so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def needs_data(session: Session) -> bool:
     """Whether a recipe looks at calibration data at all."""
     recipe = session.recipe
-    engine = Engine(recipe, {})
     scale = recipe.allocation.scale_from
-    return bool(engine.needs) or scale == "wanda" or (scale == "score" and bool(recipe.score.needs))
+    return bool(recipe.needs) or scale == "wanda" or (scale == "score" and bool(recipe.score.needs))
 
 
 def settle_allocation(
@@ -66,7 +34,7 @@ def settle_allocation(
     found = keeper.recall("allocation") if keeper else None
     if found is not None:
         return AllocationResult(found["sparsities"], found["values"])
-    made = ranks.broadcast(allocate(session.recipe, session.stream, session.layers, batches, progress))
+    made = ranks.broadcast(allocate(session, batches, progress))
     if keeper:
         keeper.remember("allocation", {"sparsities": dict(made.sparsities), "values": dict(made.values)})
     return made
@@ -89,7 +57,7 @@ def prune_blocks(
     stream, recipe = session.stream, session.recipe
     plan = budgets(session.layers, allocation.sparsities, recipe.legal)
     targets = {info.name: 1 - plan[info.name].keep / (info.rows * info.cols) for info in session.layers}
-    engine = Engine(recipe, plan)
+    engine = Engine(recipe, plan, session.gradients)
     records = keeper.blocks() if keeper else {}
     last = max((info.block for info in session.layers), default=-1)
     activations: list[Activation] = stream.capture(batches) if engine.needs and len(records) <= last else []

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lowdim.core.allocation import LayerInfo
 from lowdim.core.allocation.base import by_block
 from lowdim.core.errors import LowdimError
-from lowdim.core.pattern import Structured
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.models.walk.stream import Stream
 from lowdim.prune.recipe import Recipe
-from lowdim.prune.roles import find_roles
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,13 @@ class Session(Opened):
         recipe: the recipe.
         layers: the layers to prune, in order.
         skipped: ``(name, reason)`` of every matrix in the blocks that is not pruned.
+        gradients: of the loss with respect to the layers' weights, ``[out, in]`` by name, for a score that needs them.
     """
 
     recipe: Recipe
     layers: list[LayerInfo]
     skipped: list[tuple[str, str]]
+    gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
 def open_session(
@@ -66,10 +67,8 @@ def _layers(stream: Stream, recipe: Recipe) -> tuple[list[LayerInfo], list[tuple
     kept = [info for info in infos if info.name in chosen]
     for info in kept:
         recipe.legal.check_shape(info.name, info.rows, info.cols)
-    pattern = recipe.pattern
-    if isinstance(pattern, Structured):
-        for members in by_block(kept).values():
-            find_roles([info.name for info in members], stream.model.config, pattern.heads, pattern.channels)
+    for members in by_block(kept).values():
+        recipe.pattern.check_block([info.name for info in members], stream.model.config)
     return kept, skipped
 
 

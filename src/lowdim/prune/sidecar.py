@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,11 @@ from lowdim.core.progress import Progress
 from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.convert import tensor_name
-from lowdim.models.disk.files import replace_json
 from lowdim.prune.measure import make_windows
-from lowdim.prune.run import Clock
 from lowdim.prune.session import Session
 from lowdim.prune.speed import MeasureSpeed, measure_speed
+from lowdim.runs import sidecar
+from lowdim.runs.clock import Clock
 
 
 def write_sidecar(
@@ -39,18 +37,14 @@ def write_sidecar(
             tokens = session.recipe.evaluation.tokens
             speed = (measure or measure_speed)(session.source.path, out, compute, tokens, text)
             stage.advance(1)
-    target = out.with_name(f"{out.name}.run.json")
-    content: dict[str, Any] = {
+    content = {
         "stages": clock.stages,
         "machine": machine(),
         "size": sizes(out, session),
         "speed": speed,
-        "command": shlex.join(["lowdim", *sys.argv[1:]])
-        if Path(sys.argv[0]).stem in ("lowdim", "__main__")
-        else "",
+        "command": sidecar.command(),
     }
-    replace_json(target, content)
-    return target
+    return sidecar.write_sidecar(out, content)
 
 
 def sizes(out: Path, session: Session) -> dict[str, Any]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from lowdim.core.pattern import Structured
 from lowdim.core.statistics import InputStatistics
 from lowdim.models.walk.collect import Collector
 from lowdim.models.walk.layers import Layer
 from lowdim.models.walk.stream import Activation, Block
 from lowdim.prune.engine import Engine, Outcome
-from lowdim.prune.roles import find_roles
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def prune_block(
     in_turn = engine.recipe.sequential == "true" and engine.needs
     walk = (_in_turn if in_turn else _together)(engine, block, activations, layers)
     masks = None
-    if isinstance(engine.recipe.pattern, Structured):
+    if engine.recipe.pattern.joint:
         walk = iter(groups := list(walk))
         masks = _joint_masks(engine, groups, config)
     outcomes: list[Outcome] = []
@@ -84,17 +81,13 @@ def _groups(collector: Collector, layers: Sequence[Layer]) -> Iterator[Group]:
 
 
 def _joint_masks(engine: Engine, groups: Sequence[Group], config: object) -> Mapping[str, Tensor]:
-    """Draw the masks of heads and channels over the whole block."""
-    pattern, score = engine.recipe.pattern, engine.recipe.score
-    assert isinstance(pattern, Structured)
+    """Draw the masks of all layers of the block at once."""
+    score = engine.recipe.score
     scores: dict[str, Tensor] = {}
     for group in groups:
-        scale = score.column_scale(group.statistics) if score.needs else None
-        scores |= {layer.name: score.score(layer.weight(), scale) for layer in group.layers}
-    roles = find_roles(list(scores), config, pattern.heads, pattern.channels)
-    total = sum(tensor.numel() for tensor in scores.values())
-    kept = sum(engine.budgets[name].keep for name in scores)
-    drawn = pattern.masks({name: scores[name] for name in roles.names()}, roles, 1 - kept / total)
-    return {
-        name: drawn.get(name, torch.ones_like(tensor, dtype=torch.bool)) for name, tensor in scores.items()
-    }
+        for layer in group.layers:
+            evidence = engine.evidence(layer.name, group.statistics)
+            scores[layer.name] = score.scores(layer.weight(), evidence)
+    return engine.recipe.pattern.joint_masks(
+        scores, config, {name: engine.budgets[name].keep for name in scores}
+    )

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.core.files import read_json
 from lowdim.models.disk import manifest
-from lowdim.models.disk.files import read_json
 from lowdim.report.pruning.page import render
 from lowdim.report.training import page as training
 

@@ -8,8 +8,9 @@ import torch
 from tests.models.zoo import ZOO
 
 from lowdim.core.errors import LowdimError
-from lowdim.infer.decode.backend import BackendFull, end_tokens, open_backend
+from lowdim.infer.decode.backend import BackendFull, end_tokens
 from lowdim.infer.decode.hf_backend import HFBackend
+from lowdim.infer.decode.open import open_backend
 
 IDS = [5, 9, 2, 33, 71, 8, 15, 4, 60, 61, 62, 7]
 

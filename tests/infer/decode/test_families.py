@@ -10,8 +10,8 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from lowdim.core import native
-from lowdim.infer.decode.backend import open_backend
 from lowdim.infer.decode.families import FAMILIES, Unsupported, read
+from lowdim.infer.decode.open import open_backend
 from lowdim.infer.sparse.accelerate import accelerate
 
 

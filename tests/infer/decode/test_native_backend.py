@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 from lowdim.core import native
 from lowdim.core.errors import LowdimError
 from lowdim.infer.decode import native_backend
-from lowdim.infer.decode.backend import BackendFull, open_backend
+from lowdim.infer.decode.backend import BackendFull
 from lowdim.infer.decode.hf_backend import HFBackend
 from lowdim.infer.decode.native_backend import NativeBackend
+from lowdim.infer.decode.open import open_backend
 from lowdim.infer.sparse.accelerate import accelerate
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no compiled kernels")

@@ -51,7 +51,7 @@ def rounded_dir(tmp_path: Path, kind: str, grid: Grid) -> Path:
         stored, metadata = lay_out(tensors)
         writer.write_shard(shard_name(1, 1).replace("model", "packed"), stored, {"format": "pt"} | metadata)
         for name in source.companions():
-            writer.copy(source.path / name)
+            writer.directory.copy(source.path / name)
         return writer.finish()
 
 

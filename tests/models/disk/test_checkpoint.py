@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lowdim.core.errors import CheckpointError
+from lowdim.core.files import read_json
 from lowdim.core.quantize import Grid, encode
 from lowdim.models.disk.checkpoint import Checkpoint, TensorInfo
-from lowdim.models.disk.files import companions, read_json
+from lowdim.models.disk.files import companions
 from lowdim.models.disk.packed import Form, Packed, pack, pack_levels
 from lowdim.models.disk.packed_header import lay_out
 from lowdim.models.disk.shard import write_file

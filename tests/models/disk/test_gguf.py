@@ -11,9 +11,9 @@ from gguf import GGMLQuantizationType as Kind
 from transformers import AutoTokenizer
 
 from lowdim.core.errors import CheckpointError
+from lowdim.core.files import file_sha256
 from lowdim.models.disk import gguf
 from lowdim.models.disk.checkpoint import Checkpoint
-from lowdim.models.disk.files import file_sha256
 from lowdim.models.disk.source import resolve
 from lowdim.models.load import load
 

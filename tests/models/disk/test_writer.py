@@ -27,9 +27,9 @@ A, B = torch.arange(6.0), torch.ones(4, dtype=torch.bfloat16)
 
 
 def fill(writer: Writer, value: float = 0.0) -> Path:
-    writer.write_json("config.json", {"value": value})
+    writer.directory.write_json("config.json", {"value": value})
     for index, (name, tensor) in enumerate({"a": A + value, "b": B + value}.items(), start=1):
-        if not writer.has(shard_name(index, 2)):
+        if not writer.directory.has(shard_name(index, 2)):
             writer.write_shard(shard_name(index, 2), {name: tensor})
     return writer.finish()
 
@@ -56,10 +56,10 @@ def test_a_result_appears_whole(tmp_path: Path) -> None:
     with Writer(out) as writer:
         writer.write_shard("model-00001-of-00002.safetensors", {"a": A}, {"who": "me"})
         assert not out.exists()
-        writer.state["step"] = 1
-        writer.save_state()
+        writer.directory.state["step"] = 1
+        writer.directory.save_state()
         writer.write_shard("model-00002-of-00002.safetensors", {"b": B})
-        writer.write_text("note.txt", "grüße")
+        writer.directory.write_text("note.txt", "grüße")
         assert writer.finish() == out
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert sorted(path.name for path in out.iterdir()) == [
@@ -93,9 +93,9 @@ def test_packed_shards_get_their_own_index(tmp_path: Path) -> None:
 
 def test_hashes_cover_everything_but_the_record(tmp_path: Path) -> None:
     with Writer(tmp_path / "out") as writer:
-        writer.write_json("lowdim.json", {})
-        writer.save_state()
-        writer.write_json("config.json", {"a": 1})
+        writer.directory.write_json("lowdim.json", {})
+        writer.directory.save_state()
+        writer.directory.write_json("config.json", {"a": 1})
         for index, name in enumerate("ab", start=1):
             writer.write_shard(shard_name(index, 2), {name: A})
         hashes = writer.hashes()
@@ -118,7 +118,7 @@ def test_two_shards_with_one_name_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../x.json", "/x.json", "a/b.json", ""])
 def test_names_stay_in_the_directory(tmp_path: Path, name: str) -> None:
     with Writer(tmp_path / "out") as writer, pytest.raises(ValueError, match="plain file name"):
-        writer.write_json(name, {})
+        writer.directory.write_json(name, {})
 
 
 def test_a_shard_is_called_safetensors(tmp_path: Path) -> None:
@@ -129,10 +129,10 @@ def test_a_shard_is_called_safetensors(tmp_path: Path) -> None:
 def test_copy_keeps_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(bytes(range(256)) * 9000)
     with Writer(tmp_path / "out") as writer:
-        writer.copy(tmp_path / "tokenizer.json")
-        writer.copy(tmp_path / "tokenizer.json", "again.json")
+        writer.directory.copy(tmp_path / "tokenizer.json")
+        writer.directory.copy(tmp_path / "tokenizer.json", "again.json")
         with pytest.raises(OutputError, match="No such file"):
-            writer.copy(tmp_path / "gone.json")
+            writer.directory.copy(tmp_path / "gone.json")
         writer.finish()
     for name in ("tokenizer.json", "again.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "tokenizer.json").read_bytes()
@@ -224,14 +224,14 @@ class TestLock:
 
     def test_another_process_is_refused(self, tmp_path: Path) -> None:
         with Writer(tmp_path / "out") as writer:
-            writer.write_json("config.json", {})
+            writer.directory.write_json("config.json", {})
             other = python("Writer(out, resume=True)", tmp_path / "out")
             assert f"pid {os.getpid()}" in other.stderr
-            assert writer.has("config.json")
+            assert writer.directory.has("config.json")
 
     def test_a_dead_holder_is_taken_over(self, tmp_path: Path) -> None:
         dead = python(
-            "import os; print(os.getpid(), flush=True); Writer(out).write_text('a', 'a'); os._exit(9)",
+            "import os; print(os.getpid(), flush=True); Writer(out).directory.write_text('a', 'a'); os._exit(9)",
             tmp_path / "out",
         )
         assert dead.returncode == 9
@@ -239,12 +239,12 @@ class TestLock:
         assert lock.read_text().strip() == dead.stdout.strip()
         with Writer(tmp_path / "out", resume=True) as writer:
             assert lock.read_text().strip() == str(os.getpid())
-            assert writer.has("a")
+            assert writer.directory.has("a")
 
     def test_is_gone_afterwards(self, tmp_path: Path) -> None:
         def interrupted() -> None:
             with Writer(tmp_path / "out") as writer:
-                writer.write_json("config.json", {})
+                writer.directory.write_json("config.json", {})
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -272,15 +272,16 @@ def killed_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def run(out, fatal=None):
         writer = Writer(out, resume=True)
-        writer.write_json("config.json", {})
+        writer.directory.write_json("config.json", {})
         for i in (1, 2, 3):
             if fatal and i == 2:
-                setattr(writer, fatal, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-            if not writer.has(shard_name(i, 3)):
+                owner = writer if hasattr(writer, fatal) else writer.directory
+                setattr(owner, fatal, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            if not writer.directory.has(shard_name(i, 3)):
                 writer.write_shard(shard_name(i, 3), {f"t{i}": torch.full((50,), float(i))})
-            writer.state["done"] = i
-            writer.save_state()
-        writer.copy(out.parent / "tokenizer.json")
+            writer.directory.state["done"] = i
+            writer.directory.save_state()
+        writer.directory.copy(out.parent / "tokenizer.json")
         writer.finish()
 
     run(out / "uninterrupted")
@@ -300,22 +301,22 @@ def killed_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestResume:
     def test_unfinished_work_is_not_thrown_away_unasked(self, tmp_path: Path) -> None:
         with Writer(tmp_path / "out") as writer:
-            writer.write_json("config.json", {})
+            writer.directory.write_json("config.json", {})
         with pytest.raises(OutputError, match=r"unfinished run\. Resume it"):
             Writer(tmp_path / "out")
         assert (tmp_path / "out.partial" / "config.json").exists()
         with Writer(tmp_path / "out", overwrite=True) as writer:
-            assert not writer.has("config.json")
+            assert not writer.directory.has("config.json")
 
     def test_the_state_comes_back(self, tmp_path: Path) -> None:
         with Writer(tmp_path / "out") as writer:
-            writer.state |= {"fingerprint": "abc", "done": [0, 1]}
-            writer.save_state()
+            writer.directory.state |= {"fingerprint": "abc", "done": [0, 1]}
+            writer.directory.save_state()
         with Writer(tmp_path / "out", resume=True) as writer:
-            assert writer.state == {"fingerprint": "abc", "done": [0, 1]}
-            writer.reset()
-            assert writer.state == {}
-            assert not writer.has("state.json")
+            assert writer.directory.state == {"fingerprint": "abc", "done": [0, 1]}
+            writer.directory.reset()
+            assert writer.directory.state == {}
+            assert not writer.directory.has("state.json")
 
     def test_a_damaged_state_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "out.partial").mkdir()
@@ -327,8 +328,8 @@ class TestResume:
         (tmp_path / "out.partial").mkdir()
         (tmp_path / "out.partial" / ".model.safetensors.tmp").write_bytes(b"half")
         with Writer(tmp_path / "out", resume=True) as writer:
-            assert list(writer.partial.glob(".*.tmp")) == []
-            assert not writer.has("model.safetensors")
+            assert list(writer.directory.partial.glob(".*.tmp")) == []
+            assert not writer.directory.has("model.safetensors")
 
     @pytest.mark.parametrize("call", STEPS)
     def test_killed_before_any_step_it_ends_in_the_same_bytes(self, killed_runs: Path, call: str) -> None:
@@ -348,24 +349,24 @@ class TestResume:
         process.wait()
         assert not (tmp_path / "out.partial" / "model.safetensors").exists()
         with Writer(tmp_path / "out", resume=True) as writer:
-            assert not writer.has("model.safetensors")
+            assert not writer.directory.has("model.safetensors")
             assert not temporary.exists()
 
 
 class TestConsolidate:
     def parts(self, writer: Writer, stem: str = "model") -> None:
-        writer.write_json("config.json", {})
+        writer.directory.write_json("config.json", {})
         for index in (1, 2, 3, 4):
             writer.write_shard(shard_name(index, 4, stem), {f"t{index}": torch.full((100,), float(index))})
-        writer.save_state()
+        writer.directory.save_state()
 
     def test_one_file_where_one_is_enough(self, tmp_path: Path) -> None:
         with Writer(tmp_path / "out") as writer:
             self.parts(writer)
             writer.write_index()  # as a run does that evaluates what it has written
             writer.consolidate()
-            writer.write_json("late.json", {})
-            writer.save_state()
+            writer.directory.write_json("late.json", {})
+            writer.directory.save_state()
             hashes = writer.hashes()
             writer.finish()
         found = digest(tmp_path / "out")
@@ -422,8 +423,8 @@ class TestConsolidate:
             writer.finish()
         assert not (tmp_path / "out").exists()
         with Writer(tmp_path / "out", resume=True) as again:
-            assert not (again.partial / ".final").exists()
-            assert all(again.has(shard_name(index, 4)) for index in (1, 2, 3, 4))
+            assert not (again.directory.partial / ".final").exists()
+            assert all(again.directory.has(shard_name(index, 4)) for index in (1, 2, 3, 4))
             again.consolidate()
             again.finish()
         assert list(digest(tmp_path / "out")) == ["config.json", "model.safetensors"]
@@ -450,9 +451,9 @@ class TestConsolidate:
 class TestDiskTrouble:
     def test_too_little_space_is_said_before_the_work(self, tmp_path: Path) -> None:
         with Writer(tmp_path / "out") as writer:
-            writer.require_space(1)
+            writer.directory.require_space(1)
             with pytest.raises(OutputError, match="bytes free, and 1,152,921,504,606,846,976 are needed"):
-                writer.require_space(1 << 60)
+                writer.directory.require_space(1 << 60)
 
     def test_no_parent_to_write_in(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("x")
@@ -490,7 +491,7 @@ class TestDiskTrouble:
         kept = sorted(path.name for path in (tmp_path / "out.partial").iterdir())
         assert kept == ["model-00001-of-00002.safetensors"]
         with Writer(tmp_path / "out", overwrite=True, resume=True) as writer:
-            assert writer.has(shard_name(1, 2))
+            assert writer.directory.has(shard_name(1, 2))
             writer.write_shard(shard_name(2, 2), {"b": torch.ones(8)})
             writer.finish()
         assert Checkpoint(tmp_path / "out").info("b").shape == (8,)
@@ -503,7 +504,7 @@ class TestDiskTrouble:
             monkeypatch.setattr(os, "fsync", full)
             with pytest.raises(OutputError, match=r"\(24 bytes\): No space left on device"):
                 writer.write_shard("model.safetensors", {"a": A})
-            assert not writer.has("model.safetensors")
+            assert not writer.directory.has("model.safetensors")
 
 
 def test_the_same_writes_give_the_same_bytes(tmp_path: Path) -> None:

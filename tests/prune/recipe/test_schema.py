@@ -15,6 +15,7 @@ from lowdim.core.recipe import families
 from lowdim.core.score import OBS, Magnitude, Wanda
 from lowdim.prune.recipe import METHODS, Calibration, Recipe, Targets
 from lowdim.prune.repair.sparsegpt import SparseGPT
+from lowdim.runs.fingerprint import differences
 
 
 def refusal(**values: object) -> str:
@@ -269,8 +270,8 @@ def test_fingerprint_sees_every_field_and_no_order() -> None:
 def test_differences_name_dotted_keys() -> None:
     one = Recipe(sparsity=0.5, method="wanda")
     other = Recipe(sparsity=0.5, method="sparsegpt", calibration={"samples": 64})
-    assert one.differences(one.to_dict()) == []
-    found = one.differences(other.to_dict())
+    assert differences(one.to_dict(), one.to_dict()) == []
+    found = differences(one.to_dict(), other.to_dict())
     assert {"score.name", "repair.name", "repair.block", "calibration.samples"} <= set(found)
     assert "sparsity" not in found
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lowdim.data.classification import Dataset, Known, Raw, cut
+from lowdim.data.classification import Dataset, Known, cut
+from lowdim.data.raw import Raw
 
 PATTERNS = Known("digits", "image", "none", "for tests")  # the name is a known one, for recipes
 

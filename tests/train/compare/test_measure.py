@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowdim.data.classification import Split
+from lowdim.data.raw import Split
 from lowdim.train.compare import measure
 
 

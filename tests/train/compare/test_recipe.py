@@ -103,7 +103,8 @@ def test_the_widest_network_within_a_budget_by_hand() -> None:
 def test_text_reads_words_and_ignores_what_stands_behind_the_end() -> None:
     import torch
 
-    from lowdim.data.classification import Known, Raw, cut
+    from lowdim.data.classification import Known, cut
+    from lowdim.data.raw import Raw
 
     texts = [f"common word{i % 7} more{i % 3}" for i in range(60)]
     raw = Raw(texts, torch.arange(60) % 3, ("a", "b", "c"))

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.core.errors import LowdimError
 from lowdim.core.masks import Masks
 from lowdim.data.classification import Dataset
+from lowdim.runs.fingerprint import ResumeError
 from lowdim.train.compare.member import Member, roles
 from lowdim.train.compare.recipe import TrainingRecipe
 from lowdim.train.compare.run import train
@@ -174,7 +175,9 @@ def test_another_recipe_does_not_go_on(
         patch.setattr(Store, "put", dying)
         with pytest.raises(Killed):
             train(recipe(), data=data, out=tmp_path / "out")
-    with pytest.raises(RecipeError, match="has another recipe"):
+    with pytest.raises(
+        ResumeError, match=r"the unfinished run .* differs in recipe\.seed\. Repeat its command"
+    ):
         train(recipe(seed=1), data=data, out=tmp_path / "out", resume=True)
     with pytest.raises(LowdimError, match="unfinished run"):
         train(recipe(), data=data, out=tmp_path / "out")

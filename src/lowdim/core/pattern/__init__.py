@@ -8,7 +8,8 @@ from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.pattern.base import Pattern
 from lowdim.core.pattern.block import Block
 from lowdim.core.pattern.nm import NM
-from lowdim.core.pattern.structured import BlockRoles, Structured, structured_masks
+from lowdim.core.pattern.roles import BlockRoles
+from lowdim.core.pattern.structured import Structured, structured_masks
 from lowdim.core.pattern.unstructured import Unstructured
 from lowdim.core.registry import register
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lowdim.core.errors import PatternError, RecipeError
+from lowdim.core.errors import PatternError
 from lowdim.core.pattern.base import Pattern
+from lowdim.core.settings import count
 from lowdim.core.topk import keep_top
 
 if TYPE_CHECKING:
@@ -27,12 +28,8 @@ class Block(Pattern):
         tensor([[False, False,  True,  True]])
     """
 
-    rows: int = 16
-    cols: int = 16
-
-    def __post_init__(self) -> None:
-        if self.rows < 1 or self.cols < 1:
-            raise RecipeError(f"pattern {self}: a block has at least one row and one column")
+    rows: int = count(16)
+    cols: int = count(16)
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.cols}"
@@ -41,6 +38,15 @@ class Block(Pattern):
     def unit_size(self) -> int:
         """Weights in one tile."""
         return self.rows * self.cols
+
+    @property
+    def swept(self) -> bool:
+        """Tiles of one range of columns can be drawn before the next."""
+        return True
+
+    def sweep_width(self, block: int, drawn: bool) -> int:
+        """Return whole tiles, as many as fit into the block."""
+        return self.cols * max(1, block // self.cols)
 
     def check_shape(self, name: str, rows: int, cols: int) -> None:
         """Refuse a shape that does not fall into whole tiles."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lowdim.core.errors import PatternError, RecipeError
+from lowdim.core.choices import Choices
+from lowdim.core.errors import PatternError, RecipeError, clash
 from lowdim.core.pattern.base import Pattern
 from lowdim.core.topk import keep_top_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lowdim.core.allocation import Allocation, AllocationResult, LayerInfo, Scan
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,47 @@ class NM(Pattern):
     def unit_size(self) -> int:
         """One group: no smaller change of the count is legal."""
         return self.group
+
+    @property
+    def swept(self) -> bool:
+        """Groups can be drawn one after another."""
+        return True
+
+    @property
+    def swap_span(self) -> int | None:
+        """Swaps stay inside a group."""
+        return self.group
+
+    def check(self, recipe: Choices) -> None:
+        """Refuse an allocation whose sparsities are no whole patterns."""
+        super().check(recipe)
+        if not recipe.allocation.fits_groups:
+            raise clash(
+                f"allocation={recipe.word('allocation')}",
+                f"pattern={self}",
+                "every layer keeps the same number of each group, so there is no budget to share out",
+                "Choose allocation=uniform, allocation=owl (which mixes N per layer), or pattern=unstructured",
+            )
+
+    def allocate(
+        self, allocation: Allocation, layers: Sequence[LayerInfo], sparsity: float, scan: Scan
+    ) -> AllocationResult:
+        """Return sparsities that are whole patterns of the same group."""
+        return allocation.allocate_nm(layers, self.keep, self.group, scan)
+
+    def keeps(self, sizes: Sequence[int], sparsities: Sequence[float]) -> list[int]:
+        """Return the one legal count of each layer."""
+        return [
+            size // self.group * self.at(share).keep for size, share in zip(sizes, sparsities, strict=True)
+        ]
+
+    def sweep_width(self, block: int, drawn: bool) -> int:
+        """Return one group, whose mask is drawn once all before it has been compensated."""
+        return block if drawn else self.group
+
+    def sweep_keeps(self, sizes: Sequence[int], keep: int) -> list[int]:
+        """Return the one legal count of each range."""
+        return [size // self.group * self.keep for size in sizes]
 
     def check_recipe(self, sparsity: float | None) -> float:
         """Return the pattern's own sparsity; one given beside it must agree to 0.001."""

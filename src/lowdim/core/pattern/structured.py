@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowdim.core.errors import PatternError, RecipeError
+from lowdim.core.lazy import lazy
 from lowdim.core.pattern.base import Pattern
+from lowdim.core.pattern.roles import BlockRoles, find_roles
 from lowdim.core.topk import keep_top
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class BlockRoles:
-    """Which layers of one decoder block lose which rows and columns together.
-
-    Attributes:
-        head_rows: layers whose output rows belong to heads (q, k, v), in ``num_kv_groups`` equal runs.
-        head_cols: layers whose input columns belong to heads (o), in as many equal runs.
-        channel_rows: layers whose output rows are MLP channels (gate and up, or fc1).
-        channel_cols: layers whose input columns are MLP channels (down, or fc2).
-        num_kv_groups: key-value heads; query heads that share one go with it.
-    """
-
-    head_rows: tuple[str, ...] = ()
-    head_cols: tuple[str, ...] = ()
-    channel_rows: tuple[str, ...] = ()
-    channel_cols: tuple[str, ...] = ()
-    num_kv_groups: int = 1
-
-    def names(self) -> tuple[str, ...]:
-        """Return every layer named."""
-        return (*self.head_rows, *self.head_cols, *self.channel_rows, *self.channel_cols)
+else:
+    torch = lazy("torch")
 
 
 @dataclass(frozen=True)
@@ -79,6 +61,21 @@ class Structured(Pattern):
             "pattern structured draws the masks of a whole decoder block at once, not of one layer"
         )
 
+    def check_block(self, names: Sequence[str], config: Any) -> None:
+        """Refuse a block in which heads or channels cannot be told."""
+        find_roles(names, config, self.heads, self.channels)
+
+    def joint_masks(
+        self, scores: Mapping[str, Tensor], config: Any, keeps: Mapping[str, int]
+    ) -> dict[str, Tensor]:
+        """Draw the masks of a block's layers; those that hold neither heads nor channels stay whole."""
+        roles = find_roles(list(scores), config, self.heads, self.channels)
+        kept, total = sum(keeps[name] for name in scores), sum(each.numel() for each in scores.values())
+        drawn = self.masks({name: scores[name] for name in roles.names()}, roles, 1 - kept / total)
+        return {
+            name: drawn.get(name, torch.ones_like(each, dtype=torch.bool)) for name, each in scores.items()
+        }
+
     def masks(self, scores: Mapping[str, Tensor], roles: BlockRoles, sparsity: float) -> dict[str, Tensor]:
         """Draw one decoder block's masks; see ``structured_masks``."""
         return structured_masks(scores, roles, sparsity, heads=self.heads, channels=self.channels)
@@ -108,8 +105,6 @@ class _Units:
 
     def values(self, scores: Mapping[str, Tensor]) -> Tensor:
         """Return one value per unit: the sum of its weights' scores, per weight."""
-        import torch
-
         sums = [scores[name].double().reshape(self.count, -1).sum(1) for name in self.rows]
         sums += [scores[name].double().sum(0).reshape(self.count, -1).sum(1) for name in self.cols]
         return torch.stack([s.cpu() for s in sums]).sum(0) / self.weights

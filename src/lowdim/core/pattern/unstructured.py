@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast
 
 from lowdim.core.budget import apportion
-from lowdim.core.errors import RecipeError, suggest
+from lowdim.core.choices import Choices
+from lowdim.core.errors import clash
+from lowdim.core.lazy import lazy
 from lowdim.core.pattern.base import Pattern
+from lowdim.core.settings import count
 from lowdim.core.topk import keep_top, keep_top_rows
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch = lazy("torch")
 
 Group = Literal["auto", "row", "matrix", "column-block", "global"]
 
@@ -37,13 +43,7 @@ class Unstructured(Pattern):
     """
 
     group: Group = "auto"
-    block: int = 128
-
-    def __post_init__(self) -> None:
-        if self.group not in get_args(Group):
-            raise RecipeError(f"unknown group {self.group!r}. {suggest(self.group, get_args(Group))}")
-        if self.block < 1:
-            raise RecipeError(f"block must be at least one column; got {self.block}")
+    block: int = count(128)
 
     def __str__(self) -> str:
         return "unstructured"
@@ -53,9 +53,50 @@ class Unstructured(Pattern):
         """One weight."""
         return 1
 
-    def resolve(self, group: str) -> Unstructured:
-        """Return the pattern with "auto" replaced by ``group``."""
-        return replace(self, group=cast(Group, group)) if self.group == "auto" else self
+    @property
+    def swept(self) -> bool:
+        """Blocks of columns can be drawn one after another."""
+        return self.group == "column-block"
+
+    @property
+    def swap_span(self) -> int | None:
+        """A weight may stand for any other of its row."""
+        return 0
+
+    @property
+    def compares(self) -> str:
+        """The group."""
+        return self.group
+
+    @property
+    def own_block(self) -> int | None:
+        """The block, if it is not the usual one."""
+        return None if self.block == type(self).block else self.block
+
+    def check(self, recipe: Choices) -> None:
+        """Refuse to compare over the whole model what is allocated layer by layer."""
+        super().check(recipe)
+        if self.group == "global" and not recipe.allocation.spans_model:
+            allocation = recipe.word("allocation")
+            raise clash(
+                "pattern.group=global",
+                f"allocation={allocation}",
+                "weights compared over the whole model decide each layer's share themselves",
+                f"Choose allocation=global, or pattern.group=matrix to keep {allocation}",
+            )
+
+    def resolve(self, group: str, block: int | None = None) -> Unstructured:
+        """Return the pattern with "auto" replaced by ``group``; blocks of columns are as wide as ``block``."""
+        found = replace(self, group=cast(Group, group)) if self.group == "auto" else self
+        return replace(found, block=block) if found.swept and block else found
+
+    def sweep_width(self, block: int, drawn: bool) -> int:
+        """Return the pattern's own block."""
+        return self.block
+
+    def sweep_mask(self, scores: Tensor, keep: int) -> Tensor:
+        """Compare all weights of a range."""
+        return keep_top(scores, keep)
 
     def check_shape(self, name: str, rows: int, cols: int) -> None:
         """Every shape is legal."""
@@ -72,8 +113,6 @@ class Unstructured(Pattern):
 
 
 def _by_row(scores: Tensor, keep: int) -> Tensor:
-    import torch
-
     rows = scores.shape[0]
     if rows == 0 or keep % rows == 0:
         return keep_top_rows(scores, keep // max(1, rows))
@@ -83,8 +122,6 @@ def _by_row(scores: Tensor, keep: int) -> Tensor:
 
 
 def _by_columns(scores: Tensor, keep: int, block: int) -> Tensor:
-    import torch
-
     parts = scores.split(block, dim=1)
     sizes = [part.numel() for part in parts]
     counts = apportion(sizes, keep, sizes)

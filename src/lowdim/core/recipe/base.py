@@ -86,17 +86,6 @@ class Document(Section):
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
-    def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """Return the dotted keys at which another recipe's `to_dict` differs, for a refusal to resume.
-
-        Example:
-            >>> class Small(Document):
-            ...     seed: int = 0
-            >>> Small().differences({"seed": 1})
-            ['seed']
-        """
-        return _differences("", self.to_dict(), other)
-
 
 def read(source: str | Path) -> dict[str, Any]:
     """Read YAML into a recipe's mapping, its keys not yet checked.
@@ -115,13 +104,3 @@ def read(source: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise RecipeError(f"a recipe must be a mapping such as 'sparsity: 0.6', got {reprlib.repr(values)}.")
     return values
-
-
-def _differences(prefix: str, one: Any, other: Any) -> list[str]:
-    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
-        return [] if one == other else [prefix]
-    keys = dict.fromkeys([*one, *other])
-    found = [
-        _differences(f"{prefix}.{key}" if prefix else str(key), one.get(key), other.get(key)) for key in keys
-    ]
-    return [key for group in found for key in group]

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from lowdim.core.registry import register
-from lowdim.core.score.base import Score
+from lowdim.core.score.base import ColumnScore, Evidence, GradientScore, Score
 from lowdim.core.score.magnitude import Magnitude
 from lowdim.core.score.obs import OBS
+from lowdim.core.score.saliency import Saliency
+from lowdim.core.score.taylor import Taylor
 from lowdim.core.score.wanda import Wanda
 
-__all__ = ["OBS", "Magnitude", "Score", "Wanda"]
+__all__ = [
+    "OBS",
+    "ColumnScore",
+    "Evidence",
+    "GradientScore",
+    "Magnitude",
+    "Saliency",
+    "Score",
+    "Taylor",
+    "Wanda",
+]
 
 _HERE = "lowdim.core.score"
 register(
@@ -18,3 +30,19 @@ register(
     "score", "wanda", f"{_HERE}.wanda:Wanda", title="Weights and activations", arxiv="2306.11695", year=2024
 )
 register("score", "obs", f"{_HERE}.obs:OBS", title="Optimal brain surgeon", arxiv="2301.00774", year=2023)
+register(
+    "score",
+    "saliency",
+    f"{_HERE}.saliency:Saliency",
+    title="Weights and gradients",
+    arxiv="1810.02340",
+    year=2019,
+)
+register(
+    "score",
+    "taylor",
+    f"{_HERE}.taylor:Taylor",
+    title="Squared first-order change",
+    arxiv="1906.10771",
+    year=2019,
+)

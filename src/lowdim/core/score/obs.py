@@ -6,19 +6,24 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from lowdim.core.errors import NumericalError, RecipeError
-from lowdim.core.score.base import Score
+from lowdim.core.errors import NumericalError
+from lowdim.core.lazy import lazy
+from lowdim.core.score.base import ColumnScore
+from lowdim.core.settings import share
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from lowdim.core.statistics import InputStatistics
+else:
+    torch = lazy("torch")
 
 _ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
-class OBS(Score):
+class OBS(ColumnScore):
     """S_ij = |W_ij| / sqrt([H^-1]_jj), the root of the classical saliency, compared per block of 128 columns.
 
     H = X^T X / tokens + damping * mean(diag) * I. S^2 is the least growth of the layer's squared output error
@@ -41,18 +46,17 @@ class OBS(Score):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
 
-    damping: float = 0.01
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.damping <= 1.0:
-            raise RecipeError(
-                f"damping must be between 0 and 1 (a share of the mean diagonal); got {self.damping}"
-            )
+    damping: float = share(0.01, "a share of the mean diagonal")
 
     @property
     def default_group(self) -> str:
         """Blocks of columns, over all rows."""
         return "column-block"
+
+    @property
+    def sweep_damping(self) -> float | None:
+        """A sweep compensates what it prunes, so it draws this score's mask best, from its own Hessian."""
+        return self.damping
 
     def column_scale(self, stats: InputStatistics | None) -> Tensor:
         """Return 1 / sqrt(diag(H^-1)), fp32 [in].
@@ -60,8 +64,6 @@ class OBS(Score):
         Raises:
             NumericalError: H could not be factorised.
         """
-        import torch
-
         stats = self._required(stats)
         hessian = stats.gram / max(1, stats.tokens)
         dead = hessian.diagonal() == 0
@@ -95,8 +97,6 @@ def damped_cholesky(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
         >>> factor.diagonal(), used
         (tensor([2., 1.]), 0.0)
     """
-    import torch
-
     if not bool(hessian.isfinite().all()):
         raise NumericalError("the Hessian holds NaN or Inf: the calibration inputs overflowed")
     diagonal = hessian.diagonal()

@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from lowdim.core.score.base import Score
+from lowdim.core.errors import clash
+from lowdim.core.lazy import lazy
+from lowdim.core.score.base import ColumnScore
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+    from lowdim.core.choices import Choices
     from lowdim.core.statistics import InputStatistics
+else:
+    torch = lazy("torch")
 
 
 @dataclass(frozen=True)
-class Wanda(Score):
+class Wanda(ColumnScore):
     """S_ij = |W_ij| * sqrt(mean_t X_tj^2), compared within each output row.
 
     The paper takes the norm of X_j over all tokens; the root of the mean square differs from it by one factor
@@ -29,10 +35,11 @@ class Wanda(Score):
 
     Example:
         >>> import torch
+        >>> from lowdim.core.score import Evidence
         >>> from lowdim.core.statistics import InputStatistics
         >>> stats = InputStatistics(2, Wanda.needs)
         >>> stats.add(torch.tensor([[3.0, 1.0], [3.0, -1.0]]))
-        >>> Wanda().score(torch.tensor([[1.0, -2.0]]), Wanda().column_scale(stats))
+        >>> Wanda().scores(torch.tensor([[1.0, -2.0]]), Evidence(stats))
         tensor([[3., 2.]])
     """
 
@@ -45,20 +52,40 @@ class Wanda(Score):
         """The row; the whole matrix for the variant."""
         return "matrix" if self.variant else "row"
 
+    @property
+    def in_own_group(self) -> bool:
+        """The variant compares shares of rows, over the matrix."""
+        return self.variant
+
+    def check(self, recipe: Choices) -> None:
+        """Refuse what the variant does not go with: whole units, and rows that keep the same number."""
+        if self.variant and not recipe.pattern.compares:
+            raise clash(
+                "score.variant=true",
+                f"pattern={recipe.pattern}",
+                "the variant lets rows lose different numbers of single weights",
+                "Choose score.variant=false, or pattern=unstructured",
+            )
+        if self.variant and recipe.pattern.compares == "row":
+            raise clash(
+                "score.variant=true",
+                "pattern.group=row",
+                "the variant lets rows lose different numbers of weights",
+                "Choose pattern.group=matrix, or score.variant=false",
+            )
+
     def column_scale(self, stats: InputStatistics | None) -> Tensor:
         """Return the root mean square of each input, fp32 [in]."""
         return self._required(stats).mean_square().sqrt_()
 
-    def score(self, weight: Tensor, scale: Tensor | None) -> Tensor:
+    def scaled(self, weight: Tensor, scale: Tensor | None) -> Tensor:
         """Return |W| * scale, or for the variant the cumulative share within the row (fp64)."""
-        scores = super().score(weight, scale)
+        scores = super().scaled(weight, scale)
         return _cumulative_share(scores) if self.variant else scores
 
 
 def _cumulative_share(scores: Tensor) -> Tensor:
     """Replace each score by the share of its row's sum held by it and all that rank below it."""
-    import torch
-
     # sorted downwards and summed from the far end, so that of equal scores the leftmost ranks highest
     order = scores.sort(dim=1, descending=True, stable=True)
     upward = order.values.double().flip(1).cumsum(1)

@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from lowdim.infer.bench.result import Contestant
-from lowdim.infer.decode.backend import longest, open_backend
+from lowdim.infer.decode.backend import longest
+from lowdim.infer.decode.open import open_backend
 
 ROUNDS = 3
 MEMORY = 1024  # tokens that a timed sequence may hold

@@ -1,16 +1,14 @@
-"""What runs a model token by token: the interface, and the choice between the native engine and Transformers."""
+"""What runs a model token by token: the interface, and what every backend counts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lowdim.core.errors import LowdimError
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import PreTrainedModel
 
 LONGEST = 1 << 15  # tokens, where a config states no limit
 
@@ -61,43 +59,6 @@ class Backend(Protocol):
     def close(self, slot: int) -> None:
         """Give a slot back."""
         ...
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A backend and how it came about.
-
-    Attributes:
-        backend: what runs the model.
-        name: "native" or "transformers".
-        reason: why it is not the native engine; empty where it is.
-    """
-
-    backend: Backend
-    name: str
-    reason: str = ""
-
-
-def open_backend(model: PreTrainedModel, *, slots: int = 1, max_length: int | None = None) -> Engine:
-    """Make a model ready to generate, natively where its architecture and configuration allow.
-
-    Args:
-        model: a causal LM, dense or with `SparseLinear` layers.
-        slots: sequences that may be open at a time.
-        max_length: tokens that a sequence may hold; ``None`` for what the model was made for.
-
-    Raises:
-        LowdimError: a number that makes no sense, or a model without a cache.
-    """
-    from lowdim.infer.decode.families import Unsupported
-    from lowdim.infer.decode.hf_backend import HFBackend
-    from lowdim.infer.decode.native_backend import NativeBackend
-
-    check_sizes(slots, max_length)
-    try:
-        return Engine(NativeBackend(model, slots=slots, max_length=max_length), "native")
-    except Unsupported as reason:
-        return Engine(HFBackend(model, slots=slots, max_length=max_length), "transformers", str(reason))
 
 
 def check_sizes(slots: int, max_length: int | None) -> None:

@@ -44,7 +44,7 @@ class ModelStruct(ctypes.Structure):
     )
 
 
-class Engine:
+class NativeEngine:
     """A decode engine. The tensors that the structs point to must outlive it.
 
     Args:

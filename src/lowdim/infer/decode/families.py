@@ -67,7 +67,7 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Block:
+class DecoderBlock:
     """One decoder block; norms are fp32, offsets added. ``window`` 0 means all keys."""
 
     q: Projection
@@ -86,7 +86,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Decoder:
     """All that the engine needs of a model.
 
     Attributes:
@@ -94,7 +94,7 @@ class Plan:
         norm: of the last hidden state; what divides the logits is in it.
     """
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[DecoderBlock, ...]
     embedding: Tensor
     norm: Tensor
     head: Projection
@@ -125,7 +125,7 @@ class Plan:
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
-def read(model: Any) -> Plan:
+def read(model: Any) -> Decoder:
     """Return what the engine needs to run a model.
 
     Args:
@@ -143,7 +143,7 @@ def read(model: Any) -> Plan:
     blocks = tuple(_block(layer, config, family, f"layers.{i}") for i, layer in enumerate(inner.layers))
     logits_scale = float(config.logits_scaling) if family.multipliers else 1.0
     first = inner.layers[0].self_attn
-    return Plan(
+    return Decoder(
         blocks=blocks,
         embedding=_embedding(inner.embed_tokens),
         norm=_norm(inner.norm, config, family, "norm") / logits_scale,
@@ -181,7 +181,7 @@ def _check(model: Any, config: Any, family: Family) -> None:
             raise Unsupported(f"{name or 'the model'} has forward hooks, which only its own forward runs")
 
 
-def _block(layer: Any, config: Any, family: Family, name: str) -> Block:
+def _block(layer: Any, config: Any, family: Family, name: str) -> DecoderBlock:
     attention, mlp = layer.self_attn, layer.mlp
     parts = {
         **{part: (attention, f"{name}.self_attn.{part}_proj") for part in ("q", "k", "v", "o")},
@@ -189,7 +189,7 @@ def _block(layer: Any, config: Any, family: Family, name: str) -> Block:
     }
     found = {part: _projection(getattr(owner, f"{part}_proj"), path) for part, (owner, path) in parts.items()}
     norms = [_norm(getattr(attention, which), config, family, which) for which in _head_norms(family)]
-    return Block(
+    return DecoderBlock(
         **found,
         attention_norm=_norm(layer.input_layernorm, config, family, f"{name}.input_layernorm"),
         mlp_norm=_norm(layer.post_attention_layernorm, config, family, f"{name}.post_attention_layernorm"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from lowdim.infer.decode.backend import open_backend
+from lowdim.infer.decode.open import open_backend
 from lowdim.infer.decode.sampling import Sampler, Sampling
 from lowdim.infer.decode.text import TextStream
 

@@ -11,8 +11,8 @@ import torch
 
 from lowdim.core.native import library
 from lowdim.infer.decode.backend import Slots, end_tokens, longest
-from lowdim.infer.decode.engine import Engine, LayerStruct, ModelStruct, address, layer_array
-from lowdim.infer.decode.families import FLOATS, PRODUCTS, Block, Plan, Unsupported, read
+from lowdim.infer.decode.engine import LayerStruct, ModelStruct, NativeEngine, address, layer_array
+from lowdim.infer.decode.families import FLOATS, PRODUCTS, Decoder, DecoderBlock, Unsupported, read
 from lowdim.infer.decode.prefill import Angles, prefill
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class NativeBackend:
         self.eos_ids = end_tokens(model)
         self._slots = Slots(slots, self.max_length, len(plan.embedding))
         self._angles = Angles(plan, self.max_length)
-        self._engine = Engine(found, _model_struct(plan, self._angles, slots, self.max_length))
+        self._engine = NativeEngine(found, _model_struct(plan, self._angles, slots, self.max_length))
         room = max(slots, FEW)
         self._chosen, self._tokens, self._positions = ((ctypes.c_int32 * room)() for _ in range(3))
         self._logits = np.empty((slots, self.vocab_size), dtype=np.float32)
@@ -107,7 +107,7 @@ class NativeBackend:
         self._engine.step(count, self._chosen, self._tokens, self._positions, first, logits, self.vocab_size)
 
 
-def _model_struct(plan: Plan, angles: Angles, slots: int, positions: int) -> ModelStruct:
+def _model_struct(plan: Decoder, angles: Angles, slots: int, positions: int) -> ModelStruct:
     """Return the engine's view of a model; ``plan`` and ``angles`` hold the memory that it points to."""
     return ModelStruct(
         layers=len(plan.blocks),
@@ -136,7 +136,7 @@ def _model_struct(plan: Plan, angles: Angles, slots: int, positions: int) -> Mod
     )
 
 
-def _layer_struct(block: Block) -> LayerStruct:
+def _layer_struct(block: DecoderBlock) -> LayerStruct:
     products: dict[str, Any] = {name: getattr(block, name).matrix.struct() for name in PRODUCTS}
     norms = {
         name: address(getattr(block, name)) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lowdim.infer.decode.families import Block, Plan
+from lowdim.infer.decode.families import Decoder, DecoderBlock
 
 _ACT: dict[int, Callable[[Tensor], Tensor]] = {
     0: functional.silu,
@@ -32,7 +32,7 @@ class Angles:
 
     _STRETCH = 1024
 
-    def __init__(self, plan: Plan, positions: int) -> None:
+    def __init__(self, plan: Decoder, positions: int) -> None:
         self._rotary = plan.rotary
         self.half = self._compute(0, 1)[0].shape[1]
         # numpy's zeros take no memory until they are written
@@ -55,7 +55,7 @@ class Angles:
         return cos[0, :, :half], sin[0, :, :half]
 
 
-def prefill(plan: Plan, angles: Angles, cache: Tensor, ids: Tensor, at: int) -> Tensor:
+def prefill(plan: Decoder, angles: Angles, cache: Tensor, ids: Tensor, at: int) -> Tensor:
     """Append tokens to a sequence; return the last one's hidden state, normed, fp32 ``[hidden]``.
 
     Args:
@@ -78,16 +78,16 @@ def prefill(plan: Plan, angles: Angles, cache: Tensor, ids: Tensor, at: int) -> 
     return _norm(x[-1].float(), plan.norm, plan)
 
 
-def _add(x: Tensor, y: Tensor, plan: Plan) -> Tensor:
+def _add(x: Tensor, y: Tensor, plan: Decoder) -> Tensor:
     return x + y if plan.residual_scale == 1 else x + y * plan.residual_scale
 
 
-def _norm(x: Tensor, weight: Tensor, plan: Plan) -> Tensor:
+def _norm(x: Tensor, weight: Tensor, plan: Decoder) -> Tensor:
     return functional.rms_norm(x.float(), weight.shape, weight, plan.norm_eps).to(x.dtype)
 
 
 def _attention(
-    plan: Plan, block: Block, h: Tensor, angles: tuple[Tensor, Tensor], cache: Tensor, at: int
+    plan: Decoder, block: DecoderBlock, h: Tensor, angles: tuple[Tensor, Tensor], cache: Tensor, at: int
 ) -> Tensor:
     count, size = len(h), plan.head_dim
     q, k, v = (
@@ -111,7 +111,7 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin, x[..., 2 * half :]), -1)
 
 
-def _attend(plan: Plan, q: Tensor, cache: Tensor, window: int, before: int) -> Tensor:
+def _attend(plan: Decoder, q: Tensor, cache: Tensor, window: int, before: int) -> Tensor:
     """Attend from ``q`` [heads, tokens, size] to keys and values [2, kv_heads, before + tokens, size]."""
     count, total = q.shape[1], cache.shape[2]
     causal, mask = before == 0 and not (window and window < count), None

@@ -1,4 +1,4 @@
-"""The products of `Matrix` in plain torch, for installs without the compiled kernels and as a reference for them.
+"""The products of a stored matrix in plain torch, where the compiled kernels are missing and as a reference for them.
 
 The same numbers up to the order of sums: activations are rounded as the kernels round them, weights decoded a tile of
 rows at a time.
@@ -7,26 +7,23 @@ rows at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lowdim.core.bits import unpack_bits, words_per_row
-from lowdim.core.codebook import LARGEST
-from lowdim.core.nibbles import unpack_nibbles
+from lowdim.core.packing.bits import unpack_bits, words_per_row
+from lowdim.core.packing.codebook import LARGEST
+from lowdim.core.packing.nibbles import unpack_nibbles
 from lowdim.core.quantize import spread
-
-if TYPE_CHECKING:
-    from lowdim.infer.sparse.matrix import Matrix
+from lowdim.infer.sparse.storage import StoredMatrix
 
 TILE = 1 << 20
 _TINY = 1e-30
 
 
-def unpack(matrix: Matrix, begin: int, end: int, dtype: torch.dtype) -> Tensor:
+def unpack(matrix: StoredMatrix, begin: int, end: int, dtype: torch.dtype) -> Tensor:
     """Return rows ``[begin, end)`` as a dense ``[end - begin, cols]`` matrix of a floating-point type."""
     if matrix.scales is None:
         return _stored(matrix, begin, end).to(dtype)
@@ -34,7 +31,7 @@ def unpack(matrix: Matrix, begin: int, end: int, dtype: torch.dtype) -> Tensor:
     return (levels.float() * spread(matrix.scales[begin:end], matrix.cols, matrix.group)).to(dtype)
 
 
-def multiply(matrix: Matrix, x: Tensor) -> Tensor:
+def multiply(matrix: StoredMatrix, x: Tensor) -> Tensor:
     """Return ``x W^T`` (no bias) in fp32.
 
     Args:
@@ -77,7 +74,7 @@ def quantize_input(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
     return codes, scales
 
 
-def _multiply_levels(matrix: Matrix, codes: Tensor, scales: Tensor, begin: int, end: int) -> Tensor:
+def _multiply_levels(matrix: StoredMatrix, codes: Tensor, scales: Tensor, begin: int, end: int) -> Tensor:
     """Sum each group exactly (below 2^24, so fp32 will do), then the groups with their scales."""
     assert matrix.scales is not None
     levels = functional.pad(_levels(matrix, begin, end).float(), (0, -matrix.cols % matrix.group))
@@ -86,18 +83,18 @@ def _multiply_levels(matrix: Matrix, codes: Tensor, scales: Tensor, begin: int, 
     return (dots * factors).sum(0)
 
 
-def _tiles(matrix: Matrix) -> Iterator[tuple[int, int]]:
+def _tiles(matrix: StoredMatrix) -> Iterator[tuple[int, int]]:
     step = max(2, TILE // max(matrix.cols, 1) // 2 * 2)
     return ((at, min(at + step, matrix.rows)) for at in range(0, matrix.rows, step))
 
 
-def _kept(matrix: Matrix, begin: int, end: int) -> Tensor:
+def _kept(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
     assert matrix.mask is not None
     words = matrix.mask[begin:end]
     return unpack_bits(functional.pad(words, (0, words_per_row(matrix.cols) - words.shape[1])), matrix.cols)
 
 
-def _stored(matrix: Matrix, begin: int, end: int) -> Tensor:
+def _stored(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
     """Return values, or codes of 8 bits, with zeros where nothing is stored."""
     if matrix.mask is None:
         return matrix.values[begin:end]
@@ -109,7 +106,7 @@ def _stored(matrix: Matrix, begin: int, end: int) -> Tensor:
     return dense
 
 
-def _levels(matrix: Matrix, begin: int, end: int) -> Tensor:
+def _levels(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
     if matrix.table is None:
         return _stored(matrix, begin, end)
     start = begin // 2 * 2

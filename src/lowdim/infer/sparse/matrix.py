@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
@@ -35,6 +35,7 @@ from lowdim.infer.sparse.storage import (
     KINDS,
     QUANTISED,
     VALUES,
+    StoredMatrix,
     aligned,
     check_dense,
     check_weight,
@@ -52,32 +53,8 @@ _scratch = threading.local()
 
 
 @dataclass(frozen=True, eq=False)
-class Matrix:
-    """One weight, ``[rows, cols]``.
-
-    Attributes:
-        kind: one of `KINDS`.
-        rows: outputs.
-        cols: inputs.
-        group: columns per scale, 64 or 128; 0 where there are no scales.
-        values: see ``csrc/lowdim.h``; 1-D if there is a mask, else ``[rows, cols]`` (int4: ``[ceil(rows / 2), cols]``).
-        mask: int64 ``[rows, ceil(cols / 64)]``; ``None``: dense.
-        row_ptr: int64, where each row's (int4: pair of rows') values begin, in bytes; ``None``: dense.
-        scales: bf16 ``[rows, ceil(cols / group)]``; ``None`` for fp32 and bf16.
-        table: int8 ``[16]``, int4 only.
-        bias: fp32 ``[rows]``, or ``None``.
-    """
-
-    kind: str
-    rows: int
-    cols: int
-    group: int
-    values: Tensor
-    mask: Tensor | None = None
-    row_ptr: Tensor | None = None
-    scales: Tensor | None = None
-    table: Tensor | None = None
-    bias: Tensor | None = None
+class Matrix(StoredMatrix):
+    """One weight, ``[rows, cols]``, and its products; its tensors are explained at `StoredMatrix`."""
 
     @classmethod
     def from_dense(
@@ -188,11 +165,6 @@ class Matrix:
         found = library()
         if found is not None and (status := found.check(self._address)):
             raise CheckpointError(f"the packed weight is damaged: {found.message(status)}")
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor, by the name of its attribute."""
-        held = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
 
     def struct(self) -> MatrixStruct:
         """Return the ``ld_matrix`` of these tensors, valid as long as this object lives."""

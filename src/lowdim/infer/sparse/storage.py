@@ -1,16 +1,17 @@
-"""How the tensors of a `Matrix` are made and checked."""
+"""What a matrix stores, and how its tensors are made and checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lowdim.core.codebook import ENTRIES
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
-from lowdim.core.nibbles import pack_nibbles
+from lowdim.core.packing.codebook import ENTRIES
+from lowdim.core.packing.nibbles import pack_nibbles
 from lowdim.core.quantize import Grid, encode, indices
 from lowdim.models.disk.packed import Counts, Form, Packed, pack, pack_levels
 
@@ -18,6 +19,40 @@ KINDS = ("fp32", "bf16", "int8", "int4")
 QUANTISED = frozenset({"int8", "int4"})
 VALUES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8, "int4": torch.uint8}
 KIND_OF = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+@dataclass(frozen=True, eq=False)
+class StoredMatrix:
+    """The tensors of one weight, ``[rows, cols]``.
+
+    Attributes:
+        kind: one of `KINDS`.
+        rows: outputs.
+        cols: inputs.
+        group: columns per scale, 64 or 128; 0 where there are no scales.
+        values: see ``csrc/lowdim.h``; 1-D if there is a mask, else ``[rows, cols]`` (int4: ``[ceil(rows / 2), cols]``).
+        mask: int64 ``[rows, ceil(cols / 64)]``; ``None``: dense.
+        row_ptr: int64, where each row's (int4: pair of rows') values begin, in bytes; ``None``: dense.
+        scales: bf16 ``[rows, ceil(cols / group)]``; ``None`` for fp32 and bf16.
+        table: int8 ``[16]``, int4 only.
+        bias: fp32 ``[rows]``, or ``None``.
+    """
+
+    kind: str
+    rows: int
+    cols: int
+    group: int
+    values: Tensor
+    mask: Tensor | None = None
+    row_ptr: Tensor | None = None
+    scales: Tensor | None = None
+    table: Tensor | None = None
+    bias: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor, by the name of its attribute."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
 
 
 def kind_of(dtype: str | torch.dtype) -> str:

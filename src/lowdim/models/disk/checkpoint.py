@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from lowdim.core.errors import CheckpointError, suggest
+from lowdim.core.files import file_sha256, read_json
 from lowdim.models.disk import packed_header
-from lowdim.models.disk.files import companions, file_sha256, inside, read_json
+from lowdim.models.disk.files import companions, inside
 from lowdim.models.disk.packed import Form, Packed
 from lowdim.models.disk.packed_header import stored_name
 from lowdim.models.disk.shard import Header, Stored, read_header, read_tensor

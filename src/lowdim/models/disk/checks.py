@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from lowdim.core.errors import CheckpointError
+from lowdim.core.files import file_sha256
 from lowdim.core.masks import Masks
 from lowdim.models.disk import manifest, packed
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.convert import tensor_name
-from lowdim.models.disk.files import file_sha256, inside
+from lowdim.models.disk.files import inside
 from lowdim.models.disk.manifest import Manifest
 
 TOLERANCE = 2e-3

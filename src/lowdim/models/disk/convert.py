@@ -59,7 +59,7 @@ def convert(
         try:
             return _convert(checkpoint, record, to_pack, rounded or {}, storage, writer)
         except BaseException:
-            writer.reset()
+            writer.directory.reset()
             raise
 
 
@@ -71,19 +71,21 @@ def _convert(
     storage: str,
     writer: Writer,
 ) -> Path:
-    writer.require_space(sum(checkpoint.info(name).nbytes for name in checkpoint.names()) + (64 << 20))
+    writer.directory.require_space(
+        sum(checkpoint.info(name).nbytes for name in checkpoint.names()) + (64 << 20)
+    )
     forms: dict[str, Form] = {}
     for file in (name for name in checkpoint.files if name.endswith(".safetensors")):
         forms |= _convert_shard(checkpoint, file, to_pack, rounded, writer)
     if storage == "packed" and not forms:
         raise CheckpointError(f"{checkpoint.path} has too few zeros: no weight would become smaller packed")
     for name in checkpoint.companions():
-        writer.copy(checkpoint.path / name)
+        writer.directory.copy(checkpoint.path / name)
     if record is not None:
         record.storage = "packed" if forms else "dense"
         record.packed = PackedPart.of(forms) if forms else None
         record.hashes.files = writer.hashes()
-        writer.write_text(manifest.FILE, manifest.to_text(record))
+        writer.directory.write_text(manifest.FILE, manifest.to_text(record))
     return writer.finish()
 
 

@@ -13,8 +13,8 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lowdim.core.errors import CheckpointError
+from lowdim.core.files import file_sha256
 from lowdim.data import assets
-from lowdim.models.disk.files import file_sha256
 from lowdim.models.disk.writer import Writer
 from lowdim.models.load import quiet
 
@@ -59,7 +59,7 @@ def _check(file: Path) -> None:
 
 def _convert(file: Path, home: Path, dtype: torch.dtype) -> None:
     with Writer(home, overwrite=True) as writer, quiet():
-        writer.require_space(8 * file.stat().st_size)
+        writer.directory.require_space(8 * file.stat().st_size)
         try:
             model = _plain(_dequantised(file, dtype))
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
@@ -68,8 +68,8 @@ def _convert(file: Path, home: Path, dtype: torch.dtype) -> None:
                 f"cannot convert {file}: {error}. It is damaged, or this version of Transformers "
                 f"({transformers.__version__}) does not know its architecture."
             ) from error
-        model.save_pretrained(writer.partial)
-        tokenizer.save_pretrained(writer.partial)
+        model.save_pretrained(writer.directory.partial)
+        tokenizer.save_pretrained(writer.directory.partial)
         writer.finish()
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lowdim.core.errors import CheckpointError
-from lowdim.models.disk.files import read_json
+from lowdim.core.files import read_json
 
 if TYPE_CHECKING:
     from lowdim.models.disk.packed import Form

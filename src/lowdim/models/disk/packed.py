@@ -5,7 +5,7 @@ A weight is stored as two to four tensors:
 * ``mask``: int64 ``[rows, ceil(cols / 64)]``; bit j of word c stands for column 64 c + j, least bit first;
 * ``values``: the nonzeros in row order, 1-D, in the weight's own dtype: lossless, a kept ``-0.0`` survives;
 * of a rounded weight (see `lowdim.core.quantize`) the values are codes, int8 levels or 4-bit indices by row
-  pairs (`lowdim.core.nibbles`), with ``scales`` bf16 ``[rows, groups]`` and, for 4 bits, ``table`` int8
+  pairs (`lowdim.core.packing.nibbles`), with ``scales`` bf16 ``[rows, groups]`` and, for 4 bits, ``table`` int8
   ``[16]``.
 
 The kernels take these tensors as they are. A weight of more than two dimensions is taken as
@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowdim.core.bits import pack_bits, unpack_bits, words_per_row
-from lowdim.core.codebook import ENTRIES, table_of
 from lowdim.core.errors import CheckpointError
-from lowdim.core.nibbles import nibble_bytes, pack_nibbles, unpack_nibbles
+from lowdim.core.packing.bits import pack_bits, unpack_bits, words_per_row
+from lowdim.core.packing.codebook import ENTRIES, table_of
+from lowdim.core.packing.nibbles import nibble_bytes, pack_nibbles, unpack_nibbles
 from lowdim.core.quantize import Grid, indices, spread
 
 Counts = np.ndarray[tuple[int], np.dtype[np.int64]]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lowdim.core.errors import CheckpointError, suggest
+from lowdim.core.files import read_json
 from lowdim.models.disk.checkpoint import Checkpoint
-from lowdim.models.disk.files import read_json
 
 BUILTIN = ("smollm2-135m",)
 DTYPES = ("auto", "bfloat16", "float16", "float32")

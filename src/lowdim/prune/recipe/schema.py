@@ -13,10 +13,13 @@ from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.pattern import Pattern
 from lowdim.core.quantize import Grid
 from lowdim.core.recipe import Count, Document, Section, Seed, Share, Strings, method_field
+from lowdim.core.recipe.families import name_of
 from lowdim.core.score import Score
 from lowdim.data.formats import Layout
 from lowdim.evaluate.quality import tasks
 from lowdim.prune.recipe import families, rules
+from lowdim.prune.refine.base import Refine
+from lowdim.prune.repair.base import Repair
 
 
 def _split(value: object) -> object:
@@ -199,10 +202,10 @@ class Recipe(Document):
 
     sparsity: Annotated[float | None, Share] = None
     score: Annotated[Score, *method_field("score")] = Field("wanda", validate_default=True)
-    repair: Annotated[Any, *method_field("repair")] = Field("none", validate_default=True)
+    repair: Annotated[Repair, *method_field("repair")] = Field("none", validate_default=True)
     allocation: Annotated[Allocation, *method_field("allocation")] = Field("uniform", validate_default=True)
     pattern: Annotated[Pattern, *method_field("pattern")] = Field("unstructured", validate_default=True)
-    refine: Annotated[Any, *method_field("refine")] = Field("none", validate_default=True)
+    refine: Annotated[Refine, *method_field("refine")] = Field("none", validate_default=True)
     sequential: Literal["block", "true"] = "block"
     calibration: Calibration = Calibration()
     evaluation: Evaluation = Evaluation()
@@ -254,6 +257,24 @@ class Recipe(Document):
         return None if self.quantize == "none" else Grid.of(self.quantize, self.quantize_group)
 
     @property
+    def needs(self) -> frozenset[str]:
+        """What is collected on the calibration tokens: kinds of `InputStatistics`, and "gradient"."""
+        exact = frozenset({"gram"} if self.exact_errors else ())
+        return exact | self.score.needs | self.repair.needs | self.refine.needs
+
+    @property
     def legal(self) -> Pattern:
-        """The pattern with its group decided, where it says "auto"."""
-        return rules.resolve(self)
+        """The pattern with its group decided, where it says "auto".
+
+        That is the whole model where the allocation spans it; else the group from which the refinement starts, unless
+        the score means something in its own group alone; else the score's. A repair that masks and compensates blocks
+        of columns together says how wide they are.
+        """
+        if self.allocation.spans_model:
+            return self.pattern.resolve("global")
+        group = None if self.score.in_own_group else self.refine.group
+        return self.pattern.resolve(group or self.score.default_group, self.repair.columns)
+
+    def word(self, kind: str) -> str:
+        """Return the registered name of the method of a kind."""
+        return name_of(kind, getattr(self, kind)) or ""

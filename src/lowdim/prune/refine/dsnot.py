@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from lowdim.core.errors import RecipeError
+from lowdim.core.errors import clash
+from lowdim.core.settings import count, within
+from lowdim.prune.refine.base import Refine
+from lowdim.prune.refine.swap import swap
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lowdim.core.choices import Choices
     from lowdim.core.statistics import InputStatistics
+    from lowdim.prune.bench import Work
 
 
 @dataclass(frozen=True)
-class DSnoT:
+class DSnoT(Refine):
     """Swap kept and pruned weights of each row to shrink the row's expected output error; values stay.
 
     Args:
@@ -31,50 +36,49 @@ class DSnoT:
     Paper: "Dynamic Sparse No Training: Training-Free Fine-tuning for Sparse LLMs", arXiv 2310.08915.
     """
 
-    max_cycles: int = 50
-    threshold: float = 0.1
-    power: float = 1.0
+    needs: ClassVar[frozenset[str]] = frozenset({"square", "moments"})
+    group: ClassVar[str | None] = "row"
+
+    max_cycles: int = count(50, least=0, why="the paper uses 50")
+    threshold: float = within(0.1, least=0, why="the paper uses 0.1")
+    power: float = within(1.0, least=0, below=float("inf"), why="the paper uses 1")
     same_sign: bool = False
     mlp: bool = False
 
-    def __post_init__(self) -> None:
-        if self.max_cycles < 0:
-            raise RecipeError(f"max_cycles must be 0 or more, got {self.max_cycles}. The paper uses 50.")
-        if not self.threshold >= 0:
-            raise RecipeError(f"threshold must be 0 or more, got {self.threshold}. The paper uses 0.1.")
-        if not 0 <= self.power < float("inf"):
-            raise RecipeError(f"power must be 0 or more, got {self.power}. The paper uses 1.")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Statistics that `refine` reads."""
-        return frozenset({"moments"})
+    def check(self, recipe: Choices) -> None:
+        """Refuse patterns that swaps within a row would break."""
+        if recipe.pattern.swap_span is None:
+            raise clash(
+                "refine=dsnot",
+                f"pattern={recipe.pattern}",
+                "it swaps single weights within a row, which breaks whole units",
+                "Choose refine=none, or an unstructured or N:M pattern",
+            )
+        if recipe.pattern.compares == "column-block":
+            raise clash(
+                "refine=dsnot",
+                "pattern.group=column-block",
+                "it keeps the count of each row, not that of each block of columns",
+                "Choose refine=none, or pattern.group=row",
+            )
 
     def wants(self, layer: str) -> bool:
         """Whether a layer is refined: attention, told by its name, and the rest only with ``mlp``."""
         return self.mlp or "attn" in layer or "attention" in layer
 
-    def refine(
-        self, weight: Tensor, mask: Tensor, statistics: InputStatistics, scores: Tensor, group: int
-    ) -> Tensor:
-        """Return the refined mask; see `lowdim.prune.refine.swap.swap`.
+    def apply(self, work: Work, scores: Tensor, inputs: InputStatistics) -> Tensor:
+        """Return the mask after `lowdim.prune.refine.swap.swap`.
 
-        Args:
-            weight: fp32 ``[out, in]``.
-            mask: kept entries, bool ``[out, in]``.
-            statistics: of the layer's input, with moments.
-            scores: the score that drew the mask, ``[out, in]``.
-            group: M of an N:M pattern, else 0.
+        In an N:M pattern the scores that drew the mask order the kept weights of a group, elsewhere Wanda's score does.
         """
-        from lowdim.prune.refine.swap import swap
-
-        wanda = weight.abs() * statistics.mean_square().sqrt()
+        group = work.pattern.swap_span or 0
+        order = scores if group else work.dense.abs() * inputs.mean_square().sqrt()
         return swap(
-            weight,
-            mask,
-            statistics.total / max(1, statistics.tokens),
-            statistics.variance(),
-            scores if group else wanda,
+            work.dense,
+            work.kept,
+            inputs.total / max(1, inputs.tokens),
+            inputs.variance(),
+            order,
             max_cycles=self.max_cycles,
             threshold=self.threshold,
             power=self.power,

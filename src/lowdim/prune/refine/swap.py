@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from lowdim.core.lazy import lazy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy("torch")
 
 SEQUENCE = 2048
 """Tokens per sequence in the paper; its threshold is a sum over one sequence."""
@@ -47,7 +53,6 @@ def _pick(positive: Tensor, one: _Queue, other: _Queue) -> tuple[Tensor, Tensor]
     return torch.where(positive, a, b), torch.where(positive, has_a, has_b)
 
 
-@torch.no_grad()
 def swap(
     weight: Tensor,
     mask: Tensor,
@@ -81,6 +86,7 @@ def swap(
         group: M of an N:M pattern, whose swaps stay inside a group; 0 for none.
 
     Example:
+        >>> import torch
         >>> w, s = torch.tensor([[1.0, -2.0, 3.0, 0.5]]), torch.tensor([[1.5, 3.0, 6.0, 1.1]])
         >>> kept = torch.tensor([[False, True, True, False]])
         >>> mean, var = torch.tensor([1.0, 1.0, 0.2, 2.0]) / 2048, torch.tensor([1.0, 1.0, 1.0, 0.25])

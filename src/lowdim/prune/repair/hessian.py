@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lowdim.core.errors import NumericalError
+from lowdim.core.lazy import lazy
 from lowdim.core.score.obs import damped_cholesky
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy("torch")
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ def factor(gram: Tensor, tokens: int, damping: float, name: str) -> Hessian:
         NumericalError: the matrix holds NaN or Inf, or no damping makes it positive definite.
 
     Example:
+        >>> import torch
         >>> h = factor(torch.tensor([[2.0, 1.0], [1.0, 2.0]]), 1, 1e-9, "layer")
         >>> h.inverse_factor
         tensor([[ 0.8165, -0.4082],

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lowdim.core.errors import RecipeError
+from lowdim.core.settings import count, within
+from lowdim.prune.repair.compensation import Compensation
+from lowdim.prune.repair.solve import refit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lowdim.prune.bench import Bench, Work
+    from lowdim.prune.repair.hessian import Hessian
 
 
 @dataclass(frozen=True)
-class Refit:
+class Refit(Compensation):
     """Solve, row by row, the least-squares problem over the kept weights.
+
+    The solver (`lowdim.prune.repair.solve`) starts from the weights of a compensating sweep. When they are rounded,
+    they are swept once more as they are: the best ones of their mask, they see no gain from pruned columns, and what
+    rounding loses adds to what pruning did.
 
     Args:
         damping: share of the Hessian's mean diagonal that is added to its diagonal; above 0.
@@ -21,14 +34,15 @@ class Refit:
         RecipeError: a setting is out of its range.
     """
 
-    damping: float = 0.01
-    iterations: int = 100
-    tolerance: float = 1e-4
+    iterations: int = count(100)
+    tolerance: float = within(1e-4, least=0, below=1)
 
-    def __post_init__(self) -> None:
-        if not 0 < self.damping < float("inf"):
-            raise RecipeError(f"damping must be a positive number, got {self.damping}. Try 0.01.")
-        if self.iterations < 1:
-            raise RecipeError(f"iterations must be at least 1, got {self.iterations}. Try 100.")
-        if not 0 <= self.tolerance < 1:
-            raise RecipeError(f"tolerance must lie in [0, 1), got {self.tolerance}. Try 1e-4.")
+    def improve(self, bench: Bench, hessian: Hessian) -> None:
+        """Solve for the weights on each mask."""
+        for work in bench.works:
+            target = work.dense @ hessian.matrix
+            work.result = refit(target, work.kept, hessian.matrix, work.made, self.iterations, self.tolerance)
+
+    def rounded_from(self, work: Work) -> Tensor:
+        """Return the weight that was solved for."""
+        return work.made

@@ -6,15 +6,21 @@ As in `lowdim.prune.repair.sweep` everything is transposed, ``[in, rows]``: a co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from lowdim.core.lazy import lazy
+from lowdim.core.packing.codebook import column_importance
+from lowdim.core.quantize import Grid, Quantized, decode, encode, fit_table, scales_of, to_levels
 
-from lowdim.core.codebook import column_importance
-from lowdim.core.quantize import Grid, Quantized, fit_table, scales_of, to_levels
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from lowdim.prune.bench import Work
+else:
+    torch = lazy("torch")
 
 Span = tuple[int, int]
-TINY = torch.finfo(torch.float32).tiny
 
 
 def importance(energies: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
@@ -28,7 +34,26 @@ def importance(energies: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
         weight: ``[out, in]``.
         mask: its kept entries.
     """
-    return (energies / energies.max().clamp_min(TINY) * column_importance(weight, mask)).sqrt()
+    tiny = torch.finfo(torch.float32).tiny
+    return (energies / energies.max().clamp_min(tiny) * column_importance(weight, mask)).sqrt()
+
+
+def round_nearest(work: Work, grid: Grid, energies: Tensor | None) -> None:
+    """Round a layer's result to the nearest levels of a grid.
+
+    Args:
+        work: the layer.
+        grid: bits and columns per group.
+        energies: sums of squares of every input, ``[in]``, if they are known.
+    """
+    result, kept = work.made, work.made != 0
+    known = None if energies is None else importance(energies, result, kept)
+    work.codes = encode(result, kept, grid, work.least, known)
+    rounded = decode(work.codes.levels, work.codes.scales, grid)
+    energy = result.double().square().sum()
+    lost = (result - rounded).double().square().sum()
+    work.rounding = float(lost / energy) if float(energy) > 0 else 0.0
+    work.result = rounded
 
 
 class Rounding:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+from lowdim.core.lazy import lazy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy("torch")
 
 
-@torch.no_grad()
 def refit(
     target: Tensor, mask: Tensor, hessian: Tensor, start: Tensor, iterations: int, tolerance: float
 ) -> Tensor:
@@ -28,6 +34,7 @@ def refit(
         fp32 ``[rows, in]``, zero off the mask.
 
     Example:
+        >>> import torch
         >>> h = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
         >>> refit(torch.tensor([[1.0, 3.0]]) @ h, torch.tensor([[False, True]]), h, torch.zeros(1, 2), 9, 1e-7)
         tensor([[0.0000, 3.5000]])

@@ -7,13 +7,18 @@ are swept together.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
-
+from lowdim.core.lazy import lazy
 from lowdim.prune.repair.rounding import Rounding
 
-Select = Callable[[int, int, Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy("torch")
+
+Select: TypeAlias = "Callable[[int, int, Tensor, Tensor], Tensor]"
 """``select(start, end, weights [end - start, rows], diagonal [end - start]) -> kept [end - start, rows]``: the mask of
 columns ``start:end``, called when all earlier columns have been compensated for."""
 
@@ -22,7 +27,6 @@ EAGER = 32
 """Columns updated one by one before their errors go to the rest of the matrix as one product."""
 
 
-@torch.no_grad()
 def sweep(
     weights: Tensor, inverse_factor: Tensor, select: Select, width: int, rounding: Rounding | None = None
 ) -> Tensor:
@@ -42,6 +46,7 @@ def sweep(
         Bool ``[in, rows]``, True = kept.
 
     Example:
+        >>> import torch
         >>> from lowdim.prune.repair.hessian import factor
         >>> u = factor(torch.tensor([[2.0, 1.0], [1.0, 2.0]]), 1, 1e-9, "layer").inverse_factor
         >>> w = torch.tensor([[1.0], [3.0]])

@@ -9,7 +9,15 @@ from typing import Any
 
 from lowdim.report.draw import bars, charts, words
 from lowdim.report.draw.axes import finite
-from lowdim.report.draw.grid import Grid, Layer, kind_of, layers_of, mean_error, mean_sparsity, short_names
+from lowdim.report.draw.grid import (
+    Grid,
+    LayerFacts,
+    kind_of,
+    layers_of,
+    mean_error,
+    mean_sparsity,
+    short_names,
+)
 from lowdim.report.draw.heatmap import heatmap
 from lowdim.report.pruning.summary import section
 
@@ -46,11 +54,13 @@ def pictures(manifest: Json, run: Json) -> list[Picture]:
     return [picture for picture in found if picture is not None]
 
 
-def _where(layer: Layer) -> str:
+def _where(layer: LayerFacts) -> str:
     return layer.kind if layer.block is None else f"block {layer.block}, {layer.kind}"
 
 
-def _extremes(layers: Sequence[Layer], value: Callable[[Layer], float], write: Callable[[float], str]) -> str:
+def _extremes(
+    layers: Sequence[LayerFacts], value: Callable[[LayerFacts], float], write: Callable[[float], str]
+) -> str:
     low, high = min(layers, key=value), max(layers, key=value)
     if write(value(low)) == write(value(high)):
         return f"{write(value(low))} in every layer."
@@ -126,7 +136,7 @@ def _outliers(manifest: Json) -> Picture | None:
     )
 
 
-def _allocation(manifest: Json, grid: Grid, layers: Sequence[Layer]) -> Picture | None:
+def _allocation(manifest: Json, grid: Grid, layers: Sequence[LayerFacts]) -> Picture | None:
     rows: list[Row] = [
         (layer.block or 0, layer.kind, (layer.value, layer.sparsity))
         for layer in layers

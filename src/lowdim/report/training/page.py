@@ -9,8 +9,8 @@ from typing import Any
 
 from lowdim.core import registry
 from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.core.files import read_json
 from lowdim.core.recipe.text import dump
-from lowdim.models.disk.files import read_json
 from lowdim.report.draw import words
 from lowdim.report.draw.palette import css_variables
 from lowdim.report.environment import templates

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowdim.core.random import generator
-from lowdim.data.classification import Split
+from lowdim.data.raw import Split
 from lowdim.evaluate.quality.calibration import calibration_error
 
 NOISE, BATCH = 0.5, 1000

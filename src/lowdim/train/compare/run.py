@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,9 @@ from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
 from lowdim.data import classification
 from lowdim.data.classification import Dataset
-from lowdim.models.disk.files import replace_json
+from lowdim.runs import sidecar
+from lowdim.runs.clock import peak_memory
+from lowdim.runs.directory import Directory
 from lowdim.train.compare import results
 from lowdim.train.compare.member import Member, Role, roles, steps_per_epoch
 from lowdim.train.compare.recipe import TrainingRecipe
@@ -65,21 +64,22 @@ def train(
         data: what to train on instead of what the recipe names, cut already.
 
     Raises:
-        RecipeError: the recipe asks for the impossible, or the unfinished run was another.
+        RecipeError: the recipe asks for the impossible.
+        ResumeError: the unfinished run was another.
         AssetError: the data cannot be fetched.
         OutputError: the output exists or cannot be written.
     """
     progress = progress or Silent()
     if out is None:
         return _run(recipe, data or _load(recipe), None, progress)
-    with Store(out, overwrite, resume) as store:
-        data = data or _load(recipe)
-        store.begin({"recipe": recipe.to_dict(), "data": data.fingerprint()})
+    with Directory(out, overwrite, resume) as directory:
+        data, store = data or _load(recipe), Store(directory)
+        directory.begin({"recipe": recipe.to_dict(), "data": data.fingerprint()})
         result = _run(recipe, data, store, progress)
-        store.write_json(results.FILE, result.facts)
+        directory.write_json(results.FILE, result.facts)
         store.drop(CHECKPOINT, *(f"{role}{DONE}" for role in roles(recipe)))
-        path = store.finish()
-    replace_json(path.with_name(f"{path.name}.run.json"), result.run)
+        path = directory.finish()
+    sidecar.write_sidecar(path, result.run)
     return TrainingResult(result.facts, result.run, path)
 
 
@@ -95,15 +95,12 @@ def _run(recipe: TrainingRecipe, data: Dataset, store: Store | None, progress: P
     device = torch.device("cuda" if recipe.device == "cuda" or free else "cpu")
     finished = {role: _member(role, recipe, data, device, store, progress) for role in roles(recipe)}
     facts = results.gather(recipe, data, finished)
-    unit = 1 if sys.platform == "darwin" else 1024
     run = {
         "stages": [{"name": TITLES[role], "seconds": round(d["seconds"], 3)} for role, d in finished.items()],
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak_bytes": peak_memory(),
         "device": str(device),
         "machine": machine(),
-        "command": shlex.join(["lowdim", *sys.argv[1:]])
-        if Path(sys.argv[0]).stem in ("lowdim", "__main__")
-        else "",
+        "command": sidecar.command(),
     }
     return TrainingResult(facts, run)
 
@@ -133,10 +130,8 @@ def _member(
                 store.put(CHECKPOINT, {"role": role, "state": member.state()})
     record = results.record(member)
     if store:
-        store.write_shard(
-            f"{role}.safetensors", {name: value.cpu() for name, value in member.net.state_dict().items()}
-        )
+        store.put_network(f"{role}.safetensors", member.net.state_dict())
         if member.sparsity is not None:
-            member.sparsity.masks.save(store.partial / f"{role}.masks.safetensors")
+            member.sparsity.masks.save(store.directory.partial / f"{role}.masks.safetensors")
         store.put(f"{role}{DONE}", record)
     return record

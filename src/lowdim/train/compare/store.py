@@ -4,60 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
 
-from lowdim.core.errors import RecipeError
-from lowdim.models.disk.writer import Writer
+from lowdim.models.disk.writer import write_tensors
 from lowdim.runs import tree
+from lowdim.runs.directory import Directory
 
 CHECKPOINT, DONE = "checkpoint.safetensors", ".done.safetensors"
 _KEY = "tree"
 
 
-class Store(Writer):
-    """An output directory of a run, which appears when the run is finished; see `lowdim.models.disk.writer.Writer`."""
+class Store:
+    """Nested states and networks in the directory of a run, each a file of its own."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def write_index(self) -> None:
-        """Write none: the files are networks of their own, not shards of one."""
-
-    def begin(self, fingerprint: Mapping[str, Any]) -> None:
-        """Begin, or go on with, a run of this fingerprint.
-
-        Raises:
-            RecipeError: the unfinished run has another one; what differs is named.
-        """
-        found = self.state.get("fingerprint")
-        if found is None:
-            self.reset()
-            self.state = {"fingerprint": dict(fingerprint)}
-            self.save_state()
-            return
-        wrong = [key for key in fingerprint if found.get(key) != fingerprint[key]]
-        if wrong:
-            raise RecipeError(
-                f"cannot resume: the unfinished run in {self.partial} has another {', '.join(wrong)}. Repeat its "
-                "command exactly, or start again with --overwrite."
-            )
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
 
     def put(self, name: str, content: Any) -> None:
         """Write a nested state to one file, replacing it in one step."""
         text, tensors = tree.pack(content)
-        self.write_shard(name, tensors, {_KEY: text})
+        write_tensors(self.directory, name, tensors, {_KEY: text})
 
     def get(self, name: str) -> Any:
         """Return what `put` wrote, or None if the file is not there."""
-        return read(self.partial / name) if self.has(name) else None
+        return read(self.directory.partial / name) if self.directory.has(name) else None
+
+    def put_network(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a network's tensors."""
+        write_tensors(self.directory, name, {key: value.cpu() for key, value in tensors.items()})
 
     def drop(self, *names: str) -> None:
         """Remove files that a finished run has no use for."""
         for name in names:
-            (self.partial / name).unlink(missing_ok=True)
+            (self.directory.partial / name).unlink(missing_ok=True)
 
 
 def read(path: Path) -> Any:

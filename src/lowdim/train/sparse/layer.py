@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from lowdim.core.bits import pack_bits, unpack_bits
 from lowdim.core.errors import LowdimError
+from lowdim.core.packing.bits import pack_bits, unpack_bits
 
 # Up to this many units there is a byte for each; larger weights, of which little is ever active, are not followed.
 _FOLLOWED = 1 << 28

@@ -9,8 +9,8 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lowdim.core.bits import pack_bits, unpack_bits
 from lowdim.core.errors import LowdimError
+from lowdim.core.packing.bits import pack_bits, unpack_bits
 from lowdim.core.pattern.units import Units
 from lowdim.core.topk import keep_top, keep_top_rows
 from lowdim.core.transition import draw

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lowdim.core.errors import PatternError
-from lowdim.core.pattern import BlockRoles
+
+
+@dataclass(frozen=True)
+class BlockRoles:
+    """Which layers of one decoder block lose which rows and columns together.
+
+    Attributes:
+        head_rows: layers whose output rows belong to heads (q, k, v), in ``num_kv_groups`` equal runs.
+        head_cols: layers whose input columns belong to heads (o), in as many equal runs.
+        channel_rows: layers whose output rows are MLP channels (gate and up, or fc1).
+        channel_cols: layers whose input columns are MLP channels (down, or fc2).
+        num_kv_groups: key-value heads; query heads that share one go with it.
+    """
+
+    head_rows: tuple[str, ...] = ()
+    head_cols: tuple[str, ...] = ()
+    channel_rows: tuple[str, ...] = ()
+    channel_cols: tuple[str, ...] = ()
+    num_kv_groups: int = 1
+
+    def names(self) -> tuple[str, ...]:
+        """Return every layer named."""
+        return (*self.head_rows, *self.head_cols, *self.channel_rows, *self.channel_cols)
+
 
 _HEAD_ROWS = ("q_proj", "k_proj", "v_proj")
 _HEAD_COLS = ("attn.o_proj", "attn.out_proj", "attn.dense")

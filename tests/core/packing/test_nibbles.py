@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowdim.core.errors import CheckpointError
-from lowdim.core.nibbles import nibble_bytes, pack_nibbles, unpack_nibbles
+from lowdim.core.packing.nibbles import nibble_bytes, pack_nibbles, unpack_nibbles
 
 
 def example(rows, cols, seed, density):
@@ -32,7 +32,7 @@ def test_round_trip(rows, cols, seed, density):
 def test_many_rows_go_in_chunks(monkeypatch):
     codes, mask = example(41, 60, 3, 0.4)
     whole = pack_nibbles(codes, mask)
-    monkeypatch.setattr("lowdim.core.nibbles._CHUNK", 240)
+    monkeypatch.setattr("lowdim.core.packing.nibbles._CHUNK", 240)
     assert torch.equal(pack_nibbles(codes, mask), whole)
     assert torch.equal(unpack_nibbles(whole, 41, mask), codes * mask)
 

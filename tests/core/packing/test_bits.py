@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowdim.core.bits import pack_bits, unpack_bits, words_per_row
+from lowdim.core.packing.bits import pack_bits, unpack_bits, words_per_row
 
 
 @given(st.integers(0, 5), st.integers(0, 300), st.integers(0, 2**32))

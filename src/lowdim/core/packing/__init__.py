@@ -1,0 +1,1 @@
+"""How masks and four-bit weights lie in memory."""

@@ -1,0 +1,47 @@
+"""The choice between the native engine and Transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lowdim.infer.decode.backend import Backend, check_sizes
+from lowdim.infer.decode.families import Unsupported
+from lowdim.infer.decode.hf_backend import HFBackend
+from lowdim.infer.decode.native_backend import NativeBackend
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A backend and how it came about.
+
+    Attributes:
+        backend: what runs the model.
+        name: "native" or "transformers".
+        reason: why it is not the native engine; empty where it is.
+    """
+
+    backend: Backend
+    name: str
+    reason: str = ""
+
+
+def open_backend(model: PreTrainedModel, *, slots: int = 1, max_length: int | None = None) -> Opened:
+    """Make a model ready to generate, natively where its architecture and configuration allow.
+
+    Args:
+        model: a causal LM, dense or with `SparseLinear` layers.
+        slots: sequences that may be open at a time.
+        max_length: tokens that a sequence may hold; ``None`` for what the model was made for.
+
+    Raises:
+        LowdimError: a number that makes no sense, or a model without a cache.
+    """
+    check_sizes(slots, max_length)
+    try:
+        return Opened(NativeBackend(model, slots=slots, max_length=max_length), "native")
+    except Unsupported as reason:
+        return Opened(HFBackend(model, slots=slots, max_length=max_length), "transformers", str(reason))
