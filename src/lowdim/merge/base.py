@@ -61,16 +61,7 @@ class Tensorwise(Merger):
     def merge(
         self, states: Sequence[Ticket], base: Ticket | None = None, *, sparsity: float | None = None
     ) -> Ticket:
-        """Return one network; see `Merger`.
-
-        Args:
-            states: at least one.
-            base: the network that they come from.
-            sparsity: of the result; that of the networks if not given.
-
-        Raises:
-            LowdimError: the networks do not fit together, or differ in sparsity and none is given.
-        """
+        """Return one network of ``sparsity``, or of that of the networks; see `Merger`."""
         keep = kept_count(states, sparsity)
         if base is not None:
             check([*states, base])

@@ -32,16 +32,7 @@ class Superposition(Merger):
     def merge(
         self, states: Sequence[Ticket], base: Ticket | None = None, *, sparsity: float | None = None
     ) -> Ticket:
-        """Average tickets and prune the average; see `Merger`.
-
-        Args:
-            states: in the order of their making, such as ``collector.tickets``.
-            base: not looked at.
-            sparsity: of the result; that of the tickets if not given.
-
-        Raises:
-            LowdimError: the tickets do not fit together, or differ in sparsity and none is given.
-        """
+        """Average tickets and prune to ``sparsity``, or to that of the tickets; see `Merger`."""
         keep = kept_count(states, sparsity)
         factors = [self.factor if self.average == "moving" else 1 / (k + 1) for k in range(1, len(states))]
         return running_average(states, factors, keep, prune_each=self.average == "pruned-mean")

@@ -135,12 +135,10 @@ class Loop:
                 break
             losses = self._backward(part, sizes, sum(everyone) / len(everyone))
             self._take_step()
-            sums = [float(loss) * count for loss, count in zip(losses, sizes, strict=True)]
-            for each in sums:
-                total += each
-            seen += sum(sizes)
+            lost = sum(float(loss) * count for loss, count in zip(losses, sizes, strict=True))
+            total, seen = total + lost, seen + sum(sizes)
             if told is not None:
-                told(self.step, sum(sums) / sum(sizes))
+                told(self.step, lost / sum(sizes))
         total, seen = sum(self._gathered(total)), sum(self._gathered(seen))
         return total / seen if seen else float("nan")
 
@@ -195,14 +193,17 @@ class Loop:
     def state_dict(self) -> dict[str, Any]:
         """Return all that going on needs beside the batches from ``step`` on; tensors are shared, not copied."""
         return {
+            "settings": self._settings(),
             "step": self.step,
-            "accumulate": self._accumulate,
-            "clip": self._clip,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "master": list(self._wide.values()),
             "riders": [rider.state_dict() for rider in self.riders],
         }
+
+    def _settings(self) -> dict[str, Any]:
+        counts = {"master": len(self._wide), "riders": len(self.riders)}
+        return {"accumulate": self._accumulate, "clip": self._clip, **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a ``state_dict`` was taken; everything is constructed as it was in that run.
@@ -210,22 +211,10 @@ class Loop:
         Raises:
             CheckpointError: the state is of a loop with other settings; nothing has been changed then.
         """
-        mine = {
-            "accumulate": self._accumulate,
-            "clip": self._clip,
-            "master weights": len(self._wide),
-            "riders": len(self.riders),
-        }
-        theirs = {
-            **state,
-            "master weights": len(state["master"]),
-            "riders": len(state["riders"]),
-        }
-        for key, value in mine.items():
-            if theirs[key] != value:
-                raise CheckpointError(
-                    f"the state was saved with {key} {theirs[key]}; this is {value}. Go on with the same settings"
-                )
+        if state["settings"] != (mine := self._settings()):
+            raise CheckpointError(
+                f"the state was saved with {state['settings']}; this is {mine}. Use the same settings"
+            )
         self.model.load_state_dict(state["model"])
         for parameter, held in zip(self._wide, state["master"], strict=True):
             self._wide[parameter] = held.to(parameter.device, copy=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import random
 import subprocess
@@ -173,7 +174,7 @@ def test_all_relu_alternates_its_slope() -> None:
 def test_pruned_network_computes_what_it_would_with_those_inputs_at_zero(activation: Any) -> None:
     run = Run(SetMLP(hidden=(30, 20), epsilon=3, activation=activation), 20, 3, seed=0, every=10**9)
     constant(run, 3)  # biases and momenta are no longer zero
-    silenced = run.snapshot()
+    silenced = copy.deepcopy(run.network)
     for layer in silenced.sparse:
         order = strength(layer).argsort(stable=True, descending=True)
         weakest = order[-int(0.2 * layer.out_features) :]
@@ -254,12 +255,12 @@ def test_without_a_seed_two_fits_differ() -> None:
 def test_a_pickled_estimator_goes_on_as_the_original() -> None:
     X, y = tables()
     net = SparseMLPClassifier((30,), dropout=0.2, epochs=3, **QUICK, random_state=0).fit(X, y)
-    copy = pickle.loads(pickle.dumps(net))
-    for each in (net, copy):
+    twin = pickle.loads(pickle.dumps(net))
+    for each in (net, twin):
         for _ in range(3):
             each.partial_fit(X, y)
-    assert np.array_equal(net.predict_proba(X), copy.predict_proba(X))
-    assert torch.equal(positions(net._run)[0], positions(copy._run)[0])
+    assert np.array_equal(net.predict_proba(X), twin.predict_proba(X))
+    assert torch.equal(positions(net._run)[0], positions(twin._run)[0])
 
 
 def test_labels_may_be_anything_and_partial_fit_knows_them_beforehand() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from math import sqrt
@@ -175,10 +174,6 @@ class Run:
         held = self.optimizer.state
         buffers = {p: held.get(p, {}).get("momentum_buffer") for p in self.network.parameters()}
         return {p: torch.zeros_like(p) if b is None else b for p, b in buffers.items()}
-
-    def snapshot(self) -> SparseMLP:
-        """Return a copy of the network as it is."""
-        return copy.deepcopy(self.network)
 
 
 def bias_of(layer: CSRLinear | nn.Linear) -> nn.Parameter:

@@ -4,33 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import LowdimError
 from lowdim.models.ticket import Ticket
 from lowdim.train.tickets.plan import Phase, Plan
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-
-class Training(Protocol):
-    """What the collector asks of a ``SparseTraining``."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The model in training."""
-
-    @property
-    def masks(self) -> Mapping[str, Tensor]:
-        """Name -> bool tensor."""
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps done."""
-
-    def shake(self, fraction: float) -> None:
-        """Ask for one drop-and-grow at the next optimizer step."""
+    from lowdim.train.sparse.training import SparseTraining
 
 
 class TicketCollector:
@@ -56,7 +37,7 @@ class TicketCollector:
         plan: when to do what.
     """
 
-    def __init__(self, training: Training, plan: Plan) -> None:
+    def __init__(self, training: SparseTraining, plan: Plan) -> None:
         self.plan = plan
         self._training = training
         self._found: dict[str, Ticket] = {}
