@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from tests.train.looped import batch, data, loss, made, main, net
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import fully_shard
 
 from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
 from lowdim.runs import tree
@@ -285,12 +287,22 @@ def test_ranks_step_together_on_the_mean_of_all_examples(ranks: list[dict[str, A
     assert all(torch.equal(rank["masks"]["0.weight"], masks["0.weight"]) for rank in ranks)
 
 
-def test_sharded_weights_have_no_master(monkeypatch: pytest.MonkeyPatch) -> None:
-    sharded = nn.Parameter(torch.zeros(2).bfloat16())
-    monkeypatch.setattr(
-        "lowdim.train.loop.isinstance",
-        lambda value, kind: kind is DTensor or isinstance(value, kind),
-        raising=False,
-    )
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """Let this process be the only rank of a group."""
+    dist.init_process_group("gloo", store=dist.FileStore(f"{tmp_path}/store", 1), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+def test_sharded_weights_accumulate_too_and_have_no_master() -> None:
+    batches = [batch(4 + n, n) for n in range(4)]
+    whole, model = net(), net()
+    fully_shard(model)
+    means = [plain(each, accumulate=2, clip=0.5).run(batches) for each in (whole, model)]
+    assert means[0] == pytest.approx(means[1])
+    for mine, theirs in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(theirs.full_tensor(), mine, atol=1e-6)  # type: ignore[attr-defined]
     with pytest.raises(LowdimError, match="MixedPrecisionPolicy"):
-        Loop(nn.Linear(1, 1), torch.optim.SGD([sharded], lr=0.1), loss=loss, master=True)
+        plain(model, master=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lowdim.core.random import generator
 from lowdim.data.raw import Split
 from lowdim.evaluate.quality.calibration import calibration_error
+from lowdim.models.walk.blocks import evaluating
 
 NOISE, BATCH = 0.5, 1000
 
@@ -37,11 +38,9 @@ class Outcome:
 @torch.no_grad()
 def answer(net: nn.Module, split: Split) -> Outcome:
     """Run a network over examples in evaluation mode; its mode is restored."""
-    was = net.training
-    net.eval()
     device = next(net.parameters()).device
-    logits = torch.cat([net(x.to(device)).float().cpu() for x in split.x.split(BATCH)])
-    net.train(was)
+    with evaluating(net):
+        logits = torch.cat([net(x.to(device)).float().cpu() for x in split.x.split(BATCH)])
     confidences, classes = logits.softmax(1).max(1)
     losses = nn.functional.cross_entropy(logits, split.y, reduction="none")
     return Outcome(losses, confidences, classes == split.y)
