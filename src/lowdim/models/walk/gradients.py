@@ -63,7 +63,8 @@ def loss_gradients(
 @torch.enable_grad()
 def _at_the_end(stream: Stream, activations: Sequence[Activation]) -> tuple[list[Tensor], int]:
     """Return the summed loss's gradient with respect to what leaves the last block, and the number of targets."""
-    slopes, targets = [], torch.zeros(1, dtype=torch.int64, device=stream.device)
+    slopes: list[Tensor] = []
+    targets = torch.zeros(1, dtype=torch.int64, device=stream.device)
     for activation in activations:
         activation.hidden = activation.hidden.detach().requires_grad_()
     for activation, logits in zip(activations, stream.logits(activations), strict=True):
