@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import torch
 from tests.prune import tiny
 from torch import Tensor
 
