@@ -8,7 +8,8 @@ from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.statistics import InputStatistics
 from lowdim.models.walk.layers import Layer
-from lowdim.prune.engine import Budget, Engine, Outcome
+from lowdim.prune.budgets import Budget
+from lowdim.prune.engine import Engine, Outcome
 from lowdim.prune.recipe import Recipe
 
 
@@ -52,7 +53,8 @@ def prune(
 ) -> tuple[Tensor, Outcome]:
     """Prune one layer; return its new weight ``[out, in]`` and the outcome."""
     made = layer(weight, name, turned)
-    engine = Engine(recipe, {name: Budget(recipe.legal, keep_of(recipe, weight))})
+    gradients = {name: matrix(*weight.shape, seed=2)}
+    engine = Engine(recipe, {name: Budget(recipe.legal, keep_of(recipe, weight))}, gradients)
     [outcome] = engine.prune([made], statistics(x, engine.needs))
     held = made.module.weight
     assert isinstance(held, Tensor)

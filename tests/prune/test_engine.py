@@ -10,7 +10,8 @@ from torch import Tensor
 from lowdim.core.errors import NumericalError, RecipeError
 from lowdim.core.pattern import NM, Block, Unstructured
 from lowdim.core.registry import names
-from lowdim.prune.engine import Budget, Engine
+from lowdim.prune.budgets import Budget
+from lowdim.prune.engine import Engine
 from lowdim.prune.recipe import Recipe
 
 PATTERNS = ["unstructured", "row", "matrix", "column-block", "2:4", "3:8", "1x8", "8x8"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lowdim.core.masks import Masks
 from lowdim.core.progress import Progress, Silent
+from lowdim.core.score.base import GRADIENT
 from lowdim.data.batch import Batch, split
 from lowdim.data.calibration import CalibrationData, calibration, check_context
 from lowdim.evaluate.quality.forward import Forward
@@ -21,6 +22,7 @@ from lowdim.models.disk.convert import convert
 from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.packed import Packed
 from lowdim.models.disk.writer import Writer
+from lowdim.models.walk.gradients import loss_gradients
 from lowdim.models.walk.stream import Stream
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.manifest import build_manifest
@@ -213,7 +215,7 @@ class _Run:
     def _stages(
         self, session: Session, data: CalibrationData | None, keeper: Keeper | None
     ) -> tuple[dict[str, Any], dict[int, BlockRecord]]:
-        """Measure the dense model, allocate, prune, measure again."""
+        """Measure the dense model, take gradients where the score needs them, allocate, prune, measure again."""
         batches = ranks.share(batches_of(data)) if data else []
         text = make_windows(self.recipe, self.tokenizer)
         limit = getattr(session.config, "max_position_embeddings", None)
@@ -230,6 +232,10 @@ class _Run:
         dense = Measured.from_dict(found) if found else measured("dense", session.stream.forward)
         if keeper and not found:
             keeper.remember("dense", dense.to_dict())
+        if GRADIENT in self.recipe.needs:
+            with self.clock.stage("Gradients"):
+                gradients = loss_gradients(session.stream, session.layers, batches, self.progress)
+            session = replace(session, gradients=gradients)
         with self.clock.stage("Allocate"):
             self._allocation = settle_allocation(session, batches, keeper, self.progress)
         with self.clock.stage("Prune"):

@@ -10,6 +10,7 @@ import torch
 
 from lowdim.core.allocation import LayerInfo
 from lowdim.core.progress import Silent
+from lowdim.core.score.base import GRADIENT
 from lowdim.prune.budgets import budgets
 from lowdim.prune.run import needs_data
 from lowdim.prune.scan import allocate
@@ -125,8 +126,9 @@ def _memory(session: Session) -> dict[str, int]:
     hidden: int = embedding.weight.shape[1]
     widths = {info.cols for info in session.layers}
     gram = sum(4 * width * width for width in widths) if "gram" in session.recipe.needs else 0
+    gradients = 4 * sizes(session.layers) + len(stream) * _tokens(session) * hidden * compute
     largest = max((info.numel for info in session.layers), default=0)
-    return {
+    return ({"gradients": gradients} if GRADIENT in session.recipe.needs else {}) | {
         "block": block * both,
         "embeddings": outside * (compute + stored),
         "activations": _tokens(session) * hidden * compute * ACTIVATION_COPIES,
@@ -136,10 +138,10 @@ def _memory(session: Session) -> dict[str, int]:
 
 
 def _seconds(session: Session) -> float:
-    """Estimate the forwards: two per block, a third where the allocation needs a dense pass."""
+    """Estimate the forwards: two per block, a third where the allocation needs a dense pass, four for gradients."""
     stream, recipe = session.stream, session.recipe
     weights = sum(p.numel() for p in stream.blocks.parameters())
-    passes = 2 + (recipe.allocation.scale_from is not None)
+    passes = 2 + (recipe.allocation.scale_from is not None) + 4 * (GRADIENT in recipe.needs)
     return 2.0 * weights * _tokens(session) * passes / _flops(stream.compute or session.stored, stream.device)
 
 

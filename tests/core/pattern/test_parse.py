@@ -33,7 +33,7 @@ def test_what_recipes_write(text, pattern):
         (":4", "two whole numbers"),
         ("2:4:8", "two whole numbers"),
         ("-2:4", "two whole numbers"),
-        ("0x4", "at least one row"),
+        ("0x4", "rows must be a whole number of at least 1; got 0"),
         ("x4", "ROWSxCOLS"),
         ("unstructred", "Did you mean 'unstructured'"),
         ("", "Choose one of"),

@@ -47,5 +47,5 @@ def test_recipe():
         Unstructured().check_recipe(-0.1)
     with pytest.raises(RecipeError, match="Did you mean 'matrix'"):
         Unstructured("matrx")
-    with pytest.raises(RecipeError, match="at least one column"):
+    with pytest.raises(RecipeError, match="block must be a whole number of at least 1; got 0"):
         Unstructured("column-block", block=0)

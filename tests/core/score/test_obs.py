@@ -25,14 +25,14 @@ def test_hessian_of_two_inputs_by_hand():
     # H = [[2, 1], [1, 2]], H^-1 has diagonal 2/3: scores of w = [1, 3] are [1.5, 13.5] squared
     root = torch.linalg.cholesky(torch.tensor([[2.0, 1.0], [1.0, 2.0]])).T
     scale = OBS(damping=0.0).column_scale(statistics(root * 2**0.5))
-    squared = OBS().score(torch.tensor([[1.0, 3.0]]), scale).square()
+    squared = OBS().scaled(torch.tensor([[1.0, 3.0]]), scale).square()
     torch.testing.assert_close(squared, torch.tensor([[1.5, 13.5]]))
 
 
 def test_equals_the_error_after_an_exact_refit():
     x, weight = correlated().double(), torch.randn(1, 16, generator=torch.Generator().manual_seed(2))
     stats = statistics(x.float())
-    scores = OBS(damping=0.0).score(weight, OBS(damping=0.0).column_scale(stats)).double().square()
+    scores = OBS(damping=0.0).scaled(weight, OBS(damping=0.0).column_scale(stats)).double().square()
     for j in range(16):
         others = [k for k in range(16) if k != j]
         target = x @ weight[0].double()
@@ -45,14 +45,15 @@ def test_white_inputs_make_it_magnitude():
     weight = torch.randn(8, 256, generator=torch.Generator().manual_seed(0))
     scale = OBS().column_scale(statistics(torch.eye(256) * 16))
     assert float(scale.max() - scale.min()) == 0
-    magnitude = Magnitude().score(weight, None)
-    assert torch.equal(GROUP.mask(OBS().score(weight, scale), 1000), GROUP.mask(magnitude, 1000))
+    magnitude = Magnitude().scaled(weight, None)
+    assert torch.equal(GROUP.mask(OBS().scaled(weight, scale), 1000), GROUP.mask(magnitude, 1000))
 
 
 def test_scaling_the_inputs_changes_no_mask():
     weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
     masks = [
-        GROUP.mask(OBS().score(weight, OBS().column_scale(statistics(correlated() * c))), 64) for c in (1, 64)
+        GROUP.mask(OBS().scaled(weight, OBS().column_scale(statistics(correlated() * c))), 64)
+        for c in (1, 64)
     ]
     assert torch.equal(*masks)
 

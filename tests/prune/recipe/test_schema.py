@@ -324,7 +324,7 @@ def test_differences_name_dotted_keys() -> None:
         ({"sparsity": 0.5, "score": object}, ["score", "Choose one of", "wanda"]),
         (
             {"sparsity": 0.5, "repair": {"name": "sparsegpt", "damping": -1}},
-            ["repair.damping", "positive", "-1"],
+            ["repair.damping must be above 0", "got -1"],
         ),
         ({"sparsity": 0.5, "repair": {"name": "none", "block": 1}}, ["repair.block", "sparsegpt", "'none'"]),
         ({"sparsity": 0.5, "refine": {"name": "dsnot", "max_cycles": -1}}, ["refine.max_cycles", "-1", "50"]),

@@ -319,7 +319,6 @@ class Stream:
                 captured.append(Activation(batch, first[0], calls))
         return captured
 
-    @torch.no_grad()
     def logits(self, activations: Sequence[Activation]) -> Iterator[Tensor]:
         """Yield, per activation that has passed the last block, the logits ``[B, T, vocabulary]``."""
         with self._outer(), evaluating(self.model):
