@@ -30,18 +30,6 @@ from lowdim.prune.recipe import schema
 ROOT = Path(__file__).resolve().parent.parent
 NOTES = ROOT / "docs" / "methods" / "notes"
 FLAGS = {"allocation": "--allocation", "pattern": "--pattern", "refine": "--refine"}
-KINDS = {
-    "score": "Scores",
-    "allocation": "Allocations",
-    "pattern": "Patterns",
-    "repair": "Repairs",
-    "refine": "Refinements",
-    "training": "Sparse training",
-    "initialisation": "Masks before training",
-    "estimator": "Estimators",
-    "merger": "Many networks made one",
-    "probe": "Probes",
-}
 PRUNING = ("score", "allocation", "pattern", "repair", "refine")  # what `lowdim prune` can name
 # What a name alone does not say.
 EXAMPLES = {
@@ -54,12 +42,12 @@ EXAMPLES = {
 # ---------------------------------------------------------------- one page per method
 
 
-def page_path(method: registry.Method) -> str:
+def page_path(method: registry.Entry) -> str:
     """Return the page of a method below docs/."""
     return f"methods/{method.kind}-{method.name}.md"
 
 
-def method_page(method: registry.Method) -> str:
+def method_page(method: registry.Entry) -> str:
     """Return the Markdown of a method's page."""
     cls = method.load()
     names_ = ", ".join(f"`{name}`" for name in (method.name, *method.aliases))
@@ -83,14 +71,14 @@ def method_page(method: registry.Method) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def paper(method: registry.Method) -> str:
+def paper(method: registry.Entry) -> str:
     """Return the link to a method's paper, if it has one."""
     if not method.arxiv:
         return f"[paper]({method.page}), {method.year}" if method.page else ""
     return f"[arXiv {method.arxiv}](https://arxiv.org/abs/{method.arxiv}), {method.year}"
 
 
-def settings_table(method: registry.Method) -> str:
+def settings_table(method: registry.Entry) -> str:
     """Return the table of a method's settings, with the key that ``--set`` takes."""
     cls = method.load()
     said = arguments(cls)
@@ -101,7 +89,7 @@ def settings_table(method: registry.Method) -> str:
     return table(("setting", "default", "meaning"), rows) if rows else "None."
 
 
-def usage(method: registry.Method) -> tuple[str, str]:
+def usage(method: registry.Entry) -> tuple[str, str]:
     """Return how a method is used, and in which language; methods that are called have their example below."""
     if method.kind in PRUNING:
         return "bash", command(method)
@@ -117,7 +105,7 @@ def usage(method: registry.Method) -> tuple[str, str]:
     return "", ""
 
 
-def command(method: registry.Method) -> str:
+def command(method: registry.Entry) -> str:
     """Return a command line that prunes with a method."""
     flag = FLAGS.get(method.kind)
     chosen = f"{flag} {method.name}" if flag else f"--set {method.kind}={method.name}"
@@ -137,10 +125,10 @@ def names(kind: str) -> str:
 def methods() -> str:
     """Return the tables of all methods, kind by kind."""
     parts = []
-    for kind, heading in KINDS.items():
-        found = [registry.find(kind, name) for name in registry.names(kind)]
-        rows = [(f"[`{m.name}`]({kind}-{m.name}.md)", m.title, paper(m)) for m in found]
-        parts += [f"## {heading}", table(("name", "what", "paper"), rows)]
+    for kind, found in registry.KINDS.items():
+        entries = [registry.find(kind, name) for name in registry.names(kind)]
+        rows = [(f"[`{m.name}`]({kind}-{m.name}.md)", m.title, paper(m)) for m in entries]
+        parts += [f"## {found.title}", table(("name", "what", "paper"), rows)]
     return "\n\n".join(parts)
 
 
@@ -203,14 +191,14 @@ def tasks() -> str:
 
 def exports() -> str:
     """Return the reference of what ``lowdim`` exports, by the module that each name comes from."""
-    source = ast.parse((ROOT / "src/lowdim/__init__.py").read_text(encoding="utf-8"))
+    source = ast.parse((ROOT / "src/lowdim/__init__.pyi").read_text(encoding="utf-8"))
     origin = {
         alias.name: node.module
         for node in ast.walk(source)
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    return "\n\n".join(f"::: {origin[name]}.{name}" for name in lowdim.__all__ if name in origin)
+    return "\n\n".join(f"::: {origin[name]}.{name}" for name in lowdim.__all__)
 
 
 def training_exports() -> str:
@@ -305,9 +293,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the methods' pages to the navigation."""
     assert config.nav is not None
     section = next(item["Methods"] for item in config.nav if isinstance(item, dict) and "Methods" in item)
-    for kind, heading in KINDS.items():
+    for kind, found in registry.KINDS.items():
         pages = [{name: page_path(registry.find(kind, name))} for name in registry.names(kind)]
-        section.append({heading: pages})
+        section.append({found.title: pages})
     return config
 
 

@@ -134,7 +134,7 @@ def test_readme_has_the_place_of_the_measured_table() -> None:
 
 
 @pytest.mark.parametrize("method", registry.methods(), ids=lambda method: f"{method.kind}-{method.name}")
-def test_method_page_is_complete(method: registry.Method) -> None:
+def test_method_page_is_complete(method: registry.Entry) -> None:
     hooks = load_hooks()
     page = hooks.method_page(method)
     for setting in method.settings():

@@ -12,7 +12,7 @@ from lowdim.cli.options import Debug
 from lowdim.cli.screen import show, table
 from lowdim.core import registry
 from lowdim.core.errors import RecipeError, suggest
-from lowdim.core.registry import Method
+from lowdim.core.registry import Entry
 
 
 def add(app: typer.Typer) -> None:
@@ -23,14 +23,14 @@ def add(app: typer.Typer) -> None:
 @guarded()
 def methods(
     kind: Annotated[
-        str | None, typer.Option("--kind", metavar="|".join(registry.FAMILIES), help="Only this kind.")
+        str | None, typer.Option("--kind", metavar="|".join(registry.KINDS), help="Only this kind.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     debug: Debug = False,
 ) -> None:
     """List every method, its settings with their defaults, and its paper."""
-    if kind is not None and kind not in registry.FAMILIES:
-        raise RecipeError(f"unknown --kind {kind!r}. {suggest(kind, registry.FAMILIES)}")
+    if kind is not None and kind not in registry.KINDS:
+        raise RecipeError(f"unknown --kind {kind!r}. {suggest(kind, registry.KINDS)}")
     rows = [_row(method) for method in registry.methods() if kind in (None, method.kind)]
     if as_json:
         show(json.dumps(rows, indent=2))
@@ -38,7 +38,7 @@ def methods(
         table(("kind", "name", "settings", "paper", "year", "arXiv"), map(_cells, rows))
 
 
-def _row(method: Method) -> dict[str, Any]:
+def _row(method: Entry) -> dict[str, Any]:
     return {
         "kind": method.kind,
         "name": method.name,

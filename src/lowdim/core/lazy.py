@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,26 +33,21 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]],
     """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose ``__init__.pyi`` lists its names.
 
     The stub is the only list: each of its lines reads ``from MODULE import NAME as NAME``. A name is loaded when it is
-    first used.
+    first used; one that a package inside is called by stands for that package, as after an import of it.
 
     Args:
         package: the package's ``__name__``.
     """
-    stub = Path(str(sys.modules[package].__file__)).with_suffix(".pyi")
-    homes: dict[str, str] = {}
-    for node in ast.parse(stub.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and node.module != "__future__":
-            homes |= {alias.name: str(node.module) for alias in node.names}
-    names = sorted(homes)
+    module = sys.modules[package]
+    stub = Path(str(module.__file__)).with_suffix(".pyi").read_text(encoding="utf-8")
+    homes = {name: home for home, name in re.findall(r"^from (\S+) import (\w+) as \2$", stub, re.MULTILINE)}
 
     def load(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        home = homes[name]
-        return (
-            importlib.import_module(f"{home}.{name}")
-            if home == package
-            else getattr(importlib.import_module(home), name)
-        )
+        home, room = homes[name], f"{package}.{name}"
+        if home == package or home.startswith(f"{room}."):
+            return importlib.import_module(room)
+        return getattr(importlib.import_module(home), name)
 
-    return load, lambda: sorted({*vars(sys.modules[package]), *names}), names
+    return load, lambda: sorted({*vars(module), *homes}), sorted(homes)

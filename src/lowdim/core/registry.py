@@ -12,22 +12,25 @@ from typing import Any
 
 from lowdim.core.errors import RecipeError, suggest
 
-FAMILIES = {
-    "score": "lowdim.core.score",
-    "allocation": "lowdim.core.allocation",
-    "pattern": "lowdim.core.pattern",
-    "repair": "lowdim.prune.repair",
-    "refine": "lowdim.prune.refine",
-    "training": "lowdim.train.dynamic",
-    "initialisation": "lowdim.train.initial",
-    "estimator": "lowdim.train.estimators",
-    "merger": "lowdim.train.tickets",
-    "probe": "lowdim.evaluate.probe",
-}
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of method: its title in the plural, and the packages whose ``__init__`` registers its members."""
+
+    title: str
+    modules: tuple[str, ...]
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def kind(name: str, title: str, *modules: str) -> None:
+    """Add a kind; the package does so once, for all of them."""
+    KINDS[name] = Kind(title, modules)
 
 
 @dataclass(frozen=True)
-class Method:
+class Entry:
     """A registered method: ``target`` is ``module:Class``, a frozen dataclass of the paper's hyper-parameters.
 
     ``page`` is where the paper can be read if arXiv does not have it.
@@ -54,7 +57,7 @@ class Method:
         return {field.name: field.default for field in fields(cls)}
 
 
-_methods: dict[tuple[str, str], Method] = {}
+_methods: dict[tuple[str, str], Entry] = {}
 
 
 def register(
@@ -73,7 +76,7 @@ def register(
     Raises:
         RuntimeError: the name is taken by another target.
     """
-    method = Method(kind, name, target, title, arxiv, year, aliases, page)
+    method = Entry(kind, name, target, title, arxiv, year, aliases, page)
     for key in (name, *aliases):
         if _methods.get((kind, key), method) != method:
             raise RuntimeError(
@@ -83,7 +86,8 @@ def register(
 
 
 def _family(kind: str) -> None:
-    importlib.import_module(FAMILIES[kind])
+    for module in KINDS[kind].modules:
+        importlib.import_module(module)
 
 
 def names(kind: str) -> list[str]:
@@ -92,7 +96,7 @@ def names(kind: str) -> list[str]:
     return [key for (k, key), method in _methods.items() if k == kind and key == method.name]
 
 
-def find(kind: str, name: str) -> Method:
+def find(kind: str, name: str) -> Entry:
     """Return a method by name.
 
     Raises:
@@ -105,6 +109,6 @@ def find(kind: str, name: str) -> Method:
     return method
 
 
-def methods() -> list[Method]:
+def methods() -> list[Entry]:
     """Return every registered method, family by family."""
-    return [find(kind, name) for kind in FAMILIES for name in names(kind)]
+    return [find(kind, name) for kind in KINDS for name in names(kind)]

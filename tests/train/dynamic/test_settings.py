@@ -50,7 +50,7 @@ def trained(method: Method) -> tuple[str, float]:
 
 @pytest.mark.parametrize(("method", "setting", "options"), words())
 def test_every_word_does_something_else(
-    method: registry.Method, setting: str, options: tuple[str, ...]
+    method: registry.Entry, setting: str, options: tuple[str, ...]
 ) -> None:
     base: Any = method.load()(every=2, **WITH.get((method.name, setting), {}))
     results = {word: trained(replace(base, **{setting: word})) for word in options}
@@ -58,7 +58,7 @@ def test_every_word_does_something_else(
 
 
 @pytest.mark.parametrize(("method", "setting", "options"), words())
-def test_another_word_is_refused(method: registry.Method, setting: str, options: tuple[str, ...]) -> None:
+def test_another_word_is_refused(method: registry.Entry, setting: str, options: tuple[str, ...]) -> None:
     with pytest.raises(RecipeError, match=f"unknown {setting} 'magnitud'"):
         method.load()(**{setting: "magnitud"})
 

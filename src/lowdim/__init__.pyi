@@ -1,0 +1,13 @@
+from lowdim import train as train
+from lowdim.core.errors import LowdimError as LowdimError
+from lowdim.core.masks import Masks as Masks
+from lowdim.core.native import runtime_info as runtime_info
+from lowdim.evaluate.quality.perplexity import perplexity as perplexity
+from lowdim.infer.sparse.accelerate import accelerate as accelerate
+from lowdim.infer.sparse.linear import SparseLinear as SparseLinear
+from lowdim.infer.sparse.load import load as load
+from lowdim.prune.api import plan as plan
+from lowdim.prune.api import prune as prune
+from lowdim.prune.recipe import Recipe as Recipe
+
+__version__: str
