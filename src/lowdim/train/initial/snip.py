@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lowdim.core.score import Saliency
 from lowdim.train.initial.base import Loss, Scored, Start
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class SNIP(Scored):
             for inputs, targets in batches_of(start):
                 for name, gradient in gradients(start, inputs, targets).items():
                     total[name] += gradient
-        raw = {name: (total[name] * weight.detach()).abs() for name, weight in start.weights.items()}
+        raw = {name: Saliency().worth(weight.detach(), total[name]) for name, weight in start.weights.items()}
         norm = sum(float(score.sum(dtype=torch.float64)) for score in raw.values())
         return {name: score / norm if norm else score for name, score in raw.items()}
 
