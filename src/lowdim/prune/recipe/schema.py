@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -16,7 +16,8 @@ from lowdim.core.recipe import Count, Document, Section, Seed, Share, Strings, m
 from lowdim.core.score import Score
 from lowdim.data.formats import Layout
 from lowdim.evaluate.quality import tasks
-from lowdim.prune.recipe import families, rules
+from lowdim.prune.presets import expand
+from lowdim.prune.recipe import rules
 
 
 def _split(value: object) -> object:
@@ -220,15 +221,8 @@ class Recipe(Document):
         super().__init__(**values)
 
     sections = SECTIONS
-    kinds = families.KINDS
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand_method(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or "method" not in values:
-            return values
-        rest = {key: value for key, value in values.items() if key != "method"}
-        return {**families.expand(values["method"]), **rest}
+    kinds = ("score", "repair", "allocation", "pattern", "refine")
+    aliases: ClassVar = {"method": expand}
 
     @field_validator("sequential", mode="before")
     @classmethod
