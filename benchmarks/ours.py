@@ -22,10 +22,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="settings")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    from lowdim.prune.recipe import override
-
-    values = {"sparsity": given.sparsity, "method": given.method, "evaluation": {"text": None}}
-    recipe = Recipe(**override(values, given.settings))
+    flags = {"sparsity": given.sparsity, "method": given.method}
+    settings = ["evaluation.text=null", *given.settings]
+    recipe = Recipe.assemble(None, flags, settings)
     begun = time.perf_counter()
     prune(given.model, recipe, calibration=given.tokens, out=given.out, overwrite=True)
     print(json.dumps({"total": time.perf_counter() - begun}))

@@ -17,9 +17,8 @@ import typer
 
 import lowdim
 from lowdim.cli import app
-from lowdim.cli.train_sparse import assemble
 from lowdim.core import registry
-from lowdim.prune.recipe import Recipe, put, read
+from lowdim.prune.recipe import Recipe, read
 from lowdim.train.compare.recipe import TrainingRecipe
 
 ROOT = Path(__file__).parents[1]
@@ -63,22 +62,13 @@ def parse(words: list[str]) -> None:
         check_recipe(values)
     if words[0] == "train-sparse":
         flags = {key: values[name] for name, key in TRAINING_FLAGS.items()}
-        assemble(None, flags, values.get("assignments") or [])
+        TrainingRecipe.assemble(None, flags, values.get("assignments") or [])
 
 
 def check_recipe(values: dict[str, Any]) -> None:
-    recipe: dict[str, Any] = {}
-    for flag, value in values.items():
-        key = FLAGS.get(flag, flag)
-        if value is not None and (key.split(".")[0] in Recipe.model_fields or key == "method"):
-            put(recipe, key, value)
-    Recipe(**lowdim_override(recipe, values))
-
-
-def lowdim_override(recipe: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    from lowdim.prune.recipe import override
-
-    return override(recipe, values.get("assignments") or [])
+    flags = {FLAGS.get(flag, flag): value for flag, value in values.items()}
+    known = {key: value for key, value in flags.items() if key.split(".")[0] in Recipe.keys()}  # noqa: SIM118
+    Recipe.assemble(None, known, values.get("assignments") or [])
 
 
 @pytest.mark.parametrize("block", [*blocks("bash")])

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +43,23 @@ def test_an_unknown_kind_is_refused(run) -> None:
 @pytest.mark.parametrize("kind", list(registry.KINDS))
 def test_every_kind_has_methods(run, kind: str) -> None:
     assert len(json.loads(run("methods", "--json", "--kind", kind).stdout)) >= 2
+
+
+def test_what_is_registered_appears_everywhere() -> None:
+    code = """
+import sys
+from lowdim.core import registry
+registry.register("repair", "novel", "lowdim.prune.repair.none:NoRepair", title="A novel repair")
+sys.path.insert(0, sys.argv[1])
+from typer.testing import CliRunner
+from lowdim.cli import app
+run = CliRunner().invoke
+print("novel" in run(app, ["methods"]).output, "novel" in run(app, ["prune", "--help"], env={"COLUMNS": "300"}).output)
+if len(sys.argv) > 2:
+    import hooks
+    print("A novel repair" in hooks.methods())
+"""
+    docs = Path(__file__).parents[2] / "docs"
+    with_docs = [] if importlib.util.find_spec("mkdocs") is None else ["docs"]
+    done = subprocess.run([sys.executable, "-c", code, str(docs), *with_docs], capture_output=True, text=True)
+    assert done.stdout.split() == ["True"] * (2 + len(with_docs)), done.stdout + done.stderr

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from lowdim.cli.prune import assemble
 from lowdim.core.errors import RecipeError
 from lowdim.core.recipe import families
 from lowdim.prune.recipe import Recipe
@@ -26,14 +25,16 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_flags_override_the_file_and_set_overrides_both(file: Path) -> None:
-    recipe = assemble(file, {"sparsity": 0.6, "calibration.samples": 32, "seed": None}, ["sparsity=0.7"])
+    recipe = Recipe.assemble(
+        file, {"sparsity": 0.6, "calibration.samples": 32, "seed": None}, ["sparsity=0.7"]
+    )
     assert recipe.target == 0.7
     assert (recipe.calibration.samples, recipe.calibration.seed, recipe.seed) == (32, 3, 9)
     assert recipe.to_dict()["allocation"]["m"] == 7
 
 
 def test_method_then_repair() -> None:
-    recipe = assemble(None, {"method": "wanda", "repair": "sparsegpt", "sparsity": 0.5}, [])
+    recipe = Recipe.assemble(None, {"method": "wanda", "repair": "sparsegpt", "sparsity": 0.5}, [])
     assert [families.name_of(kind, getattr(recipe, kind)) for kind in ("score", "repair")] == [
         "wanda",
         "sparsegpt",
@@ -43,8 +44,8 @@ def test_method_then_repair() -> None:
 def test_method_replaces_what_the_file_says(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("sparsity: 0.5\nscore: magnitude\nrepair: {name: sparsegpt, block: 64}\n")
-    assert families.name_of("repair", assemble(path, {"method": "wanda"}, []).repair) == "none"
-    kept = assemble(path, {"method": "sparsegpt"}, [])
+    assert families.name_of("repair", Recipe.assemble(path, {"method": "wanda"}, []).repair) == "none"
+    kept = Recipe.assemble(path, {"method": "sparsegpt"}, [])
     assert kept.to_dict()["repair"]["block"] == 64
 
 
@@ -52,14 +53,14 @@ def test_a_written_recipe_is_a_recipe_file(tmp_path: Path) -> None:
     recipe = Recipe(pattern="2:4", method="sparsegpt", refine="dsnot")
     path = tmp_path / "r.yaml"
     path.write_text(recipe.to_yaml())
-    assert assemble(path, {}, []) == recipe
+    assert Recipe.assemble(path, {}, []) == recipe
 
 
 def test_a_mistake_in_the_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("sparsity: 0.5\ncalibraton: {samples: 4}\n")
     with pytest.raises(RecipeError, match=r"'calibraton'\. Did you mean 'calibration'"):
-        assemble(path, {}, [])
+        Recipe.assemble(path, {}, [])
 
 
 # ---------------------------------------------------------------- refusals

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from lowdim.cli.train_sparse import assemble
 from lowdim.train.compare.recipe import TrainingRecipe
 
 RECIPE = """
@@ -27,19 +26,21 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_flags_lie_over_the_file_and_set_over_both(file: Path) -> None:
-    recipe = assemble(file, {"epochs": 7, "training.name": "rigl", "seed": 3}, ["training.every=9", "seed=4"])
+    recipe = TrainingRecipe.assemble(
+        file, {"epochs": 7, "training.name": "rigl", "seed": 3}, ["training.every=9", "seed=4"]
+    )
     assert (recipe.epochs, recipe.training.every, recipe.seed) == (7, 9, 4)
     assert recipe.data.limit == 400
     assert recipe.net.hidden == (32,)
 
 
 def test_another_method_starts_from_its_own_defaults(file: Path) -> None:
-    assert assemble(file, {"training.name": "granet"}, []).training.every == 100
+    assert TrainingRecipe.assemble(file, {"training.name": "granet"}, []).training.every == 100
 
 
 def test_no_file_means_defaults() -> None:
-    assert assemble(None, {}, []) == TrainingRecipe()
-    assert assemble(None, {}, ["net.hidden=[8]"]).net.hidden == (8,)
+    assert TrainingRecipe.assemble(None, {}, []) == TrainingRecipe()
+    assert TrainingRecipe.assemble(None, {}, ["net.hidden=[8]"]).net.hidden == (8,)
 
 
 def test_a_run_from_end_to_end(run, file: Path, tmp_path: Path) -> None:

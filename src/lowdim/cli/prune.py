@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ from lowdim.cli.progress import terminal
 from lowdim.cli.screen import is_first, show
 from lowdim.cli.summary import finish
 from lowdim.core import registry
+from lowdim.prune.presets import METHODS
 
 if TYPE_CHECKING:
     from lowdim.prune.recipe import Recipe
@@ -39,7 +39,7 @@ def prune(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(metavar="magnitude|wanda|sparsegpt|refit", help="A score and its repair in one word."),
+        typer.Option(metavar="|".join(METHODS), help="A score and its repair in one word."),
     ] = None,
     repair: Annotated[str | None, _choice("--repair", "repair", "What happens to the kept weights.")] = None,
     allocation: Annotated[
@@ -107,7 +107,9 @@ def prune(
         "storage": storage,
         "dtype": dtype,
     }
-    checked = assemble(recipe, flags, assignments or [])
+    from lowdim.prune.recipe import Recipe
+
+    checked = Recipe.assemble(recipe, flags, assignments or [])
     check_text("calibration.source", checked.calibration.source)
     check_text("evaluation.text", checked.evaluation.text)
     from lowdim.prune import api
@@ -137,18 +139,3 @@ def _speed(recipe: Recipe) -> MeasureSpeed | None:
     from lowdim.infer.bench.pair import measure_pair
 
     return measure_pair
-
-
-def assemble(file: Path | None, flags: Mapping[str, object], assignments: list[str]) -> Recipe:
-    """Return the recipe of a file, the flags laid over it and ``--set`` laid over both.
-
-    Raises:
-        RecipeError: the result is not a valid recipe.
-    """
-    from lowdim.prune.recipe import Recipe, override, put, read
-
-    values = read(file) if file else {}
-    for key, value in flags.items():
-        if value is not None:
-            put(values, key, value)
-    return Recipe(**override(values, assignments))

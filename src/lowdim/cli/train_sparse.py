@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from lowdim.cli.options import Debug, Quiet
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 from lowdim.core import registry
-
-if TYPE_CHECKING:
-    from lowdim.train.compare.recipe import TrainingRecipe
 
 
 def add(app: typer.Typer) -> None:
@@ -83,7 +80,9 @@ def train_sparse(
         "twins": twins,
         "seed": seed,
     }
-    checked = assemble(recipe, flags, assignments or [])
+    from lowdim.train.compare.recipe import TrainingRecipe
+
+    checked = TrainingRecipe.assemble(recipe, flags, assignments or [])
     from lowdim.train.compare.run import train
 
     result = train(checked, out=out, resume=resume, overwrite=overwrite, progress=terminal(quiet))
@@ -92,23 +91,6 @@ def train_sparse(
         from lowdim.report.build import build
 
         show(f"Output: {result.out}\nReport: {build(result.out)}")
-
-
-def assemble(file: Path | None, flags: Mapping[str, object], assignments: list[str]) -> TrainingRecipe:
-    """Return the recipe of a file, the flags laid over it and ``--set`` laid over both.
-
-    Raises:
-        RecipeError: the result is not a valid recipe.
-    """
-    from lowdim.core.recipe import read
-    from lowdim.core.recipe.override import override, put
-    from lowdim.train.compare.recipe import TrainingRecipe
-
-    values = TrainingRecipe.spell_out(read(file) if file else {})
-    for key, value in flags.items():
-        if value is not None:
-            put(TrainingRecipe, values, key, value)
-    return TrainingRecipe(**override(TrainingRecipe, values, assignments))
 
 
 def finish(facts: Mapping[str, object], run: Mapping[str, object]) -> None:

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lowdim.core.errors import RecipeError
-from lowdim.prune.recipe import Recipe, known_keys, override, put
+from lowdim.core.recipe import override as overrides
+from lowdim.prune.recipe import Recipe
+
+
+def override(recipe: dict[str, object], given: list[str]) -> dict[str, Any]:
+    return overrides.override(Recipe, recipe, overrides.assignments(given))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +86,7 @@ def test_a_bad_assignment_is_refused(assignment: str, parts: list[str]) -> None:
 def test_a_setting_below_something_that_is_no_mapping(section: str) -> None:
     key = {"calibration": "calibration.samples", "allocation": "allocation.m"}[section]
     with pytest.raises(RecipeError, match=rf"{section} must be a mapping of settings, got 5"):
-        put({section: 5}, key, 1)
+        overrides.put(Recipe, {section: 5}, key, 1)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +112,7 @@ def test_the_keys_that_scripts_rely_on_exist() -> None:
         "calibration.context",
         "evaluation.tasks",
         "targets.include",
-    } <= set(known_keys())
+    } <= set(overrides.known_keys(Recipe))
 
 
 def test_a_written_recipe_can_be_overridden() -> None:

@@ -6,14 +6,14 @@ import hashlib
 import json
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lowdim.core.errors import RecipeError
-from lowdim.core.recipe import messages, text
+from lowdim.core.recipe import messages, override, text
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -45,16 +45,19 @@ class Section(BaseModel):
 class Document(Section):
     """A whole recipe; subclasses name their sections and the kinds of methods that they choose.
 
+    ``aliases`` are words that stand for other keys: each takes its value and returns what it means.
+
     Raises:
         RecipeError: an unknown key, a value of the wrong type or range, or a combination that cannot work.
     """
 
     sections: ClassVar[Mapping[str, type[Section]]] = {}
     kinds: ClassVar[tuple[str, ...]] = ()
+    aliases: ClassVar[Mapping[str, Callable[[Any], Mapping[str, Any]]]] = {}
 
     def __init__(self, **values: Any) -> None:
         try:
-            super().__init__(**values)
+            super().__init__(**self.spell_out(values))
         except ValidationError as error:
             raise RecipeError(messages.explain(error, "", type(self).keys())) from error
 
@@ -62,7 +65,33 @@ class Document(Section):
     def keys(cls) -> list[str]:
         """Return the dotted keys of the recipe and of its sections, those of the methods' settings left out."""
         nested = [f"{name}.{key}" for name, section in cls.sections.items() for key in section.model_fields]
-        return [*cls.model_fields, *nested]
+        return [*cls.aliases, *cls.model_fields, *nested]
+
+    @classmethod
+    def spell_out(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a recipe's mapping with what its aliases stand for; what is given itself comes first.
+
+        Raises:
+            RecipeError: an alias means nothing, or stands for a single key that is given as well.
+        """
+        rest = {key: value for key, value in values.items() if key not in cls.aliases}
+        for alias in cls.aliases.keys() & values.keys():
+            meant = cls.aliases[alias](values[alias])
+            if len(meant) == 1 and meant.keys() <= rest.keys():
+                raise RecipeError(f"{alias} and {min(meant)} are two words for one key. Keep one of them.")
+            rest = {**meant, **rest}
+        return rest
+
+    @classmethod
+    def assemble(cls, file: Path | None, flags: Mapping[str, Any], assignments: Iterable[str] = ()) -> Self:
+        """Return the recipe of a file, the flags that are not None laid over it and ``KEY=VALUE`` over both.
+
+        Raises:
+            RecipeError: the result is not a valid recipe.
+        """
+        values = read(file) if file else {}
+        given = [(key, value) for key, value in flags.items() if value is not None]
+        return cls(**override.override(cls, values, [*given, *override.assignments(assignments)]))
 
     @classmethod
     def from_yaml(cls, source: str | Path) -> Self:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.recipe import families, messages, text
-from lowdim.core.recipe.base import Document
+
+if TYPE_CHECKING:
+    from lowdim.core.recipe.base import Document
 
 
 def assignments(given: Iterable[str]) -> Iterable[tuple[str, Any]]:
@@ -28,14 +30,16 @@ def assignments(given: Iterable[str]) -> Iterable[tuple[str, Any]]:
         yield key.strip(), text.load(value)
 
 
-def override(schema: type[Document], recipe: Mapping[str, Any], given: Iterable[str]) -> dict[str, Any]:
-    """Lay ``KEY=VALUE`` assignments over a recipe's mapping and return the new mapping.
+def override(
+    schema: type[Document], recipe: Mapping[str, Any], given: Iterable[tuple[str, Any]]
+) -> dict[str, Any]:
+    """Lay values over a recipe's mapping, by their dotted keys, and return the new mapping.
 
     Raises:
-        RecipeError: an assignment without ``=``, or a key that no such recipe has; the nearest key is suggested.
+        RecipeError: a key that no such recipe has; the nearest key is suggested.
     """
-    result: dict[str, Any] = copy.deepcopy(dict(recipe))
-    for key, value in assignments(given):
+    result: dict[str, Any] = copy.deepcopy(schema.spell_out(recipe))
+    for key, value in given:
         put(schema, result, key, value)
     return result
 
@@ -51,10 +55,16 @@ def put(schema: type[Document], recipe: dict[str, Any], key: str, value: Any) ->
     if key not in known_keys(schema):
         raise RecipeError(messages.unknown(key, known_keys(schema)))
     section, dot, setting = key.partition(".")
-    if section in schema.kinds:
+    if key in schema.aliases:
+        for meant, item in schema.aliases[key](value).items():
+            put(schema, recipe, meant, item)
+    elif section in schema.kinds:
         _put_method(schema, recipe, section, setting, value)
     elif dot:
-        recipe[section] = {**_mapping(recipe.get(section) or {}, section), setting: value}
+        current = recipe.get(section) or {}
+        if isinstance(current, str) and f"{section}.name" in known_keys(schema):
+            current = {"name": current}
+        recipe[section] = {**_mapping(current, section), setting: value}
     else:
         recipe[section] = value
 

@@ -1,8 +1,7 @@
 """Recipes: what to prune and how, as YAML, as flags and as a checked object. Costs no import of torch."""
 
 from lowdim.core.recipe import read
-from lowdim.prune.recipe.families import METHODS
-from lowdim.prune.recipe.override import known_keys, override, put
+from lowdim.prune.presets import METHODS
 from lowdim.prune.recipe.schema import Calibration, Evaluation, Recipe, Targets
 
 __all__ = [
@@ -11,8 +10,5 @@ __all__ = [
     "Evaluation",
     "Recipe",
     "Targets",
-    "known_keys",
-    "override",
-    "put",
     "read",
 ]

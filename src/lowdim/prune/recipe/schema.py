@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -17,7 +17,8 @@ from lowdim.core.recipe.families import name_of
 from lowdim.core.score import Score
 from lowdim.data.formats import Layout
 from lowdim.evaluate.quality import tasks
-from lowdim.prune.recipe import families, rules
+from lowdim.prune.presets import expand
+from lowdim.prune.recipe import rules
 from lowdim.prune.refine.base import Refine
 from lowdim.prune.repair.base import Repair
 
@@ -223,15 +224,8 @@ class Recipe(Document):
         super().__init__(**values)
 
     sections = SECTIONS
-    kinds = families.KINDS
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand_method(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or "method" not in values:
-            return values
-        rest = {key: value for key, value in values.items() if key != "method"}
-        return {**families.expand(values["method"]), **rest}
+    kinds = ("score", "repair", "allocation", "pattern", "refine")
+    aliases: ClassVar = {"method": expand}
 
     @field_validator("sequential", mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from lowdim.report.draw.words import clean
 
 
 @dataclass(frozen=True)
-class LayerFacts:
+class Pruned:
     """One pruned layer; what was not recorded is None."""
 
     name: str
@@ -66,7 +66,7 @@ def _finite(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def layers_of(manifest: Mapping[str, Any]) -> list[LayerFacts]:
+def layers_of(manifest: Mapping[str, Any]) -> list[Pruned]:
     """Return the pruned layers of a manifest, in its order."""
     values = (manifest.get("allocation") or {}).get("values") or {}
     masks = (manifest.get("hashes") or {}).get("masks") or {}
@@ -76,7 +76,7 @@ def layers_of(manifest: Mapping[str, Any]) -> list[LayerFacts]:
         nonzeros = int(entry.get("nonzeros") or 0)
         sparsity = _finite(entry.get("sparsity"))
         rows.append(
-            LayerFacts(
+            Pruned(
                 name=clean(name),
                 block=entry.get("block"),
                 kind=kind_of(name, entry.get("block")),
@@ -92,12 +92,12 @@ def layers_of(manifest: Mapping[str, Any]) -> list[LayerFacts]:
     return rows
 
 
-def mean_sparsity(layers: Iterable[LayerFacts]) -> float | None:
+def mean_sparsity(layers: Iterable[Pruned]) -> float | None:
     """Return the share of zeros over all weights of some layers.
 
     Example:
-        >>> small = LayerFacts("a", 0, "a", numel=10, nonzeros=10, sparsity=0.0)
-        >>> large = LayerFacts("b", 0, "b", numel=30, nonzeros=10, sparsity=2 / 3)
+        >>> small = Pruned("a", 0, "a", numel=10, nonzeros=10, sparsity=0.0)
+        >>> large = Pruned("b", 0, "b", numel=30, nonzeros=10, sparsity=2 / 3)
         >>> mean_sparsity([small, large])
         0.5
     """
@@ -106,7 +106,7 @@ def mean_sparsity(layers: Iterable[LayerFacts]) -> float | None:
     return sum(layer.sparsity * layer.numel for layer in layers) / total if total else None
 
 
-def mean_error(layers: Iterable[LayerFacts]) -> float | None:
+def mean_error(layers: Iterable[Pruned]) -> float | None:
     """Return the mean error of the layers that have one."""
     errors = [layer.error for layer in layers if layer.error is not None]
     return sum(errors) / len(errors) if errors else None
@@ -116,20 +116,20 @@ class Grid:
     """Layers by kind (row) and decoder block (column); layers outside of the blocks are left out.
 
     Example:
-        >>> grid = Grid([LayerFacts(f"h.{b}.up", b, "up", 4, 2, 0.5) for b in range(3)])
+        >>> grid = Grid([Pruned(f"h.{b}.up", b, "up", 4, 2, 0.5) for b in range(3)])
         >>> grid.kinds, grid.blocks, grid.table(mean_sparsity)
         (['up'], [0, 1, 2], [[0.5, 0.5, 0.5]])
     """
 
-    def __init__(self, layers: Iterable[LayerFacts]) -> None:
+    def __init__(self, layers: Iterable[Pruned]) -> None:
         self.layers = [layer for layer in layers if layer.block is not None]
         self.kinds = list(dict.fromkeys(layer.kind for layer in self.layers))
         self.blocks = sorted({layer.block for layer in self.layers if layer.block is not None})
 
     @cached_property
-    def cells(self) -> dict[tuple[str, int], list[LayerFacts]]:
+    def cells(self) -> dict[tuple[str, int], list[Pruned]]:
         """The layers of each kind and block; several where a block has experts."""
-        cells: dict[tuple[str, int], list[LayerFacts]] = {}
+        cells: dict[tuple[str, int], list[Pruned]] = {}
         for layer in self.layers:
             assert layer.block is not None
             cells.setdefault((layer.kind, layer.block), []).append(layer)
@@ -141,10 +141,10 @@ class Grid:
         shorts = short_names(self.kinds)
         return [shorts[kind] for kind in self.kinds]
 
-    def table(self, reduce: Callable[[list[LayerFacts]], float | None]) -> list[list[float | None]]:
+    def table(self, reduce: Callable[[list[Pruned]], float | None]) -> list[list[float | None]]:
         """Return one number per kind and block."""
         return [[reduce(self.cells.get((kind, block), [])) for block in self.blocks] for kind in self.kinds]
 
-    def per_block(self, reduce: Callable[[list[LayerFacts]], float | None]) -> list[float | None]:
+    def per_block(self, reduce: Callable[[list[Pruned]], float | None]) -> list[float | None]:
         """Return one number per block."""
         return [reduce([layer for layer in self.layers if layer.block == block]) for block in self.blocks]

@@ -11,7 +11,7 @@ from lowdim.report.draw import bars, charts, words
 from lowdim.report.draw.axes import finite
 from lowdim.report.draw.grid import (
     Grid,
-    LayerFacts,
+    Pruned,
     kind_of,
     layers_of,
     mean_error,
@@ -54,12 +54,12 @@ def pictures(manifest: Json, run: Json) -> list[Picture]:
     return [picture for picture in found if picture is not None]
 
 
-def _where(layer: LayerFacts) -> str:
+def _where(layer: Pruned) -> str:
     return layer.kind if layer.block is None else f"block {layer.block}, {layer.kind}"
 
 
 def _extremes(
-    layers: Sequence[LayerFacts], value: Callable[[LayerFacts], float], write: Callable[[float], str]
+    layers: Sequence[Pruned], value: Callable[[Pruned], float], write: Callable[[float], str]
 ) -> str:
     low, high = min(layers, key=value), max(layers, key=value)
     if write(value(low)) == write(value(high)):
@@ -136,7 +136,7 @@ def _outliers(manifest: Json) -> Picture | None:
     )
 
 
-def _allocation(manifest: Json, grid: Grid, layers: Sequence[LayerFacts]) -> Picture | None:
+def _allocation(manifest: Json, grid: Grid, layers: Sequence[Pruned]) -> Picture | None:
     rows: list[Row] = [
         (layer.block or 0, layer.kind, (layer.value, layer.sparsity))
         for layer in layers

@@ -10,7 +10,7 @@ from typing import Any
 from lowdim.core import registry
 from lowdim.core.errors import LowdimError
 from lowdim.report.draw import words
-from lowdim.report.draw.grid import LayerFacts, layers_of
+from lowdim.report.draw.grid import Pruned, layers_of
 from lowdim.report.draw.palette import css_variables
 from lowdim.report.environment import templates
 from lowdim.report.pruning import figures, speed
@@ -164,7 +164,7 @@ def _plain(value: Any) -> str:
     return words.clean(value if legible else json.dumps(value, ensure_ascii=False))
 
 
-def _columns(layers: list[LayerFacts]) -> dict[str, bool]:
+def _columns(layers: list[Pruned]) -> dict[str, bool]:
     """Tell which columns of the table of layers have anything in them."""
     return {
         name: any(getattr(layer, name) not in (None, "") for layer in layers)

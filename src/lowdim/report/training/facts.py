@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lowdim.report.draw import words
+from lowdim.train.compare import TITLES
 
 Json = Mapping[str, Any]
 _ENOUGH = 5  # mask updates below which exploration has hardly begun
-TITLES = {"dense": "Dense", "small": "Small dense", "static": "Static", "sparse": "Sparse"}
 HINTS = {
     "dense": "the same network, no masks",
     "small": "dense, as few parameters",

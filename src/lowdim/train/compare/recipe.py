@@ -72,12 +72,6 @@ def _net(value: object) -> object:
     return value if waits else nets.parse(value)
 
 
-def _one_word(values: Mapping[str, Any]) -> dict[str, Any]:
-    if "training" in values and "method" in values:
-        raise RecipeError("method and training are two words for one key. Keep one of them.")
-    return {("training" if key == "method" else key): value for key, value in values.items()}
-
-
 def _start(value: object) -> object:
     start = None if value is None else families.build("initialisation", value)
     if start is not None and not hasattr(start, "masks"):
@@ -129,6 +123,7 @@ class TrainingRecipe(Document):
 
     sections: ClassVar[Mapping[str, type[Section]]] = {"data": Data, "optimizer": Optimizer}
     kinds = ("training",)
+    aliases: ClassVar = {"method": lambda value: {"training": value}}
 
     data: Annotated[Data, BeforeValidator(_named)] = Data()
     net: Annotated[
@@ -158,24 +153,7 @@ class TrainingRecipe(Document):
     @classmethod
     def keys(cls) -> list[str]:
         """Return the dotted keys of the recipe, of its sections and of the networks."""
-        return ["method", *super().keys(), *nets.keys()]
-
-    @classmethod
-    def spell_out(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a recipe's mapping with every name as a mapping, so that single settings can be laid over it.
-
-        Example:
-            >>> TrainingRecipe.spell_out({"net": "mlp", "method": "set", "epochs": 3})
-            {'net': {'name': 'mlp'}, 'training': {'name': 'set'}, 'epochs': 3}
-        """
-        named = ("data", "net", "training", "optimizer")
-        found = _one_word(values)
-        return {key: _named(value) if key in named else value for key, value in found.items()}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _method(cls, values: Any) -> Any:
-        return _one_word(values) if isinstance(values, Mapping) else values
+        return [*super().keys(), *nets.keys()]
 
     @field_validator("twins")
     @classmethod

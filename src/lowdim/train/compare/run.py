@@ -15,12 +15,10 @@ from lowdim.data.classification import Dataset
 from lowdim.runs import sidecar
 from lowdim.runs.clock import peak_memory
 from lowdim.runs.directory import Directory
-from lowdim.train.compare import results
+from lowdim.train.compare import TITLES, results
 from lowdim.train.compare.member import Member, Role, roles, steps_per_epoch
 from lowdim.train.compare.recipe import TrainingRecipe
 from lowdim.train.compare.store import CHECKPOINT, DONE, Store
-
-TITLES = {"dense": "Dense", "small": "Small dense", "static": "Static random", "sparse": "Sparse"}
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
-"""The methods that a recipe of pruning names, and what one word for two of them stands for."""
+"""What one word of a recipe, or of the command line, stands for: a score and a repair."""
 
 from __future__ import annotations
 
 from lowdim.core.errors import RecipeError, suggest
-
-KINDS = ("score", "repair", "allocation", "pattern", "refine")
 
 METHODS = {
     "magnitude": ("magnitude", "none"),
