@@ -12,7 +12,6 @@ from tests.models.zoo import VOCAB, ZOO
 from lowdim.core.allocation import OWL, AlphaPruning, LayerInfo, ScannedLayer, Uniform
 from lowdim.models.load import quiet
 from lowdim.prune.api import prune
-from lowdim.prune.manifest import probes
 from lowdim.prune.recipe import Recipe
 
 LAYERS = [LayerInfo("0.a", 0, 2, 4), LayerInfo("0.b", 0, 2, 2), LayerInfo("2.a", 2, 2, 4)]
@@ -25,7 +24,7 @@ def test_shares_per_block_are_those_that_owl_saw(pooling: Any) -> None:
     scanned = [ScannedLayer(i, w, torch.ones(i.cols)) for i, w in zip(LAYERS, weights, strict=True)]
     owl = OWL(m=1.5, pooling=pooling)
     layer_shares, block_shares = owl.measure(lambda: iter([scanned[:2], [], scanned[2:]]))
-    found = probes(owl, layer_shares, LAYERS, 3)["outliers"]["1.5"]
+    found = owl.describe(layer_shares, LAYERS, 3)["outliers"]["1.5"]
     assert found[0] == pytest.approx(block_shares[0] / 100)
     assert 0 < found[0] < 1
     assert found[1] is None
@@ -33,8 +32,8 @@ def test_shares_per_block_are_those_that_owl_saw(pooling: Any) -> None:
 
 
 def test_alpha_is_kept_per_layer_and_others_measure_nothing() -> None:
-    assert probes(AlphaPruning(), {"0.a": 3.5}, LAYERS, 3) == {"alpha": {"0.a": 3.5}}
-    assert probes(Uniform(), {}, LAYERS, 3) == {}
+    assert AlphaPruning().describe({"0.a": 3.5}, LAYERS, 3) == {"alpha": {"0.a": 3.5}}
+    assert Uniform().describe({}, LAYERS, 3) == {}
 
 
 def run(allocation: str, tokens: torch.Tensor) -> dict[str, Any]:

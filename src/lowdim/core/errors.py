@@ -26,6 +26,16 @@ class NumericalError(LowdimError):
     """A tensor holds NaN or Inf, or a factorisation failed beyond repair."""
 
 
+def clash(one: str, other: str, why: str, remedy: str) -> RecipeError:
+    """Return the error that two choices of a recipe exclude each other.
+
+    Example:
+        >>> str(clash("quantize=int8", "storage=dense", "codes are not stored so", "Leave storage out"))
+        'quantize=int8 does not go with storage=dense: codes are not stored so. Leave storage out.'
+    """
+    return RecipeError(f"{one} does not go with {other}: {why}. {remedy}.")
+
+
 def suggest(name: str, options: Iterable[str]) -> str:
     """Return the sentence that follows "unknown X": the nearest option, or all of them.
 

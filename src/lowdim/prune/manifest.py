@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from lowdim.core.allocation import OWL, Allocation, AllocationResult, AlphaPruning, LayerInfo
+from lowdim.core.allocation import AllocationResult
 from lowdim.data.calibration import CalibrationData
 from lowdim.models.disk import manifest
 from lowdim.models.disk.manifest import Manifest
@@ -61,36 +61,6 @@ def build_manifest(
                 "files": {},
             },
             "evaluation": dict(evaluation),
-            "probes": probes(recipe.allocation, allocation.values, session.layers, len(session.stream)),
+            "probes": recipe.allocation.describe(allocation.values, session.layers, len(session.stream)),
         }
     )
-
-
-def probes(
-    allocation: Allocation, values: Mapping[str, float], layers: Sequence[LayerInfo], blocks: int
-) -> dict[str, Any]:
-    """Return what an allocation measured as the manifest's ``probes``; nothing for one that measures nothing.
-
-    Args:
-        allocation: OWL, whose outlier shares per block are pooled as it does and written as fractions, or
-            AlphaPruning, whose exponents per layer are written as they are.
-        values: what it measured in each layer.
-        layers: the layers.
-        blocks: number of decoder blocks; one without layers has no share.
-
-    Example:
-        >>> layers = [LayerInfo("a", 0, 1, 3), LayerInfo("b", 0, 1, 1)]
-        >>> probes(OWL(m=7), {"a": 2.0, "b": 6.0}, layers, 2)
-        {'outliers': {'7': [0.03, None]}}
-    """
-    if isinstance(allocation, AlphaPruning):
-        return {"alpha": dict(values)}
-    if not isinstance(allocation, OWL):
-        return {}
-    shares: list[float | None] = []
-    for block in range(blocks):
-        held = [info for info in layers if info.block == block]
-        weights = [info.numel if allocation.pooling == "block" else 1 for info in held]
-        found = sum(values[info.name] * weight for info, weight in zip(held, weights, strict=True))
-        shares.append(found / sum(weights) / 100 if held else None)
-    return {"outliers": {f"{allocation.m:g}": shares}}

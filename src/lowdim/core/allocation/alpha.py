@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from lowdim.core.allocation.base import Allocation, AllocationResult, LayerInfo, Scan
 from lowdim.core.budget import fit
@@ -65,6 +65,12 @@ class AlphaPruning(Allocation):
         }
         known = {name: alpha for name, alpha in measured.items() if math.isfinite(alpha)}
         return AllocationResult(self.spread(layers, known, sparsity), known)
+
+    def describe(
+        self, values: Mapping[str, float], layers: Sequence[LayerInfo], blocks: int
+    ) -> dict[str, Any]:
+        """Return each layer's exponent."""
+        return {"alpha": dict(values)}
 
     def spread(
         self, layers: Sequence[LayerInfo], alphas: Mapping[str, float], sparsity: float

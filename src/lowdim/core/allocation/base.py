@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from lowdim.core.choices import Word
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,16 +50,32 @@ class AllocationResult:
 
 
 @dataclass(frozen=True)
-class Allocation(ABC):
+class Allocation(Word, ABC):
     """Splits one budget over the layers: sparsities in [0, 1] whose weighted mean is the target to 1e-6.
 
     Attributes:
         scale_from: which column scale the scan must carry: Wanda's, that of the recipe's score, or none.
         reads_weights: whether the scan is needed at all.
+        spans_model: whether weights are compared over the whole model, which decides the layers' shares.
+        fits_groups: whether its sparsities make whole N:M patterns.
     """
 
     scale_from: ClassVar[Literal["wanda", "score"] | None] = None
     reads_weights: ClassVar[bool] = False
+    spans_model: ClassVar[bool] = False
+    fits_groups: ClassVar[bool] = False
+
+    def describe(
+        self, values: Mapping[str, float], layers: Sequence[LayerInfo], blocks: int
+    ) -> dict[str, Any]:
+        """Return what was measured as the manifest's ``probes``; nothing where nothing was.
+
+        Args:
+            values: what was measured in each layer.
+            layers: the layers.
+            blocks: number of decoder blocks.
+        """
+        return {}
 
     @abstractmethod
     def allocate(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> AllocationResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lowdim.core.allocation.base import Allocation, AllocationResult, LayerInfo, Scan
 from lowdim.core.errors import RecipeError
@@ -23,6 +24,8 @@ class Explicit(Allocation):
         >>> Explicit({"h.0": 0.25}).allocate(layers, 0.5, lambda: iter([])).sparsities
         {'h.0.up': 0.25, 'h.1.up': 0.75}
     """
+
+    fits_groups: ClassVar[bool] = True
 
     map: Mapping[str, float] | None = None
 

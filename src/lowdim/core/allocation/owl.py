@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from lowdim.core.allocation.base import (
     Allocation,
@@ -56,6 +56,7 @@ class OWL(Allocation):
 
     scale_from: ClassVar[Literal["wanda", "score"] | None] = "wanda"
     reads_weights: ClassVar[bool] = True
+    fits_groups: ClassVar[bool] = True
 
     m: float = 5.0
     lam: float | None = None
@@ -89,6 +90,24 @@ class OWL(Allocation):
         found = self.spread(layers, shares, 1.0 - keep / group, lam / (2 * group), 1.0 - 1.0 / group)
         real = AllocationResult({info.name: found[info.block] for info in layers}, measured)
         return whole_keeps(layers, real, keep, group)
+
+    def describe(
+        self, values: Mapping[str, float], layers: Sequence[LayerInfo], blocks: int
+    ) -> dict[str, Any]:
+        """Return the outlier share of every block, pooled as it was measured; ``None`` for one without layers.
+
+        Example:
+            >>> layers = [LayerInfo("a", 0, 1, 3), LayerInfo("b", 0, 1, 1)]
+            >>> OWL(m=7).describe({"a": 2.0, "b": 6.0}, layers, 2)
+            {'outliers': {'7': [0.03, None]}}
+        """
+        shares: list[float | None] = []
+        for block in range(blocks):
+            held = [info for info in layers if info.block == block]
+            weights = [info.numel if self.pooling == "block" else 1 for info in held]
+            found = sum(values[info.name] * weight for info, weight in zip(held, weights, strict=True))
+            shares.append(found / sum(weights) / 100 if held else None)
+        return {"outliers": {f"{self.m:g}": shares}}
 
     def measure(self, scan: Scan) -> tuple[dict[str, float], dict[int, float]]:
         """Return the outlier share, in percent, of each layer and of each block.

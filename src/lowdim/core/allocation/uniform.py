@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lowdim.core.allocation.base import Allocation, AllocationResult, LayerInfo, Scan
 
@@ -16,6 +17,8 @@ class Uniform(Allocation):
         >>> Uniform().allocate([LayerInfo("a", 0, 4, 4)], 0.5, lambda: iter([])).sparsities
         {'a': 0.5}
     """
+
+    fits_groups: ClassVar[bool] = True
 
     def allocate(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> AllocationResult:
         """Return the target for every layer."""

@@ -38,6 +38,7 @@ class Global(Allocation):
 
     scale_from: ClassVar[Literal["wanda", "score"] | None] = "score"
     reads_weights: ClassVar[bool] = True
+    spans_model: ClassVar[bool] = True
 
     def allocate(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> AllocationResult:
         """Return each layer's share of zeros; no value is measured beyond it."""
