@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowdim.core.allocation.shapes import erk as erk
+    from lowdim.core.allocation.erk import erk as erk
     from lowdim.merge.ensemble import ensemble as ensemble
     from lowdim.models.channels.graph import find_channels as find_channels
     from lowdim.models.channels.slice import slice_channels as slice_channels
@@ -31,23 +31,17 @@ if TYPE_CHECKING:
     from lowdim.train.estimators.mlp import SparseMLPRegressor as SparseMLPRegressor
     from lowdim.train.estimators.neurofs import NeuroFS as NeuroFS
     from lowdim.train.initial.grasp import GraSP as GraSP
-    from lowdim.train.initial.grasp import grasp as grasp
     from lowdim.train.initial.imp import IMP as IMP
     from lowdim.train.initial.imp import LotteryTicket as LotteryTicket
     from lowdim.train.initial.lottery import LotteryTickets as LotteryTickets
     from lowdim.train.initial.magnitude import Magnitude as Magnitude
-    from lowdim.train.initial.magnitude import magnitude as magnitude
     from lowdim.train.initial.npb import NPB as NPB
-    from lowdim.train.initial.npb import npb as npb
     from lowdim.train.initial.random import RandomMasks as RandomMasks
-    from lowdim.train.initial.random import random_masks as random_masks
     from lowdim.train.initial.random import ratios_of as ratios_of
     from lowdim.train.initial.sanity import reinitialise_ as reinitialise_
     from lowdim.train.initial.sanity import shuffled as shuffled
     from lowdim.train.initial.snip import SNIP as SNIP
-    from lowdim.train.initial.snip import snip as snip
     from lowdim.train.initial.synflow import SynFlow as SynFlow
-    from lowdim.train.initial.synflow import synflow as synflow
     from lowdim.train.optimizers.sntasgd import SNTASGD as SNTASGD
     from lowdim.train.sparse.method import Method as Method
     from lowdim.train.sparse.training import SparseTraining as SparseTraining
@@ -97,21 +91,15 @@ _EXPORTS = {
     "Ticket": "lowdim.train.tickets",
     "TicketCollector": "lowdim.train.tickets",
     "ensemble": "lowdim.train.tickets",
-    "erk": "lowdim.core.allocation.shapes",
+    "erk": "lowdim.core.allocation.erk",
     "find_channels": "lowdim.models.channels.graph",
-    "grasp": "lowdim.train.initial.grasp",
-    "magnitude": "lowdim.train.initial.magnitude",
-    "npb": "lowdim.train.initial.npb",
-    "random_masks": "lowdim.train.initial.random",
     "ratios_of": "lowdim.train.initial.random",
     "refresh_norm": "lowdim.train.tickets",
     "reinitialise_": "lowdim.train.initial.sanity",
     "select": "lowdim.models.walk.selection",
     "shuffled": "lowdim.train.initial.sanity",
     "slice_channels": "lowdim.models.channels.slice",
-    "snip": "lowdim.train.initial.snip",
     "sparse_": "lowdim.nn.csr.swap",
-    "synflow": "lowdim.train.initial.synflow",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.errors import PatternError, RecipeError
 from lowdim.core.pattern.base import Pattern
+from lowdim.core.pattern.units import Shape, Units
 from lowdim.core.topk import keep_top
 
 if TYPE_CHECKING:
@@ -68,6 +69,16 @@ class Structured(Pattern):
 
     def check_shape(self, name: str, rows: int, cols: int) -> None:
         """Nothing to check in one layer; the roles of the block are checked when its masks are drawn."""
+
+    def units(self, name: str, shape: Shape) -> Units:
+        """Not possible for one weight.
+
+        Raises:
+            RecipeError: always.
+        """
+        raise RecipeError(
+            "pattern 'structured' cannot be trained; choose unstructured, fan-in, N:M, ROWSxCOLS or gates:N"
+        )
 
     def mask(self, scores: Tensor, keep: int) -> Tensor:
         """Not possible for one layer.

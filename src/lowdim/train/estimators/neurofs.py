@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowdim.core.allocation.densities import er_epsilon
+from lowdim.core.allocation.er import er_epsilon
 from lowdim.core.errors import LowdimError, NumericalError, RecipeError
 from lowdim.core.random import generator
 from lowdim.core.topk import keep_top

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lowdim.core.allocation.densities import check_sparsity
-from lowdim.core.allocation.shapes import resolve
+from lowdim.core.allocation import counts_for
+from lowdim.core.allocation.counts import check_sparsity
 from lowdim.core.errors import RecipeError
 from lowdim.train.sparse.method import Regrow, check_words, in_unit
 
@@ -94,7 +94,7 @@ class SetMLP:
         widths = (inputs, *self.hidden)
         shapes = {str(n): (out, into) for n, (into, out) in enumerate(zip(widths, self.hidden, strict=False))}
         if self.sparsity is not None:
-            return tuple(resolve("er", shapes, self.sparsity).values())
+            return tuple(counts_for(shapes, "er", self.sparsity).values())
         return tuple(
             min(out * into, max(1, round(self.epsilon * (out + into)))) for out, into in shapes.values()
         )

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lowdim.core.errors import CheckpointError
+from lowdim.core.topk import keep_top_across
 from lowdim.models.walk.selection import select
-from lowdim.train.initial.base import keep_counted, keep_global, warn_of_empty
+from lowdim.train.initial.base import keep_counted, warn_of_empty
 from lowdim.train.initial.lottery import LotteryTickets
 from lowdim.train.initial.magnitude import Scope
 
@@ -127,7 +128,7 @@ class IMP:
         done, settings = self.round + 1, self.settings
         if settings.scope == "global":
             size = sum(score.numel() for score in scores.values())
-            self._masks = keep_global(scores, settings.kept(size, done))
+            self._masks = keep_top_across(scores, settings.kept(size, done))
         else:
             counts = {name: settings.kept(score.numel(), done) for name, score in scores.items()}
             self._masks = keep_counted(scores, counts)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lowdim.core.errors import RecipeError
-from lowdim.train.initial.magnitude import Scope, check_scope
+from lowdim.core.settings import Settings, count, within
+from lowdim.train.initial.magnitude import Scope
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LotteryTickets:
+class LotteryTickets(Settings):
     """Train, prune a share of the weights that are left by magnitude, put the rest back, and again.
 
     After round r, round(N * (1 - rate) ** r) of N weights are left, exactly. They start again from their initial
@@ -35,18 +35,9 @@ class LotteryTickets:
         [100, 80, 64, 51, 41]
     """
 
-    rate: float = 0.2
-    rounds: int = 19
+    rate: float = within(0.2, above=0, below=1, why="the share pruned per round")
+    rounds: int = count(19)
     scope: Scope = "global"
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.rate < 1.0:
-            raise RecipeError(
-                f"rate must be above 0 and below 1 (the share pruned per round); got {self.rate}"
-            )
-        if not isinstance(self.rounds, int) or self.rounds < 1:
-            raise RecipeError(f"rounds must be a whole number of at least 1; got {self.rounds}")
-        check_scope(self.scope)
 
     def kept(self, size: int, done: int) -> int:
         """Return how many of ``size`` weights are left after ``done`` rounds of pruning, at least one."""
