@@ -14,7 +14,7 @@ from lowdim.models.load import quiet
 from lowdim.prune.api import prune
 from lowdim.prune.recipe import Recipe
 
-LAYERS = [LayerInfo("0.a", 0, 2, 4), LayerInfo("0.b", 0, 2, 2), LayerInfo("2.a", 2, 2, 4)]
+LAYERS = [LayerInfo("0.a", 0, (2, 4)), LayerInfo("0.b", 0, (2, 2)), LayerInfo("2.a", 2, (2, 4))]
 
 
 @pytest.mark.parametrize("pooling", ["block", "layer"])

@@ -8,25 +8,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 class _Lazy(ModuleType):
+    """A stand-in for a module, which is imported when something of it is first used."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.modules.get(self.__name__) or importlib.import_module(self.__name__), name)
 
 
-def lazy(name: str) -> ModuleType:
-    """Return a stand-in for a module, which is imported when something of it is first used.
-
-    Type checkers read the import beside it::
-
-        if TYPE_CHECKING:
-            import torch
-        else:
-            torch = lazy("torch")
-    """
-    return _Lazy(name)
+if TYPE_CHECKING:
+    import torch as torch
+else:
+    torch = _Lazy("torch")
 
 
 def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:

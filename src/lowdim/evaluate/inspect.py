@@ -146,7 +146,7 @@ class _Walk:
     def _scanned(self, block: Block) -> Iterator[ScannedLayer]:
         scales = self._scales(block)
         for layer in block.layers:
-            info = LayerInfo(layer.name, block.index, *layer.shape)
+            info = LayerInfo(layer.name, block.index, layer.shape)
             yield ScannedLayer(info, layer.weight(), scales.get(layer.name))
 
     def _scales(self, block: Block) -> dict[str, Tensor]:

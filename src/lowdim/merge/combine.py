@@ -8,18 +8,15 @@ from itertools import combinations
 from operator import and_, or_
 from typing import TYPE_CHECKING, Any
 
-from lowdim.core.allocation.densities import check_sparsity
+from lowdim.core.allocation.counts import check_sparsity
 from lowdim.core.errors import LowdimError
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 from lowdim.core.masks import Masks
-from lowdim.core.topk import keep_top
+from lowdim.core.topk import keep_top_across
 from lowdim.models.ticket import Ticket
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-else:
-    torch = lazy("torch")
 
 
 def tensorwise(like: Ticket, rule: Callable[[str], Tensor]) -> dict[str, Tensor]:
@@ -119,10 +116,8 @@ def largest(state: Mapping[str, Tensor], legal: Mapping[str, Tensor], keep: int)
         )
     if keep == held:
         return dict(legal)
-    scores = [torch.where(mask, state[name].detach().abs(), -1.0).reshape(-1) for name, mask in legal.items()]
-    flat = keep_top(torch.cat(scores), keep)
-    parts = flat.split([mask.numel() for mask in legal.values()])
-    return {name: part.reshape(legal[name].shape) for name, part in zip(legal, parts, strict=True)}
+    scores = {name: torch.where(mask, state[name].detach().abs(), -1.0) for name, mask in legal.items()}
+    return keep_top_across(scores, keep)
 
 
 def blend(tickets: Sequence[Ticket], coefficients: Sequence[float], keep: int) -> Ticket:

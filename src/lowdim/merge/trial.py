@@ -7,15 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import LowdimError
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 from lowdim.models.norms import Forward, norms, refresh_norm
 from lowdim.models.ticket import Ticket
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
-else:
-    torch = lazy("torch")
 
 Validate = Callable[["nn.Module"], float]
 

@@ -6,14 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import LowdimError
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 from lowdim.models.ticket import borrowed
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
-else:
-    torch = lazy("torch")
 
 Forward = Callable[["nn.Module", Any], Any]
 

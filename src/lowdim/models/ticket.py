@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 from lowdim.core.masks import Masks, read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
-else:
-    torch = lazy("torch")
 
 _KEPT, _PLAIN, _WORDS = "kept:", "state:", "mask:"
 

@@ -29,7 +29,7 @@ def budgets(
 
     Example:
         >>> from lowdim.core.pattern import Unstructured
-        >>> layers = [LayerInfo("a", 0, 3, 3), LayerInfo("b", 0, 3, 3)]
+        >>> layers = [LayerInfo("a", 0, (3, 3)), LayerInfo("b", 0, (3, 3))]
         >>> made = budgets(layers, {"a": 0.5, "b": 0.5}, Unstructured("matrix"))
         >>> [budget.keep for budget in made.values()]
         [4, 5]

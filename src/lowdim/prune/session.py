@@ -55,7 +55,7 @@ def _layers(stream: Stream, recipe: Recipe) -> tuple[list[LayerInfo], list[tuple
     skipped: list[tuple[str, str]] = []
     for index in range(len(stream)):
         layers, left = stream.describe(index)
-        infos += [LayerInfo(layer.name, index, *layer.shape) for layer in layers]
+        infos += [LayerInfo(layer.name, index, layer.shape) for layer in layers]
         skipped += left
     if not infos:
         raise LowdimError(

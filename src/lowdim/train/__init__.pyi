@@ -1,4 +1,4 @@
-from lowdim.core.allocation.shapes import erk as erk
+from lowdim.core.allocation.erk import erk as erk
 from lowdim.merge.ensemble import ensemble as ensemble
 from lowdim.merge.pools import LotteryPools as LotteryPools
 from lowdim.merge.soup import Soup as Soup
@@ -24,20 +24,14 @@ from lowdim.train.estimators.mlp import SparseMLPClassifier as SparseMLPClassifi
 from lowdim.train.estimators.mlp import SparseMLPRegressor as SparseMLPRegressor
 from lowdim.train.estimators.neurofs import NeuroFS as NeuroFS
 from lowdim.train.initial.grasp import GraSP as GraSP
-from lowdim.train.initial.grasp import grasp as grasp
 from lowdim.train.initial.magnitude import Magnitude as Magnitude
-from lowdim.train.initial.magnitude import magnitude as magnitude
 from lowdim.train.initial.npb import NPB as NPB
-from lowdim.train.initial.npb import npb as npb
 from lowdim.train.initial.random import RandomMasks as RandomMasks
-from lowdim.train.initial.random import random_masks as random_masks
 from lowdim.train.initial.random import ratios_of as ratios_of
 from lowdim.train.initial.sanity import reinitialise_ as reinitialise_
 from lowdim.train.initial.sanity import shuffled as shuffled
 from lowdim.train.initial.snip import SNIP as SNIP
-from lowdim.train.initial.snip import snip as snip
 from lowdim.train.initial.synflow import SynFlow as SynFlow
-from lowdim.train.initial.synflow import synflow as synflow
 from lowdim.train.optimizers.sntasgd import SNTASGD as SNTASGD
 from lowdim.train.sparse.method import Method as Method
 from lowdim.train.sparse.training import SparseTraining as SparseTraining

@@ -5,7 +5,7 @@ from lowdim.core.allocation import AlphaPruning, LayerInfo, ScannedLayer
 from lowdim.core.errors import RecipeError
 from lowdim.core.spectrum import eigenvalues, tail_exponent
 
-INFOS = [LayerInfo(name, i, 8, 8) for i, name in enumerate("abc")]
+INFOS = [LayerInfo(name, i, (8, 8)) for i, name in enumerate("abc")]
 ALPHAS = {"a": 2.0, "b": 3.0, "c": 4.0}
 
 
@@ -23,7 +23,7 @@ def test_overflow_is_clipped_and_the_rest_keeps_its_ratio():
 
 
 def test_unequal_sizes_keep_the_weighted_mean():
-    infos = [LayerInfo("a", 0, 8, 8), LayerInfo("b", 1, 8, 24), LayerInfo("c", 2, 8, 40)]
+    infos = [LayerInfo("a", 0, (8, 8)), LayerInfo("b", 1, (8, 24)), LayerInfo("c", 2, (8, 40))]
     found = spread(0.6, infos=infos)
     assert sum(s * i.numel for s, i in zip(found, infos, strict=True)) / 576 == pytest.approx(0.6, abs=1e-9)
     assert found[0] / found[1] == pytest.approx(0.7)
@@ -37,10 +37,10 @@ def test_equal_exponents_or_no_range_are_uniform_to_the_bit():
 
 def test_blocks_share_their_mean_and_layers_need_not():
     infos = [
-        LayerInfo("a", 0, 8, 8),
-        LayerInfo("b", 0, 8, 8),
-        LayerInfo("c", 1, 8, 8),
-        LayerInfo("d", 1, 8, 8),
+        LayerInfo("a", 0, (8, 8)),
+        LayerInfo("b", 0, (8, 8)),
+        LayerInfo("c", 1, (8, 8)),
+        LayerInfo("d", 1, (8, 8)),
     ]
     alphas = {"a": 2.0, "b": 4.0, "c": 4.0, "d": 5.0}
     assert spread(0.5, alphas=alphas, infos=infos) == pytest.approx([0.35, 0.35, 0.65, 0.65])
@@ -50,10 +50,10 @@ def test_blocks_share_their_mean_and_layers_need_not():
 
 def test_a_layer_without_an_exponent_takes_its_blocks():
     infos = [
-        LayerInfo("a", 0, 8, 8),
-        LayerInfo("b", 0, 8, 8),
-        LayerInfo("c", 1, 8, 8),
-        LayerInfo("d", 2, 8, 8),
+        LayerInfo("a", 0, (8, 8)),
+        LayerInfo("b", 0, (8, 8)),
+        LayerInfo("c", 1, (8, 8)),
+        LayerInfo("d", 2, (8, 8)),
     ]
     found = spread(0.5, alphas={"a": 2.0, "d": 4.0}, infos=infos, mapping="layer")
     assert found == pytest.approx([2.0 * phi / 3.7 for phi in (0.7, 0.7, 1.0, 1.3)])
@@ -61,7 +61,7 @@ def test_a_layer_without_an_exponent_takes_its_blocks():
 
 def test_from_weights():
     g = torch.Generator().manual_seed(0)
-    infos = [LayerInfo(f"{b}.{n}", b, 48, 32) for b in range(3) for n in range(2)]
+    infos = [LayerInfo(f"{b}.{n}", b, (48, 32)) for b in range(3) for n in range(2)]
     # later blocks are more nearly orthogonal: lighter tails, to be pruned more
     weights = [torch.randn(48, 32, generator=g) * torch.linspace(1, 0.05 + 0.3 * i.block, 32) for i in infos]
     scanned = [ScannedLayer(i, w, None) for i, w in zip(infos, weights, strict=True)]

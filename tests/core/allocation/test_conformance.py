@@ -33,7 +33,7 @@ def model(shapes, fill=None, dtype=torch.float32):
     g = torch.Generator().manual_seed(0)
     layers, blocks = [], []
     for b, block in enumerate(shapes):
-        infos = [LayerInfo(f"{b}.{n}", b, *shape) for n, shape in enumerate(block)]
+        infos = [LayerInfo(f"{b}.{n}", b, shape) for n, shape in enumerate(block)]
         weights = [
             torch.randn(i.rows, i.cols, generator=g) * (1 + torch.rand(i.cols, generator=g) * 3) ** b
             for i in infos

@@ -5,7 +5,7 @@ from lowdim.core.errors import RecipeError
 
 
 def infos(*shapes):
-    return [LayerInfo(f"l{i}", i, *shape) for i, shape in enumerate(shapes)]
+    return [LayerInfo(f"l{i}", i, shape) for i, shape in enumerate(shapes)]
 
 
 def densities(allocation, layers, density):

@@ -3,7 +3,7 @@ import pytest
 from lowdim.core.allocation import Explicit, LayerInfo
 from lowdim.core.errors import RecipeError
 
-LAYERS = [LayerInfo(f"h.{b}.{n}", b, 4, c) for b in range(2) for n, c in (("attn", 4), ("mlp", 8))]
+LAYERS = [LayerInfo(f"h.{b}.{n}", b, (4, c)) for b in range(2) for n, c in (("attn", 4), ("mlp", 8))]
 
 
 def allocate(mapping, sparsity, layers=LAYERS):

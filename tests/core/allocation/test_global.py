@@ -10,7 +10,7 @@ from lowdim.core.topk import keep_top
 
 
 def model(weights, scales=None):
-    layers = [LayerInfo(f"l{i}", i // 2, *w.shape) for i, w in enumerate(weights)]
+    layers = [LayerInfo(f"l{i}", i // 2, w.shape) for i, w in enumerate(weights)]
     scanned = [
         ScannedLayer(i, w, None if scales is None else scales[k])
         for k, (i, w) in enumerate(zip(layers, weights, strict=True))

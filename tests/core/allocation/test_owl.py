@@ -9,7 +9,7 @@ A = torch.tensor([[4.0, 2.0, 1.0, 0.4], [0.4, 0.3, 10.0, 0.02]])
 
 def one_block(*pairs):
     return lambda: iter(
-        [[ScannedLayer(LayerInfo(f"l{i}", 0, *w.shape), w, s) for i, (w, s) in enumerate(pairs)]]
+        [[ScannedLayer(LayerInfo(f"l{i}", 0, w.shape), w, s) for i, (w, s) in enumerate(pairs)]]
     )
 
 
@@ -19,7 +19,7 @@ def planted(outliers, width=20):
     for b, count in enumerate(outliers):
         weights = [torch.ones(width, width), torch.ones(width, 2 * width)]
         weights[0].view(-1)[:count] = 100.0
-        infos = [LayerInfo(f"{b}.{n}", b, *w.shape) for n, w in enumerate(weights)]
+        infos = [LayerInfo(f"{b}.{n}", b, w.shape) for n, w in enumerate(weights)]
         layers += infos
         blocks.append(
             [ScannedLayer(i, w, torch.ones(w.shape[1])) for i, w in zip(infos, weights, strict=True)]
@@ -58,7 +58,7 @@ def test_exceeding_is_strict():
 
 
 def test_mapping_by_hand():
-    infos = [LayerInfo(str(i), i, 5, 7) for i in range(4)]
+    infos = [LayerInfo(str(i), i, (5, 7)) for i in range(4)]
     found = OWL().spread(infos, {0: 4.0, 1: 1.0, 2: 1.0, 3: 2.0}, 0.7, 0.08)
     exact = [0.7 + 0.16 * (1 / 3 - d) for d in (1.0, 0.0, 0.0, 1 / 3)]
     assert [found[i] for i in range(4)] == pytest.approx(exact, abs=1e-12)
@@ -79,7 +79,7 @@ def test_mean_and_range(lam):
 
 
 def test_blocks_of_different_size_are_weighted():
-    infos = [LayerInfo("a", 0, 10, 10), LayerInfo("b", 1, 10, 30)]
+    infos = [LayerInfo("a", 0, (10, 10)), LayerInfo("b", 1, (10, 30))]
     found = OWL().spread(infos, {0: 5.0, 1: 1.0}, 0.7, 0.08)
     assert found[0] * 100 + found[1] * 300 == pytest.approx(0.7 * 400, abs=1e-9)
     assert found[1] - found[0] == pytest.approx(0.16)
@@ -128,7 +128,7 @@ def test_mixed_nm_keeps_the_mean_and_at_least_one(keep, lam):
 
 
 def test_mixed_nm_with_blocks_of_different_size_comes_near():
-    layers = [LayerInfo(str(i), i, 8, 8 * (i + 1)) for i in range(5)]
+    layers = [LayerInfo(str(i), i, (8, 8 * (i + 1))) for i in range(5)]
     weights = [torch.ones(info.rows, info.cols) for info in layers]
     for i, weight in enumerate(weights):
         weight.view(-1)[: i % 3] = 100

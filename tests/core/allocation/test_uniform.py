@@ -7,7 +7,7 @@ def no_scan():
     raise AssertionError("nothing to scan")
 
 
-LAYERS = [LayerInfo(str(i), i // 2, 8, 8 * (i + 1)) for i in range(6)]
+LAYERS = [LayerInfo(str(i), i // 2, (8, 8 * (i + 1))) for i in range(6)]
 
 
 def test_every_layer_gets_the_target_without_reading_a_weight():

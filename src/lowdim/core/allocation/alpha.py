@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from lowdim.core.allocation.base import Allocation, AllocationResult, LayerInfo, Scan
 from lowdim.core.budget import fit
-from lowdim.core.errors import RecipeError, suggest
+from lowdim.core.settings import within
 from lowdim.core.spectrum import Estimator, eigenvalues, tail_exponent
 
 Mapped = Literal["block", "layer"]
@@ -32,7 +32,7 @@ class AlphaPruning(Allocation):
     Large Language Models", arXiv 2410.10912.
 
     Example:
-        >>> infos = [LayerInfo(name, i, 8, 8) for i, name in enumerate("abc")]
+        >>> infos = [LayerInfo(name, i, (8, 8)) for i, name in enumerate("abc")]
         >>> found = AlphaPruning().spread(infos, {"a": 2.0, "b": 3.0, "c": 4.0}, 0.7)
         >>> [round(s, 4) for s in found.values()]
         [0.49, 0.7, 0.91]
@@ -40,21 +40,9 @@ class AlphaPruning(Allocation):
 
     reads_weights: ClassVar[bool] = True
 
-    epsilon: float = 0.3
+    epsilon: float = within(0.3, least=0, below=1, why="half the range of phi")
     estimator: Estimator = "xmin_peak"
     mapping: Mapped = "block"
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.epsilon < 1.0:
-            raise RecipeError(
-                f"epsilon must be at least 0 and below 1 (half the range of phi); got {self.epsilon}"
-            )
-        for name, value, known in (
-            ("estimator", self.estimator, get_args(Estimator)),
-            ("mapping", self.mapping, get_args(Mapped)),
-        ):
-            if value not in known:
-                raise RecipeError(f"unknown {name} {value!r}. {suggest(str(value), known)}")
 
     def allocate(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> AllocationResult:
         """Return sparsities; the values are each layer's own alpha."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from lowdim.core.allocation.counts import check_sparsity, whole_counts
 from lowdim.core.choices import Word
+from lowdim.core.errors import RecipeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,17 +18,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """A layer to prune: its name, the index of its decoder block, and the shape of its weight."""
+    """A layer that becomes sparse: its name, the index of its block, and the shape of its weight, [out, in, ...]."""
 
     name: str
     block: int
-    rows: int
-    cols: int
+    shape: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Outputs."""
+        return self.shape[0]
+
+    @property
+    def cols(self) -> int:
+        """Weights per output."""
+        return prod(self.shape[1:])
 
     @property
     def numel(self) -> int:
         """Weights in the layer."""
-        return self.rows * self.cols
+        return prod(self.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +64,8 @@ class AllocationResult:
 @dataclass(frozen=True)
 class Allocation(Word, ABC):
     """Splits one budget over the layers: sparsities in [0, 1] whose weighted mean is the target to 1e-6.
+
+    The same for pruning, which takes ``allocate``, and for training, which takes whole numbers from ``counts``.
 
     Attributes:
         scale_from: which column scale the scan must carry: Wanda's, that of the recipe's score, or none.
@@ -90,6 +104,23 @@ class Allocation(Word, ABC):
             RecipeError: the budget cannot be met.
             NumericalError: a weight or scale is NaN or Inf.
         """
+
+    def densities(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> dict[str, float]:
+        """Return the share of weights that each layer keeps."""
+        found = self.allocate(layers, sparsity, scan).sparsities
+        return {name: 1.0 - share for name, share in found.items()}
+
+    def counts(self, layers: Sequence[LayerInfo], sparsity: float | None, scan: Scan) -> dict[str, int]:
+        """Return how many weights each layer keeps, exactly round((1 - ``sparsity``) * N) in all; see `whole_counts`.
+
+        Raises:
+            RecipeError: the budget is missing, out of range or impossible.
+        """
+        if sparsity is None:
+            raise RecipeError("sparsity must be given, such as 0.9 (the share of zeros); got None")
+        wanted = check_sparsity(sparsity)
+        sizes = {info.name: info.numel for info in layers}
+        return whole_counts(sizes, self.densities(layers, wanted, scan), wanted)
 
     def allocate_nm(self, layers: Sequence[LayerInfo], keep: int, group: int, scan: Scan) -> AllocationResult:
         """Return sparsities that are whole N:M patterns, 1 - n / group with 1 <= n <= group.

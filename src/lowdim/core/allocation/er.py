@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lowdim.core.allocation.base import Allocation, AllocationResult, LayerInfo, Scan
-from lowdim.core.allocation.densities import capped, er_score
+from lowdim.core.allocation.by_shape import ByShape, Key, Shape, check_shapes, spread
 from lowdim.core.errors import RecipeError
 
 
-def _densities(layers: Sequence[LayerInfo], density: float) -> list[float]:
-    scores = [er_score((info.rows, info.cols)) if info.numel else 0.0 for info in layers]
-    return capped(scores, [info.numel for info in layers], density)
+def er_score(shape: Shape) -> float:
+    """Return (out + in) / (out * in), the kernel left out; a vector counts as one output each."""
+    return sum(shape[:2]) / math.prod(shape[:2])
 
 
 @dataclass(frozen=True)
-class ER(Allocation):
+class ER(ByShape):
     """Density proportional to (in + out) / (in * out), none above 1, so that kept weights grow with in + out.
 
-    d_l = min(1, eps * (in_l + out_l) / (in_l * out_l)), with the one eps that meets the budget.
+    d_l = min(1, eps * (in_l + out_l) / (in_l * out_l)), with the one eps that meets the budget; of a convolution
+    the kernel does not count.
 
     Paper: "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
     network science" (SET), arXiv 1707.04780; the closed form with the limit is that of RigL, arXiv
     1911.11134.
 
     Example:
-        >>> layers = [LayerInfo("a", 0, 10, 4), LayerInfo("b", 0, 20, 10), LayerInfo("c", 0, 5, 20)]
-        >>> found = ER().allocate(layers, 0.8, lambda: iter([]))
-        >>> [round(1 - s, 6) for s in found.sparsities.values()]
+        >>> found = ER().shares({"a": (10, 4), "b": (20, 10), "c": (5, 20)}, 0.8)
+        >>> [round(d, 6) for d in found.values()]
         [0.344928, 0.147826, 0.246377]
     """
 
-    def allocate(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> AllocationResult:
-        """Return sparsities from the shapes alone."""
-        densities = _densities(layers, 1.0 - sparsity)
-        return AllocationResult({info.name: 1.0 - d for info, d in zip(layers, densities, strict=True)})
+    def shares(self, shapes: Mapping[str, Shape], sparsity: float) -> dict[str, float]:
+        """Return the share of weights that each layer keeps."""
+        return spread(shapes, 1.0 - sparsity, er_score)
 
 
 @dataclass(frozen=True)
-class ERPlus(Allocation):
+class ERPlus(ByShape):
     """ER with the last layer dense, the rest sparser by as much.
 
     The last layer is the last weight of the last decoder block. The others share D' = (D * N - n_last) /
-    (N - n_last) by ER, D being the target density and N all weights.
+    (N - n_last) by ER, D being the target density and N all weights. A layer alone gets the target itself.
 
     Introduced (as ERK+) by "The Unreasonable Effectiveness of Random Pruning", arXiv 2202.02643, for a
     classifier kept dense; OWL (arXiv 2310.05175) compares it on language models as ER with the last layer
@@ -51,26 +50,46 @@ class ERPlus(Allocation):
     description.
 
     Example:
-        >>> layers = [LayerInfo("a", 0, 4, 4), LayerInfo("b", 1, 4, 4), LayerInfo("c", 2, 4, 4)]
-        >>> list(ERPlus().allocate(layers, 0.5, lambda: iter([])).sparsities.values())
-        [0.75, 0.75, 0.0]
+        >>> list(ERPlus().shares({"a": (4, 4), "b": (4, 4), "c": (4, 4)}, 0.5).values())
+        [0.25, 0.25, 1.0]
     """
 
-    def allocate(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> AllocationResult:
-        """Return sparsities from the shapes alone.
+    def shares(self, shapes: Mapping[str, Shape], sparsity: float) -> dict[str, float]:
+        """Return the share of weights that each layer keeps.
 
         Raises:
             RecipeError: the last layer alone holds more weights than the budget keeps.
         """
-        *others, last = layers
-        total = sum(info.numel for info in layers)
-        rest = total - last.numel
-        kept = (1.0 - sparsity) * total - last.numel
+        *others, last = shapes
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        total, size = sum(sizes.values()), sizes[last]
+        rest, kept = total - size, (1.0 - sparsity) * total - size
+        if not rest:
+            return dict.fromkeys(others, 0.0) | {last: 1.0 - sparsity}
         if kept < -1e-6 * total:
             raise RecipeError(
-                f"allocation er-plus keeps {last.name} dense, which is {last.numel / total:.3g} of all; "
-                f"sparsity must be at most {1 - last.numel / total:.3g}; got {sparsity:g}. Use er instead"
+                f"allocation er-plus keeps {last} dense, which is {size / total:.3g} of all; "
+                f"sparsity must be at most {1 - size / total:.3g}; got {sparsity:g}. Use er instead"
             )
-        densities = _densities(others, min(max(kept / rest, 0.0), 1.0)) if rest else []
-        sparsities = {info.name: 1.0 - d for info, d in zip(others, densities, strict=True)}
-        return AllocationResult(sparsities | {last.name: 0.0 if rest else sparsity})
+        density = min(max(kept / rest, 0.0), 1.0)
+        return spread({name: shapes[name] for name in others}, density, er_score) | {last: 1.0}
+
+
+def er_epsilon(shapes: Mapping[Key, Shape], epsilon: float) -> dict[Key, float]:
+    """SET's first form: a layer keeps epsilon * (out + in) weights, all of them if it has no more.
+
+    The sparsity follows from epsilon instead of being met.
+
+    Paper: "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
+    network science", arXiv 1707.04780.
+
+    Example:
+        >>> er_epsilon({"wide": (100, 100), "head": (2, 10)}, 20)
+        {'wide': 0.4, 'head': 1.0}
+    """
+    if not epsilon > 0:
+        raise RecipeError(f"epsilon must be above 0; got {epsilon}")
+    return {
+        name: min(1.0, epsilon * er_score(shape)) if math.prod(shape) else 0.0
+        for name, shape in check_shapes(shapes).items()
+    }

@@ -1,14 +1,17 @@
-"""Explicit: sparsities written into the recipe."""
+"""Explicit: sparsities written into the recipe, or given by name."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from lowdim.core.allocation.base import Allocation, AllocationResult, LayerInfo, Scan
-from lowdim.core.errors import RecipeError
+from lowdim.core.allocation.counts import check_sparsity, whole_counts
+from lowdim.core.choices import Choices
+from lowdim.core.errors import RecipeError, clash, suggest
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Explicit(Allocation):
             counts.
 
     Example:
-        >>> layers = [LayerInfo("h.0.up", 0, 4, 4), LayerInfo("h.1.up", 1, 4, 4)]
+        >>> layers = [LayerInfo("h.0.up", 0, (4, 4)), LayerInfo("h.1.up", 1, (4, 4))]
         >>> Explicit({"h.0": 0.25}).allocate(layers, 0.5, lambda: iter([])).sparsities
         {'h.0.up': 0.25, 'h.1.up': 0.75}
     """
@@ -43,6 +46,19 @@ class Explicit(Allocation):
                 re.compile(expression)
             except re.error as error:
                 raise RecipeError(f"map: {expression!r} is not a regular expression: {error}") from error
+
+    def check(self, recipe: Choices) -> None:
+        """Refuse shares that are no whole number of each group of the pattern."""
+        pattern = recipe.pattern
+        for expression, sparsity in (self.map or {}).items() if pattern.groups_of else ():
+            near = pattern.at(sparsity).check_recipe(None)
+            if abs(sparsity - near) > 1e-3:
+                raise clash(
+                    f"allocation.map[{expression!r}]={sparsity:g}",
+                    f"pattern={pattern}",
+                    f"a whole number of every {pattern.groups_of} weights is kept",
+                    f"Choose a multiple of 1/{pattern.groups_of}, such as {near:g}, or pattern=unstructured",
+                )
 
     def allocate(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> AllocationResult:
         """Return the sparsities given, and the rest of the budget for layers not named.
@@ -81,3 +97,53 @@ class Explicit(Allocation):
             for name in found:
                 given.setdefault(name, value)
         return given
+
+
+@dataclass(frozen=True)
+class Named(Allocation):
+    """Every layer gets the sparsity given for its very name: what a mapping means as an ``allocation``.
+
+    Args:
+        sparsities: share of zeros per layer; each layer has one.
+
+    Example:
+        >>> layers = [LayerInfo("a", 0, (4, 4)), LayerInfo("b", 1, (4, 4))]
+        >>> Named({"a": 0.75, "b": 0.5}).counts(layers, None, lambda: iter([]))
+        {'a': 4, 'b': 8}
+    """
+
+    sparsities: Mapping[str, float]
+
+    def allocate(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> AllocationResult:
+        """Return the sparsities given, in the order of the layers.
+
+        Raises:
+            RecipeError: the names are not exactly the layers.
+        """
+        names, given = [info.name for info in layers], self.sparsities
+        for name, value in given.items():
+            if name not in names:
+                raise RecipeError(
+                    f"allocation names {name!r}, which is not a sparse layer. {suggest(name, names)}"
+                )
+            if not 0.0 <= value <= 1.0:
+                raise RecipeError(f"allocation[{name!r}] must be between 0 and 1; got {value}")
+        if missing := [name for name in names if name not in given]:
+            raise RecipeError(f"allocation must name every sparse layer; it lacks {', '.join(missing[:5])}")
+        return AllocationResult({name: given[name] for name in names})
+
+    def counts(self, layers: Sequence[LayerInfo], sparsity: float | None, scan: Scan) -> dict[str, int]:
+        """Return how many weights each layer keeps; a ``sparsity`` must agree to one weight per layer.
+
+        Raises:
+            RecipeError: the names are not exactly the layers, or their total is not the target.
+        """
+        densities = self.densities(layers, 0.0, scan)
+        total = sum(info.numel for info in layers)
+        kept = math.fsum(densities[info.name] * info.numel for info in layers)
+        if sparsity is not None and abs((1.0 - check_sparsity(sparsity)) * total - kept) > len(layers):
+            raise RecipeError(
+                f"allocation gives every layer a sparsity, {1 - kept / total:.7f} in all, but sparsity is "
+                f"{sparsity:g}. Set sparsity to {1 - kept / total:.7f} or None"
+            )
+        return whole_counts({info.name: info.numel for info in layers}, densities)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.allocation.base import (
     Allocation,
@@ -16,7 +16,9 @@ from lowdim.core.allocation.base import (
     whole_keeps,
 )
 from lowdim.core.budget import fit
-from lowdim.core.errors import NumericalError, RecipeError, suggest
+from lowdim.core.choices import Choices
+from lowdim.core.errors import NumericalError, RecipeError, clash
+from lowdim.core.settings import within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +50,7 @@ class OWL(Allocation):
     Sparsity", arXiv 2310.05175.
 
     Example:
-        >>> infos = [LayerInfo(str(i), i, 1, 1) for i in range(4)]
+        >>> infos = [LayerInfo(str(i), i, (1, 1)) for i in range(4)]
         >>> found = OWL().spread(infos, {0: 4.0, 1: 1.0, 2: 1.0, 3: 2.0}, 0.7, 0.08)
         >>> [round(found[i], 4) for i in range(4)]
         [0.5933, 0.7533, 0.7533, 0.7]
@@ -58,17 +60,19 @@ class OWL(Allocation):
     reads_weights: ClassVar[bool] = True
     fits_groups: ClassVar[bool] = True
 
-    m: float = 5.0
-    lam: float | None = None
+    m: float = within(5.0, above=0, why="an outlier exceeds m times the mean")
+    lam: float | None = within(None, least=0, why="half the range of the sparsities")
     pooling: Pooling = "block"
 
-    def __post_init__(self) -> None:
-        if not self.m > 0:
-            raise RecipeError(f"m must be above 0 (an outlier exceeds m times the mean); got {self.m}")
-        if self.lam is not None and not self.lam >= 0.0:
-            raise RecipeError(f"lam must not be negative (half the range of the sparsities); got {self.lam}")
-        if self.pooling not in get_args(Pooling):
-            raise RecipeError(f"unknown pooling {self.pooling!r}. {suggest(self.pooling, get_args(Pooling))}")
+    def check(self, recipe: Choices) -> None:
+        """Refuse a range of sparsities that reaches beyond all and nothing."""
+        if self.lam is not None and self.lam > 0.5 and not recipe.pattern.groups_of:
+            raise clash(
+                f"allocation.lam={self.lam:g}",
+                f"pattern={recipe.pattern}",
+                "lam is half the range of the sparsities, so it cannot exceed 0.5",
+                "Choose for example allocation.lam=0.08, or an N:M pattern, whose lam counts weights",
+            )
 
     def allocate(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> AllocationResult:
         """Return one sparsity per block; the values are the outlier shares in percent."""
@@ -97,7 +101,7 @@ class OWL(Allocation):
         """Return the outlier share of every block, pooled as it was measured; ``None`` for one without layers.
 
         Example:
-            >>> layers = [LayerInfo("a", 0, 1, 3), LayerInfo("b", 0, 1, 1)]
+            >>> layers = [LayerInfo("a", 0, (1, 3)), LayerInfo("b", 0, (1, 1))]
             >>> OWL(m=7).describe({"a": 2.0, "b": 6.0}, layers, 2)
             {'outliers': {'7': [0.03, None]}}
         """

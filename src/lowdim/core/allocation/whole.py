@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.allocation.base import Allocation, AllocationResult, LayerInfo, Scan, ScannedLayer
 from lowdim.core.errors import NumericalError
+from lowdim.core.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,7 @@ class Global(Allocation):
 
     Example:
         >>> import torch
-        >>> infos = [LayerInfo("a", 0, 1, 2), LayerInfo("b", 1, 1, 2)]
+        >>> infos = [LayerInfo("a", 0, (1, 2)), LayerInfo("b", 1, (1, 2))]
         >>> weights = [torch.tensor([[5.0, -4.0]]), torch.tensor([[1.0, 6.0]])]
         >>> scan = lambda: iter([[ScannedLayer(i, w, None)] for i, w in zip(infos, weights)])
         >>> Global().allocate(infos, 0.5, scan).sparsities
@@ -72,8 +73,6 @@ class Global(Allocation):
 
 def _bits(layer: ScannedLayer) -> Tensor:
     """Return the scores' fp32 bit patterns as int32, flat."""
-    import torch
-
     scores = layer.weight.float().abs()
     if layer.scale is not None:
         scores = scores * layer.scale.to(scores.device)
@@ -84,15 +83,11 @@ def _bits(layer: ScannedLayer) -> Tensor:
 
 
 def _histogram(values: Tensor) -> Tensor:
-    import torch
-
     return torch.bincount(values, minlength=_HALF).cpu()
 
 
 def _bin(counts: Tensor | Literal[0], keep: int) -> tuple[int, int]:
     """Return the bin that holds the keep-th largest value, and how many of its values are among the kept."""
-    import torch
-
     assert isinstance(counts, torch.Tensor)
     from_above = counts.flip(0).cumsum(0)
     place = int(torch.searchsorted(from_above, keep))

@@ -7,13 +7,26 @@ import re
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.pattern.base import Pattern
 from lowdim.core.pattern.block import Block
+from lowdim.core.pattern.fan_in import FanIn
+from lowdim.core.pattern.gates import Gates
 from lowdim.core.pattern.nm import NM
 from lowdim.core.pattern.roles import BlockRoles
 from lowdim.core.pattern.structured import Structured, structured_masks
 from lowdim.core.pattern.unstructured import Unstructured
 from lowdim.core.registry import register
 
-__all__ = ["NM", "Block", "BlockRoles", "Pattern", "Structured", "Unstructured", "parse", "structured_masks"]
+__all__ = [
+    "NM",
+    "Block",
+    "BlockRoles",
+    "FanIn",
+    "Gates",
+    "Pattern",
+    "Structured",
+    "Unstructured",
+    "parse",
+    "structured_masks",
+]
 
 _HERE = "lowdim.core.pattern"
 register("pattern", "unstructured", f"{_HERE}.unstructured:Unstructured", title="Single weights")
@@ -21,6 +34,8 @@ register("pattern", "nm", f"{_HERE}.nm:NM", title="N of every M weights", arxiv=
 register(
     "pattern", "block", f"{_HERE}.block:Block", title="Rectangular blocks", arxiv="1711.02782", year=2017
 )
+register("pattern", "fan-in", f"{_HERE}.fan_in:FanIn", title="Constant fan-in", arxiv="2305.02299", year=2024)
+register("pattern", "gates", f"{_HERE}.gates:Gates", title="Gates of recurrent layers")
 register(
     "pattern",
     "structured",
@@ -31,11 +46,12 @@ register(
 )
 
 
-def parse(text: str) -> Pattern:
-    """Read a pattern as it is written in a recipe.
+def parse(text: str | Pattern) -> Pattern:
+    """Read a pattern as it is written in a recipe; a pattern itself comes back as it is.
 
     Args:
-        text: "unstructured", "structured", N:M such as "2:4" (keep 2 of every 4), or ROWSxCOLS ("1x16").
+        text: "unstructured", "structured", "fan-in" (every output keeps as many inputs), N:M such as "2:4" (keep 2 of
+            every 4), ROWSxCOLS ("1x16"), or "gates:4" (the rows in four stacked parts that keep as many weights).
 
     Raises:
         RecipeError: the text is none of these, or its numbers are impossible.
@@ -46,11 +62,17 @@ def parse(text: str) -> Pattern:
         >>> parse("16x8")
         Block(rows=16, cols=8)
     """
+    if isinstance(text, Pattern):
+        return text
     word = text.strip().lower()
     if word == "unstructured":
         return Unstructured()
     if word == "structured":
         return Structured()
+    if word == "fan-in":
+        return FanIn()
+    if found := re.fullmatch(r"gates:(\d+)", word):
+        return Gates(int(found[1]))
     if found := re.fullmatch(r"(\d+):(\d+)", word):
         return NM(int(found[1]), int(found[2]))
     if found := re.fullmatch(r"(\d+)x(\d+)", word):
@@ -61,6 +83,5 @@ def parse(text: str) -> Pattern:
         )
     if re.fullmatch(r"\d*x\d*", word):
         raise RecipeError(f"pattern {text!r} is not ROWSxCOLS: write two whole numbers, such as 16x16")
-    raise RecipeError(
-        f"unknown pattern {text!r}. {suggest(word, ['unstructured', 'structured', '2:4', '1x16'])}"
-    )
+    known = ["unstructured", "structured", "fan-in", "2:4", "1x16", "gates:4"]
+    raise RecipeError(f"unknown pattern {text!r}. {suggest(word, known)}")

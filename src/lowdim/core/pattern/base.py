@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lowdim.core.budget import apportion
 from lowdim.core.choices import Choices, Word
 from lowdim.core.errors import PatternError, RecipeError, clash
+from lowdim.core.lazy import torch
+from lowdim.core.pattern.units import Shape, Units
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -161,9 +163,33 @@ class Pattern(Word, ABC):
     def unit_size(self) -> int:
         """Weights in the smallest change of a mask's count."""
 
-    def units(self, rows: int, cols: int) -> int:
-        """Return how many units a [rows, cols] weight has."""
-        return rows * cols // self.unit_size
+    @property
+    def groups_of(self) -> int:
+        """Neighbouring inputs that keep a number of their own, as in N:M; 0 where there are no such groups."""
+        return 0
+
+    @abstractmethod
+    def units(self, name: str, shape: Shape) -> Units:
+        """Cut a weight into units.
+
+        Args:
+            name: of the weight, for messages.
+            shape: [out, in, kernel...]; `Turned` serves layers that hold it as [in, out, kernel...].
+
+        Raises:
+            RecipeError: the pattern spans several weights.
+            PatternError: the weight does not fall into whole units.
+        """
+
+    def quota(self, units: Units, kept: int) -> Tensor | None:
+        """Return how many units each group keeps, int64 [groups]; None where units do not fall into groups.
+
+        Groups share ``kept`` weights, the same number each (at least one), rounded.
+        """
+        if units.groups == 1:
+            return None
+        room = units.size // units.groups
+        return torch.full((units.groups,), min(room, max(1, round(kept / units.groups))))
 
     @abstractmethod
     def mask(self, scores: Tensor, keep: int) -> Tensor:

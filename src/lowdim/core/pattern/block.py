@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lowdim.core.errors import PatternError
 from lowdim.core.pattern.base import Pattern
+from lowdim.core.pattern.units import Blocks, Shape, whole
 from lowdim.core.settings import count
 from lowdim.core.topk import keep_top
 
@@ -55,6 +56,11 @@ class Block(Pattern):
                 f"{name} is {rows} x {cols}, which does not fall into blocks of {self}. Leave the layer out "
                 f"of the recipe, or use blocks whose rows divide {rows} and whose columns divide {cols}"
             )
+
+    def units(self, name: str, shape: Shape) -> Blocks:
+        """Return tiles, each with the whole kernel of every pair of channels ("1x1" is kernel-wise)."""
+        tiles = whole(name, shape, 0, self.rows, "block") * whole(name, shape, 1, self.cols, "block")
+        return Blocks(shape, tiles, rows=self.rows, cols=self.cols)
 
     def mask(self, scores: Tensor, keep: int) -> Tensor:
         """Keep the best ``keep / unit_size`` tiles, the count rounded to the nearest whole one."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from lowdim.core.choices import Choices
 from lowdim.core.errors import PatternError, RecipeError, clash
+from lowdim.core.lazy import torch
 from lowdim.core.pattern.base import Pattern
+from lowdim.core.pattern.units import Entries, Shape, Units, whole
 from lowdim.core.topk import keep_top_rows
 
 if TYPE_CHECKING:
@@ -127,6 +130,20 @@ class NM(Pattern):
                 f"{name} has {cols} inputs, not a multiple of {self.group}, so {self} does not fit. "
                 f"Leave the layer out of the recipe, or use {other}"
             )
+
+    @property
+    def groups_of(self) -> int:
+        """M."""
+        return self.group
+
+    def units(self, name: str, shape: Shape) -> Entries:
+        """Return single weights, in groups that span inputs."""
+        whole(name, shape, 1, self.group, "group")
+        return Entries(shape, prod(shape), groups=prod(shape) // self.group, inputs_last=True)
+
+    def quota(self, units: Units, kept: int) -> Tensor:
+        """Return N for every group."""
+        return torch.full((units.groups,), self.keep)
 
     def mask(self, scores: Tensor, keep: int) -> Tensor:
         """Keep the best of each group; ``keep`` must be the one legal count, rows * cols * N / M.

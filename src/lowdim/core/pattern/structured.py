@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowdim.core.errors import PatternError, RecipeError
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 from lowdim.core.pattern.base import Pattern
 from lowdim.core.pattern.roles import BlockRoles, find_roles
+from lowdim.core.pattern.units import Shape, Units
 from lowdim.core.topk import keep_top
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-else:
-    torch = lazy("torch")
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,16 @@ class Structured(Pattern):
 
     def check_shape(self, name: str, rows: int, cols: int) -> None:
         """Nothing to check in one layer; the roles of the block are checked when its masks are drawn."""
+
+    def units(self, name: str, shape: Shape) -> Units:
+        """Not possible for one weight.
+
+        Raises:
+            RecipeError: always.
+        """
+        raise RecipeError(
+            "pattern 'structured' cannot be trained; choose unstructured, fan-in, N:M, ROWSxCOLS or gates:N"
+        )
 
     def mask(self, scores: Tensor, keep: int) -> Tensor:
         """Not possible for one layer.

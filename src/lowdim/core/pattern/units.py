@@ -1,17 +1,16 @@
-"""What stands or falls together in one weight that is trained sparsely."""
+"""What stands or falls together in one weight."""
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from math import prod
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from lowdim.core.errors import PatternError
 
-from lowdim.core.errors import PatternError, RecipeError
-from lowdim.core.pattern import NM, Block, Unstructured, parse
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shape = tuple[int, ...]
 
@@ -98,66 +97,16 @@ class Turned(Units):
         return self.inner.spread(kept).transpose(0, 1).contiguous()
 
 
-def units_of(pattern: str, name: str, shape: Shape) -> Units:
-    """Cut a weight into units.
-
-    Args:
-        pattern: "unstructured"; "fan-in", every output keeps the same number of inputs (SRigL, arXiv 2305.02299);
-            N:M such as "2:4", along the inputs; ROWSxCOLS such as "16x16", blocks of outputs by inputs, a whole
-            kernel per pair in convolutions ("1x1" there is kernel-wise); "gates:4", the rows in four stacked
-            parts that each keep their number.
-        name: of the weight, for messages.
-        shape: [out, in, kernel...]; `Turned` serves layers that hold it as [in, out, kernel...].
+def whole(name: str, shape: Shape, axis: int, unit: int, what: str) -> int:
+    """Return how many units of ``unit`` outputs (axis 0) or inputs (axis 1) a weight has.
 
     Raises:
-        RecipeError: the pattern is none of these.
-        PatternError: the weight does not fall into whole units.
-
-    Example:
-        >>> units_of("unstructured", "fc", (4, 6)).size, units_of("2x3", "fc", (4, 6)).size
-        (24, 4)
-        >>> units_of("1:2", "fc", (4, 6)).groups, units_of("fan-in", "fc", (4, 6)).groups
-        (12, 4)
+        PatternError: they are not whole; names the weight, its size and the remedy.
     """
-    numel = prod(shape)
-    if pattern == "fan-in":
-        return Entries(shape, numel, groups=shape[0])
-    if found := re.fullmatch(r"gates:(\d+)", pattern):
-        return Entries(shape, numel, groups=_whole(name, shape, 0, max(1, int(found[1])), "gate"))
-    known = parse(pattern)
-    if isinstance(known, Unstructured):
-        return Entries(shape, numel)
-    if isinstance(known, NM):
-        _whole(name, shape, 1, known.group, "group")
-        return Entries(shape, numel, groups=numel // known.group, inputs_last=True)
-    if isinstance(known, Block):
-        _whole(name, shape, 0, known.rows, "block")
-        _whole(name, shape, 1, known.cols, "block")
-        count = (shape[0] // known.rows) * (shape[1] // known.cols)
-        return Blocks(shape, count, rows=known.rows, cols=known.cols)
-    raise RecipeError(
-        f"pattern {pattern!r} cannot be trained; choose unstructured, fan-in, N:M, ROWSxCOLS or gates:N"
-    )
-
-
-def _whole(name: str, shape: Shape, axis: int, unit: int, what: str) -> int:
     if shape[axis] % unit:
         side = ("outputs", "inputs")[axis]
         raise PatternError(
             f"{name} has {shape[axis]} {side}, which is not a whole number of {what}s of {unit}; "
             "exclude the layer or choose another pattern"
         )
-    return unit
-
-
-def quotas(pattern: str, units: Units, kept: int) -> Tensor | None:
-    """Return how many units each group keeps, int64 [groups]; None where units do not fall into groups.
-
-    N:M keeps N. Other groups share ``kept`` weights, the same number each (at least one), rounded.
-    """
-    if found := re.fullmatch(r"(\d+):(\d+)", pattern):
-        return torch.full((units.groups,), int(found[1]))
-    if units.groups == 1:
-        return None
-    room = units.size // units.groups
-    return torch.full((units.groups,), min(room, max(1, round(kept / units.groups))))
+    return shape[axis] // unit

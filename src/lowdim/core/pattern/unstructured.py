@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Literal, cast
 
 from lowdim.core.budget import apportion
 from lowdim.core.choices import Choices
-from lowdim.core.errors import clash
-from lowdim.core.lazy import lazy
+from lowdim.core.errors import RecipeError, clash
+from lowdim.core.lazy import torch
 from lowdim.core.pattern.base import Pattern
+from lowdim.core.pattern.units import Entries, Shape
 from lowdim.core.settings import count
 from lowdim.core.topk import keep_top, keep_top_rows
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-else:
-    torch = lazy("torch")
 
 Group = Literal["auto", "row", "matrix", "column-block", "global"]
 
@@ -100,6 +99,18 @@ class Unstructured(Pattern):
 
     def check_shape(self, name: str, rows: int, cols: int) -> None:
         """Every shape is legal."""
+
+    def units(self, name: str, shape: Shape) -> Entries:
+        """Return single weights, which compete over the whole layer.
+
+        Raises:
+            RecipeError: ``group`` asks for rows or blocks of columns.
+        """
+        if self.group in ("row", "column-block"):
+            raise RecipeError(
+                f"pattern unstructured is trained without groups; got group {self.group!r}. Use fan-in for rows"
+            )
+        return Entries(shape, prod(shape))
 
     def mask(self, scores: Tensor, keep: int) -> Tensor:
         """Keep the best ``keep`` weights, group by group; see the class."""

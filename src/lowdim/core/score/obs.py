@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.errors import NumericalError
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 from lowdim.core.score.base import ColumnScore
 from lowdim.core.settings import share
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from lowdim.core.statistics import InputStatistics
-else:
-    torch = lazy("torch")
 
 _ATTEMPTS = 5
 

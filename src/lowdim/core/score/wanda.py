@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.errors import clash
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 from lowdim.core.score.base import ColumnScore
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from lowdim.core.choices import Choices
     from lowdim.core.statistics import InputStatistics
-else:
-    torch = lazy("torch")
 
 
 @dataclass(frozen=True)

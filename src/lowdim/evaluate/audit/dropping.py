@@ -62,7 +62,7 @@ class Dropping:
         for index in range(len(stream)):
             for layer in stream.describe(index)[0]:
                 self.layers.append(layer)
-                self._infos.append(LayerInfo(layer.name, index, *layer.shape))
+                self._infos.append(LayerInfo(layer.name, index, layer.shape))
 
     @property
     def numel(self) -> int:

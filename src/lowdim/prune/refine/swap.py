@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-else:
-    torch = lazy("torch")
 
 SEQUENCE = 2048
 """Tokens per sequence in the paper; its threshold is a sum over one sequence."""

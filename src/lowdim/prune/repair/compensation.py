@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.errors import clash
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 from lowdim.core.settings import within
 from lowdim.prune.repair.base import Repair
 from lowdim.prune.repair.hessian import Hessian, factor
@@ -16,14 +16,11 @@ from lowdim.prune.repair.rounding import Rounding
 from lowdim.prune.repair.sweep import sweep
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from lowdim.core.choices import Choices
     from lowdim.core.pattern import Pattern
     from lowdim.prune.bench import Bench, Work
-else:
-    torch = lazy("torch")
 
 COLUMNS = 128
 """Columns that are masked together where nothing asks for another number."""

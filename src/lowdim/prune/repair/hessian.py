@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lowdim.core.errors import NumericalError
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 from lowdim.core.score.obs import damped_cholesky
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-else:
-    torch = lazy("torch")
 
 
 @dataclass(frozen=True)

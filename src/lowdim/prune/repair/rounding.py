@@ -8,17 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 from lowdim.core.packing.codebook import column_importance
 from lowdim.core.quantize import Grid, Quantized, decode, encode, fit_table, scales_of, to_levels
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from lowdim.prune.bench import Work
-else:
-    torch = lazy("torch")
 
 Span = tuple[int, int]
 

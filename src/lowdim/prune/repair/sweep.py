@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 from lowdim.prune.repair.rounding import Rounding
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-else:
-    torch = lazy("torch")
 
 Select: TypeAlias = "Callable[[int, int, Tensor, Tensor], Tensor]"
 """``select(start, end, weights [end - start, rows], diagonal [end - start]) -> kept [end - start, rows]``: the mask of

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
-from lowdim.core.allocation.densities import er
+from lowdim.core.allocation.gates import check_rows
 from lowdim.core.errors import RecipeError
 from lowdim.core.transition import draw, drop_by_sign
 from lowdim.train.sparse.method import Moment, Order, Periodic, Regrow, in_unit
@@ -89,44 +89,6 @@ class STRNN(Periodic):
             layer.move(keep, new, initial_values(moment, layer, len(new), self.regrow))
 
 
-@dataclass(frozen=True)
-class GateER:
-    """Erdos-Renyi over gates: each gate of a stacked matrix counts as a layer of its own.
-
-    A gate of shape (out, in) has density eps * (out + in) / (out * in), none above 1; plain ER would take the
-    stacked matrix for one layer of ``gates`` times the outputs.
-
-    Args:
-        gates: gates stacked in the rows of every sparse weight.
-
-    Example:
-        >>> found = GateER(4).densities({"ih": (16, 4), "hh": (16, 8)}, 0.5)
-        >>> {name: round(density, 4) for name, density in found.items()}
-        {'ih': 0.6, 'hh': 0.45}
-    """
-
-    gates: int = 4
-
-    def __post_init__(self) -> None:
-        check_gates(self.gates)
-
-    def densities(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, float]:
-        """Return the share of weights that each matrix keeps, in every one of its gates.
-
-        Raises:
-            RecipeError: the rows of a matrix are not whole gates.
-        """
-        for name, shape in shapes.items():
-            check_rows(name, shape, self.gates)
-        gates = {
-            (name, gate): (shape[0] // self.gates, *shape[1:])
-            for name, shape in shapes.items()
-            for gate in range(self.gates)
-        }
-        found = er(gates, sparsity)
-        return {name: found[name, 0] for name in shapes}
-
-
 def check_gates(gates: int) -> None:
     """Refuse a number of gates that is none.
 
@@ -135,16 +97,3 @@ def check_gates(gates: int) -> None:
     """
     if not isinstance(gates, int) or gates < 1:
         raise RecipeError(f"gates must be a whole number of at least 1 (LSTM 4, GRU 3); got {gates!r}")
-
-
-def check_rows(name: str, shape: tuple[int, ...], gates: int) -> None:
-    """Refuse a matrix whose rows are not whole gates.
-
-    Raises:
-        RecipeError: names the matrix.
-    """
-    if shape[0] % gates:
-        raise RecipeError(
-            f"{name} has {shape[0]} rows, which are not {gates} stacked gates; "
-            "name the recurrent weights with include=[...], or set gates (LSTM 4, GRU 3)"
-        )

@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.errors import RecipeError
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 from lowdim.core.settings import count, share
 from lowdim.core.topk import keep_top
 from lowdim.core.transition import drop_by_sign, whole
 from lowdim.train.sparse.method import Method, Moment, Order
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from lowdim.train.sparse.layer import Layer
-else:
-    torch = lazy("torch")
 
 _WARMUP = 2  # epochs in which the input layer is rewired as the hidden ones are
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowdim.core.allocation.densities import er_epsilon
+from lowdim.core.allocation.er import er_epsilon
 from lowdim.core.errors import LowdimError
 from lowdim.core.random import generator
 from lowdim.core.settings import check_all, count, within

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from lowdim.core.allocation.shapes import resolve
+from lowdim.core.allocation import counts_for
 from lowdim.core.errors import RecipeError
 from lowdim.core.settings import Range, Settings, count, share, within
 from lowdim.train.sparse.method import Regrow
@@ -76,7 +76,7 @@ class SetMLP(Settings):
         widths = (inputs, *self.hidden)
         shapes = {str(n): (out, into) for n, (into, out) in enumerate(zip(widths, self.hidden, strict=False))}
         if self.sparsity is not None:
-            return tuple(resolve("er", shapes, self.sparsity).values())
+            return tuple(counts_for(shapes, "er", self.sparsity).values())
         return tuple(
             min(out * into, max(1, round(self.epsilon * (out + into)))) for out, into in shapes.values()
         )

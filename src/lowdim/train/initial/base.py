@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lowdim.core.allocation.shapes import check_sparsity
-from lowdim.core.errors import NumericalError, RecipeError
+from lowdim.core.allocation.counts import check_sparsity
+from lowdim.core.errors import RecipeError
 from lowdim.core.settings import Settings
+from lowdim.core.topk import keep_top, keep_top_across
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -111,7 +112,7 @@ class Scored(Initialisation):
 
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
         """Return the masks."""
-        return keep_global(self.scores(start), budget(start.weights, sparsity))
+        return keep_top_across(self.scores(start), budget(start.weights, sparsity))
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -131,38 +132,8 @@ def budget(weights: Mapping[str, Tensor], sparsity: float) -> int:
     return round((1.0 - check_sparsity(sparsity)) * sum(w.numel() for w in weights.values()))
 
 
-def keep_global(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Keep the ``count`` highest scores of all tensors together; ties go to the earliest tensor and index.
-
-    Raises:
-        NumericalError: a score is NaN; the tensor is named.
-
-    Example:
-        >>> import torch
-        >>> found = keep_global({"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([[3.0], [2.0]])}, 2)
-        >>> found["a"].tolist(), found["b"].tolist()
-        ([False, True], [[True], [False]])
-    """
-    import torch
-
-    from lowdim.core.topk import keep_top
-
-    for name, score in scores.items():
-        if bool(score.isnan().any()):
-            raise NumericalError(f"the scores of {name} hold NaN. Check the data and the loss")
-    home = next(iter(scores.values())).device
-    kept = keep_top(torch.cat([score.reshape(-1).to(home) for score in scores.values()]), count)
-    parts = kept.split([score.numel() for score in scores.values()])
-    return {
-        name: part.reshape(score.shape).to(score.device)
-        for (name, score), part in zip(scores.items(), parts, strict=True)
-    }
-
-
 def keep_counted(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
     """Keep the highest scores of each tensor by itself; ties go to the lowest index."""
-    from lowdim.core.topk import keep_top
-
     return {name: keep_top(score, counts[name]) for name, score in scores.items()}
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from lowdim.core.errors import RecipeError
-from lowdim.train.initial.base import Loss, Scored, Start
+from lowdim.core.lazy import torch
+from lowdim.core.settings import within
+from lowdim.train.initial.base import Scored, Start
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,21 @@ class GraSP(Scored):
         temperature: divides the outputs, so that the softmax starts near uniform; the authors use 200.
 
     Paper: "Picking Winning Tickets Before Training by Preserving Gradient Flow", arXiv 2002.07376.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> masks = GraSP().masks(net, (torch.randn(6, 4), torch.tensor([0, 1] * 3)), sparsity=0.5)
+        >>> {name: int(mask.sum()) for name, mask in masks.items()}
+        {'0.weight': 16}
     """
 
     needs: ClassVar[str] = "batches"
 
-    temperature: float = 200.0
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise RecipeError(f"temperature must be above 0; got {self.temperature}")
+    temperature: float = within(200.0, above=0)
 
     def scores(self, start: Start) -> dict[str, Tensor]:
         """Return w * (H g)."""
-        import torch
-
         from lowdim.train.initial.gradients import batches_of, differentiable_twice, gradients, untouched
 
         batches = list(batches_of(start))
@@ -63,28 +64,3 @@ class GraSP(Scored):
             name: weight.detach() * h
             for (name, weight), h in zip(start.weights.items(), product, strict=True)
         }
-
-
-def grasp(
-    model: nn.Module,
-    batches: Any,
-    loss: Loss | None = None,
-    *,
-    sparsity: float,
-    temperature: float = 200.0,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """Choose masks that preserve the gradient flow; see `GraSP`, and `Initialisation.masks` for the arguments.
-
-    Example:
-        >>> import torch
-        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> masks = grasp(net, (torch.randn(6, 4), torch.tensor([0, 1] * 3)), sparsity=0.5)
-        >>> {name: int(mask.sum()) for name, mask in masks.items()}
-        {'0.weight': 16}
-    """
-    return GraSP(temperature).masks(
-        model, batches, sparsity=sparsity, loss=loss, include=include, exclude=exclude, seed=seed
-    )

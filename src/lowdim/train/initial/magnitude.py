@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lowdim.core.allocation.shapes import resolve
+from lowdim.core.allocation import counts_for
 from lowdim.train.initial.base import Scored, Start, keep_counted, shapes_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 Scope = Literal["global", "layer"]
 
@@ -24,6 +23,11 @@ class Magnitude(Scored):
             sparsity and compares within it.
 
     Paper: "Learning both Weights and Connections for Efficient Neural Networks", arXiv 1506.02626.
+
+    Example:
+        >>> from torch import nn
+        >>> int(Magnitude().masks(nn.Linear(8, 8), sparsity=0.75)["weight"].sum())
+        16
     """
 
     scope: Scope = "global"
@@ -36,22 +40,4 @@ class Magnitude(Scored):
         """Return the masks."""
         if self.scope == "global":
             return super().choose(start, sparsity)
-        return keep_counted(self.scores(start), resolve("uniform", shapes_of(start.weights), sparsity))
-
-
-def magnitude(
-    model: nn.Module,
-    *,
-    sparsity: float,
-    scope: Scope = "global",
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
-) -> dict[str, Tensor]:
-    """Keep the largest weights; see `Magnitude`, and `Initialisation.masks` for what is common to all.
-
-    Example:
-        >>> from torch import nn
-        >>> int(magnitude(nn.Linear(8, 8), sparsity=0.75)["weight"].sum())
-        16
-    """
-    return Magnitude(scope).masks(model, sparsity=sparsity, include=include, exclude=exclude)
+        return keep_counted(self.scores(start), counts_for(shapes_of(start.weights), "uniform", sparsity))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lowdim.core.allocation.shapes import resolve
-from lowdim.core.errors import RecipeError, suggest
+import numpy as np
+
+from lowdim.core.allocation import counts_for
+from lowdim.core.budget import apportion
+from lowdim.core.lazy import torch
+from lowdim.core.random import derive_seed, generator
+from lowdim.core.settings import count, share, within
+from lowdim.train.initial import solvers
 from lowdim.train.initial.base import Initialisation, Start, shapes_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
 
 Solver = Literal["greedy", "milp"]
 
@@ -42,61 +48,117 @@ class NPB(Initialisation):
         chunk: output channels per integer programme; larger layers are split, as the authors do.
 
     Paper: "Towards Data-Agnostic Pruning At Initialization: What Makes a Good Sparse Mask?", NeurIPS 2023.
-    """
-
-    needs: ClassVar[str] = "example"
-
-    alpha: float = 0.01
-    beta: float = 1.0
-    max_kernel: int = 9
-    allocation: Any = "erk"
-    solver: Solver = "greedy"
-    chunk: int = 32
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.alpha <= 1.0:
-            raise RecipeError(f"alpha must be between 0 and 1; got {self.alpha}")
-        if not self.beta >= 0.0:
-            raise RecipeError(f"beta must not be negative; got {self.beta}")
-        for name, value in (("max_kernel", self.max_kernel), ("chunk", self.chunk)):
-            if not isinstance(value, int) or value < 1:
-                raise RecipeError(f"{name} must be a whole number of at least 1; got {value}")
-        if self.solver not in get_args(Solver):
-            raise RecipeError(
-                f"unknown solver {self.solver!r}. {suggest(str(self.solver), get_args(Solver))}"
-            )
-
-    def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
-        """Return the masks."""
-        from lowdim.train.initial.paths import balanced
-
-        counts = resolve(self.allocation, shapes_of(start.weights), sparsity)
-        return balanced(self, start, counts)
-
-
-def npb(
-    model: nn.Module,
-    example: Any,
-    *,
-    sparsity: float,
-    alpha: float = 0.01,
-    beta: float = 1.0,
-    max_kernel: int = 9,
-    allocation: Any = "erk",
-    solver: Solver = "greedy",
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """Choose masks by effective nodes and paths; see `NPB`, and `Initialisation.masks` for the arguments.
-
-    ``example`` is an input, one sample being enough, or the shape of one, (1, 3, 32, 32).
 
     Example:
         >>> import torch
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> {name: int(mask.sum()) for name, mask in npb(net, (1, 4), sparsity=0.75).items()}
+        >>> {name: int(mask.sum()) for name, mask in NPB().masks(net, (1, 4), sparsity=0.75).items()}
         {'0.weight': 8}
     """
-    method = NPB(alpha, beta, max_kernel, allocation, solver)
-    return method.masks(model, example, sparsity=sparsity, include=include, exclude=exclude, seed=seed)
+
+    needs: ClassVar[str] = "example"
+
+    alpha: float = share(0.01)
+    beta: float = within(1.0, least=0)
+    max_kernel: int = count(9)
+    allocation: Any = "erk"
+    solver: Solver = "greedy"
+    chunk: int = count(32)
+
+    def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
+        """Return the masks."""
+        return balanced(self, start, counts_for(shapes_of(start.weights), self.allocation, sparsity))
+
+
+def balanced(method: NPB, start: Start, counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """Place weights in one forward pass, each layer under the masks of those before; then repair."""
+    from lowdim.train.initial import paths
+
+    flow = paths.ones_flow(start.model, start.weights, start.data)
+    masks: dict[str, Tensor] = {}
+    owners = {
+        id(module.weight): module
+        for module in flow.net.modules()
+        if isinstance(module, (torch.nn.Linear, *paths.CONVOLUTIONS, *paths.TRANSPOSED)) or _is_conv1d(module)
+    }
+    handles = []
+    for name, weight in flow.weights.items():
+        place = _Placing(method, start.seed, name, counts[name], weight, masks)
+        if id(weight) in owners:
+            handles.append(owners[id(weight)].register_forward_pre_hook(place))
+        else:
+            place(torch.nn.Module(), ())
+    with torch.no_grad():
+        flow.total()
+    for handle in handles:
+        handle.remove()
+    for name, weight in flow.weights.items():  # a layer that the forward pass never reached
+        if name not in masks:
+            _Placing(method, start.seed, name, counts[name], weight, masks)(owners[id(weight)], ())
+    linear = {name for name, weight in flow.weights.items() if id(weight) in owners}
+    repaired = paths.repair(flow, masks, linear, start.seed)
+    return {name: repaired[name].to(start.weights[name].device) for name in start.weights}
+
+
+class _Placing:
+    """A hook that masks its module's weight the moment its input is known."""
+
+    def __init__(
+        self, method: NPB, seed: int, name: str, count: int, weight: Tensor, masks: dict[str, Tensor]
+    ) -> None:
+        self.method, self.seed, self.name, self.count = method, seed, name, count
+        self.weight, self.masks = weight, masks
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        from lowdim.train.initial import paths
+
+        if self.name in self.masks:  # a module called twice
+            return
+        transposed = isinstance(module, paths.TRANSPOSED) or _is_conv1d(module)
+        weight = self.weight.transpose(0, 1) if transposed else self.weight
+        kernels = weight.reshape(*weight.shape[:2], -1)
+        groups = getattr(module, "groups", 1) if not transposed else 1
+        arriving = paths.arriving(module, args) if args else torch.ones(kernels.shape[1] * groups)
+        method = self.method
+        limit = kernels.shape[2] if not self.masks else min(method.max_kernel, kernels.shape[2])
+        mask = _place(method, kernels.shape, arriving.cpu(), groups, limit, self.count, self.seed, self.name)
+        mask = mask.reshape(weight.shape).to(self.weight.device)
+        self.masks[self.name] = (mask.transpose(0, 1) if transposed else mask).contiguous()
+        with torch.no_grad():
+            self.weight.mul_(self.masks[self.name])
+
+
+def _place(
+    method: NPB,
+    shape: torch.Size,
+    arriving: Tensor,
+    groups: int,
+    limit: int,
+    count: int,
+    seed: int,
+    name: str,
+) -> Tensor:
+    """Return a mask [out, in, kernel] with ``count`` weights; groups of channels are layers of their own."""
+    outs, ins, size = shape
+    drawn = generator(seed, "npb", name)
+    numbers = np.random.default_rng(derive_seed(seed, "npb", name))
+    parts = outs // groups
+    shares = apportion([1.0] * groups, count, [parts * ins * size] * groups)
+    made = []
+    for part, own in zip(arriving.reshape(groups, ins).double().numpy(), shares, strict=True):
+        least = -(-own // (parts * ins)) if parts * ins else 0
+        problem = solvers.Problem(part, parts, max(limit, least), own, method.alpha, method.beta)
+        made.append(torch.from_numpy(solvers.solve(problem, method.solver, method.chunk, numbers)))
+    return _inside(torch.cat(made), size, drawn)
+
+
+def _inside(kernels: Tensor, size: int, drawn: Generator) -> Tensor:
+    """Draw where in its kernel each weight lies: counts [out, in] to a mask [out, in, kernel]."""
+    if size == 1:
+        return kernels.bool().unsqueeze(2)
+    ranks = torch.rand(*kernels.shape, size, generator=drawn).argsort(2).argsort(2)
+    return ranks < kernels.unsqueeze(2)
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    return type(module).__name__ == "Conv1D"

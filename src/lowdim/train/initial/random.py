@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lowdim.core.allocation.shapes import resolve
+from lowdim.core.allocation import counts_for
+from lowdim.core.lazy import torch
+from lowdim.core.random import generator
+from lowdim.core.transition import draw
 from lowdim.train.initial.base import Initialisation, Start, shapes_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -21,9 +25,8 @@ class RandomMasks(Initialisation):
     instead, so that its count is random.
 
     Args:
-        allocation: how the budget is spread over the layers: "uniform", "uniform-plus", "er", "erk",
-            "erk-plus", a sparsity for every layer by name (such as ``ratios_of(snip(...))``), or an object with
-            ``densities(shapes, sparsity)``.
+        allocation: how the budget is spread over the layers: the name of an allocation of shapes alone, such as
+            "erk", the object, or a sparsity for every layer by name, such as ``ratios_of(SNIP().masks(...))``.
 
     Paper: "The Unreasonable Effectiveness of Random Pruning: Return of the Most Naive Baseline for Sparse
     Training", arXiv 2202.02643.
@@ -42,20 +45,13 @@ class RandomMasks(Initialisation):
 
     def draw(self, shapes: Mapping[str, Sequence[int]], sparsity: float, seed: int = 0) -> dict[str, Tensor]:
         """Draw masks for named shapes."""
-        return draw_counts(shapes, resolve(self.allocation, shapes, sparsity), seed)
+        return draw_counts(shapes, counts_for(shapes, self.allocation, sparsity), seed)
 
 
 def draw_counts(
     shapes: Mapping[str, Sequence[int]], counts: Mapping[str, int], seed: int
 ) -> dict[str, Tensor]:
     """Draw the given number of positions of each shape, uniformly and without replacement."""
-    import math
-
-    import torch
-
-    from lowdim.core.random import generator
-    from lowdim.core.transition import draw
-
     masks = {}
     for name, shape in shapes.items():
         size = math.prod(shape)
@@ -64,42 +60,6 @@ def draw_counts(
         mask[draw(counts[name], size, none, generator(seed, "mask", name))] = True
         masks[name] = mask.reshape(tuple(shape))
     return masks
-
-
-def random_masks(
-    model: nn.Module | Mapping[str, Sequence[int]],
-    sparsity: float,
-    allocation: Any = "erk",
-    seed: int = 0,
-    *,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
-) -> dict[str, Tensor]:
-    """Draw masks at random; see `RandomMasks`.
-
-    Args:
-        model: a network, or the shapes of its weights by name.
-        sparsity: share of zeros over the chosen weights.
-        allocation: see `RandomMasks`.
-        seed: seeds the positions; each weight's depend on this and its name alone.
-        include: globs of the weights to choose from, if ``model`` is a network.
-        exclude: globs of weights that stay dense, if ``model`` is a network.
-
-    Raises:
-        RecipeError: the sparsity, the allocation or a glob is impossible.
-    """
-    method = RandomMasks(allocation)
-    if isinstance(model, Mapping):
-        _no_globs(include, exclude)
-        return method.draw(model, sparsity, seed)
-    return method.masks(model, sparsity=sparsity, include=include, exclude=exclude, seed=seed)
-
-
-def _no_globs(include: Sequence[str] | None, exclude: Sequence[str] | None) -> None:
-    from lowdim.core.errors import RecipeError
-
-    if include is not None or exclude is not None:
-        raise RecipeError("include and exclude choose among a network's weights; leave out shapes by hand")
 
 
 def ratios_of(masks: Mapping[str, Tensor]) -> dict[str, float]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from lowdim.core.lazy import torch
 from lowdim.core.score import Saliency
-from lowdim.train.initial.base import Loss, Scored, Start
+from lowdim.train.initial.base import Scored, Start
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class SNIP(Scored):
         >>> start = SNIP().start(net, batch, lambda y, t: ((y - t) ** 2).sum() / 2)
         >>> SNIP().scores(start)["weight"]
         tensor([[0.3333, 0.6667]])
+        >>> int(SNIP().masks(net, batch, sparsity=0.5, loss=start.loss, include=["*"])["weight"].sum())
+        1
     """
 
     needs: ClassVar[str] = "batches"
 
     def scores(self, start: Start) -> dict[str, Tensor]:
         """Return the normalised sensitivities."""
-        import torch
-
         from lowdim.train.initial.gradients import batches_of, gradients, untouched
 
         total = {name: torch.zeros_like(w, dtype=torch.float32) for name, w in start.weights.items()}
@@ -48,27 +48,3 @@ class SNIP(Scored):
         raw = {name: Saliency().worth(weight.detach(), total[name]) for name, weight in start.weights.items()}
         norm = sum(float(score.sum(dtype=torch.float64)) for score in raw.values())
         return {name: score / norm if norm else score for name, score in raw.items()}
-
-
-def snip(
-    model: nn.Module,
-    batches: Any,
-    loss: Loss | None = None,
-    *,
-    sparsity: float,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """Choose masks by connection sensitivity; see `SNIP`, and `Initialisation.masks` for the arguments.
-
-    Example:
-        >>> import torch
-        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> masks = snip(net, (torch.randn(6, 4), torch.tensor([0, 1] * 3)), sparsity=0.5)
-        >>> {name: int(mask.sum()) for name, mask in masks.items()}
-        {'0.weight': 16}
-    """
-    return SNIP().masks(
-        model, batches, sparsity=sparsity, loss=loss, include=include, exclude=exclude, seed=seed
-    )

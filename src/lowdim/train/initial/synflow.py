@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from lowdim.core.errors import RecipeError
-from lowdim.train.initial.base import Initialisation, Start, budget, keep_global
+from lowdim.core.lazy import torch
+from lowdim.core.settings import count
+from lowdim.core.topk import keep_top_across
+from lowdim.train.initial.base import Initialisation, Start, budget
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,18 @@ class SynFlow(Initialisation):
         rounds: K; the paper uses 100. 1 is one-shot and may empty layers.
 
     Paper: "Pruning neural networks without any data by iteratively conserving synaptic flow", arXiv 2006.05467.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> masks = SynFlow().masks(net, (1, 4), sparsity=0.75, include=["*"])
+        >>> sum(int(mask.sum()) for mask in masks.values())
+        12
     """
 
     needs: ClassVar[str] = "example"
 
-    rounds: int = 100
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.rounds, int) or self.rounds < 1:
-            raise RecipeError(f"rounds must be a whole number of at least 1; got {self.rounds}")
+    rounds: int = count(100)
 
     def scores(self, start: Start, masks: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the scores under masks, fp64; all weights count if there are none."""
@@ -44,8 +48,6 @@ class SynFlow(Initialisation):
 
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
         """Return the masks."""
-        import torch
-
         scorer = _Scorer(start)
         total = sum(w.numel() for w in start.weights.values())
         last = budget(start.weights, sparsity)
@@ -55,7 +57,7 @@ class SynFlow(Initialisation):
             if masks is not None:  # a pruned weight must not tie with a kept one of score 0
                 scores = {name: torch.where(masks[name], s, -1.0) for name, s in scores.items()}
             kept = round(total * (1.0 - sparsity) ** (k / self.rounds))
-            masks = keep_global(scores, last if k == self.rounds else max(kept, last))
+            masks = keep_top_across(scores, last if k == self.rounds else max(kept, last))
         assert masks is not None
         return masks
 
@@ -64,8 +66,6 @@ class _Scorer:
     """Scores one network again and again."""
 
     def __init__(self, start: Start) -> None:
-        import torch
-
         from lowdim.train.initial.flow import Flow, linear_norms
 
         self.flow = Flow(start.model, start.weights, start.data, torch.abs)
@@ -77,26 +77,3 @@ class _Scorer:
             self.flow.set({name: value * masks[name] for name, value in self.whole.items()})
         _, gradients = self.flow.gradients()
         return {name: (weight.detach() * gradients[name]).abs() for name, weight in self.flow.weights.items()}
-
-
-def synflow(
-    model: nn.Module,
-    example: Any,
-    *,
-    sparsity: float,
-    rounds: int = 100,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
-) -> dict[str, Tensor]:
-    """Choose masks by conserved flow; see `SynFlow`, and `Initialisation.masks` for the arguments.
-
-    ``example`` is an input, one sample being enough, or the shape of one, (1, 3, 32, 32).
-
-    Example:
-        >>> import torch
-        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> masks = synflow(net, (1, 4), sparsity=0.75, include=["*"])
-        >>> sum(int(mask.sum()) for mask in masks.values())
-        12
-    """
-    return SynFlow(rounds).masks(model, example, sparsity=sparsity, include=include, exclude=exclude)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowdim.core.allocation.shapes import ShapeAllocation, resolve
+from lowdim.core.allocation import Allocation, counts_for
 from lowdim.core.errors import LowdimError, RecipeError, suggest
-from lowdim.core.pattern import NM, parse
-from lowdim.core.pattern.units import Turned, Units, quotas, units_of
+from lowdim.core.pattern import Pattern, Unstructured
+from lowdim.core.pattern.units import Turned, Units
 from lowdim.core.random import generator
 from lowdim.core.topk import keep_top_rows
 from lowdim.core.transition import draw
@@ -22,6 +22,7 @@ from lowdim.nn.csr.linear import CSRLinear
 from lowdim.train.sparse.csr import CSRLayer
 from lowdim.train.sparse.distributed import local
 from lowdim.train.sparse.masked import MaskedLayer
+from lowdim.train.sparse.measured import layers_in, weights_alone
 from lowdim.train.sparse.method import Method, Periodic
 from lowdim.train.sparse.state import check_free
 
@@ -34,10 +35,10 @@ class Request:
     optimizer: Optimizer
     method: Method
     sparsity: float | None
-    allocation: str | Mapping[str, float] | ShapeAllocation
+    allocation: Allocation
     include: Sequence[str] | None
     exclude: Sequence[str] | None
-    pattern: str
+    pattern: Pattern
     masks: Mapping[str, Tensor] | None
     seed: int
 
@@ -112,11 +113,11 @@ def build(request: Request) -> Plan:
             f"{type(request.method).__name__} changes how much is kept, which pattern {request.pattern} does not "
             "allow; use RigL, SET, ITOP or Static with it"
         )
-    first, targets = _counts(request, units)
+    first, targets = _counts(request, sparse, units)
     layers = []
     for weight in sparse:
         name, u = weight.name, units[weight.name]
-        quota = quotas(request.pattern, u, first[name])
+        quota = request.pattern.quota(u, first[name])
         kept = _initial(request, name, u, quota, first[name])
         layers.append(MaskedLayer(weight, u, quota, kept, request.optimizer))
         if quota is not None:
@@ -174,11 +175,11 @@ def _check_memory(model: nn.Module, sparse: list[Weight]) -> None:
             )
 
 
-def _units(pattern: str, weight: Weight) -> Units:
+def _units(pattern: Pattern, weight: Weight) -> Units:
     shape = tuple(weight.parameter.shape)
-    if pattern == "unstructured" or not inputs_first(weight.module):
-        return units_of(pattern, weight.name, shape)
-    turned = units_of(pattern, weight.name, (shape[1], shape[0], *shape[2:]))
+    if pattern == Unstructured() or not inputs_first(weight.module):
+        return pattern.units(weight.name, shape)
+    turned = pattern.units(weight.name, (shape[1], shape[0], *shape[2:]))
     return Turned(shape, turned.size, turned.groups, inner=turned)
 
 
@@ -202,7 +203,7 @@ def truly_sparse(request: Request) -> Plan | None:
     modules = {n: m for n, m in request.model.named_modules() if isinstance(m, CSRLinear)}
     if not modules:
         return None
-    if request.masks is not None or request.pattern != "unstructured":
+    if request.masks is not None or request.pattern != Unstructured():
         raise RecipeError(
             "CSRLinear layers bring their own masks, without a pattern; leave out masks and pattern"
         )
@@ -216,7 +217,7 @@ def truly_sparse(request: Request) -> Plan | None:
     targets = {layer.name: layer.kept for layer in layers}
     if request.sparsity is not None:
         shapes = {layer.name: layer.shape for layer in layers}
-        wanted = resolve(request.allocation, shapes, request.sparsity)
+        wanted = counts_for(shapes, request.allocation, request.sparsity)
         if not request.method.changes_density and sum(wanted.values()) != sum(targets.values()):
             raise RecipeError(
                 f"the CSRLinear layers keep {sum(targets.values())} weights; {type(request.method).__name__} leaves "
@@ -229,33 +230,35 @@ def truly_sparse(request: Request) -> Plan | None:
 # ---------------------------------------------------------------- how much, and where
 
 
-def _counts(request: Request, units: dict[str, Units]) -> tuple[dict[str, int], dict[str, int]]:
+def _counts(
+    request: Request, sparse: list[Weight], units: dict[str, Units]
+) -> tuple[dict[str, int], dict[str, int]]:
     """Return the units each layer keeps at the start and at the end."""
     if request.masks is not None:
         first = {name: round(int(request.masks[name].sum()) / u.weights) for name, u in units.items()}
         if request.sparsity is None:
             return first, dict(first)
-        return first, _spread(request, units, request.sparsity)
+        return first, _spread(request, sparse, units, request.sparsity)
     sparsity = _target(request)
     start = request.method.initial(sparsity) if sparsity is not None else None
-    targets = _spread(request, units, sparsity)
+    targets = _spread(request, sparse, units, sparsity)
     if start == sparsity:
         return dict(targets), targets
-    first = _spread(request, units, start)
+    first = _spread(request, sparse, units, start)
     return {name: max(first[name], targets[name]) for name in units}, targets
 
 
 def _target(request: Request) -> float | None:
-    if ":" in request.pattern and not request.pattern.startswith("gates"):
-        known = parse(request.pattern)
-        assert isinstance(known, NM)
-        return known.check_recipe(request.sparsity)
-    return request.sparsity
+    pattern = request.pattern
+    return pattern.check_recipe(request.sparsity) if pattern.groups_of else request.sparsity
 
 
-def _spread(request: Request, units: dict[str, Units], sparsity: float | None) -> dict[str, int]:
-    shapes = {name: u.shape for name, u in units.items()}
-    counts = resolve(request.allocation, shapes, sparsity)
+def _spread(
+    request: Request, sparse: list[Weight], units: dict[str, Units], sparsity: float | None
+) -> dict[str, int]:
+    layers = layers_in(request.model, {name: u.shape for name, u in units.items()})
+    scan = weights_alone(request.allocation, layers, {w.name: w for w in sparse})
+    counts = request.allocation.counts(layers, sparsity, scan)
     return {name: min(u.size, max(1, round(counts[name] / u.weights))) for name, u in units.items()}
 
 

@@ -10,9 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowdim.core.allocation.shapes import ShapeAllocation
+from lowdim.core import allocation as allocations
+from lowdim.core import pattern as patterns
+from lowdim.core.allocation import Allocation
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.masks import Masks
+from lowdim.core.pattern import Pattern
 from lowdim.models.walk.selection import plain_name
 from lowdim.train.sparse.distributed import any_rank, check_agreement, ranks_agree
 from lowdim.train.sparse.layer import Explored
@@ -38,15 +41,16 @@ class SparseTraining:
         model: any module; sharded by ``fully_shard`` or wrapped in DistributedDataParallel before or after.
         optimizer: holds all weights that become sparse.
         sparsity: share of zeros over all sparse layers at the end, from 0 to below 1. Left out where masks are given.
-        allocation: how it is spread: "uniform", "uniform-plus", "er", "erk", "erk-plus", sparsities by name, or
-            an object with ``densities(shapes, sparsity)``.
+        allocation: how it is spread: the name of an allocation ("erk", "alpha"), the object (``OWL(m=7)``), or the
+            sparsity of every layer by name. One that reads weights reads those the model has now; one that looks at
+            inputs is measured first, see `lowdim.train.sparse.measured.measured`.
         method: such as ``RigL(every=100)``; ``Static()`` keeps masks where they are.
         include: globs of the weights that become sparse; see `lowdim.models.walk.selection.select`.
         exclude: globs of weights that stay dense.
         total_steps: optimizer steps of the whole run, which schedules need.
         seed: of every random choice; the global generators are not used.
-        pattern: "unstructured", "fan-in", N:M, ROWSxCOLS or "gates:N"; see `lowdim.core.pattern.units.units_of`.
-        masks: bool tensors by parameter name to start from, instead of drawing: from ``snip``, a ticket, another run.
+        pattern: "unstructured", "fan-in", N:M, ROWSxCOLS or "gates:N", or the object; see `lowdim.core.pattern.parse`.
+        masks: bool tensors by parameter name to start from, instead of drawing: from `SNIP`, a ticket, another run.
 
     Raises:
         RecipeError: an argument is out of range, or names nothing.
@@ -68,19 +72,20 @@ class SparseTraining:
         optimizer: Optimizer,
         *,
         sparsity: float | None = None,
-        allocation: str | Mapping[str, float] | ShapeAllocation = "erk",
+        allocation: str | Mapping[str, float] | Allocation = "erk",
         method: Method,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
         total_steps: int | None = None,
         seed: int = 0,
-        pattern: str = "unstructured",
+        pattern: str | Pattern = "unstructured",
         masks: Mapping[str, Tensor] | None = None,
     ) -> None:
         check_method(method, total_steps)
         self.model, self.optimizer = model, optimizer_of(optimizer)
-        self.method, self.total_steps, self.seed, self.pattern = method, total_steps, seed, pattern
-        asked = (sparsity, allocation, include, exclude, pattern, masks, seed)
+        legal = patterns.parse(pattern)
+        self.method, self.total_steps, self.seed, self.pattern = method, total_steps, seed, str(legal)
+        asked = (sparsity, allocations.parse(allocation), include, exclude, legal, masks, seed)
         plan = build(Request(model, self.optimizer, method, *asked))
         self.layers, self.targets, self._weights = plan.layers, plan.targets, plan.weights
         method.check(self.layers)

@@ -7,19 +7,16 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lowdim.core.allocation.densities import check_sparsity
-from lowdim.core.lazy import lazy
+from lowdim.core.allocation.counts import check_sparsity
+from lowdim.core.lazy import torch
 from lowdim.core.masks import Masks
 from lowdim.core.settings import Settings, count, within
 from lowdim.merge.combine import intersection, iou, largest, pairwise_mean, union
 from lowdim.models.ticket import borrowed
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
-else:
-    torch = lazy("torch")
 
 Train = Callable[[float, int], None]
 

@@ -8,16 +8,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import CheckpointError
-from lowdim.core.lazy import lazy
+from lowdim.core.lazy import torch
 from lowdim.core.settings import Settings, count, within
-from lowdim.train.initial.base import keep_counted, keep_global, warn_of_empty
+from lowdim.core.topk import keep_top_across
+from lowdim.train.initial.base import keep_counted, warn_of_empty
 from lowdim.train.initial.magnitude import Scope
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
-else:
-    torch = lazy("torch")
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class LotteryTickets(Settings):
         }
         sizes = {name: score.numel() for name, score in scores.items()}
         if self.scope == "global":
-            return keep_global(scores, self.kept(sum(sizes.values()), done))
+            return keep_top_across(scores, self.kept(sum(sizes.values()), done))
         return keep_counted(scores, {name: self.kept(size, done) for name, size in sizes.items()})
 
 
