@@ -14,12 +14,7 @@ FILES = {
     if path.name != "__init__.py"
 }
 
-KNOWN: set[tuple[str, ...]] = {
-    ("lowdim.prune.recipe.rules", "lowdim.prune.recipe.schema"),
-    ("lowdim.train.initial.imp", "lowdim.train.initial.lottery"),
-    ("lowdim.train.initial.npb", "lowdim.train.initial.paths"),
-    ("lowdim.train.sparse.exchange", "lowdim.train.sparse.method"),
-}
+KNOWN: set[tuple[str, ...]] = {("lowdim.train.initial.imp", "lowdim.train.initial.lottery")}
 """Circles that are still to be opened."""
 
 
