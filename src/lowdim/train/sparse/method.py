@@ -141,7 +141,7 @@ def refuse_groups(layers: Sequence[Layer], setting: str, remedy: str) -> None:
         RecipeError: names the setting, the layer and the remedy.
     """
     for layer in layers:
-        if getattr(getattr(layer, "units", None), "groups", 1) > 1:
+        if layer.units.groups > 1:
             raise RecipeError(
                 f"{setting} does not work with groups that keep their own number ({layer.name}); use {remedy}"
             )
