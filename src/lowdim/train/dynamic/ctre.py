@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.settings import share
 from lowdim.core.transition import whole
-from lowdim.train.sparse.method import Moment, Order, Periodic, in_unit, refuse_groups
+from lowdim.train.sparse.method import Moment, Order, Periodic, refuse_groups
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,17 +48,12 @@ class CTRE(Periodic):
         True
     """
 
-    drop: float = 0.2
+    drop: float = share(0.2)
     mode: Literal["similarity", "sequential"] = "similarity"
-    switch: float = 0.5
+    switch: float = share(0.5)
     noise: float = 1e-5
 
     order: ClassVar[Order] = "after_step"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_unit("drop", self.drop)
-        in_unit("switch", self.switch)
 
     @property
     def needs_total(self) -> bool:  # type: ignore[override]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.allocation.densities import er
 from lowdim.core.errors import RecipeError
+from lowdim.core.settings import count, share
 from lowdim.core.transition import draw, drop_by_sign
-from lowdim.train.sparse.method import Moment, Order, Periodic, Regrow, in_unit
+from lowdim.train.sparse.method import Moment, Order, Periodic, Regrow
 
 if TYPE_CHECKING:
     from lowdim.train.sparse.layer import Layer
@@ -42,14 +43,9 @@ class STRNN(Periodic):
     order: ClassVar[Order] = "after_step"
     rests_at_last: ClassVar[bool] = True
 
-    drop: float = 0.3
-    gates: int = 4
+    drop: float = share(0.3)
+    gates: int = count(4, why="LSTM 4, GRU 3")
     regrow: Regrow = "normal"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_unit("drop", self.drop)
-        check_gates(self.gates)
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse weights whose rows are not whole gates."""
@@ -105,7 +101,7 @@ class GateER:
         {'ih': 0.6, 'hh': 0.45}
     """
 
-    gates: int = 4
+    gates: int = count(4, why="LSTM 4, GRU 3")
 
     def __post_init__(self) -> None:
         check_gates(self.gates)

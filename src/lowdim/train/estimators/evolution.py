@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.settings import count, share
 from lowdim.core.topk import keep_top
 from lowdim.core.transition import drop_by_sign, whole
-from lowdim.train.sparse.method import Method, Moment, Order, in_unit
+from lowdim.train.sparse.method import Method, Moment, Order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,20 +51,11 @@ class NeuronEvolution(Method):
     needs_total: ClassVar[bool] = True
     order: ClassVar[Order] = "replace_step"
 
-    select: int = 50
-    every: int = 100
-    zeta_in: float = 0.2
-    zeta_hid: float = 0.3
-    remove_until: float = 0.65
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("select", "every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise RecipeError(f"{name} must be a whole number of at least 1; got {value!r}")
-        for name in ("zeta_in", "zeta_hid", "remove_until"):
-            in_unit(name, getattr(self, name))
+    select: int = count(50)
+    every: int = count(100)
+    zeta_in: float = share(0.2)
+    zeta_hid: float = share(0.3)
+    remove_until: float = share(0.65)
 
     def removals(self, inputs: int) -> int:
         """Return D, how many of so many input neurons are removed in all."""

@@ -8,11 +8,12 @@ from typing import Literal
 from lowdim.core.allocation.densities import check_sparsity
 from lowdim.core.allocation.shapes import resolve
 from lowdim.core.errors import RecipeError
-from lowdim.train.sparse.method import Regrow, check_words, in_unit
+from lowdim.core.settings import Settings, share
+from lowdim.train.sparse.method import Regrow
 
 
 @dataclass(frozen=True)
-class SetMLP:
+class SetMLP(Settings):
     """A perceptron whose hidden layers hold nothing but epsilon * (inputs + outputs) weights each, evolved by SET.
 
     After every epoch but the last, each hidden layer's share ``drop`` of the weights nearest to zero, of either sign,
@@ -51,7 +52,7 @@ class SetMLP:
     hidden: tuple[int, ...] = (1000, 1000)
     epsilon: float = 20.0
     sparsity: float | None = None
-    drop: float = 0.3
+    drop: float = share(0.3)
     regrow: Regrow = "normal"
     activation: Literal["relu", "all-relu", "tanh"] = "relu"
     slope: float = 0.6
@@ -86,8 +87,7 @@ class SetMLP:
         for name in ("dropout", "momentum", "prune_share"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise RecipeError(f"{name} must be at least 0 and below 1; got {getattr(self, name)!r}")
-        in_unit("drop", self.drop)
-        check_words(self)
+        super().__post_init__()
 
     def connections(self, inputs: int) -> tuple[int, ...]:
         """Return how many weights each hidden layer keeps, for a number of input features."""

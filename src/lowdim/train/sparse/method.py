@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lowdim.core.errors import RecipeError, suggest
+from lowdim.core.errors import RecipeError
+from lowdim.core.settings import Settings, count, share
 
 if TYPE_CHECKING:
     from torch import Generator, nn
@@ -51,15 +52,12 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Settings):
     """When masks move, and how. Subclasses are frozen dataclasses of a paper's hyper-parameters."""
 
     needs_total: ClassVar[bool] = False
     changes_density: ClassVar[bool] = False
     order: ClassVar[Order] = "after_step"
-
-    def __post_init__(self) -> None:
-        check_words(self)
 
     def initial(self, sparsity: float) -> float:
         """Return the sparsity at the start of a run that ends with ``sparsity``."""
@@ -111,16 +109,8 @@ class Periodic(Method):
     rests_at_last: ClassVar[bool] = False
     """Whether masks stand still at the last step, because new weights would never be trained."""
 
-    every: int = 100
-    until: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.every, int) or self.every < 1:
-            raise RecipeError(
-                f"every must be a whole number of optimizer steps, at least 1; got {self.every!r}"
-            )
-        in_unit("until", self.until)
+    every: int = count(100)
+    until: float = share(1.0)
 
     def last(self, total: int | None) -> float:
         """Return the step after which masks stand still."""
@@ -145,25 +135,3 @@ def refuse_groups(layers: Sequence[Layer], setting: str, remedy: str) -> None:
             raise RecipeError(
                 f"{setting} does not work with groups that keep their own number ({layer.name}); use {remedy}"
             )
-
-
-def in_unit(name: str, value: float) -> None:
-    """Refuse a share outside of [0, 1].
-
-    Raises:
-        RecipeError: names the setting and its value.
-    """
-    if not 0.0 <= value <= 1.0:
-        raise RecipeError(f"{name} must be between 0 and 1; got {value!r}")
-
-
-def check_words(settings: object) -> None:
-    """Refuse a word that is none of those that its setting's type, a ``Literal``, lists.
-
-    Raises:
-        RecipeError: names the setting, its value and the nearest option.
-    """
-    for name, hint in get_type_hints(type(settings)).items():
-        value = getattr(settings, name)
-        if get_origin(hint) is Literal and value not in get_args(hint):
-            raise RecipeError(f"{name} {value!r} is unknown. {suggest(str(value), get_args(hint))}")
