@@ -23,11 +23,13 @@ class Units(ABC):
         shape: of the weight.
         size: how many units there are.
         groups: if more than one, units fall into that many equal runs, each of which always keeps its own number.
+        rows: outputs that a unit spans.
     """
 
     shape: Shape
     size: int
     groups: int = 1
+    rows: int = 1
 
     @abstractmethod
     def values(self, weight: Tensor) -> Tensor:
@@ -65,7 +67,6 @@ class Entries(Units):
 class Blocks(Units):
     """A unit is ``rows`` outputs by ``cols`` inputs, with all positions of a convolution's kernel."""
 
-    rows: int = 1
     cols: int = 1
 
     def _split(self) -> tuple[int, ...]:

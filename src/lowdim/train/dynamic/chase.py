@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.schedule import cosine, power
-from lowdim.train.sparse.method import Method, Moment, in_unit
+from lowdim.core.settings import count, share, within
+from lowdim.train.sparse.method import Method, Moment
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,29 +65,16 @@ class Chase(Method):
     needs_total: ClassVar[bool] = True
     changes_density: ClassVar[bool] = True
 
-    every: int = 1000
-    extra: float = 0.05
-    soft: float = 0.8125
-    channels: float = 0.5
-    channel_every: int = 1000
-    channel_until: float = 0.8125
-    beta: float = 0.5
+    every: int = count(1000)
+    extra: float = share(0.05)
+    soft: float = share(0.8125)
+    channels: float = within(0.5, least=0, below=1)
+    channel_every: int = count(1000)
+    channel_until: float = share(0.8125)
+    beta: float = share(0.5)
     score: Literal["mean", "active"] = "mean"
-    drop: float = 0.5
-    floor: float = 0.005
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("every", "channel_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise RecipeError(
-                    f"{name} must be a whole number of optimizer steps, at least 1; got {value!r}"
-                )
-        for name in ("extra", "soft", "channel_until", "beta", "drop", "floor"):
-            in_unit(name, getattr(self, name))
-        if not 0.0 <= self.channels < 1.0:
-            raise RecipeError(f"channels must be at least 0 and below 1; got {self.channels!r}")
+    drop: float = share(0.5)
+    floor: float = share(0.005)
 
     # ---------------------------------------------------------------- when, and how much
 

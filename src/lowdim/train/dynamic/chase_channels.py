@@ -15,11 +15,12 @@ from lowdim.core.transition import drop_lowest, member, union
 from lowdim.models.channels.cut import Producer, along, each_part
 from lowdim.models.channels.graph import Channels, find_channels
 from lowdim.models.channels.kinds import Mixer, kind_of, plain
+from lowdim.train.ride import Ride, Rider
 from lowdim.train.sparse.layer import Layer
 from lowdim.train.sparse.state import per_weight
 
 
-class Removal:
+class Removal(Rider):
     """The filter mask: which channels are removed, and zeros in all that belongs to them.
 
     The channels of the network are found in its first forward pass. Of a removed one the filter, its bias, what norms
@@ -42,10 +43,7 @@ class Removal:
         self.removed: dict[str, Tensor] = {}
         self._dead: dict[int, tuple[nn.Parameter, Tensor]] = {}
         self._gradients: list[Any] = []
-        self._steps = (
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        )
+        self._ride = Ride.board(optimizer, self)
         self._first = model.register_forward_pre_hook(torch.compiler.disable(self._look), with_kwargs=True)
 
     # ---------------------------------------------------------------- what belongs to what
@@ -173,29 +171,33 @@ class Removal:
         if parameter.grad is not None:
             parameter.grad.masked_fill_(self._dead[id(parameter)][1], 0.0)
 
-    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter, _ in self._dense():  # again, for what ranks have averaged since
+    def gradients(self, step: int) -> bool:
+        """Clear the gradients of what is removed again, for what ranks have averaged since."""
+        for parameter, _ in self._dense():
             self._clear(parameter)
+        return False
 
-    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def stepped(self, step: int) -> None:
+        """Zero what is removed."""
         for parameter, dead in self._dense():
             with torch.no_grad():
                 parameter.masked_fill_(dead, 0.0)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return the removed channels, bool [channels] by layer."""
         return dict(self.removed)
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with the removed channels of a ``state``."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with the removed channels of a ``state_dict``."""
         self.removed = {name: channels.cpu() for name, channels in state.items()}
         if self._known is not None:
             self._mark()
 
     def remove(self) -> None:
         """Take all hooks off."""
-        for handle in (*self._gradients, *self._steps, self._first):
+        for handle in (*self._gradients, self._first):
             handle.remove()
+        self._ride.leave(self)
 
 
 def filter_means(layer: Layer, axis: int, active: bool = False) -> Tensor:

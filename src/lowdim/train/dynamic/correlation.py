@@ -99,13 +99,13 @@ class Correlation:
         for sums in (self._cross, self._out, self._in):
             sums.zero_()
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the sums."""
         sums = {"cross": self._cross, "out": self._out, "in": self._in}
         return {"seen": self._seen} | {name: total.clone() for name, total in sums.items()}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Take the sums of a ``state``."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the sums of a ``state_dict``."""
         self._seen = state["seen"]
         self._cross.copy_(state["cross"])
         self._out.copy_(state["out"])

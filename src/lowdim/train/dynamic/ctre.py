@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.settings import share
 from lowdim.core.transition import whole
-from lowdim.train.sparse.method import Moment, Order, Periodic, in_unit, refuse_groups
+from lowdim.train.sparse.method import Moment, Order, Periodic, refuse_groups
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,17 +48,12 @@ class CTRE(Periodic):
         True
     """
 
-    drop: float = 0.2
+    drop: float = share(0.2)
     mode: Literal["similarity", "sequential"] = "similarity"
-    switch: float = 0.5
+    switch: float = share(0.5)
     noise: float = 1e-5
 
     order: ClassVar[Order] = "after_step"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_unit("drop", self.drop)
-        in_unit("switch", self.switch)
 
     @property
     def needs_total(self) -> bool:  # type: ignore[override]
@@ -69,7 +65,7 @@ class CTRE(Periodic):
         from torch import nn
 
         for layer in layers:
-            if not isinstance(getattr(layer, "module", None), nn.Linear):
+            if not isinstance(layer.module, nn.Linear):
                 raise RecipeError(
                     f"CTRE trains linear layers whose weights are held dense; {layer.name} is not one. "
                     "Exclude it, or use SET or RigL"
@@ -93,18 +89,17 @@ class CTRE(Periodic):
 
         linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
         following = dict(zip(linear, [*linear[1:], None], strict=True))
+        seen = {}
         for layer in layers:
-            module: Any = layer.module  # type: ignore[attr-defined]
+            module: Any = layer.module  # linear, as `check` has found
             after = following[module]
             if after is not None and after.in_features != module.out_features:
                 raise RecipeError(
                     f"CTRE sees what leaves {layer.name} where it enters the next linear layer, but that takes "
                     f"{after.in_features} inputs where this one has {module.out_features} outputs. Exclude it"
                 )
-        return {
-            layer.name: Correlation(layer.name, layer.module, following[layer.module], model)  # type: ignore[attr-defined]
-            for layer in layers
-        }
+            seen[layer.name] = Correlation(layer.name, module, after, model)
+        return seen
 
     def update(self, moment: Moment) -> None:
         """Drop by magnitude, grow by cosine, layer by layer."""
@@ -129,14 +124,16 @@ class CTRE(Periodic):
         layer.move(keep, grown)
         observer.clear()
 
-    def _grown(self, moment: Moment, layer: Any, cosine: Tensor, staying: Tensor, dropped: Tensor) -> Tensor:
+    def _grown(
+        self, moment: Moment, layer: Layer, cosine: Tensor, staying: Tensor, dropped: Tensor
+    ) -> Tensor:
         from lowdim.core.transition import member, union
 
         source, count = moment.generator(layer, "grow"), len(dropped)
         if self.mode == "sequential":
             if moment.total is not None and moment.step >= self.switch * moment.total:
-                return layer.draw(count, staying, source)  # type: ignore[no-any-return]
-            return layer.top(cosine, count, staying)  # type: ignore[no-any-return]
+                return layer.draw(count, staying, source)
+            return layer.top(cosine, count, staying)
         best = layer.top(cosine, count, staying)
         best = best[~member(best, dropped)]
         barred = union(union(staying, dropped), best)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.schedule import power
+from lowdim.core.settings import share, within
 from lowdim.train.sparse.method import Moment, Periodic
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -38,14 +36,9 @@ class GradualMagnitude(Periodic):
     needs_total: ClassVar[bool] = True
     changes_density: ClassVar[bool] = True
 
-    until: float = 0.7
-    start: float = 0.0
+    until: float = share(0.7)
+    start: float = within(0.0, least=0, below=1)
     scope: Literal["global", "layer"] = "global"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.start < 1.0:
-            raise RecipeError(f"start must be a sparsity of at least 0 and below 1; got {self.start!r}")
 
     def initial(self, sparsity: float) -> float:
         """Return ``start``.

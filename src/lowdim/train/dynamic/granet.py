@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from lowdim.core.schedule import cosine
+from lowdim.core.settings import share
 from lowdim.train.dynamic.gradual import GradualMagnitude
-from lowdim.train.sparse.method import Candidates, Moment, in_unit
+from lowdim.train.sparse.method import Candidates, Moment
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,9 @@ class GraNet(GradualMagnitude):
         (True, 0.2525)
     """
 
-    drop: float = 0.5
-    floor: float = 0.005
+    drop: float = share(0.5)
+    floor: float = share(0.005)
     candidates: Candidates = "any"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_unit("drop", self.drop)
-        in_unit("floor", self.floor)
 
     @property
     def wants_gradient(self) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.schedule import cosine
-from lowdim.train.sparse.method import Candidates, Moment, Order, Periodic, in_unit, refuse_groups
+from lowdim.core.settings import count, share
+from lowdim.train.sparse.method import Candidates, Moment, Order, Periodic, refuse_groups
 
 if TYPE_CHECKING:
     from lowdim.train.sparse.layer import Layer
@@ -46,18 +47,13 @@ class ITOP(Periodic):
 
     needs_total: ClassVar[bool] = True
 
-    every: int = 1500
-    drop: float = 0.5
-    floor: float = 0.005
+    every: int = count(1500)
+    drop: float = share(0.5)
+    floor: float = share(0.005)
     death: Literal["magnitude", "sign-count", "taylor"] = "magnitude"
     grow: Literal["random", "unfired", "gradient"] = "random"
     order: Order = "after_step"  # type: ignore[misc]
     candidates: Candidates = "any"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_unit("drop", self.drop)
-        in_unit("floor", self.floor)
 
     @property
     def wants_gradient(self) -> bool:

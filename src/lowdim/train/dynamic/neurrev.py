@@ -8,9 +8,10 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.settings import share
 from lowdim.core.transition import drop_lowest, whole
 from lowdim.train.dynamic.rigl import RigL
-from lowdim.train.sparse.method import Moment, in_unit
+from lowdim.train.sparse.method import Moment
 
 if TYPE_CHECKING:
     from lowdim.train.sparse.layer import Layer
@@ -42,11 +43,7 @@ class NeurRev(RigL):
         0.2
     """
 
-    rho: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_unit("rho", self.rho)
+    rho: float = share(0.1)
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse blocks as well, whose norms have no sign."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.schedule import cosine, power
+from lowdim.core.settings import share
 from lowdim.core.transition import whole
-from lowdim.train.sparse.method import Candidates, Moment, Order, Periodic, in_unit, refuse_groups
+from lowdim.train.sparse.method import Candidates, Moment, Order, Periodic, refuse_groups
 
 if TYPE_CHECKING:
     from lowdim.train.sparse.layer import Layer
@@ -43,16 +44,12 @@ class RigL(Periodic):
 
     needs_total: ClassVar[bool] = True
 
-    until: float = 0.75
-    drop: float = 0.3
+    until: float = share(0.75)
+    drop: float = share(0.3)
     schedule: Literal["cosine", "constant", "power"] = "cosine"
     order: Order = "replace_step"  # type: ignore[misc]
     candidates: Candidates = "any"
     noise: float = 1e-5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_unit("drop", self.drop)
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse to grow new weights alone where a group may have none to give."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lowdim.core.schedule import cosine
-from lowdim.train.sparse.method import Moment, Order, Periodic, in_unit
+from lowdim.core.settings import share
+from lowdim.train.sparse.method import Moment, Order, Periodic
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,8 @@ class SelfishRNN(Periodic):
     needs_total: ClassVar[bool] = True
     order: ClassVar[Order] = "after_step"
 
-    drop: float = 0.8
-    floor: float = 0.005
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_unit("drop", self.drop)
-        in_unit("floor", self.floor)
+    drop: float = share(0.8)
+    floor: float = share(0.005)
 
     def share(self, step: int, total: int | None) -> float:
         """Return zeta_t."""

@@ -8,8 +8,9 @@ from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.settings import share
 from lowdim.core.transition import drop_by_sign, whole
-from lowdim.train.sparse.method import Moment, Order, Periodic, Regrow, in_unit
+from lowdim.train.sparse.method import Moment, Order, Periodic, Regrow
 
 if TYPE_CHECKING:
     from lowdim.train.sparse.layer import Layer
@@ -39,16 +40,12 @@ class SET(Periodic):
         True
     """
 
-    drop: float = 0.3
+    drop: float = share(0.3)
     rule: Literal["sign-share", "sign-count"] = "sign-share"
     regrow: Regrow = "normal"
 
     order: ClassVar[Order] = "after_step"
     rests_at_last: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_unit("drop", self.drop)
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse to grow blocks with random values, which mean weights."""

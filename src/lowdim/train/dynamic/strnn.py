@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.allocation.gates import check_rows
 from lowdim.core.errors import RecipeError
+from lowdim.core.settings import count, share
 from lowdim.core.transition import draw, drop_by_sign
-from lowdim.train.sparse.method import Moment, Order, Periodic, Regrow, in_unit
+from lowdim.train.sparse.method import Moment, Order, Periodic, Regrow
 
 if TYPE_CHECKING:
     from lowdim.train.sparse.layer import Layer
@@ -42,14 +43,9 @@ class STRNN(Periodic):
     order: ClassVar[Order] = "after_step"
     rests_at_last: ClassVar[bool] = True
 
-    drop: float = 0.3
-    gates: int = 4
+    drop: float = share(0.3)
+    gates: int = count(4, why="LSTM 4, GRU 3")
     regrow: Regrow = "normal"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_unit("drop", self.drop)
-        check_gates(self.gates)
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse weights whose rows are not whole gates."""
@@ -87,13 +83,3 @@ class STRNN(Periodic):
         if not bool(keep.all()):
             new = torch.cat(grown).to(positions.device)
             layer.move(keep, new, initial_values(moment, layer, len(new), self.regrow))
-
-
-def check_gates(gates: int) -> None:
-    """Refuse a number of gates that is none.
-
-    Raises:
-        RecipeError: names the value.
-    """
-    if not isinstance(gates, int) or gates < 1:
-        raise RecipeError(f"gates must be a whole number of at least 1 (LSTM 4, GRU 3); got {gates!r}")

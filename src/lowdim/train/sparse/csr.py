@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lowdim.core.errors import LowdimError
+from lowdim.core.pattern.units import Entries
+from lowdim.core.topk import keep_top
 from lowdim.core.transition import draw, member
 from lowdim.nn.csr.index import Index
 from lowdim.nn.csr.linear import CSRLinear
@@ -34,6 +36,7 @@ class CSRLayer:
         self.name, self.module, self.parameter = name, module, module.values
         self.shape: tuple[int, ...] = (module.out_features, module.in_features)
         self.size = module.out_features * module.in_features
+        self.units = Entries(self.shape, self.size)
         self._optimizer = optimizer
         self._gradient: Tensor | None = None
 
@@ -104,6 +107,11 @@ class CSRLayer:
         rows, cols = positions // self.shape[1], positions % self.shape[1]
         parts = zip(rows.split(_AT_ONCE), cols.split(_AT_ONCE), strict=True)
         return torch.cat([(g[:, r] * x[:, c]).sum(0).abs() for r, c in parts] or [torch.empty(0)])
+
+    def top(self, scores: Tensor, count: int, excluded: Tensor) -> Tensor:
+        """Return the positions with the highest scores; see `lowdim.train.sparse.layer.Layer`."""
+        scores[excluded] = -1.0
+        return keep_top(scores, count).nonzero().flatten()
 
     def draw(self, count: int, excluded: Tensor, generator: Generator) -> Tensor:
         """Return positions drawn at random, int64 [count], ascending, none of them in ``excluded``."""

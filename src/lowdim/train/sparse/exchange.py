@@ -65,7 +65,7 @@ def exchange(
 
 def _of_empty_outputs(layer: Layer, staying: Tensor) -> Tensor:
     """Return all units of outputs (rows of blocks) that keep nothing, int64, ascending."""
-    outputs = layer.shape[0] // getattr(getattr(layer, "units", None), "rows", 1)
+    outputs = layer.shape[0] // layer.units.rows
     width = layer.size // outputs
     empty = complement((staying // width).unique(), outputs)
     return (empty[:, None] * width + torch.arange(width, device=empty.device)).flatten()

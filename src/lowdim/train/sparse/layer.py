@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.packing.bits import pack_bits, unpack_bits
+from lowdim.core.pattern.units import Units
 
 # Up to this many units there is a byte for each; larger weights, of which little is ever active, are not followed.
 _FOLLOWED = 1 << 28
@@ -19,8 +22,19 @@ class Layer(Protocol):
 
     name: str
     shape: tuple[int, ...]
-    parameter: nn.Parameter
     size: int
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that holds the weight."""
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """What the optimizer trains."""
+
+    @property
+    def units(self) -> Units:
+        """What stands or falls together, and which groups keep their own number."""
 
     @property
     def kept(self) -> int:
@@ -46,6 +60,9 @@ class Layer(Protocol):
     def gradients_at(self, positions: Tensor) -> Tensor:
         """Return the |dense gradient| of any units (norms over blocks), fp32 [len(positions)]."""
 
+    def top(self, scores: Tensor, count: int, excluded: Tensor) -> Tensor:
+        """Return the units with the highest scores, none negative, [size], overwritten; see ``top_gradient``."""
+
     def draw(self, count: int, excluded: Tensor, generator: Generator) -> Tensor:
         """Return units drawn at random, int64 [count], ascending; see ``top_gradient``."""
 
@@ -67,6 +84,40 @@ class Layer(Protocol):
 
     def changed(self, before: Any) -> tuple[int, int]:
         """Return how many units were dropped and grown since a ``snapshot``."""
+
+
+class Held(Layer, Protocol):
+    """A layer as the trainer holds it, around an optimizer's step."""
+
+    def watch(self, on: bool) -> None:
+        """Prepare, or no more, for ``top_gradient`` at the coming step; call it before its forward."""
+
+    def listen(self, coming: Callable[[], bool]) -> list[RemovableHandle]:
+        """Clear the gradient of what is off as soon as it is there, unless masks move at the coming step."""
+
+    def check(self) -> None:
+        """Refuse to go on with a parameter that the model no longer uses."""
+
+    def finite(self) -> bool:
+        """Tell whether this rank's gradient holds neither NaN nor Inf."""
+
+    def hold_gradient(self) -> None:
+        """Keep the dense gradient until ``release``, whatever happens to the parameter's own."""
+
+    def release(self) -> None:
+        """Forget the dense gradient."""
+
+    def clear_gradient(self) -> None:
+        """Zero the gradient of what is off."""
+
+    def clear_weight(self) -> None:
+        """Zero what is off."""
+
+    def state(self) -> Tensor:
+        """Return where the active units are, for ``load``."""
+
+    def load(self, state: Tensor) -> None:
+        """Take the mask of a ``state``."""
 
 
 class Explored:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
-from lowdim.core.settings import Settings
+from lowdim.core.settings import Settings, count, share
 
 if TYPE_CHECKING:
     from torch import Generator, nn
@@ -110,16 +110,8 @@ class Periodic(Method):
     rests_at_last: ClassVar[bool] = False
     """Whether masks stand still at the last step, because new weights would never be trained."""
 
-    every: int = 100
-    until: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.every, int) or self.every < 1:
-            raise RecipeError(
-                f"every must be a whole number of optimizer steps, at least 1; got {self.every!r}"
-            )
-        in_unit("until", self.until)
+    every: int = count(100)
+    until: float = share(1.0)
 
     def last(self, total: int | None) -> float:
         """Return the step after which masks stand still."""
@@ -140,17 +132,7 @@ def refuse_groups(layers: Sequence[Layer], setting: str, remedy: str) -> None:
         RecipeError: names the setting, the layer and the remedy.
     """
     for layer in layers:
-        if getattr(getattr(layer, "units", None), "groups", 1) > 1:
+        if layer.units.groups > 1:
             raise RecipeError(
                 f"{setting} does not work with groups that keep their own number ({layer.name}); use {remedy}"
             )
-
-
-def in_unit(name: str, value: float) -> None:
-    """Refuse a share outside of [0, 1].
-
-    Raises:
-        RecipeError: names the setting and its value.
-    """
-    if not 0.0 <= value <= 1.0:
-        raise RecipeError(f"{name} must be between 0 and 1; got {value!r}")

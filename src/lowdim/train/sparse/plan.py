@@ -21,6 +21,7 @@ from lowdim.models.walk.selection import Weight, choose, inputs_first, plain_nam
 from lowdim.nn.csr.linear import CSRLinear
 from lowdim.train.sparse.csr import CSRLayer
 from lowdim.train.sparse.distributed import local
+from lowdim.train.sparse.layer import Held
 from lowdim.train.sparse.masked import MaskedLayer
 from lowdim.train.sparse.measured import layers_in, weights_alone
 from lowdim.train.sparse.method import Method, Periodic
@@ -47,7 +48,7 @@ class Request:
 class Plan:
     """The layers, the units each keeps at the end, and every candidate with its reason to stay dense."""
 
-    layers: tuple[Any, ...]
+    layers: tuple[Held, ...]
     targets: dict[str, int]
     weights: tuple[Weight, ...]
 
@@ -114,7 +115,7 @@ def build(request: Request) -> Plan:
             "allow; use RigL, SET, ITOP or Static with it"
         )
     first, targets = _counts(request, sparse, units)
-    layers = []
+    layers: list[Held] = []
     for weight in sparse:
         name, u = weight.name, units[weight.name]
         quota = request.pattern.quota(u, first[name])

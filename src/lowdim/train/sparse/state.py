@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 from torch import Tensor, nn
 from torch.optim import Adagrad, Optimizer, Rprop
@@ -68,33 +67,6 @@ def _is_sum(shape: tuple[int, ...], of: tuple[int, ...]) -> bool:
     return any(
         shape in (of[:axis] + of[axis + 1 :], (*of[:axis], 1, *of[axis + 1 :])) for axis in range(len(of))
     )
-
-
-# ---------------------------------------------------------------- a step that does nothing
-
-Hidden = list[tuple[Tensor, Tensor | None]]
-_HIDDEN: WeakKeyDictionary[Optimizer, Hidden] = WeakKeyDictionary()
-
-
-def hidden_of(optimizer: Optimizer) -> Hidden:
-    """Return the gradients that are hidden from an optimizer's step, one list for all who hide some."""
-    return _HIDDEN.setdefault(optimizer, [])
-
-
-@contextmanager
-def shown(hidden: Hidden) -> Iterator[None]:
-    """Give parameters their hidden gradients back, and take away what is hidden by the end."""
-    for parameter, gradient in hidden:
-        parameter.grad = gradient
-    yield
-    for parameter, _ in hidden:
-        parameter.grad = None
-
-
-def overflown(optimizer: Optimizer) -> bool:
-    """Tell whether a GradScaler lets a fused optimizer skip the step by itself: a gradient holds NaN or Inf."""
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found)
 
 
 # ---------------------------------------------------------------- one mask for a weight

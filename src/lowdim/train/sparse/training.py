@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,14 +17,15 @@ from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.masks import Masks
 from lowdim.core.pattern import Pattern
 from lowdim.models.walk.selection import plain_name
+from lowdim.train.ride import Ride, Rider
 from lowdim.train.sparse.distributed import any_rank, check_agreement, ranks_agree
-from lowdim.train.sparse.layer import Explored
+from lowdim.train.sparse.layer import Explored, Held
 from lowdim.train.sparse.method import Method, Moment
 from lowdim.train.sparse.plan import Request, build, check_method, optimizer_of
-from lowdim.train.sparse.state import claim, hidden_of, overflown, per_weight, release, shown
+from lowdim.train.sparse.state import claim, per_weight, release
 
 
-class SparseTraining:
+class SparseTraining(Rider):
     """Keeps chosen weights of a model sparse while an optimizer trains it, and moves the masks as a method says.
 
     Construct it after the optimizer, then train as before: masks ride on the optimizer's step hooks. Weights
@@ -89,25 +90,20 @@ class SparseTraining:
         plan = build(Request(model, self.optimizer, method, *asked))
         self.layers, self.targets, self._weights = plan.layers, plan.targets, plan.weights
         method.check(self.layers)
-        self.step = 0
         self.history: list[dict[str, Any]] = []
         self._explored = {layer.name: Explored(layer.size) for layer in self.layers}
         for layer in self.layers:
             self._explored[layer.name].add(layer.positions())
         self._memory: dict[str, Any] = {}
-        self._shake, self._pending, self._depth, self._in_closure = 0.0, False, 0, False
-        self._ready = self._void = self._replaced = False
-        self._closure: Callable[[], Any] | None = None
-        self._hidden = hidden_of(self.optimizer)
+        self._shake, self._pending, self._replaced = 0.0, False, False
         self._agree = ranks_agree(model)
         self._observers = method.observers(model, self.optimizer, self.layers, total_steps)
-        self._handles: list[Any] = [
-            self.optimizer.register_step_pre_hook(self._before),
-            self.optimizer.register_step_post_hook(self._after),
-            *(h for layer in self.layers for h in layer.listen(self._backward)),
+        self._ride = Ride.board(self.optimizer, self)
+        self._handles = [
+            handle for layer in self.layers for handle in layer.listen(lambda: self._looks(self.step + 1))
         ]
         claim(self, self.layers)
-        self._watch()
+        self._watch(1)
 
     # ---------------------------------------------------------------- what users read
 
@@ -131,7 +127,7 @@ class SparseTraining:
         size = sum(layer.size for layer in chosen)
         return sum(len(self._explored[layer.name]) for layer in chosen) / size if size else float("nan")
 
-    def _named(self, name: str | None) -> Sequence[Any]:
+    def _named(self, name: str | None) -> Sequence[Held]:
         found = [layer for layer in self.layers if name in (None, layer.name, layer.name.rpartition(".")[0])]
         if not found:
             raise LowdimError(f"no sparse layer is named {name!r}; there are: {self._names()}")
@@ -168,7 +164,7 @@ class SparseTraining:
         if not 0.0 < fraction <= 1.0:
             raise RecipeError(f"fraction must be above 0 and at most 1; got {fraction!r}")
         self._shake = float(fraction)
-        self._watch()
+        self._watch(self.step + 1)
 
     def apply_(self, module: nn.Module) -> None:
         """Zero what is off in another module with the same weights, such as a moving average or a copy.
@@ -181,9 +177,9 @@ class SparseTraining:
 
     def remove(self) -> None:
         """Take all hooks off; weights keep their zeros, but nothing keeps them zero from here on."""
-        for handle in (*self._handles, *self._observers.values()):
-            handle.remove()
-        self._handles.clear()
+        for attached in (*self._handles, *self._observers.values()):
+            attached.remove()
+        self._ride.leave(self)
         release(self.layers)
 
     def state_dict(self) -> dict[str, Any]:
@@ -195,7 +191,7 @@ class SparseTraining:
             "masks": {layer.name: layer.state() for layer in self.layers},
             "explored": {name: seen.state() for name, seen in self._explored.items()},
             "memory": dict(self._memory),
-            "observers": {name: observer.state() for name, observer in self._observers.items()},
+            "observers": {name: observer.state_dict() for name, observer in self._observers.items()},
             "history": list(self.history),
         }
 
@@ -217,10 +213,10 @@ class SparseTraining:
             layer.load(state["masks"][layer.name])
             self._explored[layer.name].load(state["explored"][layer.name])
         for name, observer in self._observers.items():
-            observer.load(state["observers"][name])
+            observer.load_state_dict(state["observers"][name])
         self.step, self._shake, self._memory = state["step"], state["shake"], dict(state["memory"])
         self.history = list(state["history"])
-        self._watch()
+        self._watch(self.step + 1)
 
     def _recipe(self) -> dict[str, Any]:
         return {
@@ -234,134 +230,64 @@ class SparseTraining:
 
     # ---------------------------------------------------------------- around the optimizer's step
 
-    def _coming(self) -> bool:
-        """Tell whether the optimizer step that comes next moves masks."""
-        return bool(self._shake) or self.method.due(self.step + 1, self.total_steps)
-
-    def _looks(self) -> bool:
-        """Tell whether it looks at the dense gradient when it moves them."""
-        return self._coming() and (bool(self._shake) or self.method.wants_gradient)
-
-    def _backward(self) -> bool:
-        """Note that gradients arrive, so that no step is under way; return what ``_looks`` does."""
-        if not self._in_closure:
-            self._depth = 0
-            self._hidden.clear()
-        return self._looks()
-
-    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        closure = kwargs.get("closure") or next((a for a in args if callable(a)), None)
-        if closure not in (None, self._closure):  # a step of its own, even if the last one broke off
-            self._depth = 0
-        self._depth += 1
-        if self._depth > 1:  # an optimizer whose step calls that of its base class runs the hooks of both
-            return None
+    def gradients(self, step: int) -> bool:
+        """Move masks in the place of the step, or clear what its gradients hold of weights that are off."""
         for layer in self.layers:
             layer.check()
-        self._ready, self._void = False, overflown(self.optimizer)
-        if closure is None:
-            self._prepare()
-            return None
-        wrapped = self._closure = self._around(closure)
-        return tuple(wrapped if a is closure else a for a in args), {
-            key: wrapped if value is closure else value for key, value in kwargs.items()
-        }
-
-    def _around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """Let masks act between a closure, which computes the gradients inside the step, and their use."""
-        calls = 0
-
-        def compute() -> Any:
-            nonlocal calls
-            calls += 1
-            if calls > 1:
-                raise LowdimError(
-                    f"{type(self.optimizer).__name__} calls its closure more than once in a step, so there is no one "
-                    "gradient to act on; use an optimizer of one gradient per step"
-                )
-            self._in_closure = True
-            self._hidden.clear()
-            try:
-                loss = closure()
-            finally:
-                self._in_closure = False
-            self._prepare()
-            return loss
-
-        return compute
-
-    def _prepare(self) -> None:
-        """Act on gradients that are there and not used yet."""
-        if self._ready or self._void:
-            return
-        self._ready = True
-        with shown(self._hidden):
-            self._pending = self._coming() and self._gradients_are_finite()
-            self._replaced = self._pending and self.method.order == "replace_step"
-            if self._replaced:
-                self._update()
-                self._hide_gradients()
-                return
-            held = self._pending and self._looks()
-            for layer in self.layers:
-                if held:
-                    layer.hold_gradient()
-                layer.clear_gradient()
-
-    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._depth == 0:
-            return
-        self._depth -= 1
-        if self._depth or self._void:
-            return
+        self._pending = self._moves(step) and self._gradients_are_finite(step)
+        self._replaced = self._pending and self.method.order == "replace_step"
         if self._replaced:
-            self._show_gradients()
-        elif self._pending:
-            self._update()
+            self._update(step)
+            return True
+        held = self._pending and self._looks(step)
         for layer in self.layers:
+            if held:
+                layer.hold_gradient()
+            layer.clear_gradient()
+        return False
+
+    def stepped(self, step: int) -> None:
+        """Move masks, or keep them where they are; zero what is off."""
+        if self._pending and not self._replaced:
+            self._update(step)
+        for layer in self.layers:
+            if self._replaced:
+                layer.clear_gradient()
             layer.release()
             layer.clear_weight()
-            if self.step == 0:
+            if step == 1:
                 per_weight(self.optimizer, layer.parameter, layer.name)
-        self.step += 1
-        self._shake, self._pending, self._replaced, self._closure = 0.0, False, False, None
-        self._watch()
+        self._shake, self._pending, self._replaced = 0.0, False, False
+        self._watch(step + 1)
 
-    def _watch(self) -> None:
-        looks = self._looks()
+    def _moves(self, step: int) -> bool:
+        """Tell whether a step moves masks."""
+        return bool(self._shake) or self.method.due(step, self.total_steps)
+
+    def _looks(self, step: int) -> bool:
+        """Tell whether it looks at the dense gradient when it moves them."""
+        return bool(self._shake) or (self.method.wants_gradient and self._moves(step))
+
+    def _watch(self, step: int) -> None:
         for layer in self.layers:
-            layer.watch(looks)
+            layer.watch(self._looks(step))
 
-    def _hide_gradients(self) -> None:
-        """Let the optimizer's step find nothing to do: an update takes its place."""
-        held = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self._hidden[:] = [(parameter, parameter.grad) for parameter in held]
-
-    def _show_gradients(self) -> None:
-        for parameter, gradient in self._hidden:
-            parameter.grad = gradient
-        self._hidden.clear()
-        for layer in self.layers:
-            layer.clear_gradient()
-
-    def _gradients_are_finite(self) -> bool:
+    def _gradients_are_finite(self, step: int) -> bool:
         wrong = [layer.name for layer in self.layers if not layer.finite()]
         if self._agree:
             wrong = any_rank(wrong)
         if wrong:
             warnings.warn(
-                f"the mask update of step {self.step + 1} is skipped: the gradient of {wrong[0]} holds NaN or Inf",
-                stacklevel=4,
+                f"the mask update of step {step} is skipped: the gradient of {wrong[0]} holds NaN or Inf",
+                stacklevel=5,
             )
-            self.history.append(
-                {"step": self.step + 1, "skipped": f"gradient of {wrong[0]} holds NaN or Inf"}
-            )
+            self.history.append({"step": step, "skipped": f"gradient of {wrong[0]} holds NaN or Inf"})
         return not wrong
 
-    def _update(self) -> None:
+    def _update(self, step: int) -> None:
         before = [layer.snapshot() for layer in self.layers]
         moment = Moment(
-            self.step + 1,
+            step,
             self.total_steps,
             self.layers,
             self.targets,
@@ -380,15 +306,15 @@ class SparseTraining:
             self._explored[layer.name].add(positions)
             if self._agree:
                 digest = zlib.crc32(positions.numpy().tobytes(), digest)
-        self._note([layer.changed(was) for layer, was in zip(self.layers, before, strict=True)])
+        self._note(step, [layer.changed(was) for layer, was in zip(self.layers, before, strict=True)])
         if self._agree:
-            check_agreement(digest, f"the masks after step {self.step + 1}")
+            check_agreement(digest, f"the masks after step {step}")
 
-    def _note(self, changes: Sequence[tuple[int, int]]) -> None:
+    def _note(self, step: int, changes: Sequence[tuple[int, int]]) -> None:
         names = [layer.name for layer in self.layers]
         self.history.append(
             {
-                "step": self.step + 1,
+                "step": step,
                 "sparsity": self.sparsity(),
                 "explored": self.explored(),
                 "kept": {layer.name: layer.kept for layer in self.layers},

@@ -1,0 +1,174 @@
+"""What an optimizer step is, for all that ride on one: closures, steps within steps, steps that are skipped."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lowdim.core.errors import LowdimError
+
+
+class Rider(ABC):
+    """Something that acts at every step of an optimizer, between the gradients and their use, and after it.
+
+    Construct it after the optimizer and let it `Ride.board`; then train as before. Steps that a GradScaler skips are
+    none: riders hear nothing of them.
+
+    Attributes:
+        step: optimizer steps done.
+    """
+
+    step: int = 0
+
+    @abstractmethod
+    def gradients(self, step: int) -> bool:
+        """Act on the gradients of a step, from 1, which are there and not used yet.
+
+        Returns:
+            Whether this takes the step's place: the optimizer then finds nothing to do.
+        """
+
+    @abstractmethod
+    def stepped(self, step: int) -> None:
+        """Act on the weights after a step."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return what resuming needs beside the model's and the optimizer's own."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a ``state_dict`` was taken."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Get off, for good."""
+
+
+class Ride:
+    """The steps of one optimizer, as its riders see them; they act in the order in which they got on.
+
+    Args:
+        optimizer: whose step hooks are taken. They keep the ride alive, so that it lives as long as the optimizer.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._riders: list[Rider] = []
+        self._depth, self._in_closure = 0, False
+        self._ready = self._void = False
+        self._closure: Callable[[], Any] | None = None
+        self._hidden: list[tuple[nn.Parameter, Tensor | None]] = []
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+            *(p.register_post_accumulate_grad_hook(self._arrived) for p in parameters),
+        ]
+
+    @staticmethod
+    def board(optimizer: Optimizer, rider: Rider) -> Ride:
+        """Let a rider on, behind those already there."""
+        known = _RIDES.get(optimizer)
+        ride = known() if known else None
+        if ride is None:
+            ride = Ride(optimizer)
+            _RIDES[optimizer] = ref(ride)
+        ride._riders.append(rider)
+        return ride
+
+    def leave(self, rider: Rider) -> None:
+        """Let a rider off; the last one takes the hooks along."""
+        self._riders[:] = [other for other in self._riders if other is not rider]
+        if not self._riders:
+            for handle in self._handles:
+                handle.remove()
+
+    # ---------------------------------------------------------------- before the step
+
+    def _arrived(self, parameter: Tensor) -> None:
+        """Note that gradients arrive: no step is under way, even if the last one broke off halfway."""
+        if not self._in_closure:
+            self._depth = 0
+            self._hidden.clear()
+
+    def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        closure = kwargs.get("closure") or next((a for a in args if callable(a)), None)
+        if closure not in (None, self._closure):  # a step of its own, even if the last one broke off
+            self._depth = 0
+        self._depth += 1
+        if self._depth > 1:  # an optimizer whose step calls that of its base class runs the hooks of both
+            return None
+        # A fused optimizer is not kept from its step by a GradScaler but told that a gradient overflowed; it then
+        # does nothing by itself.
+        overflown = getattr(optimizer, "found_inf", None)
+        self._ready, self._void = False, overflown is not None and bool(overflown)
+        if closure is None:
+            self._gradients(optimizer)
+            return None
+        wrapped = self._closure = self._around(optimizer, closure)
+        return tuple(wrapped if a is closure else a for a in args), {
+            key: wrapped if value is closure else value for key, value in kwargs.items()
+        }
+
+    def _around(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """Let riders act between a closure, which computes the gradients inside the step, and their use."""
+        calls = 0
+
+        def compute() -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > 1:
+                raise LowdimError(
+                    f"{type(optimizer).__name__} calls its closure more than once in a step, so there is no one "
+                    "gradient to act on; use an optimizer of one gradient per step"
+                )
+            self._in_closure = True
+            self._hidden.clear()
+            try:
+                loss = closure()
+            finally:
+                self._in_closure = False
+            self._gradients(optimizer)
+            return loss
+
+        return compute
+
+    def _gradients(self, optimizer: Optimizer) -> None:
+        """Let every rider act on the gradients, once; they all see them, whoever takes the step's place."""
+        if self._ready or self._void:
+            return
+        self._ready = True
+        replaced = [rider.gradients(rider.step + 1) for rider in tuple(self._riders)]
+        if any(replaced):
+            # A parameter without a gradient is one that optimizers leave alone, its momentum and its count of steps
+            # included. Zeros would not do: momentum and weight decay would go on.
+            held = [p for group in optimizer.param_groups for p in group["params"]]
+            self._hidden[:] = [(parameter, parameter.grad) for parameter in held]
+            for parameter in held:
+                parameter.grad = None
+
+    # ---------------------------------------------------------------- after the step
+
+    def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._depth == 0:  # of a step that began before anyone got on
+            return
+        self._depth -= 1
+        if self._depth or self._void:
+            return
+        for parameter, gradient in self._hidden:  # for those who read gradients after the step
+            parameter.grad = gradient
+        self._hidden.clear()
+        self._closure = None
+        for rider in tuple(self._riders):
+            step = rider.step + 1
+            rider.stepped(step)
+            rider.step = step
+
+
+# A ride knows its optimizer, through its riders, so a strong reference here would keep both for ever.
+_RIDES: WeakKeyDictionary[Optimizer, ref[Ride]] = WeakKeyDictionary()
