@@ -16,6 +16,7 @@ from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Model, Revision
 from lowdim.cli.screen import say
 from lowdim.core.errors import LowdimError, RecipeError, suggest
+from lowdim.core.lazy import torch
 
 if TYPE_CHECKING:
     from lowdim.infer.decode.open import Opened
@@ -113,8 +114,6 @@ def _read(prompt: str) -> str:
 
 
 def _open(model: str, revision: str | None, dtype: str | None, threads: int | None) -> tuple[Opened, Any]:
-    import torch
-
     from lowdim.infer.decode.open import open_backend
     from lowdim.infer.decode.ready import open_ready
 

@@ -11,6 +11,7 @@ from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Model, Revision
 from lowdim.cli.screen import say
 from lowdim.core.errors import CheckpointError, RecipeError, suggest
+from lowdim.core.lazy import torch
 
 if TYPE_CHECKING:
     import socket
@@ -119,7 +120,6 @@ def _name_of(model: str) -> str:
 def _open(
     model: str, revision: str | None, dtype: str | None, threads: int | None, name: str, limits: Limits
 ) -> Service:
-    import torch
     from transformers import AutoTokenizer
 
     from lowdim.infer.decode.backend import longest

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
+from lowdim.core.lazy import torch
 from lowdim.core.packing.bits import pack_bits, unpack_bits, words_per_row
 
 if TYPE_CHECKING:
@@ -161,8 +162,6 @@ class Masks(Mapping[str, "Tensor"]):
         Raises:
             LowdimError: a layer is missing or has another shape; nothing has been changed then.
         """
-        import torch
-
         tensors = (
             target if isinstance(target, Mapping) else dict(target.named_parameters(remove_duplicate=False))
         )

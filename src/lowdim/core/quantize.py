@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lowdim.core.errors import LowdimError, NumericalError, suggest
+from lowdim.core.lazy import torch
 from lowdim.core.packing.codebook import LARGEST, Moments, column_importance
 
 if TYPE_CHECKING:
@@ -87,8 +88,6 @@ def least_scale(dtype: Any) -> float:
         >>> least_scale(torch.float16) == 2.0**-24, least_scale(torch.bfloat16) == 2.0**-126
         (True, True)
     """
-    import torch
-
     info = torch.finfo(dtype)
     return max(info.smallest_normal * info.eps if dtype == torch.float16 else 0.0, 2.0**-126)
 
@@ -115,8 +114,6 @@ def scales_of(weight: Tensor, mask: Tensor | None, grid: Grid, least: float = 2.
         tensor([[1.],
                 [0.]], dtype=torch.bfloat16)
     """
-    import torch
-
     _check(weight, mask)
     made = [
         _scales(weight[some], None if mask is None else mask[some], grid, least) for some in _chunks(weight)
@@ -127,8 +124,6 @@ def scales_of(weight: Tensor, mask: Tensor | None, grid: Grid, least: float = 2.
 
 
 def _scales(weight: Tensor, mask: Tensor | None, grid: Grid, least: float) -> Tensor:
-    import torch
-
     magnitude = weight.float().abs() if mask is None else (weight.float() * mask).abs()
     largest = _by_group(magnitude, grid.group).amax(2)
     if not bool(torch.isfinite(largest).all()):
@@ -147,8 +142,6 @@ def round_up(quotient: Tensor, largest: Tensor) -> Tensor:
         >>> round_up(largest / 127, largest)
         tensor([1.0000, 1.0078], dtype=torch.bfloat16)
     """
-    import torch
-
     scales = quotient.to(torch.bfloat16)
     short = scales.float() * LARGEST < largest
     return (scales.view(torch.int16) + short.to(torch.int16)).view(torch.bfloat16)
@@ -170,8 +163,6 @@ def to_levels(units: Tensor, mask: Tensor | None, table: Tensor | None) -> Tenso
         >>> to_levels(torch.tensor([0.2, -0.2, 2.5, 300.0]), torch.tensor([True, True, True, False]), None)
         tensor([ 1, -1,  2,  0], dtype=torch.int8)
     """
-    import torch
-
     if table is not None:
         middles = (table[1:].float() + table[:-1].float()) / 2
         levels = table[torch.bucketize(units, middles, out_int32=True)]
@@ -207,8 +198,6 @@ def fit_table(
         >>> fit_table(weight, None, torch.ones(1, 1, dtype=torch.bfloat16), Grid(4)).tolist()[6:10]
         [-30, -15, 0, 15]
     """
-    import torch
-
     _check(weight, mask)
     if importance is None:
         importance = torch.ones(weight.shape[1]) if mask is None else column_importance(weight, mask)
@@ -250,8 +239,6 @@ def encode(
         >>> made.levels.tolist(), made.scales.tolist(), decode(made.levels, made.scales, Grid(8)).tolist()
         ([[127, -2, 1]], [[2.0]], [[254.0, -4.0, 2.0]])
     """
-    import torch
-
     scales = scales_of(weight, mask, grid, least)
     table = fit_table(weight, mask, scales, grid, importance) if grid.bits == 4 else None
     levels = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
@@ -280,8 +267,6 @@ def indices(levels: Tensor, table: Tensor) -> Tensor:
         >>> indices(torch.tensor([[-8, 0, 8]], dtype=torch.int8), table).tolist()
         [[0, 0, 15]]
     """
-    import torch
-
     where = torch.zeros(256, dtype=torch.uint8, device=levels.device)
     where[table.long() + 128] = torch.arange(len(table), dtype=torch.uint8, device=levels.device)
     return where[(levels.to(torch.int16) + 128).int()]
@@ -289,15 +274,11 @@ def indices(levels: Tensor, table: Tensor) -> Tensor:
 
 def _units(weight: Tensor, scale: Tensor) -> Tensor:
     """Divide by the scales; where there is none, all is zero."""
-    import torch
-
     return torch.where(scale > 0, weight.float() / scale, 0.0)
 
 
 def _by_group(matrix: Tensor, group: int) -> Tensor:
     """View ``[rows, cols]``, padded with zeros, as ``[rows, groups, group]``."""
-    import torch
-
     rows, cols = matrix.shape
     groups = -(-cols // group)
     if cols % group:
@@ -312,8 +293,6 @@ def _chunks(matrix: Tensor) -> list[slice]:
 
 
 def _check(weight: Tensor, mask: Tensor | None) -> None:
-    import torch
-
     if weight.ndim != 2 or not weight.is_floating_point():
         raise ValueError(f"weight must be a floating-point matrix, got {weight.dtype} {weight.ndim}-D")
     if mask is not None and (mask.dtype != torch.bool or mask.shape != weight.shape):

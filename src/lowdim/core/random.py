@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from lowdim.core.lazy import torch
+
 if TYPE_CHECKING:
     import torch
 
@@ -38,7 +40,5 @@ def generator(seed: int, *context: str | int, device: str = "cpu") -> torch.Gene
         >>> bool((a == b).all())
         True
     """
-    import torch
-
     # torch's CPU generator uses the low 32 bits of a seed alone; sha256 spreads the purpose over all of them
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *context))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from lowdim.core.errors import NumericalError, suggest
+from lowdim.core.lazy import torch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,6 @@ def eigenvalues(weight: Tensor) -> Spectrum:
         [4.0, 9.0]
     """
     import numpy as np
-    import torch
 
     wide = weight.detach().double()
     if not bool(wide.isfinite().all()):

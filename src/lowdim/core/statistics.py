@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import NumericalError
+from lowdim.core.lazy import torch
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +46,6 @@ class InputStatistics:
     """
 
     def __init__(self, in_features: int, needs: Iterable[str], device: str | torch.device = "cpu") -> None:
-        import torch
-
         self.in_features = in_features
         self.needs = frozenset(needs)
         if unknown := self.needs - KINDS:
@@ -92,8 +91,6 @@ class InputStatistics:
         Raises:
             ValueError: the width is not ``in_features``.
         """
-        import torch
-
         if x.ndim != 2 or x.shape[1] != self.in_features:
             raise ValueError(f"x must be [tokens, {self.in_features}]; got shape {tuple(x.shape)}")
         with torch.no_grad():
@@ -104,8 +101,6 @@ class InputStatistics:
                 self._add_sums(x.detach())
 
     def _add_sums(self, x: Tensor) -> None:
-        import torch
-
         size = max(64, _CHUNK // max(1, self.in_features)) if x.device.type == "cpu" else max(1, len(x))
         for chunk in x.split(size):
             # a copy even of fp32, for it is squared in place
@@ -164,8 +159,6 @@ class InputStatistics:
 
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
-    import torch
-
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     matmul.fp32_precision = "ieee"
@@ -178,7 +171,6 @@ def _without_tf32() -> Iterator[None]:
 def _add_gram(gram: Tensor, x: Tensor) -> None:
     """Add x^T x to ``gram`` in fp32."""
     import numpy as np
-    import torch
 
     if x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         with _bf16_products():
@@ -208,8 +200,6 @@ def _add_triangle(gram: Tensor, values: Tensor) -> None:
 @contextlib.contextmanager
 def _bf16_products() -> Iterator[None]:
     """Let the CPU multiply fp32 matrices as bf16 with fp32 sums: exact for values that came as bf16, and fast."""
-    import torch
-
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"

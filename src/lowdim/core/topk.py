@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from lowdim.core.errors import NumericalError
+from lowdim.core.lazy import torch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +27,6 @@ _LONG = 1 << 18
 
 def _ready(scores: Tensor) -> Tensor:
     """Return the scores in a dtype both numpy and torch can select in; refuse NaN."""
-    import torch
-
     scores = scores.detach()
     if scores.dtype in (torch.bfloat16, torch.float16):
         scores = scores.float()
@@ -103,8 +102,6 @@ def _long_row_numpy(x: Array, keep: int) -> NDArray[np.bool_]:
 
 
 def _rows_torch(x: Tensor, keep: int) -> Tensor:
-    import torch
-
     threshold = x.sort(dim=1).values[:, x.shape[1] - keep].unsqueeze(1)
     above, ties = x > threshold, x == threshold
     room = keep - above.sum(dim=1, keepdim=True)
@@ -112,8 +109,6 @@ def _rows_torch(x: Tensor, keep: int) -> Tensor:
 
 
 def _rows(x: Tensor, keep: int) -> Tensor:
-    import torch
-
     if keep == 0 or x.numel() == 0:
         return torch.zeros(x.shape, dtype=torch.bool, device=x.device)
     if keep == x.shape[1]:
@@ -175,8 +170,6 @@ def keep_top_rows(scores: Tensor, keep: Tensor | int) -> Tensor:
         tensor([[ True, False, False],
                 [ True,  True, False]])
     """
-    import torch
-
     if scores.ndim != 2:
         raise ValueError(f"scores must be a matrix [rows, cols]; got shape {tuple(scores.shape)}")
     rows, cols = scores.shape
@@ -220,8 +213,6 @@ def keep_top_across(scores: Mapping[Key, Tensor], keep: int) -> dict[Key, Tensor
         >>> found["a"].tolist(), found["b"].tolist()
         ([False, True], [[True], [False]])
     """
-    import torch
-
     for name, score in scores.items():
         if bool(score.isnan().any()):
             raise NumericalError(f"the scores of {name} hold NaN. Check the data and the loss")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lowdim.core.lazy import torch
 from lowdim.core.topk import keep_top
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ def draw(count: int, size: int, excluded: Tensor, generator: Generator) -> Tenso
         >>> draw(2, 4, torch.tensor([0, 2]), torch.Generator().manual_seed(0))
         tensor([1, 3])
     """
-    import torch
-
     taken = len(excluded)
     if not 0 <= count <= size - taken:
         raise ValueError(f"count must be between 0 and the free positions ({size - taken}); got {count}")
@@ -60,8 +59,6 @@ def member(positions: Tensor, ascending: Tensor) -> Tensor:
         >>> member(torch.tensor([1, 2, 5]), torch.tensor([2, 5, 7]))
         tensor([False,  True,  True])
     """
-    import torch
-
     if not len(ascending):
         return torch.zeros(positions.shape, dtype=torch.bool, device=positions.device)
     at = torch.searchsorted(ascending, positions).clamp_(max=len(ascending) - 1)
@@ -76,8 +73,6 @@ def complement(positions: Tensor, size: int) -> Tensor:
         >>> complement(torch.tensor([1, 2]), 4)
         tensor([0, 3])
     """
-    import torch
-
     free = torch.ones(size, dtype=torch.bool, device=positions.device)
     free[positions] = False
     return free.nonzero().flatten()
@@ -91,8 +86,6 @@ def union(a: Tensor, b: Tensor) -> Tensor:
         >>> union(torch.tensor([1, 4]), torch.tensor([0, 4]))
         tensor([0, 1, 4])
     """
-    import torch
-
     merged: Tensor = torch.cat([a, b]).unique()
     return merged
 
@@ -120,8 +113,6 @@ def drop_by_sign(values: Tensor, fraction: float) -> Tensor:
         >>> weights[~drop_by_sign(weights, 0.25)]
         tensor([ 0.0100, -0.6000])
     """
-    import torch
-
     keep = torch.ones(values.shape, dtype=torch.bool, device=values.device)
     for chosen in (values >= 0, values < 0):
         keep[chosen] = drop_lowest(values[chosen].abs(), whole(fraction * int(chosen.sum())))

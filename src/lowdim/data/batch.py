@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lowdim.core.lazy import torch
 from lowdim.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -78,8 +79,6 @@ def split(batches: Iterable[Batch], tokens_per_batch: int) -> Iterator[Batch]:
 
 
 def _check(field: str, value: Tensor | None) -> None:
-    import torch
-
     if value is None and field == "attention_mask":
         return
     if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or value.ndim != 2:

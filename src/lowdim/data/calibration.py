@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowdim.core.lazy import torch
 from lowdim.core.random import generator
 from lowdim.data import formats, sources, tokens
 from lowdim.data.batch import Batch, num_tokens, split
@@ -49,8 +50,6 @@ class CalibrationData:
     @cached_property
     def whole(self) -> Batch:
         """All samples in one batch."""
-        import torch
-
         ids = torch.cat([batch.input_ids for batch in self.batches])
         masks = [batch.attention_mask for batch in self.batches]
         if all(mask is None for mask in masks):

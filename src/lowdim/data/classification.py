@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lowdim.core.errors import suggest
+from lowdim.core.lazy import torch
 from lowdim.core.random import generator
 from lowdim.data import topics
 from lowdim.data.errors import DataError
@@ -180,23 +181,17 @@ def cut(known: Known, raw: Raw, *, validation: float, limit: int | None, seed: i
 
 
 def _order(count: int, seed: int, purpose: str, name: str) -> list[int]:
-    import torch
-
     order: list[int] = torch.randperm(count, generator=generator(seed, "data", purpose, name)).tolist()
     return order
 
 
 def _take(raw: Raw, rows: list[int]) -> Split:
-    import torch
-
     assert isinstance(raw.x, torch.Tensor)
     index = torch.tensor(rows, dtype=torch.int64)
     return Split(raw.x[index].float(), raw.y[index])
 
 
 def _text(known: Known, raw: Raw, *parts: list[int]) -> Dataset:
-    import torch
-
     texts = list(raw.x)
     words = topics.vocabulary(str(texts[row]) for row in parts[0])
     first, second, third = (

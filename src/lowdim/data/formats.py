@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import suggest
+from lowdim.core.lazy import torch
 from lowdim.data import tokens
 from lowdim.data.errors import DataError
 from lowdim.data.text import Document
@@ -180,13 +181,9 @@ class _Rows:
                 yield ids
 
     def _order(self, documents: Sequence[Document]) -> list[int]:
-        import torch
-
         return torch.randperm(len(documents), generator=self.rng).tolist()
 
     def _draw(self, choices: int) -> int:
-        import torch
-
         return int(torch.randint(choices, (1,), generator=self.rng))
 
     def _too_little(self, have: int) -> DataError:

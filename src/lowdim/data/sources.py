@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from lowdim.core.errors import suggest
+from lowdim.core.lazy import torch
 from lowdim.data import questions, text, wiki
 from lowdim.data.batch import Batch
 from lowdim.data.errors import DataError
@@ -35,8 +36,6 @@ class Tokens:
         Raises:
             DataError: there is none, or one is longer than ``context``.
         """
-        import torch
-
         rows = list(islice(self.rows, samples))
         if not rows:
             raise DataError("the source holds no sequence of tokens")
@@ -161,8 +160,6 @@ def _sequences(items: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tenso
 
 
 def _ids_and_mask(item: Any, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-
     if isinstance(item, Batch):
         item = {"input_ids": item.input_ids, "attention_mask": item.attention_mask}
     fields = item if isinstance(item, Mapping) else {"input_ids": item}
@@ -176,8 +173,6 @@ def _ids_and_mask(item: Any, number: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _tensor(value: Any, what: str) -> torch.Tensor:
-    import torch
-
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):

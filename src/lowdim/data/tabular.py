@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from lowdim.core.lazy import torch
 from lowdim.data.errors import DataError
 from lowdim.data.raw import Raw
 
@@ -34,8 +35,6 @@ def bundled(name: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     Raises:
         DataError: scikit-learn is not installed.
     """
-    import torch
-
     try:
         datasets = importlib.import_module("sklearn.datasets")
     except ImportError as error:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lowdim.core.errors import suggest
+from lowdim.core.lazy import torch
 from lowdim.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -84,8 +85,6 @@ def pad(
         >>> ids.tolist(), mask.tolist()
         ([[0, 5, 6], [0, 0, 7]], [[0, 1, 1], [0, 0, 1]])
     """
-    import torch
-
     ids = torch.full((len(rows), width), fill, dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
@@ -104,8 +103,6 @@ def fingerprint(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) ->
         >>> fingerprint(ids, None) == fingerprint(ids, torch.ones_like(ids))
         True
     """
-    import torch
-
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     digest = hashlib.sha256(repr(tuple(input_ids.shape)).encode())
     digest.update(input_ids.contiguous().numpy().astype("<i8").tobytes())

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from lowdim.core.lazy import torch
 from lowdim.data import wiki
 from lowdim.data.raw import Raw
 
@@ -24,8 +25,6 @@ def wiki_topics() -> Raw:
     Paragraphs of one article share people, places and words, so that words alone tell most of them apart; what is
     tested are other paragraphs of the same articles.
     """
-    import torch
-
     paragraphs = [(article.title, article.text.split("\n")) for article in wiki.articles()]
     longest = sorted(paragraphs, key=lambda pair: (-len(pair[1]), pair[0]))[:ARTICLES]
     y = [number for number, (_, texts) in enumerate(longest) for _ in texts]
@@ -62,8 +61,6 @@ def encode(texts: Sequence[str], words: Sequence[str], length: int = LENGTH) -> 
         >>> encode(["a soft metal"], ["a", "metal"], 4).tolist()
         [[2, 1, 3, 0]]
     """
-    import torch
-
     ids = {word: number for number, word in enumerate(words, start=_FIRST)}
     rows = torch.zeros(len(texts), length, dtype=torch.int64)
     for row, text in zip(rows, texts, strict=True):

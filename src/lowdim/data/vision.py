@@ -8,9 +8,11 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lowdim.core.lazy import torch
 from lowdim.data import assets
 from lowdim.data.errors import DataError
 from lowdim.data.raw import Raw, Split
+from lowdim.data.tabular import bundled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +43,6 @@ def fashion_mnist() -> Raw:
 
 def mnist_5k() -> Raw:
     """Read 5,000 digits of MNIST, 500 of each, uint8 [1, 28, 28]; nobody set a test part aside."""
-    import torch
-
     with gzip.open(assets.path("mnist-5k"), "rt") as stream:
         rows = torch.tensor([[int(value) for value in row] for row in csv.reader(stream)])
     return Raw(rows[:, :-1].to(torch.uint8).reshape(-1, 1, 28, 28), rows[:, -1].long(), _TEN)
@@ -50,8 +50,6 @@ def mnist_5k() -> Raw:
 
 def digits() -> Raw:
     """Read the 1,797 digits that come with scikit-learn, values 0 to 16, [1, 8, 8]; no test part is set aside."""
-    from lowdim.data.tabular import bundled
-
     x, y, _ = bundled("digits")
     return Raw(x.reshape(-1, 1, 8, 8), y, _TEN)
 
@@ -65,8 +63,6 @@ def idx(path: Path) -> Tensor:
     Raises:
         DataError: the file is of another kind, or shorter than it says.
     """
-    import torch
-
     content = gzip.decompress(path.read_bytes())
     zero, kind, dims = struct.unpack(">HBB", content[:4])
     if zero != 0 or kind != _UINT8 or not dims:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lowdim.core.lazy import torch
 from lowdim.data import text as texts
 from lowdim.data import tokens, wiki
 from lowdim.data.errors import DataError
@@ -64,8 +65,6 @@ def windows(
     Raises:
         DataError: the text is shorter than one window, or an argument is out of range.
     """
-    import torch
-
     tokens.check_bos(bos, tokenizer)
     if context < 2 or (limit is not None and limit < 1):
         raise DataError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lowdim.core.lazy import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -38,7 +40,6 @@ def pack_bits(mask: Tensor) -> Tensor:
         tensor([[13,  0]])
     """
     import numpy as np
-    import torch
 
     if mask.dtype != torch.bool or mask.ndim != 2:
         raise ValueError(f"mask must be a bool matrix; got {mask.dtype} of shape {tuple(mask.shape)}")
@@ -67,7 +68,6 @@ def unpack_bits(words: Tensor, cols: int) -> Tensor:
         tensor([[ True, False,  True,  True]])
     """
     import numpy as np
-    import torch
 
     if words.dtype != torch.int64 or words.ndim != 2 or words.shape[1] != words_per_row(cols):
         want = f"int64 [rows, {words_per_row(cols)}]"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lowdim.core.lazy import torch
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -51,7 +53,6 @@ class Moments:
             True
         """
         import numpy as np
-        import torch
 
         places = np.arange(-LARGEST, LARGEST + 1)
         places = places if zero else places[places != 0]
@@ -109,8 +110,6 @@ def column_importance(weight: Tensor, mask: Tensor) -> Tensor:
         >>> column_importance(weight, weight != 0)
         tensor([1.0000, 0.2500, 0.0000])
     """
-    import torch
-
     step = max(1, len(weight) // _ROWS)
     magnitude = weight[::step].float().abs() * mask[::step]
     if not len(magnitude):
@@ -134,8 +133,6 @@ def table_of(levels: Tensor) -> Tensor:
         >>> table_of(torch.tensor([[0, 5, -3, 5, 100]], dtype=torch.int8)).tolist()
         [-8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 100]
     """
-    import torch
-
     found = [level for level in torch.unique(levels).tolist() if level]
     if len(found) > ENTRIES:
         raise ValueError(f"levels must be at most {ENTRIES} beside 0, got {len(found)}")

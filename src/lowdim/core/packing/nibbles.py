@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import CheckpointError
+from lowdim.core.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,6 @@ def pack_nibbles(codes: Tensor, mask: Tensor | None = None) -> Tensor:
         [49, 66, 80, 6]
     """
     import numpy as np
-    import torch
 
     held = codes.cpu().numpy()
     if mask is None:
@@ -82,7 +82,6 @@ def unpack_nibbles(packed: Tensor, rows: int, mask: Tensor | None = None) -> Ten
         [[1, 3], [2, 4]]
     """
     import numpy as np
-    import torch
 
     if mask is None:
         if packed.dtype != torch.uint8 or packed.ndim != 2 or len(packed) != -(-rows // 2):

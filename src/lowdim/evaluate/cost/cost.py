@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -90,8 +91,6 @@ class Cost:
         Raises:
             EvaluationError: as `lowdim.evaluate.cost.flops.training_flops`.
         """
-        import torch
-
         from lowdim.evaluate.cost import memory as held
         from lowdim.evaluate.cost.flops import count, training_flops
 

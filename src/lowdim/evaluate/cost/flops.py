@@ -6,6 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lowdim.core.errors import suggest
+from lowdim.core.lazy import torch
+from lowdim.evaluate.errors import EvaluationError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -52,9 +56,6 @@ class ModelCost:
         Raises:
             EvaluationError: a name without a counted layer, or a count that its layer cannot have.
         """
-        from lowdim.core.errors import suggest
-        from lowdim.evaluate.errors import EvaluationError
-
         for name, count in (kept or {}).items():
             if name not in self.layers:
                 raise EvaluationError(f"kept: no counted weight {name!r}. {suggest(name, self.layers)}")
@@ -103,8 +104,6 @@ def run_hooked(
     model: nn.Module, modules: Iterable[nn.Module], hook: Callable[..., None], inputs: Any, named: Any
 ) -> None:
     """Run a model once, in evaluation mode and without gradients, with a forward hook on some of its modules."""
-    import torch
-
     from lowdim.models.walk.blocks import evaluating
 
     handles = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
@@ -185,8 +184,6 @@ def training_flops(
         >>> training_flops(cost, [(0, {"w": 10})], 101, dense_gradients=[100]) / 101
         61.78217821782178
     """
-    from lowdim.evaluate.errors import EvaluationError
-
     starts = [step for step, _ in schedule]
     if not schedule or starts[0] != 0 or starts != sorted(starts):
         raise EvaluationError(f"a schedule starts at step 0 and does not go back; got steps {starts[:5]}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.lazy import torch
 from lowdim.evaluate.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -147,8 +148,6 @@ def _rows(mask: Tensor) -> NDArray[np.bool_]:
 
 def _inputs(matched: Order, width: int) -> Any:
     """Return the inputs of the second network in the first one's order, or None where the widths do not fit."""
-    import torch
-
     each, rest = divmod(width, len(matched))
     if rest or not each:
         return None

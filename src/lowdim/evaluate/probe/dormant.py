@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lowdim.core.errors import RecipeError
+from lowdim.core.errors import NumericalError, RecipeError
+from lowdim.core.lazy import torch
+from lowdim.evaluate.errors import EvaluationError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -95,10 +97,6 @@ class Dormant:
             EvaluationError: no batch, or no activation that can be dormant.
             NumericalError: an activation is NaN or Inf.
         """
-        import torch
-
-        from lowdim.core.errors import NumericalError
-        from lowdim.evaluate.errors import EvaluationError
         from lowdim.evaluate.probe.watch import Watch
         from lowdim.models.walk.blocks import evaluating
 

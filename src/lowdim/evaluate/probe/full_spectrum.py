@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lowdim.evaluate.errors import EvaluationError
 from lowdim.evaluate.probe.ramanujan import LayerSpectrum, Ramanujan, mean
 
 if TYPE_CHECKING:
@@ -97,8 +98,6 @@ class FullSpectrum:
             >>> round(probe.distance(*points), 3)
             3.654
         """
-        from lowdim.evaluate.errors import EvaluationError
-
         total = 0.0
         for axis, what in enumerate(AXES):
             shared = [

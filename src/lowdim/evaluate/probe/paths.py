@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lowdim.core.errors import suggest
+from lowdim.core.lazy import torch
+from lowdim.evaluate.errors import EvaluationError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -92,7 +96,6 @@ class EffectivePaths:
             EvaluationError: no masks, a mask without its parameter or of another shape, an input of whole
                 numbers, a function through which paths are not defined.
         """
-        import torch
         from torch.func import functional_call
 
         from lowdim.evaluate.probe.flow import Flow
@@ -134,9 +137,6 @@ class EffectivePaths:
 
 
 def _check(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    from lowdim.core.errors import suggest
-    from lowdim.evaluate.errors import EvaluationError
-
     parameters = dict(model.named_parameters())
     if not masks:
         raise EvaluationError("paths need masks; got none")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from lowdim.core.errors import RecipeError, suggest
+from lowdim.evaluate.errors import EvaluationError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,7 +144,6 @@ class Ramanujan:
             EvaluationError: no masks, a mask without a weight, other shapes.
             NumericalError: NaN or Inf in a kept weight.
         """
-        from lowdim.evaluate.errors import EvaluationError
         from lowdim.evaluate.probe.graph import Bipartite
 
         if not masks:

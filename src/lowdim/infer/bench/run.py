@@ -19,6 +19,7 @@ from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.result import Contestant, LayerTime, ModelSpeed, Result, baseline
 from lowdim.infer.bench.settings import PREFILL, Settings
 from lowdim.infer.bench.timing import rates, threads
+from lowdim.models.walk.opened import open_model
 
 if TYPE_CHECKING:
     from lowdim.data.windows import Windows
@@ -80,7 +81,6 @@ def _windows(settings: Settings) -> Windows | None:
     if settings.text is None:
         return None
     from lowdim.data.windows import windows
-    from lowdim.models.walk.opened import open_model
 
     assert settings.model is not None
     tokenizer = open_model(settings.model, revision=settings.revision).tokenizer()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError
 
 from lowdim.core.errors import RecipeError, suggest
+from lowdim.core.lazy import torch
 from lowdim.core.random import derive_seed
 from lowdim.core.recipe import Count, Section, messages
 
@@ -41,16 +42,12 @@ class Net(Section):
 
     def build(self, data: Dataset, seed: int) -> nn.Module:
         """Return the network, its weights a function of ``seed`` alone; the global generator is left as it was."""
-        import torch
-
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "net"))
             return self.module(data)
 
     def parameters(self, data: Dataset) -> int:
         """Return how many parameters the network has, without making them."""
-        import torch
-
         with torch.device("meta"):
             return sum(p.numel() for p in self.module(data).parameters())
 

@@ -15,6 +15,7 @@ from lowdim.data.classification import Dataset
 from lowdim.models.small.nets import Net
 from lowdim.models.walk.selection import select
 from lowdim.nn.csr.linear import CSRLinear
+from lowdim.nn.csr.swap import sparse_
 from lowdim.train.compare import measure
 from lowdim.train.compare.recipe import TrainingRecipe
 from lowdim.train.dynamic.static import Static
@@ -94,8 +95,6 @@ class Member:
 
     def _store_sparsely(self) -> None:
         """Replace the layers that become sparse by ones that hold kept weights alone; masks are the simulation's."""
-        from lowdim.nn.csr.swap import sparse_
-
         self.optimizer = self._optimizer()
         simulated = self._sparsity()
         masks = dict(simulated.masks)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.settings import share
-from lowdim.core.transition import whole
+from lowdim.core.transition import member, union, whole
 from lowdim.train.sparse.method import Moment, Order, Periodic, refuse_groups
 
 if TYPE_CHECKING:
@@ -127,8 +127,6 @@ class CTRE(Periodic):
     def _grown(
         self, moment: Moment, layer: Layer, cosine: Tensor, staying: Tensor, dropped: Tensor
     ) -> Tensor:
-        from lowdim.core.transition import member, union
-
         source, count = moment.generator(layer, "grow"), len(dropped)
         if self.mode == "sequential":
             if moment.total is not None and moment.step >= self.switch * moment.total:

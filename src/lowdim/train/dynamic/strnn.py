@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.allocation.gates import check_rows
 from lowdim.core.errors import RecipeError
+from lowdim.core.lazy import torch
 from lowdim.core.settings import count, share
 from lowdim.core.transition import draw, drop_by_sign
 from lowdim.train.sparse.method import Moment, Order, Periodic, Regrow
@@ -66,8 +67,6 @@ class STRNN(Periodic):
             self._evolve(moment, layer, fraction)
 
     def _evolve(self, moment: Moment, layer: Layer, fraction: float) -> None:
-        import torch
-
         from lowdim.train.sparse.exchange import initial_values
 
         positions, values = layer.positions(), layer.values()

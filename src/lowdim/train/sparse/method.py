@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.random import generator
 from lowdim.core.settings import Settings, count, share
+from lowdim.core.transition import whole
 
 if TYPE_CHECKING:
     from torch import Generator, nn
@@ -46,8 +48,6 @@ class Moment:
 
     def generator(self, layer: Layer, purpose: str) -> Generator:
         """Return the random numbers of one purpose, which depend on seed, step and the layer's name alone."""
-        from lowdim.core.random import generator
-
         return generator(self.seed, purpose, self.step, layer.name)
 
 
@@ -91,7 +91,6 @@ class Method(Settings):
 
     def shake(self, moment: Moment, fraction: float) -> None:
         """Drop ``fraction`` of the active weights of every layer once, and grow as many."""
-        from lowdim.core.transition import whole
         from lowdim.train.sparse.exchange import replace
 
         for layer in moment.layers:
