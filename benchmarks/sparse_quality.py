@@ -36,8 +36,6 @@ from lowdim.train import (
     SparseTraining,
     Static,
     select,
-    snip,
-    synflow,
 )
 
 SPARSITIES = (0.9, 0.95, 0.98)
@@ -88,9 +86,9 @@ def initialised_run(task: Task, name: str, sparsity: float, seed: int) -> dict[s
     model, data = task.model(seed), task.data()
     if name == "SNIP":
         x, y = data.train
-        masks = snip(model, (x[:100], y[:100]), sparsity=sparsity)
+        masks = SNIP().masks(model, (x[:100], y[:100]), sparsity=sparsity)
     else:
-        masks = synflow(model, (1, *data.shape), sparsity=sparsity)
+        masks = SynFlow().masks(model, (1, *data.shape), sparsity=sparsity)
     empty = [layer for layer, mask in masks.items() if not mask.any()]
     found = image_run(task, {"method": Static(), "masks": masks, "sparsity": None}, sparsity, seed)
     return found | {"empty layers": len(empty)}
