@@ -36,11 +36,6 @@ def test_ratios_are_kept_and_positions_are_not():
     assert all(torch.equal(mixed[name], shuffled(scored)[name]) for name in scored)
 
 
-def test_globs_do_not_go_with_shapes():
-    with pytest.raises(RecipeError, match="choose among a network's weights"):
-        random_masks(SHAPES, 0.5, include=["a"])
-
-
 def test_reinitialise():
     model = conv_net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
