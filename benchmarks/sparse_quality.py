@@ -30,11 +30,13 @@ from quality_tasks import TASKS, Task, language_model, train
 from lowdim.train import (
     ITOP,
     SET,
+    SNIP,
     GradualMagnitude,
     GraNet,
     RigL,
     SparseTraining,
     Static,
+    SynFlow,
     select,
 )
 

@@ -146,7 +146,7 @@ def test_a_layer_that_is_never_called():
     ("settings", "words"),
     [
         ({"alpha": 1.5}, "alpha must be between 0 and 1; got 1.5"),
-        ({"beta": -1.0}, "beta must not be negative"),
+        ({"beta": -1.0}, "beta must be at least 0"),
         ({"max_kernel": 0}, "max_kernel must be a whole number of at least 1; got 0"),
         ({"chunk": 2.5}, "chunk must be a whole number of at least 1; got 2.5"),
         ({"solver": "gredy"}, "unknown solver 'gredy'. Did you mean 'greedy'"),
