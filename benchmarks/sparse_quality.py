@@ -30,14 +30,14 @@ from quality_tasks import TASKS, Task, language_model, train
 from lowdim.train import (
     ITOP,
     SET,
+    SNIP,
     GradualMagnitude,
     GraNet,
     RigL,
     SparseTraining,
     Static,
+    SynFlow,
     select,
-    snip,
-    synflow,
 )
 
 SPARSITIES = (0.9, 0.95, 0.98)
@@ -88,9 +88,9 @@ def initialised_run(task: Task, name: str, sparsity: float, seed: int) -> dict[s
     model, data = task.model(seed), task.data()
     if name == "SNIP":
         x, y = data.train
-        masks = snip(model, (x[:100], y[:100]), sparsity=sparsity)
+        masks = SNIP().masks(model, (x[:100], y[:100]), sparsity=sparsity)
     else:
-        masks = synflow(model, (1, *data.shape), sparsity=sparsity)
+        masks = SynFlow().masks(model, (1, *data.shape), sparsity=sparsity)
     empty = [layer for layer, mask in masks.items() if not mask.any()]
     found = image_run(task, {"method": Static(), "masks": masks, "sparsity": None}, sparsity, seed)
     return found | {"empty layers": len(empty)}

@@ -7,6 +7,7 @@ import torch
 
 from lowdim.core import registry
 from lowdim.core.errors import NumericalError, PatternError
+from lowdim.core.pattern import FanIn, Gates
 
 GROUPS = {"unstructured": ["row", "matrix", "column-block", "global"]}
 
@@ -32,8 +33,9 @@ def fitting(pattern):
 def counts(pattern, shape):
     if (sparsity := getattr(pattern, "sparsity", None)) is not None:
         return [round(shape[0] * shape[1] * (1 - sparsity))]
-    units = pattern.units(*shape)
-    return sorted({pattern.unit_size * n for n in (0, 1, units // 3, units - 1, units) if 0 <= n <= units})
+    step = {FanIn: shape[0], Gates: 4}.get(type(pattern), pattern.unit_size)
+    units = shape[0] * shape[1] // max(1, step)
+    return sorted({step * n for n in (0, 1, units // 3, units - 1, units) if 0 <= n <= units})
 
 
 def random(shape):

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from lowdim.core.errors import RecipeError
-from lowdim.core.pattern import NM, Block, Structured, Unstructured, parse
+from lowdim.core.pattern import NM, Block, FanIn, Gates, Structured, Unstructured, parse
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,8 @@ from lowdim.core.pattern import NM, Block, Structured, Unstructured, parse
         ("1:1", NM(1, 1)),
         ("1x16", Block(1, 16)),
         ("16X16", Block(16, 16)),
+        ("fan-in", FanIn()),
+        ("gates:3", Gates(3)),
     ],
 )
 def test_what_recipes_write(text, pattern):

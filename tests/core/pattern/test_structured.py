@@ -107,4 +107,4 @@ def test_refusals():
     with pytest.raises(PatternError, match="whole decoder block"):
         Structured().mask(torch.ones(2, 2), 2)
     with pytest.raises(PatternError, match="several layers"):
-        Structured().units(2, 2)
+        Structured().units("w", (2, 2))

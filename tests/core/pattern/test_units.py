@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from lowdim.core.errors import PatternError, RecipeError
-from lowdim.core.pattern.units import units_of
+from lowdim.core.pattern import parse
 from lowdim.train import ITOP, SET, Method, RigL, SparseTraining, Static
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "fan-in", "2x4", "1x1", "gates:4"])
 @pytest.mark.parametrize("shape", [(8, 12), (8, 4, 3, 3)])
 def test_units_cover_every_weight_once(pattern: str, shape: tuple[int, ...]) -> None:
-    units = units_of(pattern, "w", shape)
+    units = parse(pattern).units("w", shape)
     covered = torch.zeros(shape)
     for unit in range(units.size):
         marked = torch.zeros(units.size, dtype=torch.bool)
@@ -105,7 +105,7 @@ def test_a_mask_that_breaks_the_pattern(pattern: str, mask: Any) -> None:
 )
 def test_shapes_that_do_not_divide(pattern: str, match: str) -> None:
     with pytest.raises(PatternError, match=match):
-        units_of(pattern, "w", (4, 4))
+        parse(pattern).units("w", (4, 4))
 
 
 def test_blocks_learn() -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lowdim.core.allocation import GateER
 from lowdim.core.errors import RecipeError
 from lowdim.train import SET, STRNN, SelfishRNN, SparseTraining
-from lowdim.train.dynamic.strnn import GateER
 
 X = torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(3))
 
@@ -162,7 +162,7 @@ def test_with_one_gate_it_is_set() -> None:
 
 def test_er_counts_every_gate_as_a_layer() -> None:
     shapes = {"ih": (16, 4), "hh": (16, 8)}
-    found = GateER(4).densities(shapes, 0.5)
+    found = GateER(4).shares(shapes, 0.5)
     # a gate of ih is (4, 4), of hh (4, 8): densities in the proportion 8 / 16 to 12 / 32
     assert found["ih"] / found["hh"] == pytest.approx((8 / 16) / (12 / 32))
     assert sum(found[n] * s[0] * s[1] for n, s in shapes.items()) == pytest.approx(96)

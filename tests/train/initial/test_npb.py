@@ -6,7 +6,7 @@ from torch import nn
 
 from lowdim.core.errors import RecipeError
 from lowdim.evaluate.probe.paths import EffectivePaths
-from lowdim.train import NPB, npb, random_masks, ratios_of, select
+from lowdim.train import NPB, RandomMasks, ratios_of, select
 from lowdim.train.initial.paths import ones_flow
 from lowdim.train.initial.solvers import Problem, greedy, milp, solve
 
@@ -87,31 +87,31 @@ def test_large_layers_are_solved_in_chunks():
 @pytest.mark.parametrize("sparsity", [0.9, 0.97])
 def test_no_weight_is_idle_and_more_paths_than_at_random(solver, sparsity):
     model, shape = conv_net(), (1, 3, 8, 8)
-    masks = npb(model, shape, sparsity=sparsity, solver=solver, include=["*"])
+    masks = NPB(solver=solver).masks(model, shape, sparsity=sparsity, include=["*"])
     total, gradients = counted(model, masks, shape)
     assert all(bool((gradients[name] > 0)[mask].all()) for name, mask in masks.items())
-    other, _ = counted(model, random_masks(model, sparsity, include=["*"]), shape)
+    other, _ = counted(model, RandomMasks().masks(model, sparsity=sparsity, include=["*"]), shape)
     assert total > other
 
 
 def test_the_counts_are_those_of_the_allocation():
     model = conv_net()
-    given = random_masks(model, 0.8, "uniform")
-    found = npb(model, (1, 3, 8, 8), sparsity=0.8, allocation=ratios_of(given))
+    given = RandomMasks("uniform").masks(model, sparsity=0.8)
+    found = NPB(allocation=ratios_of(given)).masks(model, (1, 3, 8, 8), sparsity=0.8)
     assert {n: int(m.sum()) for n, m in found.items()} == {n: int(m.sum()) for n, m in given.items()}
 
 
 def test_kernels_are_limited_but_the_first_layer_is_not():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
-    masks = npb(net, (1, 3, 9, 9), sparsity=0.5, max_kernel=5, allocation="uniform", beta=0.0)
+    masks = NPB(max_kernel=5, allocation="uniform", beta=0.0).masks(net, (1, 3, 9, 9), sparsity=0.5)
     assert int(masks["0.weight"].sum((2, 3)).max()) > 5
     assert int(masks["2.weight"].sum((2, 3)).max()) == 5
-    most = npb(net, (1, 3, 9, 9), sparsity=0.25, max_kernel=5, allocation="uniform")
+    most = NPB(max_kernel=5, allocation="uniform").masks(net, (1, 3, 9, 9), sparsity=0.25)
     assert int(most["2.weight"].sum()) == 432  # more than five in each kernel: the limit gives way
 
 
 def test_layers_that_are_not_linear_and_ones_that_are_called_twice():
-    masks = npb(Transformer(), torch.tensor([[1, 2, 3]]), sparsity=0.8)
+    masks = NPB().masks(Transformer(), torch.tensor([[1, 2, 3]]), sparsity=0.8)
     assert {"recurrent.weight_hh_l0", "layer.self_attn.in_proj_weight", "one.weight"} <= set(masks)
 
 
@@ -129,8 +129,8 @@ class Conv1D(nn.Module):
 def test_a_transposed_weight_has_the_transposed_mask():
     plain = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5))
     turned = nn.Sequential(Conv1D(plain[0]), nn.ReLU(), Conv1D(plain[2]))
-    a = npb(plain, (1, 8), sparsity=0.3, include=["*"])  # dense enough that nothing is left to repair
-    b = npb(turned, (1, 8), sparsity=0.3, include=["*"])
+    a = NPB().masks(plain, (1, 8), sparsity=0.3, include=["*"])  # dense enough that nothing is left to repair
+    b = NPB().masks(turned, (1, 8), sparsity=0.3, include=["*"])
     assert b["0.weight"].shape == (8, 6)
     assert all(torch.equal(a[name].T, b[name]) for name in a)
 
@@ -138,7 +138,7 @@ def test_a_transposed_weight_has_the_transposed_mask():
 def test_a_layer_that_is_never_called():
     net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
     net[0].spare = nn.Linear(4, 4)
-    masks = npb(net, (1, 6), sparsity=0.5, include=["*"])
+    masks = NPB().masks(net, (1, 6), sparsity=0.5, include=["*"])
     assert sum(int(m.sum()) for m in masks.values()) == 35
 
 
@@ -146,7 +146,7 @@ def test_a_layer_that_is_never_called():
     ("settings", "words"),
     [
         ({"alpha": 1.5}, "alpha must be between 0 and 1; got 1.5"),
-        ({"beta": -1.0}, "beta must not be negative"),
+        ({"beta": -1.0}, "beta must be at least 0"),
         ({"max_kernel": 0}, "max_kernel must be a whole number of at least 1; got 0"),
         ({"chunk": 2.5}, "chunk must be a whole number of at least 1; got 2.5"),
         ({"solver": "gredy"}, "unknown solver 'gredy'. Did you mean 'greedy'"),

@@ -4,7 +4,7 @@ from tests.train.initial.nets import Transformer, bare, conv_net, images, tokens
 from torch import nn
 
 from lowdim.core.errors import NumericalError, RecipeError
-from lowdim.train import SNIP, GraSP, grasp, snip
+from lowdim.train import SNIP, GraSP
 
 
 def half_square(outputs, targets):
@@ -19,7 +19,7 @@ def test_snip_worked_example():
     net, batch = line()
     scores = SNIP().scores(SNIP().start(net, batch, half_square))["0.weight"]
     assert scores.tolist() == [[pytest.approx(1 / 3), pytest.approx(2 / 3)]]
-    assert snip(net, batch, half_square, sparsity=0.5)["0.weight"].tolist() == [[False, True]]
+    assert SNIP().masks(net, batch, loss=half_square, sparsity=0.5)["0.weight"].tolist() == [[False, True]]
 
 
 def test_grasp_worked_example():
@@ -27,7 +27,7 @@ def test_grasp_worked_example():
     method = GraSP(temperature=1.0)
     scores = method.scores(method.start(net, batch, half_square))["0.weight"]
     assert scores.tolist() == [[6.0, 12.0]]  # H g = (6, 6)
-    assert grasp(net, batch, half_square, sparsity=0.5, temperature=1.0)["0.weight"].tolist() == [
+    assert GraSP(temperature=1.0).masks(net, batch, loss=half_square, sparsity=0.5)["0.weight"].tolist() == [
         [False, True]
     ]
 
@@ -72,7 +72,7 @@ def test_grasp_is_weight_times_hessian_times_gradient():
 
 def test_grasp_of_a_loss_that_is_linear_keeps_the_first():
     net, (x, y) = line()
-    found = grasp(net, (x, y), lambda outputs, _: outputs.sum(), sparsity=0.5)
+    found = GraSP().masks(net, (x, y), loss=lambda outputs, _: outputs.sum(), sparsity=0.5)
     assert found["0.weight"].tolist() == [[True, False]]
 
 
@@ -81,11 +81,11 @@ def test_snip_empties_a_layer_and_says_so():
     layers = [m for _ in range(6) for m in (nn.Linear(50, 50), nn.ReLU())]
     net = nn.Sequential(*layers, nn.Linear(50, 4))
     with pytest.warns(UserWarning, match=r"SNIP left no weight in .*weight"):
-        masks = snip(net, (torch.randn(32, 50), torch.randint(4, (32,))), sparsity=0.999)
+        masks = SNIP().masks(net, (torch.randn(32, 50), torch.randint(4, (32,))), sparsity=0.999)
     assert sum(int(m.sum()) for m in masks.values()) == 15
 
 
-@pytest.mark.parametrize("method", [snip, grasp])
+@pytest.mark.parametrize("method", [SNIP().masks, GraSP().masks])
 def test_called_outside_of_recording(method):
     model = conv_net()
     inside = method(model, images(), sparsity=0.5)
@@ -94,7 +94,7 @@ def test_called_outside_of_recording(method):
     assert all(torch.equal(inside[name], outside[name]) for name in inside)
 
 
-@pytest.mark.parametrize("method", [snip, grasp])
+@pytest.mark.parametrize("method", [SNIP().masks, GraSP().masks])
 def test_tied_weights_count_once_with_both_uses(method):
     masks = method(Transformer(), tokens(), sparsity=0.3)
     assert "one.weight" in masks
@@ -113,7 +113,7 @@ def test_batch_norm_follows_the_mode_of_the_network():
 def test_half_precision_scores_are_exact_in_count():
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).bfloat16()
     batch = torch.randn(8, 16, dtype=torch.bfloat16), torch.randint(4, (8,))
-    for method in (snip, grasp):
+    for method in (SNIP().masks, GraSP().masks):
         assert int(method(model, batch, sparsity=0.75)["0.weight"].sum()) == 128
 
 
@@ -122,4 +122,4 @@ def test_bad_temperature_and_nan():
         GraSP(temperature=0.0)
     net, (x, y) = line()
     with pytest.raises(NumericalError, match=r"the gradient of 0\.weight holds NaN"):
-        grasp(net, (x * float("inf"), y), half_square, sparsity=0.5)
+        GraSP().masks(net, (x * float("inf"), y), loss=half_square, sparsity=0.5)

@@ -4,7 +4,7 @@ from tests.train.initial.nets import Transformer, bare, conv_net
 from torch import nn
 
 from lowdim.core.errors import NumericalError, RecipeError
-from lowdim.train import SynFlow, snip, synflow
+from lowdim.train import SNIP, SynFlow
 from lowdim.train.initial.base import budget
 
 
@@ -40,7 +40,7 @@ def test_the_flow_is_conserved():
     )
     sums = [float(score.sum()) for score in scores_of(net, (1, 3, 8, 8)).values()]
     assert sums == pytest.approx([sums[0]] * 4, rel=1e-12)
-    masks = synflow(net, (1, 3, 8, 8), sparsity=0.9, include=["*"])
+    masks = SynFlow().masks(net, (1, 3, 8, 8), sparsity=0.9, include=["*"])
     sums = [float(score.sum()) for score in scores_of(net, (1, 3, 8, 8), masks).values()]
     assert sums == pytest.approx([sums[0]] * 4, rel=1e-12)
     assert sums[0] > 0
@@ -56,8 +56,8 @@ def test_conserved_at_every_hidden_unit():
 def test_no_layer_is_emptied_where_snip_empties_some():
     net = nn.Sequential(*plain(bias=True), nn.Linear(50, 4))
     with pytest.warns(UserWarning, match="SNIP left no weight"):
-        snip(net, (torch.randn(32, 50), torch.randint(4, (32,))), sparsity=0.999)
-    masks = synflow(net, (1, 50), sparsity=0.999)
+        SNIP().masks(net, (torch.randn(32, 50), torch.randint(4, (32,))), sparsity=0.999)
+    masks = SynFlow().masks(net, (1, 50), sparsity=0.999)
     assert all(bool(m.any()) for m in masks.values())
     assert sum(int(m.sum()) for m in masks.values()) == 15
 
@@ -65,19 +65,21 @@ def test_no_layer_is_emptied_where_snip_empties_some():
 def test_one_round_may_empty_what_a_hundred_do_not():
     wide = nn.Sequential(nn.Linear(300, 300, bias=False), nn.ReLU(), nn.Linear(300, 1, bias=False))
     with pytest.warns(UserWarning, match=r"SynFlow left no weight in 0\.weight"):
-        synflow(wide, (1, 300), sparsity=0.9999, rounds=1, include=["*"])
-    synflow(wide, (1, 300), sparsity=0.9999, include=["*"])
+        SynFlow(rounds=1).masks(wide, (1, 300), sparsity=0.9999, include=["*"])
+    SynFlow().masks(wide, (1, 300), sparsity=0.9999, include=["*"])
 
 
 def test_what_the_example_holds_does_not_matter():
     net = conv_net()
-    by_shape = synflow(net, (1, 3, 8, 8), sparsity=0.8, rounds=5)
-    by_input = synflow(net, torch.randn(1, 3, 8, 8), sparsity=0.8, rounds=5)
+    by_shape = SynFlow(rounds=5).masks(net, (1, 3, 8, 8), sparsity=0.8)
+    by_input = SynFlow(rounds=5).masks(net, torch.randn(1, 3, 8, 8), sparsity=0.8)
     assert all(torch.equal(by_shape[name], by_input[name]) for name in by_shape)
 
 
 def test_token_inputs_stay_what_they_are():
-    masks = synflow(Transformer(), torch.tensor([[1, 2, 3]]), sparsity=0.5, rounds=3, include=["layer.*"])
+    masks = SynFlow(rounds=3).masks(
+        Transformer(), torch.tensor([[1, 2, 3]]), sparsity=0.5, include=["layer.*"]
+    )
     assert sum(int(m.sum()) for m in masks.values()) == budget(masks, 0.5)
 
 
@@ -110,7 +112,7 @@ def test_a_flow_that_cannot_be_scaled():
         for p in net.parameters():
             p.mul_(3e4)
     with pytest.raises(NumericalError, match="overflows float64, whatever"):
-        synflow(net, (1, 16), sparsity=0.5)
+        SynFlow().masks(net, (1, 16), sparsity=0.5)
 
 
 @pytest.mark.parametrize("rounds", [0, 1.5])
@@ -121,4 +123,4 @@ def test_bad_rounds(rounds):
 
 def test_bad_example():
     with pytest.raises(RecipeError, match=r"or its shape such as \(1, 3, 32, 32\); got 'x'"):
-        synflow(conv_net(), "x", sparsity=0.5)
+        SynFlow().masks(conv_net(), "x", sparsity=0.5)

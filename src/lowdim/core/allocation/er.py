@@ -42,7 +42,7 @@ class ERPlus(ByShape):
     """ER with the last layer dense, the rest sparser by as much.
 
     The last layer is the last weight of the last decoder block. The others share D' = (D * N - n_last) /
-    (N - n_last) by ER, D being the target density and N all weights. A layer alone gets the target itself.
+    (N - n_last) by ER, D being the target density and N all weights.
 
     Introduced (as ERK+) by "The Unreasonable Effectiveness of Random Pruning", arXiv 2202.02643, for a
     classifier kept dense; OWL (arXiv 2310.05175) compares it on language models as ER with the last layer
@@ -64,14 +64,12 @@ class ERPlus(ByShape):
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         total, size = sum(sizes.values()), sizes[last]
         rest, kept = total - size, (1.0 - sparsity) * total - size
-        if not rest:
-            return dict.fromkeys(others, 0.0) | {last: 1.0 - sparsity}
         if kept < -1e-6 * total:
             raise RecipeError(
                 f"allocation er-plus keeps {last} dense, which is {size / total:.3g} of all; "
                 f"sparsity must be at most {1 - size / total:.3g}; got {sparsity:g}. Use er instead"
             )
-        density = min(max(kept / rest, 0.0), 1.0)
+        density = min(max(kept / rest, 0.0), 1.0) if rest else 0.0
         return spread({name: shapes[name] for name in others}, density, er_score) | {last: 1.0}
 
 

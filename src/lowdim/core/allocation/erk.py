@@ -68,7 +68,7 @@ class ERK(ByShape):
 
     Example:
         >>> ERK().shares({"conv": (8, 3, 3, 3), "fc": (10, 16)}, 0.2)
-        {'conv': 0.6516203703703703, 'fc': 1.0}
+        {'conv': 0.6518518518518519, 'fc': 1.0}
     """
 
     power: float = 1.0

@@ -145,9 +145,9 @@ def _place(
     parts = outs // groups
     shares = apportion([1.0] * groups, count, [parts * ins * size] * groups)
     made = []
-    for part, own in zip(arriving.reshape(groups, ins).double().numpy(), shares, strict=True):
-        least = -(-own // (parts * ins)) if parts * ins else 0
-        problem = solvers.Problem(part, parts, max(limit, least), own, method.alpha, method.beta)
+    for part, kept in zip(arriving.reshape(groups, ins).double().numpy(), shares, strict=True):
+        least = -(-kept // (parts * ins)) if parts * ins else 0
+        problem = solvers.Problem(part, parts, max(limit, least), kept, method.alpha, method.beta)
         made.append(torch.from_numpy(solvers.solve(problem, method.solver, method.chunk, numbers)))
     return _inside(torch.cat(made), size, drawn)
 
