@@ -29,7 +29,7 @@ def words() -> list[Any]:
     for kind, skipped in (("training", ("st-rnn",)),):
         for method in (registry.find(kind, name) for name in registry.names(kind) if name not in skipped):
             for setting, hint in get_type_hints(method.load()).items():
-                if get_origin(hint) is Literal:
+                if get_origin(hint) is Literal and setting in method.settings():
                     found.append(pytest.param(method, setting, get_args(hint), id=f"{method.name}-{setting}"))
     return found
 
