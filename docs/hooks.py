@@ -95,7 +95,7 @@ def usage(method: registry.Entry) -> tuple[str, str]:
         return "bash", command(method)
     if method.kind == "training":
         cls = method.load().__name__
-        call = f"{cls}()" if cls == "Static" else f"{cls}(every=100)"
+        call = f"{cls}(every=100)" if "every" in method.settings() else f"{cls}()"
         lines = [
             f"from lowdim.train import SparseTraining, {cls}",
             "",

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.train import ITOP, SET, GradualMagnitude, GraNet, Method, NeurRev, RigL, SparseTraining, Static
-from lowdim.train.sparse.method import Moment, Periodic
+from lowdim.train.sparse.method import Periodic
+from lowdim.train.sparse.moment import Moment
 from lowdim.train.sparse.state import per_weight
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 
-class _Lazy(ModuleType):
+class Lazy(ModuleType):
     """A stand-in for a module, which is imported when something of it is first used."""
 
     def __getattr__(self, name: str) -> Any:
@@ -21,7 +21,7 @@ class _Lazy(ModuleType):
 if TYPE_CHECKING:
     import torch as torch
 else:
-    torch = _Lazy("torch")
+    torch = Lazy("torch")
 
 
 def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lowdim.core.errors import RecipeError
 from lowdim.train import SNTASGD, SparseTraining, Static
-from lowdim.train.sparse.method import Moment, Periodic
+from lowdim.train.sparse.method import Periodic
+from lowdim.train.sparse.moment import Moment
 
 
 class Swap(Periodic):

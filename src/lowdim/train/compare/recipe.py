@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator, model_validator
 
+from lowdim.core import registry
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.recipe import Count, Document, Section, Seed, Share, Strings, families, method_field
 from lowdim.data import classification
 from lowdim.models.small import nets
 
 TWINS = ("dense", "small", "static")
-ALLOCATIONS = ("erk", "er", "uniform", "uniform-plus", "erk-plus")
 
 
 class Data(Section):
@@ -90,7 +90,8 @@ class TrainingRecipe(Document):
         net: a name, or a mapping with its settings; "auto" is an MLP for images and tables, "text" for text.
         training: how masks move, one of ``lowdim methods --kind training``; ``method`` is another word for it.
         sparsity: share of zeros over the sparse layers at the end, in [0, 1).
-        allocation: how it is spread: "erk", "er", "uniform", "uniform-plus", "erk-plus", or a sparsity by weight name.
+        allocation: how it is spread: one of ``lowdim methods --kind allocation`` that looks at no inputs, or a sparsity
+            by weight name.
         initialisation: where masks start: None draws them at random, as the allocation says; one of ``lowdim methods
             --kind initialisation`` chooses them, and with them how the sparsity is spread.
         executor: "masked" simulates, on any layer and device; "csr" stores, multiplies and trains kept weights alone,
@@ -166,8 +167,14 @@ class TrainingRecipe(Document):
     @field_validator("allocation")
     @classmethod
     def _allocation(cls, allocation: str | Mapping[str, float]) -> str | Mapping[str, float]:
-        if isinstance(allocation, str) and allocation not in ALLOCATIONS:
-            raise RecipeError(f"unknown allocation {allocation!r}. {suggest(allocation, ALLOCATIONS)}")
+        if (
+            isinstance(allocation, str)
+            and registry.find("allocation", allocation).load().scale_from == "wanda"
+        ):
+            raise RecipeError(
+                f"allocation {allocation!r} looks at the inputs of every layer, which a recipe of training does not "
+                "measure. Choose one that looks at shapes, such as erk, or at weights, such as alpha"
+            )
         return allocation
 
     @model_validator(mode="after")

@@ -91,7 +91,10 @@ def _load(recipe: TrainingRecipe) -> Dataset:
 def _run(recipe: TrainingRecipe, data: Dataset, store: Store | None, progress: Progress) -> TrainingResult:
     free = recipe.device == "auto" and recipe.executor == "masked" and torch.cuda.is_available()
     device = torch.device("cuda" if recipe.device == "cuda" or free else "cpu")
-    finished = {role: _member(role, recipe, data, device, store, progress) for role in roles(recipe)}
+    finished = {role: done for role in roles(recipe) if store and (done := store.get(f"{role}{DONE}"))}
+    # All are made, and what cannot be is refused, before one is trained.
+    for member in [Member(role, recipe, data, device) for role in roles(recipe) if role not in finished]:
+        finished[member.role] = _trained(member, store, progress)
     facts = results.gather(recipe, data, finished)
     run = {
         "stages": [{"name": TITLES[role], "seconds": round(d["seconds"], 3)} for role, d in finished.items()],
@@ -103,23 +106,13 @@ def _run(recipe: TrainingRecipe, data: Dataset, store: Store | None, progress: P
     return TrainingResult(facts, run)
 
 
-def _member(
-    role: Role,
-    recipe: TrainingRecipe,
-    data: Dataset,
-    device: torch.device,
-    store: Store | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Return what a network came to: from an earlier attempt if that finished it, else by training it."""
-    if store and (done := store.get(f"{role}{DONE}")) is not None:
-        found: dict[str, Any] = done
-        return found
-    member = Member(role, recipe, data, device)
+def _trained(member: Member, store: Store | None, progress: Progress) -> dict[str, Any]:
+    """Return what a network came to, from where an earlier attempt left it."""
+    role, recipe = member.role, member.recipe
     begun = store.get(CHECKPOINT) if store else None
     if begun is not None and begun["role"] == role:
         member.load(begun["state"])
-    steps = steps_per_epoch(recipe, data)
+    steps = steps_per_epoch(recipe, member.data)
     with progress.stage(TITLES[role], member.steps, "steps") as stage:
         stage.advance(member.epoch * steps)
         while member.epoch < recipe.epochs:

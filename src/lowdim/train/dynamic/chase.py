@@ -9,16 +9,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.lazy import Lazy
 from lowdim.core.schedule import cosine, power
 from lowdim.core.settings import count, share, within
-from lowdim.train.sparse.method import Method, Moment
+from lowdim.train.sparse.exchange import shrink
+from lowdim.train.sparse.method import Method
+from lowdim.train.sparse.moment import Moment
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from lowdim.train.dynamic.chase_channels import Removal
+    from lowdim.train.dynamic import chase_channels
     from lowdim.train.sparse.layer import Layer
+else:
+    chase_channels = Lazy("lowdim.train.dynamic.chase_channels")
 
 
 @dataclass(frozen=True)
@@ -133,8 +138,6 @@ class Chase(Method):
         Raises:
             RecipeError: the run is too short for a single removal.
         """
-        from lowdim.train.dynamic.chase_channels import Removal
-
         if not self.channels:
             return {}
         if self._last_removal(total) <= 0:
@@ -142,13 +145,13 @@ class Chase(Method):
                 f"channel_every is {self.channel_every}, but channels are removed only up to step "
                 f"{int(self.channel_until * (total or 0))} (channel_until); remove more often, or use channels=0.0"
             )
-        return {"channels": Removal(model, optimizer, layers)}
+        return {"channels": chase_channels.Removal(model, optimizer, layers)}
 
     def update(self, moment: Moment) -> None:
         """Remove channels, explore, or both."""
         target = sum(moment.targets.values())
         if self.removes(moment.step, moment.total):
-            removal: Removal = moment.observers["channels"]
+            removal: chase_channels.Removal = moment.observers["channels"]
             share = self.share(moment.step, moment.total)
             removal.take(removal.choose(share, self.channels, self.beta, self.score == "active"))
             assert moment.total is not None
@@ -170,16 +173,13 @@ class Chase(Method):
 
     def _move(self, moment: Moment, keep: int, active: int) -> None:
         """Keep at most so many of the largest weights, then grow up to ``active``."""
-        from lowdim.train.dynamic.chase_channels import grow
-        from lowdim.train.sparse.exchange import shrink
-
         shrink(moment.layers, min(keep, active))
         removal = moment.observers.get("channels")
         barred = {
             layer.name: removal.excluded(layer) if removal else layer.positions()[:0]
             for layer in moment.layers
         }
-        grow(moment.layers, barred, active - _kept(moment))
+        chase_channels.grow(moment.layers, barred, active - _kept(moment))
         if _kept(moment) < min(active, sum(moment.targets.values())) and "full" not in moment.memory:
             moment.memory["full"] = moment.step
             warnings.warn(

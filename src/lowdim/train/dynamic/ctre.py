@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.lazy import Lazy, torch
 from lowdim.core.settings import share
 from lowdim.core.transition import member, union, whole
-from lowdim.train.sparse.method import Moment, Order, Periodic, refuse_groups
+from lowdim.train.sparse.exchange import kept
+from lowdim.train.sparse.method import Periodic, refuse_groups
+from lowdim.train.sparse.moment import Moment
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from lowdim.train.dynamic import correlation
     from lowdim.train.sparse.layer import Layer
+else:
+    correlation = Lazy("lowdim.train.dynamic.correlation")
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,6 @@ class CTRE(Periodic):
     switch: float = share(0.5)
     noise: float = 1e-5
 
-    order: ClassVar[Order] = "after_step"
-
     @property
     def needs_total(self) -> bool:  # type: ignore[override]
         """Only the sequential mode knows how long a run is."""
@@ -62,10 +66,8 @@ class CTRE(Periodic):
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse layers other than linear ones, whose neurons are not single numbers."""
-        from torch import nn
-
         for layer in layers:
-            if not isinstance(layer.module, nn.Linear):
+            if not isinstance(layer.module, torch.nn.Linear):
                 raise RecipeError(
                     f"CTRE trains linear layers whose weights are held dense; {layer.name} is not one. "
                     "Exclude it, or use SET or RigL"
@@ -83,11 +85,7 @@ class CTRE(Periodic):
         Raises:
             RecipeError: the linear layer after one takes another number of inputs than that has outputs.
         """
-        from torch import nn
-
-        from lowdim.train.dynamic.correlation import Correlation
-
-        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
         following = dict(zip(linear, [*linear[1:], None], strict=True))
         seen = {}
         for layer in layers:
@@ -98,13 +96,12 @@ class CTRE(Periodic):
                     f"CTRE sees what leaves {layer.name} where it enters the next linear layer, but that takes "
                     f"{after.in_features} inputs where this one has {module.out_features} outputs. Exclude it"
                 )
-            seen[layer.name] = Correlation(layer.name, module, after, model)
+            seen[layer.name] = correlation.Correlation(layer.name, module, after, model)
         return seen
 
     def update(self, moment: Moment) -> None:
         """Drop by magnitude, grow by cosine, layer by layer."""
-        for layer in moment.layers:
-            self._replace(moment, layer, self.drop)
+        self.shake(moment, self.drop)
 
     def shake(self, moment: Moment, fraction: float) -> None:
         """Do one update that drops ``fraction``."""
@@ -112,8 +109,6 @@ class CTRE(Periodic):
             self._replace(moment, layer, fraction)
 
     def _replace(self, moment: Moment, layer: Layer, share: float) -> None:
-        from lowdim.train.sparse.exchange import kept
-
         observer = moment.observers[layer.name]
         count = whole(share * layer.kept)
         if self.mode == "similarity":

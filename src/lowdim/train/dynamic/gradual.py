@@ -8,7 +8,9 @@ from typing import ClassVar, Literal
 from lowdim.core.errors import RecipeError
 from lowdim.core.schedule import power
 from lowdim.core.settings import share, within
-from lowdim.train.sparse.method import Moment, Periodic
+from lowdim.train.sparse.exchange import shrink
+from lowdim.train.sparse.method import Periodic
+from lowdim.train.sparse.moment import Moment
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,6 @@ class GradualMagnitude(Periodic):
 
     def prune(self, moment: Moment) -> None:
         """Drop the smallest weights that are beyond the schedule."""
-        from lowdim.train.sparse.exchange import shrink
-
         if self.scope == "global":
             size = sum(layer.size for layer in moment.layers)
             keep = self._keep(moment, size, sum(moment.targets.values()))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from lowdim.core.schedule import cosine
 from lowdim.core.settings import share
 from lowdim.train.dynamic.gradual import GradualMagnitude
-from lowdim.train.sparse.method import Candidates, Moment
+from lowdim.train.sparse.exchange import Candidates
+from lowdim.train.sparse.method import Regrows
+from lowdim.train.sparse.moment import Moment
 
 
 @dataclass(frozen=True)
-class GraNet(GradualMagnitude):
+class GraNet(GradualMagnitude, Regrows):
     """Every ``every`` steps: gradual magnitude pruning, then as many weights drop and grow as zeta_t says.
 
     The pruning is that of `GradualMagnitude` and ends at ``until``, with the target reached (the official code
@@ -31,7 +31,8 @@ class GraNet(GradualMagnitude):
         scope: "global", the paper's, or "layer".
         drop: zeta at the start.
         floor: zeta at the end.
-        candidates: of the regeneration: "any" weight that is off, as in the paper, or "new" or "live" ones; see `RigL`.
+        candidates: of the regeneration: "any" weight that is off, as in the paper, or only "new" or "live" ones; see
+            `Regrows`.
 
     Example:
         >>> GraNet(every=10).due(100, 100), round(GraNet().share(50, 100), 4)
@@ -51,18 +52,7 @@ class GraNet(GradualMagnitude):
         """Tell whether masks move at a step: every multiple of ``every``, to the end of the run."""
         return step % self.every == 0
 
-    def share(self, step: int, total: int | None) -> float:
-        """Return zeta_t."""
-        assert total is not None
-        return cosine(step, total, self.drop, self.floor)
-
     def update(self, moment: Moment) -> None:
         """Prune, then regenerate."""
-        from lowdim.train.sparse.exchange import replace
-
         self.prune(moment)
-        share = self.share(moment.step, moment.total)
-        for layer in moment.layers:
-            replace(
-                moment, layer, math.ceil(share * layer.kept - 1e-9), "magnitude", "gradient", self.candidates
-            )
+        self.regrow(moment, self.share(moment.step, moment.total), "magnitude", "gradient")

@@ -11,7 +11,8 @@ from lowdim.core.errors import RecipeError
 from lowdim.core.settings import share
 from lowdim.core.transition import drop_lowest, whole
 from lowdim.train.dynamic.rigl import RigL
-from lowdim.train.sparse.method import Moment
+from lowdim.train.sparse.exchange import exchange, magnitudes
+from lowdim.train.sparse.moment import Moment
 
 if TYPE_CHECKING:
     from lowdim.train.sparse.layer import Layer
@@ -34,7 +35,7 @@ class NeurRev(RigL):
         drop: zeta at the start.
         schedule: of zeta, as in `RigL`.
         order: "replace_step" or "after_step".
-        candidates: "any" weight that is off, or only "new" or "live" ones; see `RigL`.
+        candidates: "any" weight that is off, or only "new" or "live" ones; see `Regrows`.
         noise: standard deviation of what breaks ties between |w|.
         rho: share of the dropped weights that are the most negative ones.
 
@@ -54,8 +55,6 @@ class NeurRev(RigL):
 
     def update(self, moment: Moment) -> None:
         """Drop the most negative and the smallest weights, grow by gradient, layer by layer."""
-        from lowdim.train.sparse.exchange import exchange, magnitudes
-
         share = self.share(moment.step, moment.total)
         for layer in moment.layers:
             count = whole(share * layer.kept)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import Literal
 
 from lowdim.core.schedule import cosine, power
 from lowdim.core.settings import share
 from lowdim.core.transition import whole
-from lowdim.train.sparse.method import Candidates, Moment, Order, Periodic, refuse_groups
-
-if TYPE_CHECKING:
-    from lowdim.train.sparse.layer import Layer
+from lowdim.train.sparse.exchange import Candidates, replace
+from lowdim.train.sparse.method import Regrows
+from lowdim.train.sparse.moment import Moment, Order
 
 
 @dataclass(frozen=True)
-class RigL(Periodic):
+class RigL(Regrows):
     """Every ``every`` steps a layer loses floor(zeta_t * kept) of its smallest |w| and gains as many.
 
     zeta_t = drop / 2 * (1 + cos(pi t / T_end)), T_end = ``until`` * total_steps. Weights grow where |dL/d(M *
@@ -31,10 +29,7 @@ class RigL(Periodic):
         drop: zeta at the start.
         schedule: of zeta: "cosine", "constant", or "power", drop * (1 - t / T_end)^3.
         order: "replace_step", the paper's: an update takes the place of the optimizer's step; or "after_step".
-        candidates: "any" weight that is off, as in the paper; only "new" ones, not those just dropped; or
-            "live" ones, of outputs that keep a weight. Behind a batch norm the gradients of an output without
-            weights are up to 1 / sqrt(eps) = 316 times too large, and in small networks at 98% and beyond most
-            growth is lost there.
+        candidates: "any" weight that is off, as in the paper, or only "new" or "live" ones; see `Regrows`.
         noise: standard deviation of what breaks ties between |w|.
 
     Example:
@@ -42,19 +37,12 @@ class RigL(Periodic):
         [0.3, 0.225, 0.075, 0.0]
     """
 
-    needs_total: ClassVar[bool] = True
-
     until: float = share(0.75)
     drop: float = share(0.3)
     schedule: Literal["cosine", "constant", "power"] = "cosine"
     order: Order = "replace_step"  # type: ignore[misc]
     candidates: Candidates = "any"
     noise: float = 1e-5
-
-    def check(self, layers: Sequence[Layer]) -> None:
-        """Refuse to grow new weights alone where a group may have none to give."""
-        if self.candidates == "new":
-            refuse_groups(layers, "candidates='new'", "'any'")
 
     @property
     def wants_gradient(self) -> bool:
@@ -74,8 +62,6 @@ class RigL(Periodic):
 
     def update(self, moment: Moment) -> None:
         """Replace the smallest weights by those with the largest gradient, layer by layer."""
-        from lowdim.train.sparse.exchange import replace
-
         share = self.share(moment.step, moment.total)
         for layer in moment.layers:
             count = whole(share * layer.kept)

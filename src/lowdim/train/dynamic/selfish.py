@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
 
-from lowdim.core.schedule import cosine
 from lowdim.core.settings import share
-from lowdim.train.sparse.method import Moment, Order, Periodic
+from lowdim.train.sparse.method import Regrows
+from lowdim.train.sparse.moment import Moment
 
 
 @dataclass(frozen=True)
-class SelfishRNN(Periodic):
+class SelfishRNN(Regrows):
     """A recurrent matrix loses its smallest weights whichever gate they are in, and grows as many anywhere in it.
 
     The unit of competition is the stacked matrix: in torch's LSTM and GRU ``weight_ih_l0`` and ``weight_hh_l0``, whose
@@ -34,16 +32,8 @@ class SelfishRNN(Periodic):
         [0.8, 0.4025, 0.005]
     """
 
-    needs_total: ClassVar[bool] = True
-    order: ClassVar[Order] = "after_step"
-
     drop: float = share(0.8)
     floor: float = share(0.005)
-
-    def share(self, step: int, total: int | None) -> float:
-        """Return zeta_t."""
-        assert total is not None, "SparseTraining asks for total_steps where needs_total is set"
-        return cosine(step, total, self.drop, self.floor)
 
     def update(self, moment: Moment) -> None:
         """Drop by magnitude and grow at random, matrix by matrix."""
@@ -51,7 +41,4 @@ class SelfishRNN(Periodic):
 
     def shake(self, moment: Moment, fraction: float) -> None:
         """Do one update that drops ``fraction``."""
-        from lowdim.train.sparse.exchange import replace
-
-        for layer in moment.layers:
-            replace(moment, layer, math.ceil(fraction * layer.kept - 1e-9), "magnitude", "random")
+        self.regrow(moment, fraction, "magnitude", "random")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from lowdim.core.errors import RecipeError
 from lowdim.core.settings import share
 from lowdim.core.transition import drop_by_sign, whole
-from lowdim.train.sparse.method import Moment, Order, Periodic, Regrow
+from lowdim.train.sparse.exchange import Regrow, exchange, kept
+from lowdim.train.sparse.method import Periodic
+from lowdim.train.sparse.moment import Moment
 
 if TYPE_CHECKING:
     from lowdim.train.sparse.layer import Layer
@@ -44,7 +46,6 @@ class SET(Periodic):
     rule: Literal["sign-share", "sign-count"] = "sign-share"
     regrow: Regrow = "normal"
 
-    order: ClassVar[Order] = "after_step"
     rests_at_last: ClassVar[bool] = True
 
     def check(self, layers: Sequence[Layer]) -> None:
@@ -57,21 +58,14 @@ class SET(Periodic):
 
     def update(self, moment: Moment) -> None:
         """Drop by sign and grow at random, layer by layer."""
-        for layer in moment.layers:
-            _evolve(self, moment, layer, self.drop)
+        self.shake(moment, self.drop)
 
     def shake(self, moment: Moment, fraction: float) -> None:
         """Do one update that drops ``fraction``."""
         for layer in moment.layers:
-            _evolve(self, moment, layer, fraction)
-
-
-def _evolve(method: SET, moment: Moment, layer: Layer, fraction: float) -> None:
-    from lowdim.train.sparse.exchange import exchange, kept
-
-    if method.rule == "sign-share":
-        keep = drop_by_sign(layer.values(), fraction)
-    else:
-        keep = kept(moment, layer, whole(fraction * layer.kept), "sign-count")
-    if not bool(keep.all()):
-        exchange(moment, layer, keep, "random", "any", method.regrow)
+            if self.rule == "sign-share":
+                keep = drop_by_sign(layer.values(), fraction)
+            else:
+                keep = kept(moment, layer, whole(fraction * layer.kept), "sign-count")
+            if not bool(keep.all()):
+                exchange(moment, layer, keep, "random", regrow=self.regrow)

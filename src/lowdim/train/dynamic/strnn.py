@@ -12,7 +12,9 @@ from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
 from lowdim.core.settings import count, share
 from lowdim.core.transition import draw, drop_by_sign
-from lowdim.train.sparse.method import Moment, Order, Periodic, Regrow
+from lowdim.train.sparse.exchange import Regrow, initial_values
+from lowdim.train.sparse.method import Periodic
+from lowdim.train.sparse.moment import Moment
 
 if TYPE_CHECKING:
     from lowdim.train.sparse.layer import Layer
@@ -41,7 +43,6 @@ class STRNN(Periodic):
         True
     """
 
-    order: ClassVar[Order] = "after_step"
     rests_at_last: ClassVar[bool] = True
 
     drop: float = share(0.3)
@@ -67,8 +68,6 @@ class STRNN(Periodic):
             self._evolve(moment, layer, fraction)
 
     def _evolve(self, moment: Moment, layer: Layer, fraction: float) -> None:
-        from lowdim.train.sparse.exchange import initial_values
-
         positions, values = layer.positions(), layer.values()
         width = layer.size // self.gates
         generator = moment.generator(layer, "grow")

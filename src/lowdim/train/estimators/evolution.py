@@ -12,7 +12,8 @@ from lowdim.core.lazy import torch
 from lowdim.core.settings import count, share
 from lowdim.core.topk import keep_top
 from lowdim.core.transition import drop_by_sign, whole
-from lowdim.train.sparse.method import Method, Moment, Order
+from lowdim.train.sparse.method import Method
+from lowdim.train.sparse.moment import Moment, Order
 
 if TYPE_CHECKING:
     from torch import Tensor

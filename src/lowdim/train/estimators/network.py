@@ -18,7 +18,7 @@ from lowdim.train.estimators.setmlp import SetMLP
 from lowdim.train.loop import Loop
 from lowdim.train.sparse.csr import CSRLayer
 from lowdim.train.sparse.layer import Layer
-from lowdim.train.sparse.method import Moment
+from lowdim.train.sparse.moment import Moment
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -9,7 +9,7 @@ from typing import Literal
 from lowdim.core.allocation import counts_for
 from lowdim.core.errors import RecipeError
 from lowdim.core.settings import Range, Settings, count, share, within
-from lowdim.train.sparse.method import Regrow
+from lowdim.train.sparse.exchange import Regrow
 
 
 @dataclass(frozen=True)

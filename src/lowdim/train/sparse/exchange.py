@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from lowdim.core.topk import keep_top
+from lowdim.core.lazy import torch
+from lowdim.core.topk import keep_top_across
 from lowdim.core.transition import complement, draw, drop_lowest, union
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lowdim.train.sparse.layer import Layer
-    from lowdim.train.sparse.method import Moment
+    from lowdim.train.sparse.moment import Moment
+
+Candidates = Literal["any", "new", "live"]
+Regrow = Literal["normal", "uniform", "zero"]
 
 
 def replace(
@@ -23,8 +25,8 @@ def replace(
     count: int,
     drop: str,
     grow: str,
-    candidates: str = "any",
-    regrow: str = "zero",
+    candidates: Candidates = "any",
+    regrow: Regrow = "zero",
     noise: float = 0.0,
 ) -> None:
     """Drop ``count`` units of a layer and grow as many.
@@ -48,7 +50,12 @@ def replace(
 
 
 def exchange(
-    moment: Moment, layer: Layer, keep: Tensor, grow: str, candidates: str = "any", regrow: str = "zero"
+    moment: Moment,
+    layer: Layer,
+    keep: Tensor,
+    grow: str,
+    candidates: Candidates = "any",
+    regrow: Regrow = "zero",
 ) -> None:
     """Drop what is not in ``keep`` (bool [kept]) and grow as many units by a rule; see ``replace``."""
     positions, count = layer.positions(), int((~keep).sum())
@@ -123,7 +130,7 @@ def _unfired(
     return union(first, rest)
 
 
-def initial_values(moment: Moment, layer: Layer, count: int, regrow: str) -> Tensor | None:
+def initial_values(moment: Moment, layer: Layer, count: int, regrow: Regrow) -> Tensor | None:
     """Return the weights of ``count`` grown units, fp32 [count]; None for zeros."""
     if regrow == "zero":
         return None
@@ -139,9 +146,7 @@ def initial_values(moment: Moment, layer: Layer, count: int, regrow: str) -> Ten
 
 def shrink(layers: Sequence[Layer], keep: int) -> None:
     """Keep the ``keep`` largest units of all layers together, by magnitude, exactly; all where there are fewer."""
-    values = [layer.values().abs() for layer in layers]
-    together = torch.cat([v.to(values[0].device) for v in values])
-    whole = keep_top(together, min(keep, len(together)))
-    for layer, part in zip(layers, whole.split([len(v) for v in values]), strict=True):
-        empty = torch.empty(0, dtype=torch.int64, device=layer.positions().device)
-        layer.move(part.to(layer.positions().device), empty)
+    kept = min(keep, sum(layer.kept for layer in layers))
+    stays = keep_top_across({layer.name: layer.values().abs() for layer in layers}, kept)
+    for layer in layers:
+        layer.move(stays[layer.name], layer.positions()[:0])

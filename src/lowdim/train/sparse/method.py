@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowdim.core.errors import RecipeError
-from lowdim.core.random import generator
+from lowdim.core.schedule import cosine
 from lowdim.core.settings import Settings, count, share
 from lowdim.core.transition import whole
+from lowdim.train.sparse.exchange import Candidates, replace
+from lowdim.train.sparse.moment import Moment, Order
 
 if TYPE_CHECKING:
-    from torch import Generator, nn
+    from torch import nn
     from torch.optim import Optimizer
 
-    from lowdim.train.sparse.layer import Explored, Layer
-
-Order = Literal["after_step", "replace_step"]
-Candidates = Literal["any", "new", "live"]
-Regrow = Literal["normal", "uniform", "zero"]
-
-
-@dataclass
-class Moment:
-    """One mask update, as a method sees it.
-
-    Attributes:
-        step: optimizer steps done, this one included, from 1.
-        total: optimizer steps of the whole run.
-        layers: the sparse weights.
-        targets: units that each layer keeps at the end.
-        explored: the units of each layer that were ever active.
-        seed: of the run.
-        memory: what the method remembers between updates; tensors, numbers and strings, saved with the run.
-        observers: what `Method.observers` returned.
-    """
-
-    step: int
-    total: int | None
-    layers: Sequence[Layer]
-    targets: Mapping[str, int]
-    explored: Mapping[str, Explored]
-    seed: int
-    memory: dict[str, Any] = field(default_factory=dict)
-    observers: Mapping[str, Any] = field(default_factory=dict)
-
-    def generator(self, layer: Layer, purpose: str) -> Generator:
-        """Return the random numbers of one purpose, which depend on seed, step and the layer's name alone."""
-        return generator(self.seed, purpose, self.step, layer.name)
+    from lowdim.train.sparse.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -73,6 +43,17 @@ class Method(Settings):
         """Tell whether masks move at a step."""
         return False
 
+    def check_length(self, total: int | None) -> None:
+        """Refuse a run of so many optimizer steps.
+
+        Raises:
+            RecipeError: the method needs to know the number, or can do nothing within it.
+        """
+        if self.needs_total and total is None:
+            raise RecipeError(
+                f"{type(self).__name__} has a schedule over the whole run: give total_steps, its optimizer steps"
+            )
+
     def check(self, layers: Sequence[Layer]) -> None:
         """Refuse layers that the method cannot train.
 
@@ -91,8 +72,6 @@ class Method(Settings):
 
     def shake(self, moment: Moment, fraction: float) -> None:
         """Drop ``fraction`` of the active weights of every layer once, and grow as many."""
-        from lowdim.train.sparse.exchange import replace
-
         for layer in moment.layers:
             replace(moment, layer, whole(fraction * layer.kept), "magnitude", "gradient")
 
@@ -112,6 +91,15 @@ class Periodic(Method):
     every: int = count(100)
     until: float = share(1.0)
 
+    def check_length(self, total: int | None) -> None:
+        """Refuse a run that ends before the first update, without which the density would not change."""
+        super().check_length(total)
+        if self.changes_density and self.every > self.last(total):
+            raise RecipeError(
+                f"{type(self).__name__} would never prune: every is {self.every}, but it ends at step "
+                f"{self.last(total):g} (until * total_steps). Choose a smaller every"
+            )
+
     def last(self, total: int | None) -> float:
         """Return the step after which masks stand still."""
         assert total is not None, "SparseTraining asks for total_steps where needs_total is set"
@@ -122,6 +110,43 @@ class Periodic(Method):
         if step % self.every or (self.rests_at_last and step == total):
             return False
         return total is None or step <= self.last(total)
+
+
+class Regrows(Periodic):
+    """A method whose layers lose a share zeta_t of their weights at an update and gain as many.
+
+    zeta_t = floor + (drop - floor) / 2 * (1 + cos(pi t / T)) over the whole run. Each method decides which of these are
+    settings of its own, and in what order.
+
+    Attributes:
+        drop: zeta at the start.
+        floor: zeta at the end.
+        candidates: what may grow: "any" weight that is off; only "new" ones, not those just dropped; or "live" ones, of
+            outputs that keep a weight. Behind a batch norm the gradients of an output without weights are up to
+            1 / sqrt(eps) = 316 times too large, and in small networks at 98% and beyond most growth is lost there.
+    """
+
+    needs_total: ClassVar[bool] = True
+
+    drop: float
+    floor: float = 0.0
+    candidates: Candidates = "any"
+
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Refuse to grow new weights alone where a group may have none to give."""
+        if self.candidates == "new":
+            refuse_groups(layers, "candidates='new'", "'any'")
+
+    def share(self, step: int, total: int | None) -> float:
+        """Return zeta_t."""
+        assert total is not None, "SparseTraining asks for total_steps where needs_total is set"
+        return cosine(step, total, self.drop, self.floor)
+
+    def regrow(self, moment: Moment, fraction: float, drop: str, grow: str) -> None:
+        """Drop ceil(``fraction`` * kept) weights of each layer by one rule and grow as many by another."""
+        for layer in moment.layers:
+            count = math.ceil(fraction * layer.kept - 1e-9)
+            replace(moment, layer, count, drop, grow, self.candidates)
 
 
 def refuse_groups(layers: Sequence[Layer], setting: str, remedy: str) -> None:

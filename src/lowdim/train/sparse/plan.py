@@ -24,7 +24,7 @@ from lowdim.train.sparse.distributed import local
 from lowdim.train.sparse.layer import Held
 from lowdim.train.sparse.masked import MaskedLayer
 from lowdim.train.sparse.measured import layers_in, weights_alone
-from lowdim.train.sparse.method import Method, Periodic
+from lowdim.train.sparse.method import Method
 from lowdim.train.sparse.state import check_free
 
 
@@ -79,15 +79,7 @@ def check_method(method: Any, total_steps: int | None) -> None:
         )
     if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
         raise RecipeError(f"total_steps must be a whole number of at least 1; got {total_steps!r}")
-    if method.needs_total and total_steps is None:
-        raise RecipeError(
-            f"{type(method).__name__} has a schedule over the whole run: give total_steps, its optimizer steps"
-        )
-    if isinstance(method, Periodic) and method.changes_density and method.every > method.last(total_steps):
-        raise RecipeError(
-            f"{type(method).__name__} would never prune: every is {method.every}, but it ends at step "
-            f"{method.last(total_steps):g} (until * total_steps). Choose a smaller every"
-        )
+    method.check_length(total_steps)
 
 
 def build(request: Request) -> Plan:

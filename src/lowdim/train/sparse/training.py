@@ -20,7 +20,8 @@ from lowdim.models.walk.selection import plain_name
 from lowdim.train.ride import Ride, Rider
 from lowdim.train.sparse.distributed import any_rank, check_agreement, ranks_agree
 from lowdim.train.sparse.layer import Explored, Held
-from lowdim.train.sparse.method import Method, Moment
+from lowdim.train.sparse.method import Method
+from lowdim.train.sparse.moment import Moment
 from lowdim.train.sparse.plan import Request, build, check_method, optimizer_of
 from lowdim.train.sparse.state import claim, per_weight, release
 
