@@ -38,8 +38,7 @@ def prune(
         float | None, typer.Option(help="Share of zeros in the pruned layers, in [0, 1).")
     ] = None,
     method: Annotated[
-        str | None,
-        typer.Option(metavar="|".join(METHODS), help="A score and its repair in one word."),
+        str | None, typer.Option(metavar="|".join(METHODS), help="A score and its repair in one word.")
     ] = None,
     repair: Annotated[str | None, _choice("--repair", "repair", "What happens to the kept weights.")] = None,
     allocation: Annotated[

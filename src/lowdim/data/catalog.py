@@ -153,9 +153,7 @@ _FASHION = (
         "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
     ),
     Member(
-        "t10k-labels-idx1-ubyte.gz",
-        5125,
-        "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+        "t10k-labels-idx1-ubyte.gz", 5125, "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05"
     ),
 )
 _MNIST = "mnist_5k.csv.gz"

@@ -15,7 +15,7 @@ from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.recipe import messages
 
 ALIASES: dict[tuple[str, str], dict[str, str]] = {
-    ("allocation", "pooling"): {"per-block": "block", "per-layer": "layer"},
+    ("allocation", "pooling"): {"per-block": "block", "per-layer": "layer"}
 }
 """Other spellings of a setting's values."""
 

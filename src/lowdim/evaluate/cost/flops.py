@@ -151,12 +151,7 @@ def _multiplies(model: nn.Module, name: str) -> bool:
 
 
 def training_flops(
-    cost: ModelCost,
-    schedule: Schedule,
-    steps: int,
-    *,
-    dense_gradients: Collection[int] = (),
-    batch: int = 1,
+    cost: ModelCost, schedule: Schedule, steps: int, *, dense_gradients: Collection[int] = (), batch: int = 1
 ) -> float:
     r"""Return the FLOPs of a training run.
 

@@ -9,15 +9,7 @@ from typing import Any
 
 from lowdim.report.draw import bars, charts, words
 from lowdim.report.draw.axes import finite
-from lowdim.report.draw.grid import (
-    Grid,
-    Pruned,
-    kind_of,
-    layers_of,
-    mean_error,
-    mean_sparsity,
-    short_names,
-)
+from lowdim.report.draw.grid import Grid, Pruned, kind_of, layers_of, mean_error, mean_sparsity, short_names
 from lowdim.report.draw.heatmap import heatmap
 from lowdim.report.pruning.summary import section
 

@@ -103,12 +103,7 @@ def _method(recipe: Json) -> dict[str, str] | None:
         found = registry.find("training", recipe["training"]["name"])
     except (LowdimError, ImportError):
         return None
-    return {
-        "name": found.name,
-        "title": found.title,
-        "arxiv": found.arxiv,
-        "year": str(found.year or ""),
-    }
+    return {"name": found.name, "title": found.title, "arxiv": found.arxiv, "year": str(found.year or "")}
 
 
 def _tables(facts: Json, run: Json) -> list[tuple[str, list[tuple[str, str]]]]:
