@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +13,12 @@ from lowdim.cli.options import Debug, Model, Revision
 from lowdim.cli.screen import say
 from lowdim.core.errors import CheckpointError, RecipeError, suggest
 from lowdim.core.lazy import torch
+from lowdim.infer.decode.backend import longest
+from lowdim.infer.serve import check_installed
+from lowdim.infer.serve.keys import Keys
+from lowdim.infer.serve.limits import Limits
 
 if TYPE_CHECKING:
-    import socket
-
-    from lowdim.infer.serve.keys import Keys
-    from lowdim.infer.serve.limits import Limits
     from lowdim.infer.serve.service import Service
 
 DTYPES = ("fp32", "bf16", "int8", "int4")
@@ -63,11 +64,7 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Answer OpenAI's clients over HTTP until Ctrl-C: chat, completions, streams, many at a time."""
-    from lowdim.infer.serve import check_installed
-
     check_installed()
-    from lowdim.infer.serve.limits import Limits
-
     limits = Limits(max_concurrent, queue, max_tokens, context, timeout)
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"--dtype: there is no {dtype!r}. {suggest(dtype, DTYPES)}")
@@ -122,7 +119,6 @@ def _open(
 ) -> Service:
     from transformers import AutoTokenizer
 
-    from lowdim.infer.decode.backend import longest
     from lowdim.infer.decode.open import open_backend
     from lowdim.infer.serve.service import Service
     from lowdim.infer.sparse.load import load

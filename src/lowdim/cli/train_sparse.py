@@ -13,6 +13,7 @@ from lowdim.cli.options import Debug, Quiet
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 from lowdim.core import registry
+from lowdim.report.training.facts import execution, lines, seconds, verdict
 
 
 def add(app: typer.Typer) -> None:
@@ -94,8 +95,6 @@ def train_sparse(
 
 def finish(facts: Mapping[str, object], run: Mapping[str, object]) -> None:
     """Print the table of a finished run and what it says."""
-    from lowdim.report.training.facts import execution, lines, seconds, verdict
-
     heads = ("network", "test accuracy, %", "to dense", "zeros", "kept", "R_s", "FLOPs", "memory", "time")
     taken = seconds(run)
     rows = [

@@ -10,6 +10,7 @@ import typer
 from lowdim.cli.guard import FAILURE, guarded
 from lowdim.cli.options import Debug
 from lowdim.cli.screen import say, show
+from lowdim.core.errors import LowdimError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +50,6 @@ def recorded_text(out: Path, text: Path | None) -> Tensor | None:
     """Cut the text of the recorded perplexity again; None where there is no record or no text."""
     from transformers import AutoTokenizer
 
-    from lowdim.core.errors import LowdimError
     from lowdim.data.windows import windows
     from lowdim.models.disk import manifest
 

@@ -59,9 +59,6 @@ def names() -> list[str]:
 def find(name: str) -> Asset:
     """Return the catalogue entry of an asset.
 
-    Raises:
-        AssetError: there is no such asset; the nearest name is suggested.
-
     Example:
         >>> find("wiki").requirement
         'gensim==4.4.0'

@@ -18,11 +18,7 @@ Bos = Literal["tokenizer", "none", "window"]
 
 
 def check_bos(bos: str, tokenizer: Any) -> None:
-    """Refuse an unknown policy, or one that asks for a token that the tokenizer lacks.
-
-    Raises:
-        DataError: see above.
-    """
+    """Refuse an unknown policy, or one that asks for a token that the tokenizer lacks."""
     if bos not in get_args(Bos):
         raise DataError(f"bos is 'tokenizer', 'none' or 'window'; got {bos!r}. {suggest(bos, get_args(Bos))}")
     if bos == "window" and tokenizer.bos_token_id is None:
@@ -61,9 +57,6 @@ def describe(tokenizer: Any) -> dict[str, str | int]:
 
 def check_vocabulary(largest: int, vocab_size: int) -> None:
     """Refuse token ids beyond the model's embedding.
-
-    Raises:
-        DataError: ``largest`` is not below ``vocab_size``.
 
     Example:
         >>> check_vocabulary(largest=9, vocab_size=10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.lazy import torch
@@ -13,8 +14,6 @@ from lowdim.data import tokens, wiki
 from lowdim.data.errors import DataError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
 

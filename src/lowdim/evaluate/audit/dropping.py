@@ -43,9 +43,6 @@ class Dropping:
     random. The masks of one seed are nested: what falls at one sparsity falls at every higher one. Weights that are
     zero already count as the smallest.
 
-    Args:
-        model: a Transformers model in memory.
-
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> tiny = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2))

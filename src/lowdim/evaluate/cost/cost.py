@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
+from lowdim.evaluate.cost.flops import Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lowdim.evaluate.cost.flops import Schedule
     from lowdim.evaluate.cost.memory import Memory, Storage
 
 

@@ -211,11 +211,7 @@ class Matrix(StoredMatrix):
         return f"{form} {self.kind}, {'torch' if found is None else found.level}"
 
     def unpack(self, begin: int = 0, end: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return rows ``[begin, end)`` as a dense matrix, fp32 or bf16.
-
-        Raises:
-            LowdimError: the rows are not there.
-        """
+        """Return rows ``[begin, end)`` as a dense matrix, fp32 or bf16."""
         end = self.rows if end is None else end
         if not 0 <= begin <= end <= self.rows:
             raise LowdimError(f"rows must lie in [0, {self.rows}], got [{begin}, {end})")

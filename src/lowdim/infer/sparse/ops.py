@@ -71,11 +71,7 @@ def remember(matrix: Matrix, values: Tensor, key: tuple[int, ...] | None = None)
 
 
 def refuse_gradients(x: Tensor) -> None:
-    """Raise where a product with ``x`` would have to be differentiated.
-
-    Raises:
-        GradientError: gradients are on, and ``x`` needs one.
-    """
+    """Raise where a product with ``x`` would have to be differentiated."""
     if x.requires_grad and torch.is_grad_enabled():
         raise GradientError(
             "a sparse layer is for inference: it has no gradients. Call the model under torch.inference_mode() or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
@@ -96,8 +97,6 @@ class MLP(Net):
 
     def module(self, data: Dataset) -> nn.Module:
         """Return the network."""
-        import math
-
         from torch import nn
 
         return _stack(nn.Flatten(), (math.prod(data.shape), *self.hidden), len(data.classes), self.norm)

@@ -31,11 +31,7 @@ class SparseStruct(ctypes.Structure):
 
 
 class Kernels:
-    """The functions of the header, named without ``ld_sparse_``; a status other than success raises.
-
-    Args:
-        found: the loaded library.
-    """
+    """The functions of the header, named without ``ld_sparse_``; a status other than success raises."""
 
     def __init__(self, found: Library) -> None:
         self._library = found

@@ -40,11 +40,6 @@ def read(out: Path) -> dict[str, Any]:
 def render(facts: Json, run: Json, out: str = "OUT") -> str:
     """Return the page as text.
 
-    Args:
-        facts: the contents of ``training.json``.
-        run: the contents of ``OUT.run.json``, or an empty mapping.
-        out: the name of the run's directory, for the command that repeats the run.
-
     Raises:
         CheckpointError: something that every run records is missing.
     """
