@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +11,7 @@ from lowdim.cli.guard import FAILURE, guarded
 from lowdim.cli.options import Debug
 from lowdim.cli.screen import say, show
 from lowdim.core.errors import LowdimError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lowdim.core.lazy import torch
 
 MARKS = {True: "ok", False: "FAILED", None: "not checked"}
 
@@ -46,7 +44,7 @@ def verify(
         raise typer.Exit(FAILURE)
 
 
-def recorded_text(out: Path, text: Path | None) -> Tensor | None:
+def recorded_text(out: Path, text: Path | None) -> torch.Tensor | None:
     """Cut the text of the recorded perplexity again; None where there is no record or no text."""
     from transformers import AutoTokenizer
 

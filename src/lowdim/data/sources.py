@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from lowdim.core.errors import suggest
 from lowdim.core.lazy import torch
@@ -15,9 +15,6 @@ from lowdim.data import questions, text, wiki
 from lowdim.data.batch import Batch
 from lowdim.data.errors import DataError
 from lowdim.data.text import Document
-
-if TYPE_CHECKING:
-    import torch
 
 Documents = Sequence[Document]
 

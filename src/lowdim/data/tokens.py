@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from lowdim.core.errors import suggest
 from lowdim.core.lazy import torch
 from lowdim.data.errors import DataError
-
-if TYPE_CHECKING:
-    import torch
 
 Bos = Literal["tokenizer", "none", "window"]
 """The start-of-text token: where the tokenizer puts it in a document, nowhere, or before each window."""

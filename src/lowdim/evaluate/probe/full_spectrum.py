@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from lowdim.core.lazy import torch
 from lowdim.evaluate.errors import EvaluationError
 from lowdim.evaluate.probe.ramanujan import LayerSpectrum, Ramanujan, mean
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 AXES = ("delta_r", "imdb", "weighted", "weighted_imdb")
 
@@ -65,7 +62,9 @@ class FullSpectrum:
     def __post_init__(self) -> None:
         Ramanujan(self.minimum_degree)
 
-    def coordinate(self, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Coordinate:
+    def coordinate(
+        self, masks: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
+    ) -> Coordinate:
         """Return the coordinate of a network.
 
         Args:
