@@ -17,11 +17,6 @@ from lowdim.infer.bench.settings import DTYPES, Settings
 from lowdim.infer.bench.shapes import SHAPES
 
 
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("bench")(bench)
-
-
 @guarded()
 def bench(
     model: Annotated[

@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from lowdim.prune.recipe import Recipe
 
 
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("evaluate")(evaluate)
-
-
 @guarded()
 def evaluate(
     model: Model,

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from lowdim.prune.recipe import Recipe
 
 
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("inspect")(inspect)
-
-
 @guarded()
 def inspect(
     model: Model,

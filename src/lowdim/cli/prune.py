@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from lowdim.prune.speed import MeasureSpeed
 
 
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("prune")(prune)
-
-
 def _choice(flag: str, kind: str, help: str) -> object:
     return typer.Option(flag, metavar="|".join(registry.names(kind)), help=help)
 

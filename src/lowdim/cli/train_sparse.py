@@ -16,11 +16,6 @@ from lowdim.core import registry
 from lowdim.report.training.facts import execution, lines, seconds, verdict
 
 
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("train-sparse")(train_sparse)
-
-
 @guarded(
     after_interrupt="Finished epochs are safe if --out was given: repeat the command with --resume to go on."
 )

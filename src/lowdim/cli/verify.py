@@ -16,11 +16,6 @@ from lowdim.core.lazy import torch
 MARKS = {True: "ok", False: "FAILED", None: "not checked"}
 
 
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("verify")(verify)
-
-
 @guarded()
 def verify(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="What `lowdim prune` wrote.")],

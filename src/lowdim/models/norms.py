@@ -14,9 +14,8 @@ Forward = Callable[["torch.nn.Module", Any], Any]
 
 def norms(model: torch.nn.Module) -> list[Any]:
     """Return the modules that keep running statistics of their batches (BatchNorm of any dimension)."""
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    return [m for m in model.modules() if isinstance(m, kind) and m.running_mean is not None]
 
 
 def to_device(batch: Any, device: Any) -> Any:

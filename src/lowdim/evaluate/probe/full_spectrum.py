@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lowdim.core.lazy import torch
+from lowdim.core.settings import Settings, within
 from lowdim.evaluate.errors import EvaluationError
 from lowdim.evaluate.probe.ramanujan import LayerSpectrum, Ramanujan, mean
 
@@ -35,7 +36,7 @@ class Coordinate:
 
 
 @dataclass(frozen=True)
-class FullSpectrum:
+class FullSpectrum(Settings):
     """Coordinate of a network: (delta_r, IMDB, lambda, lambda_IMDB), with lambda = mu_0(|W|) - mu_hat(|W|).
 
     The farther a sparse network lies from its dense initialisation, the better it was found to train.
@@ -57,10 +58,7 @@ class FullSpectrum:
     """
 
     normalise: bool = True
-    minimum_degree: float = 3.0
-
-    def __post_init__(self) -> None:
-        Ramanujan(self.minimum_degree)
+    minimum_degree: float = within(3.0, least=0)
 
     def coordinate(
         self, masks: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
