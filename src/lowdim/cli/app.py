@@ -49,19 +49,19 @@ def _program(
 
 
 for _command in (
-    prune,
-    train_sparse,
-    evaluate,
-    inspect,
-    bench,
-    generate,
-    serve,
-    methods,
-    verify,
-    convert,
-    report,
+    prune.prune,
+    train_sparse.train_sparse,
+    evaluate.evaluate,
+    inspect.inspect,
+    bench.bench,
+    generate.generate,
+    serve.serve,
+    methods.methods,
+    verify.verify,
+    convert.convert,
+    report.report,
 ):
-    _command.add(app)
+    app.command()(_command)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,16 +12,9 @@ from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Json, Quiet, Revision
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
+from lowdim.infer.bench.result import Result
 from lowdim.infer.bench.settings import DTYPES, Settings
 from lowdim.infer.bench.shapes import SHAPES
-
-if TYPE_CHECKING:
-    from lowdim.infer.bench.result import Result
-
-
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("bench")(bench)
 
 
 @guarded()

@@ -10,9 +10,6 @@ from lowdim.core.errors import RecipeError
 def numbers(name: str, text: str) -> list[float]:
     """Read a list of numbers.
 
-    Raises:
-        RecipeError: a part is not a number.
-
     Example:
         >>> numbers("--grid", "0.1,0.3")
         [0.1, 0.3]
@@ -29,9 +26,6 @@ def numbers(name: str, text: str) -> list[float]:
 def check_text(name: str, source: str | None) -> None:
     """Refuse a text that is not there, before a model is loaded to read it.
 
-    Raises:
-        RecipeError: ``source`` is neither built in nor an existing file.
-
     Example:
         >>> check_text("--text", "builtin")
     """
@@ -43,9 +37,6 @@ def check_text(name: str, source: str | None) -> None:
 
 def check_folder(name: str, file: Path | None) -> None:
     """Refuse a place to write to that is not there, before minutes of work are spent on what goes there.
-
-    Raises:
-        RecipeError: the folder of ``file`` does not exist.
 
     Example:
         >>> check_folder("--json", Path("found.json"))

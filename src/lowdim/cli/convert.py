@@ -15,11 +15,6 @@ from lowdim.core.errors import RecipeError, suggest
 STORAGES = ("dense", "packed")
 
 
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("convert")(convert)
-
-
 @guarded(after_interrupt="Nothing was written: run the same command again.")
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A model directory.")],

@@ -13,20 +13,16 @@ from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Json, Model, Quiet, Revision
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
+from lowdim.core.errors import CheckpointError
+from lowdim.core.progress import Progress
+from lowdim.data.batch import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lowdim.core.progress import Progress
-    from lowdim.data.batch import Batch
     from lowdim.evaluate.quality.forward import Forward
     from lowdim.prune.measure import Measured
     from lowdim.prune.recipe import Recipe
-
-
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("evaluate")(evaluate)
 
 
 @guarded()
@@ -64,7 +60,6 @@ def evaluate(
 def _measure(
     model: str, revision: str | None, recipe: Recipe, progress: Progress
 ) -> tuple[dict[str, Any], Measured]:
-    from lowdim.core.errors import CheckpointError
     from lowdim.models.walk.opened import open_model
     from lowdim.prune import measure
 

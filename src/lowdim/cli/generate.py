@@ -13,21 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Model, Revision
+from lowdim.cli.options import Debug, Dtype, Model, Revision, Threads
 from lowdim.cli.screen import say
 from lowdim.core.errors import LowdimError, RecipeError, suggest
 from lowdim.core.lazy import torch
+from lowdim.infer.bench.settings import DTYPES
 
 if TYPE_CHECKING:
     from lowdim.infer.decode.open import Opened
     from lowdim.infer.decode.sampling import Sampling
-
-DTYPES = ("fp32", "bf16", "int8", "int4")
-
-
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("generate")(generate)
 
 
 @guarded()
@@ -52,13 +46,8 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(help="Of the draws; another text every time if not given.")
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(metavar="|".join(DTYPES), help="Type of the weights; as stored if not given."),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads; torch's own number if not given.")
-    ] = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="PROMPT is a question: use the chat template.")
     ] = False,

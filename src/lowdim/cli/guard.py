@@ -27,9 +27,6 @@ def guarded(after_interrupt: str = "") -> Callable[[Callable[P, R]], Callable[P,
 
     A mistake in the recipe or the flags exits with 2, Ctrl-C with 130, everything else with 1. Where the
     command's ``debug`` flag is set, the traceback comes before the paragraph.
-
-    Args:
-        after_interrupt: what to tell the user after Ctrl-C.
     """
 
     def wrap(command: Callable[P, R]) -> Callable[P, R]:

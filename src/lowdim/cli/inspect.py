@@ -13,15 +13,10 @@ from lowdim.cli.options import Debug, Json, Model, Quiet, Revision
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 from lowdim.core.errors import RecipeError
+from lowdim.evaluate.present import Table
 
 if TYPE_CHECKING:
-    from lowdim.evaluate.present import Table
     from lowdim.prune.recipe import Recipe
-
-
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("inspect")(inspect)
 
 
 @guarded()

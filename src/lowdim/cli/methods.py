@@ -15,11 +15,6 @@ from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.registry import Entry
 
 
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("methods")(methods)
-
-
 @guarded()
 def methods(
     kind: Annotated[

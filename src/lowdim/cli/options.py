@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lowdim.infer.bench.settings import DTYPES
+
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A directory, a hub id, a GGUF file, or builtin:NAME.")
 ]
@@ -14,3 +16,7 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a h
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Dtype = Annotated[
+    str | None, typer.Option(metavar="|".join(DTYPES), help="Type of the weights; as stored if not given.")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads; torch's own number if not given.")]

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from lowdim.prune.speed import MeasureSpeed
 
 
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("prune")(prune)
-
-
 def _choice(flag: str, kind: str, help: str) -> object:
     return typer.Option(flag, metavar="|".join(registry.names(kind)), help=help)
 
@@ -38,8 +33,7 @@ def prune(
         float | None, typer.Option(help="Share of zeros in the pruned layers, in [0, 1).")
     ] = None,
     method: Annotated[
-        str | None,
-        typer.Option(metavar="|".join(METHODS), help="A score and its repair in one word."),
+        str | None, typer.Option(metavar="|".join(METHODS), help="A score and its repair in one word.")
     ] = None,
     repair: Annotated[str | None, _choice("--repair", "repair", "What happens to the kept weights.")] = None,
     allocation: Annotated[

@@ -12,11 +12,6 @@ from lowdim.cli.options import Debug
 from lowdim.cli.screen import show
 
 
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("report")(report)
-
-
 @guarded()
 def report(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="What `lowdim prune` or `train-sparse` wrote.")],

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Model, Revision
+from lowdim.cli.options import Debug, Dtype, Model, Revision, Threads
 from lowdim.cli.screen import say
 from lowdim.core.errors import CheckpointError, RecipeError, suggest
 from lowdim.core.lazy import torch
+from lowdim.infer.bench.settings import DTYPES
+from lowdim.infer.decode.backend import longest
+from lowdim.infer.serve import check_installed
+from lowdim.infer.serve.keys import Keys
+from lowdim.infer.serve.limits import Limits
 
 if TYPE_CHECKING:
-    import socket
-
-    from lowdim.infer.serve.keys import Keys
-    from lowdim.infer.serve.limits import Limits
     from lowdim.infer.serve.service import Service
-
-DTYPES = ("fp32", "bf16", "int8", "int4")
-
-
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("serve")(serve)
 
 
 @guarded(after_interrupt="The server has ended.")
@@ -41,13 +36,8 @@ def serve(
     name: Annotated[
         str | None, typer.Option(help="The model's name for clients; from MODEL if not given.")
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(metavar="|".join(DTYPES), help="Type of the weights; as stored if not given."),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads; torch's own number if not given.")
-    ] = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
     max_concurrent: Annotated[int, typer.Option(help="Answers that are generated together.")] = 8,
     queue: Annotated[int, typer.Option(help="Answers that may wait; more are refused with 429.")] = 64,
     max_tokens: Annotated[
@@ -63,11 +53,7 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Answer OpenAI's clients over HTTP until Ctrl-C: chat, completions, streams, many at a time."""
-    from lowdim.infer.serve import check_installed
-
     check_installed()
-    from lowdim.infer.serve.limits import Limits
-
     limits = Limits(max_concurrent, queue, max_tokens, context, timeout)
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"--dtype: there is no {dtype!r}. {suggest(dtype, DTYPES)}")
@@ -122,7 +108,6 @@ def _open(
 ) -> Service:
     from transformers import AutoTokenizer
 
-    from lowdim.infer.decode.backend import longest
     from lowdim.infer.decode.open import open_backend
     from lowdim.infer.serve.service import Service
     from lowdim.infer.sparse.load import load

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowdim.cli.screen import show, table
+from lowdim.report.pruning.summary import headline, notices, verdict
 
 PLACES = 2
 
@@ -14,7 +15,6 @@ PLACES = 2
 def finish(out: Path) -> None:
     """Print the table of a finished run, write its report and print where it is."""
     from lowdim.report.build import beside, build
-    from lowdim.report.pruning.summary import headline, notices, verdict
 
     manifest, run = read(out / "lowdim.json"), read(beside(out, ".run.json"))
     rows = headline(manifest, run)

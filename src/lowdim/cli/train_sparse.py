@@ -13,11 +13,7 @@ from lowdim.cli.options import Debug, Quiet
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 from lowdim.core import registry
-
-
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("train-sparse")(train_sparse)
+from lowdim.report.training.facts import execution, lines, seconds, verdict
 
 
 @guarded(
@@ -31,8 +27,7 @@ def train_sparse(
         Path | None, typer.Option("--out", metavar="DIR", help="Where networks, masks and results go.")
     ] = None,
     data: Annotated[
-        str | None,
-        typer.Option(metavar="fashion-mnist|mnist-5k|digits|...", help="What is trained on."),
+        str | None, typer.Option(metavar="fashion-mnist|mnist-5k|digits|...", help="What is trained on.")
     ] = None,
     net: Annotated[str | None, typer.Option(metavar="mlp|conv|text", help="What is trained.")] = None,
     method: Annotated[
@@ -95,8 +90,6 @@ def train_sparse(
 
 def finish(facts: Mapping[str, object], run: Mapping[str, object]) -> None:
     """Print the table of a finished run and what it says."""
-    from lowdim.report.training.facts import execution, lines, seconds, verdict
-
     heads = ("network", "test accuracy, %", "to dense", "zeros", "kept", "R_s", "FLOPs", "memory", "time")
     taken = seconds(run)
     rows = [

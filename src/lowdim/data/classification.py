@@ -117,9 +117,6 @@ def names() -> list[str]:
 def find(name: str) -> Known:
     """Return what is known of a data set without reading it.
 
-    Raises:
-        DataError: there is none of this name; the nearest is suggested.
-
     Example:
         >>> find("digits").kind
         'image'

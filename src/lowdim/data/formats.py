@@ -9,16 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowdim.core.errors import suggest
 from lowdim.core.lazy import torch
 from lowdim.data import tokens
 from lowdim.data.errors import DataError
 from lowdim.data.text import Document
-
-if TYPE_CHECKING:
-    import torch
 
 FORMATS = ("text", "zero", "single", "concat")
 SEPARATOR = "\n\n"

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from lowdim.core.lazy import torch
 
 
 class Split(NamedTuple):
     """Examples and their classes: ``x`` [examples, ...], ``y`` int64 [examples]."""
 
-    x: Tensor
-    y: Tensor
+    x: torch.Tensor
+    y: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Raw:
         test: the examples set aside by the authors, if they did.
     """
 
-    x: Tensor | Sequence[str]
-    y: Tensor
+    x: torch.Tensor | Sequence[str]
+    y: torch.Tensor
     classes: tuple[str, ...]
     test: Split | None = None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from lowdim.core.errors import suggest
 from lowdim.core.lazy import torch
@@ -15,9 +15,6 @@ from lowdim.data import questions, text, wiki
 from lowdim.data.batch import Batch
 from lowdim.data.errors import DataError
 from lowdim.data.text import Document
-
-if TYPE_CHECKING:
-    import torch
 
 Documents = Sequence[Document]
 
@@ -66,21 +63,20 @@ def read(source: str | Path | Iterable[Any]) -> tuple[str, Documents | Tokens]:
     columns = getattr(source, "column_names", None)
     if columns is not None:
         return "data set", _dataset(source, list(columns))
-    if isinstance(source, Sequence) and source and all(isinstance(item, str) for item in source):
-        return f"{len(source)} texts", [Document(text=item) for item in source]
-    if isinstance(source, Sequence) and source and all(isinstance(item, Document) for item in source):
-        return f"{len(source)} documents", list(source)
-    if isinstance(source, Sequence) and source and all(_is_record(item) for item in source):
-        return f"{len(source)} documents", [text.from_record(r, f"item {i}") for i, r in enumerate(source)]
+    if isinstance(source, Sequence) and source:
+        if all(isinstance(item, str) for item in source):
+            return f"{len(source)} texts", [Document(text=item) for item in source]
+        if all(isinstance(item, Document) for item in source):
+            return f"{len(source)} documents", list(source)
+        if all(isinstance(item, Mapping) and "input_ids" not in item for item in source):
+            return f"{len(source)} documents", [
+                text.from_record(r, f"item {i}") for i, r in enumerate(source)
+            ]
     if isinstance(source, Iterable):
         return "tokens", Tokens(_sequences(source))
     raise DataError(
         f"cannot calibrate on a {type(source).__name__}; give a path, texts, a data set or token tensors"
     )
-
-
-def _is_record(item: Any) -> bool:
-    return isinstance(item, Mapping) and "input_ids" not in item
 
 
 def _named(source: str) -> Documents | Tokens:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
 from lowdim.core.lazy import torch
 from lowdim.data.errors import DataError
 from lowdim.data.raw import Raw
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def breast_cancer() -> Raw:
@@ -23,7 +19,7 @@ def wine() -> Raw:
     return Raw(*bundled("wine"))
 
 
-def bundled(name: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def bundled(name: str) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
     """Read a data set out of scikit-learn.
 
     Args:

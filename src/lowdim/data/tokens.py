@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from lowdim.core.errors import suggest
 from lowdim.core.lazy import torch
 from lowdim.data.errors import DataError
-
-if TYPE_CHECKING:
-    import torch
 
 Bos = Literal["tokenizer", "none", "window"]
 """The start-of-text token: where the tokenizer puts it in a document, nowhere, or before each window."""
 
 
 def check_bos(bos: str, tokenizer: Any) -> None:
-    """Refuse an unknown policy, or one that asks for a token that the tokenizer lacks.
-
-    Raises:
-        DataError: see above.
-    """
+    """Refuse an unknown policy, or one that asks for a token that the tokenizer lacks."""
     if bos not in get_args(Bos):
         raise DataError(f"bos is 'tokenizer', 'none' or 'window'; got {bos!r}. {suggest(bos, get_args(Bos))}")
     if bos == "window" and tokenizer.bos_token_id is None:
@@ -61,9 +54,6 @@ def describe(tokenizer: Any) -> dict[str, str | int]:
 
 def check_vocabulary(largest: int, vocab_size: int) -> None:
     """Refuse token ids beyond the model's embedding.
-
-    Raises:
-        DataError: ``largest`` is not below ``vocab_size``.
 
     Example:
         >>> check_vocabulary(largest=9, vocab_size=10)

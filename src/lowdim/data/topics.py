@@ -5,14 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from lowdim.core.lazy import torch
 from lowdim.data import wiki
 from lowdim.data.raw import Raw
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ARTICLES, WORDS, LENGTH = 20, 4096, 128
 _WORD = re.compile(r"[a-z]+|\d+")
@@ -46,7 +42,7 @@ def vocabulary(texts: Iterable[str], most: int = WORDS - _FIRST) -> tuple[str, .
     return tuple(sorted(counts, key=lambda word: (-counts[word], word))[:most])
 
 
-def encode(texts: Sequence[str], words: Sequence[str], length: int = LENGTH) -> Tensor:
+def encode(texts: Sequence[str], words: Sequence[str], length: int = LENGTH) -> torch.Tensor:
     """Return the ids of the first words of each text.
 
     Args:

@@ -6,16 +6,12 @@ import csv
 import gzip
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lowdim.core.lazy import torch
 from lowdim.data import assets
 from lowdim.data.errors import DataError
 from lowdim.data.raw import Raw, Split
 from lowdim.data.tabular import bundled
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 CLOTHES = (
     *("T-shirt", "trouser", "pullover", "dress", "coat"),
@@ -54,7 +50,7 @@ def digits() -> Raw:
     return Raw(x.reshape(-1, 1, 8, 8), y, _TEN)
 
 
-def idx(path: Path) -> Tensor:
+def idx(path: Path) -> torch.Tensor:
     """Read a gzipped IDX file of bytes: a magic number, the sizes (big-endian), the values.
 
     Returns:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from lowdim.core.lazy import torch
 from lowdim.data import text as texts
 from lowdim.data import tokens, wiki
 from lowdim.data.errors import DataError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,14 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from lowdim.core.lazy import torch
 from lowdim.core.settings import Settings
 from lowdim.merge.combine import check, kept_count, pruned, tensorwise, union
 from lowdim.models.ticket import Ticket
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Tensorwise(Merger):
     """
 
     @abstractmethod
-    def mix(self, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
+    def mix(self, tensors: Sequence[torch.Tensor], base: torch.Tensor | None) -> torch.Tensor:
         """Return one tensor, fp64, of one tensor of each network and of the base, of one shape and one dtype."""
 
     def merge(
@@ -66,7 +63,7 @@ class Tensorwise(Merger):
         if base is not None:
             check([*states, base])
 
-        def rule(name: str) -> Tensor:
+        def rule(name: str) -> torch.Tensor:
             return self.mix([each.state[name] for each in states], None if base is None else base.state[name])
 
         mixed = tensorwise(states[-1], rule)

@@ -53,11 +53,7 @@ def mix(tickets: Sequence[Ticket], coefficients: Sequence[float]) -> dict[str, T
 
 
 def check(tickets: Sequence[Ticket]) -> None:
-    """Refuse tickets that cannot be combined.
-
-    Raises:
-        LowdimError: there is none, or they differ in names, shapes or masked weights.
-    """
+    """Refuse tickets that cannot be combined."""
     if not tickets:
         raise LowdimError("no tickets to combine; collect at least one")
     shapes = [{name: tuple(tensor.shape) for name, tensor in ticket.state.items()} for ticket in tickets]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.core.lazy import torch
 from lowdim.core.settings import count
 from lowdim.merge.base import Merger
 from lowdim.merge.combine import blend, check, running_average
 from lowdim.merge.trial import Validate, refreshed, validated, value
 from lowdim.models.norms import Forward
 from lowdim.models.ticket import Ticket, borrowed
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class LotteryPools(Merger):
 
     def pool(
         self,
-        model: nn.Module,
+        model: torch.nn.Module,
         tickets: Sequence[Ticket],
         target: int,
         validate: Validate,

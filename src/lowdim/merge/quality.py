@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.lazy import torch
 from lowdim.evaluate.quality.calibration import calibration_error
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Quality:
     ece: float
 
 
-def quality(probabilities: Tensor, labels: Tensor, *, bins: int = 15) -> Quality:
+def quality(probabilities: torch.Tensor, labels: torch.Tensor, *, bins: int = 15) -> Quality:
     """Measure class probabilities.
 
     Args:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowdim.core.errors import LowdimError
+from lowdim.core.lazy import torch
 from lowdim.merge.base import Tensorwise
 from lowdim.merge.combine import kept_count, weighted
 from lowdim.merge.trial import Validate, refreshed, validated, value
 from lowdim.models.norms import Forward
 from lowdim.models.ticket import Ticket, borrowed
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +40,13 @@ class Soup(Tensorwise):
 
     greedy: bool = True
 
-    def mix(self, tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
+    def mix(self, tensors: Sequence[torch.Tensor], base: torch.Tensor | None) -> torch.Tensor:
         """Return the mean."""
         return weighted(tensors, [1 / len(tensors)] * len(tensors))
 
     def cook(
         self,
-        model: nn.Module,
+        model: torch.nn.Module,
         tickets: Sequence[Ticket],
         validate: Validate,
         *,

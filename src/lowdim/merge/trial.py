@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.lazy import torch
 from lowdim.models.norms import Forward, norms, refresh_norm
 from lowdim.models.ticket import Ticket
 
-if TYPE_CHECKING:
-    from torch import nn
-
-Validate = Callable[["nn.Module"], float]
+Validate = Callable[["torch.nn.Module"], float]
 
 
-def validated(model: nn.Module, ticket: Ticket, validate: Validate) -> Ticket:
+def validated(model: torch.nn.Module, ticket: Ticket, validate: Validate) -> Ticket:
     """Return a ticket with its validation score, under its own norm statistics; NaN counts as the worst score.
 
     The model is left in eval mode with the ticket's weights.
@@ -30,7 +27,7 @@ def validated(model: nn.Module, ticket: Ticket, validate: Validate) -> Ticket:
 
 
 def refreshed(
-    model: nn.Module,
+    model: torch.nn.Module,
     ticket: Ticket,
     validate: Validate,
     batches: Iterable[Any] | None,

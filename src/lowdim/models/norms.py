@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.lazy import torch
 from lowdim.models.ticket import borrowed
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-Forward = Callable[["nn.Module", Any], Any]
+Forward = Callable[["torch.nn.Module", Any], Any]
 
 
-def norms(model: nn.Module) -> list[Any]:
+def norms(model: torch.nn.Module) -> list[Any]:
     """Return the modules that keep running statistics of their batches (BatchNorm of any dimension)."""
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    return [m for m in model.modules() if isinstance(m, kind) and m.running_mean is not None]
 
 
 def to_device(batch: Any, device: Any) -> Any:
@@ -33,7 +29,7 @@ def to_device(batch: Any, device: Any) -> Any:
     return batch
 
 
-def run(model: nn.Module, batch: Any) -> Any:
+def run(model: torch.nn.Module, batch: Any) -> Any:
     """Call a model with a batch: a tensor, a mapping (as keywords), or a pair of which the first item is the input."""
     parameter = next(model.parameters(), None)
     batch = to_device(batch, parameter.device) if parameter is not None else batch
@@ -42,7 +38,7 @@ def run(model: nn.Module, batch: Any) -> Any:
     return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
 
-def refresh_norm(model: nn.Module, batches: Iterable[Any], *, forward: Forward | None = None) -> int:
+def refresh_norm(model: torch.nn.Module, batches: Iterable[Any], *, forward: Forward | None = None) -> int:
     """Set the running statistics of every BatchNorm to those of the data, in place.
 
     mean = sum x / n and var = sum (x - mean)^2 / (n - 1) over **all** values of a channel in all batches, so that a
@@ -105,7 +101,7 @@ class _Moments:
         self.mean: Any = 0.0
         self.squares: Any = 0.0
 
-    def add(self, x: Tensor) -> None:
+    def add(self, x: torch.Tensor) -> None:
         dims = [d for d in range(x.ndim) if d != 1]
         count = x.numel() // x.shape[1]
         if count < 2:

@@ -6,19 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
 from lowdim.core.lazy import torch
 from lowdim.core.masks import Masks, read_tensors, write_tensors
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
 _KEPT, _PLAIN, _WORDS = "kept:", "state:", "mask:"
 
 
-def tensors(model: nn.Module) -> dict[str, Tensor]:
+def tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return a model's own parameters and persistent buffers by name; what is tied appears once, by its first name.
 
     Raises:
@@ -32,7 +29,7 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, (first, tensor) in _named(model).items() if name == first}
 
 
-def _named(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
+def _named(model: torch.nn.Module) -> dict[str, tuple[str, torch.Tensor]]:
     """Return every name of every tensor, with the first name of the same tensor; prefixes of wrappers are left out.
 
     Of a truly sparse layer the dense weight is made, in the place of its values.
@@ -53,7 +50,7 @@ def _named(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
     return found
 
 
-def _truly_sparse(model: nn.Module) -> dict[str, Any]:
+def _truly_sparse(model: torch.nn.Module) -> dict[str, Any]:
     from lowdim.nn.csr.linear import CSRLinear
 
     return {name: module for name, module in model.named_modules() if isinstance(module, CSRLinear)}
@@ -64,7 +61,7 @@ def _whole(tensor: Any) -> Any:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def _like(target: Any, tensor: Tensor) -> Tensor:
+def _like(target: Any, tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor sharded as its target is."""
     if not hasattr(target, "full_tensor"):
         return tensor
@@ -94,7 +91,7 @@ class Ticket:
         (1, 0.0)
     """
 
-    state: Mapping[str, Tensor]
+    state: Mapping[str, torch.Tensor]
     masks: Masks
     score: float | None = None
     step: int | None = None
@@ -102,8 +99,8 @@ class Ticket:
     @classmethod
     def of(
         cls,
-        model: nn.Module,
-        masks: Mapping[str, Tensor],
+        model: torch.nn.Module,
+        masks: Mapping[str, torch.Tensor],
         *,
         score: float | None = None,
         step: int | None = None,
@@ -136,7 +133,7 @@ class Ticket:
         packed.apply_(state)
         return cls(state, packed, score, step)
 
-    def apply_(self, model: nn.Module) -> None:
+    def apply_(self, model: torch.nn.Module) -> None:
         """Write weights and buffers into a model of the same structure, in place; its parameters stay the same objects.
 
         Raises:
@@ -213,7 +210,7 @@ class Ticket:
         return cls(state, masks, about["score"], about["step"])
 
 
-def _unpack(name: str, held: Mapping[str, Tensor], masks: Masks) -> Tensor:
+def _unpack(name: str, held: Mapping[str, torch.Tensor], masks: Masks) -> torch.Tensor:
     if name not in masks:
         return held[_PLAIN + name]
     values = held[_KEPT + name]
@@ -224,7 +221,7 @@ def _unpack(name: str, held: Mapping[str, Tensor], masks: Masks) -> Tensor:
 
 
 @contextmanager
-def borrowed(model: nn.Module) -> Iterator[None]:
+def borrowed(model: torch.nn.Module) -> Iterator[None]:
     """Let a model be overwritten inside the block; its weights, buffers and train/eval modes come back after it."""
     kept = {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
     modes = {module: module.training for module in model.modules()}

@@ -130,11 +130,7 @@ class Directory:
             self.save_state()
 
     def require_space(self, needed: int) -> None:
-        """Check that the file system has room for ``needed`` more bytes.
-
-        Raises:
-            OutputError: it has not; both numbers are given.
-        """
+        """Check that the file system has room for ``needed`` more bytes."""
         free, place = shutil.disk_usage(self.partial).free, self.partial.parent
         if free < needed:
             wrong = f"{place} has {free:,} bytes free, and {needed:,} are needed"

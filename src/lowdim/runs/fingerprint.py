@@ -26,11 +26,7 @@ def goes_on(state: Mapping[str, Any], fingerprint: Mapping[str, Any], where: Pat
 
 
 def refuse_differences(what: str, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run of another fingerprint.
-
-    Raises:
-        ResumeError: the fingerprints differ; the first fields that do are named.
-    """
+    """Refuse to go on with a run of another fingerprint."""
     fields = differences(found, asked)
     if fields:
         raise ResumeError(

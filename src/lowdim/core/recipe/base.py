@@ -84,11 +84,7 @@ class Document(Section):
 
     @classmethod
     def assemble(cls, file: Path | None, flags: Mapping[str, Any], assignments: Iterable[str] = ()) -> Self:
-        """Return the recipe of a file, the flags that are not None laid over it and ``KEY=VALUE`` over both.
-
-        Raises:
-            RecipeError: the result is not a valid recipe.
-        """
+        """Return the recipe of a file, the flags that are not None laid over it and ``KEY=VALUE`` over both."""
         values = read(file) if file else {}
         given = [(key, value) for key, value in flags.items() if value is not None]
         return cls(**override.override(cls, values, [*given, *override.assignments(assignments)]))

@@ -13,9 +13,10 @@ from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationErr
 from lowdim.core import pattern, registry
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.recipe import messages
+from lowdim.core.settings import plain
 
 ALIASES: dict[tuple[str, str], dict[str, str]] = {
-    ("allocation", "pooling"): {"per-block": "block", "per-layer": "layer"},
+    ("allocation", "pooling"): {"per-block": "block", "per-layer": "layer"}
 }
 """Other spellings of a setting's values."""
 
@@ -136,11 +137,4 @@ def _alias(kind: str, key: str, item: Any) -> Any:
 
 
 def _settings(method: Any) -> dict[str, Any]:
-    return {field.name: _plain(getattr(method, field.name)) for field in fields(method)}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as YAML can hold it."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (tuple, list, set, frozenset)) else value
+    return {field.name: plain(getattr(method, field.name)) for field in fields(method)}

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 def assignments(given: Iterable[str]) -> Iterable[tuple[str, Any]]:
     """Read ``KEY=VALUE`` assignments, each value as YAML: ``5`` is a number, ``null`` nothing, ``[a, b]`` a list.
 
-    Raises:
-        RecipeError: an assignment without ``=``.
-
     Example:
         >>> list(assignments(["allocation.m=7"]))
         [('allocation.m', 7)]
@@ -48,9 +45,6 @@ def put(schema: type[Document], recipe: dict[str, Any], key: str, value: Any) ->
     """Set one dotted key of a recipe's mapping, in place.
 
     A method's name keeps its settings if it was chosen already; ``allocation.m`` changes one setting.
-
-    Raises:
-        RecipeError: no such recipe has this key; the nearest one is suggested.
     """
     if key not in known_keys(schema):
         raise RecipeError(messages.unknown(key, known_keys(schema)))

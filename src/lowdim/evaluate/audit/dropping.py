@@ -43,9 +43,6 @@ class Dropping:
     random. The masks of one seed are nested: what falls at one sparsity falls at every higher one. Weights that are
     zero already count as the smallest.
 
-    Args:
-        model: a Transformers model in memory.
-
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> tiny = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2))
@@ -102,7 +99,7 @@ class Dropping:
 
     def _masks(self, sparsity: float, seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each layer's weight as ``[out, in]``, and which of it stays."""
-        score = _magnitude if seed is None else _random(seed)
+        score = (lambda layer: layer.weight().abs_()) if seed is None else _random(seed)
         shares = Global().allocate(self._infos, sparsity, lambda: self._scan(score)).sparsities
         for layer, info in zip(self.layers, self._infos, strict=True):
             keep = info.numel - round(shares[info.name] * info.numel)
@@ -117,10 +114,6 @@ def _weight(layer: Layer) -> Tensor:
     """Return the model's own weight, not a copy, as ``[out, in]``."""
     weight = layer.master.detach()
     return weight.t() if layer.transposed else weight
-
-
-def _magnitude(layer: Layer) -> Tensor:
-    return layer.weight().abs_()
 
 
 def _random(seed: int) -> Callable[[Layer], Tensor]:

@@ -42,13 +42,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Curve:
-    """Scores over the grid, and where they give way.
-
-    Attributes:
-        scores: one per sparsity.
-        tolerance: see `tolerance_point`.
-        knee: see `knee`.
-    """
+    """Scores over the grid, and where they give way."""
 
     scores: list[float]
     tolerance: float

@@ -6,13 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
+from lowdim.core.settings import Settings, within
+from lowdim.evaluate.cost.flops import Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lowdim.evaluate.cost.flops import Schedule
     from lowdim.evaluate.cost.memory import Memory, Storage
 
 
@@ -40,7 +40,7 @@ class CostReport:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Settings):
     """FLOPs and peak memory of sparse training, integrated over its densities; training and inference apart.
 
     These are counts, not timings, and a masked dense layer saves nothing of either: the FLOPs, and the
@@ -61,11 +61,7 @@ class Cost:
         (100, 440)
     """
 
-    state: int = 2
-
-    def __post_init__(self) -> None:
-        if self.state < 0:
-            raise RecipeError(f"state must be at least 0 (optimizer tensors per weight); got {self.state}")
+    state: int = within(2, least=0, whole=True, why="optimizer tensors per weight")
 
     def measure(
         self,

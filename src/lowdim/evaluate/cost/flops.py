@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowdim.core.errors import suggest
 from lowdim.core.lazy import torch
 from lowdim.evaluate.errors import EvaluationError
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    Schedule = Sequence[tuple[int, Mapping[str, int]]]
+Schedule = Sequence[tuple[int, Mapping[str, int]]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class ModelCost:
         return sum(layer.flops((kept or {}).get(name)) for name, layer in self.layers.items())
 
 
-def count(model: nn.Module, *inputs: Any, **named: Any) -> ModelCost:
+def count(model: torch.nn.Module, *inputs: Any, **named: Any) -> ModelCost:
     """Count the products of a forward pass by hooks on the layers.
 
     A weight of a linear layer is used once for every row of the input (token, example), of a convolution
@@ -87,7 +84,7 @@ def count(model: nn.Module, *inputs: Any, **named: Any) -> ModelCost:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     products: dict[str, int] = {}
 
-    def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def hook(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         for weight, uses in _uses(module, [*args, *kwargs.values()], output):
             name = names[id(weight)]
             products[name] = products.get(name, 0) + uses
@@ -101,7 +98,11 @@ def count(model: nn.Module, *inputs: Any, **named: Any) -> ModelCost:
 
 
 def run_hooked(
-    model: nn.Module, modules: Iterable[nn.Module], hook: Callable[..., None], inputs: Any, named: Any
+    model: torch.nn.Module,
+    modules: Iterable[torch.nn.Module],
+    hook: Callable[..., None],
+    inputs: Any,
+    named: Any,
 ) -> None:
     """Run a model once, in evaluation mode and without gradients, with a forward hook on some of its modules."""
     from lowdim.models.walk.blocks import evaluating
@@ -115,25 +116,21 @@ def run_hooked(
             handle.remove()
 
 
-def _uses(module: Any, args: list[Any], output: Any) -> list[tuple[Tensor, int]]:
+def _uses(module: Any, args: list[Any], output: Any) -> list[tuple[torch.Tensor, int]]:
     """Return the weights of one call of a module, each with its products."""
-    from torch import nn
-    from torch.nn.modules.conv import _ConvNd
-    from torch.nn.utils.rnn import PackedSequence
-
-    if isinstance(module, nn.Linear):
+    if isinstance(module, torch.nn.Linear):
         return [(module.weight, module.weight.numel() * (args[0].numel() // module.in_features))]
-    if isinstance(module, _ConvNd):
+    if isinstance(module, torch.nn.modules.conv._ConvNd):
         places = args[0].numel() // module.in_channels
         if not module.transposed:
             places = output.numel() // module.out_channels
         return [(module.weight, module.weight.numel() * places)]
-    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-        data = args[0].data if isinstance(args[0], PackedSequence) else args[0]
+    if isinstance(module, torch.nn.RNNBase | torch.nn.RNNCellBase):
+        data = args[0].data if isinstance(args[0], torch.nn.utils.rnn.PackedSequence) else args[0]
         rows = data.numel() // module.input_size
         weights = [p for name, p in module.named_parameters() if name.startswith("weight")]
         return [(weight, weight.numel() * rows) for weight in weights]
-    if isinstance(module, nn.MultiheadAttention):
+    if isinstance(module, torch.nn.MultiheadAttention):
         queries, keys, values = (args[i].numel() // args[i].shape[-1] for i in range(3))
         rows = queries, keys, values
         if module.in_proj_weight is not None:
@@ -145,18 +142,13 @@ def _uses(module: Any, args: list[Any], output: Any) -> list[tuple[Tensor, int]]
     return []
 
 
-def _multiplies(model: nn.Module, name: str) -> bool:
+def _multiplies(model: torch.nn.Module, name: str) -> bool:
     owner, _, last = name.rpartition(".")
     return "bias" not in last and "Norm" not in type(model.get_submodule(owner)).__name__
 
 
 def training_flops(
-    cost: ModelCost,
-    schedule: Schedule,
-    steps: int,
-    *,
-    dense_gradients: Collection[int] = (),
-    batch: int = 1,
+    cost: ModelCost, schedule: Schedule, steps: int, *, dense_gradients: Collection[int] = (), batch: int = 1
 ) -> float:
     r"""Return the FLOPs of a training run.
 

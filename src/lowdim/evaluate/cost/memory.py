@@ -88,16 +88,9 @@ def training_memory(
 def inference_memory(
     model: nn.Module, kept: Mapping[str, int], storage: Storage, activations: int = 0
 ) -> Memory:
-    """Return what running the model holds; a masked model has its zeros stored and needs no masks.
+    """Return what running the model holds; arguments as in `training_memory`.
 
-    Args:
-        model: dense, for the shapes and data types.
-        kept: kept weights by parameter name; other parameters are dense.
-        storage: how the named weights are held.
-        activations: bytes, such as those of `live_bytes`.
-
-    Raises:
-        EvaluationError: a name that the model lacks, or an unknown storage.
+    A masked model has its zeros stored and needs no masks.
 
     Example:
         >>> model = nn.Linear(100, 10, bias=False)

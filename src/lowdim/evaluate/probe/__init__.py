@@ -6,12 +6,7 @@ from lowdim.core.registry import register
 
 _HERE = "lowdim.evaluate.probe"
 register(
-    "probe",
-    "nnstd",
-    f"{_HERE}.distance:NNSTD",
-    title="Topology distance",
-    arxiv="2006.14085",
-    year=2020,
+    "probe", "nnstd", f"{_HERE}.distance:NNSTD", title="Topology distance", arxiv="2006.14085", year=2020
 )
 register("probe", "ramanujan", f"{_HERE}.ramanujan:Ramanujan", title="Ramanujan gap, IMDB and NaRC")
 register("probe", "full-spectrum", f"{_HERE}.full_spectrum:FullSpectrum", title="Full-spectrum coordinate")

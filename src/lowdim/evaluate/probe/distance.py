@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
+from lowdim.core.settings import Settings, count
 from lowdim.evaluate.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Distance:
 
 
 @dataclass(frozen=True)
-class NNSTD:
+class NNSTD(Settings):
     """Neural network sparse topology distance: the edit distance of neurons, matched as well as can be.
 
     Neuron j of a layer is the set A_j of its inputs; of a convolution, the set of (channel, place in the
@@ -70,11 +70,7 @@ class NNSTD:
         0.6667
     """
 
-    limit: int = 4096
-
-    def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise RecipeError(f"limit must be at least 1 (neurons matched at once); got {self.limit}")
+    limit: int = count(4096, why="neurons matched at once")
 
     def distance(
         self,

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lowdim.core.errors import NumericalError, RecipeError
+from lowdim.core.errors import NumericalError
 from lowdim.core.lazy import torch
+from lowdim.core.settings import Settings, within
 from lowdim.evaluate.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class DormantNeurons:
 
 
 @dataclass(frozen=True)
-class Dormant:
+class Dormant(Settings):
     r"""Share of neurons whose activation is zero on a whole batch.
 
     With the activation h_i of neuron i, averaged over examples, places and tokens, and over the neurons k
@@ -79,11 +80,7 @@ class Dormant:
         (0.5, [True, False])
     """
 
-    tau: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.tau < 1.0:
-            raise RecipeError(f"tau must be at least 0 and below 1 (the mean score is 1); got {self.tau}")
+    tau: float = within(0.0, least=0, below=1, why="the mean score is 1")
 
     def measure(self, model: nn.Module, batches: Iterable[Batch]) -> DormantNeurons:
         """Return the dormant neurons of a model in evaluation mode; the model is left as it was.

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from lowdim.core.lazy import torch
+from lowdim.core.settings import Settings, within
 from lowdim.evaluate.errors import EvaluationError
 from lowdim.evaluate.probe.ramanujan import LayerSpectrum, Ramanujan, mean
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 AXES = ("delta_r", "imdb", "weighted", "weighted_imdb")
 
@@ -38,7 +36,7 @@ class Coordinate:
 
 
 @dataclass(frozen=True)
-class FullSpectrum:
+class FullSpectrum(Settings):
     """Coordinate of a network: (delta_r, IMDB, lambda, lambda_IMDB), with lambda = mu_0(|W|) - mu_hat(|W|).
 
     The farther a sparse network lies from its dense initialisation, the better it was found to train.
@@ -60,12 +58,11 @@ class FullSpectrum:
     """
 
     normalise: bool = True
-    minimum_degree: float = 3.0
+    minimum_degree: float = within(3.0, least=0)
 
-    def __post_init__(self) -> None:
-        Ramanujan(self.minimum_degree)
-
-    def coordinate(self, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Coordinate:
+    def coordinate(
+        self, masks: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
+    ) -> Coordinate:
         """Return the coordinate of a network.
 
         Args:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
-from lowdim.core.errors import RecipeError, suggest
+from lowdim.core.errors import suggest
+from lowdim.core.settings import Settings, within
 from lowdim.evaluate.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Ramanujan:
+class Ramanujan(Settings):
     """How well connected the graph of each layer is, beside the best that a graph of its degrees can be.
 
     Left nodes are inputs (of a convolution, channel times place in the kernel), right nodes outputs, edges
@@ -124,14 +125,8 @@ class Ramanujan:
         -0.172
     """
 
-    minimum_degree: float = 3.0
+    minimum_degree: float = within(3.0, least=0)
     edges: Edges = "once"
-
-    def __post_init__(self) -> None:
-        if not self.minimum_degree >= 0:
-            raise RecipeError(f"minimum_degree must be at least 0; got {self.minimum_degree}")
-        if self.edges not in get_args(Edges):
-            raise RecipeError(f"unknown edges {self.edges!r}. {suggest(str(self.edges), get_args(Edges))}")
 
     def measure(self, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None) -> Spectrum:
         """Return the spectrum of a network.

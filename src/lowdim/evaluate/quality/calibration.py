@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lowdim.core.lazy import torch
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-
-def calibration_error(confidences: Tensor, hits: Tensor, bins: int = 15) -> float:
+def calibration_error(confidences: torch.Tensor, hits: torch.Tensor, bins: int = 15) -> float:
     """Return the expected calibration error: the mean of |accuracy - confidence| over equal bins of confidence.
 
     ECE = sum_b n_b / n * |accuracy_b - confidence_b|, in bins (lower, upper]. Paper: "On Calibration of Modern Neural

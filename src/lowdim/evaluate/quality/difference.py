@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from lowdim.core.lazy import torch
 from lowdim.evaluate.errors import EvaluationError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -20,7 +17,7 @@ class Difference:
     stderr: float
 
 
-def standard_error(values: Tensor) -> float:
+def standard_error(values: torch.Tensor) -> float:
     """Return the standard error of a mean, sqrt(sum_i (x_i - mean(x))^2 / (n (n - 1))); NaN for a single value.
 
     Args:
@@ -35,7 +32,7 @@ def standard_error(values: Tensor) -> float:
     return float(values.double().std()) / math.sqrt(count) if count > 1 else math.nan
 
 
-def difference(dense: Tensor, sparse: Tensor) -> Difference:
+def difference(dense: torch.Tensor, sparse: torch.Tensor) -> Difference:
     """Compare two sets of numbers that belong together pair by pair.
 
     Args:

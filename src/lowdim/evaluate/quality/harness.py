@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lowdim.core.lazy import torch
 from lowdim.evaluate.errors import EvaluationError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def run_harness(
-    model: nn.Module, tokenizer: Any, tasks: Iterable[str], *, batch_size: int = 8, **options: Any
+    model: torch.nn.Module, tokenizer: Any, tasks: Iterable[str], *, batch_size: int = 8, **options: Any
 ) -> dict[str, dict[str, Any]]:
     """Evaluate a model in memory with the harness.
 

@@ -53,9 +53,6 @@ TASKS: dict[str, Task] = {
 def find(name: str) -> Task:
     """Return a task by name; the path of a JSON-lines file is a task of its own.
 
-    Raises:
-        EvaluationError: there is no such task; the nearest name is suggested.
-
     Example:
         >>> find("piqa").metric
         'acc_norm'

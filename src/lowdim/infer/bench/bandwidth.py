@@ -15,9 +15,6 @@ def read_bandwidth(buffer_bytes: int | None = None) -> float:
 
     Sums of fp32 vectors: the fastest reader of what torch offers, level with a plain loop of vector loads.
 
-    Args:
-        buffer_bytes: size of the buffer; 256 MiB if not given.
-
     Example:
         >>> read_bandwidth(2**20) > 0
         True

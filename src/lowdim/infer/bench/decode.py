@@ -39,11 +39,7 @@ class Decoder(Protocol):
 
 
 class TorchDecoder:
-    """Hugging Face ``generate``, as most users run it.
-
-    Args:
-        model: any causal LM.
-    """
+    """Hugging Face ``generate``, as most users run it."""
 
     backend, reason = "generate", ""
 
@@ -94,11 +90,7 @@ class _Clock:
 
 
 class LowdimDecoder:
-    """This runtime.
-
-    Args:
-        model: a model whose layers were swapped.
-    """
+    """This runtime."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         engine = open_backend(model, max_length=min(longest(model.config), MEMORY))

@@ -71,16 +71,7 @@ def measure(
     rounds: int = ROUNDS,
     group: int = GROUP,
 ) -> list[LayerTime]:
-    """Time one layer in every form.
-
-    Args:
-        product: the layer.
-        dtypes: of our kernels; torch is measured in bf16, and in fp32 where that is among them.
-        sparsities: drawn at random; zeros that the layer has come besides.
-        bandwidth: bytes per second that the memory can be read at.
-        rounds: turns of each contestant.
-        group: columns per scale.
-    """
+    """Time one layer in every form."""
     dtypes = list(dtypes)
     forms = _matrices(product, dtypes, sparsities, group)
     runs: dict[Contestant, list[Callable[[], object]]] = {}

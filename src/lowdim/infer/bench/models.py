@@ -106,10 +106,6 @@ def loaded_base(settings: Settings) -> Base:
 def wanted(settings: Settings, zeros: float = 0.0) -> list[Contestant]:
     """Return who is to be measured: torch, and each dtype dense and sparse.
 
-    Args:
-        settings: what was asked for.
-        zeros: share of zeros that the model has come with.
-
     Example:
         >>> [str(c) for c in wanted(Settings(shape="llama-7b", sparsities=(0.7,), dtypes=("int8",)))]
         ['torch bf16 dense', 'lowdim int8 dense', 'lowdim int8 70%']
@@ -144,11 +140,6 @@ def needed(shape: Shape, settings: Settings, distinct: int) -> int:
 def distinct_blocks(shape: Shape, settings: Settings, free: int | None) -> int:
     """Return how many blocks are distinct: all if half of the memory holds them, else as few as still stream from it.
 
-    Args:
-        shape: the shape.
-        settings: who is measured.
-        free: bytes of free memory, if known.
-
     Example:
         >>> settings = Settings(shape="llama-7b", sparsities=(0.7,))
         >>> [distinct_blocks(SHAPES["llama-7b"], settings, gigabytes * 10**9) for gigabytes in (24, 128)]
@@ -161,11 +152,7 @@ def distinct_blocks(shape: Shape, settings: Settings, free: int | None) -> int:
 
 
 def check_memory(size: int, what: str) -> None:
-    """Refuse what would not fit.
-
-    Raises:
-        BenchError: less memory is free than is needed.
-    """
+    """Refuse what would not fit."""
     free = free_memory()
     if free is not None and size > free:
         raise BenchError(

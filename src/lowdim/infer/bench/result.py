@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 SCHEMA = 1
@@ -134,8 +135,6 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        from importlib.metadata import version
-
         return {"schema": SCHEMA, "lowdim": version("lowdim"), **asdict(self)}
 
 

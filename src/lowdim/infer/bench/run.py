@@ -45,12 +45,6 @@ def bench(settings: Settings, progress: Progress | None = None) -> Result:
 def measure(base: models.Base, settings: Settings, text: Windows | None, progress: Progress) -> Result:
     """Measure a model that is in memory already.
 
-    Args:
-        base: the model.
-        settings: what to measure of it.
-        text: windows to measure the perplexity of every form on.
-        progress: told of stages and their advance.
-
     Raises:
         BenchError: zeros are to be drawn in a model that has its own.
     """

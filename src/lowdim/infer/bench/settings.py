@@ -66,9 +66,6 @@ class Settings:
             raise RecipeError("--shape needs --sparsity: the weights are random, and so are the zeros.")
         if self.shape and self.text:
             raise RecipeError("--text needs a MODEL: random weights have no perplexity worth knowing.")
-        self._check_counts()
-
-    def _check_counts(self) -> None:
         for flag, value, least in (("--tokens", self.tokens, 2), ("--threads", self.threads, 1)):
             if value is not None and value < least:
                 raise RecipeError(f"{flag} must be at least {least}, got {value}.")

@@ -33,11 +33,7 @@ class Backend(Protocol):
     eos_ids: frozenset[int]
 
     def open(self) -> int:
-        """Return a free slot, now taken by an empty sequence.
-
-        Raises:
-            BackendFull: there is none.
-        """
+        """Return a free slot, now taken by an empty sequence."""
         ...
 
     def prefill(self, slot: int, ids: Sequence[int]) -> np.ndarray:
@@ -63,9 +59,6 @@ class Backend(Protocol):
 
 def check_sizes(slots: int, max_length: int | None) -> None:
     """Refuse what no backend can hold.
-
-    Raises:
-        LowdimError: fewer than one slot or than one token.
 
     Example:
         >>> check_sizes(0, None)
@@ -107,11 +100,6 @@ def end_tokens(model: Any) -> frozenset[int]:
 class Slots:
     """Which sequences are open and how many tokens each holds.
 
-    Args:
-        count: sequences that may be open at a time.
-        max_length: tokens that each may hold.
-        vocab_size: rows of the embedding.
-
     Example:
         >>> slots = Slots(1, 8, 100)
         >>> slots.open(), slots.extend(0, [1, 2]), slots.lengths[0]
@@ -124,11 +112,7 @@ class Slots:
         self._free = list(range(count - 1, -1, -1))
 
     def open(self) -> int:
-        """Take a free slot.
-
-        Raises:
-            BackendFull: there is none.
-        """
+        """Take a free slot."""
         if not self._free:
             raise BackendFull(
                 f"all {len(self.lengths)} slots are taken. Close a sequence, or open more slots."
@@ -144,21 +128,13 @@ class Slots:
         self._free.append(slot)
 
     def length(self, slot: int) -> int:
-        """Return how many tokens a sequence holds.
-
-        Raises:
-            LowdimError: the slot is not open.
-        """
+        """Return how many tokens a sequence holds."""
         if not 0 <= slot < len(self.lengths) or self.lengths[slot] < 0:
             raise LowdimError(f"slot {slot} is not open. Use what open() returned, until close().")
         return self.lengths[slot]
 
     def check(self, slot: int, ids: Sequence[int]) -> None:
-        """Refuse what cannot be appended.
-
-        Raises:
-            LowdimError: the slot is not open, or the tokens do not fit.
-        """
+        """Refuse what cannot be appended."""
         before = self.length(slot)
         if not ids:
             raise LowdimError("ids is empty. Give at least one token, such as the one that begins a text.")

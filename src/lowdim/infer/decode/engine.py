@@ -47,10 +47,6 @@ class ModelStruct(ctypes.Structure):
 class NativeEngine:
     """A decode engine. The tensors that the structs point to must outlive it.
 
-    Args:
-        library: the compiled kernels.
-        model: sizes and addresses.
-
     Attributes:
         cache: keys and values ``[2, layers, slots, kv_heads, positions, stride]``, the engine's own memory.
 

@@ -7,7 +7,6 @@ makes `read` refuse it, in one line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,7 +187,8 @@ def _block(layer: Any, config: Any, family: Family, name: str) -> DecoderBlock:
         **{part: (mlp, f"{name}.mlp.{part}_proj") for part in ("gate", "up", "down")},
     }
     found = {part: _projection(getattr(owner, f"{part}_proj"), path) for part, (owner, path) in parts.items()}
-    norms = [_norm(getattr(attention, which), config, family, which) for which in _head_norms(family)]
+    names = ("q_norm", "k_norm") if family.qk_norm else ()
+    norms = [_norm(getattr(attention, which), config, family, which) for which in names]
     return DecoderBlock(
         **found,
         attention_norm=_norm(layer.input_layernorm, config, family, f"{name}.input_layernorm"),
@@ -198,11 +198,6 @@ def _block(layer: Any, config: Any, family: Family, name: str) -> DecoderBlock:
         rotary=bool(attention.use_rope) if family.nope else True,
         window=_window(attention, config, family),
     )
-
-
-def _head_norms(family: Family) -> Iterator[str]:
-    if family.qk_norm:
-        yield from ("q_norm", "k_norm")
 
 
 def _window(attention: Any, config: Any, family: Family) -> int:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from lowdim.infer.decode.backend import Backend
 from lowdim.infer.decode.open import open_backend
 from lowdim.infer.decode.sampling import Sampler, Sampling
 from lowdim.infer.decode.text import TextStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from lowdim.infer.decode.backend import Backend
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 
 class HFBackend:
-    """`Backend` by Transformers' forward.
-
-    Args:
-        model: a causal LM in evaluation mode.
-        slots: sequences that may be open at a time.
-        max_length: tokens that each may hold; ``None`` for what the model was made for.
-    """
+    """`Backend` by Transformers' forward."""
 
     def __init__(self, model: PreTrainedModel, slots: int = 1, max_length: int | None = None) -> None:
         config = model.config.get_text_config(decoder=True)

@@ -23,15 +23,10 @@ FEW = 8  # tokens up to which the engine takes them all in one step
 
 
 class NativeBackend:
-    """`Backend` by the native decode engine.
+    """`Backend` by the native decode engine; memory is taken as tokens come.
 
     Weights stay where the model has them; norms and biases are copied. What is changed in the model afterwards may or
     may not show.
-
-    Args:
-        model: a causal LM of a family that the engine knows.
-        slots: sequences that may be open at a time.
-        max_length: tokens that each may hold; ``None`` for what the model was made for. Memory is taken as they come.
 
     Raises:
         Unsupported: the engine does not compute what this model does.

@@ -21,10 +21,6 @@ _ACT: dict[int, Callable[[Tensor], Tensor]] = {
 class Angles:
     """Cosines and sines of every position, computed by the model's own module when they are first needed.
 
-    Args:
-        plan: the model.
-        positions: how many there may be.
-
     Attributes:
         half: angles per position.
         cos: fp32 ``[positions, half]``; sin likewise.

@@ -74,9 +74,6 @@ class Sampling:
 class Sampler:
     """Chooses the tokens of one text.
 
-    Args:
-        sampling: how.
-
     Example:
         >>> Sampler(Sampling()).pick(np.array([0.5, 2.0, 1.0], dtype=np.float32), [1])
         1

@@ -10,11 +10,7 @@ _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 
 def check_installed() -> None:
-    """Refuse to go on without the packages of the extra ``serve``.
-
-    Raises:
-        LowdimError: a package is missing; the message has the command that installs it.
-    """
+    """Refuse to go on without the packages of the extra ``serve``."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise LowdimError(

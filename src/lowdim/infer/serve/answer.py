@@ -34,15 +34,6 @@ class Answer(Response):
 
     Nothing is sent before the first news, so that an error until then has its own status. The jobs are
     cancelled however this ends: answered, timed out, failed, or its client gone.
-
-    Args:
-        scheduler: runs the jobs.
-        jobs: one for each choice, in order.
-        mailbox: where their news arrives.
-        reply: spells the answer.
-        prompt: tokens of the prompts, for the usage.
-        stream: send events as text comes.
-        seconds: most time for all of it.
     """
 
     def __init__(

@@ -19,13 +19,7 @@ _BODY_SECONDS = 60.0  # most time that a body may take to arrive
 
 
 def build_app(service: Service, keys: Keys, local_only: bool) -> FastAPI:
-    """Build the application; its start and end are the service's.
-
-    Args:
-        service: the model and what it takes on.
-        keys: API keys of which every request but ``/health`` needs one; none of them: open to all.
-        local_only: answer to names of this machine alone (without a key).
-    """
+    """Build the application; its start and end are the service's."""
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:

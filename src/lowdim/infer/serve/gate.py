@@ -100,12 +100,7 @@ class Gate:
             raise ApiError(400, "Send the body as JSON, with 'Content-Type: application/json'.")
 
     async def _read(self, headers: Headers, incoming: _Incoming) -> bytes:
-        """Return the body.
-
-        Raises:
-            ApiError: it is too large, or takes too long.
-            _VanishedError: the client left.
-        """
+        """Return the body."""
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._body:
             raise self._too_large()

@@ -59,9 +59,6 @@ class Job:
         Args:
             logits: float32 [vocab], after the last token.
             eos_ids: tokens that end a text.
-
-        Raises:
-            NumericalError: there is nothing to draw from.
         """
         token = self._sampler.pick(logits, self._tokens)
         self._tokens.append(token)

@@ -61,7 +61,8 @@ def read_keys(path: str | Path) -> Keys:
             raw = file.read(_LARGEST + 1)
     except OSError as error:
         raise RecipeError(f"--api-key-file: {path} cannot be read: {error.strerror}.") from error
-    _check_mode(path, mode)
+    if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise RecipeError(f"--api-key-file: other users may write to {path}. Run: chmod 600 {path}")
     if len(raw) > _LARGEST:
         raise RecipeError(f"--api-key-file: {path} has more than {_LARGEST} bytes; is it the right file?")
     return Keys(_parse(path, raw))
@@ -70,11 +71,6 @@ def read_keys(path: str | Path) -> Keys:
 def is_exposed(path: str | Path) -> bool:
     """Return whether every user of this machine can read a file."""
     return os.name == "posix" and bool(Path(path).expanduser().stat().st_mode & stat.S_IROTH)
-
-
-def _check_mode(path: Path, mode: int) -> None:
-    if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise RecipeError(f"--api-key-file: other users may write to {path}. Run: chmod 600 {path}")
 
 
 def _parse(path: Path, raw: bytes) -> list[str]:

@@ -29,11 +29,7 @@ class Prompts:
         tokenizer("a")  # sets what a tokenizer sets in its first call, before other threads decode with it
 
     async def text(self, text: str) -> list[int]:
-        """Return the ids of a text, with the special tokens that the tokenizer puts before it.
-
-        Raises:
-            ApiError: the text has no tokens.
-        """
+        """Return the ids of a text, with the special tokens that the tokenizer puts before it."""
         return self._checked(await self._run(lambda: self._tokenizer(text)["input_ids"]), "prompt")
 
     async def chat(self, messages: Sequence[Message]) -> list[int]:
@@ -58,11 +54,7 @@ class Prompts:
             ) from error
 
     def ids(self, ids: list[int]) -> list[int]:
-        """Return token ids as they came, checked.
-
-        Raises:
-            ApiError: there are none, or one is not in the vocabulary.
-        """
+        """Return token ids as they came, checked."""
         if ids and not 0 <= min(ids) <= max(ids) < self._vocab_size:
             raise ApiError(
                 400, f"prompt: token ids lie between 0 and {self._vocab_size - 1}.", param="prompt"

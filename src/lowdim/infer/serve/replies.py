@@ -86,13 +86,7 @@ class TextForm:
 
 @dataclass(frozen=True)
 class Reply:
-    """The envelope of one request's answers.
-
-    Args:
-        form: the endpoint's spelling.
-        model: the name that the request asked for.
-        with_usage: whether a stream ends with the token counts.
-    """
+    """The envelope of one request's answers."""
 
     form: Form
     model: str

@@ -73,12 +73,6 @@ def url(sockets: list[socket.socket]) -> str:
 class Server(uvicorn.Server):
     """A server that ends in order: no new requests, time for the running ones, then a proper end for the rest.
 
-    Args:
-        service: what is served.
-        keys: its API keys.
-        sockets: where; see `bound`.
-        started: called once requests are taken.
-
     Attributes:
         loop: the event loop, once started.
         signals: those that the process was sent.

@@ -29,11 +29,6 @@ class Scheduler:
     A turn admits waiting jobs while slots are free, reads one chunk of the oldest unread prompt, gives every job
     whose prompt is read one more token, and sends the news to the event loop in one call. So a long prompt holds
     up running answers by one chunk at a time. Jobs that were cancelled lose their slot at the next turn.
-
-    Args:
-        backend: the model; after `start` it belongs to this object's thread.
-        limits: slots, length of the queue, size of a chunk.
-        metrics: where tokens and times are counted.
     """
 
     def __init__(self, backend: Backend, limits: Limits, metrics: Metrics) -> None:

@@ -25,12 +25,6 @@ _COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
 class Service:
     """A model with its tokenizer, its limits and its counters.
 
-    Args:
-        name: the model's name for clients.
-        backend: the model; this object's from now on.
-        tokenizer: the Hugging Face tokenizer that goes with it.
-        limits: what the server takes on.
-
     Raises:
         RecipeError: the limits ask for more context than the model can hold.
     """
@@ -66,31 +60,19 @@ class Service:
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "lowdim"}
 
     def check_model(self, name: str) -> None:
-        """Refuse another model's name.
-
-        Raises:
-            ApiError: it is not this one's.
-        """
+        """Refuse another model's name."""
         if name != self.name:
             message = f"The model {name!r} does not exist here; this server has {self.name!r}."
             raise ApiError(404, message, param="model", code="model_not_found")
 
     async def chat(self, body: ChatRequest) -> Answer:
-        """Answer a conversation.
-
-        Raises:
-            ApiError: the request cannot be served.
-        """
+        """Answer a conversation."""
         self._check(body, 1)
         prompt = await self._prompts.chat(body.messages)
         return self._answer(body, [prompt], ChatForm(), self.context, "messages")
 
     async def complete(self, body: CompletionRequest) -> Answer:
-        """Continue texts.
-
-        Raises:
-            ApiError: the request cannot be served.
-        """
+        """Continue texts."""
         self._check(body, len(body.prompt))
         prompts = [
             await self._prompts.text(prompt) if isinstance(prompt, str) else self._prompts.ids(prompt)
@@ -126,11 +108,7 @@ class Service:
         return Answer(self.scheduler, jobs, mailbox, reply, count, stream, self.limits.timeout)
 
     def _most_tokens(self, body: Generation, prompt: int, default: int, field: str) -> int:
-        """Return how many tokens an answer may have.
-
-        Raises:
-            ApiError: the request asks for more than the server allows or the context holds.
-        """
+        """Return how many tokens an answer may have."""
         room, cap = self.context - prompt, self.limits.max_tokens or self.context
         wanted = body.max_tokens
         if wanted is not None and wanted > cap:

@@ -29,9 +29,6 @@ def worth_packing(kind: str) -> float:
 
     Those of AVX2 expand codes of 8 and 4 bits so slowly that the dense ones win at any share, whence 1.0.
 
-    Args:
-        kind: "fp32", "bf16", "int8" or "int4".
-
     Example:
         >>> worth_packing("bf16")
         0.3
@@ -86,11 +83,7 @@ class Rules:
             raise LowdimError(f"min_sparsity must lie in [0, 1], got {self.min_sparsity!r}.")
 
     def for_head(self, tied: Tensor | None) -> Rules:
-        """Return the rules for the head: 8 bits at least, and no rounding that would copy a tied embedding.
-
-        Args:
-            tied: the embedding whose memory the head shares, if it does.
-        """
+        """Return the rules for the head: 8 bits at least, and no rounding that would copy a tied embedding."""
         if self.kind == "int4":
             return Rules("int8", self.group, self.min_sparsity)
         if tied is None or self.kind in QUANTISED or tied.dtype not in (torch.float32, torch.bfloat16):

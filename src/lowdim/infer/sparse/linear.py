@@ -25,9 +25,6 @@ class SparseLinear(nn.Module):
     safetensors work. They keep their own types: ``.to(dtype)``, ``.half()`` and their like leave a sparse layer as it
     is, and a move to a GPU is refused.
 
-    Args:
-        matrix: the weight and the bias.
-
     Attributes:
         in_features: columns of the weight.
         out_features: rows of the weight.

@@ -104,14 +104,7 @@ def _find(path: str | Path, trust_remote_code: bool) -> Source:
 
 
 class _Loader:
-    """Fills a model from a checkpoint: its Linears with `SparseLinear`, everything else as Transformers does.
-
-    Args:
-        checkpoint: the directory.
-        dtype: torch's name for the type of everything that is not a matrix.
-        kind: of the matrices, ``None`` as stored.
-        group: columns per scale.
-    """
+    """Fills a model from a checkpoint: its Linears with `SparseLinear`, everything else as Transformers does."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: str, kind: str | None, group: int) -> None:
         self._checkpoint, self._kind, self._group = checkpoint, kind, group

@@ -66,20 +66,9 @@ class Matrix(StoredMatrix):
         bias: Tensor | None = None,
         packed: bool = True,
     ) -> Matrix:
-        """Round a weight to a kind and pack it.
+        """Round a weight ``[rows, cols]`` to a kind and pack it; arguments as in `SparseLinear.from_linear`.
 
-        Args:
-            weight: floating point ``[rows, cols]``.
-            dtype: one of `KINDS`, or the torch type of fp32 or bf16.
-            group: columns per scale; for int8 and int4.
-            mask: bool ``[rows, cols]``, what to keep; ``None`` keeps whatever is not zero.
-            bias: fp32 ``[rows]``, added to every product.
-            packed: ``False`` stores every weight, without a mask; fp32 and bf16 that need no rounding are then shared
-                with ``weight``, not copied.
-
-        Raises:
-            LowdimError: unknown kind or group, or the weight is not a floating-point matrix on the CPU.
-            NumericalError: a weight to be quantised is NaN or Inf.
+        Unpacked fp32 and bf16 that need no rounding are shared with ``weight``, not copied.
 
         Example:
             >>> matrix = Matrix.from_dense(torch.tensor([[0.0, 2.0], [3.0, 0.0], [0.0, 0.0]]))
@@ -211,11 +200,7 @@ class Matrix(StoredMatrix):
         return f"{form} {self.kind}, {'torch' if found is None else found.level}"
 
     def unpack(self, begin: int = 0, end: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return rows ``[begin, end)`` as a dense matrix, fp32 or bf16.
-
-        Raises:
-            LowdimError: the rows are not there.
-        """
+        """Return rows ``[begin, end)`` as a dense matrix, fp32 or bf16."""
         end = self.rows if end is None else end
         if not 0 <= begin <= end <= self.rows:
             raise LowdimError(f"rows must lie in [0, {self.rows}], got [{begin}, {end})")

@@ -8,6 +8,7 @@ call on.
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,11 +72,7 @@ def remember(matrix: Matrix, values: Tensor, key: tuple[int, ...] | None = None)
 
 
 def refuse_gradients(x: Tensor) -> None:
-    """Raise where a product with ``x`` would have to be differentiated.
-
-    Raises:
-        GradientError: gradients are on, and ``x`` needs one.
-    """
+    """Raise where a product with ``x`` would have to be differentiated."""
     if x.requires_grad and torch.is_grad_enabled():
         raise GradientError(
             "a sparse layer is for inference: it has no gradients. Call the model under torch.inference_mode() or "
@@ -101,38 +98,18 @@ def _key(
     )
 
 
-def _packed_linear(
-    x: Tensor,
-    values: Tensor,
-    mask: Tensor | None,
-    scales: Tensor | None,
-    table: Tensor | None,
-    bias: Tensor | None,
-    kind: int,
-    group: int,
-    rows: int,
-) -> Tensor:
+def _packed_linear(x: Tensor, *packed: Any) -> Tensor:
     if x.requires_grad:
         refuse_gradients(x)
-    cols = x.shape[-1]
-    known = _known.get(_key(values, mask, scales, table, bias, kind, group, rows, cols))
+    parts = (*packed, x.shape[-1])
+    known = _known.get(_key(*parts))
     if known is None:
-        known = matrix_of(values, mask, scales, table, bias, kind, group, rows, cols)
+        known = matrix_of(*parts)
     return known.linear(x)
 
 
-def _shape_of_packed_linear(
-    x: Tensor,
-    values: Tensor,
-    mask: Tensor | None,
-    scales: Tensor | None,
-    table: Tensor | None,
-    bias: Tensor | None,
-    kind: int,
-    group: int,
-    rows: int,
-) -> Tensor:
-    return x.new_empty((*x.shape[:-1], rows))
+def _shape_of_packed_linear(x: Tensor, *packed: Any) -> Tensor:
+    return x.new_empty((*x.shape[:-1], packed[-1]))
 
 
 _LIBRARY.define(_SIGNATURE)

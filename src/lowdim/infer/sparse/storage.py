@@ -58,9 +58,6 @@ class StoredMatrix:
 def kind_of(dtype: str | torch.dtype) -> str:
     """Return the kind that a name or a torch type means.
 
-    Raises:
-        LowdimError: there is no such kind.
-
     Example:
         >>> kind_of("int8"), kind_of(torch.bfloat16)
         ('int8', 'bf16')
@@ -74,11 +71,7 @@ def kind_of(dtype: str | torch.dtype) -> str:
 
 
 def check_weight(weight: Tensor, mask: Tensor | None) -> None:
-    """Refuse what is not a floating-point matrix on the CPU, or a mask that is not of its shape.
-
-    Raises:
-        LowdimError: it is not.
-    """
+    """Refuse what is not a floating-point matrix on the CPU, or a mask that is not of its shape."""
     if weight.ndim != 2 or not weight.is_floating_point():
         raise LowdimError(f"weight must be a floating-point matrix, got {weight.dtype} {weight.ndim}-D.")
     if weight.device.type != "cpu":
@@ -121,11 +114,7 @@ def aligned(tensor: Tensor) -> Tensor:
 
 
 def check_dense(kind: str, rows: int, cols: int, group: int, held: Mapping[str, Tensor]) -> None:
-    """Check that the tensors of a matrix without a mask are there, and have the types and shapes of its kind.
-
-    Raises:
-        CheckpointError: they have not.
-    """
+    """Check that the tensors of a matrix without a mask are there, and have the types and shapes of its kind."""
     wanted = {"values": (VALUES[kind], [-(-rows // 2) if kind == "int4" else rows, cols])}
     if kind in QUANTISED:
         wanted["scales"] = (torch.bfloat16, [rows, Grid.of(kind, group).groups(cols)])

@@ -7,18 +7,15 @@ from one mixing layer to the next and no further. Nothing is assumed about the c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError
 from lowdim.models.channels.kinds import Carrier, Mixer, call, kind_of, tensors
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Site = tuple[str, int]  # a layer, and which of its calls in one forward pass
 Marks = dict[Site, Tensor]

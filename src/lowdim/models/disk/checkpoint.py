@@ -47,9 +47,6 @@ class Checkpoint:
 
     Pickled weights (``.bin``, ``.pt``) are never opened: reading one can run code.
 
-    Args:
-        path: the directory.
-
     Attributes:
         path: the directory.
         files: names of the weight files, the index first if there is one.

@@ -120,11 +120,7 @@ def _packable(checkpoint: Checkpoint, record: Manifest | None) -> set[str]:
 
 
 def tensor_name(checkpoint: Checkpoint, layer: str) -> str:
-    """Return the name under which the checkpoint has a layer's weight.
-
-    Raises:
-        CheckpointError: it has none.
-    """
+    """Return the name under which the checkpoint has a layer's weight."""
     for name in (f"{layer}.weight", layer):
         if name in checkpoint:
             return name

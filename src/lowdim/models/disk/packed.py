@@ -97,11 +97,7 @@ class Packed:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def check(self) -> Counts:
-        """Check completely that the tensors fit each other and the form; return each row's nonzeros.
-
-        Raises:
-            CheckpointError: they do not.
-        """
+        """Check completely that the tensors fit each other and the form; return each row's nonzeros."""
         form, grid = self.form, self.form.grid
         counts = _row_counts(self.mask, form)
         if grid is None:
@@ -149,11 +145,7 @@ class Packed:
         return levels
 
     def weight(self) -> Tensor:
-        """Return the weight in its own dtype; a rounded one is ``level * scale`` in fp32, then cast.
-
-        Raises:
-            CheckpointError: the tensors do not belong together.
-        """
+        """Return the weight in its own dtype; a rounded one is ``level * scale`` in fp32, then cast."""
         form = self.form
         if form.grid is None:
             return _scatter(self.mask, self.values, self.check(), form).reshape(form.shape)

@@ -7,7 +7,7 @@ A weight ``layer.weight`` is stored as ``layer.mask``, ``layer.values`` and, if 
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -52,14 +52,10 @@ def lay_out(
     for name in sorted(whole):
         for part, tensor in whole[name].tensors().items():
             key = stored_name(name, part)
-            _refuse_taken(name, key, tensors.keys() | stored.keys())
+            if key in tensors or key in stored:
+                raise CheckpointError(f"cannot pack {name!r}: there is a tensor named {key!r} already")
             stored[key] = tensor
     return stored, metadata_of({name: packed.form for name, packed in whole.items()})
-
-
-def _refuse_taken(name: str, key: str, taken: Container[str]) -> None:
-    if key in taken:
-        raise CheckpointError(f"cannot pack {name!r}: there is a tensor named {key!r} already")
 
 
 def metadata_of(forms: Mapping[str, Form]) -> dict[str, str]:

@@ -34,11 +34,7 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file; its bytes depend on the arguments alone.
 
-    Args:
-        directory: where it goes.
-        name: the file.
-        tensors: what it holds; a `Stored` is copied from its file.
-        metadata: its ``__metadata__``; ``format: pt``, which Transformers asks for, is added.
+    To its ``__metadata__`` is added ``format: pt``, which Transformers asks for.
 
     Raises:
         OutputError: the disk is full or the file cannot be written.

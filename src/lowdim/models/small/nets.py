@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,8 +16,6 @@ from lowdim.core.random import derive_seed
 from lowdim.core.recipe import Count, Section, messages
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lowdim.data.classification import Dataset, Kind
 
 Widths = Annotated[
@@ -33,14 +32,14 @@ class Net(Section):
     kinds: ClassVar[tuple[Kind, ...]] = ()
 
     @abstractmethod
-    def module(self, data: Dataset) -> nn.Module:
+    def module(self, data: Dataset) -> torch.nn.Module:
         """Return the network, initialised by torch's own rules."""
 
     @abstractmethod
     def scaled(self, factor: float) -> Self:
         """Return the settings of a network whose layers are ``factor`` times as wide, at least 1."""
 
-    def build(self, data: Dataset, seed: int) -> nn.Module:
+    def build(self, data: Dataset, seed: int) -> torch.nn.Module:
         """Return the network, its weights a function of ``seed`` alone; the global generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "net"))
@@ -64,17 +63,16 @@ def _wide(widths: Sequence[int], factor: float) -> tuple[int, ...]:
     return tuple(max(1, round(factor * width)) for width in widths)
 
 
-def _stack(first: nn.Module, widths: Sequence[int], classes: int, norm: Norm) -> nn.Module:
-    from torch import nn
+def _stack(first: torch.nn.Module, widths: Sequence[int], classes: int, norm: Norm) -> torch.nn.Module:
 
-    net = nn.Sequential()
+    net = torch.nn.Sequential()
     net.add_module("input", first)
     for number, (inside, outside) in enumerate(pairwise(widths), start=1):
-        net.add_module(f"hidden{number}", nn.Linear(inside, outside))
+        net.add_module(f"hidden{number}", torch.nn.Linear(inside, outside))
         if norm == "batch":
-            net.add_module(f"norm{number}", nn.BatchNorm1d(outside))
-        net.add_module(f"relu{number}", nn.ReLU())
-    net.add_module("head", nn.Linear(widths[-1], classes))
+            net.add_module(f"norm{number}", torch.nn.BatchNorm1d(outside))
+        net.add_module(f"relu{number}", torch.nn.ReLU())
+    net.add_module("head", torch.nn.Linear(widths[-1], classes))
     return net
 
 
@@ -94,13 +92,9 @@ class MLP(Net):
     hidden: Widths = Field((300, 100), min_length=1)
     norm: Norm = "batch"
 
-    def module(self, data: Dataset) -> nn.Module:
+    def module(self, data: Dataset) -> torch.nn.Module:
         """Return the network."""
-        import math
-
-        from torch import nn
-
-        return _stack(nn.Flatten(), (math.prod(data.shape), *self.hidden), len(data.classes), self.norm)
+        return _stack(torch.nn.Flatten(), (math.prod(data.shape), *self.hidden), len(data.classes), self.norm)
 
     def scaled(self, factor: float) -> Self:
         """Return the same with other widths."""
@@ -120,7 +114,7 @@ class Conv(Net):
     name: Literal["conv"] = "conv"
     channels: Widths = Field((16, 32, 64), min_length=1)
 
-    def module(self, data: Dataset) -> nn.Module:
+    def module(self, data: Dataset) -> torch.nn.Module:
         """Return the network."""
         from lowdim.models.small.modules import Residual
 
@@ -148,11 +142,9 @@ class Text(Net):
     hidden: Widths = Field((256, 256), min_length=1)
     norm: Norm = "batch"
 
-    def module(self, data: Dataset) -> nn.Module:
+    def module(self, data: Dataset) -> torch.nn.Module:
         """Return the network."""
-        from torch import nn
-
-        words = nn.EmbeddingBag(data.vocabulary, self.embedding, mode="mean", padding_idx=0)
+        words = torch.nn.EmbeddingBag(data.vocabulary, self.embedding, mode="mean", padding_idx=0)
         return _stack(words, (self.embedding, *self.hidden), len(data.classes), self.norm)
 
     def scaled(self, factor: float) -> Self:

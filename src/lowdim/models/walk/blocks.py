@@ -16,9 +16,6 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     The blocks are the longest ``ModuleList`` whose members share a class and that is not itself inside another
     ``ModuleList`` (a mixture of experts may have more experts than blocks).
 
-    Raises:
-        LowdimError: no such list exists.
-
     Example:
         >>> blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
         >>> find_blocks(nn.ModuleDict({"layers": blocks, "heads": nn.ModuleList([nn.Linear(2, 2)])}))[0]

@@ -27,12 +27,6 @@ def loss_gradients(
     gradients. A weight that no token reaches has a gradient of zero. On several ranks the gradients are those of all
     ranks' batches.
 
-    Args:
-        stream: the model.
-        infos: the layers.
-        batches: token batches (this rank's share).
-        progress: told of every block, forwards and backwards.
-
     Raises:
         NumericalError: a gradient is NaN or Inf; the layer is named.
     """

@@ -56,11 +56,7 @@ class Opened:
 
 
 def pick_device(requested: str) -> torch.device:
-    """Return the device that a name means; "auto" is a GPU where there is one.
-
-    Raises:
-        LowdimError: a GPU was asked for and there is none.
-    """
+    """Return the device that a name means; "auto" is a GPU where there is one."""
     if requested == "cuda" and not torch.cuda.is_available():
         raise LowdimError("device='cuda' was asked for, and torch sees no GPU. Use device='auto' or 'cpu'.")
     return torch.device("cuda" if requested != "cpu" and torch.cuda.is_available() else "cpu")

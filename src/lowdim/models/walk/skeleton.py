@@ -75,13 +75,7 @@ def saved_names(model: PreTrainedModel, parameters: Mapping[str, Tensor]) -> dic
 
 
 class Skeleton:
-    """A causal LM whose parameters come and go, and the names they have on disk.
-
-    Args:
-        model: from `empty_model`.
-        reader: the checkpoint.
-        dtype: dtype of loaded parameters.
-    """
+    """A causal LM whose parameters come and go, and the names they have on disk."""
 
     def __init__(self, model: PreTrainedModel, reader: Reader, dtype: torch.dtype) -> None:
         self.model = model

@@ -227,11 +227,7 @@ class CSRLinear(nn.Module):
             self._factors = [] if on else None
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Return the inputs [batch, in] and output gradients [batch, out] since ``watch(True)``.
-
-        Raises:
-            LowdimError: there are none.
-        """
+        """Return the inputs [batch, in] and output gradients [batch, out] since ``watch(True)``."""
         if not self._factors:
             raise LowdimError(
                 "the dense gradient of a CSRLinear is known only if watch(True) came before the forward and backward"

@@ -31,11 +31,7 @@ class SparseStruct(ctypes.Structure):
 
 
 class Kernels:
-    """The functions of the header, named without ``ld_sparse_``; a status other than success raises.
-
-    Args:
-        found: the loaded library.
-    """
+    """The functions of the header, named without ``ld_sparse_``; a status other than success raises."""
 
     def __init__(self, found: Library) -> None:
         self._library = found
@@ -77,15 +73,7 @@ def kernels() -> Kernels | None:
 
 
 def struct(values: Tensor, row_ptr: Tensor, col: Tensor, cuts: Tensor, cols: int) -> Any:
-    """Return a reference to ``ld_sparse``, valid as long as the tensors live.
-
-    Args:
-        values: fp32 [kept].
-        row_ptr: int64 [rows + 1].
-        col: int32 [kept].
-        cuts: int32 [panels - 1, rows].
-        cols: columns of the weight.
-    """
+    """Return a reference to ``ld_sparse``, valid as long as the tensors live."""
     return ctypes.byref(
         SparseStruct(
             len(row_ptr) - 1,

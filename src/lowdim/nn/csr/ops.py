@@ -67,7 +67,7 @@ def _backward(
 
 
 def _shape_of_forward(
-    x: Tensor, values: Tensor, bias: Tensor | None, row_ptr: Tensor, col: Tensor, cuts: Tensor
+    x: Tensor, values: Tensor, bias: Tensor | None, row_ptr: Tensor, *index: Tensor
 ) -> Tensor:
     return x.new_empty((*x.shape[:-1], row_ptr.shape[0] - 1))
 

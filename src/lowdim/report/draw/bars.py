@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lowdim.report.draw import words
@@ -10,8 +10,6 @@ from lowdim.report.draw.palette import colour, ramp
 from lowdim.report.draw.svg import Tips, draw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 

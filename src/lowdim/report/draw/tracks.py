@@ -47,15 +47,9 @@ def tracks(
     write: Callable[[float], str],
     steps: bool = False,
 ) -> str:
-    """Draw the lines, each named at its right end if they are few.
+    """Draw the lines, the most important last, each named at its right end if they are few.
 
-    Args:
-        key: a word unique on the page.
-        label: what the chart shows, for those who cannot see it.
-        lines: what to draw, the most important last.
-        xlabel: of the horizontal axis, and of the texts of the points.
-        write: writes a value.
-        steps: a value holds until the next point, instead of changing along a straight line.
+    With ``steps`` a value holds until the next point, instead of changing along a straight line.
     """
 
     def paint(figure: Figure, tips: Tips) -> None:

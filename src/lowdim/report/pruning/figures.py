@@ -9,15 +9,7 @@ from typing import Any
 
 from lowdim.report.draw import bars, charts, words
 from lowdim.report.draw.axes import finite
-from lowdim.report.draw.grid import (
-    Grid,
-    Pruned,
-    kind_of,
-    layers_of,
-    mean_error,
-    mean_sparsity,
-    short_names,
-)
+from lowdim.report.draw.grid import Grid, Pruned, kind_of, layers_of, mean_error, mean_sparsity, short_names
 from lowdim.report.draw.heatmap import heatmap
 from lowdim.report.pruning.summary import section
 
@@ -71,21 +63,18 @@ def _shown(grid: Grid) -> bool:
     return bool(grid.blocks) and len(grid.kinds) <= _MOST_ROWS
 
 
+def _heatmap(grid: Grid, key: str, label: str, mean: Any, **look: Any) -> str:
+    return heatmap(
+        key, label, grid.labels, grid.blocks, grid.table(mean), per_block=grid.per_block(mean), **look
+    )
+
+
 def _sparsity(manifest: Json, grid: Grid) -> Picture | None:
     if not _shown(grid):
         return None
     target = section(manifest, "sparsity").get("target")
-    svg = heatmap(
-        "sparsity",
-        "Sparsity of every layer, by decoder block and kind of layer",
-        grid.labels,
-        grid.blocks,
-        grid.table(mean_sparsity),
-        per_block=grid.per_block(mean_sparsity),
-        write=words.percent,
-        hue="zeros",
-        target=target,
-    )
+    label = "Sparsity of every layer, by decoder block and kind of layer"
+    svg = _heatmap(grid, "sparsity", label, mean_sparsity, write=words.percent, hue="zeros", target=target)
     caption = _extremes(grid.layers, lambda layer: layer.sparsity, words.percent)
     dashed = "" if target is None else f" Dashed: the target, {words.percent(target)}."
     return Picture(
@@ -97,22 +86,11 @@ def _error(grid: Grid) -> Picture | None:
     measured = [layer for layer in grid.layers if layer.error is not None]
     if not measured or not _shown(grid):
         return None
-    svg = heatmap(
-        "error",
-        "Relative reconstruction error of every layer, by decoder block and kind of layer",
-        grid.labels,
-        grid.blocks,
-        grid.table(mean_error),
-        per_block=grid.per_block(mean_error),
-        write=words.tick,
-        hue="cost",
-    )
+    label = "Relative reconstruction error of every layer, by decoder block and kind of layer"
+    svg = _heatmap(grid, "error", label, mean_error, write=words.tick, hue="cost")
     caption = _extremes(measured, lambda layer: layer.error or 0.0, words.number)
-    return Picture(
-        "What it cost, layer by layer",
-        "Error of each layer's output on the calibration text. " + caption,
-        svg,
-    )
+    caption = "Error of each layer's output on the calibration text. " + caption
+    return Picture("What it cost, layer by layer", caption, svg)
 
 
 def _outliers(manifest: Json) -> Picture | None:

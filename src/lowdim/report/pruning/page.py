@@ -173,10 +173,7 @@ def _columns(layers: list[Pruned]) -> dict[str, bool]:
 
 
 def _hashes(manifest: Json) -> list[tuple[str, dict[str, str]]]:
-    found = [
-        ("read", section(manifest, "model", "files")),
-        ("written", section(manifest, "hashes", "files")),
-    ]
+    found = [("read", section(manifest, "model", "files")), ("written", section(manifest, "hashes", "files"))]
     return [
         (verb, {words.clean(k): words.clean(v) for k, v in files.items()}) for verb, files in found if files
     ]

@@ -40,11 +40,6 @@ def read(out: Path) -> dict[str, Any]:
 def render(facts: Json, run: Json, out: str = "OUT") -> str:
     """Return the page as text.
 
-    Args:
-        facts: the contents of ``training.json``.
-        run: the contents of ``OUT.run.json``, or an empty mapping.
-        out: the name of the run's directory, for the command that repeats the run.
-
     Raises:
         CheckpointError: something that every run records is missing.
     """
@@ -103,12 +98,7 @@ def _method(recipe: Json) -> dict[str, str] | None:
         found = registry.find("training", recipe["training"]["name"])
     except (LowdimError, ImportError):
         return None
-    return {
-        "name": found.name,
-        "title": found.title,
-        "arxiv": found.arxiv,
-        "year": str(found.year or ""),
-    }
+    return {"name": found.name, "title": found.title, "arxiv": found.arxiv, "year": str(found.year or "")}
 
 
 def _tables(facts: Json, run: Json) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -50,11 +50,7 @@ def slices(x: Rows, size: int = 32) -> Iterator[Tensor]:
 
 
 def refuse_divergence(loss: float, epoch: int) -> None:
-    """Refuse a mean loss that is no longer finite.
-
-    Raises:
-        NumericalError: names the epoch and the remedy.
-    """
+    """Refuse a mean loss that is no longer finite."""
     if not math.isfinite(loss):
         raise NumericalError(
             f"the loss of epoch {epoch} is {loss}: training diverged. Scale the features (StandardScaler), or lower "

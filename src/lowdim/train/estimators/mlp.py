@@ -266,14 +266,7 @@ class SparseMLPRegressor(RegressorMixin, _SparseMLP):  # type: ignore[misc]
 
     def _read(self, X: Any, y: Any, first: bool) -> tuple[Rows, Any]:
         X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            dtype=np.float32,
-            multi_output=True,
-            y_numeric=True,
-            reset=first,
+            self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True, y_numeric=True, reset=first
         )
         if first:
             self._mean, self._scale = y.mean(0), y.std(0)

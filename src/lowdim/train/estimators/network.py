@@ -24,14 +24,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class SparseMLP(nn.Module):
-    """Hidden layers of kept weights alone, then a dense output layer.
-
-    Args:
-        settings: widths, connections, activation, dropout.
-        inputs: features.
-        outputs: of the last layer.
-        seed: of the positions and the values; the global generators are not used.
-    """
+    """Hidden layers of kept weights alone, then a dense output layer."""
 
     def __init__(self, settings: SetMLP, inputs: int, outputs: int, seed: int) -> None:
         super().__init__()
@@ -81,15 +74,7 @@ class SparseMLP(nn.Module):
 
 
 class Run:
-    """A network in training: what `fit` goes through and `partial_fit` takes up again.
-
-    Args:
-        settings: of the network and of its training.
-        inputs: features.
-        outputs: of the network.
-        seed: of every random choice.
-        every: optimizer steps between evolutions.
-    """
+    """A network in training: what `fit` goes through and `partial_fit` takes up again."""
 
     def __init__(self, settings: SetMLP, inputs: int, outputs: int, seed: int, every: int) -> None:
         self.settings, self.seed, self.every = settings, seed, every

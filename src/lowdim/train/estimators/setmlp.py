@@ -83,10 +83,6 @@ class SetMLP(Settings):
 
 
 def check_widths(hidden: Iterable[object]) -> None:
-    """Refuse numbers of neurons that are none.
-
-    Raises:
-        RecipeError: there is none, or one is not a whole number of at least 1.
-    """
+    """Refuse numbers of neurons that are none."""
     if not (widths := list(hidden)) or not all(width in Range(least=1, whole=True) for width in widths):
         raise RecipeError(f"hidden must be whole numbers of neurons, such as (1000, 1000); got {hidden!r}")

@@ -31,10 +31,6 @@ class TicketCollector:
         collector.offer(accuracy(model, validation))
     result = ensemble(model, collector.tickets, test)
     ```
-
-    Args:
-        training: the ``SparseTraining`` of the model.
-        plan: when to do what.
     """
 
     def __init__(self, training: SparseTraining, plan: Plan) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.lazy import torch
 from lowdim.core.settings import Settings, count, within
 from lowdim.models.ticket import Ticket
 from lowdim.train.tickets.plan import Phase, Plan, constant, present
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class FreeTickets(Settings):
 
 
 def independent_tickets(
-    run: Callable[[int], tuple[nn.Module, Mapping[str, Tensor]]], seeds: Iterable[int]
+    run: Callable[[int], tuple[torch.nn.Module, Mapping[str, torch.Tensor]]], seeds: Iterable[int]
 ) -> tuple[Ticket, ...]:
     """Train one sparse network per seed and keep each as a ticket: the paper's DST ensemble.
 

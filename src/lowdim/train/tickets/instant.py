@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lowdim.core.allocation.counts import check_sparsity
 from lowdim.core.lazy import torch
@@ -13,10 +13,6 @@ from lowdim.core.masks import Masks
 from lowdim.core.settings import Settings, count, within
 from lowdim.merge.combine import intersection, iou, largest, pairwise_mean, union
 from lowdim.models.ticket import borrowed
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
 
 Train = Callable[[float, int], None]
 
@@ -74,8 +70,8 @@ class InstantSoup(Settings):
 
     def prune(
         self,
-        model: nn.Module,
-        optimizer: Optimizer,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
         train: Train,
         sparsity: float,
         *,
@@ -125,14 +121,14 @@ class InstantSoup(Settings):
 
     def _weak_masks(
         self,
-        model: nn.Module,
-        weights: Mapping[str, Tensor],
-        masks: Mapping[str, Tensor],
-        optimizer: Optimizer,
+        model: torch.nn.Module,
+        weights: Mapping[str, torch.Tensor],
+        masks: Mapping[str, torch.Tensor],
+        optimizer: torch.optim.Optimizer,
         train: Train,
         keep: int,
         seed: int,
-    ) -> list[dict[str, Tensor]]:
+    ) -> list[dict[str, torch.Tensor]]:
         """Return the proposals of the copies; the model and the optimizer come back as they were."""
         state = deepcopy(optimizer.state_dict())
         proposals = []
@@ -145,9 +141,9 @@ class InstantSoup(Settings):
 
 
 def _train(
-    weights: Mapping[str, Tensor],
-    masks: Mapping[str, Tensor],
-    optimizer: Optimizer,
+    weights: Mapping[str, torch.Tensor],
+    masks: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
     train: Train,
     epochs: float,
     seed: int,
@@ -160,19 +156,22 @@ def _train(
         handle.remove()
 
 
-def _zero(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+def _zero(weights: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, mask in masks.items():
             weights[name].masked_fill_(~mask, 0.0)
 
 
 def _filled(
-    weights: Mapping[str, Tensor], held: Mapping[str, Tensor], legal: Mapping[str, Tensor], keep: int
-) -> dict[str, Tensor]:
+    weights: Mapping[str, torch.Tensor],
+    held: Mapping[str, torch.Tensor],
+    legal: Mapping[str, torch.Tensor],
+    keep: int,
+) -> dict[str, torch.Tensor]:
     """Add the largest of the other legal weights to those held: an intersection may fall below the target."""
     first = {name: torch.where(mask, torch.inf, weights[name].detach()) for name, mask in held.items()}
     return largest(first, legal, keep)
 
 
-def _count(masks: Mapping[str, Tensor]) -> int:
+def _count(masks: Mapping[str, torch.Tensor]) -> int:
     return sum(int(mask.sum()) for mask in masks.values())
