@@ -90,7 +90,12 @@ def load(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise RecipeError(f"the recipe is not valid YAML, {where}{error.problem}. Mend that line.") from error
+        quote = (
+            " A text that begins with * needs quotes." if error.context == "while scanning an alias" else ""
+        )
+        raise RecipeError(
+            f"the recipe is not valid YAML, {where}{error.problem}. Mend that line.{quote}"
+        ) from error
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, RecipeError):
             raise
