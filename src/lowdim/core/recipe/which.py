@@ -5,19 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import translate
-from functools import lru_cache
 
 from lowdim.core.errors import RecipeError, suggest
 
+Texts = Sequence[str] | None
 
-@lru_cache
+
 def expression(text: str, schema: int = 2, key: str = "expression") -> re.Pattern[str]:
-    """Return what to search for in names.
-
-    Args:
-        text: a glob, which a name must match as a whole; or ``re:`` and a regular expression, searched for in it.
-        schema: of the recipe; in the first one every text is a regular expression.
-        key: of the recipe, for the error.
+    """Return what to search for: a whole name that fits the glob; after ``re:`` and in schema 1 the text itself.
 
     Raises:
         RecipeError: what should be a regular expression is none.
@@ -26,10 +21,8 @@ def expression(text: str, schema: int = 2, key: str = "expression") -> re.Patter
     try:
         return re.compile(rf"\A{translate(text)}" if glob else text if schema == 1 else text[3:])
     except re.error as error:
-        remedy = ", or write schema: 2, where it is a glob" if schema == 1 else ""
-        raise RecipeError(
-            f"{key} {text!r} is not a regular expression: {error}. Escape what is meant literally{remedy}."
-        ) from error
+        remedy = "Escape what is meant literally" + ", or write schema: 2 for globs" * (schema == 1)
+        raise RecipeError(f"{key} {text!r} is not a regular expression: {error}. {remedy}.") from error
 
 
 def matches(text: str, name: str, schema: int = 2) -> bool:
@@ -43,28 +36,16 @@ def matches(text: str, name: str, schema: int = 2) -> bool:
     return bool(found(name) or (schema > 1 and found(name.rpartition(".")[0])))
 
 
-def choose(
-    names: Iterable[str],
-    include: Sequence[str] | None,
-    exclude: Sequence[str] | None,
-    key: str = "",
-    schema: int = 2,
-) -> list[str]:
+def choose(names: Iterable[str], include: Texts, exclude: Texts, key: str = "", schema: int = 2) -> list[str]:
     """Return the weights' names that ``include`` (all if None) and ``exclude`` leave.
 
     Raises:
         RecipeError: an argument is not a list, or an expression is wrong or matches nothing.
-
-    Example:
-        >>> choose(["a.fc1.weight", "a.fc2.weight"], ["a.*"], ["re:fc2"])
-        ['a.fc1.weight']
     """
     names = list(names)
     for argument, texts in ((f"{key}include", include), (f"{key}exclude", exclude)):
         if isinstance(texts, str):
-            raise RecipeError(
-                f"{argument} must be a list of globs; got the string {texts!r}. Write [{texts!r}]"
-            )
+            raise RecipeError(f"{argument} must be a list; got the string {texts!r}. Write [{texts!r}]")
         for text in texts or ():
             if not any(matches(text, name, schema) for name in names):
                 near = _near(text, names, schema)

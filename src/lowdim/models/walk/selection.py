@@ -88,10 +88,6 @@ def plain_name(name: str) -> str:
     return name
 
 
-def _matches(name: str, expressions: Sequence[str]) -> bool:
-    return any(matches(text, name) for text in expressions)
-
-
 def _candidates(model: nn.Module) -> Iterator[Weight]:
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
     seen: set[int] = set()
@@ -139,9 +135,9 @@ def _judge(
     w: Weight, include: Sequence[str] | None, exclude: Sequence[str], head: nn.Parameter | None
 ) -> Weight:
     dense = ""
-    if _matches(w.name, exclude):
+    if any(matches(text, w.name) for text in exclude):
         dense = "excluded"
-    elif include is not None and not _matches(w.name, include):
+    elif include is not None and not any(matches(text, w.name) for text in include):
         dense = "not included"
     elif include is not None and not w.parameter.requires_grad:
         raise RecipeError(

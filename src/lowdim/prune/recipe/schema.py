@@ -112,12 +112,6 @@ class Targets(Section):
     include: Strings = ()
     exclude: Strings = ()
 
-    def check(self, schema: int) -> None:
-        """Refuse what should be a regular expression and is none."""
-        for field in ("include", "exclude"):
-            for text in getattr(self, field):
-                which.expression(text, schema, f"targets.{field}")
-
     def select(self, names: Iterable[str], schema: int = 1) -> list[str]:
         """Return the layers to prune, in their order.
 
@@ -217,7 +211,9 @@ class Recipe(Document):
 
     @model_validator(mode="after")
     def _combine(self) -> Self:
-        self.targets.check(self.schema_version)
+        for key in ("include", "exclude"):
+            for text in getattr(self.targets, key):
+                which.expression(text, self.schema_version, f"targets.{key}")
         self.__dict__["sparsity"] = rules.check(self)
         self.__dict__["storage"] = rules.storage(self)
         return self

@@ -96,8 +96,7 @@ class TrainingRecipe(Document):
         executor: "masked" simulates, on any layer and device; "csr" stores, multiplies and trains kept weights alone,
             in the linear layers of an MLP on a CPU, and moves the same masks.
         pattern: "unstructured", "fan-in", N:M, or ROWSxCOLS blocks.
-        include: globs, or "re:" and a regular expression, of the weights that become sparse; none given takes all but
-            the head.
+        include: globs, or re:EXPRESSION, of the weights that become sparse; none given takes all but the head.
         exclude: the same of weights that stay dense.
         epochs: passes over the training examples.
         batch: examples per step at most; an epoch is cut into steps of equal size.
