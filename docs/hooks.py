@@ -152,7 +152,8 @@ def fields_of(model: type[Section]) -> str:
     for name, field in model.model_fields.items():
         nested = isinstance(field.default, Section)
         default = "see below" if nested else f"`{plain(field.default)}`"
-        rows.append((f"`{name}`", spelt(field.annotation), default, said.get(name, "")))
+        key = field.alias or name
+        rows.append((f"`{key}`", spelt(field.annotation), default, said.get(key, "")))
     return table(("field", "type", "default", "meaning"), rows)
 
 

@@ -109,6 +109,14 @@ def test_targets_choose_the_layers() -> None:
     assert len(left) == 21 - 6
 
 
+def test_globs_choose_exactly_the_layers_that_they_name() -> None:
+    result = run(method="wanda", schema=2, targets={"include": ["*.q_proj"]})
+    wanted = [f"model.layers.{index}.self_attn.q_proj" for index in range(3)]
+    assert sorted(result.manifest["layers"]) == wanted
+    assert result.manifest["recipe"]["schema"] == 2
+    assert result.manifest["recipe"]["targets"]["include"] == ["*.q_proj"]
+
+
 def test_layers_left_out_feed_the_ones_behind_them_dense() -> None:
     model = tiny.model("llama")
     result = run(method="wanda", targets={"include": [r"layers\.2\."]})

@@ -62,7 +62,7 @@ def _layers(stream: Stream, recipe: Recipe) -> tuple[list[LayerInfo], list[tuple
             f"found no prunable layer in {type(stream.model).__name__}: "
             f"{skipped[0][0] + ': ' + skipped[0][1] if skipped else 'its blocks hold no matrix'}."
         )
-    chosen = set(recipe.targets.select([info.name for info in infos]))
+    chosen = set(recipe.targets.select([info.name for info in infos], recipe.schema_version))
     skipped += [(info.name, "left out by targets") for info in infos if info.name not in chosen]
     kept = [info for info in infos if info.name in chosen]
     for info in kept:

@@ -38,6 +38,12 @@ def test_the_head_is_dense_unless_named() -> None:
     assert list(select(model, include=["*"], exclude=["0"])) == ["3.weight", "4.weight"]
 
 
+def test_regular_expressions_begin_with_re() -> None:
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
+    assert list(select(model, include=["re:[13]"])) == ["1.weight", "3.weight"]
+    assert list(select(model, include=["*"], exclude=["re:^[12]$", "0"])) == ["3.weight"]
+
+
 def test_recurrent_networks() -> None:
     model = nn.ModuleDict({"rnn": nn.LSTM(4, 8, 2), "out": nn.Linear(8, 4)})
     assert list(select(model)) == [
@@ -70,6 +76,12 @@ def test_wrappers_are_not_part_of_names() -> None:
 def test_what_matches_nothing() -> None:
     with pytest.raises(RecipeError, match="Did you mean"):
         select(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), include=["0.weigth"])
+    with pytest.raises(
+        RecipeError, match=r"exclude 're:2\.weigt' matches no weight that can be sparse\. Did you"
+    ):
+        select(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), exclude=["re:2.weigt"])
+    with pytest.raises(RecipeError, match="'re:\\(' is not a regular expression"):
+        select(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), include=["re:("])
     with pytest.raises(RecipeError, match="there is none in the model"):
         select(nn.Sequential(nn.ReLU()))
 

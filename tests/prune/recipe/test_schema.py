@@ -227,7 +227,7 @@ def test_every_pattern_comes_back_from_yaml(pattern: str) -> None:
 
 def test_every_default_is_spelled_out() -> None:
     written = Recipe(sparsity=0.5, method="sparsegpt", allocation="owl", refine="dsnot").to_dict()
-    assert set(written) == set(Recipe.model_fields)
+    assert {*written, "schema_version"} == set(Recipe.model_fields)
     for kind in Recipe.kinds:
         assert set(written[kind]) == {"name", *registry.find(kind, written[kind]["name"]).settings()}
     assert set(written["calibration"]) == set(Calibration.model_fields)
@@ -387,15 +387,94 @@ def test_targets_choose_layers(targets: Targets, chosen: list[str]) -> None:
 
 
 def test_an_expression_that_matches_nothing_is_refused_with_a_near_name() -> None:
-    with pytest.raises(RecipeError, match=r"targets\.include 'atn' matches none of the 4 layers.*'attn'"):
+    with pytest.raises(
+        RecipeError, match=r"targets\.include 'atn' matches no weight that can be sparse.*'attn'"
+    ):
         Targets(include=("atn",)).select(NAMES)
-    with pytest.raises(RecipeError, match=r"targets\.exclude 'lm_head' matches none"):
+    with pytest.raises(RecipeError, match=r"targets\.exclude 'lm_head' matches no weight"):
         Targets(exclude=("lm_head",)).select(NAMES)
 
 
 def test_nothing_left_to_prune_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"targets\.exclude .* leaves none of the 4 layers"):
         Targets(exclude=("h",)).select(NAMES)
+
+
+# ---------------------------------------------------------------- globs
+
+
+@pytest.mark.parametrize(
+    ("targets", "chosen"),
+    [
+        (Targets(include=("*.q",)), [NAMES[0], NAMES[2]]),
+        (Targets(include=("re:attn", "h.1.mlp.up.weight"), exclude=("re:^h.0",)), NAMES[2:]),
+        (Targets(exclude=("h.?.mlp.*", "re:0.attn.q$")), [NAMES[2]]),
+    ],
+)
+def test_schema_2_reads_globs(targets: Targets, chosen: list[str]) -> None:
+    assert targets.select(NAMES, schema=2) == chosen
+
+
+@pytest.mark.parametrize(
+    ("expression", "schema", "message"),
+    [
+        ("h.?.attn.q", 1, "It would match with schema: 2"),
+        ("re:attn", 1, "It would match with schema: 2"),
+        ("h.0.atn.q", 1, "Did you mean 'h.0.attn.q'"),
+        ("attn", 2, r"Did you mean '\*attn\*'"),
+        ("re:atn", 2, "Did you mean 're:attn'"),
+        ("h.0.mlp.upp", 2, "Did you mean 'h.0.mlp.up.weight'"),
+        ("zzz", 2, r"Choose one of: \*attn\*, \*h\*, \*mlp\*, \*q\*, \*up\*, \*weight\*\."),
+    ],
+)
+def test_what_an_expression_that_matches_nothing_may_have_meant(
+    expression: str, schema: int, message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Targets(include=(expression,)).select(NAMES, schema)
+
+
+def test_a_text_that_is_no_regular_expression_may_be_a_glob() -> None:
+    targets = {"include": ["*.q_proj"]}
+    assert "or write schema: 2" in refusal(sparsity=0.5, targets=targets)
+    assert Recipe(sparsity=0.5, schema=2, targets=targets).targets.include == ("*.q_proj",)
+    assert "targets.include 're:('" in refusal(sparsity=0.5, schema=2, targets={"include": ["re:("]})
+
+
+@pytest.mark.parametrize("schema", [0, 3, "2", 1.5, None])
+def test_an_unknown_schema_is_refused(schema: object) -> None:
+    assert f"schema must be 1 or 2, got {schema!r}" in refusal(sparsity=0.5, schema=schema)
+    assert "'schema_version'" in refusal(sparsity=0.5, schema_version=2)
+
+
+@given(RECIPES)
+@settings(deadline=None)
+def test_schema_1_goes_without_saying(values: dict[str, object]) -> None:
+    recipe = Recipe(**values)
+    assert "schema" not in recipe.to_dict()
+    assert Recipe(**values, schema=1).to_yaml() == recipe.to_yaml()
+
+
+def test_schema_2_is_written() -> None:
+    recipe = Recipe(sparsity=0.5, schema=2)
+    assert recipe.to_yaml().startswith("schema: 2\n")
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    assert recipe.fingerprint() != Recipe(sparsity=0.5).fingerprint()
+    assert differences(recipe.to_dict(), Recipe(sparsity=0.5).to_dict()) == ["schema"]
+
+
+def test_the_fingerprint_of_today_stays() -> None:
+    assert (
+        Recipe(sparsity=0.5).fingerprint()
+        == "29533f035f7c158654ab726043670d38932afd35d62d05d3e85b1f4248d41455"
+    )
+
+
+def test_schema_and_globs_from_the_command_line() -> None:
+    recipe = Recipe.assemble(None, {"sparsity": 0.5}, ["schema=2", "targets.include='*.q_proj'"])
+    assert (recipe.schema_version, recipe.targets.include) == (2, ("*.q_proj",))
+    with pytest.raises(RecipeError, match="needs quotes"):
+        Recipe.assemble(None, {"sparsity": 0.5}, ["schema=2", "targets.include=*.q_proj"])
 
 
 # ---------------------------------------------------------------- cost

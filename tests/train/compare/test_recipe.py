@@ -52,6 +52,7 @@ def test_twins_come_in_their_order_and_may_be_none() -> None:
         ),
         ({"data": "wine", "net": "conv"}, "Choose one of: mlp"),
         ({"sparsity": "90%"}, "Did you mean 0.9"),
+        ({"include": "re:("}, "'re:(' is not a regular expression"),
         ({"sparsity": 1.0}, "sparsity must be less than 1"),
         ({"twins": "dens"}, "Did you mean 'dense'"),
         ({"epocs": 3}, "Did you mean 'epochs'"),

@@ -65,7 +65,8 @@ class Document(Section):
     def keys(cls) -> list[str]:
         """Return the dotted keys of the recipe and of its sections, those of the methods' settings left out."""
         nested = [f"{name}.{key}" for name, section in cls.sections.items() for key in section.model_fields]
-        return [*cls.aliases, *cls.model_fields, *nested]
+        own = [field.alias or name for name, field in cls.model_fields.items()]
+        return [*cls.aliases, *own, *nested]
 
     @classmethod
     def spell_out(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class Document(Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, every default spelled out."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the recipe with every default spelled out."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
 
-from lowdim.core.errors import RecipeError, suggest
+from lowdim.core.errors import RecipeError
+from lowdim.core.recipe.which import choose, matches
 
 _PLAIN = (
     nn.Linear,
@@ -47,12 +47,12 @@ def select(
 
     Args:
         model: any module. The names that DistributedDataParallel and torch.compile prefix are left out.
-        include: globs on parameter or module names ("layers.*.fc1"); if given, the candidates that match and only
-            those, heads too.
-        exclude: globs of what stays dense.
+        include: globs on parameter or module names ("layers.*.fc1"), or regular expressions searched for in them
+            ("re:fc[12]"); if given, the candidates that match and only those, heads too.
+        exclude: the same of what stays dense.
 
     Raises:
-        RecipeError: a glob matches nothing, nothing is left, or a weight asked for is frozen.
+        RecipeError: an expression matches nothing, nothing is left, or a weight asked for is frozen.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -86,35 +86,6 @@ def plain_name(name: str) -> str:
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "") if name.startswith(wrapper) or f".{wrapper}" in name else name
     return name
-
-
-def choose(names: Iterable[str], include: Sequence[str] | None, exclude: Sequence[str] | None) -> list[str]:
-    """Return the weights' names that ``include`` (all if None) and ``exclude`` leave.
-
-    Raises:
-        RecipeError: an argument is not a list, or a glob matches nothing.
-
-    Example:
-        >>> choose(["a.fc1.weight", "a.fc2.weight"], ["a.*"], ["*.fc2"])
-        ['a.fc1.weight']
-    """
-    names = list(names)
-    for argument, globs in (("include", include), ("exclude", exclude)):
-        if isinstance(globs, str):
-            raise RecipeError(
-                f"{argument} must be a list of globs; got the string {globs!r}. Write [{globs!r}]"
-            )
-        for glob in globs or ():
-            if not any(_matches(name, [glob]) for name in names):
-                raise RecipeError(
-                    f"{argument} {glob!r} matches no weight that can be sparse. {suggest(glob, names)}"
-                )
-    wanted = names if include is None else [name for name in names if _matches(name, include)]
-    return [name for name in wanted if not _matches(name, exclude or ())]
-
-
-def _matches(name: str, globs: Sequence[str]) -> bool:
-    return any(fnmatchcase(n, g) for g in globs for n in (name, name.rpartition(".")[0]))
 
 
 def _candidates(model: nn.Module) -> Iterator[Weight]:
@@ -164,9 +135,9 @@ def _judge(
     w: Weight, include: Sequence[str] | None, exclude: Sequence[str], head: nn.Parameter | None
 ) -> Weight:
     dense = ""
-    if _matches(w.name, exclude):
+    if any(matches(text, w.name) for text in exclude):
         dense = "excluded"
-    elif include is not None and not _matches(w.name, include):
+    elif include is not None and not any(matches(text, w.name) for text in include):
         dense = "not included"
     elif include is not None and not w.parameter.requires_grad:
         raise RecipeError(

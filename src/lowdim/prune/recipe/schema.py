@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lowdim.core.allocation import Allocation
-from lowdim.core.errors import RecipeError, suggest
+from lowdim.core.errors import RecipeError
 from lowdim.core.pattern import Pattern
 from lowdim.core.quantize import Grid
-from lowdim.core.recipe import Count, Document, Section, Seed, Share, Strings, method_field
+from lowdim.core.recipe import Count, Document, Section, Seed, Share, Strings, method_field, which
 from lowdim.core.recipe.families import name_of
 from lowdim.core.score import Score
 from lowdim.data.formats import Layout
@@ -98,7 +97,7 @@ class Evaluation(Section):
 
 
 class Targets(Section):
-    r"""The layers to prune: regular expressions searched for in the layers' names.
+    r"""The layers to prune: regular expressions searched for in the layers' names; with ``schema: 2``, globs.
 
     Args:
         include: a layer must match one of these; none given means every layer.
@@ -113,46 +112,20 @@ class Targets(Section):
     include: Strings = ()
     exclude: Strings = ()
 
-    @field_validator("include", "exclude")
-    @classmethod
-    def _compile(cls, expressions: tuple[str, ...]) -> tuple[str, ...]:
-        for expression in expressions:
-            try:
-                re.compile(expression)
-            except re.error as error:
-                raise RecipeError(
-                    f"{expression!r} is not a regular expression: {error}. Escape what is meant literally."
-                ) from error
-        return expressions
-
-    def select(self, names: Iterable[str]) -> list[str]:
-        """Return the names to prune, in their order.
+    def select(self, names: Iterable[str], schema: int = 1) -> list[str]:
+        """Return the layers to prune, in their order.
 
         Raises:
             RecipeError: an expression matches no name, or nothing is left.
         """
-        known = list(names)
-        for field in ("include", "exclude"):
-            for expression in getattr(self, field):
-                if not any(re.search(expression, name) for name in known):
-                    raise RecipeError(_matches_nothing(f"targets.{field}", expression, known))
-        chosen = [name for name in known if self._wants(name)]
-        if known and not chosen:
+        weights = {name if schema == 1 else f"{name}.weight": name for name in names}
+        chosen = which.choose(weights, self.include or None, self.exclude, "targets.", schema)
+        if weights and not chosen:
             raise RecipeError(
-                f"targets.exclude {list(self.exclude)} leaves none of the {len(known)} layers to prune. "
+                f"targets.exclude {list(self.exclude)} leaves none of the {len(weights)} layers to prune. "
                 "Exclude less."
             )
-        return chosen
-
-    def _wants(self, name: str) -> bool:
-        included = not self.include or any(re.search(expression, name) for expression in self.include)
-        return included and not any(re.search(expression, name) for expression in self.exclude)
-
-
-def _matches_nothing(key: str, expression: str, known: list[str]) -> str:
-    words = sorted({part for name in known for part in name.split(".") if not part.isdigit()})
-    near = suggest(expression, words)
-    return f"{key} {expression!r} matches none of the {len(known)} layers. {near}"
+        return [weights[name] for name in chosen]
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -170,6 +143,8 @@ class Recipe(Document):
     repair at once.
 
     Args:
+        schema: how the lists in `targets` are read: 1 as regular expressions; 2 as globs on the names of layers or
+            weights, and as regular expressions after "re:".
         sparsity: share of zeros in the pruned layers, in [0, 1). N:M patterns imply it.
         score: how much each weight matters.
         repair: what happens to the kept weights.
@@ -201,6 +176,7 @@ class Recipe(Document):
         True
     """
 
+    schema_version: Annotated[Literal[1, 2], Field(alias="schema")] = 1
     sparsity: Annotated[float | None, Share] = None
     score: Annotated[Score, *method_field("score")] = Field("wanda", validate_default=True)
     repair: Annotated[Repair, *method_field("repair")] = Field("none", validate_default=True)
@@ -235,9 +211,16 @@ class Recipe(Document):
 
     @model_validator(mode="after")
     def _combine(self) -> Self:
+        for key in ("include", "exclude"):
+            for text in getattr(self.targets, key):
+                which.expression(text, self.schema_version, f"targets.{key}")
         self.__dict__["sparsity"] = rules.check(self)
         self.__dict__["storage"] = rules.storage(self)
         return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain values, every default spelled out but schema 1, which goes without saying."""
+        return {key: value for key, value in super().to_dict().items() if (key, value) != ("schema", 1)}
 
     @property
     def target(self) -> float:

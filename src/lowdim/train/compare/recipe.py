@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, fi
 
 from lowdim.core import registry
 from lowdim.core.errors import RecipeError, suggest
-from lowdim.core.recipe import Count, Document, Section, Seed, Share, Strings, families, method_field
+from lowdim.core.recipe import Count, Document, Section, Seed, Share, Strings, families, method_field, which
 from lowdim.data import classification
 from lowdim.models.small import nets
 
@@ -97,8 +97,8 @@ class TrainingRecipe(Document):
         executor: "masked" simulates, on any layer and device; "csr" stores, multiplies and trains kept weights alone,
             in the linear layers of an MLP on a CPU, and moves the same masks.
         pattern: "unstructured", "fan-in", N:M, or ROWSxCOLS blocks.
-        include: globs of the weights that become sparse; none given takes all but the head.
-        exclude: globs of weights that stay dense.
+        include: globs, or re:EXPRESSION, of the weights that become sparse; none given takes all but the head.
+        exclude: the same of weights that stay dense.
         epochs: passes over the training examples.
         batch: examples per step at most; an epoch is cut into steps of equal size.
         optimizer: a name, or see `Optimizer`.
@@ -179,6 +179,8 @@ class TrainingRecipe(Document):
 
     @model_validator(mode="after")
     def _decide(self) -> Self:
+        for text in (*self.include, *self.exclude):
+            which.expression(text)
         kind = classification.find(self.data.name).kind
         if not isinstance(self.net, nets.Net):
             given = {} if self.net == "auto" else self.net

@@ -15,9 +15,10 @@ from lowdim.core.errors import LowdimError, RecipeError, suggest
 from lowdim.core.pattern import Pattern, Unstructured
 from lowdim.core.pattern.units import Turned, Units
 from lowdim.core.random import generator
+from lowdim.core.recipe.which import choose
 from lowdim.core.topk import keep_top_rows
 from lowdim.core.transition import draw
-from lowdim.models.walk.selection import Weight, choose, inputs_first, plain_name, shares_memory, weights
+from lowdim.models.walk.selection import Weight, inputs_first, plain_name, shares_memory, weights
 from lowdim.nn.csr.linear import CSRLinear
 from lowdim.train.sparse.csr import CSRLayer
 from lowdim.train.sparse.distributed import local
