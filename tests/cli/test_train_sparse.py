@@ -79,3 +79,20 @@ def test_mistakes_cost_no_work(run, arguments: list[str], message: str) -> None:
     done = run("train-sparse", *arguments)
     assert done.exit_code == 2
     assert message in done.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (["--method", "st-rnn", "--set", "net.hidden=[30]"], "30 rows, which are not 4 stacked gates"),
+        (["--method", "st-rnn", "--set", "pattern=4x4"], "use pattern='gates:4'"),
+    ],
+)
+def test_what_a_method_cannot_train_is_refused_before_any_training(
+    run, changes: list[str], reason: str
+) -> None:
+    pytest.importorskip("sklearn")
+    fresh = ["--data", "digits", "--twins", "dense", "--epochs", "1000000"]
+    done = run("train-sparse", *fresh, *changes, "--quiet")
+    assert done.exit_code == 2, done.output
+    assert reason in " ".join(done.output.split())
