@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from lowdim.core.allocation import OWL, Explicit
 from lowdim.core.errors import RecipeError, clash
-from lowdim.core.pattern import NM
 
 if TYPE_CHECKING:
     from lowdim.prune.recipe.schema import Recipe
@@ -21,7 +19,6 @@ def check(recipe: Recipe) -> float:
     _check_range(recipe.sparsity)
     for word in (recipe.pattern, recipe.allocation, recipe.score, recipe.refine, recipe.repair):
         word.check(recipe)
-    _allocations(recipe)
     try:
         return recipe.pattern.check_recipe(recipe.sparsity)
     except RecipeError as error:
@@ -62,26 +59,3 @@ def _check_range(sparsity: float | None) -> None:
     if 1 < sparsity < 100:
         raise RecipeError(f"{rule}. Did you mean {sparsity / 100:g}?")
     raise RecipeError(f"{rule}. Choose for example 0.5.")
-
-
-def _allocations(recipe: Recipe) -> None:
-    """Check what belongs to `Explicit` and `OWL`."""
-    pattern, allocation = recipe.pattern, recipe.allocation
-    if isinstance(pattern, NM) and isinstance(allocation, Explicit):
-        for expression, sparsity in (allocation.map or {}).items():
-            near = pattern.at(sparsity).sparsity
-            if abs(sparsity - near) > 1e-3:
-                raise clash(
-                    f"allocation.map[{expression!r}]={sparsity:g}",
-                    f"pattern={pattern}",
-                    f"a whole number of every {pattern.group} weights is kept",
-                    f"Choose a multiple of 1/{pattern.group}, such as {near:g}, or pattern=unstructured",
-                )
-    lam = allocation.lam if isinstance(allocation, OWL) else None
-    if lam is not None and lam > 0.5 and not isinstance(pattern, NM):
-        raise clash(
-            f"allocation.lam={lam:g}",
-            f"pattern={pattern}",
-            "lam is half the range of the sparsities, so it cannot exceed 0.5",
-            "Choose for example allocation.lam=0.08, or an N:M pattern, whose lam counts weights",
-        )
