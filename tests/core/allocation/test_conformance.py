@@ -9,6 +9,7 @@ import torch
 
 from lowdim.core import registry
 from lowdim.core.allocation import LayerInfo, ScannedLayer
+from lowdim.core.errors import RecipeError
 
 SETTINGS = {"explicit": {"map": {r"^0\.": 0.6}}, "gate-er": {"gates": 1}}
 
@@ -59,6 +60,11 @@ def mean(layers, sparsities):
 @pytest.mark.parametrize("sparsity", [0.5, 0.65, 0.75])
 def test_the_budget_is_met_within_the_limits(allocation, shapes, sparsity):
     layers, scan = model(SHAPES[shapes])
+    if type(allocation).__name__ == "UniformPlus" and shapes in ("rows", "columns") and sparsity > 0.5:
+        # its dense first layer is nearly half of these models
+        with pytest.raises(RecipeError, match="uniform-plus keeps"):
+            allocation.allocate(layers, sparsity, scan)
+        return
     found = allocation.allocate(layers, sparsity, scan)
     assert list(found.sparsities) == [info.name for info in layers]
     assert all(0.0 <= s <= 1.0 for s in found.sparsities.values())

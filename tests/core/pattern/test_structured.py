@@ -106,5 +106,5 @@ def test_refusals():
         Structured(False, False)
     with pytest.raises(PatternError, match="whole decoder block"):
         Structured().mask(torch.ones(2, 2), 2)
-    with pytest.raises(PatternError, match="several layers"):
+    with pytest.raises(RecipeError, match="cannot be trained"):
         Structured().units("w", (2, 2))

@@ -91,8 +91,8 @@ class TrainingRecipe(Document):
         net: a name, or a mapping with its settings; "auto" is an MLP for images and tables, "text" for text.
         training: how masks move, one of ``lowdim methods --kind training``; ``method`` is another word for it.
         sparsity: share of zeros over the sparse layers at the end, in [0, 1).
-        allocation: how it is spread: one of ``lowdim methods --kind allocation``, or a sparsity by weight name. One that
-            looks at inputs, as "owl" does, is measured on the first batch, at linear layers.
+        allocation: how it is spread: one of ``lowdim methods --kind allocation``, or a sparsity by weight name.
+            One that looks at inputs, as "owl" does, is measured on the first batch, at linear layers.
         initialisation: where masks start: None draws them at random, as the allocation says; one of ``lowdim methods
             --kind initialisation`` chooses them, and with them how the sparsity is spread.
         executor: "masked" simulates, on any layer and device; "csr" stores, multiplies and trains kept weights alone,
@@ -201,8 +201,8 @@ class TrainingRecipe(Document):
         """Refuse an allocation that looks at the inputs of linear layers where convolutions become sparse."""
         if allocations.parse(self.allocation).scale_from == "wanda":
             raise RecipeError(
-                f"allocation {self.allocation!r} is measured at the inputs of linear layers; net 'conv' has convolutions. "
-                "Choose one without data, such as alpha or erk, or name linear layers with include."
+                f"allocation {self.allocation!r} is measured at the inputs of linear layers, and net 'conv' has "
+                "convolutions. Choose one without data, such as alpha or erk, or name linear layers with include."
             )
 
     def _check_csr(self) -> None:
