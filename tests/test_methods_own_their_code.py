@@ -30,7 +30,7 @@ NAMES = {method.name for method in registry.methods()}
 HOMES: dict[tuple[str, str], set[Path]] = {}
 for _method in registry.methods():
     _module, _, _class = _method.target.partition(":")
-    HOMES[_module, _class] = {_folder(_module), _folder(registry.FAMILIES[_method.kind])}
+    HOMES[_module, _class] = {_folder(_module), *map(_folder, registry.KINDS[_method.kind].modules)}
 
 
 def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:

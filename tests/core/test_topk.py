@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowdim.core.errors import NumericalError
-from lowdim.core.topk import _rows_torch, keep_top, keep_top_rows
+from lowdim.core.topk import _rows_torch, keep_top, keep_top_across, keep_top_rows
 
 
 def reference(scores: torch.Tensor, keep: int) -> torch.Tensor:
@@ -144,3 +144,15 @@ def test_a_long_row_is_selected_as_a_short_one(kind: str, keep: int) -> None:
     expected = torch.zeros(size, dtype=torch.bool)
     expected[scores.sort(descending=True, stable=True).indices[:keep]] = True
     assert torch.equal(keep_top(scores, keep), expected)
+
+
+def test_across_tensors_the_earliest_of_equal_scores_is_kept():
+    scores = {"a": torch.ones(2, 2), "b": torch.tensor([1.0, 2.0])}
+    kept = keep_top_across(scores, 3)
+    assert kept["a"].tolist() == [[True, True], [False, False]]
+    assert kept["b"].tolist() == [False, True]
+
+
+def test_across_tensors_the_one_with_nan_is_named():
+    with pytest.raises(NumericalError, match="the scores of b hold NaN"):
+        keep_top_across({"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")])}, 1)

@@ -8,8 +8,9 @@ from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.statistics import InputStatistics
 from lowdim.models.walk.layers import Layer
+from lowdim.prune.bench import Outcome
 from lowdim.prune.budgets import Budget
-from lowdim.prune.engine import Engine, Outcome
+from lowdim.prune.engine import Engine
 from lowdim.prune.recipe import Recipe
 
 

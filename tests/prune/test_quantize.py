@@ -19,7 +19,7 @@ from lowdim.models.disk.checks import run_checks
 from lowdim.models.disk.convert import convert
 from lowdim.models.load import load
 from lowdim.prune.api import plan, prune
-from lowdim.prune.engine import Outcome
+from lowdim.prune.bench import Outcome
 from lowdim.prune.recipe import Recipe
 from lowdim.prune.repair.rounding import importance
 

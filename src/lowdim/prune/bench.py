@@ -76,3 +76,26 @@ class Bench:
         if "gram" in self.inputs.needs:
             return self.inputs.gram.diagonal()
         return self.inputs.square if "square" in self.inputs.needs else None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a layer.
+
+    Attributes:
+        name: the layer.
+        mask: kept entries, bool ``[out, in]``; ``None`` for a layer that was left dense.
+        error: ``tr(D H D^T) / tr(W H W^T)`` with ``D`` the change of the weight: the share of the layer's output energy
+            that is lost on the calibration tokens. ``H`` is ``X X^T``, or its diagonal where only that was collected;
+            ``None`` without statistics.
+        notes: fallbacks and other remarks.
+        codes: levels and scales ``[out, in]`` of a rounded layer.
+        rounding: the share of the kept weights' energy that was lost when they were rounded.
+    """
+
+    name: str
+    mask: Tensor | None
+    error: float | None
+    notes: tuple[str, ...] = ()
+    codes: Quantized | None = None
+    rounding: float | None = None

@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lowdim.core.quantize import Quantized, least_scale
+from lowdim.core.quantize import least_scale
 from lowdim.core.score import Evidence
 from lowdim.core.score.base import GRADIENT
 from lowdim.core.statistics import InputStatistics
 from lowdim.models.walk.layers import Layer
-from lowdim.prune.bench import Bench, Work
+from lowdim.prune.bench import Bench, Outcome, Work
 from lowdim.prune.budgets import Budget
 from lowdim.prune.recipe import Recipe
 from lowdim.prune.repair.rounding import round_nearest
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a layer.
-
-    Attributes:
-        name: the layer.
-        mask: kept entries, bool ``[out, in]``; ``None`` for a layer that was left dense.
-        error: ``tr(D H D^T) / tr(W H W^T)`` with ``D`` the change of the weight: the share of the layer's output energy
-            that is lost on the calibration tokens. ``H`` is ``X X^T``, or its diagonal where only that was collected;
-            ``None`` without statistics.
-        notes: fallbacks and other remarks.
-        codes: levels and scales ``[out, in]`` of a rounded layer.
-        rounding: the share of the kept weights' energy that was lost when they were rounded.
-    """
-
-    name: str
-    mask: Tensor | None
-    error: float | None
-    notes: tuple[str, ...] = ()
-    codes: Quantized | None = None
-    rounding: float | None = None
 
 
 class Engine:

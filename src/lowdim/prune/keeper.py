@@ -21,8 +21,8 @@ from lowdim.models.disk.shard import Stored
 from lowdim.models.disk.writer import Writer, shard_name
 from lowdim.models.walk.layers import Layer
 from lowdim.models.walk.stream import Block
+from lowdim.prune.bench import Outcome
 from lowdim.prune.codes import stored_codes
-from lowdim.prune.engine import Outcome
 from lowdim.prune.session import Session
 from lowdim.runs.fingerprint import goes_on
 

@@ -11,7 +11,8 @@ from lowdim.core.statistics import InputStatistics
 from lowdim.models.walk.collect import Collector
 from lowdim.models.walk.layers import Layer
 from lowdim.models.walk.stream import Activation, Block
-from lowdim.prune.engine import Engine, Outcome
+from lowdim.prune.bench import Outcome
+from lowdim.prune.engine import Engine
 
 
 @dataclass(frozen=True)

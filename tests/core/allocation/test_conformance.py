@@ -12,8 +12,6 @@ from lowdim.core.allocation import LayerInfo, ScannedLayer
 from lowdim.core.errors import RecipeError
 
 SETTINGS = {"explicit": {"map": {r"^0\.": 0.6}}, "gate-er": {"gates": 1}}
-OWN = ("ERPlus", "ERKPlus", "UniformPlus")
-"""Those that give some layers a density of their own, for which a small budget may have no room."""
 
 
 def allocations():
@@ -62,12 +60,12 @@ def mean(layers, sparsities):
 @pytest.mark.parametrize("sparsity", [0.5, 0.65, 0.75])
 def test_the_budget_is_met_within_the_limits(allocation, shapes, sparsity):
     layers, scan = model(SHAPES[shapes])
-    try:
-        found = allocation.allocate(layers, sparsity, scan)
-    except RecipeError as error:
-        assert type(allocation).__name__ in OWN, error
-        assert "Change the sparsity" in str(error)
+    if type(allocation).__name__ == "UniformPlus" and shapes in ("rows", "columns") and sparsity > 0.5:
+        # its dense first layer is nearly half of these models
+        with pytest.raises(RecipeError, match="uniform-plus keeps"):
+            allocation.allocate(layers, sparsity, scan)
         return
+    found = allocation.allocate(layers, sparsity, scan)
     assert list(found.sparsities) == [info.name for info in layers]
     assert all(0.0 <= s <= 1.0 for s in found.sparsities.values())
     # global counts whole weights
@@ -83,7 +81,7 @@ def test_equal_weights_of_equal_shape_never_give_nan(allocation, fill):
     layers, scan = model([[(16, 16)]] * 4, fill)
     found = allocation.allocate(layers, 0.6, scan).sparsities
     assert mean(layers, found) == pytest.approx(0.6, abs=1e-3)
-    if type(allocation).__name__ not in ("Global", *OWN):
+    if type(allocation).__name__ not in ("Global", "ERPlus", "ERKPlus", "UniformPlus"):
         assert list(found.values()) == pytest.approx([0.6] * 4, abs=1e-12)
 
 

@@ -73,6 +73,17 @@ def test_mistakes_are_named(given: dict[str, Any], message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("allocation", ["alpha", "owl", "er-plus", {"0.weight": 0.5}])
+def test_every_allocation_that_training_can_use(allocation: Any) -> None:
+    assert TrainingRecipe(net="mlp", allocation=allocation).to_dict()["allocation"] == allocation
+
+
+def test_inputs_are_measured_at_linear_layers_alone() -> None:
+    with pytest.raises(RecipeError, match="inputs of linear layers, and net 'conv' has convolutions"):
+        TrainingRecipe(net="conv", allocation="owl")
+    assert TrainingRecipe(net="conv", allocation="alpha").allocation == "alpha"
+
+
 def test_a_recipe_costs_no_torch() -> None:
     program = (
         "import sys; from lowdim.train.compare.recipe import TrainingRecipe as R; R(method='granet', net='conv'); "

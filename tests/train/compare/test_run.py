@@ -58,6 +58,19 @@ def test_the_static_twin_is_random_erk_whatever_the_run_does(data: Dataset) -> N
     assert static.sparsity.masks.hash() == reference.sparsity.masks.hash()
 
 
+@pytest.mark.parametrize("allocation", ["alpha", "owl"])
+def test_an_allocation_that_reads_the_network_changes_the_masks(data: Dataset, allocation: str) -> None:
+    net = {"name": "mlp", "hidden": [24, 16]}
+    plain, read = (
+        Member("sparse", recipe(net=net, allocation=name), data, CPU) for name in ("uniform", allocation)
+    )
+    assert plain.sparsity is not None
+    assert read.sparsity is not None
+    assert read.sparsity.masks.hash() != plain.sparsity.masks.hash()
+    totals = [sum(int(mask.sum()) for mask in m.sparsity.masks.values()) for m in (plain, read) if m.sparsity]
+    assert totals[0] == totals[1]
+
+
 def test_a_run_that_is_the_static_twin_trains_it_once() -> None:
     assert roles(recipe(training="static")) == ["dense", "small", "sparse"]
     assert roles(recipe(training="static", allocation="uniform")) == ["dense", "small", "static", "sparse"]

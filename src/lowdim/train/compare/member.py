@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lowdim.core.allocation import ERK, Allocation, parse
 from lowdim.core.random import generator
 from lowdim.data.classification import Dataset
 from lowdim.models.small.nets import Net
@@ -20,6 +21,7 @@ from lowdim.train.compare import measure
 from lowdim.train.compare.recipe import TrainingRecipe
 from lowdim.train.dynamic.static import Static
 from lowdim.train.loop import Loop
+from lowdim.train.sparse.measured import measured
 from lowdim.train.sparse.training import SparseTraining
 
 Role = Literal["dense", "small", "static", "sparse"]
@@ -30,7 +32,7 @@ def roles(recipe: TrainingRecipe) -> list[Role]:
 
     A static twin is left out where the run itself is one.
     """
-    itself = not recipe.training.moves and recipe.allocation == "erk" and recipe.initialisation is None
+    itself = not recipe.training.moves and parse(recipe.allocation) == ERK() and recipe.initialisation is None
     twins: list[Role] = [role for role in ("dense", "small", "static") if role in recipe.twins]
     return [*(twin for twin in twins if twin != "static" or not itself), "sparse"]
 
@@ -113,7 +115,7 @@ class Member:
             self.net,
             self.optimizer,
             sparsity=recipe.sparsity,
-            allocation="erk" if static else recipe.allocation,
+            allocation="erk" if static else self._allocation(),
             method=method,
             include=recipe.include or None,
             exclude=recipe.exclude or None,
@@ -123,12 +125,23 @@ class Member:
             masks=None if static else self._start(),
         )
 
+    def _first_batch(self) -> tuple[Tensor, Tensor]:
+        return self._batch(self._order(0)[: self.recipe.batch])
+
+    def _allocation(self) -> Allocation:
+        """Return the recipe's allocation; one that looks at inputs sees those of the first batch."""
+        recipe, allocation = self.recipe, parse(self.recipe.allocation)
+        if allocation.scale_from != "wanda":
+            return allocation
+        chosen = {"include": recipe.include or None, "exclude": recipe.exclude or None}
+        return measured(allocation, self.net, [self._first_batch()], **chosen)
+
     def _start(self) -> dict[str, Tensor] | None:
         """Return the masks that the recipe's initialisation chooses, from the first batch where it wants data."""
         start, recipe = self.recipe.initialisation, self.recipe
         if start is None:
             return None
-        x, y = self._batch(self._order(0)[: recipe.batch])
+        x, y = self._first_batch()
         given = {"nothing": None, "example": x[:1], "batches": [(x, y)]}[start.needs]
         found: dict[str, Tensor] = start.masks(
             self.net,

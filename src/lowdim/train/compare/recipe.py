@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator, model_validator
 
-from lowdim.core import registry
+from lowdim.core import allocation as allocations
+from lowdim.core import pattern as patterns
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.recipe import Count, Document, Section, Seed, Share, Strings, families, method_field, which
 from lowdim.data import classification
@@ -90,8 +91,8 @@ class TrainingRecipe(Document):
         net: a name, or a mapping with its settings; "auto" is an MLP for images and tables, "text" for text.
         training: how masks move, one of ``lowdim methods --kind training``; ``method`` is another word for it.
         sparsity: share of zeros over the sparse layers at the end, in [0, 1).
-        allocation: how it is spread: one of ``lowdim methods --kind allocation`` that looks at no inputs, or a sparsity
-            by weight name.
+        allocation: how it is spread: one of ``lowdim methods --kind allocation``, or a sparsity by weight name.
+            One that looks at inputs, as "owl" does, is measured on the first batch, at linear layers.
         initialisation: where masks start: None draws them at random, as the allocation says; one of ``lowdim methods
             --kind initialisation`` chooses them, and with them how the sparsity is spread.
         executor: "masked" simulates, on any layer and device; "csr" stores, multiplies and trains kept weights alone,
@@ -167,14 +168,7 @@ class TrainingRecipe(Document):
     @field_validator("allocation")
     @classmethod
     def _allocation(cls, allocation: str | Mapping[str, float]) -> str | Mapping[str, float]:
-        if (
-            isinstance(allocation, str)
-            and registry.find("allocation", allocation).load().scale_from == "wanda"
-        ):
-            raise RecipeError(
-                f"allocation {allocation!r} looks at the inputs of every layer, which a recipe of training does not "
-                "measure. Choose one that looks at shapes, such as erk, or at weights, such as alpha"
-            )
+        allocations.parse(allocation)
         return allocation
 
     @model_validator(mode="after")
@@ -194,6 +188,8 @@ class TrainingRecipe(Document):
             raise RecipeError(
                 "batch 1 leaves batch norm nothing to average. Use a larger batch, or net.norm: none."
             )
+        if self.net.name == "conv" and not self.include:
+            self._check_inputs()
         if self.executor == "csr":
             self._check_csr()
         name = self.optimizer.name
@@ -203,11 +199,19 @@ class TrainingRecipe(Document):
         self.__dict__["optimizer"] = self.optimizer.model_copy(update={"name": name, "lr": rate})
         return self
 
+    def _check_inputs(self) -> None:
+        """Refuse an allocation that looks at the inputs of linear layers where convolutions become sparse."""
+        if allocations.parse(self.allocation).scale_from == "wanda":
+            raise RecipeError(
+                f"allocation {self.allocation!r} is measured at the inputs of linear layers, and net 'conv' has "
+                "convolutions. Choose one without data, such as alpha or erk, or name linear layers with include."
+            )
+
     def _check_csr(self) -> None:
         """Refuse what truly sparse layers cannot do."""
         wrong = {
             f"net {self.net.name!r}, which has convolutions": self.net.name == "conv",
-            f"pattern {self.pattern!r}": self.pattern != "unstructured",
+            f"pattern {self.pattern!r}": patterns.parse(self.pattern) != patterns.Unstructured(),
             f"device {self.device!r}": self.device == "cuda",
             f"training {families.name_of('training', self.training)!r}, which changes how many weights are kept": (
                 self.training.changes_density

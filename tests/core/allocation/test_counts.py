@@ -2,10 +2,9 @@ import math
 
 import pytest
 
-from lowdim.core import registry
-from lowdim.core.allocation import Allocation, AllocationResult, counts_for
+from lowdim.core.allocation import ERKPlus, counts_for, parse
+from lowdim.core.allocation.by_shape import layers_of
 from lowdim.core.allocation.counts import whole_counts
-from lowdim.core.allocation.er import er_epsilon
 from lowdim.core.allocation.erk import erk
 from lowdim.core.errors import RecipeError
 
@@ -15,13 +14,12 @@ CONV = {"c1": (8, 3, 3, 3), "c2": (16, 8, 3, 3), "fc": (10, 16)}
 NAMED = ("uniform", "uniform-plus", "er", "erk", "erk-plus")
 
 
-def shares(name, shapes, sparsity, **settings):
-    """Return the densities that a registered allocation gives."""
-    return registry.find("allocation", name).load()(**settings).shares(shapes, sparsity)
-
-
 def total(shapes):
     return sum(map(math.prod, shapes.values()))
+
+
+def shares(allocation, shapes, sparsity):
+    return parse(allocation).densities(layers_of(shapes), sparsity, lambda: iter(()))
 
 
 def kept(shapes, densities):
@@ -77,7 +75,7 @@ def test_layers_of_one_score_become_dense_together():
 
 
 def test_power():
-    assert erk(CONV, 0.8, power=0.0) == dict.fromkeys(CONV, 1 - 0.8)
+    assert erk(CONV, 0.8, power=0.0) == shares("uniform", CONV, 0.8)
     steep = erk(CONV, 0.9, power=2.0)
     assert kept(CONV, steep) == pytest.approx(0.1 * total(CONV))
     assert steep["c1"] / steep["c2"] > erk(CONV, 0.9)["c1"] / erk(CONV, 0.9)["c2"]
@@ -117,7 +115,7 @@ def test_erk_plus():
     others = {name: CONV[name] for name in ("c1", "c2")}
     rest = (0.2 * total(CONV) - 160) / (216 + 1152)
     assert [found["c1"], found["c2"]] == pytest.approx(list(erk(others, 1 - rest).values()))
-    half = shares("erk-plus", CONV, 0.8, classifier_density=0.5)
+    half = shares(ERKPlus(0.5), CONV, 0.8)
     assert half["fc"] == 0.5
     assert kept(CONV, half) == pytest.approx(0.2 * total(CONV))
     with pytest.raises(
@@ -127,18 +125,9 @@ def test_erk_plus():
     with pytest.raises(
         RecipeError, match=r"fc at density 0\.5, which leaves 1448 weights for the other 1368 at sparsity 0"
     ):
-        shares("erk-plus", CONV, 0.0, classifier_density=0.5)
+        shares(ERKPlus(0.5), CONV, 0.0)
     with pytest.raises(RecipeError, match=r"classifier_density must be above 0 and at most 1; got 0"):
-        shares("erk-plus", CONV, 0.5, classifier_density=0.0)
-
-
-def test_sets_own_form():
-    found = er_epsilon({"in": (4000, 3072), "mid": (1000, 4000), "head": (10, 1000)}, 20)
-    assert found["in"] * 4000 * 3072 == pytest.approx(20 * 7072)
-    assert found["mid"] * 4e6 == pytest.approx(20 * 5000)
-    assert found["head"] == 1.0
-    with pytest.raises(RecipeError, match="epsilon must be above 0; got 0"):
-        er_epsilon(SMALL, 0)
+        ERKPlus(0.0)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.95, 0.99, 0.999])
@@ -155,8 +144,10 @@ def test_totals_are_exact(name, sparsity):
 def test_at_least_one_weight_per_layer():
     shapes = {"big": (100, 100), "s1": (5, 5), "s2": (5, 5), "s3": (5, 4)}
     assert counts_for(shapes, "uniform", 0.99) == {"big": 98, "s1": 1, "s2": 1, "s3": 1}
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    assert whole_counts(sizes, {"big": 0.01, "s1": 0.0, "s2": 0.2, "s3": 0.0}, None) == {
+    assert whole_counts(
+        {name: math.prod(shape) for name, shape in shapes.items()},
+        {"big": 0.01, "s1": 0.0, "s2": 0.2, "s3": 0.0},
+    ) == {
         "big": 100,
         "s1": 0,
         "s2": 5,
@@ -187,14 +178,12 @@ def test_explicit():
         counts_for(shapes, {"a": 0.5, "b": 0.75}, 0.9)
 
 
-def test_an_object_that_allocates():
-    class Halves(Allocation):
-        def allocate(self, layers, sparsity, scan):
-            return AllocationResult({layer.name: sparsity for layer in layers})
-
-    assert counts_for(SMALL, Halves(), 0.5) == counts_for(SMALL, "uniform", 0.5)
+def test_an_allocation_may_be_given_as_an_object():
+    assert parse(ERKPlus(0.5)) == ERKPlus(0.5)
     with pytest.raises(RecipeError, match="allocation must be a name, a mapping"):
         counts_for(SMALL, 3, 0.5)
+    with pytest.raises(RecipeError, match="reads dense weights, and only their shapes are known"):
+        counts_for(SMALL, "owl", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -222,3 +211,44 @@ def test_bad_names_and_shapes():
     for shape in ((), (3, -1), (2.5, 2), 5, "34"):
         with pytest.raises(RecipeError, match="the shape of a must be whole numbers"):
             erk({"a": shape}, 0.5)
+
+
+PINNED = [
+    ("erk-plus", {"l0": (8, 36, 3, 3), "l1": (36, 14)}, 0.123456, {"l0": 2210, "l1": 504}),
+    (
+        "er",
+        {"xl0": (40, 37), "xl1": (8, 24, 1, 1), "yl0": (40, 37), "yl1": (8, 24, 1, 1)},
+        0.0,
+        {"xl0": 1480, "xl1": 192, "yl0": 1480, "yl1": 192},
+    ),
+    (
+        "uniform-plus",
+        {"l0": (12, 8), "l1": (32, 14), "l2": (48, 4), "l3": (44, 2)},
+        0.3,
+        {"l0": 96, "l1": 296, "l2": 127, "l3": 58},
+    ),
+    (
+        "gate-er",
+        {"l0": (40, 29, 5, 5), "l1": (32, 27, 5, 5), "l2": (20, 23)},
+        0.8,
+        {"l0": 5302, "l1": 4758, "l2": 152},
+    ),
+    ("erk", {"l0": (4, 30), "l1": (48, 6), "l2": (24, 3)}, 0.5, {"l0": 71, "l1": 113, "l2": 56}),
+    ("uniform", {"l0": (48, 11, 3, 3)}, 0.98, {"l0": 95}),
+    ("erk-plus", {"l0": (28, 27), "l1": (24, 1), "l2": (16, 1)}, 0.0, {"l0": 756, "l1": 24, "l2": 16}),
+    ("er", {"l0": (16, 20), "l1": (12, 7, 3, 3)}, 0.95, {"l0": 9, "l1": 45}),
+    ("uniform-plus", {"l0": (8, 17), "l1": (36, 23, 1, 1)}, 0.8, {"l0": 136, "l1": 57}),
+    ("gate-er", {"l0": (20, 36, 3, 3)}, 0.0, {"l0": 6480}),
+    ("erk", {"l0": (40, 19, 3, 3)}, 0.123456, {"l0": 5996}),
+    (
+        "uniform",
+        {"l0": (20, 38), "l1": (12, 28), "l2": (16, 23), "l3": (8, 5)},
+        0.0,
+        {"l0": 760, "l1": 336, "l2": 368, "l3": 40},
+    ),
+]
+
+
+@pytest.mark.parametrize(("allocation", "shapes", "sparsity", "expected"), PINNED)
+def test_counts_stay_what_they_were(allocation, shapes, sparsity, expected):
+    assert counts_for(shapes, allocation, sparsity) == expected
