@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowdim.core.lazy import torch
 from lowdim.core.settings import Settings, within
+from lowdim.evaluate.cost import flops
 from lowdim.evaluate.cost.flops import Schedule
 
 if TYPE_CHECKING:
@@ -88,11 +89,10 @@ class Cost(Settings):
             EvaluationError: as `lowdim.evaluate.cost.flops.training_flops`.
         """
         from lowdim.evaluate.cost import memory as held
-        from lowdim.evaluate.cost.flops import count, training_flops
 
         inputs = example if isinstance(example, tuple) else (example,)
-        cost = count(model, *inputs)
-        spent = training_flops(cost, schedule, steps, dense_gradients=dense_gradients, batch=batch)
+        cost = flops.count(model, *inputs)
+        spent = flops.training_flops(cost, schedule, steps, dense_gradients=dense_gradients, batch=batch)
         last = schedule[-1][1]
         two, three = (
             held.saved_bytes(

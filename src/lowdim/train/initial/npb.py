@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-
 from lowdim.core.allocation import counts_for
 from lowdim.core.budget import apportion
 from lowdim.core.lazy import torch
 from lowdim.core.random import derive_seed, generator
 from lowdim.core.settings import count, share, within
-from lowdim.train.initial import solvers
 from lowdim.train.initial.base import Initialisation, Start, shapes_of
 
 if TYPE_CHECKING:
@@ -139,6 +136,10 @@ def _place(
     name: str,
 ) -> Tensor:
     """Return a mask [out, in, kernel] with ``count`` weights; groups of channels are layers of their own."""
+    import numpy as np
+
+    from lowdim.train.initial import solvers
+
     outs, ins, size = shape
     drawn = generator(seed, "npb", name)
     numbers = np.random.default_rng(derive_seed(seed, "npb", name))
