@@ -144,7 +144,7 @@ def warn_of_empty(who: str, masks: Mapping[str, Tensor]) -> None:
         warnings.warn(
             f"{who} left no weight in {', '.join(empty[:5])}{' and others' * (len(empty) > 5)}: no signal passes "
             "there. Use a lower sparsity, or keep only its ratios or another method",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
