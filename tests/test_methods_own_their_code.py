@@ -16,8 +16,6 @@ SOURCE = Path(lowdim.__file__).parent
 WORDS = {"score", "repair", "allocation", "pattern", "refine", "method"}
 NAMING = {"name_of", "word"}
 
-# Every entry is a debt: delete it together with the lines that it excuses.
-
 
 def _folder(module: str) -> Path:
     spec = find_spec(module)

@@ -82,7 +82,7 @@ def test_every_allocation_gives_another_result() -> None:
 
 @pytest.mark.parametrize("pattern", ["fan-in", "gates:2"])
 def test_patterns_of_training_prune(pattern: str) -> None:
-    result = run(method="magnitude", pattern=pattern)
+    result = run(method="magnitude", pattern=pattern, sparsity=0.6)
     assert not same(result, run(method="magnitude"))
     for name, layer in result.manifest["layers"].items():
         mask = result.masks[f"{name}.weight"]
