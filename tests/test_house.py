@@ -18,7 +18,7 @@ ROOM = 18
 MOST = {"": 40_704, "train/": 8_800, "prune/recipe/rules.py": 80, "prune/engine.py": 140}
 """Lines that everything below a name has at most."""
 
-NOT_YET = {"", "train/", "prune/recipe/rules.py", "prune/engine.py"}
+NOT_YET = {""}
 """Parts that are still too long."""
 
 
