@@ -153,7 +153,7 @@ class Stopped(Exception):
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register the methods of this file for the time of one test."""
-    for kind in registry.FAMILIES:
+    for kind in registry.KINDS:
         registry.names(kind)
     monkeypatch.setattr(registry, "_methods", dict(registry._methods))
     for name, (kind, cls) in KINDS.items():
