@@ -168,18 +168,20 @@ class Pattern(Word, ABC):
         """Neighbouring inputs that keep a number of their own, as in N:M; 0 where there are no such groups."""
         return 0
 
-    @abstractmethod
     def units(self, name: str, shape: Shape) -> Units:
-        """Cut a weight into units.
+        """Cut a weight that is trained into units; a pattern that does not say how prunes alone.
 
         Args:
             name: of the weight, for messages.
             shape: [out, in, kernel...]; `Turned` serves layers that hold it as [in, out, kernel...].
 
         Raises:
-            RecipeError: the pattern spans several weights.
+            RecipeError: the pattern cannot be trained.
             PatternError: the weight does not fall into whole units.
         """
+        raise RecipeError(
+            f"pattern {str(self)!r} cannot be trained; choose unstructured, fan-in, N:M, ROWSxCOLS or gates:N"
+        )
 
     def quota(self, units: Units, kept: int) -> Tensor | None:
         """Return how many units each group keeps, int64 [groups]; None where units do not fall into groups.

@@ -10,7 +10,6 @@ from lowdim.core.errors import PatternError, RecipeError
 from lowdim.core.lazy import torch
 from lowdim.core.pattern.base import Pattern
 from lowdim.core.pattern.roles import BlockRoles, find_roles
-from lowdim.core.pattern.units import Shape, Units
 from lowdim.core.topk import keep_top
 
 if TYPE_CHECKING:
@@ -48,16 +47,6 @@ class Structured(Pattern):
 
     def check_shape(self, name: str, rows: int, cols: int) -> None:
         """Nothing to check in one layer; the roles of the block are checked when its masks are drawn."""
-
-    def units(self, name: str, shape: Shape) -> Units:
-        """Not possible for one weight.
-
-        Raises:
-            RecipeError: always.
-        """
-        raise RecipeError(
-            "pattern 'structured' cannot be trained; choose unstructured, fan-in, N:M, ROWSxCOLS or gates:N"
-        )
 
     def mask(self, scores: Tensor, keep: int) -> Tensor:
         """Not possible for one layer.
