@@ -22,7 +22,7 @@ from lowdim.models.walk.stream import Stream
 
 def infos(stream: Stream) -> list[LayerInfo]:
     return [
-        LayerInfo(layer.name, index, *layer.shape)
+        LayerInfo(layer.name, index, tuple(layer.shape))
         for index in range(len(stream))
         for layer in stream.describe(index)[0]
     ]
