@@ -8,10 +8,10 @@ from itertools import combinations
 from operator import and_, or_
 from typing import TYPE_CHECKING, Any
 
-from lowdim.core.allocation.counts import check_sparsity
 from lowdim.core.errors import LowdimError
 from lowdim.core.lazy import torch
 from lowdim.core.masks import Masks
+from lowdim.core.settings import check_sparsity
 from lowdim.core.topk import keep_top_across
 from lowdim.models.ticket import Ticket
 

@@ -76,14 +76,24 @@ def sparse_layers(model: nn.Module) -> dict[str, SparseLinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, SparseLinear)}
 
 
-def off(found: torch.Tensor, wanted: torch.Tensor, kind: str) -> float:
+def off(model: PreTrainedModel, dense: PreTrainedModel) -> float:
     """Return the error of the worst token, relative to the largest logit.
 
-    Of a mixture of experts it is that of the median token: which expert a token near a tie goes to is up to the
-    rounding, which is another on every kind of processor.
+    Which expert a token near a tie goes to is up to the rounding, another on every kind of processor: tokens of a
+    mixture count where both models send them to the same experts, which must be most of them.
     """
-    errors = (found.float() - wanted.float()).abs().amax(-1).flatten() / wanted.abs().max()
-    return float(errors.median() if kind == "mixtral" else errors.max())
+    errors = (logits(model).float() - logits(dense).float()).abs().amax(-1) / logits(dense).abs().max()
+    alike = torch.ones_like(errors, dtype=torch.bool)
+    if model.config.model_type == "mixtral":
+        with torch.inference_mode():
+            routes = [m(TOKENS, output_router_logits=True).router_logits for m in (model, dense)]
+        for ours, theirs in zip(*routes, strict=True):
+            chosen = [
+                r.topk(model.config.num_experts_per_tok).indices.sort(-1).values for r in (ours, theirs)
+            ]
+            alike &= (chosen[0] == chosen[1]).all(-1).view_as(alike)
+        assert 2 * alike.sum() > alike.numel()
+    return float(errors[alike].max())
 
 
 @pytest.mark.parametrize("kind", sorted(ZOO))
@@ -92,7 +102,7 @@ def test_packed_as_stored(tmp_path: Path, kind: str) -> None:
     model, dense = lowdim.load(path), stock.load(path)
     assert type(model) is type(dense)
     assert model.dtype == torch.bfloat16 and not model.training
-    assert off(logits(model), logits(dense), kind) < 0.02
+    assert off(model, dense) < 0.02
     if kind in EXACT:
         options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
         assert torch.equal(model.generate(TOKENS, **options), dense.generate(TOKENS, **options))
@@ -131,8 +141,8 @@ def test_rounded_as_stored(tmp_path: Path, kind: str, bits: int, group: int) -> 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
 def test_conversion(tmp_path: Path, kind: str, dtype: str, limit: float) -> None:
     path = packed_dir(tmp_path, kind)
-    model, dense = lowdim.load(path, dtype), logits(stock.load(path)).float()
-    assert off(logits(model), dense, kind) < limit
+    model, dense = lowdim.load(path, dtype), stock.load(path)
+    assert off(model, dense) < limit + 0.02 * (kind == "mixtral")
     kinds = {layer.dtype for name, layer in sparse_layers(model).items() if name != "lm_head"}
     assert kinds == {dtype}
     assert model.dtype == (torch.float32 if dtype == "fp32" else torch.bfloat16)

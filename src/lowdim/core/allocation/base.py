@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lowdim.core.allocation.counts import check_sparsity, whole_counts
+from lowdim.core.allocation.counts import whole_counts
 from lowdim.core.choices import Word
 from lowdim.core.errors import RecipeError
+from lowdim.core.settings import check_sparsity
 
 if TYPE_CHECKING:
     from torch import Tensor

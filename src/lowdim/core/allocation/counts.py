@@ -8,24 +8,9 @@ from typing import TypeVar
 
 from lowdim.core.budget import apportion
 from lowdim.core.errors import RecipeError
+from lowdim.core.settings import check_sparsity
 
 Key = TypeVar("Key", bound=Hashable)
-
-
-def check_sparsity(sparsity: float) -> float:
-    """Return a target share of zeros as a float.
-
-    Raises:
-        RecipeError: it is not a number, below 0, or not below 1.
-    """
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)):
-        raise RecipeError(f"sparsity must be a number such as 0.9 (the share of zeros); got {sparsity!r}")
-    if not 0.0 <= sparsity < 1.0:
-        hint = f"; did you mean {sparsity / 100:g}?" if 1.0 <= sparsity < 100.0 else ""
-        raise RecipeError(
-            f"sparsity must be at least 0 and below 1 (the share of zeros); got {sparsity}{hint}"
-        )
-    return float(sparsity)
 
 
 def whole_counts(

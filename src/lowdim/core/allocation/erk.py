@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import overload
 
 from lowdim.core.allocation.by_shape import ByShape, Key, Shape, around, check_shapes, spread
-from lowdim.core.allocation.counts import check_sparsity
 from lowdim.core.errors import RecipeError
-from lowdim.core.settings import within
+from lowdim.core.settings import check_sparsity, within
 
 
 def erk_score(shape: Shape) -> float:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lowdim.core.allocation.base import Allocation, AllocationResult, LayerInfo, Scan
-from lowdim.core.allocation.counts import check_sparsity, whole_counts
+from lowdim.core.allocation.counts import whole_counts
 from lowdim.core.choices import Choices
 from lowdim.core.errors import RecipeError, clash, suggest
+from lowdim.core.settings import check_sparsity
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from lowdim.core.choices import Choices, Word
 from lowdim.core.errors import PatternError, RecipeError, clash
 from lowdim.core.lazy import torch
 from lowdim.core.pattern.units import Shape, Units
+from lowdim.core.settings import check_sparsity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,12 +69,7 @@ class Pattern(Word, ABC):
         """
         if sparsity is None:
             raise RecipeError(f"pattern {self} needs a sparsity, such as 0.5 (the share of zeros)")
-        if not 0.0 <= sparsity < 1.0:
-            hint = f"; did you mean {sparsity / 100:g}?" if 1.0 <= sparsity < 100.0 else ""
-            raise RecipeError(
-                f"sparsity must be at least 0 and below 1 (the share of zeros); got {sparsity}{hint}"
-            )
-        return float(sparsity)
+        return check_sparsity(sparsity)
 
     def resolve(self, group: str, block: int | None = None) -> Pattern:
         """Return the pattern with what it leaves open decided; most patterns leave nothing open.

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lowdim.core.allocation.counts import check_sparsity
 from lowdim.core.errors import RecipeError
-from lowdim.core.settings import Settings
+from lowdim.core.settings import Settings, check_sparsity
 from lowdim.core.topk import keep_top, keep_top_across
 
 if TYPE_CHECKING:

@@ -7,10 +7,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
-from lowdim.core.allocation.counts import check_sparsity
 from lowdim.core.lazy import torch
 from lowdim.core.masks import Masks
-from lowdim.core.settings import Settings, count, within
+from lowdim.core.settings import Settings, check_sparsity, count, within
 from lowdim.merge.combine import intersection, iou, largest, pairwise_mean, union
 from lowdim.models.ticket import borrowed
 
