@@ -18,7 +18,7 @@ from tests.native.matrices import Array, Matrix
 from lowdim.core.errors import LowdimError
 from lowdim.core.native import Library
 from lowdim.infer.bench.timing import threads
-from lowdim.infer.decode.engine import Engine, LayerStruct, ModelStruct, bind_sample, layer_array
+from lowdim.infer.decode.engine import NativeEngine, LayerStruct, ModelStruct, bind_sample, layer_array
 
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 per_level = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
@@ -154,7 +154,7 @@ def ints(values: list[int]) -> Any:
 
 
 def step(
-    engine: Engine, slots: list[int], tokens: list[int], positions: list[int], rows: int, first: int = 0
+    engine: NativeEngine, slots: list[int], tokens: list[int], positions: list[int], rows: int, first: int = 0
 ) -> Array:
     logits = guarded(np.full((len(slots) - first, rows), np.nan, np.float32), "behind")
     engine.step(len(slots), ints(slots), ints(tokens), ints(positions), first, logits.ctypes.data, rows)
@@ -166,7 +166,7 @@ def step(
 def test_matches_float64(library: Library, decoder: Decoder, length: int, data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     texts = [rng.integers(0, decoder.sizes["vocab"], length).tolist() for _ in range(2)]
-    rows, engine = decoder.head.weight.shape[0], Engine(library, decoder.struct())
+    rows, engine = decoder.head.weight.shape[0], NativeEngine(library, decoder.struct())
     expected = [decoder.logits(text) for text in texts]
     at = 0
     while at < length:  # both texts in pieces: one token, or several of one sequence at once
@@ -192,7 +192,10 @@ def test_a_sequence_has_the_same_bits_in_any_company(
     decoder.sizes["slots"] = together
     rng = np.random.default_rng(together)
     texts = rng.integers(0, decoder.sizes["vocab"], (together, 4)).tolist()
-    rows, alone, batch = decoder.head.weight.shape[0], *(Engine(library, decoder.struct()) for _ in range(2))
+    rows, alone, batch = (
+        decoder.head.weight.shape[0],
+        *(NativeEngine(library, decoder.struct()) for _ in range(2)),
+    )
     slots = list(range(together))
     for at in range(4):
         tokens = [text[at] for text in texts]
@@ -206,7 +209,7 @@ def test_a_sequence_has_the_same_bits_in_any_company(
 @given(decoder=decoders())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=5)
 def test_what_is_out_of_range_is_refused(library: Library, decoder: Decoder) -> None:
-    rows, engine = decoder.head.weight.shape[0], Engine(library, decoder.struct())
+    rows, engine = decoder.head.weight.shape[0], NativeEngine(library, decoder.struct())
     for slot, token, position in ((3, 0, 0), (-1, 0, 0), (0, 50, 0), (0, -1, 0), (0, 0, 300), (0, 0, -1)):
         with pytest.raises(LowdimError, match="refused"):
             step(engine, [slot], [token], [position], rows)
@@ -243,7 +246,7 @@ def test_sizes_that_do_not_fit_are_refused(
         return
     setattr(struct, field, value)
     with pytest.raises(LowdimError, match="refused"):
-        Engine(library, struct)
+        NativeEngine(library, struct)
 
 
 @given(seed=st.integers(0, 2**32), size=st.integers(1, 3000), scale=st.sampled_from((0.01, 1.0, 30.0)))
