@@ -38,9 +38,7 @@ def measure(count: int) -> dict[str, Any]:
         "threads": count,
         "read_bandwidth_gb_s": round(bandwidth / 1e9, 2),
         "torch": {d: found[f"torch {d} 0"].microseconds for d in ("fp32", "bf16")},
-        "lowdim": {
-            d: {f"{s:g}": found[f"lowdim {d} {s:g}"].microseconds for s in (0, *SPARSITIES)} for d in DTYPES
-        },
+        "lowdim": {d: {f"{s:g}": found[f"lowdim {d} {s:g}"].microseconds for s in (0, *SPARSITIES)} for d in DTYPES},
     }
 
 
@@ -57,9 +55,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         for axes, one in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
             for dtype, tone in DTYPES.items():
-                points = {
-                    float(share): one["torch"]["bf16"] / us for share, us in one["lowdim"][dtype].items()
-                }
+                points = {float(share): one["torch"]["bf16"] / us for share, us in one["lowdim"][dtype].items()}
                 axes.plot(
                     [100 * x for x in points],
                     points.values(),
@@ -94,9 +90,7 @@ def table(found: list[dict[str, Any]]) -> str:
             "|---" * 8 + "|",
         ]
         for dtype, times in one["lowdim"].items():
-            cells = [
-                f"{times[s]:.0f}" + (f" ({times['0'] / times[s]:.2f}x)" if s != "0" else "") for s in shown
-            ]
+            cells = [f"{times[s]:.0f}" + (f" ({times['0'] / times[s]:.2f}x)" if s != "0" else "") for s in shown]
             lines.append(f"| {dtype} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -104,13 +98,9 @@ def table(found: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure, or read what was measured; draw and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, help="written; with --draw, read")
-    parser.add_argument(
-        "--docs", type=Path, help="page that table and picture go into; the picture into its assets/"
-    )
+    parser.add_argument("--docs", type=Path, help="page that table and picture go into; the picture into its assets/")
     parser.add_argument("--draw", action="store_true", help="measure nothing, draw what the JSON file holds")
     given = parser.parse_args()
     if not given.draw:

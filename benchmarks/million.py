@@ -77,9 +77,7 @@ def batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
 def accuracy(model: nn.Module, x: Tensor, labels: Tensor) -> float:
     """Return the share of samples classified rightly."""
     with torch.no_grad():
-        right = sum(
-            int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(8), labels.split(8), strict=True)
-        )
+        right = sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(8), labels.split(8), strict=True))
     return right / len(x)
 
 
@@ -89,9 +87,7 @@ def train(batch: int, epochs: int, samples: int) -> dict[str, object]:
     held_x, held_labels, x, labels = x[samples:], labels[samples:], x[:samples], labels[:samples]
     model = network()
     kept = sum(layer.kept for layer in model if isinstance(layer, CSRLinear))
-    print(
-        f"{2 * HIDDEN:,} hidden neurons, {kept:,} connections, {samples} samples, batch {batch}", flush=True
-    )
+    print(f"{2 * HIDDEN:,} hidden neurons, {kept:,} connections, {samples} samples, batch {batch}", flush=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, fused=True)
     every = -(-samples // batch)
     training = SparseTraining(model, optimizer, method=SET(every=every, drop=DROP, regrow="zero"))
@@ -130,9 +126,7 @@ class Original:
     def __init__(self, layer: CSRLinear) -> None:
         shape = layer.out_features, layer.in_features
         parts = layer.values.detach().numpy().copy(), layer.col.numpy(), layer.row_ptr.numpy()
-        weight = sparse.csr_matrix(
-            parts, shape=shape
-        ).T.tocsr()  # the original multiplies X @ W, W [inputs, outputs]
+        weight = sparse.csr_matrix(parts, shape=shape).T.tocsr()  # the original multiplies X @ W, W [inputs, outputs]
         self.weight, self.bias = weight, np.zeros(shape[0], np.float32)
         self.rows = np.repeat(np.arange(shape[1], dtype=np.int32), np.diff(weight.indptr))
         self.velocity = np.zeros_like(weight.data)
@@ -180,15 +174,11 @@ def original(batch: int, steps: int, samples: int) -> float:
 def main() -> None:
     """Train, time the original's algorithm, print both."""
     sleep_while_waiting()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--samples", type=int, default=SAMPLES, help="training samples of an epoch")
-    parser.add_argument(
-        "--original-steps", type=int, default=3, help="batches of the SciPy version; 0 leaves it out"
-    )
+    parser.add_argument("--original-steps", type=int, default=3, help="batches of the SciPy version; 0 leaves it out")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     found = train(given.batch, given.epochs, given.samples)

@@ -36,11 +36,7 @@ def environment(peer: tuple[str, str, str | None]) -> Path:
     module, requirement, version = peer
     home = cache_dir() / "peers" / requirement.replace("==", "-")
     python = home / "bin" / "python"
-    if (
-        subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode
-        if python.exists()
-        else 1
-    ):
+    if subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode if python.exists() else 1:
         print(f"Making the environment of {requirement} (once) ...", file=sys.stderr, flush=True)
         shutil.rmtree(home, ignore_errors=True)
         _run([_interpreter(version), "-m", "venv", home])

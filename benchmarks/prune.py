@@ -121,9 +121,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                     for tool, start in tools.items():
                         out = scratch / "out"
                         shutil.rmtree(out, ignore_errors=True)
-                        seconds, peak, inner = measure(
-                            [*map(str, start), str(model), str(tokens), str(out), *common]
-                        )
+                        seconds, peak, inner = measure([*map(str, start), str(model), str(tokens), str(out), *common])
                         pruning = inner.get("prune", inner.get("total", 0.0))
                         rows.append(Measurement(tool, method, samples, seconds, pruning, peak))
                         print(
@@ -165,17 +163,13 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Parse the command line, measure, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--methods", nargs="+", default=["wanda", "sparsegpt"], choices=list(REQUIRED))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--windows", type=int, default=40)
-    parser.add_argument(
-        "--peer", type=Path, default=Path(".venv-llmcompressor"), help="environment, made if missing"
-    )
+    parser.add_argument("--peer", type=Path, default=Path(".venv-llmcompressor"), help="environment, made if missing")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     result = run(arguments)

@@ -100,9 +100,7 @@ def passages() -> list[str]:
 
 def main() -> None:
     """Parse the command line, measure every row, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=["core"])
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

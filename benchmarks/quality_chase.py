@@ -31,9 +31,7 @@ class VGG(Net):
         net, inputs = nn.Sequential(), data.shape[0]
         for width in self.channels:
             for source in (inputs, width):
-                net.extend(
-                    [nn.Conv2d(source, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-                )
+                net.extend([nn.Conv2d(source, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()])
             net.append(nn.MaxPool2d(2))
             inputs = width
         places = math.prod(side >> len(self.channels) for side in data.shape[1:])
@@ -65,9 +63,7 @@ def _one(task: Task, seed: int, share: float) -> dict[str, Any]:
     model = task.model(seed)
     optimizer = task.optimizer(model)
     method = Chase(every=25, channels=share, channel_every=25)
-    training = SparseTraining(
-        model, optimizer, sparsity=SPARSITY, method=method, total_steps=task.steps, seed=seed
-    )
+    training = SparseTraining(model, optimizer, sparsity=SPARSITY, method=method, total_steps=task.steps, seed=seed)
     train(task, model, optimizer, task.batches(seed), task.factor)
     images = task.data().test[0][:BATCH]
     sliced = slice_channels(model, images, masks=training.masks)

@@ -17,9 +17,7 @@ def tables(done: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def values(
-    done: Mapping[str, Mapping[str, Any]], task: str, method: str, sparsity: object, what: str
-) -> list[float]:
+def values(done: Mapping[str, Mapping[str, Any]], task: str, method: str, sparsity: object, what: str) -> list[float]:
     """Return one number of all seeds that have been run."""
     start = f"{task}/{method}/{sparsity}/"
     return [float(run[what]) for key, run in sorted(done.items()) if key.startswith(start) and what in run]

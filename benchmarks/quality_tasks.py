@@ -66,9 +66,7 @@ class Task:
         x, y = getattr(self.data(), split)
         model.eval()
         with torch.no_grad():
-            right = sum(
-                int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(500), y.split(500), strict=True)
-            )
+            right = sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(500), y.split(500), strict=True))
         model.train()
         return right / len(y)
 
@@ -155,9 +153,7 @@ def text(part: str) -> Tensor:
 def windows(step: int, seed: int, size: int = 24) -> Tensor:
     """Return a batch of windows of the training text, int64 [size, context + 1]."""
     data = text("train")
-    starts = torch.randint(
-        len(data) - Characters.context - 1, (size,), generator=generator(seed, "text", step)
-    )
+    starts = torch.randint(len(data) - Characters.context - 1, (size,), generator=generator(seed, "text", step))
     return torch.stack([data[s : s + Characters.context + 1] for s in starts.tolist()]).long()
 
 
@@ -165,10 +161,7 @@ def bits_per_byte(model: nn.Module) -> float:
     """Return the loss on 64 KB of the test text, in bits per byte."""
     data = text("test")[: 1000 * (Characters.context + 1)].view(1000, -1).long()
     with torch.no_grad():
-        losses = [
-            F.cross_entropy(model(part[:, :-1]).flatten(0, 1), part[:, 1:].flatten())
-            for part in data.split(100)
-        ]
+        losses = [F.cross_entropy(model(part[:, :-1]).flatten(0, 1), part[:, 1:].flatten()) for part in data.split(100)]
     return float(torch.stack(losses).mean()) / math.log(2)
 
 

@@ -151,9 +151,7 @@ def pooled(task: Task, seed: int) -> dict[str, Any]:
         training.remove()
     found: dict[str, Any] = {}
     for target in (2, 4, 6):
-        result = LotteryPools().pool(
-            model, tickets, target, likelihood(task), batches=batches(task, "train", 5000)
-        )
+        result = LotteryPools().pool(model, tickets, target, likelihood(task), batches=batches(task, "train", 5000))
         zeros = f"{tickets[target].masks.sparsity():.0%} zeros"
         found[f"ticket accuracy, {zeros}"] = _tested(task, model, tickets[target])
         found[f"pooled accuracy, {zeros}"] = _tested(task, model, result.ticket)

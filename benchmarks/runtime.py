@@ -74,16 +74,12 @@ def time_layers() -> Iterator[Row]:
     for count in sorted({1, CORES}):
         with threads(count):
             before = read_bandwidth()
-            found = layers.measure(
-                product, ("bf16", "int8", "int4"), (0.7, 0.9), before, rounds=25, group=128
-            )
+            found = layers.measure(product, ("bf16", "int8", "int4"), (0.7, 0.9), before, rounds=25, group=128)
             bandwidth = max(before, read_bandwidth())
         yield from _layer_rows({(r.engine, r.dtype, r.sparsity): r for r in found}, count, bandwidth)
 
 
-def _layer_rows(
-    found: dict[tuple[str, str, float], LayerTime], count: int, bandwidth: float
-) -> Iterator[Row]:
+def _layer_rows(found: dict[tuple[str, str, float], LayerTime], count: int, bandwidth: float) -> Iterator[Row]:
     def row(measure: str, ours: tuple[str, float], theirs: tuple[str, str, float], required: float) -> Row:
         fast, slow = found["lowdim", *ours], found[theirs]
         detail = {"microseconds": fast.microseconds, "over": slow.microseconds, "kernel": fast.kernel}
@@ -93,14 +89,10 @@ def _layer_rows(
     dense = found["lowdim", "bf16", 0.0]
     share = dense.bytes / dense.microseconds * 1e6 / bandwidth
     yield row("bf16 layer 70% over torch bf16", ("bf16", 0.7), ("torch", "bf16", 0.0), 4.0)
-    yield row(
-        "bf16 layer 70% over own dense bf16", ("bf16", 0.7), ("lowdim", "bf16", 0.0), 2.4 if many else 1.9
-    )
+    yield row("bf16 layer 70% over own dense bf16", ("bf16", 0.7), ("lowdim", "bf16", 0.0), 2.4 if many else 1.9)
     detail = {"microseconds": dense.microseconds, "read_bandwidth_gb_s": round(bandwidth / 1e9, 2)}
     yield Row("own dense bf16, share of the read bandwidth", share, 0.8, count, detail=detail)
-    yield row(
-        "int8 layer 70% over own dense int8", ("int8", 0.7), ("lowdim", "int8", 0.0), 2.1 if many else 1.75
-    )
+    yield row("int8 layer 70% over own dense int8", ("int8", 0.7), ("lowdim", "int8", 0.0), 2.1 if many else 1.75)
     if many:
         yield row("int8 layer 70% over own dense int4", ("int8", 0.7), ("lowdim", "int4", 0.0), 1.1)
         yield row("int8 layer 90% over own dense int4", ("int8", 0.9), ("lowdim", "int4", 0.0), 1.4)
@@ -178,9 +170,7 @@ def time_llama() -> Iterator[Row]:
     detail |= {"unit": "tokens/s", "distinct_blocks": base.distinct}
     for dtype, required in (("bf16", 3.5), ("int8", 6.0)):
         ratio = steps[TORCH] / steps[Contestant("lowdim", dtype, 0.7)]
-        yield Row(
-            f"LLaMA-7B-shaped decode, {dtype} 70%, over torch bf16", ratio, required, CORES, detail=detail
-        )
+        yield Row(f"LLaMA-7B-shaped decode, {dtype} 70%, over torch bf16", ratio, required, CORES, detail=detail)
     yield from _prefill_rows("LLaMA-7B-shaped", prefill)
 
 
@@ -238,9 +228,7 @@ def time_smol() -> Iterator[Row]:
         with threads(count):
             try:
                 with Peer(LLAMACPP, "peer_llamacpp.py", [q8], count) as peer:
-                    yield from _smol_rows(
-                        decoders | {Contestant("llama.cpp", "Q8_0"): LlamaCpp(peer)}, ours, count
-                    )
+                    yield from _smol_rows(decoders | {Contestant("llama.cpp", "Q8_0"): LlamaCpp(peer)}, ours, count)
             except Unavailable as error:
                 yield from _smol_rows(decoders, ours, count, str(error))
 
@@ -249,9 +237,7 @@ def _smol_rows(decoders: dict[Contestant, Any], ours: Contestant, count: int, re
     vocab = 49152
     steps = _medians(time_steps(decoders, tokens=64, vocab=vocab, rounds=5))
     prefill = _medians(time_prefill(decoders, prompt=256, vocab=vocab, rounds=5))
-    detail: dict[str, Any] = {str(who): round(1 / seconds, 1) for who, seconds in steps.items()} | {
-        "unit": "tokens/s"
-    }
+    detail: dict[str, Any] = {str(who): round(1 / seconds, 1) for who, seconds in steps.items()} | {"unit": "tokens/s"}
     peer = next((seconds for who, seconds in steps.items() if who.engine == "llama.cpp"), None)
     name = "SmolLM2-135M decode, int8 50%"
     over = None if peer is None else peer / steps[ours]
@@ -280,9 +266,7 @@ def measure_memory() -> Iterator[Row]:
         )
         return
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    yield Row(
-        "resident memory of lowdim.load over the file", found["used"] / found["file"], 1.3, CORES, True, found
-    )
+    yield Row("resident memory of lowdim.load over the file", found["used"] / found["file"], 1.3, CORES, True, found)
 
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
@@ -305,9 +289,7 @@ def table(rows: list[Row], about: dict[str, Any]) -> str:
     ]
     for row in rows:
         ratio = row.reason if row.ratio is None else f"{row.ratio:.2f}x" + ("" if row.met else " (not met)")
-        limit = (
-            f"{'at most' if row.at_most else 'at least'} {row.required:g}x" if row.required else "reported"
-        )
+        limit = f"{'at most' if row.at_most else 'at least'} {row.required:g}x" if row.required else "reported"
         lines.append(f"| {row.measure} | {row.threads} | {ratio} | {limit} |")
     return "\n".join(lines)
 
@@ -315,9 +297,7 @@ def table(rows: list[Row], about: dict[str, Any]) -> str:
 def options(doc: str | None, parts: Iterable[str]) -> argparse.Namespace:
     """Return what the command line asks for: parts to measure, and where the rows go."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--only", choices=parts, action="append", help="a part; may be repeated; all if not given"
-    )
+    parser.add_argument("--only", choices=parts, action="append", help="a part; may be repeated; all if not given")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--docs", type=Path, help="page that the table goes into")
     return parser.parse_args()

@@ -144,16 +144,12 @@ def _image_jobs(task: Task, seed: int) -> Iterator[Job]:
 
 def main() -> None:
     """Run what is missing, then print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = ["mlp", "conv", "lm", *EXTRA]
     parser.add_argument("--rows", nargs="+", choices=every, default=every)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--json", type=Path, default=Path(__file__).with_name("results") / "sparse_quality.json"
-    )
+    parser.add_argument("--json", type=Path, default=Path(__file__).with_name("results") / "sparse_quality.json")
     parser.add_argument("--print", action="store_true", help="only print what has been run")
     parser.add_argument("--docs", type=Path, help="a page that the tables go into")
     given = parser.parse_args()

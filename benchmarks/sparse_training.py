@@ -81,10 +81,7 @@ def prepare_sparselab() -> None:
     """
     home = cache_dir() / "peers" / SPARSELAB[1].replace("==", "-")
     python = home / "bin" / "python"
-    if (
-        python.exists()
-        and not subprocess.run([python, "-c", "import sparselab"], capture_output=True).returncode
-    ):
+    if python.exists() and not subprocess.run([python, "-c", "import sparselab"], capture_output=True).returncode:
         return
     shutil.rmtree(home, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", home], check=True)

@@ -15,9 +15,7 @@ from lowdim.train import CSRLinear
 
 def main() -> None:
     """Make the network, train it for a few steps with Adam, tell the peak."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--sparsity", type=float, required=True)

@@ -161,9 +161,7 @@ def presets() -> str:
     """Return the table of what ``--method`` stands for."""
     from lowdim.prune.recipe import METHODS
 
-    return table(
-        ("`--method`", "score", "repair"), [(f"`{k}`", f"`{s}`", f"`{r}`") for k, (s, r) in METHODS.items()]
-    )
+    return table(("`--method`", "score", "repair"), [(f"`{k}`", f"`{s}`", f"`{r}`") for k, (s, r) in METHODS.items()])
 
 
 def commands() -> str:
@@ -194,10 +192,7 @@ def exports() -> str:
     """Return the reference of what ``lowdim`` exports, by the module that each name comes from."""
     source = ast.parse((ROOT / "src/lowdim/__init__.pyi").read_text(encoding="utf-8"))
     origin = {
-        alias.name: node.module
-        for node in ast.walk(source)
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
+        alias.name: node.module for node in ast.walk(source) if isinstance(node, ast.ImportFrom) for alias in node.names
     }
     return "\n\n".join(f"::: {origin[name]}.{name}" for name in lowdim.__all__)
 

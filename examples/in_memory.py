@@ -15,9 +15,7 @@ def main() -> None:
     model = LlamaForCausalLM(config)
     tokens = torch.randint(0, 256, (16, 64))  # [samples, context]: any iterable of token tensors will do
 
-    recipe = lowdim.Recipe(
-        sparsity=0.5, method="sparsegpt", calibration={"samples": 16}, evaluation={"text": None}
-    )
+    recipe = lowdim.Recipe(sparsity=0.5, method="sparsegpt", calibration={"samples": 16}, evaluation={"text": None})
     result = lowdim.prune(model, recipe, calibration=tokens)
     print(f"{result.sparsity:.1%} of the pruned layers' weights are zero")
 

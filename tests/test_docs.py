@@ -118,9 +118,7 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 
 def test_readme_has_the_place_of_the_measured_table() -> None:
-    assert re.search(
-        r"<!-- demo-table -->.+<!-- /demo-table -->", (ROOT / "README.md").read_text(), re.DOTALL
-    )
+    assert re.search(r"<!-- demo-table -->.+<!-- /demo-table -->", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
 @pytest.mark.parametrize("method", registry.methods(), ids=lambda method: f"{method.kind}-{method.name}")
@@ -130,9 +128,7 @@ def test_method_page_is_complete(method: registry.Entry) -> None:
     for setting in method.settings():
         assert re.search(rf"^\| `{method.kind}\.{setting}` \| `.+?` \| .+ \|$", page, re.MULTILINE), setting
         doc = inspect.getdoc(method.load()) or ""
-        assert setting in hooks.arguments(method.load()) or f"``{setting}``" in doc, (
-            f"{setting} is not explained"
-        )
+        assert setting in hooks.arguments(method.load()) or f"``{setting}``" in doc, f"{setting} is not explained"
     language, code = hooks.usage(method)
     if language == "bash":
         parse(shlex.split(code)[1:])

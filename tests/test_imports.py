@@ -66,9 +66,7 @@ def test_imports_stand_at_the_top(module: str) -> None:
         if not inside or module.startswith("lowdim.cli"):  # a command loads what it needs when it runs
             continue
         names = targets(node)
-        assert "torch" not in names or not isinstance(node, ast.Import) or node.names[0].name != "torch", (
-            module
-        )
+        assert "torch" not in names or not isinstance(node, ast.Import) or node.names[0].name != "torch", module
         ours = [name for name in names if name in FILES]
         new = frozenset().union(*(loads(name) for name in ours)) - loads(module)
         assert new or not ours, f"{module} line {node.lineno}: {ours} may be imported at the top"

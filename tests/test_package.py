@@ -72,9 +72,7 @@ def test_export_resolves_and_has_a_docstring(export: str) -> None:
 
 def test_type_checkers_see_what_is_exported() -> None:
     stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
-    imported = {
-        alias.asname for node in ast.walk(stub) if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
+    imported = {alias.asname for node in ast.walk(stub) if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert imported == EXPORTS == set(lowdim.__all__)
     assert set(dir(lowdim)) >= EXPORTS
 
@@ -121,9 +119,7 @@ def test_typed_marker_is_shipped() -> None:
 def test_every_import_resolves_to_a_module_that_is_shipped() -> None:
     for path in MODULES:
         if path.name != "__main__.py":
-            module = ".".join(("lowdim", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(
-                ".__init__"
-            )
+            module = ".".join(("lowdim", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
             importlib.import_module(module)
 
 
@@ -176,9 +172,7 @@ def test_dependencies_are_explained_with_their_bounds() -> None:
 
 
 def test_pinned_versions_satisfy_the_bounds() -> None:
-    pins = dict(
-        re.findall(r"^([\w.-]+)==([\w.]+)$", (ROOT / "requirements" / "constraints.txt").read_text(), re.M)
-    )
+    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", (ROOT / "requirements" / "constraints.txt").read_text(), re.M))
     pins |= dict(re.findall(r"^(torch)==([\d.]+)$", (ROOT / "requirements" / "torch.txt").read_text(), re.M))
     known = {package.lower().replace("_", "-"): version for package, version in pins.items()}
     for package, bound in declared(PROJECT["dependencies"]).items():

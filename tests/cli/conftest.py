@@ -38,9 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(".|\n"), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     fast.save_pretrained(path)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
@@ -77,8 +75,6 @@ def small(text: Path) -> list[str]:
 def pruned(model: Path, small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `lowdim prune` makes of the model at 60%; not to be changed."""
     out = tmp_path_factory.mktemp("out") / "sparse"
-    done = CliRunner().invoke(
-        app, ["prune", str(model), str(out), "--sparsity", "0.6", "--method", "wanda", *small]
-    )
+    done = CliRunner().invoke(app, ["prune", str(model), str(out), "--sparsity", "0.6", "--method", "wanda", *small])
     assert done.exit_code == 0, done.output
     return out

@@ -143,9 +143,7 @@ def test_too_little_memory_is_said_before_the_work(run, model: Path, monkeypatch
     assert "0.0 GB is free" in done.stderr
 
 
-def test_a_pruning_run_sets_this_runtime_beside_torch(
-    run, model: Path, small: list[str], tmp_path: Path
-) -> None:
+def test_a_pruning_run_sets_this_runtime_beside_torch(run, model: Path, small: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     flags = [
         "--sparsity",
@@ -172,9 +170,7 @@ def test_a_pruning_run_sets_this_runtime_beside_torch(
     assert "Speed on one machine" in (tmp_path / "out.html").read_text()
 
 
-def test_a_rounded_model_is_measured_as_it_is_stored(
-    run, model: Path, small: list[str], tmp_path: Path
-) -> None:
+def test_a_rounded_model_is_measured_as_it_is_stored(run, model: Path, small: list[str], tmp_path: Path) -> None:
     flags = ["--sparsity", "0.5", "--method", "magnitude", "--quantize", "int8", *small]
     done = run("prune", model, tmp_path / "out", *flags, "--set", "evaluation.tokens=2")
     assert done.exit_code == 0, done.output
@@ -183,9 +179,7 @@ def test_a_rounded_model_is_measured_as_it_is_stored(
     forms = {(f["engine"], f["dtype"], f["sparsity"] > 0): f for f in speed["runtime"]["models"]}
     int8 = forms["lowdim", "int8", True]
     assert int8["tokens_per_s"] == speed["sparse_tokens_per_s"]
-    recorded = json.loads((tmp_path / "out" / "lowdim.json").read_text())["evaluation"]["perplexity"][
-        "sparse"
-    ]
+    recorded = json.loads((tmp_path / "out" / "lowdim.json").read_text())["evaluation"]["perplexity"]["sparse"]
     assert int8["perplexity"] == pytest.approx(recorded, rel=1e-2)
 
 

@@ -56,9 +56,7 @@ def test_a_pruned_model_in_every_dtype(run, pruned: Path, dtype: str) -> None:
 
 def test_a_packed_model_says_what_the_dense_one_says(run, pruned: Path, tmp_path: Path) -> None:
     assert run("convert", pruned, tmp_path / "packed", "--storage", "packed").exit_code == 0
-    texts = {
-        words(run("generate", path, "abc", "--max-tokens", "20")) for path in (pruned, tmp_path / "packed")
-    }
+    texts = {words(run("generate", path, "abc", "--max-tokens", "20")) for path in (pruned, tmp_path / "packed")}
     assert len(texts) == 1
 
 
@@ -88,9 +86,7 @@ def test_a_seed_makes_the_text(run, model: Path) -> None:
 
 def test_stop_strings_end_the_text(run, model: Path) -> None:
     text = words(run("generate", model, "abc", "--max-tokens", "20"))
-    done = run(
-        "generate", model, "abc", "--max-tokens", "20", "--stop", text[9:11], "--stop", "never to be seen"
-    )
+    done = run("generate", model, "abc", "--max-tokens", "20", "--stop", text[9:11], "--stop", "never to be seen")
     assert words(done) == text[: text.index(text[9:11])]
     assert "ended by stop" in done.stderr
 
@@ -151,9 +147,9 @@ def test_other_architectures_run_in_transformers(run, model: Path, tmp_path: Pat
     (other / "generation_config.json").unlink(missing_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        GPT2LMHeadModel(
-            GPT2Config(vocab_size=80, n_embd=32, n_layer=2, n_head=4, n_positions=64)
-        ).save_pretrained(other)
+        GPT2LMHeadModel(GPT2Config(vocab_size=80, n_embd=32, n_layer=2, n_head=4, n_positions=64)).save_pretrained(
+            other
+        )
     done = run("generate", other, "abc", "--max-tokens", "5")
     assert done.exit_code == 0, done.output
     assert "Transformers, as architecture 'gpt2' has no native decode step" in done.stderr

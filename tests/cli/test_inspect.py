@@ -8,10 +8,7 @@ import pytest
 
 def questions(directory: Path, name: str, choices: int) -> Path:
     path = directory / f"{name}.jsonl"
-    lines = [
-        {"question": f"{a} + 1?", "choices": [str(a + i) for i in range(choices)], "label": 1}
-        for a in range(6)
-    ]
+    lines = [{"question": f"{a} + 1?", "choices": [str(a + i) for i in range(choices)], "label": 1} for a in range(6)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -68,9 +65,7 @@ def test_the_essential_sparsity_curve(run, model: Path, text: Path, tmp_path: Pa
 def test_the_junk_dna_audit(run, model: Path, tmp_path: Path) -> None:
     easy, hard = questions(tmp_path, "easy", 2), questions(tmp_path, "hard", 4)
     target = tmp_path / "found.json"
-    done = run(
-        "inspect", model, "--junk-dna", f"{easy},{hard}", "--limit", "4", "--grid", "0.5", "--json", target
-    )
+    done = run("inspect", model, "--junk-dna", f"{easy},{hard}", "--limit", "4", "--grid", "0.5", "--json", target)
     assert done.exit_code == 0, done.output
     found = json.loads(target.read_text())["junk_dna"]
     assert {task["name"] for task in found["tasks"]} == {str(easy), str(hard)}
@@ -79,9 +74,7 @@ def test_the_junk_dna_audit(run, model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("difficulty", "expected"), [("options", [2, 4]), ("9,1.5", [1.5, 9])])
-def test_the_difficulty_of_tasks(
-    run, model: Path, tmp_path: Path, difficulty: str, expected: list[float]
-) -> None:
+def test_the_difficulty_of_tasks(run, model: Path, tmp_path: Path, difficulty: str, expected: list[float]) -> None:
     two, four = questions(tmp_path, "two", 2), questions(tmp_path, "four", 4)
     target = tmp_path / "found.json"
     flags = ["--limit", "4", "--grid", "0.5", "--difficulty", difficulty, "--json", target]

@@ -46,9 +46,7 @@ def test_a_stage_that_fails_says_how_far_it_came(capsys: pytest.CaptureFixture[s
     assert "Prune: stopped at 4 of 30 after" in capsys.readouterr().err
 
 
-def test_quiet_and_other_ranks_say_nothing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quiet_and_other_ranks_say_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     use(terminal(quiet=True))
     monkeypatch.setenv("RANK", "1")
     use(terminal())

@@ -18,16 +18,12 @@ from lowdim.prune.recipe import Recipe
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yaml"
-    path.write_text(
-        "sparsity: 0.5\nallocation: {name: owl, m: 7}\ncalibration: {samples: 16, seed: 3}\nseed: 9\n"
-    )
+    path.write_text("sparsity: 0.5\nallocation: {name: owl, m: 7}\ncalibration: {samples: 16, seed: 3}\nseed: 9\n")
     return path
 
 
 def test_flags_override_the_file_and_set_overrides_both(file: Path) -> None:
-    recipe = Recipe.assemble(
-        file, {"sparsity": 0.6, "calibration.samples": 32, "seed": None}, ["sparsity=0.7"]
-    )
+    recipe = Recipe.assemble(file, {"sparsity": 0.6, "calibration.samples": 32, "seed": None}, ["sparsity=0.7"])
     assert recipe.target == 0.7
     assert (recipe.calibration.samples, recipe.calibration.seed, recipe.seed) == (32, 3, 9)
     assert recipe.to_dict()["allocation"]["m"] == 7
@@ -87,9 +83,7 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path) -> None:
         (["--sparsity", "0.5", "--pattern", "16x16", "--refine", "dsnot"], ["refine=dsnot", "pattern=16x16"]),
     ],
 )
-def test_a_bad_recipe_is_one_paragraph_and_exit_code_2(
-    run, tmp_path: Path, flags: list[str], parts: list[str]
-) -> None:
+def test_a_bad_recipe_is_one_paragraph_and_exit_code_2(run, tmp_path: Path, flags: list[str], parts: list[str]) -> None:
     done = run("prune", "some/model", tmp_path / "out", *flags)
     assert done.exit_code == 2
     assert done.stdout == ""
@@ -150,9 +144,7 @@ def test_a_run_writes_what_was_asked_for(pruned: Path) -> None:
 
 
 def test_every_weight_keeps_the_type_of_the_model(pruned: Path) -> None:
-    headers = [
-        json.loads(file.read_bytes()[8:].split(b"}}")[0] + b"}}") for file in pruned.glob("*.safetensors")
-    ]
+    headers = [json.loads(file.read_bytes()[8:].split(b"}}")[0] + b"}}") for file in pruned.glob("*.safetensors")]
     types = {entry["dtype"] for header in headers for name, entry in header.items() if name != "__metadata__"}
     assert types == {"F32"}
 
@@ -175,9 +167,7 @@ def test_quiet_says_nothing_on_stderr(run, model: Path, small: list[str], tmp_pa
     assert done.stderr == ""
 
 
-def test_dry_run_prints_the_plan_and_writes_nothing(
-    run, model: Path, small: list[str], tmp_path: Path
-) -> None:
+def test_dry_run_prints_the_plan_and_writes_nothing(run, model: Path, small: list[str], tmp_path: Path) -> None:
     done = run("prune", model, tmp_path / "out", "--sparsity", "0.5", "--dry-run", *small)
     assert done.exit_code == 0, done.output
     assert "model.layers.2.mlp.down_proj" in done.stdout
@@ -264,7 +254,5 @@ def test_ctrl_c_in_the_middle_then_resume_gives_the_same_bytes(
     assert "seed" in other.stderr
     resumed = run("prune", model, tmp_path / "out", *flags, "--resume")
     assert resumed.exit_code == 0, resumed.output
-    whole, out = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "out")
-    )
+    whole, out = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "out"))
     assert out == whole

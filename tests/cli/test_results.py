@@ -32,9 +32,7 @@ def test_evaluate_measures_tasks_from_a_file(run, model: Path, tmp_path: Path) -
     lines = [{"question": f"{a} + 1?", "choices": [str(a), str(a + 1)], "label": 1} for a in range(6)]
     questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
     target = tmp_path / "results.json"
-    done = run(
-        "evaluate", model, "--text", "none", "--tasks", questions, "--limit", "4", "--json", target, "--quiet"
-    )
+    done = run("evaluate", model, "--text", "none", "--tasks", questions, "--limit", "4", "--json", target, "--quiet")
     assert done.exit_code == 0, done.output
     task = json.loads(target.read_text())["tasks"][str(questions)]
     assert len(task["correct"]) == 4
@@ -100,13 +98,9 @@ def test_convert_there_and_back_gives_the_same_bytes(run, pruned: Path, tmp_path
     assert weights.items() <= files(tmp_path / "dense").items()
 
 
-def test_convert_says_that_codes_are_not_found_again(
-    run, model: Path, small: list[str], tmp_path: Path
-) -> None:
+def test_convert_says_that_codes_are_not_found_again(run, model: Path, small: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = run(
-        "prune", model, out, "--sparsity", "0.5", "--method", "sparsegpt", "--quantize", "int8", *small
-    )
+    done = run("prune", model, out, "--sparsity", "0.5", "--method", "sparsegpt", "--quantize", "int8", *small)
     assert done.exit_code == 0, done.output
     assert "the others rounded to int8" in done.stdout
     done = run("convert", out, tmp_path / "dense", "--storage", "dense")

@@ -37,9 +37,7 @@ def test_signs_that_an_encoding_lacks_are_spelled() -> None:
     assert "日本".encode("ascii", "lowdim.spell") == b"??"
 
 
-def test_only_the_first_rank_shows_results(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_first_rank_shows_results(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     screen.show("the result")
     screen.table(["a"], [["1"]])

@@ -36,9 +36,7 @@ def surface() -> dict[str, set[str]]:
     program = typer.main.get_command(app)
     found = {}
     for name, command in program.commands.items():  # type: ignore[attr-defined]
-        options = [
-            option for parameter in command.params for option in parameter.opts if option.startswith("-")
-        ]
+        options = [option for parameter in command.params for option in parameter.opts if option.startswith("-")]
         arguments = [p.name.upper() for p in command.params if not p.opts[0].startswith("-")]
         found[name] = {*options, *arguments} - {"--help", "-h"}
     return found

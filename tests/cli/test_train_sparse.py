@@ -88,9 +88,7 @@ def test_mistakes_cost_no_work(run, arguments: list[str], message: str) -> None:
         (["--method", "st-rnn", "--set", "pattern=4x4"], "use pattern='gates:4'"),
     ],
 )
-def test_what_a_method_cannot_train_is_refused_before_any_training(
-    run, changes: list[str], reason: str
-) -> None:
+def test_what_a_method_cannot_train_is_refused_before_any_training(run, changes: list[str], reason: str) -> None:
     pytest.importorskip("sklearn")
     fresh = ["--data", "digits", "--twins", "dense", "--epochs", "1000000"]
     done = run("train-sparse", *fresh, *changes, "--quiet")

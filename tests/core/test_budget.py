@@ -98,9 +98,7 @@ def test_scale_keeps_ratios_and_shift_keeps_differences():
 
 def test_alphapruning_overflow_is_clipped_and_solved_again():
     # 0.56 + 0.80 + 1.04 with the last cut to 1: the other two share 1.4 in their ratio 0.56 : 0.80
-    assert fit([0.56, 0.8, 1.04], [1, 1, 1], 0.8, 1.0, "scale") == pytest.approx(
-        [1.4 * 7 / 17, 1.4 * 10 / 17, 1.0]
-    )
+    assert fit([0.56, 0.8, 1.04], [1, 1, 1], 0.8, 1.0, "scale") == pytest.approx([1.4 * 7 / 17, 1.4 * 10 / 17, 1.0])
 
 
 def test_a_target_above_the_cap_lifts_the_cap():

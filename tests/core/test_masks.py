@@ -17,9 +17,7 @@ def random_mask(*shape, seed=0):
 
 @pytest.fixture
 def masks():
-    return Masks.from_dict(
-        {"b": random_mask(3, 130), "a": random_mask(4, 5, 3, 3, seed=1), "bias": random_mask(7)}
-    )
+    return Masks.from_dict({"b": random_mask(3, 130), "a": random_mask(4, 5, 3, 3, seed=1), "bias": random_mask(7)})
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(0, 1000))
@@ -77,9 +75,7 @@ def test_apply_to_a_state_dict_in_its_own_dtype():
 
 def test_nothing_changes_when_one_layer_does_not_fit():
     state = {"a": torch.ones(2, 2), "b": torch.ones(2, 3)}
-    masks = Masks.from_dict(
-        {"a": torch.zeros(2, 2, dtype=torch.bool), "b": torch.zeros(2, 2, dtype=torch.bool)}
-    )
+    masks = Masks.from_dict({"a": torch.zeros(2, 2, dtype=torch.bool), "b": torch.zeros(2, 2, dtype=torch.bool)})
     with pytest.raises(LowdimError, match="another model"):
         masks.apply_(state)
     assert bool(state["a"].all())
@@ -102,10 +98,7 @@ def test_hash_ignores_order_and_sees_every_bit_name_and_shape(masks):
 def test_hash_is_the_same_everywhere():
     # sha256 of b"[1, 4]" and the words 13, 0 as little-endian int64
     mask = torch.tensor([[True, False, True, True]])
-    assert (
-        Masks.from_dict({"x": mask}).hash("x")
-        == "3b3c67d6855b895d1207f6e22e5c38480e6478d3e1be062e13d66b8965f22bc7"
-    )
+    assert Masks.from_dict({"x": mask}).hash("x") == "3b3c67d6855b895d1207f6e22e5c38480e6478d3e1be062e13d66b8965f22bc7"
 
 
 def test_state_dict_resumes(masks, tmp_path):

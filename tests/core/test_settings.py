@@ -44,9 +44,7 @@ def test_one_sentence(values: dict[str, Any], sentence: str) -> None:
     assert str(error.value).startswith(sentence)
 
 
-@pytest.mark.parametrize(
-    "values", [{}, {"drop": 0}, {"drop": 1.0}, {"lam": 3}, {"group": None}, {"group": 64}]
-)
+@pytest.mark.parametrize("values", [{}, {"drop": 0}, {"drop": 1.0}, {"lam": 3}, {"group": None}, {"group": 64}])
 def test_what_is_legal(values: dict[str, Any]) -> None:
     made = Foo(**values)
     assert {**made.to_dict(), **values} == made.to_dict()

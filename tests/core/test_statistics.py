@@ -9,9 +9,7 @@ ALL = frozenset({"square", "gram", "moments"})
 
 
 def inputs(tokens=300, width=24, seed=0):
-    return torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed)) * torch.arange(
-        1, width + 1
-    )
+    return torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed)) * torch.arange(1, width + 1)
 
 
 def collect(chunks, needs=ALL, width=24):

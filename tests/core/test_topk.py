@@ -19,9 +19,7 @@ def matrices(draw):
     rows, cols = draw(st.integers(0, 7)), draw(st.integers(0, 20))
     # few distinct values, so that ties are the rule
     values = draw(
-        st.lists(
-            st.sampled_from([-1.0, 0.0, -0.0, 0.5, 1.0, 2.0]), min_size=rows * cols, max_size=rows * cols
-        )
+        st.lists(st.sampled_from([-1.0, 0.0, -0.0, 0.5, 1.0, 2.0]), min_size=rows * cols, max_size=rows * cols)
     )
     return torch.tensor(values).view(rows, cols)
 
@@ -37,9 +35,7 @@ def test_whole_tensor_equals_a_stable_sort(scores, data):
 @given(matrices(), st.data())
 def test_rows_equal_a_stable_sort_of_each(scores, data):
     rows, cols = scores.shape
-    keep = torch.tensor(
-        data.draw(st.lists(st.integers(0, cols), min_size=rows, max_size=rows)), dtype=torch.int64
-    )
+    keep = torch.tensor(data.draw(st.lists(st.integers(0, cols), min_size=rows, max_size=rows)), dtype=torch.int64)
     mask = keep_top_rows(scores, keep)
     assert mask.shape == scores.shape
     for i in range(rows):

@@ -16,9 +16,7 @@ def source(seed: int = 0) -> torch.Generator:
 
 @given(st.integers(0, 300), st.data())
 def test_a_draw_is_exact_ascending_and_avoids_what_is_excluded(size: int, data: st.DataObject) -> None:
-    excluded = torch.tensor(
-        sorted(data.draw(st.sets(st.integers(0, size - 1)))) if size else [], dtype=torch.int64
-    )
+    excluded = torch.tensor(sorted(data.draw(st.sets(st.integers(0, size - 1)))) if size else [], dtype=torch.int64)
     count = data.draw(st.integers(0, size - len(excluded)))
     drawn = draw(count, size, excluded, source(data.draw(st.integers(0, 9))))
     assert len(drawn) == len(set(drawn.tolist())) == count

@@ -111,9 +111,7 @@ def test_the_second_use_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("damage", [b"cut", b"FIRST FILE"], ids=["size", "bytes"])
-def test_damaged_files_are_fetched_again(
-    store: Path, damage: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_files_are_fetched_again(store: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
     file = assets.path("tiny") / "a.txt"
     file.write_bytes(damage)
     assert assets.path("tiny", verify=True) == store / "tiny-1.0"
@@ -240,9 +238,7 @@ def test_unknown_names_are_corrected() -> None:
 
 
 def test_the_store_needs_no_torch() -> None:
-    code = (
-        "import sys, lowdim.data.assets, lowdim.data.text, lowdim.data.wiki; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, lowdim.data.assets, lowdim.data.text, lowdim.data.wiki; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -211,9 +211,7 @@ def test_token_ids_beyond_the_embedding_are_refused(tokenizer: Any) -> None:
 def test_text_needs_a_tokenizer_that_can_do_what_is_asked(tokenizer: Any) -> None:
     with pytest.raises(DataError, match="needs the model's tokenizer"):
         calibration(TEXTS)
-    with pytest.raises(
-        DataError, match=r"bos is 'tokenizer', 'none' or 'window'; got 'widnow'. Did you mean 'window'"
-    ):
+    with pytest.raises(DataError, match=r"bos is 'tokenizer', 'none' or 'window'; got 'widnow'. Did you mean 'window'"):
         calibration(TEXTS, tokenizer, bos="widnow")  # type: ignore[arg-type]
     without = SimpleNamespace(bos_token_id=None)
     with pytest.raises(DataError, match="has none; use bos='none'"):

@@ -106,9 +106,7 @@ def test_fewer_examples_than_classes_are_refused() -> None:
         ("wine", (13,), (128, 14, 36), 3),
     ],
 )
-def test_what_comes_with_scikit_learn(
-    name: str, shape: tuple[int, ...], counts: tuple[int, ...], classes: int
-) -> None:
+def test_what_comes_with_scikit_learn(name: str, shape: tuple[int, ...], counts: tuple[int, ...], classes: int) -> None:
     pytest.importorskip("sklearn")
     data = classification.load(name)
     assert data.shape == shape

@@ -136,9 +136,7 @@ def test_installed_files_are_taken_and_checked(package: Path, monkeypatch: pytes
     assert (assets.path("tiny-deb") / "a.bin").read_bytes() == b"first file"
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"!<arch>\n", b"PK\x03\x04" + bytes(100)], ids=["empty", "bare", "zip"]
-)
+@pytest.mark.parametrize("content", [b"", b"!<arch>\n", b"PK\x03\x04" + bytes(100)], ids=["empty", "bare", "zip"])
 def test_what_is_no_package_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "x.deb"
     file.write_bytes(content)

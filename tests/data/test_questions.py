@@ -15,9 +15,7 @@ from lowdim.data.questions import Question
 from lowdim.data.text import Document
 
 
-def request(
-    doc: int, choice: int, context: str, continuation: str, label: Any = 0, **fields: Any
-) -> dict[str, Any]:
+def request(doc: int, choice: int, context: str, continuation: str, label: Any = 0, **fields: Any) -> dict[str, Any]:
     asked = {"context": context, "continuation": continuation}
     return {
         "doc_id": doc,
@@ -42,9 +40,7 @@ def test_winogrande_has_one_context_a_choice() -> None:
 
 
 def test_worked_examples_are_dropped() -> None:
-    rows = [
-        request(0, 0, "Question: x\nAnswer: y\n\nQuestion: Q\nAnswer:", " A", query="Question: Q\nAnswer:")
-    ]
+    rows = [request(0, 0, "Question: x\nAnswer: y\n\nQuestion: Q\nAnswer:", " A", query="Question: Q\nAnswer:")]
     assert next(questions.from_requests(rows)).contexts == ("Question: Q\nAnswer:",)
 
 
@@ -100,9 +96,7 @@ def test_a_calibration_set_keeps_the_right_answer(store: Path) -> None:
 
 
 def test_gsm8k_brings_its_reasoning(store: Path) -> None:
-    row = request(
-        0, 0, "", "", question="Q?", short_answer="18", choices=["9 * 2 = 18. So the answer is 18."]
-    )
+    row = request(0, 0, "", "", question="Q?", short_answer="18", choices=["9 * 2 = 18. So the answer is 18."])
     write(store, "gsm8k/gold_bpb_5shot", [row])
     (document,) = questions.documents("gsm8k")
     assert document == Document(question="Q?", answer="18", rationale="9 * 2 = 18.")

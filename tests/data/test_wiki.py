@@ -42,9 +42,7 @@ def page(title: str, text: str, space: int = 0) -> str:
     return f"<page><title>{title}</title><ns>{space}</ns><revision><text>{text}</text></revision></page>"
 
 
-def test_articles_are_numbered_among_those_with_prose(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_articles_are_numbered_among_those_with_prose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = [
         page("A", f"{LONG}."),
         page("Redirected", "#REDIRECT [[A]]"),

@@ -57,8 +57,6 @@ def test_files_and_the_built_in_text(tokenizer: Any, tmp_path: Path, monkeypatch
         (2, 0, "limit=0"),
     ],
 )
-def test_impossible_windows_are_refused(
-    tokenizer: Any, context: int, limit: int | None, message: str
-) -> None:
+def test_impossible_windows_are_refused(tokenizer: Any, context: int, limit: int | None, message: str) -> None:
     with pytest.raises(DataError, match=message):
         windows(["abc"], tokenizer, context, limit=limit)

@@ -32,9 +32,7 @@ def plain_scores(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.T
     """|W| * ||x|| / sqrt(tokens) of every Linear of a Llama, by hooks on one forward of the whole model."""
     inputs: dict[str, torch.Tensor] = {}
     hooks = [
-        module.register_forward_hook(
-            lambda m, args, out, name=name: inputs.__setitem__(name, args[0].detach())
-        )
+        module.register_forward_hook(lambda m, args, out, name=name: inputs.__setitem__(name, args[0].detach()))
         for name, module in linears(model).items()
     ]
     with torch.no_grad():
@@ -42,9 +40,7 @@ def plain_scores(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.T
     for hook in hooks:
         hook.remove()
     norms = {name: x.reshape(-1, x.shape[-1]).double().square().mean(0).sqrt() for name, x in inputs.items()}
-    return {
-        name: module.weight.detach().abs().double() * norms[name] for name, module in linears(model).items()
-    }
+    return {name: module.weight.detach().abs().double() * norms[name] for name, module in linears(model).items()}
 
 
 def share(scores: torch.Tensor, m: float) -> float:

@@ -39,9 +39,7 @@ def write_questions(path: Path, facts: Sequence[Fact]) -> str:
     for context, answer in facts:
         wrong = rng.sample([letter for letter in LETTERS if letter != answer], 3)
         label = rng.randrange(4)
-        lines.append(
-            {"context": context, "choices": [*wrong[:label], answer, *wrong[label:]], "label": label}
-        )
+        lines.append({"context": context, "choices": [*wrong[:label], answer, *wrong[label:]], "label": label})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(path)
 

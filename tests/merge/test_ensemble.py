@@ -96,9 +96,7 @@ def test_norm_statistics_are_the_tickets_own():
 
 def test_a_shuffled_loader_is_refused():
     x, y = torch.randn(64, 6, generator=generator(0, "x")), torch.arange(64) % 3
-    loader = DataLoader(
-        TensorDataset(x, y), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(0)
-    )
+    loader = DataLoader(TensorDataset(x, y), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(0))
     with pytest.raises(LowdimError, match="without shuffling"):
         ensemble(build("mlp"), [random_ticket("mlp", 1), random_ticket("mlp", 2)], loader)
 

@@ -71,9 +71,7 @@ def test_the_result_keeps_as_many_weights_as_its_target():
     dense, middle, sparse = (random_ticket("mlp", 1, kept=kept) for kept in (1.0, 0.6, 0.3))
     better = iter(range(100))
     for index, ticket in enumerate((dense, middle, sparse)):
-        pooled = LotteryPools((0.5,)).pool(
-            build("mlp"), [dense, middle, sparse], index, lambda _: next(better)
-        )
+        pooled = LotteryPools((0.5,)).pool(build("mlp"), [dense, middle, sparse], index, lambda _: next(better))
         assert pooled.ticket.masks.kept() == ticket.masks.kept()
         assert all(trial.accepted for trial in pooled.trials)
     assert dense.masks.sparsity() == 0

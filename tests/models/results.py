@@ -39,8 +39,7 @@ def pruned(path: Path, kind: str = "llama", sparsity: float = 0.7, shards: int =
     names = checkpoint.names()
     is_layer = {n: bool(re.search(r"\.\d+\.", n)) and len(checkpoint.info(n).shape) == 2 for n in names}
     tensors = {
-        n: holed(checkpoint.read(n), sparsity, i) if is_layer[n] else checkpoint.read(n)
-        for i, n in enumerate(names)
+        n: holed(checkpoint.read(n), sparsity, i) if is_layer[n] else checkpoint.read(n) for i, n in enumerate(names)
     }
     layers, masks = {}, {}
     for name in (n for n in names if is_layer[n]):
@@ -60,9 +59,7 @@ def pruned(path: Path, kind: str = "llama", sparsity: float = 0.7, shards: int =
         record = Manifest(
             lowdim="0.1.0",
             storage="dense",
-            model=ModelPart(
-                source="tiny", architecture=kind, dtype="bfloat16", files=checkpoint.fingerprint()
-            ),
+            model=ModelPart(source="tiny", architecture=kind, dtype="bfloat16", files=checkpoint.fingerprint()),
             versions=manifest.versions(),
             layers=layers,
             sparsity=SparsityPart(target=sparsity, prunable=zeros / total, model=0.5),

@@ -77,9 +77,7 @@ def test_a_missing_weight_is_not_made_up(tmp_path: Path) -> None:
         load(tmp_path / "m")
 
 
-@pytest.mark.parametrize(
-    "change", [{"hidden_size": 64}, {"num_hidden_layers": 9}, {"num_attention_heads": "x"}]
-)
+@pytest.mark.parametrize("change", [{"hidden_size": 64}, {"num_hidden_layers": 9}, {"num_attention_heads": "x"}])
 def test_a_config_of_another_model(tmp_path: Path, change: dict[str, object]) -> None:
     config = saved(tmp_path / "m", "llama") / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))

@@ -31,9 +31,7 @@ def test_holds_weights_buffers_and_masks_of_any_model(kind):
     model = build(kind)
     masks = random_masks(model)
     ticket = Ticket.of(model, masks, score=0.5, step=7)
-    assert set(ticket.state) == {n for n, _ in model.named_parameters()} | {
-        n for n, _ in model.named_buffers()
-    }
+    assert set(ticket.state) == {n for n, _ in model.named_parameters()} | {n for n, _ in model.named_buffers()}
     for name, mask in masks.items():
         assert torch.equal(ticket.state[name], dict(model.named_parameters())[name] * mask)
         assert torch.equal(ticket.masks[name], mask)
@@ -162,9 +160,7 @@ def test_killed_while_saving_leaves_the_old_file_whole(tmp_path):
         random_ticket("mlp", 2).save({str(path)!r})
     """
     root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=root
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=root)
     assert done.returncode == -9, done.stderr
     assert same(Ticket.load(path), old)
     new = random_ticket("mlp", 2)

@@ -43,9 +43,7 @@ def _random(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _gpt2() -> PreTrainedModel:
-    return _random(
-        t.GPT2LMHeadModel(t.GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=128))
-    )
+    return _random(t.GPT2LMHeadModel(t.GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=128)))
 
 
 def _opt() -> PreTrainedModel:

@@ -155,9 +155,7 @@ def test_want_of_memory_is_an_error(library: Library, kind: int) -> None:
     m = matrix(kind, dense=True)
     m.struct.rows, m.struct.cols, m.struct.value_bytes = 1, 2**46, 2**48
     x, y = np.zeros((1, 100), np.float32), np.zeros((1, 1), np.float32)
-    status = library.linear(
-        ctypes.addressof(m.struct), FP32, t.address(x), 2**46, 1, FP32, t.address(y), 1, 1
-    )
+    status = library.linear(ctypes.addressof(m.struct), FP32, t.address(x), 2**46, 1, FP32, t.address(y), 1, 1)
     assert library.message(status) == "out of memory"
 
 
@@ -169,9 +167,7 @@ def test_levels_are_named(library: Library) -> None:
 
 
 # What a corrupt file may hold, in place of one element or one field.
-NUMBERS = st.one_of(
-    st.integers(-3, 200), st.integers(-(2**63), 2**63 - 1), st.sampled_from([2**31, 2**32, 2**46])
-)
+NUMBERS = st.one_of(st.integers(-3, 200), st.integers(-(2**63), 2**63 - 1), st.sampled_from([2**31, 2**32, 2**46]))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)

@@ -18,7 +18,7 @@ from tests.native.matrices import Array, Matrix
 from lowdim.core.errors import LowdimError
 from lowdim.core.native import Library
 from lowdim.infer.bench.timing import threads
-from lowdim.infer.decode.engine import NativeEngine, LayerStruct, ModelStruct, bind_sample, layer_array
+from lowdim.infer.decode.engine import LayerStruct, ModelStruct, NativeEngine, bind_sample, layer_array
 
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 per_level = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
@@ -48,16 +48,12 @@ class Decoder:
     def struct(self) -> ModelStruct:
         layers = []
         for layer in self.layers:
-            arrays = {
-                name: t.address(layer[name]) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")
-            }
+            arrays = {name: t.address(layer[name]) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")}
             products = {name: layer[name].struct for name in PRODUCTS}
             layers.append(LayerStruct(**products, **arrays, rotary=layer["rotary"], window=layer["window"]))
         pointers = {name: t.address(array) for name, array in self.arrays.items()}
         count = len(layers)
-        return ModelStruct(
-            **self.sizes, **pointers, layers=count, layer=layer_array(layers), head=self.head.struct
-        )
+        return ModelStruct(**self.sizes, **pointers, layers=count, layer=layer_array(layers), head=self.head.struct)
 
     def logits(self, tokens: list[int]) -> Array:
         s, a = self.sizes, self.arrays
@@ -130,9 +126,7 @@ def decoders(draw: st.DrawFn, kind: int = t.FP32) -> Decoder:
         layer |= {"attention_norm": vector(hidden), "mlp_norm": vector(hidden)}
         normed = draw(st.booleans())
         layer |= {name: vector(head_dim) if normed else None for name in ("q_norm", "k_norm")}
-        layers.append(
-            layer | {"rotary": draw(st.integers(0, 1)), "window": draw(st.sampled_from((0, 1, 5, 150)))}
-        )
+        layers.append(layer | {"rotary": draw(st.integers(0, 1)), "window": draw(st.sampled_from((0, 1, 5, 150)))})
     rotary_dim = draw(st.sampled_from((0, head_dim // 2 * 2, head_dim // 4 * 2)))
     angles = rng.uniform(0, 6, (positions, max(rotary_dim // 2, 1)))
     arrays = {
@@ -238,9 +232,7 @@ def test_what_is_out_of_range_is_refused(library: Library, decoder: Decoder) -> 
 )
 @given(decoder=decoders())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=2)
-def test_sizes_that_do_not_fit_are_refused(
-    library: Library, field: str, value: Any, decoder: Decoder
-) -> None:
+def test_sizes_that_do_not_fit_are_refused(library: Library, field: str, value: Any, decoder: Decoder) -> None:
     struct = decoder.struct()
     if getattr(struct, field) == value:
         return

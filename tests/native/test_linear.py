@@ -109,9 +109,7 @@ def test_a_token_has_the_same_bits_in_any_company(
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 @pytest.mark.parametrize("dense", [True, False], ids=["dense", "packed"])
 @pytest.mark.parametrize(("rows", "cols", "tokens"), [(0, 5, 2), (4, 0, 2), (0, 0, 1), (3, 70, 0)])
-def test_nothing_to_multiply(
-    library: Library, kind: int, dense: bool, rows: int, cols: int, tokens: int
-) -> None:
+def test_nothing_to_multiply(library: Library, kind: int, dense: bool, rows: int, cols: int, tokens: int) -> None:
     rng = np.random.default_rng(0)
     m = t.build(rng, kind, (rows, cols), keep=None if dense else np.zeros((rows, cols), bool))
     assert t.check(library, m) == "no error"
@@ -122,9 +120,7 @@ def test_nothing_to_multiply(
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dense", [True, False], ids=["dense", "packed"])
-def test_what_is_not_finite_stays_with_its_token(
-    library: Library, kind: int, bad: float, dense: bool
-) -> None:
+def test_what_is_not_finite_stays_with_its_token(library: Library, kind: int, bad: float, dense: bool) -> None:
     rng = np.random.default_rng(3)
     m = t.build(rng, kind, (9, 200), keep=None if dense else t.kept(rng, "random", 9, 200, 0.5))
     x = rng.standard_normal((3, 200)).astype(np.float32)

@@ -44,9 +44,7 @@ def objects() -> dict[Path, str]:
     """The compiled files and the level of each; "" for those that every processor runs."""
     found = sorted(OBJECTS.glob("*.o"))
     need(found, f"no compiled objects in {OBJECTS}: make native")
-    names = {
-        path: path.name.partition(".")[0].removeprefix("steps_").removeprefix("train_") for path in found
-    }
+    names = {path: path.name.partition(".")[0].removeprefix("steps_").removeprefix("train_") for path in found}
     return {path: name if name in BEYOND else "" for path, name in names.items()}
 
 
@@ -58,9 +56,7 @@ def test_no_expansion_reads_memory() -> None:
     found = [match["operands"] for line in disassembly(LIBRARY) if (match := EXPAND.search(line))]
     if not found and "avx512" not in runtime_info().levels:
         pytest.skip("the compiler left the AVX-512 level out")
-    assert found, (
-        "the AVX-512 level is compiled in and expands nothing: does this test still see its instructions?"
-    )
+    assert found, "the AVX-512 level is compiled in and expands nothing: does this test still see its instructions?"
     assert [operands for operands in found if "[" in operands] == []
 
 
@@ -98,6 +94,4 @@ def test_no_file_uses_registers_beyond_its_level() -> None:
         code = disassembly(path)
         assert code
         registers = BEYOND[level]
-        assert not registers or [line for line in code if re.search(rf"\b{registers}\d", line)] == [], (
-            path.name
-        )
+        assert not registers or [line for line in code if re.search(rf"\b{registers}\d", line)] == [], path.name

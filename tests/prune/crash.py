@@ -30,9 +30,7 @@ def attempt(plan: dict[str, Any], out: Path, kill_at: int | None, overwrite: boo
         try:
             steps = arm(kill_at)
             recipe = tiny.recipe(**plan["settings"])
-            prune(
-                plan["source"], recipe, calibration=tiny.tokens(), out=out, resume=True, overwrite=overwrite
-            )
+            prune(plan["source"], recipe, calibration=tiny.tokens(), out=out, resume=True, overwrite=overwrite)
             (out.parent / "steps").write_text(str(steps[0]))
             status = 0
         finally:
@@ -79,9 +77,7 @@ def killed(plan: dict[str, Any], point: int, expected: dict[str, str], old: dict
         "safe": seen is not None or not old or kept == old,
         "resumed": resumed,
         "differs": sorted(name for name in {*last, *expected} if last.get(name) != expected.get(name)),
-        "beside": sorted(
-            path.name for path in home.iterdir() if path.name not in ("steps", "out", "out.run.json")
-        ),
+        "beside": sorted(path.name for path in home.iterdir() if path.name not in ("steps", "out", "out.run.json")),
     }
 
 
@@ -95,9 +91,7 @@ def main(plan: dict[str, Any]) -> None:
     old = tiny.digest(Path(plan["old"])) if plan.get("old") else {}
     points = range(steps)[plan["points"][0] :: plan["points"][1]]
     found = [killed(plan, point, expected, old) for point in points]
-    (home / "found.json").write_text(
-        json.dumps({"steps": steps, "found": found, "again": again(plan, expected)})
-    )
+    (home / "found.json").write_text(json.dumps({"steps": steps, "found": found, "again": again(plan, expected)}))
 
 
 def again(plan: dict[str, Any], expected: dict[str, str]) -> dict[str, Any]:

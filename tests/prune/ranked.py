@@ -20,9 +20,7 @@ def main(rank: int, size: int, home: str, jobs: list[dict[str, Any]]) -> None:
     torch.manual_seed(1000 + rank)
     random.seed(rank)
     store = dist.FileStore(f"{home}/store", size)
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(minutes=10)
-    )
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(minutes=10))
     try:
         for number, job in enumerate(jobs):
             work(rank, Path(home) / str(number), job)

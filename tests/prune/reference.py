@@ -27,9 +27,7 @@ def walk(
 
     A group is given by parts of its members' names, to which a dot is added in front; the dot alone means all.
     """
-    options = (
-        {} if mask is None else {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-    )
+    options = {} if mask is None else {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     real = torch.ones(ids.shape, dtype=torch.bool) if mask is None else mask.bool()
     for block, group in product(blocks, groups):
         named = [(f".{name}", m) for name, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)]

@@ -54,9 +54,7 @@ def check_pattern(kept: Tensor, recipe: Recipe) -> None:
     elif isinstance(pattern, Unstructured) and pattern.group == "row":
         assert int(kept.sum(1).max() - kept.sum(1).min()) <= 1
     elif isinstance(pattern, Unstructured) and pattern.group == "column-block":
-        assert all(
-            abs(part.float().mean() - count / kept.numel()) < 1 / part.shape[1] for part in kept.split(128, 1)
-        )
+        assert all(abs(part.float().mean() - count / kept.numel()) < 1 / part.shape[1] for part in kept.split(128, 1))
 
 
 def test_only_dsnot_and_the_patterns_it_cannot_keep_are_refused() -> None:
@@ -265,9 +263,7 @@ def test_sparsegpt_by_groups_equals_an_unblocked_reference_in_fp64(keep: int, gr
 def test_an_identity_hessian_makes_sparsegpt_magnitude_pruning_per_block() -> None:
     weight, x = one.matrix(16, 256), 3.0 * torch.eye(256)
     made, _ = one.prune(Recipe(sparsity=0.5, method="sparsegpt"), weight, x)
-    pruned = [
-        reference.lowest(part.abs().reshape(-1), 1024).reshape(16, 128) for part in weight.split(128, 1)
-    ]
+    pruned = [reference.lowest(part.abs().reshape(-1), 1024).reshape(16, 128) for part in weight.split(128, 1)]
     assert torch.equal(made, weight * ~torch.cat(pruned, 1))
 
 

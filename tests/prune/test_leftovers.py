@@ -33,9 +33,7 @@ def state(model: PreTrainedModel) -> dict[str, object]:
         for name, m in model.named_modules()
     }
     parameters = {name: (id(p), p.requires_grad, p.dtype, p.grad) for name, p in model.named_parameters()}
-    return (
-        modules | parameters | {"buffers": [id(b) for b in model.buffers()], "config": model.config.to_dict()}
-    )
+    return modules | parameters | {"buffers": [id(b) for b in model.buffers()], "config": model.config.to_dict()}
 
 
 def odd(kind: str) -> PreTrainedModel:
@@ -173,9 +171,7 @@ def test_global_generators_are_not_touched_and_not_read(
     assert tiny.digest(tmp_path / "1") == tiny.digest(tmp_path / "2")
 
 
-def test_settings_of_torch_and_transformers_are_left_as_they_were(
-    saved: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_settings_of_torch_and_transformers_are_left_as_they_were(saved: Callable[[str], Path], tmp_path: Path) -> None:
     from transformers.utils import logging
 
     def settings() -> tuple[object, ...]:

@@ -45,18 +45,14 @@ def test_an_expert_without_tokens_is_left_dense_and_reported(
 ) -> None:
     model, experts = lopsided(kind)
     result = tiny.in_memory(model, tiny.recipe(**settings))
-    idle = [
-        f"model.layers.1.mlp.experts.{e}.{part}" for e in experts for part in ("gate_up_proj", "down_proj")
-    ]
+    idle = [f"model.layers.1.mlp.experts.{e}.{part}" for e in experts for part in ("gate_up_proj", "down_proj")]
     fallbacks = result.manifest["fallbacks"]
     assert sorted(entry["layer"] for entry in fallbacks) == sorted(idle)
     assert {entry["what"] for entry in fallbacks} == {"no calibration token reached the layer; left dense"}
     for part in ("gate_up_proj", "down_proj"):
         before = model.get_parameter(f"model.layers.1.mlp.experts.{part}")
         after = result.model.get_parameter(f"model.layers.1.mlp.experts.{part}")
-        assert [torch.equal(a, b) for a, b in zip(after, before, strict=True)] == [
-            e in experts for e in range(4)
-        ]
+        assert [torch.equal(a, b) for a, b in zip(after, before, strict=True)] == [e in experts for e in range(4)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

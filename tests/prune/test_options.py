@@ -65,9 +65,7 @@ def test_changes_the_result(base: dict[str, Any], change: dict[str, Any]) -> Non
 
 
 def test_every_allocation_gives_another_result() -> None:
-    chosen = [
-        OWL if name == "owl" else EXPLICIT if name == "explicit" else name for name in names("allocation")
-    ]
+    chosen = [OWL if name == "owl" else EXPLICIT if name == "explicit" else name for name in names("allocation")]
     twins = {"erk": "er", "erk-plus": "er-plus"}  # a linear layer has no kernel, which alone tells them apart
     drawn = {
         str(allocation): run(method="wanda", allocation=allocation).masks.hash()
@@ -103,9 +101,7 @@ def test_every_allocation_keeps_the_budget_to_the_weight(method: str, allocation
 
 
 def test_an_explicit_map_is_followed() -> None:
-    result = run(
-        method="magnitude", allocation={"name": "explicit", "map": {"down_proj": 0.9, "q_proj": 0.0}}
-    )
+    result = run(method="magnitude", allocation={"name": "explicit", "map": {"down_proj": 0.9, "q_proj": 0.0}})
     shares = {name.rsplit(".", 1)[-1]: layer["sparsity"] for name, layer in result.manifest["layers"].items()}
     assert shares["down_proj"] == pytest.approx(0.9, abs=1e-3)
     assert shares["q_proj"] == 0.0
@@ -155,9 +151,7 @@ def test_samples_and_context_are_heeded() -> None:
 
 def test_the_side_of_padding_is_heeded() -> None:
     ragged: list[Tensor] = [row[: 16 - i] for i, row in enumerate(tiny.tokens())]
-    left, right = (
-        run(data=ragged, method="wanda", calibration={"padding": side}) for side in ("left", "right")
-    )
+    left, right = (run(data=ragged, method="wanda", calibration={"padding": side}) for side in ("left", "right"))
     assert left.masks == right.masks
     assert left.manifest["data"]["calibration"]["hash"] != right.manifest["data"]["calibration"]["hash"]
 

@@ -57,9 +57,7 @@ class TestLayer:
     @pytest.mark.parametrize("pattern", PATTERNS)
     @pytest.mark.parametrize("repair", names("repair"))
     @pytest.mark.parametrize("score", names("score"))
-    def test_every_combination_is_on_the_grid_and_keeps_its_mask(
-        self, score: str, repair: str, pattern: str
-    ) -> None:
+    def test_every_combination_is_on_the_grid_and_keeps_its_mask(self, score: str, repair: str, pattern: str) -> None:
         shapes = [(16, 160), (160, 16), (48, 200), (16, 256)]
         dtypes = [torch.float32, torch.float16, torch.bfloat16, torch.float32]
         for (rows, cols), (name, group), dtype in zip(shapes, GRIDS, dtypes, strict=True):
@@ -210,9 +208,7 @@ def test_a_model_in_memory_is_written_with_the_same_codes(
                     assert torch.equal(tensor, parts[part]), weight
 
 
-def test_the_mask_of_magnitude_is_that_of_the_run_without(
-    saved: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_the_mask_of_magnitude_is_that_of_the_run_without(saved: Callable[[str], Path], tmp_path: Path) -> None:
     for name in ("none", "int8", "int4"):
         made = tiny.recipe(method="magnitude", quantize=name)
         prune(str(saved("llama")), made, out=tmp_path / name)

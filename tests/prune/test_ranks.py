@@ -125,9 +125,7 @@ def test_shares_are_disjoint_and_complete(monkeypatch: pytest.MonkeyPatch) -> No
     assert shares == [[0, 3, 6], [1, 4], [2, 5]]
 
 
-@pytest.mark.parametrize(
-    "seen", [[{"a": "a"}, {"b": "a"}], [{}, {"b": "b", "a": "b"}], [{"x": "x"}, {"x": "x"}]]
-)
+@pytest.mark.parametrize("seen", [[{"a": "a"}, {"b": "a"}], [{}, {"b": "b", "a": "b"}], [{"x": "x"}, {"x": "x"}]])
 def test_all_ranks_end_with_one_mapping_in_one_order(
     seen: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

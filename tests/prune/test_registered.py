@@ -170,9 +170,7 @@ def _words(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_it_decides_the_bytes_and_is_recorded(
-    name: str, saved: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_it_decides_the_bytes_and_is_recorded(name: str, saved: Callable[[str], Path], tmp_path: Path) -> None:
     source, kind = str(saved("llama")), KINDS[name][0]
     written = {}
     for label, chosen in {

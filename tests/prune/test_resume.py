@@ -102,9 +102,7 @@ def test_without_an_earlier_run_resume_starts_one(source: Path, out: Path, tmp_p
     assert tiny.digest(out) == tiny.digest(tmp_path / "whole")
 
 
-def test_an_unfinished_run_is_not_taken_up_unasked(
-    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfinished_run_is_not_taken_up_unasked(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(source, out, monkeypatch)
     with pytest.raises(OutputError, match=r"holds an unfinished run\. Resume it, overwrite it"):
         go(source, out)
@@ -140,9 +138,7 @@ def test_another_recipe_or_data_is_refused_and_named(
 ) -> None:
     stopped(source, out, monkeypatch)
     before = tiny.digest(out.with_name("out.partial"))
-    with pytest.raises(
-        ResumeError, match=rf"cannot resume: the unfinished run .* differs in .*{field}.*--overwrite"
-    ):
+    with pytest.raises(ResumeError, match=rf"cannot resume: the unfinished run .* differs in .*{field}.*--overwrite"):
         go(source, out, resume=True, **change)
     assert tiny.digest(out.with_name("out.partial")) == before
     go(source, out, resume=True)
@@ -276,9 +272,7 @@ def test_a_full_disk_costs_neither_the_old_result_nor_what_is_finished(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(
-            OutputError, match=r"No space left on device\. What is finished stays in .*resume"
-        ):
+        with pytest.raises(OutputError, match=r"No space left on device\. What is finished stays in .*resume"):
             go(source, out, overwrite=True)
     assert tiny.digest(out) == old
     go(source, out, overwrite=True, resume=True)
@@ -286,15 +280,11 @@ def test_a_full_disk_costs_neither_the_old_result_nor_what_is_finished(
     assert tiny.digest(out) == tiny.digest(tmp_path / "whole")
 
 
-def test_a_limit_on_the_size_of_files_is_met_in_the_middle_of_a_shard(
-    source: Path, out: Path, tmp_path: Path
-) -> None:
+def test_a_limit_on_the_size_of_files_is_met_in_the_middle_of_a_shard(source: Path, out: Path, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(
-            OutputError, match=r"cannot write .*-00002-of-00004\.safetensors .* File too large"
-        ):
+        with pytest.raises(OutputError, match=r"cannot write .*-00002-of-00004\.safetensors .* File too large"):
             go(source, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -60,9 +60,7 @@ def check_file(path: Path, result: PruneResult) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", ZOO)
-def test_dense_packed_and_memory_agree(
-    kind: str, method: str, saved: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_dense_packed_and_memory_agree(kind: str, method: str, saved: Callable[[str], Path], tmp_path: Path) -> None:
     recipe = tiny.recipe(**METHODS[method])
     source = str(saved(kind))
     dense = prune(source, recipe, calibration=tiny.padded(), out=tmp_path / "dense")
@@ -85,9 +83,7 @@ def test_dense_packed_and_memory_agree(
 
 
 @pytest.mark.parametrize("kind", ZOO)
-def test_what_is_not_pruned_is_copied_bit_for_bit(
-    kind: str, saved: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_what_is_not_pruned_is_copied_bit_for_bit(kind: str, saved: Callable[[str], Path], tmp_path: Path) -> None:
     result = prune(str(saved(kind)), tiny.recipe(method="magnitude"), out=tmp_path / "out")
     before, after = tiny.stored(saved(kind)), tiny.stored(tmp_path / "out")
     assert list(before) == sorted(before)
@@ -140,9 +136,7 @@ def test_half_precision_checkpoints_keep_their_dtype(kind: str, tmp_path: Path) 
         assert tiny.logits(stock(out)).isfinite().all()
 
 
-def test_another_dtype_is_cast_to_and_written_in_the_config(
-    saved: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_another_dtype_is_cast_to_and_written_in_the_config(saved: Callable[[str], Path], tmp_path: Path) -> None:
     recipe = tiny.recipe(method="wanda", dtype="bfloat16")
     prune(str(saved("llama")), recipe, calibration=tiny.tokens(), out=tmp_path / "out")
     assert {tensor.dtype for tensor in tiny.stored(tmp_path / "out").values()} == {torch.bfloat16}
@@ -154,9 +148,7 @@ def heads_of(weight: Tensor, groups: int) -> Tensor:
     return (weight != 0).reshape(groups, -1).any(1)
 
 
-@pytest.mark.parametrize(
-    "kind", ["llama", "llama-untied-bias", "mistral", "qwen2", "qwen3", "gemma3", "opt", "phi"]
-)
+@pytest.mark.parametrize("kind", ["llama", "llama-untied-bias", "mistral", "qwen2", "qwen3", "gemma3", "opt", "phi"])
 def test_structured_pruning_empties_whole_heads_and_channels(kind: str) -> None:
     result = tiny.in_memory(tiny.model(kind), tiny.recipe(method="wanda", pattern="structured", sparsity=0.5))
     found = {name.removesuffix(".weight"): tensor for name, tensor in tiny.weights(result).items()}
@@ -181,9 +173,7 @@ def test_structured_pruning_is_refused_before_work_where_the_roles_are_unknown(
     kind: str, saved: Callable[[str], Path], tmp_path: Path
 ) -> None:
     recipe = tiny.recipe(method="magnitude", pattern="structured", sparsity=0.5)
-    with pytest.raises(
-        ValueError, match=r"pattern structured finds no .* Set pattern\.(heads|channels)=false"
-    ):
+    with pytest.raises(ValueError, match=r"pattern structured finds no .* Set pattern\.(heads|channels)=false"):
         plan(str(saved(kind)), recipe)
     with pytest.raises(ValueError, match="pattern structured finds no"):
         prune(str(saved(kind)), recipe, out=tmp_path / "out")

@@ -37,9 +37,7 @@ def recipe(**settings: Any) -> Recipe:
     nm = isinstance(pattern, str) and ":" in pattern
     base: dict[str, Any] = {} if nm else {"sparsity": 0.6}
     calibration = {"samples": SAMPLES} | settings.pop("calibration", {})
-    return Recipe(
-        **base | {"evaluation": {"text": None}, "compute": "float32"} | settings, calibration=calibration
-    )
+    return Recipe(**base | {"evaluation": {"text": None}, "compute": "float32"} | settings, calibration=calibration)
 
 
 def model(kind: str = "llama", dtype: torch.dtype = torch.float32) -> PreTrainedModel:

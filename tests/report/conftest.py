@@ -59,9 +59,7 @@ def make_manifest(
         depth = block / max(blocks - 1, 1)
         for kind, (rows, cols) in shapes.items():
             name, numel = f"{prefix}.{block}.{kind}", rows * cols
-            value = (
-                2.2 * math.exp(-6 * depth) + 0.6 * depth + 0.5 + 0.35 * noise(kind) + 0.2 * noise(block, kind)
-            )
+            value = 2.2 * math.exp(-6 * depth) + 0.6 * depth + 0.5 + 0.35 * noise(kind) + 0.2 * noise(block, kind)
             share = min(max(sparsity + 0.075 - 0.07 * max(value, 0), 0.2), 0.95)
             nonzeros = round(numel * (1 - share))
             error = 0.03 * math.exp(1.4 * depth + 0.5 * noise(kind, "e") + 0.3 * noise(block, kind, "e"))
@@ -187,12 +185,7 @@ def make_manifest(
             "outliers": {
                 str(m): [
                     scale
-                    * (
-                        2.4 * math.exp(-0.4 * b)
-                        + 0.6
-                        + 0.5 * (b / max(blocks - 1, 1)) ** 3
-                        + 0.1 * noise(b, m)
-                    )
+                    * (2.4 * math.exp(-0.4 * b) + 0.6 + 0.5 * (b / max(blocks - 1, 1)) ** 3 + 0.1 * noise(b, m))
                     / 100
                     for b in range(blocks)
                 ]

@@ -71,9 +71,7 @@ def test_document(browse, write, manifest, run):
 
 def test_evil_names_run_nothing(browse, write, manifest, run):
     """Were the name not escaped, the script would replace the page."""
-    manifest["model"]["source"] = (
-        "<script>document.body.textContent='taken over'</script><img src=x onerror=alert(1)>"
-    )
+    manifest["model"]["source"] = "<script>document.body.textContent='taken over'</script><img src=x onerror=alert(1)>"
     document = browse(build(write(manifest, run)), "--dump-dom").stdout
     assert "Dense against sparse" in document
     assert "&lt;script&gt;document.body" in document

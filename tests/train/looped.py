@@ -46,9 +46,7 @@ def made(model: nn.Module, **settings: Any) -> Loop:
 def main(rank: int, home: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{home}/store", 2)
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=2, timeout=datetime.timedelta(minutes=5)
-    )
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=datetime.timedelta(minutes=5))
     try:
         model = net()
         loop = made(DistributedDataParallel(model), accumulate=2)

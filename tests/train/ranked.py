@@ -81,9 +81,7 @@ def sharded(method: Method, part: slice) -> dict[str, Any]:
 def main(rank: int, size: int, home: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{home}/store", size)
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(minutes=5)
-    )
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(minutes=5))
     part = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
     found = {}
     try:

@@ -57,9 +57,7 @@ def sgd(model: nn.Module, **settings: Any) -> torch.optim.SGD:
     return torch.optim.SGD(model.parameters(), **({"lr": 0.05, "momentum": 0.9} | settings))
 
 
-def one_row(
-    weights: list[float], mask: list[int], method: Method, **settings: Any
-) -> tuple[nn.Linear, SparseTraining]:
+def one_row(weights: list[float], mask: list[int], method: Method, **settings: Any) -> tuple[nn.Linear, SparseTraining]:
     """Return a layer of one output with given weights and mask, and its training; the learning rate is 0."""
     model = nn.Linear(len(weights), 1, bias=False)
     kept = torch.tensor([mask]).bool()

@@ -34,15 +34,11 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 }
 
 
-def pair(
-    method: Method, optimizer: str
-) -> tuple[tuple[nn.Module, SparseTraining], tuple[nn.Module, SparseTraining]]:
+def pair(method: Method, optimizer: str) -> tuple[tuple[nn.Module, SparseTraining], tuple[nn.Module, SparseTraining]]:
     masked, sparse = mlp(64, 48, 32, 4), mlp(64, 48, 32, 4)
     settings: dict[str, Any] = {"method": method, "total_steps": 12}
     names = ["0", "2"]
-    first = SparseTraining(
-        masked, OPTIMIZERS[optimizer](masked.parameters()), sparsity=0.8, include=names, **settings
-    )
+    first = SparseTraining(masked, OPTIMIZERS[optimizer](masked.parameters()), sparsity=0.8, include=names, **settings)
     sparse_(sparse, first.masks)
     shrinks = method.changes_density
     second = SparseTraining(
@@ -88,9 +84,7 @@ def test_a_truly_sparse_run_resumes_to_the_bit(method: Method) -> None:
 
 
 def model() -> nn.Sequential:
-    return nn.Sequential(
-        CSRLinear.random(20, 16, 60, name="a"), nn.ReLU(), CSRLinear.random(16, 8, 30, name="b")
-    )
+    return nn.Sequential(CSRLinear.random(20, 16, 60, name="a"), nn.ReLU(), CSRLinear.random(16, 8, 30, name="b"))
 
 
 @pytest.mark.parametrize(
@@ -115,9 +109,7 @@ def test_an_optimizer_without_the_values() -> None:
 
 def test_the_table_shows_dense_shapes() -> None:
     made = model()
-    training = SparseTraining(
-        made, torch.optim.SGD(made.parameters(), lr=0.1), method=Static(), exclude=["2"]
-    )
+    training = SparseTraining(made, torch.optim.SGD(made.parameters(), lr=0.1), method=Static(), exclude=["2"])
     assert "16x20" in str(training)
     assert "dense (not chosen)" in str(training)
 
@@ -155,9 +147,7 @@ def test_a_weight_too_large_to_be_followed() -> None:
         (lambda p: torch.optim.Adagrad(p, lr=0.1, initial_accumulator_value=0.3), "sum", 0.3),
     ],
 )
-def test_a_grown_weight_starts_as_the_optimizer_starts(
-    make: Callable[[Any], Any], key: str, start: float
-) -> None:
+def test_a_grown_weight_starts_as_the_optimizer_starts(make: Callable[[Any], Any], key: str, start: float) -> None:
     masked, sparse = mlp(64, 48, 4), mlp(64, 48, 4)
     settings: dict[str, Any] = {"method": RigL(every=3, drop=0.5), "total_steps": 12}
     first = SparseTraining(masked, make(masked.parameters()), sparsity=0.8, **settings)

@@ -204,9 +204,7 @@ class TestSettings:
         method = GraNet(every=1, start=0.5)
         assert method.share(150, 100) == pytest.approx(method.floor)
         assert method.sparsity(150, 100, 0.9) == pytest.approx(0.9)
-        assert ITOP(until=0.5).share(50, 100) == pytest.approx(
-            0.2525
-        )  # over the whole run, wherever masks stop
+        assert ITOP(until=0.5).share(50, 100) == pytest.approx(0.2525)  # over the whole run, wherever masks stop
         assert RigL(schedule="power").share(100, 100) == RigL().share(100, 100) == 0.0
 
     def test_a_shaken_share_is_not_rounded_twice(self) -> None:

@@ -177,9 +177,7 @@ def test_masks_ride_on_master_weights() -> None:
 
 def made_sparse(model: nn.Module, name: str, **settings: Any) -> Loop:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
-    training = SparseTraining(
-        model, optimizer, sparsity=0.5, method=RigL(every=2), total_steps=10, include=[name]
-    )
+    training = SparseTraining(model, optimizer, sparsity=0.5, method=RigL(every=2), total_steps=10, include=[name])
     return Loop(model, optimizer, loss=loss, riders=[training], **settings)
 
 

@@ -18,9 +18,7 @@ def numbers(name: str, text: str) -> list[float]:
     try:
         return [float(part) for part in parts]
     except ValueError:
-        raise RecipeError(
-            f"{name} takes numbers with commas between them, such as 0.1,0.3; got {text!r}."
-        ) from None
+        raise RecipeError(f"{name} takes numbers with commas between them, such as 0.1,0.3; got {text!r}.") from None
 
 
 def check_text(name: str, source: str | None) -> None:

@@ -33,9 +33,7 @@ def convert(
     after = _size(written)
     show(f"{written}: {after / 1e6:.1f} MB, {storage} ({source} has {before / 1e6:.1f} MB)")
     if rounded:
-        show(
-            f"{rounded} rounded weights are written as level x scale; packing them again does not find their codes."
-        )
+        show(f"{rounded} rounded weights are written as level x scale; packing them again does not find their codes.")
 
 
 def _size(directory: Path) -> int:

@@ -28,17 +28,13 @@ if TYPE_CHECKING:
 @guarded()
 def evaluate(
     model: Model,
-    text: Annotated[
-        str, typer.Option(metavar="builtin|none|FILE", help="Text to measure perplexity on.")
-    ] = "builtin",
+    text: Annotated[str, typer.Option(metavar="builtin|none|FILE", help="Text to measure perplexity on.")] = "builtin",
     context: Annotated[int | None, typer.Option(help="Tokens per window; 512 if not given.")] = None,
     windows: Annotated[int | None, typer.Option(help="At most so many windows.")] = None,
     tasks: Annotated[str, typer.Option(metavar="NAME,...", help="Zero-shot tasks, or .jsonl files.")] = "",
     limit: Annotated[int | None, typer.Option(help="At most so many questions per task.")] = None,
     seed: Annotated[int, typer.Option(help="Which questions a limit draws.")] = 0,
-    compute: Annotated[
-        str, typer.Option(metavar="auto|float32|bfloat16", help="Type of the forward passes.")
-    ] = "auto",
+    compute: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="Type of the forward passes.")] = "auto",
     revision: Revision = None,
     json_file: Json = None,
     quiet: Quiet = False,
@@ -57,18 +53,14 @@ def evaluate(
     _print(found)
 
 
-def _measure(
-    model: str, revision: str | None, recipe: Recipe, progress: Progress
-) -> tuple[dict[str, Any], Measured]:
+def _measure(model: str, revision: str | None, recipe: Recipe, progress: Progress) -> tuple[dict[str, Any], Measured]:
     from lowdim.models.walk.opened import open_model
     from lowdim.prune import measure
 
     opened = open_model(model, revision=revision, compute=recipe.compute)
     tokenizer = opened.tokenizer()
     if tokenizer is None:
-        raise CheckpointError(
-            f"{model} has no tokenizer beside its weights. Copy the tokenizer's files there."
-        )
+        raise CheckpointError(f"{model} has no tokenizer beside its weights. Copy the tokenizer's files there.")
     text = measure.make_windows(recipe, tokenizer)
     limit = getattr(opened.config, "max_position_embeddings", None)
     found = measure.measure(_counted(opened.stream.forward, progress), recipe, tokenizer, text, limit)

@@ -33,27 +33,17 @@ def generate(
         float, typer.Option(min=0, help="0 takes the best token; 1 draws as the model has it.")
     ] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="Draw among so many; 0 is all.")] = 0,
-    top_p: Annotated[
-        float, typer.Option(min=0, max=1, help="Draw among the fewest with this share; 1 is all.")
-    ] = 1.0,
-    repetition_penalty: Annotated[
-        float, typer.Option(min=0, help="Above 1 what was said becomes less likely.")
-    ] = 1.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw among the fewest with this share; 1 is all.")] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option(min=0, help="Above 1 what was said becomes less likely.")] = 1.0,
     stop: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="End before this text; may be given several times."),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of the draws; another text every time if not given.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draws; another text every time if not given.")] = None,
     dtype: Dtype = None,
     threads: Threads = None,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="PROMPT is a question: use the chat template.")
-    ] = False,
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the model is told before a --chat.")
-    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="PROMPT is a question: use the chat template.")] = False,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told before a --chat.")] = None,
     revision: Revision = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The text alone, no summary.")] = False,
     debug: Debug = False,
@@ -116,20 +106,16 @@ def _encode(tokenizer: Any, text: str, chat: bool, system: str | None) -> list[i
     """Return the tokens of a prompt, with whatever begins a text for this model."""
     if chat:
         if not tokenizer.chat_template:
-            raise RecipeError(
-                "the model has no chat template. Leave --chat out, or take a model tuned for chat."
-            )
+            raise RecipeError("the model has no chat template. Leave --chat out, or take a model tuned for chat.")
         told = [] if system is None else [{"role": "system", "content": system}]
         messages = [*told, {"role": "user", "content": text}]
-        ids: list[int] = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=True
-        )["input_ids"]
+        ids: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)[
+            "input_ids"
+        ]
         return ids
     ids = tokenizer(text)["input_ids"]
     if not ids and tokenizer.bos_token_id is None:
-        raise RecipeError(
-            "the prompt is empty, and the model has no token that begins a text. Give a prompt."
-        )
+        raise RecipeError("the prompt is empty, and the model has no token that begins a text. Give a prompt.")
     return ids or [tokenizer.bos_token_id]
 
 
@@ -180,9 +166,7 @@ def _summary(engine: Opened, watch: _Watch) -> str:
     engine_name = "native engine" if engine.name == "native" else f"Transformers, as {engine.reason}"
     parts = [f"{engine_name}; {info.level} kernels, {info.threads} thread{'s' * (info.threads > 1)}"]
     if watch.first:
-        parts.append(
-            f"prompt {watch.prompt} tokens at {watch.prompt / (watch.first - watch.start):.1f} tokens/s"
-        )
+        parts.append(f"prompt {watch.prompt} tokens at {watch.prompt / (watch.first - watch.start):.1f} tokens/s")
     if watch.tokens > 1:
         speed = (watch.tokens - 1) / (watch.last - watch.first)
         parts.append(f"{watch.tokens} tokens at {speed:.1f} tokens/s")

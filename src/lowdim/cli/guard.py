@@ -69,11 +69,7 @@ def describe(error: Exception) -> str:
         return f"out of memory ({error}). Lower --samples or --context; --dry-run estimates what is needed."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = error.filename or "the output"
-        return (
-            f"the disk is full: {where} could not be written. Free some room, then run again with --resume."
-        )
+        return f"the disk is full: {where} could not be written. Free some room, then run again with --resume."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
-    return (
-        f"{type(error).__name__}: {error}. This is not a mistake lowdim knows; --debug shows where it arose."
-    )
+    return f"{type(error).__name__}: {error}. This is not a mistake lowdim knows; --debug shows where it arose."

@@ -26,9 +26,7 @@ def inspect(
         str, typer.Option(metavar="builtin|none|FILE", help="Text that outliers are measured on.")
     ] = "builtin",
     samples: Annotated[int, typer.Option(help="Calibration sequences.")] = 32,
-    context: Annotated[
-        int | None, typer.Option(help="Tokens per sequence or window; 512 if not given.")
-    ] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens per sequence or window; 512 if not given.")] = None,
     outliers: Annotated[
         str, typer.Option(metavar="M,...", help="How many times the mean makes an outlier.")
     ] = "3,5,7,10",
@@ -50,9 +48,7 @@ def inspect(
     grid: Annotated[
         str, typer.Option(metavar="SPARSITY,...", help="The audits' sparsities; 0.1 to 0.9 if not given.")
     ] = "",
-    text: Annotated[
-        str, typer.Option(metavar="builtin|FILE", help="The text of --essential perplexity.")
-    ] = "builtin",
+    text: Annotated[str, typer.Option(metavar="builtin|FILE", help="The text of --essential perplexity.")] = "builtin",
     windows: Annotated[int | None, typer.Option(help="At most so many windows of it.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many questions per task.")] = None,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,

@@ -9,9 +9,7 @@ import typer
 
 from lowdim.infer.bench.settings import DTYPES
 
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A directory, a hub id, a GGUF file, or builtin:NAME.")
-]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A directory, a hub id, a GGUF file, or builtin:NAME.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]

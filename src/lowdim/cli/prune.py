@@ -29,9 +29,7 @@ def _choice(flag: str, kind: str, help: str) -> object:
 def prune(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the sparse model goes.")],
-    sparsity: Annotated[
-        float | None, typer.Option(help="Share of zeros in the pruned layers, in [0, 1).")
-    ] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Share of zeros in the pruned layers, in [0, 1).")] = None,
     method: Annotated[
         str | None, typer.Option(metavar="|".join(METHODS), help="A score and its repair in one word.")
     ] = None,
@@ -41,9 +39,7 @@ def prune(
     ] = None,
     pattern: Annotated[
         str | None,
-        typer.Option(
-            metavar="unstructured|N:M|RxC|structured", help="Which masks are legal: N:M keeps N of M."
-        ),
+        typer.Option(metavar="unstructured|N:M|RxC|structured", help="Which masks are legal: N:M keeps N of M."),
     ] = None,
     refine: Annotated[str | None, _choice("--refine", "refine", "How the finished mask is moved.")] = None,
     quantize: Annotated[
@@ -61,9 +57,7 @@ def prune(
     samples: Annotated[int | None, typer.Option(help="Calibration sequences.")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens per calibration sequence.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
-    storage: Annotated[
-        str | None, typer.Option(metavar="dense|packed", help="How the weights are stored.")
-    ] = None,
+    storage: Annotated[str | None, typer.Option(metavar="dense|packed", help="How the weights are stored.")] = None,
     dtype: Annotated[
         str | None, typer.Option(metavar="auto|float32|bfloat16|float16", help="Type of the stored weights.")
     ] = None,
@@ -71,9 +65,7 @@ def prune(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. allocation.m=7."),
     ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A recipe in YAML; flags override it.")
-    ] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A recipe in YAML; flags override it.")] = None,
     revision: Revision = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,

@@ -33,9 +33,7 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Ask clients for one of the keys in it, one a line.")
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="The model's name for clients; from MODEL if not given.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name for clients; from MODEL if not given.")] = None,
     dtype: Dtype = None,
     threads: Threads = None,
     max_concurrent: Annotated[int, typer.Option(help="Answers that are generated together.")] = 8,
@@ -46,9 +44,7 @@ def serve(
     context: Annotated[
         int | None, typer.Option(help="Tokens of prompt and answer together; the model's own if not given.")
     ] = None,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds that an answer may take, waiting included.")
-    ] = 600.0,
+    timeout: Annotated[float, typer.Option(help="Seconds that an answer may take, waiting included.")] = 600.0,
     revision: Revision = None,
     debug: Debug = False,
 ) -> None:
@@ -126,7 +122,5 @@ def _open(
     most = longest(loaded.config.get_text_config(decoder=True))
     engine = open_backend(loaded, slots=limits.concurrent, max_length=min(limits.context or most, most))
     if engine.reason:
-        say(
-            f"The native engine does not run this model ({engine.reason}); Transformers runs it, more slowly."
-        )
+        say(f"The native engine does not run this model ({engine.reason}); Transformers runs it, more slowly.")
     return Service(name, engine.backend, tokenizer, limits)

@@ -16,9 +16,7 @@ from lowdim.core import registry
 from lowdim.report.training.facts import execution, lines, seconds, verdict
 
 
-@guarded(
-    after_interrupt="Finished epochs are safe if --out was given: repeat the command with --resume to go on."
-)
+@guarded(after_interrupt="Finished epochs are safe if --out was given: repeat the command with --resume to go on.")
 def train_sparse(
     recipe: Annotated[
         Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe in YAML; flags override it.")
@@ -34,9 +32,7 @@ def train_sparse(
         str | None,
         typer.Option("--method", metavar="|".join(registry.names("training")), help="How the masks move."),
     ] = None,
-    sparsity: Annotated[
-        float | None, typer.Option(help="Share of zeros in the sparse layers, in [0, 1).")
-    ] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Share of zeros in the sparse layers, in [0, 1).")] = None,
     allocation: Annotated[
         str | None, typer.Option(metavar="erk|er|uniform|...", help="How it is spread over the layers.")
     ] = None,

@@ -135,9 +135,7 @@ def _check_fit(values: Sequence[float], sizes: Sequence[int], target: float, how
     if not values:
         raise ValueError("values must not be empty")
     if not all(math.isfinite(v) for v in values) or min(sizes) < 0:
-        raise ValueError(
-            f"values must be finite and sizes not negative; got {list(values)} and {list(sizes)}"
-        )
+        raise ValueError(f"values must be finite and sizes not negative; got {list(values)} and {list(sizes)}")
     if not 0.0 <= target <= 1.0:
         raise ValueError(f"target must be between 0 and 1; got {target}")
     if how == "scale" and min(values) < 0:

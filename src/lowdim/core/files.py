@@ -24,9 +24,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name} in {path.parent} is not valid JSON: {error}") from error
     if not isinstance(data, dict):
-        raise CheckpointError(
-            f"{path.name} in {path.parent} must hold a JSON object, got {type(data).__name__}"
-        )
+        raise CheckpointError(f"{path.name} in {path.parent} must hold a JSON object, got {type(data).__name__}")
     return data
 
 

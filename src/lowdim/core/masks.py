@@ -162,9 +162,7 @@ class Masks(Mapping[str, "Tensor"]):
         Raises:
             LowdimError: a layer is missing or has another shape; nothing has been changed then.
         """
-        tensors = (
-            target if isinstance(target, Mapping) else dict(target.named_parameters(remove_duplicate=False))
-        )
+        tensors = target if isinstance(target, Mapping) else dict(target.named_parameters(remove_duplicate=False))
         found = {name: self._find(name, tensors) for name in self}
         with torch.no_grad():
             for name, tensor in found.items():
@@ -179,9 +177,7 @@ class Masks(Mapping[str, "Tensor"]):
                         f"{tuple(tensors[key].shape)}; was it made for another model?"
                     )
                 return tensors[key]
-        raise LowdimError(
-            f"no weight is named {name!r} or {name + '.weight'!r}. {suggest(name + '.weight', tensors)}"
-        )
+        raise LowdimError(f"no weight is named {name!r} or {name + '.weight'!r}. {suggest(name + '.weight', tensors)}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the packed words and the shapes, for ``torch.save`` with ``weights_only`` loading."""
@@ -200,17 +196,13 @@ class Masks(Mapping[str, "Tensor"]):
             rows, cols = _flat(tuple(sizes))
             words = state["words"][name].cpu()
             if tuple(words.shape) != (rows, words_per_row(cols)) or str(words.dtype) != "torch.int64":
-                raise CheckpointError(
-                    f"masks are damaged: the words of {name} do not fit its shape {list(sizes)}"
-                )
+                raise CheckpointError(f"masks are damaged: the words of {name} do not fit its shape {list(sizes)}")
             made._put(name, tuple(sizes), words)
         self._words, self._shapes, self._kept = made._words, made._shapes, made._kept
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all."""
-        write_tensors(
-            path, self._words, {"masks": 1, "shapes": {name: list(self._shapes[name]) for name in self}}
-        )
+        write_tensors(path, self._words, {"masks": 1, "shapes": {name: list(self._shapes[name]) for name in self}})
 
     @classmethod
     def load(cls, path: str | Path) -> Masks:

@@ -97,9 +97,7 @@ class Library:
         self._message = self.bind("ld_message", ctypes.c_char_p, word)
         self.row_ptr = self.bind("ld_row_ptr", size, word, size, size, pointer, size, pointer)
         self.check = self.bind("ld_check", word, matrix)
-        self.linear = self.bind(
-            "ld_linear", word, matrix, word, pointer, size, size, word, pointer, size, word
-        )
+        self.linear = self.bind("ld_linear", word, matrix, word, pointer, size, size, word, pointer, size, word)
         self.unpack = self.bind("ld_unpack", word, matrix, size, size, word, pointer, size, word)
         self.level = self.use(wanted)
 

@@ -115,12 +115,8 @@ def scales_of(weight: Tensor, mask: Tensor | None, grid: Grid, least: float = 2.
                 [0.]], dtype=torch.bfloat16)
     """
     _check(weight, mask)
-    made = [
-        _scales(weight[some], None if mask is None else mask[some], grid, least) for some in _chunks(weight)
-    ]
-    return (
-        torch.cat(made) if made else weight.new_zeros(0, grid.groups(weight.shape[1]), dtype=torch.bfloat16)
-    )
+    made = [_scales(weight[some], None if mask is None else mask[some], grid, least) for some in _chunks(weight)]
+    return torch.cat(made) if made else weight.new_zeros(0, grid.groups(weight.shape[1]), dtype=torch.bfloat16)
 
 
 def _scales(weight: Tensor, mask: Tensor | None, grid: Grid, least: float) -> Tensor:
@@ -296,6 +292,4 @@ def _check(weight: Tensor, mask: Tensor | None) -> None:
     if weight.ndim != 2 or not weight.is_floating_point():
         raise ValueError(f"weight must be a floating-point matrix, got {weight.dtype} {weight.ndim}-D")
     if mask is not None and (mask.dtype != torch.bool or mask.shape != weight.shape):
-        raise ValueError(
-            f"mask must be bool {tuple(weight.shape)}, got {mask.dtype} of shape {tuple(mask.shape)}"
-        )
+        raise ValueError(f"mask must be bool {tuple(weight.shape)}, got {mask.dtype} of shape {tuple(mask.shape)}")

@@ -79,9 +79,7 @@ def register(
     method = Entry(kind, name, target, title, arxiv, year, aliases, page)
     for key in (name, *aliases):
         if _methods.get((kind, key), method) != method:
-            raise RuntimeError(
-                f"{kind} {key!r} is registered twice: {_methods[kind, key].target} and {target}"
-            )
+            raise RuntimeError(f"{kind} {key!r} is registered twice: {_methods[kind, key].target} and {target}")
         _methods[kind, key] = method
 
 

@@ -102,9 +102,7 @@ def tail_exponent(spectrum: Spectrum, estimator: Estimator = "xmin_peak") -> flo
     elif estimator == "none":
         low, high = -np.inf, np.inf
     else:
-        raise ValueError(
-            f"unknown estimator {estimator!r}. {suggest(estimator, ['xmin_peak', 'xmin_mid', 'none'])}"
-        )
+        raise ValueError(f"unknown estimator {estimator!r}. {suggest(estimator, ['xmin_peak', 'xmin_mid', 'none'])}")
     starts = np.flatnonzero((spectrum >= low) & (spectrum <= high) & np.isfinite(alphas))
     starts = starts[starts < count - 1]
     if not len(starts):

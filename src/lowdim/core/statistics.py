@@ -130,18 +130,14 @@ class InputStatistics:
 
     def mean_square(self) -> Tensor:
         """Return the mean of x^2 per input, fp32 [in]; zeros if no token was seen."""
-        wide = (
-            self._gram.diagonal().double() if self._gram is not None else self._kept(self._square, "square")
-        )
+        wide = self._gram.diagonal().double() if self._gram is not None else self._kept(self._square, "square")
         return (wide / max(1, self.tokens)).float()
 
     def variance(self) -> Tensor:
         """Return the population variance of x per input, fp32 [in]; zeros if no token was seen."""
         n = max(1, self.tokens)
         mean = self._kept(self._total, "moments") / n
-        square = (
-            self._gram.diagonal().double() if self._gram is not None else self._kept(self._square, "square")
-        )
+        square = self._gram.diagonal().double() if self._gram is not None else self._kept(self._square, "square")
         return (square / n - mean.square()).clamp_min(0).float()
 
     def check(self, name: str) -> None:

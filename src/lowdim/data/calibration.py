@@ -51,9 +51,7 @@ class CalibrationData:
         masks = [batch.attention_mask for batch in self.batches]
         if all(mask is None for mask in masks):
             return Batch(ids)
-        filled = (
-            torch.ones_like(b.input_ids) if m is None else m for b, m in zip(self.batches, masks, strict=True)
-        )
+        filled = (torch.ones_like(b.input_ids) if m is None else m for b, m in zip(self.batches, masks, strict=True))
         return Batch(ids, torch.cat(list(filled)))
 
     def save(self, path: str | Path) -> None:
@@ -156,6 +154,4 @@ def check_context(context: int, config: Any) -> None:
     text_config = getattr(config, "text_config", None) or config
     limit = getattr(text_config, "max_position_embeddings", None)
     if limit is not None and context > limit:
-        raise DataError(
-            f"context={context} is longer than the model's {limit} positions; use context={limit} or less"
-        )
+        raise DataError(f"context={context} is longer than the model's {limit} positions; use context={limit} or less")

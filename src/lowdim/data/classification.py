@@ -47,9 +47,7 @@ SETS: dict[str, Known] = {
             "lowdim.data.vision:mnist_5k",
             "handwritten digits, 28x28 grey, 5,000, 10 classes",
         ),
-        Known(
-            "digits", "image", "lowdim.data.vision:digits", "handwritten digits, 8x8 grey, 1,797, 10 classes"
-        ),
+        Known("digits", "image", "lowdim.data.vision:digits", "handwritten digits, 8x8 grey, 1,797, 10 classes"),
         Known(
             "breast-cancer",
             "table",

@@ -47,14 +47,10 @@ class Layout:
             ("in_context", self.in_context is not None, ("concat",)),
         ):
             if given and self.format not in allowed:
-                raise DataError(
-                    f"{name} works with format {' or '.join(allowed)}; got format {self.format!r}"
-                )
+                raise DataError(f"{name} works with format {' or '.join(allowed)}; got format {self.format!r}")
 
 
-def arrange(
-    documents: Sequence[Document], tokenizer: Any, layout: Layout, rng: torch.Generator
-) -> list[list[int]]:
+def arrange(documents: Sequence[Document], tokenizer: Any, layout: Layout, rng: torch.Generator) -> list[list[int]]:
     """Return ``layout.samples`` lists of at most ``layout.context`` token ids.
 
     - ``text``: random windows of the documents. Each document gives one window at a random place, those
@@ -170,9 +166,7 @@ class _Rows:
     def _questions(self, documents: Sequence[Document]) -> Iterator[list[int]]:
         for i in self._order(documents):
             document = documents[i]
-            text = (
-                document.answered(self.layout.rationale) if self.layout.format != "zero" else document.prompt
-            )
+            text = document.answered(self.layout.rationale) if self.layout.format != "zero" else document.prompt
             ids = tokens.encode(self.tokenizer, text, "none")
             if len(ids) <= self.size:
                 yield ids

@@ -95,22 +95,14 @@ def local(path: str | Path) -> list[Question]:
 
 
 def _question(record: dict[str, Any], where: str) -> Question:
-    context = record.get("context") or (
-        f"Question: {record['question']}\nAnswer:" if "question" in record else None
-    )
+    context = record.get("context") or (f"Question: {record['question']}\nAnswer:" if "question" in record else None)
     choices, label = record.get("choices"), record.get("label")
     if not isinstance(context, str):
         raise DataError(f"{where}: expected 'context' or 'question' as a string")
-    if (
-        not isinstance(choices, list)
-        or len(choices) < 2
-        or not all(isinstance(c, str) and c for c in choices)
-    ):
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
         raise DataError(f"{where}: 'choices' must be a list of at least two strings; got {choices!r}")
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(choices):
-        raise DataError(
-            f"{where}: 'label' must be the index of a choice, 0 to {len(choices) - 1}; got {label!r}"
-        )
+        raise DataError(f"{where}: 'label' must be the index of a choice, 0 to {len(choices) - 1}; got {label!r}")
     return Question((context,) * len(choices), tuple(" " + c.lstrip() for c in choices), label)
 
 
@@ -127,9 +119,7 @@ def documents(name: str) -> list[Document]:
     """Return the questions of a built-in calibration set with their right answers."""
     folder = CALIBRATION_SETS[name]
     if name != "gsm8k":
-        return [
-            Document(question=_bare(q.contexts[q.label]), answer=q.choices[q.label]) for q in builtin(folder)
-        ]
+        return [Document(question=_bare(q.contexts[q.label]), answer=q.choices[q.label]) for q in builtin(folder)]
     with gzip.open(assets.path("tasks") / folder / "requests.jsonl.gz", "rt", encoding="utf-8") as lines:
         return [_worked(json.loads(line)["doc"]) for line in lines]
 

@@ -38,13 +38,9 @@ class Tokens:
             raise DataError("the source holds no sequence of tokens")
         width = max(len(ids) for ids, _ in rows)
         if width > context:
-            raise DataError(
-                f"a sequence has {width} tokens, more than context={context}; use context={width}"
-            )
+            raise DataError(f"a sequence has {width} tokens, more than context={context}; use context={width}")
         if len(rows) < samples:
-            warnings.warn(
-                f"the source holds {len(rows)} sequences, not the {samples} asked for", stacklevel=3
-            )
+            warnings.warn(f"the source holds {len(rows)} sequences, not the {samples} asked for", stacklevel=3)
         both = torch.zeros(2, len(rows), width, dtype=torch.int64)
         for i, (ids, mask) in enumerate(rows):
             place = slice(width - len(ids), None) if side == "left" else slice(0, len(ids))
@@ -69,14 +65,10 @@ def read(source: str | Path | Iterable[Any]) -> tuple[str, Documents | Tokens]:
         if all(isinstance(item, Document) for item in source):
             return f"{len(source)} documents", list(source)
         if all(isinstance(item, Mapping) and "input_ids" not in item for item in source):
-            return f"{len(source)} documents", [
-                text.from_record(r, f"item {i}") for i, r in enumerate(source)
-            ]
+            return f"{len(source)} documents", [text.from_record(r, f"item {i}") for i, r in enumerate(source)]
     if isinstance(source, Iterable):
         return "tokens", Tokens(_sequences(source))
-    raise DataError(
-        f"cannot calibrate on a {type(source).__name__}; give a path, texts, a data set or token tensors"
-    )
+    raise DataError(f"cannot calibrate on a {type(source).__name__}; give a path, texts, a data set or token tensors")
 
 
 def _named(source: str) -> Documents | Tokens:
@@ -91,9 +83,7 @@ def _named(source: str) -> Documents | Tokens:
     if suffix == ".safetensors":
         return Tokens(_sequences([_stored(Path(source).expanduser())]))
     if suffix in _PICKLES:
-        raise DataError(
-            f"{source}: lowdim reads no pickles and no arrays; save the ids as .safetensors ('input_ids')"
-        )
+        raise DataError(f"{source}: lowdim reads no pickles and no arrays; save the ids as .safetensors ('input_ids')")
     return text.read(source)
 
 
@@ -114,9 +104,7 @@ def _dataset(source: Any, columns: list[str]) -> Documents | Tokens:
     if "input_ids" in columns:
         return Tokens(_sequences(source))
     if not hasattr(source, "__len__"):
-        raise DataError(
-            "a streaming data set has no length to draw from; take a part first: list(data.take(1000))"
-        )
+        raise DataError("a streaming data set has no length to draw from; take a part first: list(data.take(1000))")
     if len(source) == 0:
         raise DataError("the data set is empty")
     return _Rows(source)
@@ -147,9 +135,7 @@ def _sequences(items: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tenso
     for number, item in enumerate(items):
         ids, mask = _ids_and_mask(item, number)
         if mask.shape != ids.shape:
-            raise DataError(
-                f"item {number}: input_ids {list(ids.shape)} and attention_mask {list(mask.shape)} differ"
-            )
+            raise DataError(f"item {number}: input_ids {list(ids.shape)} and attention_mask {list(mask.shape)} differ")
         if ids.numel() == 0 or not bool(mask.any(-1).all()):
             raise DataError(f"item {number} holds a sequence without a token")
         yield from zip(*(t.reshape(-1, t.shape[-1]) for t in (ids, mask)), strict=True)
@@ -174,7 +160,5 @@ def _tensor(value: Any, what: str) -> torch.Tensor:
     except (TypeError, ValueError, RuntimeError):
         raise DataError(f"{what} must be token ids; got {type(value).__name__}") from None
     if tensor.is_floating_point() or tensor.is_complex() or tensor.ndim not in (1, 2):
-        raise DataError(
-            f"{what} must be integers of one or two dimensions; got {tensor.dtype} {list(tensor.shape)}"
-        )
+        raise DataError(f"{what} must be integers of one or two dimensions; got {tensor.dtype} {list(tensor.shape)}")
     return tensor.to("cpu", torch.int64)

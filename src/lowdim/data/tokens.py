@@ -19,9 +19,7 @@ def check_bos(bos: str, tokenizer: Any) -> None:
     if bos not in get_args(Bos):
         raise DataError(f"bos is 'tokenizer', 'none' or 'window'; got {bos!r}. {suggest(bos, get_args(Bos))}")
     if bos == "window" and tokenizer.bos_token_id is None:
-        raise DataError(
-            "bos='window' needs a start-of-text token and this tokenizer has none; use bos='none'"
-        )
+        raise DataError("bos='window' needs a start-of-text token and this tokenizer has none; use bos='none'")
 
 
 def encode(tokenizer: Any, text: str, bos: str = "tokenizer") -> list[int]:
@@ -65,9 +63,7 @@ def check_vocabulary(largest: int, vocab_size: int) -> None:
         )
 
 
-def pad(
-    rows: Sequence[Sequence[int]], width: int, side: str, fill: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def pad(rows: Sequence[Sequence[int]], width: int, side: str, fill: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return ids and mask, int64 ``[rows, width]``; the mask is None where nothing had to be padded.
 
     Example:

@@ -63,18 +63,14 @@ def windows(
     """
     tokens.check_bos(bos, tokenizer)
     if context < 2 or (limit is not None and limit < 1):
-        raise DataError(
-            f"context must be at least 2 and limit at least 1; got context={context}, limit={limit}"
-        )
+        raise DataError(f"context must be at least 2 and limit at least 1; got context={context}, limit={limit}")
     name, documents = _documents(source)
     text = join.join(documents)
     ids, start = tokens.encode(tokenizer, text, bos), tokens.prefix(tokenizer, bos)
     body = context - len(start)
     found = len(ids) // body
     if found == 0:
-        raise DataError(
-            f"the text has {len(ids)} tokens, fewer than one window of {body}; use a shorter context"
-        )
+        raise DataError(f"the text has {len(ids)} tokens, fewer than one window of {body}; use a shorter context")
     keep = spread(found, found if limit is None else limit)
     rows = [start + ids[i * body : (i + 1) * body] for i in keep]
     protocol = {

@@ -132,12 +132,8 @@ class Inspection:
             return [self._by_layer(), _by_block("Blocks", blocks)]
         return [
             self._by_layer(),
-            _by_block(
-                "Blocks, and their shares of outliers above M times the mean", blocks | self._shares("block")
-            ),
-            _by_block(
-                "Outlier shares of each layer by itself, their mean over the block", self._shares("layer")
-            ),
+            _by_block("Blocks, and their shares of outliers above M times the mean", blocks | self._shares("block")),
+            _by_block("Outlier shares of each layer by itself, their mean over the block", self._shares("layer")),
         ]
 
     def _shares(self, pooling: Pooling) -> dict[str, list[str]]:

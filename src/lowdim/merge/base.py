@@ -55,9 +55,7 @@ class Tensorwise(Merger):
     def mix(self, tensors: Sequence[torch.Tensor], base: torch.Tensor | None) -> torch.Tensor:
         """Return one tensor, fp64, of one tensor of each network and of the base, of one shape and one dtype."""
 
-    def merge(
-        self, states: Sequence[Ticket], base: Ticket | None = None, *, sparsity: float | None = None
-    ) -> Ticket:
+    def merge(self, states: Sequence[Ticket], base: Ticket | None = None, *, sparsity: float | None = None) -> Ticket:
         """Return one network of ``sparsity``, or of that of the networks; see `Merger`."""
         keep = kept_count(states, sparsity)
         if base is not None:

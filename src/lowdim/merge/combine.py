@@ -25,9 +25,7 @@ def tensorwise(like: Ticket, rule: Callable[[str], Tensor]) -> dict[str, Tensor]
     Integer and boolean buffers (such as the batch counter of a BatchNorm) have no mean: those of ``like`` are taken.
     """
     return {
-        name: rule(name).to(tensor.dtype)
-        if tensor.is_floating_point() or tensor.is_complex()
-        else tensor.clone()
+        name: rule(name).to(tensor.dtype) if tensor.is_floating_point() or tensor.is_complex() else tensor.clone()
         for name, tensor in like.state.items()
     }
 
@@ -107,9 +105,7 @@ def largest(state: Mapping[str, Tensor], legal: Mapping[str, Tensor], keep: int)
     """
     held = sum(int(mask.sum()) for mask in legal.values())
     if keep > held:
-        raise LowdimError(
-            f"{keep} weights are to be kept, but the tickets hold {held} between them; ask for fewer"
-        )
+        raise LowdimError(f"{keep} weights are to be kept, but the tickets hold {held} between them; ask for fewer")
     if keep == held:
         return dict(legal)
     scores = {name: torch.where(mask, state[name].detach().abs(), -1.0) for name, mask in legal.items()}
@@ -145,9 +141,7 @@ def pruned(state: dict[str, Tensor], legal: Mapping[str, Tensor], keep: int, ste
     return Ticket(state, masks, step=step)
 
 
-def running_average(
-    tickets: Sequence[Ticket], factors: Sequence[float], keep: int, *, prune_each: bool
-) -> Ticket:
+def running_average(tickets: Sequence[Ticket], factors: Sequence[float], keep: int, *, prune_each: bool) -> Ticket:
     """Fold tickets one after another: average <- (1 - f_k) * average + f_k * ticket_k, beginning with the first.
 
     Args:
@@ -177,9 +171,7 @@ def kept_count(tickets: Sequence[Ticket], sparsity: float | None) -> int:
     if sparsity is None:
         counts = {ticket.masks.kept() for ticket in tickets}
         if len(counts) > 1:
-            raise LowdimError(
-                f"the tickets keep different numbers of weights ({sorted(counts)}); give sparsity"
-            )
+            raise LowdimError(f"the tickets keep different numbers of weights ({sorted(counts)}); give sparsity")
         return counts.pop()
     first = tickets[0]
     return round((1 - check_sparsity(sparsity)) * sum(first.state[name].numel() for name in first.masks))

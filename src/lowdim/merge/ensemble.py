@@ -38,9 +38,7 @@ class Ensemble:
     overlap: float
 
 
-def predict(
-    model: nn.Module, batches: Iterable[Any], *, forward: Forward | None = None
-) -> tuple[Tensor, Tensor]:
+def predict(model: nn.Module, batches: Iterable[Any], *, forward: Forward | None = None) -> tuple[Tensor, Tensor]:
     """Return the class probabilities and labels of all batches, on the CPU.
 
     Args:
@@ -101,9 +99,7 @@ def ensemble(
             ticket.apply_(model)
             probabilities, labels = predict(model, batches, forward=forward)
             if truth is not None and not torch.equal(labels, truth):
-                raise LowdimError(
-                    "batches came in another order on the next pass; use a loader without shuffling"
-                )
+                raise LowdimError("batches came in another order on the next pass; use a loader without shuffling")
             truth = labels
             total = total + probabilities.double()
             members.append(quality(probabilities, labels, bins=bins))

@@ -72,9 +72,7 @@ class LotteryPools(Merger):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.coefficients or not all(0 <= a <= 1 for a in self.coefficients):
-            raise RecipeError(
-                f"coefficients must be one or more numbers between 0 and 1; got {self.coefficients}"
-            )
+            raise RecipeError(f"coefficients must be one or more numbers between 0 and 1; got {self.coefficients}")
 
     def order(self, target: int, tickets: int) -> tuple[int, ...]:
         """Return which tickets are mixed in, nearest round first, the denser of two equally near first.
@@ -129,9 +127,7 @@ class LotteryPools(Merger):
                 current = best
         return Pooled(current, tuple(trials))
 
-    def merge(
-        self, states: Sequence[Ticket], base: Ticket | None = None, *, factor: float | None = None
-    ) -> Ticket:
+    def merge(self, states: Sequence[Ticket], base: Ticket | None = None, *, factor: float | None = None) -> Ticket:
         """Mix tickets in one after another, without validation: the paper's baselines; see `Merger`.
 
         Args:

@@ -65,14 +65,11 @@ def load(
             )
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"the weights in {path} do not fit its config.json: {error}. Check that both come from "
-                "the same model."
+                f"the weights in {path} do not fit its config.json: {error}. Check that both come from the same model."
             ) from error
         _check_complete(checkpoint, info)
         if (checkpoint.path / "generation_config.json").exists():
-            loaded.generation_config = GenerationConfig.from_pretrained(
-                checkpoint.path, local_files_only=True
-            )
+            loaded.generation_config = GenerationConfig.from_pretrained(checkpoint.path, local_files_only=True)
     loaded.config._name_or_path = str(path)
     result: PreTrainedModel = loaded.eval().to(device)
     return result

@@ -163,9 +163,7 @@ class _Run:
             if writer is not None:
                 writer.directory.close()
 
-    def to_disk(
-        self, spec: str, out: Path, revision: str | None, resume: bool, overwrite: bool
-    ) -> PruneResult:
+    def to_disk(self, spec: str, out: Path, revision: str | None, resume: bool, overwrite: bool) -> PruneResult:
         if resume and not overwrite and manifest.exists(out):
             return self._finished(spec, out, revision)
         writer = Writer(out, overwrite=overwrite, resume=resume) if ranks.rank() == 0 else None
@@ -207,9 +205,7 @@ class _Run:
         refuse_differences(f"the finished run in {out}", made, {key: asked[key] for key in made})
         beside = (out.with_name(f"{out.name}.{end}") for end in ("partial", "replaced"))
         if ranks.rank() == 0 and any(path.exists() for path in beside):
-            Directory(
-                out, overwrite=True
-            ).close()  # tidies up after a run killed once its result had appeared
+            Directory(out, overwrite=True).close()  # tidies up after a run killed once its result had appeared
         return PruneResult(found.to_dict(), out)
 
     def _stages(
@@ -224,9 +220,7 @@ class _Run:
             if (text is None and not self.recipe.evaluation.tasks) or ranks.rank() != 0:
                 return Measured()
             with self.clock.stage(f"Evaluate {name}"):
-                return measure(
-                    self._watched(name, session, forward), self.recipe, self.tokenizer, text, limit
-                )
+                return measure(self._watched(name, session, forward), self.recipe, self.tokenizer, text, limit)
 
         found = keeper.recall("dense") if keeper else None
         dense = Measured.from_dict(found) if found else measured("dense", session.stream.forward)
@@ -312,9 +306,7 @@ class _Run:
         writer.directory.write_text(manifest.FILE, manifest.to_text(record))
         writer.finish()
         if self.recipe.storage == "packed":
-            convert(
-                writer.directory.out, writer.directory.out, "packed", overwrite=True, rounded=self._rounded
-            )
+            convert(writer.directory.out, writer.directory.out, "packed", overwrite=True, rounded=self._rounded)
 
 
 def _parameters(session: Session) -> list[str]:

@@ -17,9 +17,7 @@ class Budget:
     keep: int
 
 
-def budgets(
-    layers: Sequence[LayerInfo], sparsities: Mapping[str, float], pattern: Pattern
-) -> dict[str, Budget]:
+def budgets(layers: Sequence[LayerInfo], sparsities: Mapping[str, float], pattern: Pattern) -> dict[str, Budget]:
     """Return each layer's pattern and count; unstructured and block counts add up to the target to one unit.
 
     Args:
@@ -36,7 +34,4 @@ def budgets(
     """
     shares = [sparsities[info.name] for info in layers]
     keeps = pattern.keeps([info.rows * info.cols for info in layers], shares)
-    return {
-        info.name: Budget(pattern.at(share), keep)
-        for info, share, keep in zip(layers, shares, keeps, strict=True)
-    }
+    return {info.name: Budget(pattern.at(share), keep) for info, share, keep in zip(layers, shares, keeps, strict=True)}

@@ -55,11 +55,7 @@ class Engine:
         if self.needs and statistics.tokens == 0:
             why = "no calibration token reached the layer; left dense"
             return [Outcome(layer.name, None, None, (why,)) for layer in layers]
-        todo = [
-            layer
-            for layer in layers
-            if self.recipe.grid or self.budgets[layer.name].keep < layer.master.numel()
-        ]
+        todo = [layer for layer in layers if self.recipe.grid or self.budgets[layer.name].keep < layer.master.numel()]
         bench = Bench([self._laid_out(layer, masks or {}) for layer in todo], statistics, self.recipe.grid)
         if todo:
             if self.needs:

@@ -156,9 +156,7 @@ class Keeper:
         assert writer is not None and source is not None
         for name in companions(source.path):
             if name == "config.json":
-                config = read_json(source.path / name) | {
-                    "dtype": str(self.session.stored).removeprefix("torch.")
-                }
+                config = read_json(source.path / name) | {"dtype": str(self.session.stored).removeprefix("torch.")}
                 config.pop("torch_dtype", None)
                 writer.directory.write_json(name, config)
             else:
@@ -178,9 +176,7 @@ class Keeper:
         assert checkpoint is not None
         info = checkpoint.info(name)
         cast = (
-            self.session.recipe.dtype != "auto"
-            and info.dtype.is_floating_point
-            and info.dtype != self.session.stored
+            self.session.recipe.dtype != "auto" and info.dtype.is_floating_point and info.dtype != self.session.stored
         )
         if cast:
             return checkpoint.read(name).to(self.session.stored)
@@ -208,9 +204,7 @@ def record_block(
     for layer in block.layers:
         if layer.name in found:
             owners.setdefault(layer.parameter, []).append(layer)
-            record.fallbacks += [
-                {"layer": layer.name, "what": note, "detail": ""} for note in found[layer.name].notes
-            ]
+            record.fallbacks += [{"layer": layer.name, "what": note, "detail": ""} for note in found[layer.name].notes]
     for parameter, layers in owners.items():
         held = block.masters[parameter.removeprefix(f"{block.name}.")].cpu()
         own = found[layers[0].name] if len(layers) == 1 else None

@@ -68,9 +68,7 @@ def text_of(recipe: Recipe) -> str | None:
     text = recipe.evaluation.text
     if text != "auto":
         return text
-    return (
-        "builtin" if recipe.calibration.source.startswith("builtin") or assets.available()["wiki"] else None
-    )
+    return "builtin" if recipe.calibration.source.startswith("builtin") or assets.available()["wiki"] else None
 
 
 def make_windows(recipe: Recipe, tokenizer: Any) -> Windows | None:
@@ -81,9 +79,7 @@ def make_windows(recipe: Recipe, tokenizer: Any) -> Windows | None:
     return windows(text, tokenizer, settings.context, limit=settings.windows)
 
 
-def measure(
-    forward: Forward, recipe: Recipe, tokenizer: Any, text: Windows | None, limit: int | None
-) -> Measured:
+def measure(forward: Forward, recipe: Recipe, tokenizer: Any, text: Windows | None, limit: int | None) -> Measured:
     """Measure one model.
 
     Args:

@@ -60,9 +60,7 @@ class Plan:
         width = max((len(layer.info.name) for layer in self.layers), default=0)
         for layer in self.layers:
             share = "decided on the data" if layer.sparsity is None else f"{layer.sparsity:.4f}"
-            lines.append(
-                f"  {layer.info.name:<{width}}  {layer.info.rows:>6} x {layer.info.cols:<6}  {share}"
-            )
+            lines.append(f"  {layer.info.name:<{width}}  {layer.info.rows:>6} x {layer.info.cols:<6}  {share}")
         if self.skipped:
             lines += ["", "Left dense:"]
             lines += [f"  {name}: {reason}" for name, reason in self.skipped]
@@ -119,9 +117,7 @@ def _memory(session: Session) -> dict[str, int]:
     stored = torch.empty((), dtype=session.stored).element_size()
     both = stored if compute == stored else compute + stored
     block = max(sum(p.numel() for p in block.parameters()) for block in stream.blocks)
-    outside = sum(p.numel() for p in stream.model.parameters()) - sum(
-        p.numel() for p in stream.blocks.parameters()
-    )
+    outside = sum(p.numel() for p in stream.model.parameters()) - sum(p.numel() for p in stream.blocks.parameters())
     embedding: Any = stream.model.get_input_embeddings()
     hidden: int = embedding.weight.shape[1]
     widths = {info.cols for info in session.layers}

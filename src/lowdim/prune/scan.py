@@ -31,9 +31,7 @@ class Scanner:
         progress: told of every block of the first pass.
     """
 
-    def __init__(
-        self, session: Session, score: Score | None, batches: Sequence[Batch], progress: Progress
-    ) -> None:
+    def __init__(self, session: Session, score: Score | None, batches: Sequence[Batch], progress: Progress) -> None:
         self.stream = session.stream
         self.infos: Mapping[str, LayerInfo] = {info.name: info for info in session.layers}
         self.gradients = session.gradients

@@ -34,18 +34,14 @@ class Session(Opened):
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
-def open_session(
-    model: PreTrainedModel | str | Path, recipe: Recipe, *, revision: str | None = None
-) -> Session:
+def open_session(model: PreTrainedModel | str | Path, recipe: Recipe, *, revision: str | None = None) -> Session:
     """Open a model and find what a recipe prunes in it; no weight is read.
 
     Raises:
         LowdimError: the model cannot be used, a target expression matches nothing, or the pattern fits a layer's shape
             not.
     """
-    opened = open_model(
-        model, revision=revision, dtype=recipe.dtype, compute=recipe.compute, device=recipe.device
-    )
+    opened = open_model(model, revision=revision, dtype=recipe.dtype, compute=recipe.compute, device=recipe.device)
     layers, skipped = _layers(opened.stream, recipe)
     return Session(**vars(opened), recipe=recipe, layers=layers, skipped=skipped)
 

@@ -24,9 +24,7 @@ class Group:
     remarks: Sequence[tuple[str, str]] = ()
 
 
-def prune_block(
-    engine: Engine, block: Block, activations: Sequence[Activation], config: object
-) -> list[Outcome]:
+def prune_block(engine: Engine, block: Block, activations: Sequence[Activation], config: object) -> list[Outcome]:
     """Prune one block in place; the activations stay those that enter it.
 
     Block-sequential, all statistics come from the dense block; true-sequential, each group of layers sees the inputs
@@ -89,6 +87,4 @@ def _joint_masks(engine: Engine, groups: Sequence[Group], config: object) -> Map
         for layer in group.layers:
             evidence = engine.evidence(layer.name, group.statistics)
             scores[layer.name] = score.scores(layer.weight(), evidence)
-    return engine.recipe.pattern.joint_masks(
-        scores, config, {name: engine.budgets[name].keep for name in scores}
-    )
+    return engine.recipe.pattern.joint_masks(scores, config, {name: engine.budgets[name].keep for name in scores})

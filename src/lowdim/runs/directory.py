@@ -208,9 +208,7 @@ class Directory:
             os.rename(self._old, self.out)
             raise
 
-    def write(
-        self, name: str, fill: Callable[[IO[bytes]], object], needed: int, place: Path | None = None
-    ) -> None:
+    def write(self, name: str, fill: Callable[[IO[bytes]], object], needed: int, place: Path | None = None) -> None:
         """Write a file, whole or not at all: ``fill`` writes about ``needed`` bytes to it.
 
         Raises:

@@ -48,7 +48,5 @@ def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
     return [
         key
         for name in dict.fromkeys([*one, *other])
-        for key in differences(
-            one.get(name, missing), other.get(name, missing), f"{prefix}.{name}".lstrip(".")
-        )
+        for key in differences(one.get(name, missing), other.get(name, missing), f"{prefix}.{name}".lstrip("."))
     ]

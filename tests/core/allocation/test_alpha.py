@@ -70,9 +70,7 @@ def test_from_weights():
     assert found.values == {
         i.name: tail_exponent(eigenvalues(w), "xmin_mid") for i, w in zip(infos, weights, strict=True)
     }
-    assert (
-        found.sparsities["0.0"] == found.sparsities["0.1"] < found.sparsities["1.0"] < found.sparsities["2.0"]
-    )
+    assert found.sparsities["0.0"] == found.sparsities["0.1"] < found.sparsities["1.0"] < found.sparsities["2.0"]
 
 
 @pytest.mark.parametrize(

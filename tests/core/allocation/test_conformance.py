@@ -36,18 +36,13 @@ def model(shapes, fill=None, dtype=torch.float32):
     for b, block in enumerate(shapes):
         infos = [LayerInfo(f"{b}.{n}", b, shape) for n, shape in enumerate(block)]
         weights = [
-            torch.randn(i.rows, i.cols, generator=g) * (1 + torch.rand(i.cols, generator=g) * 3) ** b
-            for i in infos
+            torch.randn(i.rows, i.cols, generator=g) * (1 + torch.rand(i.cols, generator=g) * 3) ** b for i in infos
         ]
         if fill is not None:
             weights = [torch.full_like(w, fill) for w in weights]
         layers += infos
-        scales = [
-            torch.rand(i.cols, generator=g) + 0.5 if fill is None else torch.ones(i.cols) for i in infos
-        ]
-        blocks.append(
-            [ScannedLayer(i, w.to(dtype), s) for i, w, s in zip(infos, weights, scales, strict=True)]
-        )
+        scales = [torch.rand(i.cols, generator=g) + 0.5 if fill is None else torch.ones(i.cols) for i in infos]
+        blocks.append([ScannedLayer(i, w.to(dtype), s) for i, w, s in zip(infos, weights, scales, strict=True)])
     return layers, lambda: iter(blocks)
 
 

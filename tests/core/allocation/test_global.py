@@ -45,9 +45,7 @@ def test_equals_a_top_k_over_the_concatenation(sparsity):
 
 
 @given(
-    st.lists(
-        st.lists(st.sampled_from([0.0, 0.5, -0.5, 1.0, 2.0]), min_size=1, max_size=8), min_size=1, max_size=5
-    ),
+    st.lists(st.lists(st.sampled_from([0.0, 0.5, -0.5, 1.0, 2.0]), min_size=1, max_size=8), min_size=1, max_size=5),
     st.floats(0, 0.99),
 )
 def test_ties_are_kept_in_the_order_of_the_layers(rows, sparsity):

@@ -8,9 +8,7 @@ A = torch.tensor([[4.0, 2.0, 1.0, 0.4], [0.4, 0.3, 10.0, 0.02]])
 
 
 def one_block(*pairs):
-    return lambda: iter(
-        [[ScannedLayer(LayerInfo(f"l{i}", 0, w.shape), w, s) for i, (w, s) in enumerate(pairs)]]
-    )
+    return lambda: iter([[ScannedLayer(LayerInfo(f"l{i}", 0, w.shape), w, s) for i, (w, s) in enumerate(pairs)]])
 
 
 def planted(outliers, width=20):
@@ -21,9 +19,7 @@ def planted(outliers, width=20):
         weights[0].view(-1)[:count] = 100.0
         infos = [LayerInfo(f"{b}.{n}", b, w.shape) for n, w in enumerate(weights)]
         layers += infos
-        blocks.append(
-            [ScannedLayer(i, w, torch.ones(w.shape[1])) for i, w in zip(infos, weights, strict=True)]
-        )
+        blocks.append([ScannedLayer(i, w, torch.ones(w.shape[1])) for i, w in zip(infos, weights, strict=True)])
     return layers, lambda: iter(blocks)
 
 
@@ -70,9 +66,7 @@ def test_mean_and_range(lam):
     layers, scan = planted([0, 3, 9, 1, 0])
     found = OWL(lam=lam).allocate(layers, 0.6, scan)
     values = list(found.sparsities.values())
-    assert sum(s * i.numel for s, i in zip(values, layers, strict=True)) / 6000 == pytest.approx(
-        0.6, abs=1e-12
-    )
+    assert sum(s * i.numel for s, i in zip(values, layers, strict=True)) / 6000 == pytest.approx(0.6, abs=1e-12)
     assert max(values) - min(values) == pytest.approx(2 * lam, abs=1e-9)
     assert found.sparsities["2.0"] == found.sparsities["2.1"] == min(values)
     assert found.values["2.0"] > found.values["1.0"] > 0

@@ -18,6 +18,4 @@ def test_every_layer_gets_the_target_without_reading_a_weight():
 
 @pytest.mark.parametrize(("keep", "group"), [(1, 8), (2, 4), (8, 8)])
 def test_nm_stays_the_pattern_itself(keep, group):
-    assert Uniform().allocate_nm(LAYERS, keep, group, no_scan).sparsities == dict.fromkeys(
-        "012345", 1 - keep / group
-    )
+    assert Uniform().allocate_nm(LAYERS, keep, group, no_scan).sparsities == dict.fromkeys("012345", 1 - keep / group)

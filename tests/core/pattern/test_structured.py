@@ -95,9 +95,7 @@ def test_ties_keep_the_first_units():
 
 def test_refusals():
     with pytest.raises(PatternError, match="no scores for up"):
-        structured_masks(
-            {"down": torch.ones(2, 2)}, BlockRoles(channel_rows=("up",), channel_cols=("down",)), 0.5
-        )
+        structured_masks({"down": torch.ones(2, 2)}, BlockRoles(channel_rows=("up",), channel_cols=("down",)), 0.5)
     with pytest.raises(PatternError, match="5 equal units"):
         structured_masks(block(), BlockRoles(("q",), num_kv_groups=5), 0.5)
     with pytest.raises(PatternError, match="disagree"):

@@ -95,9 +95,7 @@ def test_a_pattern_of_another_sparsity() -> None:
 def test_a_mask_that_breaks_the_pattern(pattern: str, mask: Any) -> None:
     model = nn.Linear(4, 4)
     with pytest.raises(RecipeError, match="mask of weight does not"):
-        SparseTraining(
-            model, sgd(model), method=Static(), pattern=pattern, masks={"weight": torch.tensor(mask).bool()}
-        )
+        SparseTraining(model, sgd(model), method=Static(), pattern=pattern, masks={"weight": torch.tensor(mask).bool()})
 
 
 @pytest.mark.parametrize(

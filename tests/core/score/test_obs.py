@@ -51,10 +51,7 @@ def test_white_inputs_make_it_magnitude():
 
 def test_scaling_the_inputs_changes_no_mask():
     weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
-    masks = [
-        GROUP.mask(OBS().scaled(weight, OBS().column_scale(statistics(correlated() * c))), 64)
-        for c in (1, 64)
-    ]
+    masks = [GROUP.mask(OBS().scaled(weight, OBS().column_scale(statistics(correlated() * c))), 64) for c in (1, 64)]
     assert torch.equal(*masks)
 
 
@@ -64,9 +61,7 @@ def test_dead_columns_score_zero_and_harm_nobody():
     scale = OBS(damping=0.0).column_scale(statistics(x))
     alive = [j for j in range(16) if j != 3]
     assert scale[3] == 0
-    torch.testing.assert_close(
-        scale[alive], OBS(damping=0.0).column_scale(statistics(x[:, alive])), rtol=1e-3, atol=0
-    )
+    torch.testing.assert_close(scale[alive], OBS(damping=0.0).column_scale(statistics(x[:, alive])), rtol=1e-3, atol=0)
 
 
 def test_no_token_gives_zeros():

@@ -28,17 +28,13 @@ def test_hand_example():
 
 def random_case():
     g = torch.Generator().manual_seed(0)
-    return torch.randn(32, 48, generator=g), torch.randn(200, 48, generator=g) * torch.rand(
-        48, generator=g
-    ) * 9
+    return torch.randn(32, 48, generator=g), torch.randn(200, 48, generator=g) * torch.rand(48, generator=g) * 9
 
 
 def test_equal_norms_make_it_magnitude():
     weight, _ = random_case()
     scale = Wanda().column_scale(statistics(torch.full((5, 48), 3.0)))
-    assert torch.equal(
-        ROW.mask(Wanda().scaled(weight, scale), 700), ROW.mask(Magnitude().scaled(weight, None), 700)
-    )
+    assert torch.equal(ROW.mask(Wanda().scaled(weight, scale), 700), ROW.mask(Magnitude().scaled(weight, None), 700))
 
 
 def test_scaling_the_inputs_or_a_row_changes_nothing():
@@ -52,9 +48,7 @@ def test_scaling_the_inputs_or_a_row_changes_nothing():
 
 def test_the_number_of_tokens_does_not_scale_it():
     _, x = random_case()
-    torch.testing.assert_close(
-        Wanda().column_scale(statistics(x)), Wanda().column_scale(statistics(x.repeat(7, 1)))
-    )
+    torch.testing.assert_close(Wanda().column_scale(statistics(x)), Wanda().column_scale(statistics(x.repeat(7, 1))))
 
 
 def bisection(scores, sparsity):
@@ -90,9 +84,7 @@ def test_variant_by_hand():
     # row 0 cumulative shares: 1/10 3/10 6/10 10/10; row 1: 1/4 2/4 3/4 1 with ties ranked from the right
     scores = torch.tensor([[4.0, 1.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0]])
     share = Wanda(variant=True).scaled(scores, None)
-    torch.testing.assert_close(
-        share, torch.tensor([[1, 0.1, 0.3, 0.6], [1, 0.75, 0.5, 0.25]], dtype=torch.float64)
-    )
+    torch.testing.assert_close(share, torch.tensor([[1, 0.1, 0.3, 0.6], [1, 0.75, 0.5, 0.25]], dtype=torch.float64))
     mask = Unstructured("matrix").mask(share, 4)
     assert mask.tolist() == [[True, False, False, True], [True, True, False, False]]
 

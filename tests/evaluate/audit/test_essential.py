@@ -96,9 +96,7 @@ def test_a_trained_model_spares_small_weights_and_no_random_ones(measured: Essen
     assert measured.random is not None
     assert measured.magnitude.tolerance >= 0.2
     assert measured.random.tolerance < measured.magnitude.tolerance
-    assert all(
-        a > b for a, b in zip(measured.magnitude.scores[1:6], measured.random.scores[1:6], strict=True)
-    )
+    assert all(a > b for a, b in zip(measured.magnitude.scores[1:6], measured.random.scores[1:6], strict=True))
     assert measured.magnitude.knee is not None
     assert 0.2 <= measured.magnitude.knee <= 0.5
 
@@ -110,9 +108,7 @@ def test_perplexity_has_its_knee_on_the_logarithm() -> None:
         logits = model(input_ids=ids[:, :-1]).logits[:, -1]
         return math.exp(float(torch.nn.functional.cross_entropy(logits, ids[:, -1])))
 
-    found = essential_sparsity(
-        trained(), Metric("facts", measure, False, logarithmic=True), grid=GRID, random=False
-    )
+    found = essential_sparsity(trained(), Metric("facts", measure, False, logarithmic=True), grid=GRID, random=False)
     assert found.random is None
     assert found.magnitude.knee is not None
     assert 0.2 <= found.magnitude.knee <= 0.5

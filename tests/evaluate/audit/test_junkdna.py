@@ -61,9 +61,7 @@ def audit(names: tuple[str, str]) -> JunkDNA:
     easy, difficult = names
     model = trained()
     before = bits(model)
-    found = junk_dna(
-        model, build_tokenizer(), [difficult, easy], difficulty={easy: 1, difficult: 7}, grid=GRID
-    )
+    found = junk_dna(model, build_tokenizer(), [difficult, easy], difficulty={easy: 1, difficult: 7}, grid=GRID)
     assert same(bits(model), before)
     return found
 
@@ -113,18 +111,14 @@ def faked(monkeypatch: pytest.MonkeyPatch, accuracy: dict[str, list[float]]) -> 
 
     calls = {name: iter(values) for name, values in accuracy.items()}
 
-    def evaluate(
-        model: object, tokenizer: object, names: list[str], **options: object
-    ) -> dict[str, TaskResult]:
+    def evaluate(model: object, tokenizer: object, names: list[str], **options: object) -> dict[str, TaskResult]:
         right = torch.arange(100) < round(100 * next(calls[names[0]]))
         return {names[0]: TaskResult(names[0], right, right, "", "acc")}
 
     monkeypatch.setattr(junkdna, "evaluate_tasks", evaluate)
 
 
-def test_difficulty_is_the_gap_unless_told_otherwise(
-    names: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_difficulty_is_the_gap_unless_told_otherwise(names: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     easy, difficult = names
     faked(monkeypatch, {easy: [0.4, 0.42, 0.1], difficult: [0.7, 0.69, 0.6]})
     found = junk_dna(trained(), None, names, grid=[0.1, 0.2])

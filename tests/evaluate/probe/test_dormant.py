@@ -86,9 +86,7 @@ def test_an_activation_before_any_layer_has_a_name_of_its_own_in_every_batch() -
 
 
 def test_a_single_example_without_a_batch() -> None:
-    assert (
-        Dormant().measure(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), [torch.ones(3)]).layers["0"].neurons == 4
-    )
+    assert Dormant().measure(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), [torch.ones(3)]).layers["0"].neurons == 4
 
 
 def test_scores_compare_with_the_mean_of_the_layer() -> None:
@@ -117,9 +115,7 @@ def test_arguments_by_name_and_several() -> None:
             return self.fc(a + b).relu()
 
     a, b = torch.randn(2, 1, 2)
-    found = [
-        Dormant().measure(Two(), [batch]).layers["fc"].activation for batch in ((a, b), {"a": a, "b": b})
-    ]
+    found = [Dormant().measure(Two(), [batch]).layers["fc"].activation for batch in ((a, b), {"a": a, "b": b})]
     assert found == ["relu", "relu"]
 
 

@@ -42,9 +42,7 @@ def test_worked_examples(edges: torch.Tensor, ramanujan: float, weighted: float)
 def test_weights_times_c_times_the_gap_by_c(factor: float) -> None:
     weight = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
     mask = torch.ones(8, 6, dtype=torch.bool)
-    plain, scaled = (
-        Ramanujan().measure({"a": mask}, {"a": w}).layers["a"] for w in (weight, factor * weight)
-    )
+    plain, scaled = (Ramanujan().measure({"a": mask}, {"a": w}).layers["a"] for w in (weight, factor * weight))
     assert scaled.gap.weighted == pytest.approx(abs(factor) * plain.gap.weighted)
     assert scaled.weighted_imdb == pytest.approx(abs(factor) * plain.weighted_imdb)
     assert scaled.gap.weighted_relative == pytest.approx(plain.gap.weighted_relative)

@@ -18,16 +18,10 @@ from lowdim.evaluate.quality.calibration import calibration_error
     ],
 )
 def test_calibration_error(confidences: list[float], hits: list[int], error: float) -> None:
-    assert calibration_error(torch.tensor(confidences), torch.tensor(hits).bool()) == pytest.approx(
-        error, abs=1e-6
-    )
+    assert calibration_error(torch.tensor(confidences), torch.tensor(hits).bool()) == pytest.approx(error, abs=1e-6)
 
 
 def test_bins_are_open_below_and_closed_above() -> None:
     hits = torch.tensor([True, False])
-    assert calibration_error(torch.tensor([0.5, 0.6], dtype=torch.float64), hits, bins=2) == pytest.approx(
-        0.55
-    )
-    assert calibration_error(torch.tensor([0.6, 0.7], dtype=torch.float64), hits, bins=2) == pytest.approx(
-        0.15
-    )
+    assert calibration_error(torch.tensor([0.5, 0.6], dtype=torch.float64), hits, bins=2) == pytest.approx(0.55)
+    assert calibration_error(torch.tensor([0.6, 0.7], dtype=torch.float64), hits, bins=2) == pytest.approx(0.15)

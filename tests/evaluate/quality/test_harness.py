@@ -32,9 +32,7 @@ def test_a_harness_that_lacks_something_else_says_so(monkeypatch: pytest.MonkeyP
 
 def test_the_model_is_handed_over_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
-    harness, models, huggingface = (
-        ModuleType(n) for n in ("lm_eval", "lm_eval.models", "lm_eval.models.huggingface")
-    )
+    harness, models, huggingface = (ModuleType(n) for n in ("lm_eval", "lm_eval.models", "lm_eval.models.huggingface"))
     huggingface.HFLM = lambda **options: options  # type: ignore[attr-defined]
 
     def simple_evaluate(**options: Any) -> dict[str, Any]:

@@ -47,9 +47,7 @@ def test_it_equals_a_plain_loop(model: Any, tokenizer: Any) -> None:
 def test_the_batch_size_does_not_matter(llama: Any, tokenizer: Any, size: int) -> None:
     made = windows(TEXT, tokenizer, 20)
     found = perplexity(llama, made, tokens_per_batch=size)
-    torch.testing.assert_close(
-        found.nll, perplexity(llama, made, tokens_per_batch=20).nll, rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(found.nll, perplexity(llama, made, tokens_per_batch=20).nll, rtol=1e-5, atol=1e-6)
 
 
 def test_a_forward_gives_the_same(llama: Any, tokenizer: Any) -> None:
@@ -83,9 +81,7 @@ def test_the_paired_mean_is_the_log_of_the_ratio(llama: Any, tokenizer: Any, big
 
 
 def test_an_impossible_text_is_infinitely_surprising(bigram: Any) -> None:
-    found = perplexity(
-        bigram(torch.tensor([[0.0, -3000.0], [0.0, 0.0]])), Windows(torch.tensor([[0, 1]]), {})
-    )
+    found = perplexity(bigram(torch.tensor([[0.0, -3000.0], [0.0, 0.0]])), Windows(torch.tensor([[0, 1]]), {}))
     assert found.value == math.inf
 
 

@@ -128,9 +128,4 @@ def test_bad_arguments_are_refused_before_any_work(llama: Any, tokenizer: Any, f
 def test_contexts_are_cut_to_the_models_positions(llama: Any, tokenizer: Any, tmp_path: Path) -> None:
     row = {"context": "ab" * 99, "choices": ["c", "d"], "label": 0}
     (tmp_path / "long.jsonl").write_text(json.dumps(row))
-    assert (
-        evaluate_tasks(llama, tokenizer, [str(tmp_path / "long.jsonl")])[
-            str(tmp_path / "long.jsonl")
-        ].questions
-        == 1
-    )
+    assert evaluate_tasks(llama, tokenizer, [str(tmp_path / "long.jsonl")])[str(tmp_path / "long.jsonl")].questions == 1

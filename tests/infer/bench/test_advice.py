@@ -34,9 +34,7 @@ def layer(sparsity: float, over_dense: float, dtype: str = "int8") -> LayerTime:
     return LayerTime(("q",), 1, 64, 64, "lowdim", dtype, sparsity, "packed", 1.0, 1, 0.5, 2.0, over_dense)
 
 
-def say(
-    *models: ModelSpeed, layers: tuple[LayerTime, ...] = (), level: str = "avx512", **subject: Any
-) -> str:
+def say(*models: ModelSpeed, layers: tuple[LayerTime, ...] = (), level: str = "avx512", **subject: Any) -> str:
     return "\n".join(notes(WHOLE | subject, layers, models, level))
 
 
@@ -58,9 +56,7 @@ def test_what_is_not_real_is_said(subject, words):
 
 
 def test_a_missing_native_engine_is_named_with_its_reason():
-    assert "over sparse layers: it is not a Llama." in say(
-        model(backend="transformers", reason="it is not a Llama")
-    )
+    assert "over sparse layers: it is not a Llama." in say(model(backend="transformers", reason="it is not a Llama"))
 
 
 def test_missing_kernels_are_said():

@@ -48,9 +48,7 @@ def test_a_layers_own_zeros_are_measured_and_others_are_drawn_without_them():
     own = weight(zeros=0.6)
     forms = layers._matrices(Product(("q",), 1, own), ["bf16"], [0.3])
     by_share = {round(who.sparsity, 2): matrix for who, matrix in forms.items()}
-    assert torch.equal(
-        by_share[round(1 - own.count_nonzero().item() / own.numel(), 2)].unpack().bfloat16(), own
-    )
+    assert torch.equal(by_share[round(1 - own.count_nonzero().item() / own.numel(), 2)].unpack().bfloat16(), own)
     assert by_share[0.3].sparsity == pytest.approx(0.3, abs=0.03)
     assert by_share[0.0].mask is None
 
@@ -64,8 +62,7 @@ def test_copies_share_no_memory():
     form = next(iter(layers._matrices(Product(("q",), 1, weight()), ["int4"], [0.5]).values()))
     other = layers.clone(form)
     assert all(
-        a.data_ptr() != b.data_ptr()
-        for a, b in zip(form.tensors().values(), other.tensors().values(), strict=True)
+        a.data_ptr() != b.data_ptr() for a, b in zip(form.tensors().values(), other.tensors().values(), strict=True)
     )
     x = torch.randn(1, 128)
     assert torch.equal(form.linear(x), other.linear(x))

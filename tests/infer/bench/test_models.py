@@ -76,10 +76,7 @@ def test_forms_differ_in_storage_and_agree_in_what_they_compute(base, settings):
         form = "dense" if not who.sparsity else "packed"
         if who.engine == "lowdim":
             kernels = models.kernels(made)
-            assert (
-                sum(n for name, n in kernels.items() if name.startswith(f"{form} {who.dtype}"))
-                >= 7 * TINY.layers
-            )
+            assert sum(n for name, n in kernels.items() if name.startswith(f"{form} {who.dtype}")) >= 7 * TINY.layers
             assert made.model.layers[0].mlp.up_proj.sparsity == pytest.approx(who.sparsity, abs=0.05)
         if not who.sparsity:
             with torch.inference_mode():

@@ -59,11 +59,7 @@ def test_shapes_are_those_of_the_model_that_transformers_builds(name):
     shape = SHAPES[name]
     with torch.device("meta"):
         model = LlamaForCausalLM(shape.config(layers=1))
-    linears = {
-        n.removeprefix("model.layers.0."): m
-        for n, m in model.named_modules()
-        if isinstance(m, torch.nn.Linear)
-    }
+    linears = {n.removeprefix("model.layers.0."): m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     head = linears.pop("lm_head")
     assert {n: tuple(m.weight.shape) for n, m in linears.items()} == shape.linears()
     assert tuple(head.weight.shape) == (shape.vocab, shape.hidden)

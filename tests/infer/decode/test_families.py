@@ -31,9 +31,7 @@ def test_every_family_has_a_variant() -> None:
 def test_weights_are_shared_and_not_copied() -> None:
     model = tiny("llama")
     plan = read(model)
-    assert (
-        plan.blocks[0].gate.matrix.values.data_ptr() == model.model.layers[0].mlp.gate_proj.weight.data_ptr()
-    )
+    assert plan.blocks[0].gate.matrix.values.data_ptr() == model.model.layers[0].mlp.gate_proj.weight.data_ptr()
     assert plan.head.matrix.values.data_ptr() == plan.embedding.data_ptr() == model.lm_head.weight.data_ptr()
 
 

@@ -110,9 +110,7 @@ def test_packed_and_dense_layers_of_every_kind(kind: str, sparse: bool) -> None:
         with torch.no_grad():
             for layer in model.modules():
                 if isinstance(layer, torch.nn.Linear):
-                    layer.weight *= (
-                        torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(3)) > 0.6
-                    )
+                    layer.weight *= torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(3)) > 0.6
     accelerate(model, dtype=kind)
     ids = text(30)
     peer, backend = HFBackend(model), NativeBackend(model)

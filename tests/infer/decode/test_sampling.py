@@ -133,9 +133,7 @@ def test_without_a_seed_every_text_is_another() -> None:
 def test_ties_at_the_borders() -> None:
     scores = np.zeros(8, dtype=np.float32)
     draws = (np.arange(64) + 0.5) / 64
-    assert {choose(scores, 1.0, 3, 1.0, u) for u in draws} == set(
-        range(8)
-    )  # top-k keeps ties, as its peer does
+    assert {choose(scores, 1.0, 3, 1.0, u) for u in draws} == set(range(8))  # top-k keeps ties, as its peer does
     assert {choose(scores, 1.0, 0, 0.5, u) for u in draws} == {0, 1, 2, 3}
 
 

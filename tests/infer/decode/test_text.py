@@ -39,9 +39,7 @@ def pieces() -> Any:
         "wor",
         "ld",
     ]
-    tokenizer = Tokenizer(
-        models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[], byte_fallback=True)
-    )
+    tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -90,9 +88,7 @@ def test_special_tokens_give_no_text(byte_level: Any) -> None:
 
 @given(st.lists(st.integers(0, 255 + len(MERGED) + 2), max_size=60))
 def test_the_pieces_are_the_text_byte_level(byte_level: Any, tokens: list[int]) -> None:
-    assert "".join(pushed(TextStream(byte_level), tokens)) == byte_level.decode(
-        tokens, skip_special_tokens=True
-    )
+    assert "".join(pushed(TextStream(byte_level), tokens)) == byte_level.decode(tokens, skip_special_tokens=True)
 
 
 @given(st.text(max_size=40), st.integers(0, 10**6))

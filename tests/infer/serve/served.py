@@ -43,16 +43,12 @@ def make_tokenizer() -> Any:
     plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Split(Regex(".|\n"), "isolated")
     plain.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=plain, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
 
-needs_kernels = pytest.mark.skipif(
-    not runtime_info().levels, reason="lowdim was installed without compiled kernels"
-)
+needs_kernels = pytest.mark.skipif(not runtime_info().levels, reason="lowdim was installed without compiled kernels")
 
 
 class Paced:

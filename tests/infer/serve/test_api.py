@@ -41,14 +41,9 @@ def test_a_chat_is_the_templated_prompt_continued(client: Any, tiny: Any, tokeni
 def test_a_stream_of_chunks_is_the_same_answer(client: Any) -> None:
     wanted: dict[str, Any] = {"model": NAME, "messages": CHAT, "max_completion_tokens": 12, "seed": 3}
     whole = client.chat.completions.create(**wanted)
-    chunks = list(
-        client.chat.completions.create(**wanted, stream=True, stream_options={"include_usage": True})
-    )
+    chunks = list(client.chat.completions.create(**wanted, stream=True, stream_options={"include_usage": True}))
     assert chunks[0].choices[0].delta.role == "assistant"
-    assert (
-        "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-        == whole.choices[0].message.content
-    )
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
     assert chunks[-1].choices == []
     assert chunks[-1].usage == whole.usage

@@ -112,9 +112,7 @@ def test_a_long_prompt_does_not_hold_up_running_answers(tiny: Any, tokenizer: An
     """Between two chunks of the prompt every running answer gets a token."""
     calls: list[str] = []
     with serving(tiny, tokenizer, slots=2, chunk=8, pause=0.002) as served:
-        stream = served.client().completions.create(
-            model=NAME, prompt="a", max_tokens=90, stream=True, temperature=0
-        )
+        stream = served.client().completions.create(model=NAME, prompt="a", max_tokens=90, stream=True, temperature=0)
         next(stream)
         served.backend.before_prefill = lambda ids: calls.append("prefill")
         served.backend.before_step = lambda tokens: calls.append("step")

@@ -160,9 +160,7 @@ def test_the_built_in_model_on_the_native_engine() -> None:
             def ask(number: int) -> str | None:
                 answer = client.chat.completions.create(
                     model="smollm2-135m",
-                    messages=[
-                        {"role": "user", "content": f"What is {number} plus {number}? " * (number + 1)}
-                    ],
+                    messages=[{"role": "user", "content": f"What is {number} plus {number}? " * (number + 1)}],
                     max_tokens=24 + number,
                     temperature=0 if number % 2 else 0.8,
                     seed=number,

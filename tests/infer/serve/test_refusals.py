@@ -186,13 +186,8 @@ def test_the_servers_own_limit_of_tokens(tiny: Any, tokenizer: Any) -> None:
     with serving(tiny, tokenizer, max_tokens=5, context=64) as served:
         found = error(served.post("/completions", {**TEXT, "max_tokens": 6}))
         assert (found["param"], "at most 5" in found["message"]) == ("max_tokens", True)
-        assert (
-            served.post("/completions", TEXT | {"max_tokens": None}).json()["usage"]["completion_tokens"] <= 5
-        )
-        assert (
-            error(served.post("/completions", {**TEXT, "prompt": "a" * 64}))["code"]
-            == "context_length_exceeded"
-        )
+        assert served.post("/completions", TEXT | {"max_tokens": None}).json()["usage"]["completion_tokens"] <= 5
+        assert error(served.post("/completions", {**TEXT, "prompt": "a" * 64}))["code"] == "context_length_exceeded"
 
 
 # ---------------------------------------------------------------- keys and hosts
@@ -216,9 +211,7 @@ def test_every_path_but_health_asks_for_the_key(tiny: Any, tokenizer: Any) -> No
         assert 'outcome="unauthorized"' in counted
 
 
-def test_without_a_key_only_names_of_this_machine_are_answered(
-    served: Served, tiny: Any, tokenizer: Any
-) -> None:
+def test_without_a_key_only_names_of_this_machine_are_answered(served: Served, tiny: Any, tokenizer: Any) -> None:
     found = error(served.get("/v1/models", headers={"Host": "evil.example:80"}), 403)
     assert "--api-key-file" in found["message"]
     for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000"):

@@ -117,9 +117,7 @@ def test_a_client_that_leaves_frees_its_slot(endless: Any, tokenizer: Any, strea
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_while_it_waits_frees_its_place(
-    endless: Any, tokenizer: Any, stream: bool
-) -> None:
+def test_a_client_that_leaves_while_it_waits_frees_its_place(endless: Any, tokenizer: Any, stream: bool) -> None:
     with serving(endless, tokenizer, slots=1, queue=1, pause=0.03) as served:
         running = raw_request(served, LONG)
         served.wait(lambda: served.service.scheduler.open == 1)
@@ -184,9 +182,7 @@ def test_broken_numbers_fail_their_own_request(endless: Any, tokenizer: Any) -> 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_engine_that_fails_fails_all_and_says_so(
-    endless: Any, tokenizer: Any, stream: bool, caplog: Any
-) -> None:
+def test_an_engine_that_fails_fails_all_and_says_so(endless: Any, tokenizer: Any, stream: bool, caplog: Any) -> None:
     def fail(tokens: Sequence[int]) -> None:
         if len(served.backend.steps) > 5:
             raise RuntimeError("the kernel is gone")

@@ -141,9 +141,7 @@ GENERATE: dict[str, Callable[[PreTrainedModel], Tensor]] = {
     "sampling": lambda m: m.generate(TOKENS, max_new_tokens=12, do_sample=True, top_k=20, temperature=0.9),
     "beams": lambda m: m.generate(TOKENS, max_new_tokens=8, num_beams=3, do_sample=False),
     "several": lambda m: m.generate(TOKENS, max_new_tokens=6, do_sample=True, num_return_sequences=3),
-    "static cache": lambda m: m.generate(
-        TOKENS, max_new_tokens=6, do_sample=False, cache_implementation="static"
-    ),
+    "static cache": lambda m: m.generate(TOKENS, max_new_tokens=6, do_sample=False, cache_implementation="static"),
     "padded batch": lambda m: m.generate(
         torch.tensor([[0, 0, 0, 5, 6], [1, 2, 3, 4, 5]]),
         attention_mask=torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]]),
@@ -169,15 +167,11 @@ def test_generate(kind: str, way: str) -> None:
 def tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    words = {
-        word: index for index, word in enumerate(["<pad>", "<user>", "<bot>", *map(str, range(VOCAB - 3))])
-    }
+    words = {word: index for index, word in enumerate(["<pad>", "<user>", "<bot>", *map(str, range(VOCAB - 3))])}
     inner = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     inner.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", unk_token="<pad>", padding_side="left"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", unk_token="<pad>", padding_side="left")
     turns = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
     fast.chat_template = turns + "{% if add_generation_prompt %}<bot>{% endif %}"
     return fast
@@ -188,9 +182,7 @@ def test_chat_streaming() -> None:
     words = tokenizer()
     model, sparse, _ = pair("llama", dtype="fp32")
     chat = [{"role": "user", "content": "1 2 3"}]
-    inputs = words.apply_chat_template(
-        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    inputs = words.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     inputs.pop("token_type_ids", None)
     said = []
     for one in (model, sparse):

@@ -150,8 +150,7 @@ def test_other_devices() -> None:
 def test_what_it_says_of_itself() -> None:
     made = sparse("int4")
     assert repr(made) == (
-        "SparseLinear(in_features=130, out_features=21, bias=True, dtype=int4, group=64, "
-        f"sparsity={made.sparsity:.2f})"
+        f"SparseLinear(in_features=130, out_features=21, bias=True, dtype=int4, group=64, sparsity={made.sparsity:.2f})"
     )
     assert made.sparsity == pytest.approx(0.7, abs=0.05)
     assert made.nbytes == made.matrix.nbytes < 21 * 130

@@ -58,11 +58,7 @@ def rounded_dir(tmp_path: Path, kind: str, grid: Grid) -> Path:
 def packed_linears(path: Path) -> dict[str, Packed]:
     """What a directory holds packed of a model's Linears; the routers of the tests are packed too."""
     checkpoint = Checkpoint(path)
-    names = [
-        name
-        for name in checkpoint.names()
-        if checkpoint.is_packed(name) and not name.endswith(".gate.weight")
-    ]
+    names = [name for name in checkpoint.names() if checkpoint.is_packed(name) and not name.endswith(".gate.weight")]
     return {name: checkpoint.read_packed(name) for name in names}
 
 
@@ -88,9 +84,7 @@ def off(model: PreTrainedModel, dense: PreTrainedModel) -> float:
         with torch.inference_mode():
             routes = [m(TOKENS, output_router_logits=True).router_logits for m in (model, dense)]
         for ours, theirs in zip(*routes, strict=True):
-            chosen = [
-                r.topk(model.config.num_experts_per_tok).indices.sort(-1).values for r in (ours, theirs)
-            ]
+            chosen = [r.topk(model.config.num_experts_per_tok).indices.sort(-1).values for r in (ours, theirs)]
             alike &= (chosen[0] == chosen[1]).all(-1).view_as(alike)
         assert 2 * alike.sum() > alike.numel()
     return float(errors[alike].max())
@@ -154,9 +148,7 @@ def test_rounded_to_another_kind(tmp_path: Path) -> None:
     model = lowdim.load(path, "fp32")
     assert {layer.dtype for layer in sparse_layers(model).values()} == {"fp32"}
     assert torch.allclose(logits(model), exact, atol=0.05)
-    assert {
-        layer.dtype for n, layer in sparse_layers(lowdim.load(path, "int4")).items() if n != "lm_head"
-    } == {"int4"}
+    assert {layer.dtype for n, layer in sparse_layers(lowdim.load(path, "int4")).items() if n != "lm_head"} == {"int4"}
 
 
 def test_a_dense_directory(tmp_path: Path) -> None:
@@ -169,9 +161,7 @@ def test_a_dense_directory(tmp_path: Path) -> None:
     model = lowdim.load(path, "int8")
     assert len(sparse_layers(model)) == 22
     packs = worth_packing("int8") < 1
-    assert all(
-        (layer.mask is not None) == packs for n, layer in sparse_layers(model).items() if n != "lm_head"
-    )
+    assert all((layer.mask is not None) == packs for n, layer in sparse_layers(model).items() if n != "lm_head")
     dense = logits(stock.load(path))
     assert float((logits(model) - dense).abs().max() / dense.abs().max()) < 0.06
 
@@ -267,9 +257,7 @@ def test_a_missing_weight_is_not_made_up(tmp_path: Path, kind: str, part: str) -
     file = path / "packed-00001-of-00001.safetensors"
     file = file if file.exists() else next(path.glob("*.safetensors"))
     drop(file, next(name for name in Checkpoint(path).names() if any(p in name for p in part.split("|"))))
-    with pytest.raises(
-        CheckpointError, match=r"lacks 1 of the model's weights|does not fit its config\.json"
-    ):
+    with pytest.raises(CheckpointError, match=r"lacks 1 of the model's weights|does not fit its config\.json"):
         lowdim.load(path)
 
 
@@ -293,9 +281,7 @@ def test_damage(tmp_path: Path) -> None:
     path = packed_dir(tmp_path, shards=1)
     name = "model.layers.1.mlp.down_proj.weight"
     checkpoint = Checkpoint(path)
-    tensors: dict[str, Any] = {
-        n: checkpoint.read_packed(n) if checkpoint.is_packed(n) else t for n, t in checkpoint
-    }
+    tensors: dict[str, Any] = {n: checkpoint.read_packed(n) if checkpoint.is_packed(n) else t for n, t in checkpoint}
     whole = tensors[name]
     tensors[name] = Packed(whole.form, whole.mask ^ 1, whole.values)
     stored, metadata = lay_out(tensors)

@@ -122,9 +122,7 @@ def test_empty_and_full(level: str, kind: str, packed: bool, density: float) -> 
     matrix = Matrix.from_dense(weight, kind, packed=packed)
     x = torch.randn(3, 150)
     assert apart(matrix.linear(x), x.double() @ weight.double().t()) < ROUNDING[kind]
-    assert matrix.sparsity == pytest.approx(
-        1 - density, abs=0.15
-    )  # a dense int4 rounds small weights to zero
+    assert matrix.sparsity == pytest.approx(1 - density, abs=0.15)  # a dense int4 rounds small weights to zero
 
 
 @pytest.mark.parametrize(("kind", "packed"), FORMS)

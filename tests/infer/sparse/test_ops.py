@@ -59,9 +59,7 @@ def test_compiled_as_one_graph(kind: str, packed: bool) -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(
-    ("kind", "packed", "strict"), [*((*form, False) for form in FORMS), ("int4", True, True)]
-)
+@pytest.mark.parametrize(("kind", "packed", "strict"), [*((*form, False) for form in FORMS), ("int4", True, True)])
 def test_exported_saved_and_read_again(kind: str, packed: bool, strict: bool) -> None:
     net = Net(kind, packed).requires_grad_(False)
     x = torch.randn(4, 96)
@@ -81,9 +79,7 @@ def test_shapes_without_data() -> None:
     net = layer()
     with fake:
         x = torch.empty(2, 7, 96, dtype=torch.bfloat16)
-        held = [
-            None if t is None else fake.from_tensor(t) for t in (net.values, net.mask, None, None, net.bias)
-        ]
+        held = [None if t is None else fake.from_tensor(t) for t in (net.values, net.mask, None, None, net.bias)]
         y = packed_linear(x, *held, 1, 0, 20)
     assert (y.shape, y.dtype) == ((2, 7, 20), torch.bfloat16)
 
@@ -138,8 +134,6 @@ def test_addresses_that_are_used_again() -> None:
 def test_the_operator_checks_what_it_is_given() -> None:
     good = layer("int8")
     with pytest.raises(CheckpointError, match="codes must be"):
-        packed_linear(
-            torch.randn(96), good.values[:-1].clone(), good.mask, good.scales, None, None, 2, 64, 20
-        )
+        packed_linear(torch.randn(96), good.values[:-1].clone(), good.mask, good.scales, None, None, 2, 64, 20)
     with pytest.raises(CheckpointError, match="mask must be"):
         packed_linear(torch.randn(97), good.values, good.mask, good.scales, None, None, 2, 64, 200)

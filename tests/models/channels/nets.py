@@ -89,9 +89,7 @@ def vgg() -> nn.Sequential:
 
 
 def mlp() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 16), nn.GELU(), nn.Linear(16, 4)
-    )
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 16), nn.GELU(), nn.Linear(16, 4))
 
 
 NETS = {"vgg": vgg, "resnet": ResNet, "mlp": mlp, "joined": Joined}

@@ -95,9 +95,7 @@ def test_parameters_of_unknown_layers_keep_channels():
 
 
 def test_grouped_convolutions_stay_whole():
-    found = find_channels(
-        nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 2, 1)), images()
-    )
+    found = find_channels(nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 2, 1)), images())
     assert names(found) == set()
     assert "groups" in found.whole["1"]
 
@@ -117,9 +115,7 @@ def test_mixed_channels_stay():
 
 
 def test_permuted_channels_are_followed():
-    found = find_channels(
-        Code(lambda m, x: x.flip(-1), **{k: LINEAR[k] for k in ("inner", "outer")}), LINEAR["x"]
-    )
+    found = find_channels(Code(lambda m, x: x.flip(-1), **{k: LINEAR[k] for k in ("inner", "outer")}), LINEAR["x"])
     assert found.producers[0].readers[0].source.tolist() == [3, 2, 1, 0]
 
 
@@ -128,8 +124,7 @@ def test_tied_unused_and_computed_weights_stay():
     tied = nn.Linear(4, 4)
     tied.weight = shared.weight
     assert (
-        find_channels(nn.Sequential(shared, tied, nn.Linear(4, 2)), torch.ones(1, 4)).whole["0"]
-        == "its weight is tied"
+        find_channels(nn.Sequential(shared, tied, nn.Linear(4, 2)), torch.ones(1, 4)).whole["0"] == "its weight is tied"
     )
     unused = Code(lambda m, x: x, nn.Linear(3, 4), nn.Linear(4, 2), other=nn.Linear(4, 4))
     assert find_channels(unused, torch.ones(1, 3)).whole["other"] == "it is not called on the example"
@@ -187,8 +182,5 @@ def test_models_that_cannot_be_followed_are_refused():
 
 def test_the_table_names_every_layer():
     text = str(find_channels(net("resnet"), images()))
-    assert (
-        "blocks.0.conv1                        8 channels, with their parts in blocks.0.bn1, blocks.0.conv2"
-        in text
-    )
+    assert "blocks.0.conv1                        8 channels, with their parts in blocks.0.bn1, blocks.0.conv2" in text
     assert "fc                               stays whole: its channels are part of the model's output" in text

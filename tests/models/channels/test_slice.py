@@ -107,9 +107,7 @@ def test_masks_are_cut_alike_and_training_goes_on():
     assert sliced.channels["3"] == (12, 12 - int(removed["3"].sum()))
     again = SparseTraining(sliced.model, sgd(sliced.model), method=Static(), masks=sliced.masks)
     torch.testing.assert_close(outputs(sliced.model), outputs(model), rtol=1e-5, atol=1e-5)
-    assert all(
-        (again.masks[name] | (p == 0)).all() for name, p in sliced.model.named_parameters() if p.ndim > 1
-    )
+    assert all((again.masks[name] | (p == 0)).all() for name, p in sliced.model.named_parameters() if p.ndim > 1)
     train(sliced.model.train(), again.optimizer, range(3))
     assert sum(mask.sum() for mask in again.masks.values()) <= sum(m.sum() for m in training.masks.values())
 

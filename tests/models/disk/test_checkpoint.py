@@ -146,9 +146,7 @@ class TestPacked:
             Checkpoint(tmp_path).read_packed("norm")
 
     @pytest.mark.parametrize("bits", [8, 4])
-    def test_rounded_weights_read_in_the_models_dtype_and_write_back_the_same(
-        self, tmp_path: Path, bits: int
-    ) -> None:
+    def test_rounded_weights_read_in_the_models_dtype_and_write_back_the_same(self, tmp_path: Path, bits: int) -> None:
         path, made = one_rounded(tmp_path / "a", bits)
         checkpoint = Checkpoint(path)
         assert checkpoint.names() == ["l.0.weight", "norm"]
@@ -180,9 +178,7 @@ class TestPacked:
 
     def test_damaged_values_name_the_weight(self, tmp_path: Path) -> None:
         path = one_packed(tmp_path, **{"l.0.values": torch.ones(3)})
-        with pytest.raises(
-            CheckpointError, match=r"packed\.safetensors: 'l\.0\.weight' is damaged: .* 2 bits"
-        ):
+        with pytest.raises(CheckpointError, match=r"packed\.safetensors: 'l\.0\.weight' is damaged: .* 2 bits"):
             Checkpoint(path).read("l.0.weight")
 
     @pytest.mark.parametrize("mask", [torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, 2)])
@@ -290,9 +286,7 @@ class TestFaults:
         with pytest.raises(CheckpointError, match="'a' is in model-00001-of-00002"):
             Checkpoint(tmp_path)
 
-    @pytest.mark.parametrize(
-        "name", ["../x.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "a\\b", ""]
-    )
+    @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "a\\b", ""])
     def test_index_that_leads_elsewhere(self, tmp_path: Path, name: str) -> None:
         path = sharded(tmp_path / "m", {"a": name, "b": "model-00002-of-00002.safetensors"})
         save_file({"a": A}, tmp_path / "x.safetensors")
@@ -350,9 +344,7 @@ class TestLinks:
         (tmp_path / "link").symlink_to("m")
         assert Checkpoint(tmp_path / "link").names() == ["a", "b"]
 
-    @pytest.mark.parametrize(
-        ("target", "allowed"), [("../../blobs/f00", True), ("../../../other/blobs/f00", False)]
-    )
+    @pytest.mark.parametrize(("target", "allowed"), [("../../blobs/f00", True), ("../../../other/blobs/f00", False)])
     def test_hub_cache_may_link_to_its_own_blobs(self, tmp_path: Path, target: str, allowed: bool) -> None:
         snapshot = tmp_path / "models--o--n" / "snapshots" / "c0ffee"
         snapshot.mkdir(parents=True)

@@ -42,9 +42,7 @@ FULL: dict[str, Any] = {
     "allocation": {"name": "owl", "values": {"model.layers.0.mlp.up_proj": 0.02}},
     "fallbacks": [{"layer": "x", "what": "damping", "detail": "x10"}],
     "hashes": {"masks": {"model.layers.0.mlp.up_proj": "ab"}, "files": {"config.json": "cd"}},
-    "evaluation": {
-        "perplexity": {"protocol": {}, "dense": 10.0, "sparse": 12.0, "difference": {"mean": 0.1}}
-    },
+    "evaluation": {"perplexity": {"protocol": {}, "dense": 10.0, "sparse": 12.0, "difference": {"mean": 0.1}}},
     "probes": {"outliers": {"5": [0.1]}},
     "packed": {
         "format": "2",
@@ -100,9 +98,7 @@ def test_what_is_not_valid_is_named(path: str, value: object, words: str) -> Non
 
 
 def test_an_overflowed_perplexity_can_be_recorded() -> None:
-    record = manifest.parse(
-        changed("evaluation", {"perplexity": {"sparse": float("inf"), "x": [float("nan")]}})
-    )
+    record = manifest.parse(changed("evaluation", {"perplexity": {"sparse": float("inf"), "x": [float("nan")]}}))
     data = json.loads(manifest.to_text(record))
     assert data["evaluation"] == {"perplexity": {"sparse": "inf", "x": ["nan"]}}
 

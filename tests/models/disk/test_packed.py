@@ -20,9 +20,7 @@ from lowdim.models.disk.shard import read_header, read_tensor, write_file
 FLOATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn]
 
 
-def sparse(
-    rows: int, cols: int, density: float, dtype: torch.dtype = torch.bfloat16, seed: int = 0
-) -> Tensor:
+def sparse(rows: int, cols: int, density: float, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows, cols, generator=generator)
     weight[torch.rand(rows, cols, generator=generator) >= density] = 0.0
@@ -91,9 +89,7 @@ def test_round_trip_is_exact(rows: int, cols: int, density: float, dtype: torch.
     st.sampled_from(FLOATS[:3]),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_bit_pattern_survives(
-    rows: int, cols: int, density: float, seed: int, dtype: torch.dtype
-) -> None:
+def test_any_bit_pattern_survives(rows: int, cols: int, density: float, seed: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(seed)
     integers = {2: torch.int16, 4: torch.int32}[dtype.itemsize]
     limits = torch.iinfo(integers)
@@ -121,9 +117,7 @@ def test_only_plus_zero_is_zero(dtype: torch.dtype) -> None:
     st.sampled_from(FLOATS[:3]),
 )
 @settings(max_examples=60, deadline=None)
-def test_codes_survive(
-    rows: int, cols: int, density: float, seed: int, grid: Grid, dtype: torch.dtype
-) -> None:
+def test_codes_survive(rows: int, cols: int, density: float, seed: int, grid: Grid, dtype: torch.dtype) -> None:
     weight = sparse(rows, cols, density, torch.float32, seed)
     made = rounded(weight, grid, dtype)
     assert torch.equal(made.levels(), encode(weight, weight != 0, grid).levels)
@@ -180,9 +174,7 @@ def test_bits_per_weight_on_disk(shape: tuple[int, int], tmp_path: Path) -> None
     """Everything in the file counts: mask, values, header and metadata."""
     rows, cols = shape
     weight = torch.ones(shape, dtype=torch.bfloat16).reshape(-1)
-    weight[
-        torch.randperm(rows * cols, generator=torch.Generator().manual_seed(0))[: round(0.7 * rows * cols)]
-    ] = 0
+    weight[torch.randperm(rows * cols, generator=torch.Generator().manual_seed(0))[: round(0.7 * rows * cols)]] = 0
     stored, metadata = lay_out({"layer.weight": pack(weight.reshape(shape))})
     file = tmp_path / "x.safetensors"
     with file.open("wb") as stream:
@@ -309,7 +301,5 @@ def test_a_zero_row_matrix(grid: Grid | None) -> None:
     assert packed.packed_bytes(weight) == 0
     if grid is not None:
         form = Form((0, 4, 64), torch.float32, grid)
-        none = pack_levels(
-            torch.zeros(0, 64, dtype=torch.int8), torch.zeros(0, 1, dtype=torch.bfloat16), form
-        )
+        none = pack_levels(torch.zeros(0, 64, dtype=torch.int8), torch.zeros(0, 1, dtype=torch.bfloat16), form)
         assert none.weight().shape == (0, 4, 64)

@@ -57,9 +57,7 @@ class TestDirectories:
         assert resolve("~/m").path == tmp_path / "m"
 
     def test_the_config_is_checked_before_the_weights(self, tmp_path: Path) -> None:
-        path = directory(
-            tmp_path / "m", {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}
-        )
+        path = directory(tmp_path / "m", {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}})
         (path / "model.safetensors").write_bytes(b"damaged")
         with pytest.raises(CheckpointError, match=r"already quantised \(gptq\)"):
             resolve(str(path))
@@ -140,9 +138,7 @@ def test_own_code_is_accepted_only_when_asked() -> None:
 
 class TestBuiltin:
     def test_unknown_is_suggested(self) -> None:
-        with pytest.raises(
-            CheckpointError, match=r"unknown built-in model 'smollm'\. Did you mean 'smollm2-135m'"
-        ):
+        with pytest.raises(CheckpointError, match=r"unknown built-in model 'smollm'\. Did you mean 'smollm2-135m'"):
             resolve("builtin:smollm")
 
     def test_goes_through_the_asset_store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,20 +164,14 @@ class TestHub:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         return seen
 
-    def test_config_first_then_weights_of_that_commit(
-        self, calls: list[dict[str, Any]], tmp_path: Path
-    ) -> None:
-        assert resolve("org/name", revision="main") == Source(
-            "org/name", tmp_path / "c0ffee", "c0ffee", "float16"
-        )
+    def test_config_first_then_weights_of_that_commit(self, calls: list[dict[str, Any]], tmp_path: Path) -> None:
+        assert resolve("org/name", revision="main") == Source("org/name", tmp_path / "c0ffee", "c0ffee", "float16")
         assert [call["revision"] for call in calls] == ["main", "c0ffee"]
         assert calls[0]["allow_patterns"] == ["config.json"]
         assert not any(pattern.endswith((".bin", ".pt", ".py")) for pattern in calls[1]["allow_patterns"])
         assert [call["local_files_only"] for call in calls] == [False, False]
 
-    def test_refused_before_the_weights_are_fetched(
-        self, calls: list[dict[str, Any]], tmp_path: Path
-    ) -> None:
+    def test_refused_before_the_weights_are_fetched(self, calls: list[dict[str, Any]], tmp_path: Path) -> None:
         (tmp_path / "c0ffee" / "config.json").write_text('{"model_type": "bert"}')
         with pytest.raises(CheckpointError, match="not a causal"):
             resolve("org/name")

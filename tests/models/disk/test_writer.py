@@ -412,9 +412,7 @@ class TestConsolidate:
         assert [checkpoint.is_packed(name) for name in checkpoint.names()] == [True, True, False]
         assert all(torch.equal(tensor, weight) for _, tensor in checkpoint)
 
-    def test_killed_meanwhile_the_parts_are_still_there(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_killed_meanwhile_the_parts_are_still_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         writer = Writer(tmp_path / "out")
         self.parts(writer)
         monkeypatch.setattr(writer, "write_index", lambda: (_ for _ in ()).throw(KeyboardInterrupt))

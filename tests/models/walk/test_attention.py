@@ -14,9 +14,7 @@ from lowdim.models.walk.attention import chunked_causal, prefill_attention
 from lowdim.models.walk.skeleton import empty_model
 
 
-def inputs(
-    tokens: int, kv_heads: int = 2, width: int = 8, value_width: int = 8
-) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(tokens: int, kv_heads: int = 2, width: int = 8, value_width: int = 8) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(tokens)
     shapes = [(2, 4, tokens, width), (2, kv_heads, tokens, width), (2, kv_heads, tokens, value_width)]
     query, key, value = (torch.randn(shape, generator=generator) for shape in shapes)

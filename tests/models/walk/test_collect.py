@@ -120,16 +120,12 @@ class Twins(nn.Module):
 
 
 def toy(module: nn.Module, names: Iterable[str]) -> Block:
-    layers = [
-        Layer(n, module.get_submodule(n), f"{n}.weight", module.get_submodule(n).weight.data) for n in names
-    ]
+    layers = [Layer(n, module.get_submodule(n), f"{n}.weight", module.get_submodule(n).weight.data) for n in names]
     return Block(0, "blocks.0", module, layers, [], {}, [])
 
 
 def activation(first: float = 1.0, mask: Tensor | None = None) -> Activation:
-    return Activation(
-        Batch(torch.zeros(2, 3, dtype=torch.int64), mask), torch.full((2, 3, 4), first), [((), {})]
-    )
+    return Activation(Batch(torch.zeros(2, 3, dtype=torch.int64), mask), torch.full((2, 3, 4), first), [((), {})])
 
 
 def test_inputs_shared_on_one_batch_alone_are_refused_with_a_way_out() -> None:

@@ -30,9 +30,7 @@ def test_a_transformer_without_a_head() -> None:
 
 
 def test_the_head_is_dense_unless_named() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 2)
-    )
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 2))
     assert list(select(model)) == ["0.weight", "3.weight"]
     assert list(select(model, include=["4"])) == ["4.weight"]
     assert list(select(model, include=["*"], exclude=["0"])) == ["3.weight", "4.weight"]
@@ -76,9 +74,7 @@ def test_wrappers_are_not_part_of_names() -> None:
 def test_what_matches_nothing() -> None:
     with pytest.raises(RecipeError, match="Did you mean"):
         select(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), include=["0.weigth"])
-    with pytest.raises(
-        RecipeError, match=r"exclude 're:2\.weigt' matches no weight that can be sparse\. Did you"
-    ):
+    with pytest.raises(RecipeError, match=r"exclude 're:2\.weigt' matches no weight that can be sparse\. Did you"):
         select(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), exclude=["re:2.weigt"])
     with pytest.raises(RecipeError, match="'re:\\(' is not a regular expression"):
         select(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), include=["re:("])

@@ -44,11 +44,7 @@ def on_disk(kind: str, path: Path, compute: torch.dtype = torch.float32) -> Stre
 def check(found: list[Tensor], expected: list[Tensor]) -> None:
     assert len(found) == 3
     for batch, a, b in zip(batches(), found, expected, strict=True):
-        real = (
-            torch.ones(3, 11, dtype=torch.bool)
-            if batch.attention_mask is None
-            else batch.attention_mask.bool()
-        )
+        real = torch.ones(3, 11, dtype=torch.bool) if batch.attention_mask is None else batch.attention_mask.bool()
         assert b[real].isfinite().all()
         assert torch.allclose(a[real], b[real], atol=1e-5)
 
@@ -77,9 +73,7 @@ def test_a_block_in_bf16_keeps_exact_masters_however_often_it_is_loaded(kind: st
                 assert torch.equal(master, model.get_parameter(f"{block.name}.{name}")), name
     found = list(stream.forward(batches()))
     assert found[0].dtype == torch.bfloat16
-    assert float((found[0].float() - plain(model)[0]).abs().mean()) < 0.1 * float(
-        plain(model)[0].abs().mean()
-    )
+    assert float((found[0].float() - plain(model)[0]).abs().mean()) < 0.1 * float(plain(model)[0].abs().mean())
 
 
 def test_left_padding_changes_no_logit() -> None:
@@ -126,9 +120,7 @@ def test_a_layers_input_times_its_weight_is_its_output(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "qwen3-moe"])
 @pytest.mark.parametrize("disk", [False, True])
-def test_what_is_written_to_a_layer_is_in_the_block_and_in_its_master(
-    kind: str, disk: bool, tmp_path: Path
-) -> None:
+def test_what_is_written_to_a_layer_is_in_the_block_and_in_its_master(kind: str, disk: bool, tmp_path: Path) -> None:
     stream = on_disk(kind, tmp_path) if disk else Stream(ZOO[kind]())
     activations = stream.capture(batches()[:1])
     with stream.block(0) as block, torch.no_grad():

@@ -29,16 +29,12 @@ def test_both_executors_agree(method: Method, adam: bool) -> None:
     made = []
     for model, given in ((dense, masks), (sparse, None)):
         optimizer = Adam(model.parameters(), 0.01) if adam else SGD(model.parameters(), 0.05, momentum=0.9)
-        made.append(
-            (model, optimizer, SparseTraining(model, optimizer, method=method, total_steps=20, masks=given))
-        )
+        made.append((model, optimizer, SparseTraining(model, optimizer, method=method, total_steps=20, masks=given)))
     x, labels = numbers(9, 32, 30), torch.randint(5, (32,), generator=torch.Generator().manual_seed(1))
     for model, optimizer, _ in made:
         for _ in range(20):
             optimizer.zero_grad()
-            for part, wanted in zip(
-                x.split(16), labels.split(16), strict=True
-            ):  # gradients of two passes add up
+            for part, wanted in zip(x.split(16), labels.split(16), strict=True):  # gradients of two passes add up
                 functional.cross_entropy(model(part), wanted).backward()
             optimizer.step()
     theirs, ours = (training.masks for _, _, training in made)

@@ -33,9 +33,7 @@ def test_a_hand_made_index() -> None:
     assert index.positions().tolist() == [1, 5, 6, 11]
 
 
-@given(
-    rows=some.integers(0, 30), cols=some.integers(0, 200), share=some.floats(0, 1), seed=some.integers(0, 99)
-)
+@given(rows=some.integers(0, 30), cols=some.integers(0, 200), share=some.floats(0, 1), seed=some.integers(0, 99))
 @quick
 def test_positions_come_back(rows: int, cols: int, share: float, seed: int) -> None:
     positions = some_positions(rows * cols, share, seed)
@@ -151,9 +149,7 @@ def wanted_top(x: Tensor, g: Tensor, excluded: Tensor, count: int) -> Tensor:
     seed=some.integers(0, 200),
 )
 @quick
-def test_the_largest_gradients_with_many_ties(
-    rows: int, cols: int, batch: int, share: float, seed: int
-) -> None:
+def test_the_largest_gradients_with_many_ties(rows: int, cols: int, batch: int, share: float, seed: int) -> None:
     x, g = (torch.randint(-2, 3, (batch, n), generator=source_of(seed)).float() for n in (cols, rows))
     excluded = some_positions(rows * cols, 0.3, seed)
     index = Index.of(excluded, (rows, cols))

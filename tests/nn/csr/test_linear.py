@@ -58,9 +58,7 @@ def test_a_weight_that_could_never_be_dense() -> None:
     column = int(layer.col[0])
     x[1, column] = 3.0
     y = layer(x)
-    assert float(y[1].detach().abs().sum()) == pytest.approx(
-        3 * float(layer.values[0].detach().abs()), rel=1e-6
-    )
+    assert float(y[1].detach().abs().sum()) == pytest.approx(3 * float(layer.values[0].detach().abs()), rel=1e-6)
     y.sum().backward()
     assert layer.values.grad is not None
     assert int((layer.values.grad != 0).sum()) == int((layer.col == column).sum())
@@ -143,9 +141,7 @@ def test_frozen_layers_stay_frozen() -> None:
 
 
 def test_swap_by_name() -> None:
-    model = nn.Sequential(
-        nn.Linear(6, 8), nn.ReLU(), nn.ModuleDict({"head": nn.Linear(8, 2)}).get_submodule("head")
-    )
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.ModuleDict({"head": nn.Linear(8, 2)}).get_submodule("head"))
     masks = {"0.weight": torch.rand(8, 6) < 0.5, "2": torch.rand(2, 8) < 0.5}
     dense = copy.deepcopy(model)
     assert sparse_(model, masks) is model

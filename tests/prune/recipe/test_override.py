@@ -89,9 +89,7 @@ def test_a_setting_below_something_that_is_no_mapping(section: str) -> None:
         overrides.put(Recipe, {section: 5}, key, 1)
 
 
-@pytest.mark.parametrize(
-    ("spelling", "value"), [("layer", "layer"), ("per-layer", "layer"), ("per-block", "block")]
-)
+@pytest.mark.parametrize(("spelling", "value"), [("layer", "layer"), ("per-layer", "layer"), ("per-block", "block")])
 def test_pooling_has_other_spellings(spelling: str, value: str) -> None:
     recipe = Recipe(**override({"sparsity": 0.5, "allocation": "owl"}, [f"allocation.pooling={spelling}"]))
     assert recipe.to_dict()["allocation"]["pooling"] == value

@@ -104,18 +104,14 @@ def test_every_method_goes_with_every_allocation_pattern_and_refinement_that_is_
     allocations = ("uniform", "er", "er-plus", "global", "owl", "alpha")
     patterns = ("unstructured", "2:4", "1x16", "16x16", "structured")
     refused = set()
-    for method, allocation, pattern, refine in itertools.product(
-        METHODS, allocations, patterns, ("none", "dsnot")
-    ):
+    for method, allocation, pattern, refine in itertools.product(METHODS, allocations, patterns, ("none", "dsnot")):
         try:
             Recipe(sparsity=0.5, method=method, allocation=allocation, pattern=pattern, refine=refine)
         except RecipeError:
             refused.add((method, allocation, pattern, refine))
     expected = {
         (method, allocation, pattern, refine)
-        for method, allocation, pattern, refine in itertools.product(
-            METHODS, allocations, patterns, ("none", "dsnot")
-        )
+        for method, allocation, pattern, refine in itertools.product(METHODS, allocations, patterns, ("none", "dsnot"))
         if (pattern == "2:4" and allocation not in ("uniform", "owl"))
         or (refine == "dsnot" and pattern in ("1x16", "16x16", "structured"))
     }

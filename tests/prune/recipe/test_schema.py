@@ -387,9 +387,7 @@ def test_targets_choose_layers(targets: Targets, chosen: list[str]) -> None:
 
 
 def test_an_expression_that_matches_nothing_is_refused_with_a_near_name() -> None:
-    with pytest.raises(
-        RecipeError, match=r"targets\.include 'atn' matches no weight that can be sparse.*'attn'"
-    ):
+    with pytest.raises(RecipeError, match=r"targets\.include 'atn' matches no weight that can be sparse.*'attn'"):
         Targets(include=("atn",)).select(NAMES)
     with pytest.raises(RecipeError, match=r"targets\.exclude 'lm_head' matches no weight"):
         Targets(exclude=("lm_head",)).select(NAMES)
@@ -427,9 +425,7 @@ def test_schema_2_reads_globs(targets: Targets, chosen: list[str]) -> None:
         ("zzz", 2, r"Choose one of: \*attn\*, \*h\*, \*mlp\*, \*q\*, \*up\*, \*weight\*\."),
     ],
 )
-def test_what_an_expression_that_matches_nothing_may_have_meant(
-    expression: str, schema: int, message: str
-) -> None:
+def test_what_an_expression_that_matches_nothing_may_have_meant(expression: str, schema: int, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Targets(include=(expression,)).select(NAMES, schema)
 
@@ -464,10 +460,7 @@ def test_schema_2_is_written() -> None:
 
 
 def test_the_fingerprint_of_today_stays() -> None:
-    assert (
-        Recipe(sparsity=0.5).fingerprint()
-        == "29533f035f7c158654ab726043670d38932afd35d62d05d3e85b1f4248d41455"
-    )
+    assert Recipe(sparsity=0.5).fingerprint() == "29533f035f7c158654ab726043670d38932afd35d62d05d3e85b1f4248d41455"
 
 
 def test_schema_and_globs_from_the_command_line() -> None:

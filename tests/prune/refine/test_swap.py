@@ -21,9 +21,7 @@ def by_hand(same_sign: bool) -> list[list[bool]]:
     mean = torch.tensor([1.0, 1.0, 0.2, 2.0]) / SEQUENCE
     variance = torch.tensor([1.0, 1.0, 1.0, 0.25])
     kept = torch.tensor([[False, True, True, False]])
-    made: list[list[bool]] = swap(
-        weight, kept, mean, variance, scores, **SETTINGS | {"same_sign": same_sign}
-    ).tolist()
+    made: list[list[bool]] = swap(weight, kept, mean, variance, scores, **SETTINGS | {"same_sign": same_sign}).tolist()
     return made
 
 

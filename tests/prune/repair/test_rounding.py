@@ -51,9 +51,7 @@ def test_it_is_the_column_by_column_reference_in_fp64(grid: Grid, width: int) ->
     expected = expected.float()
     scales = scales_of(expected, ~pruned, grid)
     table = (
-        fit_table(expected, ~pruned, scales, grid, importance(ONE[:200], expected, ~pruned))
-        if grid.bits == 4
-        else None
+        fit_table(expected, ~pruned, scales, grid, importance(ONE[:200], expected, ~pruned)) if grid.bits == 4 else None
     )
 
     def rounded(j: int, column: Tensor) -> Tensor:
@@ -61,9 +59,7 @@ def test_it_is_the_column_by_column_reference_in_fp64(grid: Grid, width: int) ->
         return to_levels((column / scale).float(), torch.ones(len(column), dtype=torch.bool), table) * scale
 
     found, _, loss = reference.sparsegpt(weight, h, reference.given(pruned), rounded)
-    rounding = Rounding(
-        grid, expected.t().contiguous(), ~pruned.t(), ONE[:200], torch.zeros(200, 24), [(0, 24)], LEAST
-    )
+    rounding = Rounding(grid, expected.t().contiguous(), ~pruned.t(), ONE[:200], torch.zeros(200, 24), [(0, 24)], LEAST)
     made = swept(weight, h, ~pruned, rounding, width)
     [(codes, _)] = rounding.results()
     assert torch.equal(decode(codes.levels, codes.scales, grid), made)

@@ -67,9 +67,7 @@ def test_nothing_is_loaded(page):
 
 
 def test_policy_forbids_what_escaping_might_miss(page):
-    policies = [
-        m["content"] for m in Reader(page).all("meta") if m.get("http-equiv") == "Content-Security-Policy"
-    ]
+    policies = [m["content"] for m in Reader(page).all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
     assert policies[0].startswith("default-src 'none'; style-src 'unsafe-inline'")
     assert "script" not in policies[0]
 
@@ -180,11 +178,7 @@ def test_layers_outside_of_blocks_and_without_errors(manifest, run):
 
 
 def test_thousands_of_experts_fit(make, run):
-    shapes = {
-        f"mlp.experts.{e}.{kind}": (8, 8)
-        for e in range(128)
-        for kind in ("gate_proj", "up_proj", "down_proj")
-    }
+    shapes = {f"mlp.experts.{e}.{kind}": (8, 8) for e in range(128) for kind in ("gate_proj", "up_proj", "down_proj")}
     manifest = make(blocks=48, shapes=shapes)
     manifest["fallbacks"] = [
         {"layer": name, "what": "left dense", "detail": "saw no token"} for name in manifest["layers"]
@@ -204,12 +198,7 @@ def test_ids_are_unique_and_references_resolve(page):
     values = [value or "" for _, attributes in read.elements for value in attributes.values()]
     targets = {found for value in values for found in re.findall(r"url\(#([^)]+)\)|^#(.+)$", value)}
     assert {first or second for first, second in targets} <= set(ids)
-    labels = {
-        value
-        for _, attributes in read.elements
-        for key, value in attributes.items()
-        if key == "aria-labelledby"
-    }
+    labels = {value for _, attributes in read.elements for key, value in attributes.items() if key == "aria-labelledby"}
     assert labels <= set(ids)
 
 

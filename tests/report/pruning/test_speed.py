@@ -80,9 +80,8 @@ def test_the_verdict_says_what_the_zeros_alone_bought(bench):
     run = {"speed": {"dense_tokens_per_s": 38.1, "sparse_tokens_per_s": bench["models"][2]["tokens_per_s"]}}
     assert "dense model in the same runtime" not in verdict({}, run)
     run["speed"]["runtime"] = bench
-    assert (
-        "×4.10 as fast, 156.2 against 38.1 tokens/s (×1.24 over the dense model in the same runtime)"
-        in verdict({}, run)
+    assert "×4.10 as fast, 156.2 against 38.1 tokens/s (×1.24 over the dense model in the same runtime)" in verdict(
+        {}, run
     )
 
 

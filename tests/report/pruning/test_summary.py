@@ -34,9 +34,7 @@ def test_whole_sentence(manifest, run):
 
 def test_rounding_is_said():
     manifest = {"sparsity": {"prunable": 0.5}, "recipe": {"quantize": "int4"}}
-    assert verdict(manifest, {}).startswith(
-        "50% of the prunable weights are zero, the others rounded to int4;"
-    )
+    assert verdict(manifest, {}).startswith("50% of the prunable weights are zero, the others rounded to int4;")
     assert "rounded" not in verdict(manifest | {"recipe": {"quantize": "none"}}, {})
 
 

@@ -25,9 +25,7 @@ class Text(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {"input_ids": ids, "labels": ids}
 
 
-def fit(
-    home: Path, resume: Any = None, stop: int = 12, **settings: Any
-) -> tuple[Any, SparseTrainingCallback]:
+def fit(home: Path, resume: Any = None, stop: int = 12, **settings: Any) -> tuple[Any, SparseTrainingCallback]:
     callback = SparseTrainingCallback(sparsity=0.7, method=RigL(every=3), **settings)
     arguments = TrainingArguments(
         output_dir=str(home),

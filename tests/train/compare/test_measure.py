@@ -26,9 +26,7 @@ def test_accuracy_and_loss_of_a_network_known_by_heart() -> None:
 def test_measuring_changes_nothing() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    split = Split(
-        torch.randn(10, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(10, dtype=torch.int64)
-    )
+    split = Split(torch.randn(10, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(10, dtype=torch.int64))
     assert torch.equal(measure.answer(net, split).losses, measure.answer(net, split).losses)
     assert net.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())

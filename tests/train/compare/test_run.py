@@ -64,9 +64,7 @@ def test_an_allocation_that_reads_the_network_changes_the_masks(allocation: str)
     data = made()
     data.train.x[:, :, 0, :2] *= 30  # fresh weights have no outliers of their own
     net = {"name": "mlp", "hidden": [24, 16]}
-    plain, read = (
-        Member("sparse", recipe(net=net, allocation=name), data, CPU) for name in ("uniform", allocation)
-    )
+    plain, read = (Member("sparse", recipe(net=net, allocation=name), data, CPU) for name in ("uniform", allocation))
     assert plain.sparsity is not None
     assert read.sparsity is not None
     assert read.sparsity.masks.hash() != plain.sparsity.masks.hash()
@@ -137,9 +135,7 @@ def test_what_is_written_can_be_read(data: Dataset, tmp_path: Path) -> None:
         "static.safetensors",
         "training.json",
     ]
-    assert json.loads((tmp_path / "out" / "training.json").read_text()) == json.loads(
-        json.dumps(result.facts)
-    )
+    assert json.loads((tmp_path / "out" / "training.json").read_text()) == json.loads(json.dumps(result.facts))
     masks = Masks.load(tmp_path / "out" / "sparse.masks.safetensors")
     weights = load_file(tmp_path / "out" / "sparse.safetensors")
     assert masks.hash() == result.member("sparse")["masks"]
@@ -181,9 +177,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert hashes(tmp_path / "broken") == hashes(tmp_path / "whole")
 
 
-def test_another_recipe_does_not_go_on(
-    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_recipe_does_not_go_on(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dying(self: Store, name: str, content: Any) -> None:
         raise Killed
 
@@ -191,9 +185,7 @@ def test_another_recipe_does_not_go_on(
         patch.setattr(Store, "put", dying)
         with pytest.raises(Killed):
             train(recipe(), data=data, out=tmp_path / "out")
-    with pytest.raises(
-        ResumeError, match=r"the unfinished run .* differs in recipe\.seed\. Repeat its command"
-    ):
+    with pytest.raises(ResumeError, match=r"the unfinished run .* differs in recipe\.seed\. Repeat its command"):
         train(recipe(seed=1), data=data, out=tmp_path / "out", resume=True)
     with pytest.raises(LowdimError, match="unfinished run"):
         train(recipe(), data=data, out=tmp_path / "out")
@@ -211,8 +203,7 @@ def test_a_network_of_each_kind_trains() -> None:
 
 def test_the_truly_sparse_executor_moves_the_same_masks(data: Dataset) -> None:
     masked, csr = (
-        train(recipe(executor=executor, epochs=2, twins="static"), data=data)
-        for executor in ("masked", "csr")
+        train(recipe(executor=executor, epochs=2, twins="static"), data=data) for executor in ("masked", "csr")
     )
     for role in ("static", "sparse"):
         one, two = (result.member(role) for result in (masked, csr))  # type: ignore[arg-type]

@@ -26,9 +26,7 @@ def chased(kind, steps=48, optimizer="sgd", sparsity=0.85, run=None, **settings)
     """Train a network with Chase; return it with its training."""
     model = net(kind)
     made = OPTIMIZERS[optimizer](model.parameters())
-    training = SparseTraining(
-        model, made, sparsity=sparsity, method=Chase(**(SHORT | settings)), total_steps=steps
-    )
+    training = SparseTraining(model, made, sparsity=sparsity, method=Chase(**(SHORT | settings)), total_steps=steps)
     train(model, made, range(steps if run is None else run))
     return model, training
 
@@ -44,9 +42,7 @@ def removed_parts(model, training):
     def note(module, name, axis, where):
         parameter = module._parameters.get(name)
         if parameter is not None:
-            marks = found.setdefault(
-                id(parameter), (parameter, torch.zeros_like(parameter, dtype=torch.bool))
-            )[1]
+            marks = found.setdefault(id(parameter), (parameter, torch.zeros_like(parameter, dtype=torch.bool)))[1]
             marks.movedim(axis, 0)[where] = True
 
     for name, (producer, _) in removal(training).producers.items():
@@ -102,16 +98,12 @@ def test_zeros_count_in_the_mean():
 
 
 def test_a_filter_without_weights_ranks_last():
-    assert filter_means(filters([[0.0, 0.0], [0.0, -0.1]]), 0, active=True).tolist() == pytest.approx(
-        [0.0, 0.1]
-    )
+    assert filter_means(filters([[0.0, 0.0], [0.0, -0.1]]), 0, active=True).tolist() == pytest.approx([0.0, 0.1])
 
 
 def by_hand(first, second):
     """Return the removal of two layers whose filters have given means."""
-    model = nn.Sequential(
-        nn.Linear(2, len(first)), nn.Linear(len(first), len(second)), nn.Linear(len(second), 1)
-    )
+    model = nn.Sequential(nn.Linear(2, len(first)), nn.Linear(len(first), len(second)), nn.Linear(len(second), 1))
     training = SparseTraining(
         model, sgd(model), sparsity=0.0, method=Chase(**SHORT), total_steps=40, include=["0", "1"]
     )
@@ -192,9 +184,7 @@ def test_a_removal_after_the_last_exploration_is_refilled():
 
 def test_many_new_weights_at_zero_do_not_make_the_net_dense():
     """Grown weights of zero tie with one another, and with what is off, at the threshold of the next update."""
-    model, training = one_row(
-        [1.0, 2.0] + [0.0] * 6, [1, 1] + [0] * 6, Chase(every=2, extra=0.5, channels=0.0)
-    )
+    model, training = one_row([1.0, 2.0] + [0.0] * 6, [1, 1] + [0] * 6, Chase(every=2, extra=0.5, channels=0.0))
     kept = []
     for _ in range(4):
         model.weight.grad = torch.zeros(1, 8)

@@ -73,9 +73,7 @@ def test_selfish_drops_the_smallest_of_the_stacked_matrix() -> None:
 
 @pytest.mark.parametrize("cell", [nn.GRU, nn.RNN])
 def test_other_cells_are_stacked_matrices_too(cell: Any) -> None:
-    training = train(
-        cell(8, 12, batch_first=True), SelfishRNN(every=1), 3, sparsity=0.8, allocation="uniform"
-    )
+    training = train(cell(8, 12, batch_first=True), SelfishRNN(every=1), 3, sparsity=0.8, allocation="uniform")
     assert training.sparsity() == pytest.approx(0.8, abs=1e-3)
 
 

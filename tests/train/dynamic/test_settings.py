@@ -49,9 +49,7 @@ def trained(method: Method) -> tuple[str, float]:
 
 
 @pytest.mark.parametrize(("method", "setting", "options"), words())
-def test_every_word_does_something_else(
-    method: registry.Entry, setting: str, options: tuple[str, ...]
-) -> None:
+def test_every_word_does_something_else(method: registry.Entry, setting: str, options: tuple[str, ...]) -> None:
     base: Any = method.load()(every=2, **WITH.get((method.name, setting), {}))
     results = {word: trained(replace(base, **{setting: word})) for word in options}
     assert len(set(results.values())) == len(options), results
@@ -74,8 +72,7 @@ def test_methods_are_written_as_ever() -> None:
     assert written == [
         "Static()",
         "SET(every=100, until=1.0, drop=0.3, rule='sign-share', regrow='normal')",
-        "RigL(order='replace_step', every=100, until=0.75, drop=0.3, schedule='cosine', "
-        "candidates='any', noise=1e-05)",
+        "RigL(order='replace_step', every=100, until=0.75, drop=0.3, schedule='cosine', candidates='any', noise=1e-05)",
         "ITOP(order='after_step', every=1500, until=1.0, drop=0.5, floor=0.005, death='magnitude', "
         "grow='random', candidates='any')",
         "GradualMagnitude(every=100, until=0.7, start=0.0, scope='global')",

@@ -105,9 +105,7 @@ def choose(
 ) -> tuple[int, int, list[int]]:
     method = NeuronEvolution(**{"select": 2, "zeta_in": 0.2, "remove_until": 0.5, **settings})
     active = torch.tensor([s >= 0 for s in strong])
-    removed, exchanged, kept = method.choose(
-        torch.tensor(strong), active, torch.tensor(age), removed, epoch, 20
-    )
+    removed, exchanged, kept = method.choose(torch.tensor(strong), active, torch.tensor(age), removed, epoch, 20)
     return removed, exchanged, kept.nonzero().flatten().tolist()
 
 

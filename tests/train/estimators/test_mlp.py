@@ -32,9 +32,7 @@ from lowdim.train import SparseMLPClassifier, SparseMLPRegressor
 QUICK: dict[str, Any] = {"epsilon": 8, "batch_size": 16}
 
 
-@parametrize_with_checks(
-    [SparseMLPClassifier((16,), epochs=8, **QUICK), SparseMLPRegressor((16,), epochs=12, **QUICK)]
-)
+@parametrize_with_checks([SparseMLPClassifier((16,), epochs=8, **QUICK), SparseMLPRegressor((16,), epochs=12, **QUICK)])
 def test_conventions_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -97,9 +95,7 @@ def test_no_dense_hidden_weight_is_ever_held() -> None:
     run = Run(SetMLP(hidden=(30_000, 30_000), epsilon=2, batch_size=2), 20_000, 2, seed=0, every=1)
     assert [layer.kept for layer in run.network.sparse] == [100_000, 120_000]
     x, y = torch.randn(4, 20_000), torch.tensor([0, 1, 0, 1])
-    for _ in range(
-        2
-    ):  # the second epoch begins with an evolution; dense, the layers would have 1.5e9 weights
+    for _ in range(2):  # the second epoch begins with an evolution; dense, the layers would have 1.5e9 weights
         run.epoch([(x, y)], nn.functional.cross_entropy)
     assert [layer.kept for layer in run.network.sparse] == [100_000, 120_000]
     held = sum(p.numel() for p in run.network.parameters()) + sum(

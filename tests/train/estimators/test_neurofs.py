@@ -65,8 +65,7 @@ def test_sparse_input_selects_the_same() -> None:
     X, y, _ = planted()
     X[np.abs(X) < 1] = 0
     dense, sparse = (
-        NeuroFS(5, epochs=5, random_state=0, **SMALL).fit(kind(X), y)
-        for kind in (np.asarray, scipy.sparse.csr_array)
+        NeuroFS(5, epochs=5, random_state=0, **SMALL).fit(kind(X), y) for kind in (np.asarray, scipy.sparse.csr_array)
     )
     assert np.array_equal(dense.strength_, sparse.strength_)
 

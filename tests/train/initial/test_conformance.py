@@ -145,9 +145,7 @@ def test_what_a_model_returns_and_takes():
     assert torch.equal(pair["a.weight"], mapping["a.weight"])
     synflow = registry.find("initialisation", "synflow").load()(rounds=2)
     one = synflow.masks(Named(), (x, shift), sparsity=0.5)
-    assert torch.equal(
-        one["a.weight"], synflow.masks(Named(), {"x": x, "shift": shift}, sparsity=0.5)["a.weight"]
-    )
+    assert torch.equal(one["a.weight"], synflow.masks(Named(), {"x": x, "shift": shift}, sparsity=0.5)["a.weight"])
 
 
 def test_all_are_initialisations():

@@ -77,9 +77,7 @@ def test_what_the_example_holds_does_not_matter():
 
 
 def test_token_inputs_stay_what_they_are():
-    masks = SynFlow(rounds=3).masks(
-        Transformer(), torch.tensor([[1, 2, 3]]), sparsity=0.5, include=["layer.*"]
-    )
+    masks = SynFlow(rounds=3).masks(Transformer(), torch.tensor([[1, 2, 3]]), sparsity=0.5, include=["layer.*"])
     assert sum(int(m.sum()) for m in masks.values()) == budget(masks, 0.5)
 
 

@@ -108,9 +108,7 @@ def test_the_largest_gradients_of_a_step() -> None:
     scores[layer.positions()] = -1
     found = layer.top_gradient(25, layer.positions())
     assert torch.equal(found, scores.topk(25).indices.sort().values)
-    torch.testing.assert_close(
-        layer.gradients(), dense.weight.grad.flatten()[layer.positions()], rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(layer.gradients(), dense.weight.grad.flatten()[layer.positions()], rtol=1e-5, atol=1e-5)
     assert layer.finite()
     layer.release()
     with pytest.raises(LowdimError, match="watch"):

@@ -33,9 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {"chase": {"channels": 0.0}, "st-rnn": {"g
 NETS = {"ctre": lambda seed: nn.Sequential(nn.Flatten(), *mlp(64, 48, 32, 4, seed=seed))}
 METHODS = [
     pytest.param(
-        method.load()(
-            **({"every": 3} if "every" in method.settings() else {}), **SETTINGS.get(method.name, {})
-        ),
+        method.load()(**({"every": 3} if "every" in method.settings() else {}), **SETTINGS.get(method.name, {})),
         NETS.get(method.name, conv_net),
         id=method.name,
     )
@@ -235,9 +233,7 @@ class TestLoops:
                     compute()
                     optimizer.step()
                 optimizer.zero_grad()
-            runs.append(
-                (training.masks.hash(), float(next(model.parameters()).detach().sum()), training.step)
-            )
+            runs.append((training.masks.hash(), float(next(model.parameters()).detach().sum()), training.step))
         assert runs[0] == runs[1]
 
     def test_a_moving_average_is_masked_on_request(self) -> None:

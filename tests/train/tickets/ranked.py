@@ -19,17 +19,13 @@ from lowdim.train.tickets.freetickets import FreeTickets
 def main(rank: int, home: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{home}/store", 2)
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=2, timeout=datetime.timedelta(minutes=5)
-    )
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=datetime.timedelta(minutes=5))
     try:
         torch.manual_seed(0)
         model = mlp()
         fully_shard(model)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        training = SparseTraining(
-            model, optimizer, sparsity=0.5, method=SET(every=3), total_steps=12, include=["*"]
-        )
+        training = SparseTraining(model, optimizer, sparsity=0.5, method=SET(every=3), total_steps=12, include=["*"])
         collector = TicketCollector(training, FreeTickets(tickets=2, explore=0.0).plan(12))
         source = torch.Generator().manual_seed(1)
         for _ in range(12):

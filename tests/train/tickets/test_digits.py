@@ -35,9 +35,7 @@ def data():
     y = torch.tensor(digits.target)
     order = torch.randperm(len(x), generator=generator(0, "split"))
     parts = order.split([1000, 400, 397])
-    return {
-        name: (x[rows], y[rows]) for name, rows in zip(("train", "validation", "test"), parts, strict=True)
-    }
+    return {name: (x[rows], y[rows]) for name, rows in zip(("train", "validation", "test"), parts, strict=True)}
 
 
 def net(seed):
@@ -91,9 +89,7 @@ def collect(data, seed, plan, method):
 def dynamic_run(data, seed, steps=200):
     model = net(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    training = SparseTraining(
-        model, optimizer, sparsity=0.9, method=RigL(every=20), total_steps=steps, seed=seed
-    )
+    training = SparseTraining(model, optimizer, sparsity=0.9, method=RigL(every=20), total_steps=steps, seed=seed)
     train(model, optimizer, data["train"], steps, seed)
     return model, training.masks
 
@@ -176,9 +172,7 @@ def test_lottery_pools_on_rewound_tickets(data):
         alone = score(model)
     assert pooled.ticket.score > alone
     assert pooled.ticket.masks.kept() == kept[2]
-    assert [t.score for t in pooled.trials if t.accepted] == sorted(
-        t.score for t in pooled.trials if t.accepted
-    )
+    assert [t.score for t in pooled.trials if t.accepted] == sorted(t.score for t in pooled.trials if t.accepted)
     # tickets of one basin: halfway between two of them the network still works
     halfway = Soup(greedy=False).cook(
         model,

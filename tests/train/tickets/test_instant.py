@@ -58,9 +58,7 @@ def test_union_keeps_at_least_what_one_keeps_and_intersection_at_most():
 def test_one_copy_is_iterative_magnitude_pruning():
     model = build("mlp")
     loop = Loop(model)
-    masks = Masks.from_dict(
-        {n: torch.ones_like(dict(model.named_parameters())[n]).bool() for n in matrices(model)}
-    )
+    masks = Masks.from_dict({n: torch.ones_like(dict(model.named_parameters())[n]).bool() for n in matrices(model)})
 
     def train(epochs, seed):
         handle = loop.optimizer.register_step_post_hook(lambda *_: masks.apply_(model))
@@ -92,9 +90,7 @@ def test_one_copy_is_iterative_magnitude_pruning():
 def test_copies_on_one_data_order_agree_and_merge_to_themselves():
     model = build("mlp")
     loop = Loop(model)
-    found = InstantSoup(rounds=2).prune(
-        model, loop.optimizer, lambda epochs, _: loop(epochs, 0), 0.8, include=["*"]
-    )
+    found = InstantSoup(rounds=2).prune(model, loop.optimizer, lambda epochs, _: loop(epochs, 0), 0.8, include=["*"])
     assert [(r.kept, r.agreement) for r in found.rounds] == [(65, 1.0), (58, 1.0)]
 
 

@@ -51,9 +51,7 @@ register(_A, "er-plus", f"{_HERE}.er:ERPlus", title="Erdos-Renyi plus", arxiv=_R
 register(_A, "erk", f"{_HERE}.erk:ERK", title="Erdos-Renyi kernel", arxiv="1911.11134", year=2020)
 register(_A, "erk-plus", f"{_HERE}.erk:ERKPlus", title="Erdos-Renyi kernel plus", arxiv=_RANDOM, year=2022)
 register(_A, "gate-er", f"{_HERE}.gates:GateER", title="Erdos-Renyi, gate by gate")
-register(
-    _A, "global", f"{_HERE}.whole:Global", title="One threshold for the model", arxiv="2306.03805", year=2023
-)
+register(_A, "global", f"{_HERE}.whole:Global", title="One threshold for the model", arxiv="2306.03805", year=2023)
 register(_A, "owl", f"{_HERE}.owl:OWL", title="Outlier weighed layerwise", arxiv="2310.05175", year=2024)
 register(_A, "alpha", f"{_HERE}.alpha:AlphaPruning", title="AlphaPruning", arxiv="2410.10912", year=2024)
 register(_A, "explicit", f"{_HERE}.explicit:Explicit", title="Sparsities given by hand")

@@ -54,15 +54,11 @@ class AlphaPruning(Allocation):
         known = {name: alpha for name, alpha in measured.items() if math.isfinite(alpha)}
         return AllocationResult(self.spread(layers, known, sparsity), known)
 
-    def describe(
-        self, values: Mapping[str, float], layers: Sequence[LayerInfo], blocks: int
-    ) -> dict[str, Any]:
+    def describe(self, values: Mapping[str, float], layers: Sequence[LayerInfo], blocks: int) -> dict[str, Any]:
         """Return each layer's exponent."""
         return {"alpha": dict(values)}
 
-    def spread(
-        self, layers: Sequence[LayerInfo], alphas: Mapping[str, float], sparsity: float
-    ) -> dict[str, float]:
+    def spread(self, layers: Sequence[LayerInfo], alphas: Mapping[str, float], sparsity: float) -> dict[str, float]:
         """Map exponents to sparsities; a layer without one counts as its block's, else the model's, mean."""
         if not alphas:
             return {info.name: sparsity for info in layers}

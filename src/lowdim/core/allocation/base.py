@@ -80,9 +80,7 @@ class Allocation(Word, ABC):
     spans_model: ClassVar[bool] = False
     fits_groups: ClassVar[bool] = False
 
-    def describe(
-        self, values: Mapping[str, float], layers: Sequence[LayerInfo], blocks: int
-    ) -> dict[str, Any]:
+    def describe(self, values: Mapping[str, float], layers: Sequence[LayerInfo], blocks: int) -> dict[str, Any]:
         """Return what was measured as the manifest's ``probes``; nothing where nothing was.
 
         Args:
@@ -148,9 +146,7 @@ def by_block(layers: Sequence[LayerInfo]) -> dict[int, list[LayerInfo]]:
     return blocks
 
 
-def whole_keeps(
-    layers: Sequence[LayerInfo], result: AllocationResult, keep: int, group: int
-) -> AllocationResult:
+def whole_keeps(layers: Sequence[LayerInfo], result: AllocationResult, keep: int, group: int) -> AllocationResult:
     """Round sparsities to whole N:M patterns whose weighted mean is ``keep``; see ``allocate_nm``."""
     units: dict[tuple[int, float], list[LayerInfo]] = {}
     for info in layers:
@@ -163,9 +159,5 @@ def whole_keeps(
         if whole[i] < group and left >= sizes[i] / 2:
             whole[i] += 1
             left -= sizes[i]
-    made = {
-        info.name: 1.0 - n / group
-        for n, members in zip(whole, units.values(), strict=True)
-        for info in members
-    }
+    made = {info.name: 1.0 - n / group for n, members in zip(whole, units.values(), strict=True) for info in members}
     return AllocationResult({info.name: made[info.name] for info in layers}, result.values)

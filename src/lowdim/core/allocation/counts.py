@@ -37,9 +37,7 @@ def whole_counts(
     """
     quotas = {name: densities[name] * n for name, n in sizes.items()}
     live = [name for name, quota in quotas.items() if quota > 0]
-    wanted = (
-        sum(quotas.values()) if sparsity is None else (1.0 - check_sparsity(sparsity)) * sum(sizes.values())
-    )
+    wanted = sum(quotas.values()) if sparsity is None else (1.0 - check_sparsity(sparsity)) * sum(sizes.values())
     total, room = round(wanted), sum(sizes[name] for name in live)
     if not len(live) <= total <= room:
         raise RecipeError(

@@ -35,14 +35,10 @@ class Explicit(Allocation):
 
     def __post_init__(self) -> None:
         if not self.map:
-            raise RecipeError(
-                'allocation explicit needs map, from layers to sparsities, such as {"mlp": 0.7}'
-            )
+            raise RecipeError('allocation explicit needs map, from layers to sparsities, such as {"mlp": 0.7}')
         for expression, value in self.map.items():
             if not 0.0 <= value <= 1.0:
-                raise RecipeError(
-                    f"map[{expression!r}] must be a share of zeros between 0 and 1; got {value}"
-                )
+                raise RecipeError(f"map[{expression!r}] must be a share of zeros between 0 and 1; got {value}")
             try:
                 re.compile(expression)
             except re.error as error:
@@ -92,9 +88,7 @@ class Explicit(Allocation):
         for expression, value in self.map.items():
             found = [info.name for info in layers if re.search(expression, info.name)]
             if not found:
-                raise RecipeError(
-                    f"map: {expression!r} matches no layer; layers are named like {layers[0].name!r}"
-                )
+                raise RecipeError(f"map: {expression!r} matches no layer; layers are named like {layers[0].name!r}")
             for name in found:
                 given.setdefault(name, value)
         return given
@@ -124,9 +118,7 @@ class Named(Allocation):
         names, given = [info.name for info in layers], self.sparsities
         for name, value in given.items():
             if name not in names:
-                raise RecipeError(
-                    f"allocation names {name!r}, which is not a sparse layer. {suggest(name, names)}"
-                )
+                raise RecipeError(f"allocation names {name!r}, which is not a sparse layer. {suggest(name, names)}")
             if not 0.0 <= value <= 1.0:
                 raise RecipeError(f"allocation[{name!r}] must be between 0 and 1; got {value}")
         if missing := [name for name in names if name not in given]:

@@ -95,9 +95,7 @@ class OWL(Allocation):
         real = AllocationResult({info.name: found[info.block] for info in layers}, measured)
         return whole_keeps(layers, real, keep, group)
 
-    def describe(
-        self, values: Mapping[str, float], layers: Sequence[LayerInfo], blocks: int
-    ) -> dict[str, Any]:
+    def describe(self, values: Mapping[str, float], layers: Sequence[LayerInfo], blocks: int) -> dict[str, Any]:
         """Return the outlier share of every block, pooled as it was measured; ``None`` for one without layers.
 
         Example:

@@ -71,13 +71,7 @@ def unpack_bits(words: Tensor, cols: int) -> Tensor:
 
     if words.dtype != torch.int64 or words.ndim != 2 or words.shape[1] != words_per_row(cols):
         want = f"int64 [rows, {words_per_row(cols)}]"
-        raise ValueError(
-            f"words for {cols} columns must be {want}; got {words.dtype} of shape {tuple(words.shape)}"
-        )
+        raise ValueError(f"words for {cols} columns must be {want}; got {words.dtype} of shape {tuple(words.shape)}")
     raw = words.detach().cpu().contiguous().numpy().astype("<i8", copy=False).view(np.uint8)
-    bits = (
-        np.unpackbits(raw, axis=1, count=cols, bitorder="little")
-        if cols
-        else np.zeros((len(raw), 0), np.uint8)
-    )
+    bits = np.unpackbits(raw, axis=1, count=cols, bitorder="little") if cols else np.zeros((len(raw), 0), np.uint8)
     return torch.from_numpy(bits.view(np.bool_))

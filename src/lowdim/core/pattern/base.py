@@ -130,9 +130,7 @@ class Pattern(Word, ABC):
         """
         return
 
-    def joint_masks(
-        self, scores: Mapping[str, Tensor], config: Any, keeps: Mapping[str, int]
-    ) -> dict[str, Tensor]:
+    def joint_masks(self, scores: Mapping[str, Tensor], config: Any, keeps: Mapping[str, int]) -> dict[str, Tensor]:
         """Draw the masks of all layers of one decoder block, for a ``joint`` pattern.
 
         Args:

@@ -66,8 +66,6 @@ class Block(Pattern):
         """Keep the best ``keep / unit_size`` tiles, the count rounded to the nearest whole one."""
         rows, cols = scores.shape
         self.check_shape("the layer", rows, cols)
-        tiles = (
-            scores.double().reshape(rows // self.rows, self.rows, cols // self.cols, self.cols).sum((1, 3))
-        )
+        tiles = scores.double().reshape(rows // self.rows, self.rows, cols // self.cols, self.cols).sum((1, 3))
         best = keep_top(tiles, (2 * keep + self.unit_size) // (2 * self.unit_size))
         return best.repeat_interleave(self.rows, 0).repeat_interleave(self.cols, 1)

@@ -90,9 +90,7 @@ class NM(Pattern):
 
     def keeps(self, sizes: Sequence[int], sparsities: Sequence[float]) -> list[int]:
         """Return the one legal count of each layer."""
-        return [
-            size // self.group * self.at(share).keep for size, share in zip(sizes, sparsities, strict=True)
-        ]
+        return [size // self.group * self.at(share).keep for size, share in zip(sizes, sparsities, strict=True)]
 
     def sweep_width(self, block: int, drawn: bool) -> int:
         """Return one group, whose mask is drawn once all before it has been compensated."""
@@ -123,9 +121,7 @@ class NM(Pattern):
         """Refuse a width that the group does not divide."""
         if cols % self.group:
             fits = [m for m in (16, 8, 4, 2) if cols % m == 0 and m != self.group]
-            other = (
-                f"a group that divides it ({', '.join(map(str, fits))})" if fits else "pattern unstructured"
-            )
+            other = f"a group that divides it ({', '.join(map(str, fits))})" if fits else "pattern unstructured"
             raise PatternError(
                 f"{name} has {cols} inputs, not a multiple of {self.group}, so {self} does not fit. "
                 f"Leave the layer out of the recipe, or use {other}"

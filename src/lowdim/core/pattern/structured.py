@@ -54,24 +54,18 @@ class Structured(Pattern):
         Raises:
             PatternError: always; draw the masks of a whole decoder block with ``masks``.
         """
-        raise PatternError(
-            "pattern structured draws the masks of a whole decoder block at once, not of one layer"
-        )
+        raise PatternError("pattern structured draws the masks of a whole decoder block at once, not of one layer")
 
     def check_block(self, names: Sequence[str], config: Any) -> None:
         """Refuse a block in which heads or channels cannot be told."""
         find_roles(names, config, self.heads, self.channels)
 
-    def joint_masks(
-        self, scores: Mapping[str, Tensor], config: Any, keeps: Mapping[str, int]
-    ) -> dict[str, Tensor]:
+    def joint_masks(self, scores: Mapping[str, Tensor], config: Any, keeps: Mapping[str, int]) -> dict[str, Tensor]:
         """Draw the masks of a block's layers; those that hold neither heads nor channels stay whole."""
         roles = find_roles(list(scores), config, self.heads, self.channels)
         kept, total = sum(keeps[name] for name in scores), sum(each.numel() for each in scores.values())
         drawn = self.masks({name: scores[name] for name in roles.names()}, roles, 1 - kept / total)
-        return {
-            name: drawn.get(name, torch.ones_like(each, dtype=torch.bool)) for name, each in scores.items()
-        }
+        return {name: drawn.get(name, torch.ones_like(each, dtype=torch.bool)) for name, each in scores.items()}
 
     def masks(self, scores: Mapping[str, Tensor], roles: BlockRoles, sparsity: float) -> dict[str, Tensor]:
         """Draw one decoder block's masks; see ``structured_masks``."""
@@ -161,9 +155,7 @@ def structured_masks(
         raise PatternError(f"no scores for {', '.join(missing)}, which the block's roles name")
     head, channel = _kinds(scores, roles)
     budget = sparsity * sum(scores[name].numel() for name in roles.names())
-    wanted = (
-        _nearest(sparsity * head.count, 1) if channels and channel.weights else _nearest(budget, head.weights)
-    )
+    wanted = _nearest(sparsity * head.count, 1) if channels and channel.weights else _nearest(budget, head.weights)
     fallen = min(max(wanted, 0), head.count - 1) if heads and head.weights else 0
     rest = _nearest(budget - fallen * head.weights, channel.weights)
     cut = min(max(rest, 0), channel.count - 1) if channels and channel.weights else 0

@@ -22,9 +22,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 def _share(value: object) -> object:
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value):
         share = float(value[:-1]) / 100
-        raise RecipeError(
-            f"sparsity must be a share of zeros in [0, 1), got {value!r}. Did you mean {share:g}?"
-        )
+        raise RecipeError(f"sparsity must be a share of zeros in [0, 1), got {value!r}. Did you mean {share:g}?")
     return value
 
 

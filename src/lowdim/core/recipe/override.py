@@ -27,9 +27,7 @@ def assignments(given: Iterable[str]) -> Iterable[tuple[str, Any]]:
         yield key.strip(), text.load(value)
 
 
-def override(
-    schema: type[Document], recipe: Mapping[str, Any], given: Iterable[tuple[str, Any]]
-) -> dict[str, Any]:
+def override(schema: type[Document], recipe: Mapping[str, Any], given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Lay values over a recipe's mapping, by their dotted keys, and return the new mapping.
 
     Raises:

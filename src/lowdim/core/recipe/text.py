@@ -26,9 +26,7 @@ class _Loader(yaml.SafeLoader):
         """Refuse aliases, with which a short text could stand for a gigantic value."""
         if self.check_event(yaml.AliasEvent):
             event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-            raise RecipeError(
-                f"alias *{event.anchor} (line {event.start_mark.line + 1}): write the value out instead."
-            )
+            raise RecipeError(f"alias *{event.anchor} (line {event.start_mark.line + 1}): write the value out instead.")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -91,9 +89,7 @@ def load(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         at = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         tip = " (text that begins with * needs quotes)" if error.context == "while scanning an alias" else ""
-        raise RecipeError(
-            f"the recipe is not valid YAML, {at}{error.problem}{tip}. Mend that line."
-        ) from error
+        raise RecipeError(f"the recipe is not valid YAML, {at}{error.problem}{tip}. Mend that line.") from error
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, RecipeError):
             raise

@@ -23,12 +23,8 @@ __all__ = [
 ]
 
 _HERE = "lowdim.core.score"
-register(
-    "score", "magnitude", f"{_HERE}.magnitude:Magnitude", title="Magnitude", arxiv="1506.02626", year=2015
-)
-register(
-    "score", "wanda", f"{_HERE}.wanda:Wanda", title="Weights and activations", arxiv="2306.11695", year=2024
-)
+register("score", "magnitude", f"{_HERE}.magnitude:Magnitude", title="Magnitude", arxiv="1506.02626", year=2015)
+register("score", "wanda", f"{_HERE}.wanda:Wanda", title="Weights and activations", arxiv="2306.11695", year=2024)
 register("score", "obs", f"{_HERE}.obs:OBS", title="Optimal brain surgeon", arxiv="2301.00774", year=2023)
 register(
     "score",

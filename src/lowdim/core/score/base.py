@@ -105,9 +105,7 @@ class ColumnScore(Score):
 
     def _required(self, stats: InputStatistics | None) -> InputStatistics:
         if stats is None:
-            raise ValueError(
-                f"{type(self).__name__} needs statistics of the inputs ({', '.join(sorted(self.needs))})"
-            )
+            raise ValueError(f"{type(self).__name__} needs statistics of the inputs ({', '.join(sorted(self.needs))})")
         return stats
 
 

@@ -218,9 +218,7 @@ def junk_dna(
         for sparsity in points:
             with dropping.at(sparsity):
                 for name in names:
-                    measured[name] += evaluate_tasks(
-                        model, tokenizer, [name], limit=limit, seed=seed
-                    ).values()
+                    measured[name] += evaluate_tasks(model, tokenizer, [name], limit=limit, seed=seed).values()
                     stage.advance()
     found = [_drops(points, measured[name], asked[name], difficulty, tau) for name in names]
     found.sort(key=lambda task: task.difficulty)
@@ -241,9 +239,7 @@ def _check_difficulty(difficulty: Difficulty, names: Sequence[str]) -> None:
         raise EvaluationError("the audit needs tasks; name at least two, an easy and a difficult one")
     if isinstance(difficulty, str):
         if difficulty not in ("gap", "options"):
-            raise EvaluationError(
-                f"unknown difficulty {difficulty!r}. {suggest(difficulty, ['gap', 'options'])}"
-            )
+            raise EvaluationError(f"unknown difficulty {difficulty!r}. {suggest(difficulty, ['gap', 'options'])}")
         free = [name for name in names if catalogue.find(name).greedy]
         if difficulty == "options" and free:
             raise EvaluationError(
@@ -251,9 +247,7 @@ def _check_difficulty(difficulty: Difficulty, names: Sequence[str]) -> None:
                 "number for each task."
             )
     elif missing := [name for name in names if name not in difficulty]:
-        raise EvaluationError(
-            f"no difficulty was given for task {missing[0]!r}. {suggest(missing[0], difficulty)}"
-        )
+        raise EvaluationError(f"no difficulty was given for task {missing[0]!r}. {suggest(missing[0], difficulty)}")
 
 
 def _drops(

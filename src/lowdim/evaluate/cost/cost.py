@@ -95,9 +95,7 @@ class Cost(Settings):
         spent = flops.training_flops(cost, schedule, steps, dense_gradients=dense_gradients, batch=batch)
         last = schedule[-1][1]
         two, three = (
-            held.saved_bytes(
-                model, *(torch.cat([x] * n) if isinstance(x, torch.Tensor) else x for x in inputs)
-            )
+            held.saved_bytes(model, *(torch.cat([x] * n) if isinstance(x, torch.Tensor) else x for x in inputs))
             for n in (2, 3)  # one is too few for batch norm
         )
         saved, live = two + (batch - 2) * (three - two), held.live_bytes(model, *inputs)

@@ -181,9 +181,7 @@ def training_flops(
         raise EvaluationError(f"a schedule starts at step 0 and does not go back; got steps {starts[:5]}")
     outside = [step for step in dense_gradients if not 0 <= step < steps]
     if outside:
-        raise EvaluationError(
-            f"dense_gradients: step {outside[0]} is not one of the {steps} steps of the run"
-        )
+        raise EvaluationError(f"dense_gradients: step {outside[0]} is not one of the {steps} steps of the run")
     full = cost.flops()
     total = 0.0
     for (start, kept), end in zip(schedule, [*starts[1:], steps], strict=True):

@@ -85,9 +85,7 @@ def training_memory(
     return Memory(weights, gradients, states, masks + _indices(parameters, kept, storage), activations)
 
 
-def inference_memory(
-    model: nn.Module, kept: Mapping[str, int], storage: Storage, activations: int = 0
-) -> Memory:
+def inference_memory(model: nn.Module, kept: Mapping[str, int], storage: Storage, activations: int = 0) -> Memory:
     """Return what running the model holds; arguments as in `training_memory`.
 
     A masked model has its zeros stored and needs no masks.

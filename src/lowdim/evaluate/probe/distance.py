@@ -123,9 +123,7 @@ def _check(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
         raise EvaluationError("a distance needs masks; got none")
     if list(first) != list(second):
         odd = sorted(set(first) ^ set(second)) or list(first)
-        raise EvaluationError(
-            f"both networks must have the same layers in the same order; they differ in {odd[0]!r}"
-        )
+        raise EvaluationError(f"both networks must have the same layers in the same order; they differ in {odd[0]!r}")
     for name, mask in first.items():
         if mask.shape != second[name].shape:
             raise EvaluationError(
@@ -192,7 +190,5 @@ def differences(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float6
 
     both = (a.astype(np.float32) @ b.astype(np.float32).T).astype(np.float64)  # exact below 2^24 inputs
     either = a.sum(1, dtype=np.float64)[:, None] + b.sum(1, dtype=np.float64) - both
-    differ: NDArray[np.float64] = np.divide(
-        either - both, either, out=np.zeros_like(either), where=either > 0
-    )
+    differ: NDArray[np.float64] = np.divide(either - both, either, out=np.zeros_like(either), where=either > 0)
     return differ

@@ -67,9 +67,7 @@ class Flow(TorchFunctionMode):
             return tuple(self.track(item) for item in value)
         if not isinstance(value, Tensor) or not value.is_floating_point():
             got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise EvaluationError(
-                f"paths start at float inputs; got {got}. Give the network behind its embedding"
-            )
+            raise EvaluationError(f"paths start at float inputs; got {got}. Give the network behind its embedding")
         ones = torch.ones_like(value, dtype=torch.float64)
         self.logs[ones] = 0.0
         return ones

@@ -60,9 +60,7 @@ class FullSpectrum(Settings):
     normalise: bool = True
     minimum_degree: float = within(3.0, least=0)
 
-    def coordinate(
-        self, masks: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
-    ) -> Coordinate:
+    def coordinate(self, masks: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> Coordinate:
         """Return the coordinate of a network.
 
         Args:
@@ -98,9 +96,7 @@ class FullSpectrum(Settings):
         total = 0.0
         for axis, what in enumerate(AXES):
             shared = [
-                (first.layers[name][axis], second.layers[name][axis])
-                for name in first.layers
-                if name in second.layers
+                (first.layers[name][axis], second.layers[name][axis]) for name in first.layers if name in second.layers
             ]
             known = [pair for pair in shared if not math.isnan(sum(pair))]
             if not known:

@@ -58,13 +58,9 @@ class Bipartite:
             ([0, 1], [0, 0], 3)
         """
         if mask.dim() < 2:
-            raise EvaluationError(
-                f"the mask of {name!r} has shape {list(mask.shape)}; a graph needs two axes"
-            )
+            raise EvaluationError(f"the mask of {name!r} has shape {list(mask.shape)}; a graph needs two axes")
         if weight is not None and weight.shape != mask.shape:
-            raise EvaluationError(
-                f"the weight of {name!r} has shape {list(weight.shape)}, its mask {list(mask.shape)}"
-            )
+            raise EvaluationError(f"the weight of {name!r} has shape {list(weight.shape)}, its mask {list(mask.shape)}")
         flat = mask.detach().flatten(1).bool().cpu()
         right, left = flat.nonzero(as_tuple=True)
         if weight is None:
@@ -97,9 +93,7 @@ class Bipartite:
         for degree, count in zip(*np.unique(degrees, return_counts=True), strict=True):
             if count >= least:
                 edges = degrees[self.left] == degree
-                yield self._dense(
-                    self.left[edges], self.right[edges], self.size[edges], self.inputs, self.outputs
-                )
+                yield self._dense(self.left[edges], self.right[edges], self.size[edges], self.inputs, self.outputs)
 
     def components(self) -> int:
         """Return the number of connected components."""

@@ -80,9 +80,7 @@ class EffectivePaths:
         (2.0, (1, 2), 2)
     """
 
-    def measure(
-        self, model: nn.Module, masks: Mapping[str, Tensor], example: Tensor | tuple[Tensor, ...]
-    ) -> Paths:
+    def measure(self, model: nn.Module, masks: Mapping[str, Tensor], example: Tensor | tuple[Tensor, ...]) -> Paths:
         """Return the paths of a model.
 
         Args:

@@ -147,9 +147,7 @@ class Ramanujan(Settings):
         left_out: dict[str, str] = {}
         for name, mask in masks.items():
             if weights is not None and name not in weights:
-                raise EvaluationError(
-                    f"no weight was given for the mask of {name!r}. {suggest(name, weights)}"
-                )
+                raise EvaluationError(f"no weight was given for the mask of {name!r}. {suggest(name, weights)}")
             graph = Bipartite.of(name, mask, weights[name] if weights is not None else None)
             if not len(graph.left):
                 left_out[name] = "empty"
@@ -173,9 +171,7 @@ class Ramanujan(Settings):
 
         whole = gap(graph)
         graphs = list(graph.regular_parts())
-        dense = [
-            part for part in graphs if min(len(part.left) / n for n in part.shape) >= self.minimum_degree
-        ]
+        dense = [part for part in graphs if min(len(part.left) / n for n in part.shape) >= self.minimum_degree]
         return LayerSpectrum(
             gap=whole,
             components=graph.components(),

@@ -48,8 +48,6 @@ def difference(dense: torch.Tensor, sparse: torch.Tensor) -> Difference:
         Difference(mean=2.0, stderr=1.0)
     """
     if dense.shape != sparse.shape:
-        raise EvaluationError(
-            f"pairs needed: the dense model has {len(dense)} results, the sparse {len(sparse)}"
-        )
+        raise EvaluationError(f"pairs needed: the dense model has {len(dense)} results, the sparse {len(sparse)}")
     delta = sparse.double() - dense.double()
     return Difference(float(delta.mean()), standard_error(delta))

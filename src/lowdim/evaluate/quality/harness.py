@@ -33,9 +33,7 @@ def run_harness(
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "lm_eval":
             raise
-        raise EvaluationError(
-            "the evaluation harness is not installed; run: pip install 'lowdim[eval]'"
-        ) from error
+        raise EvaluationError("the evaluation harness is not installed; run: pip install 'lowdim[eval]'") from error
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
     outcome = simple_evaluate(model=wrapped, tasks=list(tasks), **options)
     results: dict[str, dict[str, Any]] = outcome["results"]

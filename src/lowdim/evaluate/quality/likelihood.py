@@ -89,9 +89,7 @@ def loglikelihood(
     for i, (inputs, _) in enumerate(requests):
         sharing.setdefault(inputs, []).append(i)
     groups = list(_batched(sorted(sharing, key=lambda inputs: (-len(inputs), inputs)), tokens_per_batch))
-    batches = [
-        Batch(*tokens.pad(group, len(group[0]), "right", tokens.pad_id(tokenizer))) for group in groups
-    ]
+    batches = [Batch(*tokens.pad(group, len(group[0]), "right", tokens.pad_id(tokenizer))) for group in groups]
     results: dict[int, Likelihood] = {}
     for group, logits in zip(groups, as_forward(model)(batches), strict=True):
         for inputs, row in zip(group, logits, strict=True):

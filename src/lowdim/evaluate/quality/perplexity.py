@@ -74,10 +74,7 @@ def perplexity(
     means: list[float] = []
     dtype = ""
     for batch, logits in zip(batches, as_forward(model)(batches), strict=True):
-        means += (
-            float(token_nll(z[:-1], y[1:]).double().mean())
-            for z, y in zip(logits, batch.input_ids, strict=True)
-        )
+        means += (float(token_nll(z[:-1], y[1:]).double().mean()) for z, y in zip(logits, batch.input_ids, strict=True))
         dtype = str(logits.dtype).removeprefix("torch.")
     nll = torch.tensor(means, dtype=torch.float64)
     return Perplexity(_exp(float(nll.mean())), nll, text.protocol | {"dtype": dtype})

@@ -64,8 +64,7 @@ def find(name: str) -> Task:
     if name.endswith((".jsonl", ".ndjson")):
         return Task(name, "", Path(name).stem, split="local")
     raise EvaluationError(
-        f"unknown task {name!r}. {suggest(name, TASKS)} "
-        "For questions of your own give the path of a .jsonl file."
+        f"unknown task {name!r}. {suggest(name, TASKS)} For questions of your own give the path of a .jsonl file."
     )
 
 

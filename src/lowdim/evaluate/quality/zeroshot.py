@@ -103,9 +103,7 @@ def evaluate_tasks(
     for task in found:
         chosen = sample(tasks.load(task.name), limit, seed, task.name)
         pairs = [pair for q in chosen for pair in zip(q.contexts, q.continuations, strict=True)]
-        scores = loglikelihood(
-            forward, tokenizer, pairs, tokens_per_batch=tokens_per_batch, max_length=length
-        )
+        scores = loglikelihood(forward, tokenizer, pairs, tokens_per_batch=tokens_per_batch, max_length=length)
         results[task.name] = judge(task, chosen, scores)
     return results
 

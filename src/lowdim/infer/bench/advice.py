@@ -24,9 +24,7 @@ def notes(
 def _conditions(subject: Mapping[str, Any]) -> list[str]:
     found = []
     if subject.get("random_weights"):
-        found.append(
-            f"{subject['name']}: the weights are random numbers; speed does not depend on their values."
-        )
+        found.append(f"{subject['name']}: the weights are random numbers; speed does not depend on their values.")
     if subject.get("random_zeros"):
         found.append("The zeros were drawn at random: they say how fast such a model would be, not how good.")
     distinct, blocks = subject["distinct_blocks"], subject["blocks"]
@@ -41,9 +39,7 @@ def _conditions(subject: Mapping[str, Any]) -> list[str]:
 def _without_kernels(level: str) -> list[str]:
     if level != "torch":
         return []
-    return [
-        "There are no compiled kernels here: sparse products run in plain torch and are slower than dense ones."
-    ]
+    return ["There are no compiled kernels here: sparse products run in plain torch and are slower than dense ones."]
 
 
 def _backends(models: Sequence[ModelSpeed]) -> list[str]:
@@ -68,9 +64,7 @@ def _pay_off(layers: Sequence[LayerTime]) -> list[str]:
                 f"{dtype}: at none of the measured sparsities are the sparse kernels faster than the dense one."
             )
         elif losses and max(losses) < min(gains):
-            found.append(
-                f"{dtype}: sparsity pays from about {min(gains):.0%} zeros; at {max(losses):.0%} it does not."
-            )
+            found.append(f"{dtype}: sparsity pays from about {min(gains):.0%} zeros; at {max(losses):.0%} it does not.")
     return found
 
 

@@ -131,9 +131,7 @@ def bytes_of(who: Contestant, weights: int) -> int:
 
 def needed(shape: Shape, settings: Settings, distinct: int) -> int:
     """Return about how many bytes all contestants of a shape take, with so many distinct blocks each."""
-    stored = sum(
-        bytes_of(who, distinct * shape.block) + bytes_of(who.dense, shape.outer) for who in wanted(settings)
-    )
+    stored = sum(bytes_of(who, distinct * shape.block) + bytes_of(who.dense, shape.outer) for who in wanted(settings))
     return stored + 4 * (shape.block + shape.outer)
 
 

@@ -40,9 +40,7 @@ def copies(weight_bytes: int) -> int:
     return max(2, math.ceil(STREAMED / max(weight_bytes, 1)))
 
 
-def interleaved(
-    contestants: Mapping[Key, Sequence[Callable[[], object]]], rounds: int = ROUNDS
-) -> dict[Key, float]:
+def interleaved(contestants: Mapping[Key, Sequence[Callable[[], object]]], rounds: int = ROUNDS) -> dict[Key, float]:
     """Return the median seconds per call of every contestant, measured A B C A B C ...
 
     Args:

@@ -114,9 +114,7 @@ class Slots:
     def open(self) -> int:
         """Take a free slot."""
         if not self._free:
-            raise BackendFull(
-                f"all {len(self.lengths)} slots are taken. Close a sequence, or open more slots."
-            )
+            raise BackendFull(f"all {len(self.lengths)} slots are taken. Close a sequence, or open more slots.")
         slot = self._free.pop()
         self.lengths[slot] = 0
         return slot

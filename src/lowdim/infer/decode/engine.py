@@ -31,10 +31,7 @@ class ModelStruct(ctypes.Structure):
     """``ld_model``."""
 
     _fields_ = (
-        *(
-            (name, c_int32)
-            for name in ("layers", "heads", "kv_heads", "head_dim", "rotary_dim", "activation")
-        ),
+        *((name, c_int32) for name in ("layers", "heads", "kv_heads", "head_dim", "rotary_dim", "activation")),
         *((name, c_int32) for name in ("embedding_kind", "cache_kind")),
         *((name, c_int64) for name in ("hidden", "intermediate", "vocab", "slots", "positions")),
         *((name, c_float) for name in ("norm_eps", "embedding_scale", "attention_scale", "residual_scale")),
@@ -102,9 +99,7 @@ class NativeEngine:
                 "or fewer slots need less."
             )
 
-    def step(
-        self, count: int, slots: Any, tokens: Any, positions: Any, first: int, logits: int, stride: int
-    ) -> None:
+    def step(self, count: int, slots: Any, tokens: Any, positions: Any, first: int, logits: int, stride: int) -> None:
         """See ``ld_engine_step``; arrays are ctypes' or addresses."""
         status = self._step(
             self._handle, count, slots, tokens, positions, first, logits, stride, torch.get_num_threads()

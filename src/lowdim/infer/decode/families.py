@@ -116,9 +116,7 @@ class Decoder:
     def cache_dtype(self) -> torch.dtype:
         """Of keys and values: fp32 where all weights are, else bf16."""
         kinds = {getattr(block, name).matrix.kind for block in self.blocks for name in PRODUCTS}
-        return (
-            torch.float32 if kinds <= {"fp32"} and self.embedding.dtype == torch.float32 else torch.bfloat16
-        )
+        return torch.float32 if kinds <= {"fp32"} and self.embedding.dtype == torch.float32 else torch.bfloat16
 
 
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")

@@ -57,9 +57,7 @@ def generate(
         backend.close(slot)
 
 
-def _run(
-    backend: Backend, slot: int, tokenizer: Any, history: list[int], sampling: Sampling
-) -> Iterator[Piece]:
+def _run(backend: Backend, slot: int, tokenizer: Any, history: list[int], sampling: Sampling) -> Iterator[Piece]:
     sampler, stream = Sampler(sampling), TextStream(tokenizer, sampling.stop, prompt=history)
     logits = backend.prefill(slot, history)
     for count in range(1, sampling.max_tokens + 1):

@@ -133,7 +133,5 @@ def _model_struct(plan: Decoder, angles: Angles, slots: int, positions: int) -> 
 
 def _layer_struct(block: DecoderBlock) -> LayerStruct:
     products: dict[str, Any] = {name: getattr(block, name).matrix.struct() for name in PRODUCTS}
-    norms = {
-        name: address(getattr(block, name)) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")
-    }
+    norms = {name: address(getattr(block, name)) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")}
     return LayerStruct(**products, **norms, rotary=block.rotary, window=block.window)

@@ -32,9 +32,7 @@ class Angles:
         self._rotary = plan.rotary
         self.half = self._compute(0, 1)[0].shape[1]
         # numpy's zeros take no memory until they are written
-        self.cos, self.sin = (
-            torch.from_numpy(np.zeros((positions, self.half), dtype=np.float32)) for _ in range(2)
-        )
+        self.cos, self.sin = (torch.from_numpy(np.zeros((positions, self.half), dtype=np.float32)) for _ in range(2))
         self._ready = 0
 
     def reach(self, end: int) -> None:
@@ -86,10 +84,7 @@ def _attention(
     plan: Decoder, block: DecoderBlock, h: Tensor, angles: tuple[Tensor, Tensor], cache: Tensor, at: int
 ) -> Tensor:
     count, size = len(h), plan.head_dim
-    q, k, v = (
-        projection.module(h).view(count, -1, size).transpose(0, 1)
-        for projection in (block.q, block.k, block.v)
-    )
+    q, k, v = (projection.module(h).view(count, -1, size).transpose(0, 1) for projection in (block.q, block.k, block.v))
     q = q if block.q_norm is None else _norm(q, block.q_norm, plan)
     k = k if block.k_norm is None else _norm(k, block.k_norm, plan)
     if block.rotary:

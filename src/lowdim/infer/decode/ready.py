@@ -15,9 +15,7 @@ from lowdim.models.disk.source import resolve
 _KINDS = {"bfloat16": "bf16", "float16": "fp32", "float32": "fp32"}  # no kernel computes in fp16
 
 
-def open_ready(
-    spec: str, revision: str | None = None, dtype: str | None = None
-) -> tuple[PreTrainedModel, Any]:
+def open_ready(spec: str, revision: str | None = None, dtype: str | None = None) -> tuple[PreTrainedModel, Any]:
     """Return a model whose layers skip zeros, and its tokenizer.
 
     Args:

@@ -35,9 +35,7 @@ class Gate:
         metrics: where outcomes are counted.
     """
 
-    def __init__(
-        self, app: ASGIApp, keys: Keys, local_only: bool, body: int, seconds: float, metrics: Metrics
-    ) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, local_only: bool, body: int, seconds: float, metrics: Metrics) -> None:
         self._app, self._keys, self._local_only = app, keys, local_only
         self._body, self._seconds, self._metrics = body, seconds, metrics
 

@@ -31,9 +31,7 @@ class Job:
         since: when it arrived, later when its last token came, in seconds.
     """
 
-    def __init__(
-        self, index: int, ids: Sequence[int], sampling: Sampling, tokenizer: Any, mailbox: Mailbox
-    ) -> None:
+    def __init__(self, index: int, ids: Sequence[int], sampling: Sampling, tokenizer: Any, mailbox: Mailbox) -> None:
         self.index, self.ids, self.mailbox = index, ids, mailbox
         self.cancelled = False
         self.slot, self.read, self.count = -1, 0, 0

@@ -54,9 +54,7 @@ def read_keys(path: str | Path) -> Keys:
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
-            raise RecipeError(
-                f"--api-key-file: {path} is not a regular file. Give a text file, one key a line."
-            )
+            raise RecipeError(f"--api-key-file: {path} is not a regular file. Give a text file, one key a line.")
         with path.open("rb") as file:
             raw = file.read(_LARGEST + 1)
     except OSError as error:

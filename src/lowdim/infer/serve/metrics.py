@@ -29,9 +29,7 @@ class Metrics:
             registry=self._registry,
         )
         self.prompt_tokens = Counter("lowdim_prompt_tokens", "Prompt tokens read.", registry=self._registry)
-        self.generated_tokens = Counter(
-            "lowdim_generated_tokens", "Tokens generated.", registry=self._registry
-        )
+        self.generated_tokens = Counter("lowdim_generated_tokens", "Tokens generated.", registry=self._registry)
         self.first_token = Histogram(
             "lowdim_time_to_first_token_seconds",
             "From a sequence's arrival to its first token, waiting included.",

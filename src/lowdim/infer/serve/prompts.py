@@ -56,9 +56,7 @@ class Prompts:
     def ids(self, ids: list[int]) -> list[int]:
         """Return token ids as they came, checked."""
         if ids and not 0 <= min(ids) <= max(ids) < self._vocab_size:
-            raise ApiError(
-                400, f"prompt: token ids lie between 0 and {self._vocab_size - 1}.", param="prompt"
-            )
+            raise ApiError(400, f"prompt: token ids lie between 0 and {self._vocab_size - 1}.", param="prompt")
         return self._checked(ids, "prompt")
 
     def close(self) -> None:

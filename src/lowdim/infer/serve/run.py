@@ -37,9 +37,7 @@ def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
         try:
             _bind(sockets, host, port)
         except OSError as error:
-            raise LowdimError(
-                f"cannot listen on {host} port {port}: {error.strerror}. Choose another."
-            ) from error
+            raise LowdimError(f"cannot listen on {host} port {port}: {error.strerror}. Choose another.") from error
         yield sockets
     finally:
         for one in sockets:
@@ -80,9 +78,7 @@ class Server(uvicorn.Server):
 
     loop: asyncio.AbstractEventLoop
 
-    def __init__(
-        self, service: Service, keys: Keys, sockets: list[socket.socket], started: Callable[[], None]
-    ) -> None:
+    def __init__(self, service: Service, keys: Keys, sockets: list[socket.socket], started: Callable[[], None]) -> None:
         app = build_app(service, keys, local_only=is_loopback(sockets))
         super().__init__(
             uvicorn.Config(

@@ -46,9 +46,7 @@ class Message(_Strict):
         """Accept an answer's message as it came, with its empty ``refusal``, ``tool_calls`` and the like."""
         if not isinstance(data, dict):
             return data
-        return {
-            key: value for key, value in data.items() if key in cls.model_fields or value not in (None, [])
-        }
+        return {key: value for key, value in data.items() if key in cls.model_fields or value not in (None, [])}
 
     @field_validator("content", mode="before")
     @classmethod

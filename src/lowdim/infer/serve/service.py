@@ -83,18 +83,14 @@ class Service:
     def _check(self, body: Generation, prompts: int) -> None:
         self.check_model(body.model)
         if prompts * body.choices > self._capacity:
-            asked = (
-                f"{prompts} prompts with {body.choices} answers each" if prompts > 1 else f"n={body.choices}"
-            )
+            asked = f"{prompts} prompts with {body.choices} answers each" if prompts > 1 else f"n={body.choices}"
             raise ApiError(
                 400,
                 f"{asked} is more than the {self._capacity} answers that one request may ask for here.",
                 param="n" if body.choices > 1 else "prompt",
             )
 
-    def _answer(
-        self, body: Generation, prompts: list[list[int]], form: Form, default: int, field: str
-    ) -> Answer:
+    def _answer(self, body: Generation, prompts: list[list[int]], form: Form, default: int, field: str) -> Answer:
         mailbox = Mailbox()
         jobs: list[Job] = []
         for prompt in prompts:
@@ -112,9 +108,7 @@ class Service:
         room, cap = self.context - prompt, self.limits.max_tokens or self.context
         wanted = body.max_tokens
         if wanted is not None and wanted > cap:
-            raise ApiError(
-                400, f"max_tokens is {wanted}, but this server gives at most {cap}.", param="max_tokens"
-            )
+            raise ApiError(400, f"max_tokens is {wanted}, but this server gives at most {cap}.", param="max_tokens")
         if room < (wanted or 1):
             raise ApiError(
                 400,

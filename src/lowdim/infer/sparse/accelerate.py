@@ -187,9 +187,7 @@ def _refuse_to_save(*_: object, **__: object) -> NoReturn:
 
 def _check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
-        raise LowdimError(
-            f"accelerate takes a model, got {type(model).__name__}. To load one: lowdim.load(path)."
-        )
+        raise LowdimError(f"accelerate takes a model, got {type(model).__name__}. To load one: lowdim.load(path).")
     if any(isinstance(module, SparseLinear) for module in model.modules()):
         raise LowdimError(
             "the model has sparse layers already. For another dtype load it again: lowdim.load(path, dtype=...)."

@@ -143,9 +143,7 @@ class SparseLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the sizes, the kind and the sparsity."""
-        sizes = (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-        )
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         group = f", group={self.group}" if self.group else ""
         return f"{sizes}, dtype={self.dtype}{group}, sparsity={self.sparsity:.2f}"
 

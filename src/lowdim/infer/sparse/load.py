@@ -152,9 +152,7 @@ class _Loader:
             linear = model.get_submodule(skeleton.parameter_of(name).removesuffix(".weight"))
             assert isinstance(linear, nn.Linear | Conv1D)
             turned, rules = isinstance(linear, Conv1D), self._rules(self._checkpoint.info(name).dtype)
-            matrix = self._matrix(
-                name, linear.bias, rules.for_head(None) if linear is head else rules, turned
-            )
+            matrix = self._matrix(name, linear.bias, rules.for_head(None) if linear is head else rules, turned)
             shape = linear.weight.shape[::-1] if turned else linear.weight.shape
             self._check_shape(name, matrix, shape)
             replace(model, linear, SparseLinear(matrix))
@@ -184,9 +182,7 @@ class _Loader:
         try:
             return Matrix.from_packed(self._checkpoint.read_packed(name), bias)
         except CheckpointError as error:
-            raise CheckpointError(
-                f"{self._checkpoint.info(name).file}: {name!r} is damaged: {error}"
-            ) from error
+            raise CheckpointError(f"{self._checkpoint.info(name).file}: {name!r} is damaged: {error}") from error
 
     def _check_shape(self, name: str, matrix: Matrix, wanted: Sequence[int]) -> None:
         found = [matrix.rows, matrix.cols]

@@ -148,9 +148,7 @@ class Matrix(StoredMatrix):
     def __post_init__(self) -> None:
         warn_without_kernels()
         if self.bias is not None and (self.bias.shape != (self.rows,) or self.bias.dtype != torch.float32):
-            raise CheckpointError(
-                f"the bias must be fp32 [{self.rows}], got {self.bias.dtype} {list(self.bias.shape)}"
-            )
+            raise CheckpointError(f"the bias must be fp32 [{self.rows}], got {self.bias.dtype} {list(self.bias.shape)}")
         found = library()
         if found is not None and (status := found.check(self._address)):
             raise CheckpointError(f"the packed weight is damaged: {found.message(status)}")
@@ -247,9 +245,7 @@ class Matrix(StoredMatrix):
         if x.ndim == 0 or x.shape[-1] != self.cols:
             raise LowdimError(f"activations must be [..., {self.cols}], got {list(x.shape)}.")
         if not x.is_cpu:
-            raise LowdimError(
-                f"sparse layers run on the CPU, got activations on {x.device}: move them with .cpu()."
-            )
+            raise LowdimError(f"sparse layers run on the CPU, got activations on {x.device}: move them with .cpu().")
         if x.numel():
             return self.linear(x.float()).to(x.dtype)
         empty = x.new_zeros(*x.shape[:-1], self.rows)

@@ -132,9 +132,7 @@ def cut(
             note(model.get_submodule(carrier.name), "", 0, carrier.select(removed[producer.name]))
     for (owner, name, axis), stay in stays.items():
         _cut_one(model.get_submodule(owner), name, axis, stay)
-    return {
-        (f"{owner}.{name}".lstrip("."), axis): stay for (owner, name, axis), stay in stays.items() if name
-    }
+    return {(f"{owner}.{name}".lstrip("."), axis): stay for (owner, name, axis), stay in stays.items() if name}
 
 
 def _cut_one(module: nn.Module, name: str, axis: int, stay: Tensor) -> None:
@@ -144,8 +142,6 @@ def _cut_one(module: nn.Module, name: str, axis: int, stay: Tensor) -> None:
         assert old is not None
         replace_tensor(module, name, old.index_select(axis, stay.nonzero().flatten().to(old.device)))
     if isinstance(kind, Mixer):
-        resize(
-            module, size_names(kind, "outputs" if name == "bias" or axis == kind.outputs else "inputs"), size
-        )
+        resize(module, size_names(kind, "outputs" if name == "bias" or axis == kind.outputs else "inputs"), size)
     elif isinstance(kind, Carrier) and not name:
         resize(module, kind.sizes, size)

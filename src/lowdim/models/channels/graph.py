@@ -70,9 +70,7 @@ def find_channels(model: nn.Module, example: Any) -> Channels:
         found = _follow(model, example)
         fit = {p.name for p in _try(model, example, found.producers)}
     whole = {
-        p.name: "the model does not work the same with fewer channels"
-        for p in found.producers
-        if p.name not in fit
+        p.name: "the model does not work the same with fewer channels" for p in found.producers if p.name not in fit
     }
     return Channels(tuple(p for p in found.producers if p.name in fit), {**found.whole, **whole})
 
@@ -156,9 +154,7 @@ def _mixing(name: str, site: Site, marked: Tensor, reach: Mapping[str, Marks]) -
     return f"its channels are mixed before {site[0]} reads them"
 
 
-def _producer(
-    probe: Probe, name: str, size: int, reach: Marks, numbers: Mapping[Site, Tensor], first: int
-) -> Producer:
+def _producer(probe: Probe, name: str, size: int, reach: Marks, numbers: Mapping[Site, Tensor], first: int) -> Producer:
     seen: dict[str, Seen] = {}
     for site, marked in reach.items():
         if bool(marked.any()):
@@ -188,9 +184,7 @@ def _try(model: nn.Module, example: Any, producers: Sequence[Producer]) -> list[
 def _works(model: nn.Module, example: Any, producers: Sequence[Producer]) -> bool:
     """Tell whether a model that is cut gives what it gives with zeros: without the first channels, and without half."""
     first = {p.name: torch.arange(p.channels) == 0 for p in producers}
-    return all(
-        _works_without(model, example, producers, r) for r in (first, {p.name: _half(p) for p in producers})
-    )
+    return all(_works_without(model, example, producers, r) for r in (first, {p.name: _half(p) for p in producers}))
 
 
 def _half(producer: Producer) -> Tensor:

@@ -107,9 +107,7 @@ def resize(module: nn.Module, names: tuple[str, ...], size: int) -> None:
 
 def size_names(kind: Mixer, side: str) -> tuple[str, ...]:
     """Return the attributes that hold the number of a mixer's "outputs" or "inputs"."""
-    return (
-        ("out_features", "out_channels", "nf") if side == "outputs" else ("in_features", "in_channels", "nx")
-    )
+    return ("out_features", "out_channels", "nf") if side == "outputs" else ("in_features", "in_channels", "nx")
 
 
 def replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
@@ -132,9 +130,7 @@ def single(model: nn.Module, example: Any) -> tuple[nn.Module, Any]:
     half = (torch.bfloat16, torch.float16)
     if not any(p.dtype in half for p in model.parameters()):
         return model, example
-    return model.float(), tree_map(
-        lambda t: t.float() if isinstance(t, Tensor) and t.dtype in half else t, example
-    )
+    return model.float(), tree_map(lambda t: t.float() if isinstance(t, Tensor) and t.dtype in half else t, example)
 
 
 def call(model: nn.Module, example: Any) -> Any:

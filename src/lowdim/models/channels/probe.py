@@ -41,9 +41,7 @@ class Probe:
         self._calls: dict[str, int] = {}
         self.clean = self._run({})
         if any(bool(seen.any()) for seen in self.clean.values()):
-            raise LowdimError(
-                "the model gives NaN on the example, so that no channel can be followed through it"
-            )
+            raise LowdimError("the model gives NaN on the example, so that no channel can be followed through it")
 
     def channels(self, name: str) -> int:
         """Return how many output channels a mixer has."""

@@ -221,9 +221,7 @@ def _flops(model: nn.Module, example: Any) -> int:
     counts: list[int] = []
 
     def count(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
-        spread = (
-            args[0] if isinstance(module, _ConvTransposeNd) else output
-        )  # what each weight is used once for
+        spread = args[0] if isinstance(module, _ConvTransposeNd) else output  # what each weight is used once for
         kind = kind_of(module)
         axis = kind.outputs if isinstance(kind, Mixer) and spread is output else 0
         counts.append(2 * spread.numel() * module.weight.numel() // module.weight.shape[axis])

@@ -70,9 +70,7 @@ class Checkpoint:
         self._packed: dict[str, Form] = {}
         for name, header in headers.items():
             self._packed |= packed_header.read_forms(name, header)
-            self._metadata[name] = {
-                k: v for k, v in header.metadata.items() if not k.startswith(packed_header.PREFIX)
-            }
+            self._metadata[name] = {k: v for k, v in header.metadata.items() if not k.startswith(packed_header.PREFIX)}
         self.storage = "packed" if stem == packed_header.STEM or self._packed else "dense"
         self._hidden = {stored_name(name, part) for name, form in self._packed.items() for part in form.parts}
         twice = sorted(self._packed.keys() & self._stored.keys())
@@ -95,9 +93,7 @@ class Checkpoint:
         if len(found) == 1:
             return found[0]
         if found:
-            raise CheckpointError(
-                f"{self.path} holds both a dense and a packed model. Remove the one you do not want."
-            )
+            raise CheckpointError(f"{self.path} holds both a dense and a packed model. Remove the one you do not want.")
         raise CheckpointError(_nothing_to_read(self.path))
 
     def _read_index(self, index: Path) -> dict[str, str]:
@@ -105,9 +101,7 @@ class Checkpoint:
         data = read_json(inside(self.path, index.name))
         listed = data.get("weight_map")
         if not isinstance(listed, dict) or not listed or not all(isinstance(v, str) for v in listed.values()):
-            raise CheckpointError(
-                f"{index.name} has no 'weight_map' of tensor names to file names. Fetch it again."
-            )
+            raise CheckpointError(f"{index.name} has no 'weight_map' of tensor names to file names. Fetch it again.")
         for file in sorted(set(listed.values())):
             if not (inside(self.path, file)).is_file():
                 raise CheckpointError(
@@ -120,20 +114,14 @@ class Checkpoint:
         for file, header in headers.items():
             for name, stored in header.tensors.items():
                 if name in merged:
-                    raise CheckpointError(
-                        f"tensor {name!r} is in two files: {merged[name].file.name} and {file}"
-                    )
+                    raise CheckpointError(f"tensor {name!r} is in two files: {merged[name].file.name} and {file}")
                 if listed is not None and listed.get(name) != file:
-                    raise CheckpointError(
-                        f"tensor {name!r} is in {file}, but the index says {listed.get(name)!r}"
-                    )
+                    raise CheckpointError(f"tensor {name!r} is in {file}, but the index says {listed.get(name)!r}")
                 merged[name] = stored
         absent = sorted((listed or {}).keys() - merged.keys())
         if absent:
             assert listed is not None
-            raise CheckpointError(
-                f"the index says that {absent[0]!r} is in {listed[absent[0]]}, but it is not there"
-            )
+            raise CheckpointError(f"the index says that {absent[0]!r} is in {listed[absent[0]]}, but it is not there")
         return merged
 
     @property

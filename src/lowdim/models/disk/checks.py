@@ -79,9 +79,7 @@ def check_files(path: Path, record: Manifest) -> str:
     unknown = sorted(set(Checkpoint(path).files) - recorded.keys())
     if missing or changed or unknown:
         found = {"missing": missing, "changed": changed, "not recorded": unknown}
-        raise CheckpointError(
-            "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names)
-        )
+        raise CheckpointError("; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names))
     return f"{len(recorded)} hashes match"
 
 
@@ -137,9 +135,7 @@ def _check_sparsity(counts: dict[str, int], record: Manifest) -> str:
     total = sum(part.numel for part in record.layers.values())
     found = 1 - sum(counts.values()) / total
     if abs(found - record.sparsity.prunable) > 1e-6:
-        raise CheckpointError(
-            f"{found:.6f} over the pruned layers, recorded is {record.sparsity.prunable:.6f}"
-        )
+        raise CheckpointError(f"{found:.6f} over the pruned layers, recorded is {record.sparsity.prunable:.6f}")
     return f"{found:.6f} over the pruned layers"
 
 
@@ -181,9 +177,7 @@ def _stock(path: Path, trust_remote_code: bool) -> Any:
     )
     if info["missing_keys"] or info["mismatched_keys"]:
         wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-        raise CheckpointError(
-            f"Transformers does not find or cannot use {len(wrong)} weights, first {wrong[0]}"
-        )
+        raise CheckpointError(f"Transformers does not find or cannot use {len(wrong)} weights, first {wrong[0]}")
     for parameter in model.parameters():  # out of the mapped file
         parameter.data = parameter.data.clone()
     return model.eval()
@@ -219,9 +213,7 @@ def _function(measure: str | None) -> Measure:
     if measure is None:
         return perplexity
     module, _, name = measure.partition(":")
-    return cast(
-        Callable[[Any, Tensor, dict[str, Any]], float], getattr(importlib.import_module(module), name)
-    )
+    return cast(Callable[[Any, Tensor, dict[str, Any]], float], getattr(importlib.import_module(module), name))
 
 
 def perplexity(model: Any, tokens: Tensor, protocol: dict[str, Any]) -> float:

@@ -71,9 +71,7 @@ def _convert(
     storage: str,
     writer: Writer,
 ) -> Path:
-    writer.directory.require_space(
-        sum(checkpoint.info(name).nbytes for name in checkpoint.names()) + (64 << 20)
-    )
+    writer.directory.require_space(sum(checkpoint.info(name).nbytes for name in checkpoint.names()) + (64 << 20))
     forms: dict[str, Form] = {}
     for file in (name for name in checkpoint.files if name.endswith(".safetensors")):
         forms |= _convert_shard(checkpoint, file, to_pack, rounded, writer)

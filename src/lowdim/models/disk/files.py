@@ -47,13 +47,9 @@ def inside(path: Path, name: str) -> Path:
         CheckpointError: the name or a symbolic link leads elsewhere.
     """
     if not plain_name(name):
-        raise CheckpointError(
-            f"refusing {name!r}: a checkpoint may only name files in its own directory, {path}"
-        )
+        raise CheckpointError(f"refusing {name!r}: a checkpoint may only name files in its own directory, {path}")
     home, real = path.resolve(), (path / name).resolve()
     roots = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
     if not any(real.is_relative_to(root) for root in roots):
-        raise CheckpointError(
-            f"refusing {name!r}: it is a link that leads out of {path}. Copy the file there instead."
-        )
+        raise CheckpointError(f"refusing {name!r}: it is a link that leads out of {path}. Copy the file there instead.")
     return path / name

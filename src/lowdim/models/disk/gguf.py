@@ -52,9 +52,7 @@ def _check(file: Path) -> None:
         if stream.read(4) != b"GGUF":
             raise CheckpointError(f"{file} is not a GGUF file: it does not begin with the letters GGUF")
     if re.search(r"-\d{5}-of-\d{5}\.gguf$", file.name):
-        raise CheckpointError(
-            f"{file.name} is one part of a split GGUF. Join the parts: llama-gguf-split --merge."
-        )
+        raise CheckpointError(f"{file.name} is one part of a split GGUF. Join the parts: llama-gguf-split --merge.")
 
 
 def _convert(file: Path, home: Path, dtype: torch.dtype) -> None:

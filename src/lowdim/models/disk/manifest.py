@@ -27,9 +27,7 @@ _LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "tokenizers", "gg
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
-    )
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True)
 
 
 class ModelPart(_Part):
@@ -151,9 +149,7 @@ def parse(data: dict[str, Any]) -> Manifest:
     """
     schema = data.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
-        raise CheckpointError(
-            f"{FILE} has schema {schema}; this lowdim reads up to {SCHEMA}. Upgrade lowdim."
-        )
+        raise CheckpointError(f"{FILE} has schema {schema}; this lowdim reads up to {SCHEMA}. Upgrade lowdim.")
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:

@@ -241,9 +241,7 @@ def _matrices(form: Form) -> list[slice]:
 def packed_bytes(weight: Tensor) -> int:
     """Bytes that `pack` would give, header not counted."""
     rows, cols = weight.numel() // max(weight.shape[-1], 1), weight.shape[-1]
-    return (
-        8 * rows * math.ceil(cols / _WORD) + int(torch.count_nonzero(bits_of(weight))) * weight.dtype.itemsize
-    )
+    return 8 * rows * math.ceil(cols / _WORD) + int(torch.count_nonzero(bits_of(weight))) * weight.dtype.itemsize
 
 
 def _gather(bits: Tensor) -> tuple[Tensor, Tensor]:
@@ -266,9 +264,7 @@ def _scatter(mask: Tensor, values: Tensor, counts: Counts, form: Form) -> Tensor
     target = matrix.view(_INTEGERS[values.dtype.itemsize]) if values.is_floating_point() else matrix
     for some in _row_chunks(form.rows, form.cols):
         places = np.flatnonzero(unpack_bits(_padded(mask[some], form.cols), form.cols).numpy())
-        target.numpy()[some].reshape(-1)[places] = source[
-            starts[some.start] : starts[min(some.stop, form.rows)]
-        ]
+        target.numpy()[some].reshape(-1)[places] = source[starts[some.start] : starts[min(some.stop, form.rows)]]
     return matrix
 
 

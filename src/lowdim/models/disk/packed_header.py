@@ -154,6 +154,4 @@ def _check_mask(file: str, name: str, form: Form, header: Header) -> None:
     # Rows without columns take no bytes, however many they are.
     fits = fits and (form.cols > 0 or form.rows == 0)
     if mask.dtype != torch.int64 or not fits or len(values.shape) != 1:
-        raise CheckpointError(
-            f"{file}: the mask of {name!r} does not fit a weight of shape {list(form.shape)}"
-        )
+        raise CheckpointError(f"{file}: the mask of {name!r} does not fit a weight of shape {list(form.shape)}")

@@ -65,13 +65,9 @@ def resolve(
         CheckpointError: there is no such model, or it cannot be used; the message says what to do.
     """
     if dtype not in DTYPES:
-        raise CheckpointError(
-            f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}. {suggest(dtype, DTYPES)}"
-        )
+        raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}. {suggest(dtype, DTYPES)}")
     if not spec:
-        raise CheckpointError(
-            "model is empty. Give a directory, a GGUF file, builtin:smollm2-135m, or a hub id."
-        )
+        raise CheckpointError("model is empty. Give a directory, a GGUF file, builtin:smollm2-135m, or a hub id.")
     path = Path(spec).expanduser()
     is_hub = not spec.startswith("builtin:") and not path.exists() and path.suffix != ".gguf"
     if revision is not None and not is_hub:
@@ -95,9 +91,7 @@ def _directory(path: Path) -> Path:
     if path.is_dir():
         return path
     if path.suffix == ".safetensors":
-        raise CheckpointError(
-            f"{path} is one file of a model. Give the directory that holds it and config.json."
-        )
+        raise CheckpointError(f"{path} is one file of a model. Give the directory that holds it and config.json.")
     raise CheckpointError(f"{path} is neither a directory with safetensors files nor a GGUF file")
 
 
@@ -116,9 +110,7 @@ def _from_gguf(file: Path, dtype: str) -> tuple[Path, str]:
     return path, f"sha256:{digest}"
 
 
-def _from_hub(
-    spec: str, revision: str | None, trust_remote_code: bool, offline: bool | None
-) -> tuple[Path, str]:
+def _from_hub(spec: str, revision: str | None, trust_remote_code: bool, offline: bool | None) -> tuple[Path, str]:
     """Fetch the config, check it, and only then fetch the weights, pinned to the commit of the config."""
     if not _HUB_ID.fullmatch(spec) or ".." in spec:
         raise CheckpointError(
@@ -149,9 +141,7 @@ def _snapshot(spec: str, revision: str | None, files: list[str], local: bool) ->
         reason = "asks you to accept its terms on its page, then to log in with `hf auth login`"
         raise CheckpointError(f"{spec!r} {reason}") from error
     except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{spec!r} is neither a path here nor a model on the hub (or it is private)"
-        ) from error
+        raise CheckpointError(f"{spec!r} is neither a path here nor a model on the hub (or it is private)") from error
     except RevisionNotFoundError as error:
         raise CheckpointError(f"{spec!r} has no revision {revision!r}") from error
     except LocalEntryNotFoundError as error:
@@ -178,9 +168,7 @@ def check_config(config: dict[str, Any], spec: str, trust_remote_code: bool = Fa
         )
     kind = config.get("model_type")
     if not isinstance(kind, str) or not kind:
-        raise CheckpointError(
-            f"config.json of {spec!r} has no 'model_type'. It is not a Transformers model's."
-        )
+        raise CheckpointError(f"config.json of {spec!r} has no 'model_type'. It is not a Transformers model's.")
     from transformers import CONFIG_MAPPING
 
     if kind not in CONFIG_MAPPING:
@@ -189,9 +177,7 @@ def check_config(config: dict[str, Any], spec: str, trust_remote_code: bool = Fa
     _check_causal(config, kind, spec)
 
 
-def _check_unknown(
-    config: dict[str, Any], kind: str, spec: str, trust_remote_code: bool, known: Iterable[str]
-) -> None:
+def _check_unknown(config: dict[str, Any], kind: str, spec: str, trust_remote_code: bool, known: Iterable[str]) -> None:
     if "auto_map" not in config:
         near = suggest(kind, known)
         hint = f" {near}" if near.startswith("Did") else ""
@@ -212,17 +198,13 @@ def _check_causal(config: dict[str, Any], kind: str, spec: str) -> None:
     stated = config.get("architectures") or []
     what = stated[0] if stated else f"model_type {kind!r}"
     if getattr(full, "is_encoder_decoder", False):
-        raise CheckpointError(
-            f"{spec!r} is an encoder-decoder ({what}); lowdim prunes decoder-only language models"
-        )
+        raise CheckpointError(f"{spec!r} is an encoder-decoder ({what}); lowdim prunes decoder-only language models")
     classes = {name for value in CAUSAL.values() for name in ([value] if isinstance(value, str) else value)}
     has_head = kind in CAUSAL and (not stated or bool(classes & set(stated)) or "auto_map" in config)
     # BERT and its like carry is_decoder, False unless set; GPT-NeoX carries it too and is causal all the same
     both_ways = getattr(full, "is_decoder", None) is False and not kind.startswith("gpt_neox")
     if not has_head or both_ways:
-        raise CheckpointError(
-            f"{spec!r} is not a causal language model ({what}); lowdim prunes decoder-only ones"
-        )
+        raise CheckpointError(f"{spec!r} is not a causal language model ({what}); lowdim prunes decoder-only ones")
 
 
 def _filled_in(config: dict[str, Any], kind: str, spec: str) -> Any:
@@ -235,9 +217,7 @@ def _filled_in(config: dict[str, Any], kind: str, spec: str) -> Any:
         with quiet():
             return CONFIG_MAPPING[kind].from_dict(dict(config))
     except Exception as error:  # Transformers raises whatever a wrong value happens to trip over
-        raise CheckpointError(
-            f"config.json of {spec!r} is not valid for model_type {kind!r}: {error}"
-        ) from error
+        raise CheckpointError(f"config.json of {spec!r} is not valid for model_type {kind!r}: {error}") from error
 
 
 def _dtype(config: dict[str, Any], checkpoint: Checkpoint) -> str:

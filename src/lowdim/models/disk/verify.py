@@ -57,14 +57,10 @@ def verify(
             command += ["--tokens", str(tokens)]
         command += ["--measure", measure] if measure else []
         command += ["--trust-remote-code"] if trust_remote_code else []
-        done = subprocess.run(
-            command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
-        )
+        done = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
         if not report.exists():
             tail = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            crash = Check(
-                "process", False, f"the checking process died (exit code {done.returncode}): {tail}"
-            )
+            crash = Check("process", False, f"the checking process died (exit code {done.returncode}): {tail}")
             return VerifyReport(str(path), (crash,))
         return VerifyReport(str(path), tuple(Check(**check) for check in json.loads(report.read_text())))
 

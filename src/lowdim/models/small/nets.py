@@ -18,9 +18,7 @@ from lowdim.core.recipe import Count, Section, messages
 if TYPE_CHECKING:
     from lowdim.data.classification import Dataset, Kind
 
-Widths = Annotated[
-    tuple[Count, ...], BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
-]
+Widths = Annotated[tuple[Count, ...], BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)]
 
 
 Norm = Literal["batch", "none"]

@@ -71,9 +71,7 @@ def prefill_attention(
         and kwargs.get("cache") is None
     )
     if not plain:
-        stock: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, **kwargs
-        )
+        stock: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return stock
     scaling = kwargs.get("scaling")
     return chunked_causal(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling), None

@@ -83,9 +83,7 @@ def _backwards(
         for place, activation in enumerate(activations):
             activation.hidden = hidden = activation.hidden.detach().requires_grad_()
             out = block.forward(activation)
-            slopes[place], *own = torch.autograd.grad(
-                out, [hidden, *weights], slopes[place], allow_unused=True
-            )
+            slopes[place], *own = torch.autograd.grad(out, [hidden, *weights], slopes[place], allow_unused=True)
             for layer, total, gradient in zip(layers, totals, own, strict=True):
                 if gradient is not None:
                     total += gradient.t() if layer.transposed else gradient

@@ -107,9 +107,7 @@ def _attributes(module: nn.Module) -> list[str]:
         return [name for name in own if name.startswith("weight")]
     if isinstance(module, nn.MultiheadAttention):
         return [name for name in own if name.endswith("proj_weight")]
-    if (
-        isinstance(module, _PLAIN) or type(module).__name__ == "Conv1D"
-    ):  # the transposed linear layer of transformers
+    if isinstance(module, _PLAIN) or type(module).__name__ == "Conv1D":  # the transposed linear layer of transformers
         return ["weight"]
     return []
 
@@ -131,9 +129,7 @@ def _head(model: nn.Module, found: list[Weight]) -> nn.Parameter | None:
     return linear[-1].parameter
 
 
-def _judge(
-    w: Weight, include: Sequence[str] | None, exclude: Sequence[str], head: nn.Parameter | None
-) -> Weight:
+def _judge(w: Weight, include: Sequence[str] | None, exclude: Sequence[str], head: nn.Parameter | None) -> Weight:
     dense = ""
     if any(matches(text, w.name) for text in exclude):
         dense = "excluded"

@@ -92,9 +92,7 @@ class Skeleton:
         converters = [m for m in self._mapping if isinstance(m, WeightConverter)]
         empty = self.model.state_dict()
         for name in disk_names:
-            target, pattern = rename_source_key(
-                name, renamings, converters, self.model.base_model_prefix, empty
-            )
+            target, pattern = rename_source_key(name, renamings, converters, self.model.base_model_prefix, empty)
             if target not in empty and name in empty:
                 target, pattern = name, None
             self._parameter[name] = target

@@ -166,17 +166,11 @@ class Stream:
         """Return the names on disk of all that lies outside the blocks."""
         assert self.skeleton is not None
         inside = f"{self.blocks_name}."
-        return [
-            n for n in self.skeleton.disk_names("") if not self.skeleton.parameter_of(n).startswith(inside)
-        ]
+        return [n for n in self.skeleton.disk_names("") if not self.skeleton.parameter_of(n).startswith(inside)]
 
     def named_on_disk(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return parameters under the names, and in the shapes, that a checkpoint has for them."""
-        return (
-            saved_names(self.model, parameters)
-            if self.skeleton is None
-            else self.skeleton.to_disk(parameters)
-        )
+        return saved_names(self.model, parameters) if self.skeleton is None else self.skeleton.to_disk(parameters)
 
     @contextmanager
     def block(self, index: int, reader: Reader | None = None) -> Iterator[Block]:
@@ -324,9 +318,7 @@ class Stream:
         with self._outer(), evaluating(self.model):
             for activation in activations:
 
-                def replay(
-                    index: int, hidden: Tensor, call: Call, last: Tensor = activation.hidden
-                ) -> Tensor:
+                def replay(index: int, hidden: Tensor, call: Call, last: Tensor = activation.hidden) -> Tensor:
                     return last if index == len(self) - 1 else hidden
 
                 with self._stubbed(replay):

@@ -156,13 +156,9 @@ class Index:
 
 def _checked(positions: Tensor, shape: tuple[int, int]) -> Tensor:
     if positions.dtype != torch.int64 or positions.dim() != 1 or positions.device.type != "cpu":
-        raise LowdimError(
-            f"positions must be int64 [kept] on the CPU, got {positions.dtype} {list(positions.shape)}"
-        )
+        raise LowdimError(f"positions must be int64 [kept] on the CPU, got {positions.dtype} {list(positions.shape)}")
     if shape[1] > MOST_COLUMNS or len(positions) > MOST_KEPT or prod(shape) >= 2**63:
-        raise LowdimError(
-            f"a weight of shape {shape} with {len(positions)} values is more than a layer can hold"
-        )
+        raise LowdimError(f"a weight of shape {shape} with {len(positions)} values is more than a layer can hold")
     ascending = bool((positions.diff() > 0).all())
     if len(positions) and (not ascending or int(positions[0]) < 0 or int(positions[-1]) >= prod(shape)):
         raise LowdimError(f"positions must ascend, each once, from 0 to {prod(shape) - 1} at most")

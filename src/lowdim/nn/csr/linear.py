@@ -112,9 +112,7 @@ class CSRLinear(nn.Module):
         """
         size = in_features * out_features
         if not 0 <= kept <= size:
-            raise LowdimError(
-                f"kept must be between 0 and {out_features} x {in_features} = {size}, got {kept}"
-            )
+            raise LowdimError(f"kept must be between 0 and {out_features} x {in_features} = {size}, got {kept}")
         nothing = torch.empty(0, dtype=torch.int64)
         positions = draw(kept, size, nothing, generator(seed, "mask", name))
         bound = 1 / sqrt(max(1.0, kept / max(1, out_features)))
@@ -202,12 +200,7 @@ class CSRLinear(nn.Module):
         """
         if x.dtype != torch.float32 and torch.is_autocast_enabled("cpu"):
             x = x.float()
-        if (
-            x.dtype != torch.float32
-            or x.device.type != "cpu"
-            or not x.dim()
-            or x.shape[-1] != self.in_features
-        ):
+        if x.dtype != torch.float32 or x.device.type != "cpu" or not x.dim() or x.shape[-1] != self.in_features:
             raise LowdimError(
                 f"a CSRLinear takes fp32 [..., {self.in_features}] on the CPU, got {x.dtype} {list(x.shape)} on "
                 f"{x.device}."
@@ -249,9 +242,7 @@ class CSRLinear(nn.Module):
             LowdimError: the index is of another shape, or the values do not fit it.
         """
         if index.shape != (self.out_features, self.in_features):
-            raise LowdimError(
-                f"the index is of a weight {index.shape}, not {self.out_features, self.in_features}."
-            )
+            raise LowdimError(f"the index is of a weight {index.shape}, not {self.out_features, self.in_features}.")
         new = _fp32("values", values, (index.kept,))
         self.values.grad = None
         # Autograd expects gradients of the old size while an old graph lives
@@ -264,9 +255,7 @@ class CSRLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the sizes and the sparsity."""
-        sizes = (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-        )
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         return f"{sizes}, kept={self.kept}, sparsity={self.sparsity:.4f}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CSRLinear:

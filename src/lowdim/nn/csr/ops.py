@@ -23,9 +23,7 @@ _LIBRARY.define(
 )
 
 
-def _forward(
-    x: Tensor, values: Tensor, bias: Tensor | None, row_ptr: Tensor, col: Tensor, cuts: Tensor
-) -> Tensor:
+def _forward(x: Tensor, values: Tensor, bias: Tensor | None, row_ptr: Tensor, col: Tensor, cuts: Tensor) -> Tensor:
     rows, cols = len(row_ptr) - 1, x.shape[-1]
     flat = x.reshape(-1, cols) if x.numel() else x.new_empty(x.shape[:-1].numel(), cols)
     flat = flat if flat.is_contiguous() else flat.contiguous()
@@ -54,10 +52,7 @@ def _backward(
         if needed[1]:
             d_values = fallback.value_gradient(flat_g, flat_x, row_ptr, col)
         return d_x, d_values, flat_g.sum(0) if needed[2] else d_bias
-    at = [
-        tensor.data_ptr() if want else None
-        for tensor, want in zip((d_x, d_values, d_bias), needed, strict=True)
-    ]
+    at = [tensor.data_ptr() if want else None for tensor, want in zip((d_x, d_values, d_bias), needed, strict=True)]
     found.backward(
         struct(values, row_ptr, col, cuts, cols),
         *(flat_x.data_ptr(), cols, flat_g.data_ptr(), rows, batch),
@@ -66,9 +61,7 @@ def _backward(
     return d_x, d_values, d_bias
 
 
-def _shape_of_forward(
-    x: Tensor, values: Tensor, bias: Tensor | None, row_ptr: Tensor, *index: Tensor
-) -> Tensor:
+def _shape_of_forward(x: Tensor, values: Tensor, bias: Tensor | None, row_ptr: Tensor, *index: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], row_ptr.shape[0] - 1))
 
 

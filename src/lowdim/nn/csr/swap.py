@@ -53,7 +53,5 @@ def _linear(model: nn.Module, name: str) -> nn.Linear:
     weight = linear[name].weight
     users = [n for n, p in model.named_parameters(remove_duplicate=False) if p is weight]
     if len(users) > 1:
-        raise LowdimError(
-            f"{' and '.join(users)} are one tied weight, which cannot be replaced in one of its places."
-        )
+        raise LowdimError(f"{' and '.join(users)} are one tied weight, which cannot be replaced in one of its places.")
     return linear[name]

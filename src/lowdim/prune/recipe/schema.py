@@ -122,8 +122,7 @@ class Targets(Section):
         chosen = which.choose(weights, self.include or None, self.exclude, "targets.", schema)
         if weights and not chosen:
             raise RecipeError(
-                f"targets.exclude {list(self.exclude)} leaves none of the {len(weights)} layers to prune. "
-                "Exclude less."
+                f"targets.exclude {list(self.exclude)} leaves none of the {len(weights)} layers to prune. Exclude less."
             )
         return [weights[name] for name in chosen]
 

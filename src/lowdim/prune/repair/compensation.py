@@ -36,9 +36,7 @@ class Compensation(Repair, ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
 
-    damping: float = within(
-        0.01, above=0, below=float("inf"), why="a share of the mean diagonal, such as 0.01"
-    )
+    damping: float = within(0.01, above=0, below=float("inf"), why="a share of the mean diagonal, such as 0.01")
 
     def draws(self, pattern: Pattern) -> bool:
         """Whether the pattern's mask can be drawn range by range."""
@@ -109,9 +107,7 @@ class Compensation(Repair, ABC):
                     kept[:, top:bottom] = work.pattern.sweep_mask(scores, keep[start // width]).t()
             return kept
 
-        joined = _side_by_side(
-            [work.dense if rounding is None else self.rounded_from(work) for work in works]
-        )
+        joined = _side_by_side([work.dense if rounding is None else self.rounded_from(work) for work in works])
         mask = sweep(joined, hessian.inverse_factor, select, width, rounding)
         for work, (top, bottom) in zip(works, spans, strict=True):
             work.mask = mask[:, top:bottom].t().contiguous()

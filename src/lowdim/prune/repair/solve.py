@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def refit(
-    target: Tensor, mask: Tensor, hessian: Tensor, start: Tensor, iterations: int, tolerance: float
-) -> Tensor:
+def refit(target: Tensor, mask: Tensor, hessian: Tensor, start: Tensor, iterations: int, tolerance: float) -> Tensor:
     """Return the weights on the mask's support that minimise ``tr((V - W) H (V - W)^T)``.
 
     Each row is the linear system ``H_SS v_S = b_S`` over its kept columns ``S``. All rows run conjugate gradients side

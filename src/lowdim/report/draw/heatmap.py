@@ -58,9 +58,7 @@ def _line_per_block(
     if target is not None:
         axes.axhline(target, color=colour("faint"), linewidth=1, linestyle=(0, (3, 3)), zorder=1)
     axes.plot(range(len(blocks)), as_floats(values), color=tone, linewidth=1.6)
-    texts = [
-        f"block {block}: {write(v)}" if v is not None else "" for block, v in zip(blocks, values, strict=True)
-    ]
+    texts = [f"block {block}: {write(v)}" if v is not None else "" for block, v in zip(blocks, values, strict=True)]
     dots(axes, tips, range(len(blocks)), values, texts, color=tone)
     axes.margins(y=0.2)
     value_axis(axes, write, [*values, target] if target is not None else values)

@@ -80,9 +80,7 @@ class Tips:
         self.texts[key] = [clean(text) for text in texts]
 
 
-def draw(
-    key: str, label: str, height: float, paint: Callable[[Figure, Tips], None], *, width: float = WIDTH
-) -> str:
+def draw(key: str, label: str, height: float, paint: Callable[[Figure, Tips], None], *, width: float = WIDTH) -> str:
     """Paint a figure and return it as an ``<svg>`` element for an HTML page.
 
     Args:
@@ -163,7 +161,5 @@ def _attribute(name: str, value: str, key: str, used: set[str]) -> str:
         return _COLOUR.sub(lambda found: variable(found.group()), value)
     if name in ("d", "x", "y", "transform", "width", "height"):
         value = _NUMBER.sub(lambda found: f"{float(found.group()):.1f}".removesuffix(".0"), value)
-        return (
-            re.sub(r"\s*rotate\(-?0 [^)]*\)", "", value) if name == "transform" else " ".join(value.split())
-        )
+        return re.sub(r"\s*rotate\(-?0 [^)]*\)", "", value) if name == "transform" else " ".join(value.split())
     return value

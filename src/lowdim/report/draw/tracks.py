@@ -73,9 +73,7 @@ def _tone(line: Track) -> str:
     return ramp("zeros")[int(line.tone[-1])] if line.tone.startswith("zeros") else colour(line.tone)
 
 
-def _draw(
-    axes: Axes, tips: Tips, line: Track, xlabel: str, write: Callable[[float], str], steps: bool
-) -> None:
+def _draw(axes: Axes, tips: Tips, line: Track, xlabel: str, write: Callable[[float], str], steps: bool) -> None:
     xs, ys = [x for x, _ in line.points], [y for _, y in line.points]
     tone = _tone(line)
     axes.plot(

@@ -50,15 +50,7 @@ def number(value: float | None) -> str:
     if size and (size >= 1e7 or size < 1e-3):
         mantissa, exponent = f"{value:.2e}".split("e")
         return signless(f"{_trim(mantissa)}e{int(exponent)}")
-    digits = (
-        0
-        if size >= 1000
-        else 1
-        if size >= 10
-        else 2
-        if size >= 1 or not size
-        else 3 - math.ceil(math.log10(size))
-    )
+    digits = 0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 1 or not size else 3 - math.ceil(math.log10(size))
     return signless(f"{value:,.{digits}f}")
 
 
@@ -96,11 +88,7 @@ def size(count: float | None) -> str:
         if count >= scale:
             value = count / scale
             return (
-                f"{value:.2f} {unit}"
-                if value < 10
-                else f"{value:.1f} {unit}"
-                if value < 100
-                else f"{value:.0f} {unit}"
+                f"{value:.2f} {unit}" if value < 10 else f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
             )
     return f"{count:.0f} bytes"
 

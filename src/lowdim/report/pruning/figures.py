@@ -50,9 +50,7 @@ def _where(layer: Pruned) -> str:
     return layer.kind if layer.block is None else f"block {layer.block}, {layer.kind}"
 
 
-def _extremes(
-    layers: Sequence[Pruned], value: Callable[[Pruned], float], write: Callable[[float], str]
-) -> str:
+def _extremes(layers: Sequence[Pruned], value: Callable[[Pruned], float], write: Callable[[float], str]) -> str:
     low, high = min(layers, key=value), max(layers, key=value)
     if write(value(low)) == write(value(high)):
         return f"{write(value(low))} in every layer."
@@ -64,9 +62,7 @@ def _shown(grid: Grid) -> bool:
 
 
 def _heatmap(grid: Grid, key: str, label: str, mean: Any, **look: Any) -> str:
-    return heatmap(
-        key, label, grid.labels, grid.blocks, grid.table(mean), per_block=grid.per_block(mean), **look
-    )
+    return heatmap(key, label, grid.labels, grid.blocks, grid.table(mean), per_block=grid.per_block(mean), **look)
 
 
 def _sparsity(manifest: Json, grid: Grid) -> Picture | None:
@@ -116,9 +112,7 @@ def _outliers(manifest: Json) -> Picture | None:
 
 def _allocation(manifest: Json, grid: Grid, layers: Sequence[Pruned]) -> Picture | None:
     rows: list[Row] = [
-        (layer.block or 0, layer.kind, (layer.value, layer.sparsity))
-        for layer in layers
-        if layer.value is not None
+        (layer.block or 0, layer.kind, (layer.value, layer.sparsity)) for layer in layers if layer.value is not None
     ]
     if len({values[0] for *_, values in rows}) < 2:
         return None
@@ -201,10 +195,7 @@ def _alpha(found: Json) -> Picture | None:
     svg = charts.points_per_block(
         "alpha",
         "Hill alpha of every layer",
-        [
-            (block, value, f"block {block}, {kind}: {words.number(value)}")
-            for block, kind, (value,) in _thinned(rows)
-        ],
+        [(block, value, f"block {block}, {kind}: {words.number(value)}") for block, kind, (value,) in _thinned(rows)],
         blocks,
         [sum(values) / len(values) for values in groups],
     )
@@ -224,9 +215,7 @@ def _scores(found: Json) -> Picture | None:
     if not counts or len(edges) != len(counts) + 1:
         return None
     svg = bars.histogram("scores", "Histogram of the scores", edges, counts, kept)
-    return Picture(
-        "Scores", "How many weights have which score" + ("; the kept ones are dark." if kept else "."), svg
-    )
+    return Picture("Scores", "How many weights have which score" + ("; the kept ones are dark." if kept else "."), svg)
 
 
 def _spectra(found: Json) -> Picture | None:
@@ -242,9 +231,7 @@ def _spectra(found: Json) -> Picture | None:
 def _spectrum_name(name: str) -> str:
     block = _block_of(name)
     kind = kind_of(name, block)
-    return (f"{block} " if block is not None else "") + short_names([kind, "x." + kind])[kind].rpartition(
-        "."
-    )[2]
+    return (f"{block} " if block is not None else "") + short_names([kind, "x." + kind])[kind].rpartition(".")[2]
 
 
 def _stages(run: Json) -> Picture | None:
@@ -261,9 +248,7 @@ def _stages(run: Json) -> Picture | None:
         ("time", [seconds for seconds, _ in rows.values()], words.seconds)
     ]
     if any(peak is not None for _, peak in rows.values()):
-        columns.append(
-            ("peak memory", [peak for _, peak in rows.values()], lambda mb: words.size(mb * 2**20))
-        )
+        columns.append(("peak memory", [peak for _, peak in rows.values()], lambda mb: words.size(mb * 2**20)))
     svg = bars.bars("stages", "Time and peak memory of every stage", list(rows), columns)
     return Picture(
         "Time and memory",

@@ -50,9 +50,7 @@ def _facts(manifest: Json, run: Json, bench: Json, found: list[Notice], out: str
         "version": manifest.get("lowdim") or "",
         "model": _model_name(model),
         "share": "" if share is None else words.percent(share),
-        "composition": [
-            (role, name) for role in _ROLES if (name := _method_name(recipe, role)) not in ("", "none")
-        ],
+        "composition": [(role, name) for role in _ROLES if (name := _method_name(recipe, role)) not in ("", "none")],
         "verdict": verdict(manifest, run),
         "rows": headline(manifest, run),
         "fallbacks": [notice for notice in found if notice.kind == "fallback"],
@@ -84,11 +82,7 @@ def _speed(found: Json, manifest: Json) -> dict[str, Any]:
 
 def _model_name(model: Json) -> str:
     source = words.clean(model.get("source") or "a model")
-    return (
-        source.rstrip("/").rpartition("/")[2] or source
-        if source.startswith(("/", "./", "../", "~"))
-        else source
-    )
+    return source.rstrip("/").rpartition("/")[2] or source if source.startswith(("/", "./", "../", "~")) else source
 
 
 def _method_name(recipe: Json, role: str) -> str:
@@ -174,6 +168,4 @@ def _columns(layers: list[Pruned]) -> dict[str, bool]:
 
 def _hashes(manifest: Json) -> list[tuple[str, dict[str, str]]]:
     found = [("read", section(manifest, "model", "files")), ("written", section(manifest, "hashes", "files"))]
-    return [
-        (verb, {words.clean(k): words.clean(v) for k, v in files.items()}) for verb, files in found if files
-    ]
+    return [(verb, {words.clean(k): words.clean(v) for k, v in files.items()}) for verb, files in found if files]

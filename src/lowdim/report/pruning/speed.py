@@ -84,9 +84,7 @@ def _curve(found: Json) -> Picture | None:
     shapes: dict[tuple[int, int], dict[str, list[tuple[float, float]]]] = {}
     for row in found.get("layers") or []:
         if row["engine"] == "lowdim":
-            curve = shapes.setdefault((row["rows"], row["cols"]), {}).setdefault(
-                words.clean(row["dtype"]), []
-            )
+            curve = shapes.setdefault((row["rows"], row["cols"]), {}).setdefault(words.clean(row["dtype"]), [])
             curve.append((row["sparsity"], row["over_torch"]))
     if not shapes:
         return None
@@ -122,9 +120,7 @@ def _trades(found: Json, manifest: Json) -> list[Picture | None]:
     ]
 
 
-def _trade(
-    key: str, points: Sequence[tuple[float, float, str, bool]], xlabel: str, write: Any, better: str
-) -> Picture:
+def _trade(key: str, points: Sequence[tuple[float, float, str, bool]], xlabel: str, write: Any, better: str) -> Picture:
     svg = trade.named_points(
         f"trade-{key}", f"Perplexity against {xlabel}, a point per form", points, xlabel=xlabel, write_x=write
     )

@@ -96,9 +96,7 @@ def _perplexity_words(manifest: Json) -> str:
     if sparse == dense:
         return f"perplexity stayed at {words.number(dense)}"
     verb = "rose" if sparse > dense else "fell"
-    return (
-        f"perplexity {verb} from {words.number(dense)} to {words.number(sparse)} ({_times(sparse / dense)})"
-    )
+    return f"perplexity {verb} from {words.number(dense)} to {words.number(sparse)} ({_times(sparse / dense)})"
 
 
 def _times(ratio: float) -> str:
@@ -107,9 +105,7 @@ def _times(ratio: float) -> str:
 
 def _task_words(manifest: Json) -> str:
     tasks = section(manifest, "evaluation", "tasks").values()
-    changes = [
-        t["sparse"] - t["dense"] for t in tasks if t.get("dense") is not None and t.get("sparse") is not None
-    ]
+    changes = [t["sparse"] - t["dense"] for t in tasks if t.get("dense") is not None and t.get("sparse") is not None]
     if not changes:
         return ""
     mean = 100 * sum(changes) / len(changes)
@@ -126,11 +122,7 @@ def _size_words(manifest: Json, run: Json) -> str:
         return ""
     change = sparse / dense - 1
     if abs(change) < _NOISE:
-        why = (
-            " (zeros are stored; the packed form would be smaller)"
-            if manifest.get("storage") == "dense"
-            else ""
-        )
+        why = " (zeros are stored; the packed form would be smaller)" if manifest.get("storage") == "dense" else ""
         return f"it takes no less disk, {words.size(sparse)}{why}"
     verb = "fell" if change < 0 else "grew"
     return f"on disk it {verb} from {words.size(dense)} to {words.size(sparse)}"
@@ -172,9 +164,7 @@ def headline(manifest: Json, run: Json) -> list[Row]:
     rows += [_task_row(name, task) for name, task in section(manifest, "evaluation", "tasks").items()]
     size = section(run, "size")
     rows.append(
-        _ratio_row(
-            "Size on disk", "all weights", size.get("dense_bytes"), size.get("sparse_bytes"), words.size
-        )
+        _ratio_row("Size on disk", "all weights", size.get("dense_bytes"), size.get("sparse_bytes"), words.size)
     )
     rows.append(
         _ratio_row(
@@ -217,9 +207,7 @@ def _perplexity_row(found: Json) -> Row | None:
         unit = words.clean(difference.get("unit", "nats per token"))
         detail = f"{words.signed(mean, 3)}{'' if error is None else f' ± {error:.3f}'} {unit}"
         tone = "same" if error and abs(mean) <= 2 * error else tone
-    return Row(
-        "Perplexity", "lower is better", words.number(dense), words.number(sparse), change, detail, tone
-    )
+    return Row("Perplexity", "lower is better", words.number(dense), words.number(sparse), change, detail, tone)
 
 
 def _task_row(name: str, task: Json) -> Row:

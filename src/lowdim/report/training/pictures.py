@@ -48,9 +48,7 @@ def _loss(facts: Json) -> Picture | None:
         return None
     label = "Mean training loss of each network by epoch"
     svg = tracks("loss", label, lines, xlabel="epoch", write=words.tick)
-    return Picture(
-        "How they fit", "Mean cross-entropy on the training examples during each epoch, in nats.", svg
-    )
+    return Picture("How they fit", "Mean cross-entropy on the training examples during each epoch, in nats.", svg)
 
 
 def _updates(facts: Json) -> list[Json]:
@@ -74,17 +72,13 @@ def _density(facts: Json) -> Picture | None:
             points.append((total, layer["kept"]))
         lines.append(Track(_short(layer["name"]), [(x, kept / layer["size"]) for x, kept in points], tone))
     lines.sort(key=lambda line: -line.points[-1][1])
-    moved = any(u["kept"] != updates[0]["kept"] for u in updates) or any(
-        x["initial"] != x["kept"] for x in layers
-    )
+    moved = any(u["kept"] != updates[0]["kept"] for u in updates) or any(x["initial"] != x["kept"] for x in layers)
     caption = (
         "Share of each layer's weights that are kept, step by step."
         if moved
         else "Share of each layer's weights that are kept. Weights move within a layer, never between layers."
     )
-    svg = tracks(
-        "density", "Density of each layer by step", lines, xlabel="step", write=words.percent, steps=True
-    )
+    svg = tracks("density", "Density of each layer by step", lines, xlabel="step", write=words.percent, steps=True)
     return Picture("Where the weights are", caption, svg)
 
 
@@ -102,12 +96,8 @@ def _churn(facts: Json) -> Picture | None:
     ]
     if not any(y for line in lines for _, y in line.points):
         return None
-    svg = tracks(
-        "churn", "Share of new weights at each mask update", lines, xlabel="step", write=words.percent
-    )
-    return Picture(
-        "How much the masks move", "Share of a layer's kept weights that are new after an update.", svg
-    )
+    svg = tracks("churn", "Share of new weights at each mask update", lines, xlabel="step", write=words.percent)
+    return Picture("How much the masks move", "Share of a layer's kept weights that are new after an update.", svg)
 
 
 def _explored(facts: Json) -> Picture | None:

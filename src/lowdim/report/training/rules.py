@@ -86,11 +86,7 @@ def _arose(facts: Json) -> tuple[str, str]:
     peak = max([start, *counts])
     if start == size:
         return MET, f"From dense to {words.percent(1 - end / size)} zeros; all weights existed at the start."
-    how = (
-        "throughout"
-        if peak == end
-        else f"at the end; at most {words.percent(peak / size)} of the weights at once"
-    )
+    how = "throughout" if peak == end else f"at the end; at most {words.percent(peak / size)} of the weights at once"
     return MET, f"Sparse from the first step: {words.percent(1 - end / size)} zeros {how}."
 
 
@@ -139,9 +135,7 @@ def _budget(facts: Json) -> tuple[str, str]:
         f"{words.plural(updates, 'mask update')}."
     )
     skipped = sum("skipped" in update for update in found["sparse"]["updates"])
-    text += (
-        f" {words.plural(skipped, 'update')} skipped for gradients that were not finite." if skipped else ""
-    )
+    text += f" {words.plural(skipped, 'update')} skipped for gradients that were not finite." if skipped else ""
     if "dense" not in found:
         return PART, f"{text} No dense budget to match."
     share = found["sparse"]["costs"]["training_flops"] / found["dense"]["costs"]["training_flops"]
@@ -152,9 +146,7 @@ def _ratios(facts: Json) -> tuple[str, str]:
     found = members(facts)
     if "static" not in found:
         return OPEN, "There is no random mask to compare with."
-    counts = [
-        {layer["name"]: layer["kept"] for layer in found[role]["layers"]} for role in ("static", "sparse")
-    ]
+    counts = [{layer["name"]: layer["kept"] for layer in found[role]["layers"]} for role in ("static", "sparse")]
     if counts[0] == counts[1]:
         return (
             MET,

@@ -63,9 +63,7 @@ class SparseTrainingCallback(TrainerCallback):
             )
         self.training.load_state_dict(torch.load(path, weights_only=True))
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the state beside the checkpoint."""
         if self.training is None:
             return

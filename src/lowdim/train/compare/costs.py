@@ -17,9 +17,7 @@ def cost(member: Member) -> dict[str, Any]:
     updates = [] if member.sparsity is None else [u for u in member.sparsity.history if "kept" in u]
     schedule = [(0, member.initial), *((update["step"], update["kept"]) for update in updates)]
     wanted = member.sparsity is not None and member.sparsity.method.wants_gradient
-    probe = Cost(
-        state=2 if member.recipe.optimizer.name == "adamw" else int(member.recipe.optimizer.momentum > 0)
-    )
+    probe = Cost(state=2 if member.recipe.optimizer.name == "adamw" else int(member.recipe.optimizer.momentum > 0))
     net = member.settings.build(member.data, member.recipe.seed).eval()
     found = probe.measure(
         net,

@@ -50,9 +50,7 @@ def noisy(split: Split, seed: int) -> Split:
     """Return examples with Gaussian noise of deviation 0.5, in units of the inputs' own; words are left alone."""
     if not split.x.is_floating_point():
         return split
-    return Split(
-        split.x + NOISE * torch.randn(split.x.shape, generator=generator(seed, "measure", "noise")), split.y
-    )
+    return Split(split.x + NOISE * torch.randn(split.x.shape, generator=generator(seed, "measure", "noise")), split.y)
 
 
 def test(net: nn.Module, split: Split, seed: int) -> tuple[Outcome, dict[str, float]]:

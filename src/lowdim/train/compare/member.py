@@ -80,9 +80,7 @@ class Member:
         if self.role != "small":
             return net
         with torch.device("meta"):
-            weights = select(
-                net.module(self.data), self.recipe.include or None, self.recipe.exclude or None
-            ).values()
+            weights = select(net.module(self.data), self.recipe.include or None, self.recipe.exclude or None).values()
         zeros = round(self.recipe.sparsity * sum(weight.numel() for weight in weights))
         return net.within(self.data, net.parameters(self.data) - zeros)
 
@@ -108,9 +106,7 @@ class Member:
         static = self.role == "static"
         method = Static() if static else recipe.training
         if any(isinstance(module, CSRLinear) for module in self.net.modules()):
-            return SparseTraining(
-                self.net, self.optimizer, method=method, total_steps=self.steps, seed=recipe.seed
-            )
+            return SparseTraining(self.net, self.optimizer, method=method, total_steps=self.steps, seed=recipe.seed)
         return SparseTraining(
             self.net,
             self.optimizer,
@@ -157,9 +153,7 @@ class Member:
 
     def _order(self, epoch: int) -> Tensor:
         """Return the order of an epoch, the same for every network of a seed."""
-        return torch.randperm(
-            len(self.data.train.y), generator=generator(self.recipe.seed, "data", "order", epoch)
-        )
+        return torch.randperm(len(self.data.train.y), generator=generator(self.recipe.seed, "data", "order", epoch))
 
     def factor(self, step: int) -> float:
         """Return the factor on the learning rate of a step, counted from 0."""

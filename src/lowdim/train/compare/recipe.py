@@ -185,9 +185,7 @@ class TrainingRecipe(Document):
                 f"net {self.net.name!r} does not take the {kind} data {self.data.name!r}. Choose one of: {fits}."
             )
         if self.batch == 1 and getattr(self.net, "norm", "batch") == "batch":
-            raise RecipeError(
-                "batch 1 leaves batch norm nothing to average. Use a larger batch, or net.norm: none."
-            )
+            raise RecipeError("batch 1 leaves batch norm nothing to average. Use a larger batch, or net.norm: none.")
         if self.net.name == "conv" and not self.include:
             self._check_inputs()
         if self.executor == "csr":

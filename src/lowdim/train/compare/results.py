@@ -68,9 +68,7 @@ def _dense(member: Member) -> list[dict[str, Any]]:
     if member.sparsity is None:
         return []
     recipe = member.recipe
-    net = member.settings.build(
-        member.data, recipe.seed
-    )  # the one in training may have no dense weights left
+    net = member.settings.build(member.data, recipe.seed)  # the one in training may have no dense weights left
     found = selection.weights(net, recipe.include or None, recipe.exclude or None)
     return [
         {"name": weight.name, "size": weight.parameter.numel(), "reason": weight.dense}
@@ -79,9 +77,7 @@ def _dense(member: Member) -> list[dict[str, Any]]:
     ]
 
 
-def gather(
-    recipe: TrainingRecipe, data: Dataset, finished: Mapping[Role, Mapping[str, Any]]
-) -> dict[str, Any]:
+def gather(recipe: TrainingRecipe, data: Dataset, finished: Mapping[Role, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the contents of ``training.json``."""
     members = {role: dict(done["facts"]) for role, done in finished.items()}
     thirds = measure.by_difficulty(

@@ -83,9 +83,7 @@ def train(
 
 def _load(recipe: TrainingRecipe) -> Dataset:
     chosen = recipe.data
-    return classification.load(
-        chosen.name, validation=chosen.validation, limit=chosen.limit, seed=chosen.seed
-    )
+    return classification.load(chosen.name, validation=chosen.validation, limit=chosen.limit, seed=chosen.seed)
 
 
 def _run(recipe: TrainingRecipe, data: Dataset, store: Store | None, progress: Progress) -> TrainingResult:

@@ -6,14 +6,10 @@ from lowdim.core.registry import register
 
 _HERE = "lowdim.train.dynamic"
 _T = "training"
-register(
-    _T, "static", f"{_HERE}.static:Static", title="Masks that stand still", arxiv="2202.02643", year=2022
-)
+register(_T, "static", f"{_HERE}.static:Static", title="Masks that stand still", arxiv="2202.02643", year=2022)
 register(_T, "set", f"{_HERE}.set:SET", title="Sparse evolutionary training", arxiv="1707.04780", year=2018)
 register(_T, "rigl", f"{_HERE}.rigl:RigL", title="Rigging the lottery", arxiv="1911.11134", year=2020)
-register(
-    _T, "itop", f"{_HERE}.itop:ITOP", title="In-time over-parameterisation", arxiv="2102.02887", year=2021
-)
+register(_T, "itop", f"{_HERE}.itop:ITOP", title="In-time over-parameterisation", arxiv="2102.02887", year=2021)
 register(
     _T,
     "gradual-magnitude",

@@ -175,10 +175,7 @@ class Chase(Method):
         """Keep at most so many of the largest weights, then grow up to ``active``."""
         shrink(moment.layers, min(keep, active))
         removal = moment.observers.get("channels")
-        barred = {
-            layer.name: removal.excluded(layer) if removal else layer.positions()[:0]
-            for layer in moment.layers
-        }
+        barred = {layer.name: removal.excluded(layer) if removal else layer.positions()[:0] for layer in moment.layers}
         chase_channels.grow(moment.layers, barred, active - _kept(moment))
         if _kept(moment) < min(active, sum(moment.targets.values())) and "full" not in moment.memory:
             moment.memory["full"] = moment.step

@@ -96,9 +96,7 @@ class Removal(Rider):
     def _note(self, module: nn.Module, name: str, axis: int, where: Tensor) -> None:
         parameter = module._parameters.get(name)
         if parameter is not None:
-            _, dead = self._dead.get(
-                id(parameter), (parameter, torch.zeros_like(parameter, dtype=torch.bool))
-            )
+            _, dead = self._dead.get(id(parameter), (parameter, torch.zeros_like(parameter, dtype=torch.bool)))
             self._dead[id(parameter)] = parameter, dead | along(where, axis, parameter)
 
     def _dense(self) -> list[tuple[nn.Parameter, Tensor]]:
@@ -128,11 +126,7 @@ class Removal(Rider):
         names, places, scores, total, gone = [], [], [], 0, 0
         for name, (producer, layer) in self.producers.items():
             score = filter_means(layer, self._axis(producer), active)
-            present = (
-                (~self.removed.get(name, torch.zeros(producer.channels, dtype=torch.bool)))
-                .nonzero()
-                .flatten()
-            )
+            present = (~self.removed.get(name, torch.zeros(producer.channels, dtype=torch.bool))).nonzero().flatten()
             room = len(present) - max(1, math.ceil(beta * (1 - final) * producer.channels - 1e-9))
             lowest = present[~drop_lowest(score[present], max(0, room))]
             total, gone = total + producer.channels, gone + producer.channels - len(present)

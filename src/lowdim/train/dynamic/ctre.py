@@ -119,9 +119,7 @@ class CTRE(Periodic):
         layer.move(keep, grown)
         observer.clear()
 
-    def _grown(
-        self, moment: Moment, layer: Layer, cosine: Tensor, staying: Tensor, dropped: Tensor
-    ) -> Tensor:
+    def _grown(self, moment: Moment, layer: Layer, cosine: Tensor, staying: Tensor, dropped: Tensor) -> Tensor:
         source, count = moment.generator(layer, "grow"), len(dropped)
         if self.mode == "sequential":
             if moment.total is not None and moment.step >= self.switch * moment.total:

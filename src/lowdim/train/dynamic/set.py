@@ -52,9 +52,7 @@ class SET(Periodic):
         """Refuse to grow blocks with random values, which mean weights."""
         blocks = [layer.name for layer in layers if layer.size != prod(layer.shape)]
         if blocks and self.regrow != "zero":
-            raise RecipeError(
-                f"{blocks[0]} is sparse by blocks, which grow from zeros: use SET(regrow='zero')"
-            )
+            raise RecipeError(f"{blocks[0]} is sparse by blocks, which grow from zeros: use SET(regrow='zero')")
 
     def update(self, moment: Moment) -> None:
         """Drop by sign and grow at random, layer by layer."""

@@ -54,9 +54,7 @@ class STRNN(Periodic):
         for layer in layers:
             check_rows(layer.name, layer.shape, self.gates)
             if layer.size != prod(layer.shape):
-                raise RecipeError(
-                    f"{layer.name}: gates are evolved weight by weight; use pattern='gates:{self.gates}'"
-                )
+                raise RecipeError(f"{layer.name}: gates are evolved weight by weight; use pattern='gates:{self.gates}'")
 
     def update(self, moment: Moment) -> None:
         """Drop by sign and grow at random, gate by gate."""

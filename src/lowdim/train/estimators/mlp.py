@@ -93,9 +93,7 @@ class _SparseMLP(BaseEstimator):  # type: ignore[misc]
 
     def _settings(self) -> SetMLP:
         given = {field.name: getattr(self, field.name) for field in fields(SetMLP)}
-        chosen = {
-            name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()
-        }
+        chosen = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
         chosen["hidden"] = tuple(int(n) for n in np.atleast_1d(self.hidden))
         return SetMLP(**chosen)
 
@@ -207,14 +205,10 @@ class SparseMLPClassifier(ClassifierMixin, _SparseMLP):  # type: ignore[misc]
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, reset=first)
         check_classification_targets(y)
         if first and classes is None:
-            raise RecipeError(
-                "classes must be given in the first call of partial_fit: all labels there will be"
-            )
+            raise RecipeError("classes must be given in the first call of partial_fit: all labels there will be")
         known = np.unique(classes) if first else self.classes_
         if classes is not None and not np.array_equal(np.unique(classes), known):
-            raise RecipeError(
-                f"classes are {known.tolist()} since the first call; got {np.unique(classes).tolist()}"
-            )
+            raise RecipeError(f"classes are {known.tolist()} since the first call; got {np.unique(classes).tolist()}")
         codes = np.searchsorted(known, y).clip(max=len(known) - 1)
         if (unknown := np.unique(y[known[codes] != y])).size:
             raise RecipeError(f"y has labels that are not among the classes: {unknown.tolist()}")

@@ -35,9 +35,7 @@ class SparseMLP(nn.Module):
             CSRLinear.random(into, out, count, seed=seed, name=f"layers.{n}")
             for n, ((into, out), count) in enumerate(zip(shapes, kept, strict=True))
         )
-        gain = sqrt(
-            3.0 if settings.activation == "tanh" else 6.0
-        )  # Xavier's, He's: uniform, by the inputs kept
+        gain = sqrt(3.0 if settings.activation == "tanh" else 6.0)  # Xavier's, He's: uniform, by the inputs kept
         with torch.no_grad():
             for layer in self.sparse:
                 layer.values.mul_(gain)

@@ -135,9 +135,7 @@ class NeuroFS(SelectorMixin, BaseEstimator):  # type: ignore[misc]
             network,
             optimizer,
             allocation={name: 1 - density for name, density in densities.items()},
-            method=NeuronEvolution(
-                self.n_features_to_select, steps, self.zeta_in, self.zeta_hid, self.remove_until
-            ),
+            method=NeuronEvolution(self.n_features_to_select, steps, self.zeta_in, self.zeta_hid, self.remove_until),
             include=list(densities),
             total_steps=steps * self.epochs,
             seed=seed,
@@ -173,9 +171,7 @@ class NeuroFS(SelectorMixin, BaseEstimator):  # type: ignore[misc]
 
         Values are Xavier's for the dense shapes: larger ones drown the strength that inputs gain in training.
         """
-        shapes = {
-            f"{2 * n}.weight": (out, into) for n, (into, out) in enumerate(pairwise((inputs, *self.hidden)))
-        }
+        shapes = {f"{2 * n}.weight": (out, into) for n, (into, out) in enumerate(pairwise((inputs, *self.hidden)))}
         densities = er_epsilon(shapes, self.epsilon)
         head = f"{2 * len(self.hidden)}.weight"
         modules: list[nn.Module] = []

@@ -77,9 +77,7 @@ class SetMLP(Settings):
         shapes = {str(n): (out, into) for n, (into, out) in enumerate(zip(widths, self.hidden, strict=False))}
         if self.sparsity is not None:
             return tuple(counts_for(shapes, "er", self.sparsity).values())
-        return tuple(
-            min(out * into, max(1, round(self.epsilon * (out + into)))) for out, into in shapes.values()
-        )
+        return tuple(min(out * into, max(1, round(self.epsilon * (out + into)))) for out, into in shapes.values())
 
 
 def check_widths(hidden: Iterable[object]) -> None:

@@ -154,7 +154,5 @@ def _ones(example: Any, device: torch.device) -> Any:
         )
     return _map(
         example,
-        lambda x: (
-            torch.ones_like(x, dtype=torch.float64, device=device) if x.is_floating_point() else x.to(device)
-        ),
+        lambda x: torch.ones_like(x, dtype=torch.float64, device=device) if x.is_floating_point() else x.to(device),
     )

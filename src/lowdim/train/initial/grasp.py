@@ -60,7 +60,4 @@ class GraSP(Scored):
                 second = torch.autograd.grad(dot, weights, allow_unused=True, materialize_grads=True)
                 for total, part in zip(product, second, strict=True):
                     total += part
-        return {
-            name: weight.detach() * h
-            for (name, weight), h in zip(start.weights.items(), product, strict=True)
-        }
+        return {name: weight.detach() * h for (name, weight), h in zip(start.weights.items(), product, strict=True)}

@@ -100,9 +100,7 @@ def balanced(method: NPB, start: Start, counts: Mapping[str, int]) -> dict[str, 
 class _Placing:
     """A hook that masks its module's weight the moment its input is known."""
 
-    def __init__(
-        self, method: NPB, seed: int, name: str, count: int, weight: Tensor, masks: dict[str, Tensor]
-    ) -> None:
+    def __init__(self, method: NPB, seed: int, name: str, count: int, weight: Tensor, masks: dict[str, Tensor]) -> None:
         self.method, self.seed, self.name, self.count = method, seed, name, count
         self.weight, self.masks = weight, masks
 

@@ -48,9 +48,7 @@ class RandomMasks(Initialisation):
         return draw_counts(shapes, counts_for(shapes, self.allocation, sparsity), seed)
 
 
-def draw_counts(
-    shapes: Mapping[str, Sequence[int]], counts: Mapping[str, int], seed: int
-) -> dict[str, Tensor]:
+def draw_counts(shapes: Mapping[str, Sequence[int]], counts: Mapping[str, int], seed: int) -> dict[str, Tensor]:
     """Draw the given number of positions of each shape, uniformly and without replacement."""
     masks = {}
     for name, shape in shapes.items():

@@ -47,9 +47,7 @@ def reinitialise_(model: nn.Module, seed: int = 0) -> nn.Module:
         >>> bool((reinitialise_(net).weight == before).any())
         False
     """
-    owners = [
-        (name, m) for name, m in model.named_modules() if any(p is not None for p in m._parameters.values())
-    ]
+    owners = [(name, m) for name, m in model.named_modules() if any(p is not None for p in m._parameters.values())]
     for name, module in owners:
         if not callable(_reset(module)):
             raise RecipeError(

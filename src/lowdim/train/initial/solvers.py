@@ -90,9 +90,7 @@ def greedy(problem: Problem, drawn: np.random.Generator) -> Counts:
     return found
 
 
-def _cover_outputs(
-    problem: Problem, worth: NDArray[np.float64], found: Counts, drawn: np.random.Generator
-) -> None:
+def _cover_outputs(problem: Problem, worth: NDArray[np.float64], found: Counts, drawn: np.random.Generator) -> None:
     outputs = drawn.permutation(problem.outs)[: problem.count] if problem.node > 0 else np.empty(0, np.int64)
     order = drawn.permutation(len(worth))
     order = order[np.argsort(-worth[order], kind="stable")]
@@ -103,9 +101,7 @@ def _cover_outputs(
     found[outputs, inputs] = 1
 
 
-def _steps(
-    problem: Problem, worth: NDArray[np.float64], found: Counts
-) -> list[tuple[NDArray[np.int64], str]]:
+def _steps(problem: Problem, worth: NDArray[np.float64], found: Counts) -> list[tuple[NDArray[np.int64], str]]:
     """Return the inputs of each value, and the step to take with them, the most valuable first."""
     bare = found.sum(0) == 0
     steps: list[tuple[float, NDArray[np.int64], str]] = []
@@ -185,12 +181,8 @@ def milp(problem: Problem) -> Counts:
     )
     rows = sparse.kron(sparse.eye(outs), np.ones((1, ins)))
     columns = sparse.kron(np.ones((1, outs)), sparse.eye(ins))
-    total = sparse.hstack(
-        [sparse.csr_matrix(np.ones((1, cells))), sparse.csr_matrix((1, cells + ins + outs))]
-    )
-    linked = sparse.hstack(
-        [sparse.vstack([columns, rows, sparse.eye(cells)]), -sparse.eye(ins + outs + cells)]
-    )
+    total = sparse.hstack([sparse.csr_matrix(np.ones((1, cells))), sparse.csr_matrix((1, cells + ins + outs))])
+    linked = sparse.hstack([sparse.vstack([columns, rows, sparse.eye(cells)]), -sparse.eye(ins + outs + cells)])
     upper = np.concatenate([np.full(cells, problem.limit), np.ones(ins + outs + cells)])
     result = optimize.milp(
         -price,

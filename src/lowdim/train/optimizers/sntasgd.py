@@ -42,9 +42,7 @@ class SNTASGD(Optimizer):
 
     def __init__(self, params: Any, lr: float = 1.0, *, weight_decay: float = 0.0, nonmono: int = 5) -> None:
         if not lr > 0 or not weight_decay >= 0:
-            raise RecipeError(
-                f"lr must be above 0 and weight_decay at least 0; got {lr!r} and {weight_decay!r}"
-            )
+            raise RecipeError(f"lr must be above 0 and weight_decay at least 0; got {lr!r} and {weight_decay!r}")
         if not isinstance(nonmono, int) or nonmono < 0:
             raise RecipeError(f"nonmono must be a whole number of at least 0; got {nonmono!r}")
         settings = {"lr": lr, "weight_decay": weight_decay, "nonmono": nonmono}

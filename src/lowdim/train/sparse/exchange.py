@@ -119,9 +119,7 @@ def grown_by(moment: Moment, layer: Layer, count: int, excluded: Tensor, grow: s
     return layer.draw(count, excluded, generator)
 
 
-def _unfired(
-    moment: Moment, layer: Layer, count: int, excluded: Tensor, generator: torch.Generator
-) -> Tensor:
+def _unfired(moment: Moment, layer: Layer, count: int, excluded: Tensor, generator: torch.Generator) -> Tensor:
     known = moment.explored[layer.name].positions().to(excluded.device)
     barred = union(known, excluded)
     fresh = min(count, layer.size - len(barred))

@@ -34,9 +34,7 @@ class MaskedLayer:
         optimizer: that trains it.
     """
 
-    def __init__(
-        self, weight: Weight, units: Units, quota: Tensor | None, kept: Tensor, optimizer: Optimizer
-    ) -> None:
+    def __init__(self, weight: Weight, units: Units, quota: Tensor | None, kept: Tensor, optimizer: Optimizer) -> None:
         self.name, self.shape, self.parameter = weight.name, units.shape, weight.parameter
         self.size, self.units, self._quota = units.size, units, quota
         self.module, self._attribute, self._optimizer = weight.module, weight.attribute, optimizer

@@ -97,10 +97,7 @@ def scan_of(
 
     def scan() -> Iterator[list[ScannedLayer]]:
         for members in by_block(layers).values():
-            yield [
-                ScannedLayer(info, _matrix(chosen[info.name]), (scales or {}).get(info.name))
-                for info in members
-            ]
+            yield [ScannedLayer(info, _matrix(chosen[info.name]), (scales or {}).get(info.name)) for info in members]
 
     return scan
 

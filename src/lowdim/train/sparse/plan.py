@@ -75,9 +75,7 @@ def check_method(method: Any, total_steps: int | None) -> None:
     """
     if not isinstance(method, Method):
         hint = f"; write {method.__name__}()" if isinstance(method, type) else ""
-        raise RecipeError(
-            f"method must be one of lowdim.train, such as RigL(every=100); got {method!r}{hint}"
-        )
+        raise RecipeError(f"method must be one of lowdim.train, such as RigL(every=100); got {method!r}{hint}")
     if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
         raise RecipeError(f"total_steps must be a whole number of at least 1; got {total_steps!r}")
     method.check_length(total_steps)
@@ -131,9 +129,7 @@ def _chosen(request: Request) -> list[Weight]:
         if name not in known:
             raise RecipeError(f"masks names {name!r}, which cannot be sparse here. {suggest(name, known)}")
     return [
-        w
-        if w.name in request.masks or w.dense
-        else Weight(w.name, w.module, w.attribute, w.parameter, "no mask given")
+        w if w.name in request.masks or w.dense else Weight(w.name, w.module, w.attribute, w.parameter, "no mask given")
         for w in found
     ]
 
@@ -198,9 +194,7 @@ def truly_sparse(request: Request) -> Plan | None:
     if not modules:
         return None
     if request.masks is not None or request.pattern != Unstructured():
-        raise RecipeError(
-            "CSRLinear layers bring their own masks, without a pattern; leave out masks and pattern"
-        )
+        raise RecipeError("CSRLinear layers bring their own masks, without a pattern; leave out masks and pattern")
     named = {plain_name(f"{n}.weight" if n else "weight"): m for n, m in modules.items()}
     chosen = choose(named, request.include, request.exclude)
     found = [Weight(n, m, "values", m.values, "" if n in chosen else "not chosen") for n, m in named.items()]
@@ -224,9 +218,7 @@ def truly_sparse(request: Request) -> Plan | None:
 # ---------------------------------------------------------------- how much, and where
 
 
-def _counts(
-    request: Request, sparse: list[Weight], units: dict[str, Units]
-) -> tuple[dict[str, int], dict[str, int]]:
+def _counts(request: Request, sparse: list[Weight], units: dict[str, Units]) -> tuple[dict[str, int], dict[str, int]]:
     """Return the units each layer keeps at the start and at the end."""
     if request.masks is not None:
         first = {name: round(int(request.masks[name].sum()) / u.weights) for name, u in units.items()}
@@ -247,9 +239,7 @@ def _target(request: Request) -> float | None:
     return pattern.check_recipe(request.sparsity) if pattern.groups_of else request.sparsity
 
 
-def _spread(
-    request: Request, sparse: list[Weight], units: dict[str, Units], sparsity: float | None
-) -> dict[str, int]:
+def _spread(request: Request, sparse: list[Weight], units: dict[str, Units], sparsity: float | None) -> dict[str, int]:
     layers = layers_in(request.model, {name: u.shape for name, u in units.items()})
     scan = weights_alone(request.allocation, layers, {w.name: w for w in sparse})
     counts = request.allocation.counts(layers, sparsity, scan)
@@ -264,9 +254,7 @@ def _initial(request: Request, name: str, units: Units, quota: Tensor | None, co
         if not torch.equal(units.spread(kept), mask.to(kept.device)):
             raise RecipeError(f"the mask of {name} does not fit the pattern {request.pattern}")
         if quota is not None and not torch.equal(kept.reshape(units.groups, -1).sum(1).cpu(), quota):
-            raise RecipeError(
-                f"the mask of {name} does not keep the same number in every group of {request.pattern}"
-            )
+            raise RecipeError(f"the mask of {name} does not keep the same number in every group of {request.pattern}")
         return kept
     source = generator(request.seed, "mask", name)
     if quota is None:

@@ -64,9 +64,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _is_sum(shape: tuple[int, ...], of: tuple[int, ...]) -> bool:
     """Tell whether a shape is that of sums over one axis, which is left out or kept with size 1."""
-    return any(
-        shape in (of[:axis] + of[axis + 1 :], (*of[:axis], 1, *of[axis + 1 :])) for axis in range(len(of))
-    )
+    return any(shape in (of[:axis] + of[axis + 1 :], (*of[:axis], 1, *of[axis + 1 :])) for axis in range(len(of)))
 
 
 # ---------------------------------------------------------------- one mask for a weight

@@ -100,9 +100,7 @@ class SparseTraining(Rider):
         self._agree = ranks_agree(model)
         self._observers = method.observers(model, self.optimizer, self.layers, total_steps)
         self._ride = Ride.board(self.optimizer, self)
-        self._handles = [
-            handle for layer in self.layers for handle in layer.listen(lambda: self._looks(self.step + 1))
-        ]
+        self._handles = [handle for layer in self.layers for handle in layer.listen(lambda: self._looks(self.step + 1))]
         claim(self, self.layers)
         self._watch(1)
 

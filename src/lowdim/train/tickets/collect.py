@@ -107,8 +107,6 @@ class TicketCollector:
         """
         unknown = set(state["tickets"]) - {phase.name for phase in self.plan.phases}
         if unknown:
-            raise LowdimError(
-                f"the state has tickets of phases {sorted(unknown)}, which this plan does not have"
-            )
+            raise LowdimError(f"the state has tickets of phases {sorted(unknown)}, which this plan does not have")
         self._found = {name: Ticket.from_state_dict(held) for name, held in state["tickets"].items()}
         self._seen = state["seen"]

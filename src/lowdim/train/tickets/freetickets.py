@@ -63,9 +63,7 @@ class FreeTickets(Settings):
         explored = round(self.explore * total_steps)
         left, refinements = total_steps - explored, self.tickets
         if left < 2 * refinements:
-            raise RecipeError(
-                f"total_steps is too small: {left} steps after exploration for {refinements} refinements"
-            )
+            raise RecipeError(f"total_steps is too small: {left} steps after exploration for {refinements} refinements")
         # half refinements, rounded up as the published runs were
         edges = [explored - (-half * left // (2 * refinements)) for half in range(2 * refinements + 1)]
         phases = [Phase("explore", 0, explored)] if explored else []

@@ -52,17 +52,13 @@ class LotteryTickets(Settings):
         """Return the rounds of a network, which must be as it was initialised; see `IMP`."""
         return IMP(model, include=include, exclude=exclude, **self.to_dict())
 
-    def prune(
-        self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], done: int
-    ) -> dict[str, Tensor]:
+    def prune(self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], done: int) -> dict[str, Tensor]:
         """Return the masks after ``done`` rounds: the largest of the weights that the masks before kept.
 
         Raises:
             NumericalError: a weight is NaN.
         """
-        scores = {
-            name: weight.detach().abs().masked_fill(~masks[name], -1.0) for name, weight in weights.items()
-        }
+        scores = {name: weight.detach().abs().masked_fill(~masks[name], -1.0) for name, weight in weights.items()}
         sizes = {name: score.numel() for name, score in scores.items()}
         if self.scope == "global":
             return keep_top_across(scores, self.kept(sum(sizes.values()), done))

@@ -104,6 +104,5 @@ def _triangle(start: int, length: int, low: float, high: float) -> list[Segment]
         middle = start + length // 2
         return [Segment(start, middle, low, high), Segment(middle, start + length, high, low)]
     return [
-        constant(start + i, start + i + 1, low + (high - low) * (1 - abs(1 - 2 * i / length)))
-        for i in range(length)
+        constant(start + i, start + i + 1, low + (high - low) * (1 - abs(1 - 2 * i / length))) for i in range(length)
     ]
