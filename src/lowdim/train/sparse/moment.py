@@ -11,7 +11,7 @@ from lowdim.core.random import generator
 if TYPE_CHECKING:
     from torch import Generator
 
-    from lowdim.train.sparse.layer import Explored, Layer
+    from lowdim.train.sparse.layer import Explored, SparseLayer
 
 Order = Literal["after_step", "replace_step"]
 
@@ -33,13 +33,13 @@ class Moment:
 
     step: int
     total: int | None
-    layers: Sequence[Layer]
+    layers: Sequence[SparseLayer]
     targets: Mapping[str, int]
     explored: Mapping[str, Explored]
     seed: int
     memory: dict[str, Any] = field(default_factory=dict)
     observers: Mapping[str, Any] = field(default_factory=dict)
 
-    def generator(self, layer: Layer, purpose: str) -> Generator:
+    def generator(self, layer: SparseLayer, purpose: str) -> Generator:
         """Return the random numbers of one purpose, which depend on seed, step and the layer's name alone."""
         return generator(self.seed, purpose, self.step, layer.name)

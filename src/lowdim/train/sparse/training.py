@@ -17,12 +17,12 @@ from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.masks import Masks
 from lowdim.core.pattern import Pattern
 from lowdim.models.walk.selection import plain_name
-from lowdim.train.ride import Ride, Rider
+from lowdim.train.ride import Ride, Rider, optimizer_of
 from lowdim.train.sparse.distributed import any_rank, check_agreement, ranks_agree
 from lowdim.train.sparse.layer import Explored, Held
 from lowdim.train.sparse.method import Method
 from lowdim.train.sparse.moment import Moment
-from lowdim.train.sparse.plan import Request, build, check_method, optimizer_of
+from lowdim.train.sparse.plan import Request, build, check_method
 from lowdim.train.sparse.state import claim, per_weight, release
 
 
@@ -33,7 +33,7 @@ class SparseTraining(Rider):
     that are off are exact zeros after every step, gradient clipping sees the gradient of the active weights
     alone (except where an update looks at the dense gradient), and the optimizer's
     memory of a weight is cleared whenever it goes off or on. ``every`` of a method counts optimizer steps, so
-    gradient accumulation, and steps that a GradScaler skips, need no care.
+    gradient accumulation, and steps that a GradScaler skips, need no special care.
 
     Weights are simulated sparse: held dense, with zeros, for any layer on any device, at a dense network's
     speed. Layers of ``lowdim.nn.csr`` hold and multiply only what is kept; they are found and trained
@@ -182,7 +182,7 @@ class SparseTraining(Rider):
         release(self.layers)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what resuming needs beside the model's and the optimizer's own: tensors, numbers and text."""
+        """Return what resuming needs besides the states of the model and the optimizer: tensors, numbers and text."""
         return {
             "recipe": self._recipe(),
             "step": self.step,
