@@ -29,8 +29,8 @@ def stored_codes(
         grid: what was rounded to.
 
     Returns:
-        By name on disk, ``None`` for one that its levels and scales do not describe; those that were left as they were
-        are missing.
+        By name on disk; ``None`` for a tensor that its levels and scales do not describe. Tensors left as they were are
+        missing.
     """
     shape = held.shape if held.dim() == 3 else (1, *layers[0].shape)
     levels, steps = torch.zeros(shape, dtype=torch.int8), torch.zeros(shape, dtype=torch.bfloat16)

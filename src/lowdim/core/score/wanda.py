@@ -55,7 +55,7 @@ class Wanda(ColumnScore):
         return self.variant
 
     def check(self, recipe: Choices) -> None:
-        """Refuse what the variant does not go with: whole units, and rows that keep the same number."""
+        """Refuse what the variant cannot be combined with: whole units, and rows that keep the same number."""
         if self.variant and not recipe.pattern.compares:
             raise clash(
                 "score.variant=true",

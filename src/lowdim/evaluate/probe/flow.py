@@ -40,7 +40,7 @@ _REFUSED = _words(
 _FAR = 1e100
 
 
-class Flow(TorchFunctionMode):
+class PathCounter(TorchFunctionMode):
     """While it is active, tensors made from a tracked one count paths.
 
     Activations, norms and dropout pass their input on; maxima and means over places become sums; constants
