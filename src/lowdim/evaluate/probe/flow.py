@@ -180,11 +180,7 @@ def _pooled(name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Tens
         raise EvaluationError(f"paths through {name!r} with these settings are not counted")
     kernel, stride, padding = (
         (value,) * dims if isinstance(value, int) else tuple(value)
-        for value in (
-            given["kernel_size"],
-            given.get("stride") or given["kernel_size"],
-            given.get("padding", 0),
-        )
+        for value in (given["kernel_size"], given.get("stride") or given["kernel_size"], given.get("padding", 0))
     )
     extra = 2 - dims if dims < 2 else 0
     x = x.unsqueeze(-2) if extra else x

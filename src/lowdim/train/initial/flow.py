@@ -32,11 +32,7 @@ class Flow:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        weights: Mapping[str, Tensor],
-        example: Any,
-        made: Callable[[Tensor], Tensor],
+        self, model: nn.Module, weights: Mapping[str, Tensor], example: Any, made: Callable[[Tensor], Tensor]
     ) -> None:
         memo: dict[int, Any] = {id(p.grad): None for p in model.parameters() if p.grad is not None}
         self.net = copy.deepcopy(model, memo).double().eval()
