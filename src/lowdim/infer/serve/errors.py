@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 NO_RETRY = {"x-should-retry": "false"}
@@ -47,9 +48,9 @@ class ApiError(Exception):
         kind = "rate_limit_error" if self.status == 429 else kind
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
-        """Return the response that carries this error."""
-        return JSONResponse(self.body(), self.status, self.headers)
+    def response(self) -> Response:
+        """Return the response that carries this error, in ASCII: what it quotes may be no text that can be encoded."""
+        return Response(json.dumps(self.body()), self.status, self.headers, media_type="application/json")
 
 
 def internal_error() -> ApiError:
@@ -61,22 +62,24 @@ def install(app: FastAPI) -> None:
     """Make every error of an application an `ApiError`'s response."""
 
     @app.exception_handler(ApiError)
-    async def _ours(request: Request, error: ApiError) -> JSONResponse:
+    async def _ours(request: Request, error: ApiError) -> Response:
         return error.response()
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
         return from_validation(error.errors()).response()
 
     @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+    async def _http(request: Request, error: HTTPException) -> Response:
+        if error.__cause__ is not None:
+            return _unreadable(error.__cause__).response()
         message = str(error.detail)
         if error.status_code in (404, 405):
             message = f"{message}: {request.method} {request.url.path}. See /v1/models for what is served."
         return ApiError(error.status_code, message, headers=error.headers).response()
 
     @app.exception_handler(Exception)
-    async def _unknown(request: Request, error: Exception) -> JSONResponse:
+    async def _unknown(request: Request, error: Exception) -> Response:
         return internal_error().response()
 
 
@@ -88,14 +91,26 @@ def from_validation(errors: Any) -> ApiError:
         'messages[0].role: bad'
     """
     first = errors[0]
+    context = first.get("ctx", {})
     if first["type"] == "json_invalid":
-        reason = first.get("ctx", {}).get("error", "invalid")
+        reason = f"{context.get('error', 'invalid')}, at character {first['loc'][-1]}"
         return ApiError(400, f"The body is not valid JSON: {reason}.", code="invalid_json")
-    param = first.get("ctx", {}).get("param") or _path(first["loc"][1:])
+    param = _path((*first["loc"][1:], *([context["param"]] if "param" in context else [])))
     message = first["msg"].removeprefix("Value error, ")
-    named = message if param is None or param in message else f"{param}: {message}"
+    named = message if param is None or message.startswith(f"{param} ") else f"{param}: {message}"
     code = first["type"] if first["type"] in ("unsupported_parameter", "unknown_parameter") else None
     return ApiError(400, named, param=param, code=code or "invalid_value")
+
+
+def _unreadable(error: BaseException) -> ApiError:
+    """Return the answer to a body that JSON's grammar was not even tried on, or that it could not be held against."""
+    reason = str(error)
+    if isinstance(error, UnicodeDecodeError):
+        byte = error.object[error.start]
+        reason = f"it is not {error.encoding.upper()}: byte 0x{byte:02x} at position {error.start}"
+    elif isinstance(error, RecursionError):
+        reason = "it is nested too deeply"
+    return ApiError(400, f"The body cannot be read: {reason}.", code="invalid_json")
 
 
 def _path(parts: tuple[str | int, ...]) -> str | None:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from pydantic_core import PydanticCustomError
 
 from lowdim.infer.decode.sampling import Sampling
-from lowdim.infer.serve.fields import keep_served
+from lowdim.infer.serve.fields import IN_MESSAGES, keep_served
 
 
 def _check_unicode(text: str) -> str:
@@ -39,6 +39,7 @@ class Message(_Strict):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text
+    name: Text | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -46,7 +47,9 @@ class Message(_Strict):
         """Accept an answer's message as it came, with its empty ``refusal``, ``tool_calls`` and the like."""
         if not isinstance(data, dict):
             return data
-        return {key: value for key, value in data.items() if key in cls.model_fields or value not in (None, [])}
+        served = frozenset(cls.model_fields)
+        given = {key: value for key, value in data.items() if key in served or value not in (None, [])}
+        return keep_served(given, served, harmless=frozenset(), neutral=IN_MESSAGES)
 
     @field_validator("content", mode="before")
     @classmethod
@@ -60,8 +63,9 @@ class Message(_Strict):
         return "".join(text for text in texts if text is not None)
 
     def turn(self) -> dict[str, str]:
-        """Return the message as chat templates know it."""
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+        """Return the message as chat templates know it; most of them leave the name out."""
+        named = {} if self.name is None else {"name": self.name}
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.content} | named
 
 
 class Generation(_Strict):
