@@ -216,6 +216,10 @@ def test_the_end_of_a_server_is_proper_for_streams_that_run(endless: Any, tokeni
         served.wait(lambda: not served.service.is_healthy)
         health, refused = served.get("/health"), served.post("/completions", LONG)
         assert (health.status_code, health.json()) == (503, {"status": "shutting down"})
+        heads = {
+            path: served.head(path).status_code for path in ("/health", "/v1/models", "/v1/models/tiny", "/metrics")
+        }
+        assert heads == {"/health": 503, "/v1/models": 503, "/v1/models/tiny": 503, "/metrics": 200}
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
         with pytest.raises(openai.APIError, match="shutting down"):
             list(stream)
