@@ -110,6 +110,10 @@ def test_a_chat_is_refused_by_the_field_at_fault(served: Served, field: str, val
         ("prompt", []),
         ("prompt", [1, "a"]),
         ("prompt", [[]]),
+        ("prompt[0]", "\ud800"),
+        ("prompt[1]", ["a", "\udfff"]),
+        ("prompt[1]", [[1], [1, "a"]]),
+        ("prompt[0]", [[1.5]]),
         ("prompt", [True]),
         ("prompt", [96]),
         ("prompt", [-1]),
@@ -120,8 +124,8 @@ def test_a_chat_is_refused_by_the_field_at_fault(served: Served, field: str, val
     ],
 )
 def test_a_completion_is_refused_by_the_field_at_fault(served: Served, field: str, value: Any) -> None:
-    found = error(served.post("/completions", {**TEXT, field: value}))
-    assert found["param"] in (field, f"{field}[0]") or (field, found["param"]) == ("prompt", "max_tokens")
+    found = error(sent(served, json.dumps({**TEXT, field.partition("[")[0]: value}).encode()))
+    assert found["param"] == field or (field, found["param"]) == ("prompt", "max_tokens")
     assert field in found["message"]
 
 
@@ -138,7 +142,7 @@ def test_refusals_are_of_use(served: Served) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[1, 2]", b'"text"', b"null"])
 def test_a_body_that_is_no_object_of_json_is_refused(served: Served, body: bytes) -> None:
-    error(sent(served, body))
+    assert error(sent(served, body))["message"].startswith("body: ")
 
 
 def sent(served: Served, body: bytes) -> httpx.Response:

@@ -26,11 +26,11 @@ def encode_chat(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> list[int]
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program that came with the model
-        raise RecipeError(f"The model's chat template refuses these messages: {error}.") from error
+        raise RecipeError(f"the model's chat template refuses these messages: {error}.") from error
     return _begun(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _begun(tokenizer: Any, ids: list[int]) -> list[int]:
     if not ids and tokenizer.bos_token_id is None:
-        raise RecipeError("The prompt is empty, and this model has no token that begins a text. Give some text.")
+        raise RecipeError("the prompt is empty, and this model has no token that begins a text. Give some text.")
     return ids or [tokenizer.bos_token_id]

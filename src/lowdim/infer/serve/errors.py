@@ -97,7 +97,7 @@ def from_validation(errors: Any) -> ApiError:
         return ApiError(400, f"The body is not valid JSON: {reason}.", code="invalid_json")
     param = _path((*first["loc"][1:], *([context["param"]] if "param" in context else [])))
     message = first["msg"].removeprefix("Value error, ")
-    named = message if param is None or message.startswith(f"{param} ") else f"{param}: {message}"
+    named = message if message.startswith(f"{param} ") else f"{param or 'body'}: {message}"
     code = first["type"] if first["type"] in ("unsupported_parameter", "unknown_parameter") else None
     return ApiError(400, named, param=param, code=code or "invalid_value")
 

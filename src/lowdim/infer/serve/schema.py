@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from lowdim.infer.decode.sampling import Sampling
@@ -20,7 +20,17 @@ def _check_unicode(text: str) -> str:
     return text
 
 
+def _check_prompt(item: Any) -> str | list[int]:
+    """Return a text or a list of token ids; a union of pydantic's would add its branches to the place of an error."""
+    if isinstance(item, str):
+        return _check_unicode(item)
+    if isinstance(item, list) and all(type(token) is int for token in item):
+        return item
+    raise ValueError("takes a string or a list of token ids.")
+
+
 Text = Annotated[str, AfterValidator(_check_unicode)]
+Prompt = Annotated[str | list[int], PlainValidator(_check_prompt)]
 
 
 class _Strict(BaseModel):
@@ -155,7 +165,7 @@ class ChatRequest(Generation):
 class CompletionRequest(Generation):
     """The body of ``POST /v1/completions``; ``prompt`` becomes a list of texts or of lists of token ids."""
 
-    prompt: list[Text | list[int]] = Field(min_length=1)
+    prompt: list[Prompt] = Field(min_length=1)
 
     @field_validator("prompt", mode="before")
     @classmethod
