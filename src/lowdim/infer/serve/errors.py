@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 NO_RETRY = {"x-should-retry": "false"}
@@ -48,9 +47,9 @@ class ApiError(Exception):
         kind = "rate_limit_error" if self.status == 429 else kind
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> Response:
-        """Return the response that carries this error, in ASCII: what it quotes may be no text that can be encoded."""
-        return Response(json.dumps(self.body()), self.status, self.headers, media_type="application/json")
+    def response(self) -> JSONResponse:
+        """Return the response that carries this error."""
+        return JSONResponse(self.body(), self.status, self.headers)
 
 
 def internal_error() -> ApiError:
@@ -62,15 +61,15 @@ def install(app: FastAPI) -> None:
     """Make every error of an application an `ApiError`'s response."""
 
     @app.exception_handler(ApiError)
-    async def _ours(request: Request, error: ApiError) -> Response:
+    async def _ours(request: Request, error: ApiError) -> JSONResponse:
         return error.response()
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         return from_validation(error.errors()).response()
 
     @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> Response:
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
         if error.__cause__ is not None:
             return _unreadable(error.__cause__).response()
         message = str(error.detail)
@@ -79,7 +78,7 @@ def install(app: FastAPI) -> None:
         return ApiError(error.status_code, message, headers=error.headers).response()
 
     @app.exception_handler(Exception)
-    async def _unknown(request: Request, error: Exception) -> Response:
+    async def _unknown(request: Request, error: Exception) -> JSONResponse:
         return internal_error().response()
 
 
@@ -93,7 +92,7 @@ def from_validation(errors: Any) -> ApiError:
     first = errors[0]
     context = first.get("ctx", {})
     if first["type"] == "json_invalid":
-        reason = f"{context.get('error', 'invalid')}, at character {first['loc'][-1]}"
+        reason = f"{context.get('error', 'invalid').removesuffix(' at')}, at character {first['loc'][-1]}"
         return ApiError(400, f"The body is not valid JSON: {reason}.", code="invalid_json")
     param = _path((*first["loc"][1:], *([context["param"]] if "param" in context else [])))
     message = first["msg"].removeprefix("Value error, ")

@@ -84,6 +84,7 @@ def keep_served(
 
 def _check(name: str, value: Any, served: frozenset[str], neutral: Mapping[str, tuple[Any, ...]]) -> None:
     if name not in neutral:
+        name = name.encode(errors="backslashreplace").decode()  # half a surrogate pair could not be sent back
         raise PydanticCustomError(
             "unknown_parameter",
             "{param} is not a field that belongs here. {hint}",
