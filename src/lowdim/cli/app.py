@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -64,7 +65,17 @@ for _command in (
     app.command()(_command)
 
 
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
 def main() -> None:
-    """Run the program."""
+    """Run the program.
+
+    Threads of OpenMP, torch's and the kernels' alike, sleep while they wait for each other unless the environment says
+    how: spinning ones take the cores that other work shares from the very thread they wait for. It is read when torch
+    is loaded, so it is set before.
+    """
+    if not any(name in os.environ for name in _WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
     screen.prepare()
     app()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lowdim.cli.checks import check_characters
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Dtype, Model, Revision, Threads
 from lowdim.cli.screen import say
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def serve(
     model: Model,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every IPv4 one of this machine, :: every IPv6 one.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free one.")] = 8000,
     api_key_file: Annotated[
@@ -55,6 +56,7 @@ def serve(
         raise RecipeError(f"--dtype: there is no {dtype!r}. {suggest(dtype, DTYPES)}")
     if name is not None and not name.strip():
         raise RecipeError("--name is empty. Leave it out, or give the name that clients ask for.")
+    check_characters("--name", name or "")
     keys = _keys(api_key_file)
     from lowdim.infer.serve.run import Server, bound, url
 
@@ -77,8 +79,13 @@ def _keys(file: Path | None) -> Keys:
 
 
 def _warn(sockets: list[socket.socket], host: str, keys: Keys) -> None:
-    from lowdim.infer.serve.run import is_loopback
+    from lowdim.infer.serve.run import is_loopback, lacks_ipv4
 
+    if lacks_ipv4(sockets):
+        other = "127.0.0.1" if is_loopback(sockets) else "0.0.0.0"
+        say(
+            f"Note: {host} is IPv6 alone: 127.0.0.1 and other IPv4 addresses are not answered. For them: --host {other}"
+        )
     if not keys and not is_loopback(sockets):
         say(
             f"Warning: {host} can be reached from other machines, and there is no API key: whoever reaches it can "
