@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lowdim.core.allocation import counts_for
+from lowdim.core.allocation import parse
 from lowdim.core.budget import apportion
 from lowdim.core.lazy import torch
 from lowdim.core.random import derive_seed, generator
 from lowdim.core.settings import count, share, within
-from lowdim.train.initial.base import Initialisation, Start, shapes_of
+from lowdim.train.initial.base import Initialisation, Start
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -62,9 +62,14 @@ class NPB(Initialisation):
     solver: Solver = "greedy"
     chunk: int = count(32)
 
+    @property
+    def takes_classifier(self) -> bool:
+        """Whether the allocation counts the classifier."""
+        return parse(self.allocation).takes_classifier
+
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
         """Return the masks."""
-        return balanced(self, start, counts_for(shapes_of(start.weights), self.allocation, sparsity))
+        return balanced(self, start, start.counts(self.allocation, sparsity))
 
 
 def balanced(method: NPB, start: Start, counts: Mapping[str, int]) -> dict[str, Tensor]:
