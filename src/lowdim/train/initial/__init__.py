@@ -32,7 +32,7 @@ register(
     _I,
     "grasp",
     f"{_HERE}.grasp:GraSP",
-    title="GraSP: Picking Winning Tickets Before Training by Preserving Gradient Flow",
+    title="Picking Winning Tickets Before Training by Preserving Gradient Flow",
     arxiv="2002.07376",
     year=2020,
 )
@@ -40,7 +40,7 @@ register(
     _I,
     "synflow",
     f"{_HERE}.synflow:SynFlow",
-    title="SynFlow: Pruning neural networks without any data by iteratively conserving synaptic flow",
+    title="Pruning neural networks without any data by iteratively conserving synaptic flow",
     arxiv="2006.05467",
     year=2020,
 )
@@ -48,7 +48,7 @@ register(
     _I,
     "npb",
     f"{_HERE}.npb:NPB",
-    title="NPB: Towards Data-Agnostic Pruning At Initialization: What Makes a Good Sparse Mask?",
+    title="Towards Data-Agnostic Pruning At Initialization: What Makes a Good Sparse Mask?",
     year=2023,
     page="https://openreview.net/forum?id=xdOoCWCYaY",
 )

@@ -67,7 +67,10 @@ def exchange(
         grown = union(some, rest)
     else:
         grown = grown_by(moment, layer, count, excluded, grow)
-    layer.move(keep, grown, initial_values(moment, layer, len(grown), regrow))
+    values = initial_values(moment, layer, len(grown), regrow)
+    if values is None and moment.restart:
+        values = torch.zeros(len(grown))
+    layer.move(keep, grown, values)
 
 
 def _of_empty_outputs(layer: Layer, staying: Tensor) -> Tensor:
