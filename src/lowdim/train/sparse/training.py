@@ -271,7 +271,9 @@ class SparseTraining(Rider):
         return bool(self._shake) or self.method.due(step, self.total_steps)
 
     def _looks(self, step: int) -> bool:
-        """Tell whether it looks at the dense gradient when it moves them."""
+        """Tell whether it looks at the dense gradient of a step, as most methods do when they move masks."""
+        if self.method.wants_every_gradient:
+            return True
         return bool(self._shake) or (self.method.wants_gradient and self._moves(step))
 
     def _watch(self, step: int) -> None:
