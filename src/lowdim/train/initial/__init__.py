@@ -54,6 +54,22 @@ register(
 )
 register(
     _I,
+    "ramanujan",
+    f"{_HERE}.ramanujan:RamanujanMasks",
+    title="Revisiting Pruning at Initialization Through the Lens of Ramanujan Graph",
+    year=2023,
+    page="https://openreview.net/forum?id=uVcDssQff_",
+)
+register(
+    _I,
+    "full-spectrum",
+    f"{_HERE}.full_spectrum:FullSpectrumMasks",
+    title="A reading of Don't just prune by magnitude! Your mask topology is a secret weapon",
+    year=2023,
+    page="https://papers.nips.cc/paper_files/paper/2023/hash/cd5404354496e39d37b7947d8a0d7b72-Abstract-Conference.html",
+)
+register(
+    _I,
     "lottery-tickets",
     "lowdim.train.tickets.lottery:LotteryTickets",
     title="The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks",
