@@ -23,9 +23,11 @@ from lowdim.train.dynamic.strnn import STRNN as STRNN
 from lowdim.train.estimators.mlp import SparseMLPClassifier as SparseMLPClassifier
 from lowdim.train.estimators.mlp import SparseMLPRegressor as SparseMLPRegressor
 from lowdim.train.estimators.neurofs import NeuroFS as NeuroFS
+from lowdim.train.initial.full_spectrum import FullSpectrumMasks as FullSpectrumMasks
 from lowdim.train.initial.grasp import GraSP as GraSP
 from lowdim.train.initial.magnitude import Magnitude as Magnitude
 from lowdim.train.initial.npb import NPB as NPB
+from lowdim.train.initial.ramanujan import RamanujanMasks as RamanujanMasks
 from lowdim.train.initial.random import RandomMasks as RandomMasks
 from lowdim.train.initial.random import ratios_of as ratios_of
 from lowdim.train.initial.sanity import reinitialise_ as reinitialise_

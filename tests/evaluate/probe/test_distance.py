@@ -102,6 +102,27 @@ def test_widths_that_do_not_fit_carry_nothing() -> None:
     assert NNSTD().distance(masks, masks).carried == ()
 
 
+def test_neurons_with_the_same_inputs_leave_the_next_layer_open() -> None:
+    a = torch.tensor([[1, 0], [1, 0], [0, 1]]).bool()
+    b = torch.tensor([[1, 0, 0], [0, 1, 1]]).bool()
+    swapped = {"a": a[[1, 0, 2]], "b": b[:, [1, 0, 2]]}
+    found = NNSTD().distance({"a": a, "b": b}, swapped)
+    assert found.layers == {"a": 0.0, "b": 0.5}  # {0}, {1, 2} with {1}, {0, 2}: twice a half
+    told_apart = torch.tensor([[1, 0], [1, 1], [0, 1]]).bool()
+    swapped["a"] = told_apart[[1, 0, 2]]
+    assert NNSTD().distance({"a": told_apart, "b": b}, swapped).mean == 0.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_blocks_bound_the_distance_of_a_layer_and_undo_permutations_of_unlike_neurons(seed: int) -> None:
+    first, second = random_masks(seed, (30, 40)), random_masks(seed + 9, (30, 40))
+    for limit in (1, 4, 29):
+        assert NNSTD(limit=limit).distance(first, second).mean >= NNSTD().distance(first, second).mean
+        masks = random_masks(seed, (30, 40), (20, 30))
+        assert len({tuple(row.tolist()) for row in masks["0"]}) == 30
+        assert NNSTD(limit=limit).distance(masks, permuted(masks)).mean == 0.0
+
+
 def test_blocks_bound_the_distance_from_above_and_undo_permutations() -> None:
     a, b = random_masks(0, (60, 40)), random_masks(1, (60, 40))
     exact, blocks = NNSTD().distance(a, b), NNSTD(limit=16).distance(a, b)

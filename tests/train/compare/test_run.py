@@ -230,3 +230,18 @@ def test_truly_sparse_runs_go_on_too(data: Dataset, tmp_path: Path, monkeypatch:
             train(asked, data=data, out=tmp_path / "broken")
     train(asked, data=data, out=tmp_path / "broken", resume=True)
     assert hashes(tmp_path / "broken") == hashes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("allocation", "executor"), [("erk-plus", "csr"), ("uniform-plus", "masked")])
+def test_an_allocation_that_counts_the_classifier_trains_it(data: Dataset, allocation: str, executor: str) -> None:
+    sparsity = 0.5 if allocation == "erk-plus" else 0.05
+    asked = recipe(allocation=allocation, executor=executor, epochs=1, twins=["static"], sparsity=sparsity)
+    result = train(asked, data=data)
+    found = {role: result.member(role) for role in ("static", "sparse")}  # type: ignore[arg-type]
+    for member in found.values():
+        assert [layer["name"] for layer in member["layers"]] == ["hidden1.weight", "hidden2.weight", "head.weight"]
+        assert member["dense"] == []
+    assert found["static"]["kept"] == found["sparse"]["kept"]
+    dense = "head.weight" if allocation == "erk-plus" else "hidden1.weight"
+    for layer in found["sparse"]["layers"]:
+        assert (layer["kept"] == layer["size"]) == (layer["name"] == dense)

@@ -1,6 +1,7 @@
 """Chase: the soft bound, the removal of channels, and the network that is left."""
 
 import math
+from itertools import combinations
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.models.channels.cut import each_part
 from lowdim.train import Chase, SparseTraining, Static, slice_channels
-from lowdim.train.dynamic.chase_channels import Removal, filter_means
+from lowdim.train.dynamic.chase_channels import Removal, filter_means, filter_shares
 
 SHORT = {"every": 4, "channel_every": 8, "beta": 0.2}
 OPTIMIZERS = {
@@ -97,6 +98,21 @@ def test_zeros_count_in_the_mean():
     assert filter_means(layer, 1).tolist() == pytest.approx([0.05, 0.05, 0.35, 0.05])
 
 
+def test_connections_and_kernels_that_are_not_zero_count():
+    weight = torch.zeros(2, 3, 2, 2)  # filter 0: four weights in one kernel, filter 1: three in two
+    weight[0, 1], weight[1, 0, 0, 0], weight[1, 2, :, 1] = 0.5, -0.1, 0.2
+    for axis, held in ((0, weight), (1, weight.transpose(0, 1).contiguous())):
+        kind = nn.Conv2d(3, 2, 2, bias=False) if axis == 0 else nn.ConvTranspose2d(3, 2, 2, bias=False)
+        mask = held != 0
+        mask[0, 0, 1, 1] = True  # grown, and zero still: it does not count
+        training = SparseTraining(kind, sgd(kind), method=Static(), masks={"weight": mask})
+        with torch.no_grad():
+            kind.weight.copy_(held)
+        layer = training.layers[0]
+        assert filter_shares(layer, axis, kernels=False).tolist() == pytest.approx([4 / 12, 3 / 12])
+        assert filter_shares(layer, axis, kernels=True).tolist() == pytest.approx([1 / 3, 2 / 3])
+
+
 def test_a_filter_without_weights_ranks_last():
     assert filter_means(filters([[0.0, 0.0], [0.0, -0.1]]), 0, active=True).tolist() == pytest.approx([0.0, 0.1])
 
@@ -150,8 +166,9 @@ def test_removals_follow_the_schedule_and_never_come_back():
 
 
 def test_scores_differ_in_what_they_remove():
-    removed = [removal(chased("vgg", score=score)[1]).removed for score in ("mean", "active")]
-    assert any(not torch.equal(a, b) for a, b in zip(*(r.values() for r in removed), strict=True))
+    removed = [removal(chased("vgg", score=score)[1]).removed for score in ("mean", "active", "connection", "kernel")]
+    for one, other in combinations(removed, 2):
+        assert any(not torch.equal(a, b) for a, b in zip(one.values(), other.values(), strict=True))
 
 
 def test_floors_hold_over_a_run():

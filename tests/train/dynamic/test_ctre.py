@@ -17,9 +17,9 @@ from lowdim.train import CTRE, SparseTraining
 from lowdim.train.dynamic.correlation import Correlation
 
 
-def watched(*sizes: int) -> tuple[nn.Sequential, SparseTraining]:
+def watched(*sizes: int, **settings: Any) -> tuple[nn.Sequential, SparseTraining]:
     model = mlp(*sizes)
-    return model, SparseTraining(model, sgd(model), sparsity=0.7, method=CTRE(every=2))
+    return model, SparseTraining(model, sgd(model), sparsity=0.7, method=CTRE(every=2, **settings))
 
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:
@@ -38,8 +38,9 @@ class TestCorrelation:
         model(torch.tensor([[1.0, -1.0], [2.0, -2.0]]))
         assert seen.cosine()[0].tolist() == [0.0, 0.0]
 
-    def test_batches_add_up_to_one_pass_over_all_behind_the_activation(self) -> None:
-        model, training = watched(6, 5, 4, 3)
+    @pytest.mark.parametrize("activations", ["pass", "training"])
+    def test_batches_add_up_to_one_pass_over_all_behind_the_activation(self, activations: str) -> None:
+        model, training = watched(6, 5, 4, 3, activations=activations)
         x = torch.randn(12, 6)
         for part in x.chunk(3):
             model(part)
@@ -76,7 +77,89 @@ class TestCorrelation:
             training._observers["0.weight"].cosine()
 
 
+class TestPasses:
+    def trained(self, activations: str) -> tuple[nn.Sequential, SparseTraining, Tensor]:
+        """Return a network with dropout whose weights have moved since it saw the batches."""
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+        training = SparseTraining(
+            model,
+            sgd(model, lr=0.5),
+            sparsity=0.5,
+            method=CTRE(every=9, activations=activations),  # type: ignore[arg-type]
+        )
+        x = torch.randn(20, 6)
+        for part in x.split(10):
+            model(part).square().sum().backward()
+            training.optimizer.step()
+        return model, training, x
+
+    def test_the_pass_has_no_dropout_and_the_weights_of_the_moment(self) -> None:
+        model, training, x = self.trained("pass")
+        found = training._observers["0.weight"].cosine()
+        assert model.training
+        with torch.no_grad():
+            expected = cosine(x, model[0](x).relu())
+        assert torch.allclose(found, expected, atol=1e-5)
+        other = self.trained("training")[1]._observers["0.weight"].cosine()
+        assert not torch.allclose(other, expected, atol=1e-2)
+
+    def test_batches_that_come_later_count_too(self) -> None:
+        model, training, x = self.trained("pass")
+        seen = training._observers["0.weight"]
+        seen.cosine()
+        more = torch.randn(5, 6)
+        model(more)
+        x = torch.cat([x, more])
+        with torch.no_grad():
+            assert torch.allclose(seen.cosine(), cosine(x, model[0](x).relu()), atol=1e-5)
+
+    def test_arguments_by_name_are_run_again(self) -> None:
+        class Named(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 3)
+
+            def forward(self, *, x: Tensor, scale: float) -> Any:
+                return self.b(self.a(x * scale).relu())
+
+        model = Named()
+        training = SparseTraining(model, sgd(model), sparsity=0.5, method=CTRE(every=1))
+        x = torch.randn(9, 6)
+        model(x=x, scale=2.0)
+        x.zero_()  # a buffer that the next batch overwrites
+        assert training._observers["a.weight"].cosine().any()
+
+
 class TestGrowth:
+    def test_new_weights_are_uniform_by_the_inputs(self) -> None:
+        model = mlp(64, 32, 4)
+        training = SparseTraining(model, sgd(model, lr=0.0), sparsity=0.7, method=CTRE(every=1, drop=0.5))
+        before = training.masks["0.weight"]
+        train(model, training.optimizer, range(1), flat=True)
+        new = training.masks["0.weight"] & ~before
+        values = model[0].weight.detach()[new].abs()  # type: ignore[operator]
+        bound = (6 / 64) ** 0.5
+        assert 0.95 * bound < float(values.max()) < bound
+        assert float(values.mean()) == pytest.approx(bound / 2, rel=0.1)
+
+    def test_of_those_dropped_a_sequential_one_goes_on(self) -> None:
+        model = mlp(4, 1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        mask = {"0.weight": torch.tensor([[True, True, True, False]])}
+        method = CTRE(every=1, drop=0.67, mode="sequential", noise=0.0)
+        training = SparseTraining(model, optimizer, masks=mask, method=method, total_steps=10)
+        with torch.no_grad():
+            model[0].weight.copy_(torch.tensor([[3.0, 0.25, 0.5, 0.0]]))  # type: ignore[operator]
+            model[0].bias.fill_(5.0)  # type: ignore[operator]
+        # the output is (8, 8, 8.25): cosines 1 / sqrt(3) for single pulses, 1 for the constant fourth input
+        model(torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.0, 1.0]])).sum().backward()
+        optimizer.step()
+        assert training.masks["0.weight"].tolist() == [[True, True, False, True]]
+        after = model[0].weight.tolist()[0]  # type: ignore[operator]
+        assert after[:3] == [3.0, 0.25, 0.0]
+        assert 0 < abs(after[3]) < (6 / 4) ** 0.5
+
     def update(self, mode: str, step: int = 1) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mask before and after one update, and the cosines it was made by."""
         model = mlp(6, 8, 3)

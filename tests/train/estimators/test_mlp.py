@@ -303,6 +303,9 @@ def test_divergence_is_said() -> None:
         {"learning_rate": 0},
         {"momentum": 1.0},
         {"weight_decay": -1},
+        {"weight_decay": 1.0},
+        {"decay": "adam"},
+        {"initial": "zero"},
         {"clip": 0},
         {"batch_size": 0},
         {"epochs": 0},
@@ -343,3 +346,33 @@ for name in ("SparseMLPClassifier", "SparseMLPRegressor", "NeuroFS"):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.count("pip install 'lowdim[train]'") == 3
+
+
+# ---------------------------------------------------------------- what the authors' code does
+
+
+@pytest.mark.parametrize(("decay", "left"), [("step", 0.9998**1000), ("l2", 0.980)])
+def test_weights_decay_as_fast_as_in_the_paper_s_code(decay: Any, left: float) -> None:
+    run = Run(SetMLP(hidden=(4,), epsilon=9, decay=decay), 3, 2, seed=0, every=1)
+    run = pickle.loads(pickle.dumps(copy.deepcopy(run)))
+    weights = list(run.network.parameters())
+    with torch.no_grad():
+        for weight in weights:
+            weight.fill_(1.0)
+    for _ in range(1000):
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
+        run.optimizer.step()
+    for weight in weights:
+        assert weight.detach().numpy() == pytest.approx(left, abs=1e-3)
+
+
+def test_weights_may_start_with_the_deviation_of_the_paper_s_code() -> None:
+    normal = SparseMLP(SetMLP(hidden=(300, 300), epsilon=20, initial="normal"), 300, 2, seed=0)
+    for layer in normal.sparse:
+        values = layer.values.detach()
+        assert float(values.std()) == pytest.approx(0.1, rel=0.03)
+        assert float(values.abs().max()) > 0.3
+    assert not torch.equal(normal.sparse[0].values, normal.sparse[1].values)
+    scaled = SparseMLP(SetMLP(hidden=(300, 300), epsilon=20), 300, 2, seed=0).sparse[0].values.detach()
+    assert float(scaled.abs().max()) <= (6 / 40) ** 0.5  # 12,000 weights are 40 for each of 300

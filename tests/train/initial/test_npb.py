@@ -110,6 +110,26 @@ def test_kernels_are_limited_but_the_first_layer_is_not():
     assert int(most["2.weight"].sum()) == 432  # more than five in each kernel: the limit gives way
 
 
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_the_repair_keeps_the_limit_of_a_kernel(most):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=2))
+    for sparsity in (0.97, 0.98):
+        masks = NPB(max_kernel=most, beta=0.0).masks(net, (1, 3, 9, 9), sparsity=sparsity, include=["*"])
+        for name in ("2.weight", "4.weight"):
+            assert int(masks[name].sum((2, 3)).max()) <= most
+        total = sum(mask.numel() for mask in masks.values())
+        assert sum(int(mask.sum()) for mask in masks.values()) == round((1 - sparsity) * total)
+
+
+@pytest.mark.parametrize("solver", ["greedy", "milp"])
+def test_chunks_split_a_layer_for_either_solver(solver):
+    layer = problem([1, 5, 3], 6, 1, 9)
+    halves = solve(layer, solver, 3, np.random.default_rng(0))
+    assert [int(half.sum()) for half in np.split(halves, 2)] == [5, 4]
+    default = solve(layer, solver, None, np.random.default_rng(0))
+    assert default.tolist() == solve(layer, solver, 6, np.random.default_rng(0)).tolist()
+
+
 def test_layers_that_are_not_linear_and_ones_that_are_called_twice():
     masks = NPB().masks(Transformer(), torch.tensor([[1, 2, 3]]), sparsity=0.8)
     assert {"recurrent.weight_hh_l0", "layer.self_attn.in_proj_weight", "one.weight"} <= set(masks)

@@ -54,3 +54,56 @@ def test_reinitialise():
 
     with pytest.raises(RecipeError, match=r"1 \(Own\) has no reset_parameters"):
         reinitialise_(nn.Sequential(nn.Linear(2, 2), Own()))
+
+
+def late_head() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.Conv2d(8, 64, 3),
+        nn.Conv2d(64, 16, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+
+
+class EarlyHead(nn.Module):
+    """A network whose classifier is not the last weight: convolutions are defined after it."""
+
+    def __init__(self, inside: bool = False) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 5)
+        blocks = [nn.Linear(16, 16), nn.Linear(16, 16)] if inside else [nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)]
+        self.blocks = nn.ModuleList(blocks)
+
+
+@pytest.mark.parametrize(
+    ("net", "head", "last"),
+    [(late_head(), "5.weight", "2.weight"), (EarlyHead(), "head.weight", "blocks.1.weight")],
+    ids=("last", "first"),
+)
+def test_erk_plus_spares_the_classifier_of_the_network_and_counts_it(net, head, last):
+    masks = RandomMasks("erk-plus").masks(net, sparsity=0.3)
+    assert bool(masks[head].all())
+    assert 0 < int(masks[last].sum()) < masks[last].numel()
+    total = sum(mask.numel() for mask in masks.values())
+    assert sum(int(mask.sum()) for mask in masks.values()) == total - round(0.3 * total)
+    some = RandomMasks("erk-plus").masks(net, sparsity=0.3, include=[last])
+    assert list(some) == [name for name in masks if name in (head, last)]
+    with pytest.raises(RecipeError, match=f"classifier, {head}, a density of its own, and exclude leaves it out"):
+        RandomMasks("erk-plus").masks(net, sparsity=0.3, exclude=[head])
+
+
+def test_a_classifier_that_is_not_clear_is_not_guessed():
+    with pytest.raises(RecipeError, match=r"not clear: blocks\.1\.weight is the last, inside of an nn\.ModuleList"):
+        RandomMasks("erk-plus").masks(EarlyHead(inside=True), sparsity=0.3)
+
+
+def test_uniform_plus_spares_the_first_layer_of_the_network_alone():
+    masks = RandomMasks("uniform-plus").masks(late_head(), sparsity=0.9)
+    assert bool(masks["0.weight"].all())
+    assert int(masks["5.weight"].sum()) == 32  # a fifth of 160
+    rest = 14200 - 216 - 160
+    assert int(masks["2.weight"].sum()) == pytest.approx(9216 * (1420 - 216 - 32) / rest, abs=1)
+    others = RandomMasks("uniform-plus").masks(late_head(), sparsity=0.7, exclude=["0.weight"])
+    assert [round(float(mask.float().mean()), 1) for mask in others.values()] == [0.3, 0.3, 0.3]

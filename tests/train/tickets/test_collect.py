@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -218,3 +219,36 @@ def test_a_ticket_starts_a_new_training():
     training = SparseTraining(model, optimizer, masks=ticket.masks, method=Static())
     assert training.masks == ticket.masks
     assert equal(dict(model.state_dict()), ticket.state)
+
+
+def test_what_freetickets_replaces_starts_anew():
+    model = torch.nn.Linear(8, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+    mask = {"weight": torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]]).bool()}
+    training = SparseTraining(model, optimizer, method=Static(), masks=mask)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 2, 3, 4, 5, 0, 0, 0]]))
+    shakes = [phase for phase in FreeTickets().plan(60).phases if phase.shake]
+    plan = flat_plan(Phase("a", 0, 1), Phase("b", 1, 2, shakes[0].shake, restart=shakes[0].restart))
+    collector = TicketCollector(training, plan)
+    for _ in range(2):
+        model.weight.grad = torch.arange(9.0, 1.0, -1.0)[None]
+        optimizer.step()
+        collector.step()
+    assert training.masks["weight"].tolist() == mask["weight"].tolist()
+    assert model.weight.tolist() == [[0, 0, 0, 0, 5, 0, 0, 0]]
+    assert optimizer.state[model.weight]["momentum_buffer"].tolist()[0] == pytest.approx([0, 0, 0, 0, 9.5, 0, 0, 0])
+    assert not any(phase.restart for phase in SupTickets().plan(250).phases)  # its code masks after growth alone
+
+
+def test_a_shake_that_restarts_is_resumed():
+    plan = FreeTickets(tickets=2, explore=0.0).plan(10)
+    runs = [Run(plan, RigL(every=100), total=10).go(5) for _ in range(2)]
+    runs[1].training._restart = runs[1].training._shake = 0
+    for target, source in zip(
+        (runs[1].model, runs[1].optimizer, runs[1].training),
+        (runs[0].model, runs[0].optimizer, runs[0].training),
+        strict=True,
+    ):
+        target.load_state_dict(copy.deepcopy(source.state_dict()))
+    assert equal(runs[0].go(5).state(), runs[1].go(5).state())

@@ -83,6 +83,7 @@ def counts_for(
     shapes: Mapping[str, Sequence[int]],
     allocation: str | Mapping[str, float] | Allocation,
     sparsity: float | None,
+    ends: tuple[str, str] | None = None,
 ) -> dict[str, int]:
     """Return how many weights each layer keeps when only the shapes are known.
 
@@ -91,6 +92,8 @@ def counts_for(
         allocation: as for `parse`.
         sparsity: share of zeros over all layers. With sparsities by name it may be None; else they must meet
             it to one weight per layer.
+        ends: the names of the network's first layer and of its classifier, where it is known; else they are the first
+            and the last of the shapes.
 
     Raises:
         RecipeError: the allocation reads weights, the names are not exactly the layers, or the budget is impossible.
@@ -105,4 +108,4 @@ def counts_for(
             f"allocation {found} reads dense weights, and only their shapes are known here. Use one of shapes alone, "
             "such as erk, or give the sparsity of every layer by name"
         )
-    return found.counts(layers_of(shapes), sparsity, lambda: iter(()))
+    return found.counts(layers_of(shapes, ends), sparsity, lambda: iter(()))

@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """A layer that becomes sparse: its name, the index of its block, and the shape of its weight, [out, in, ...]."""
+    """A layer that becomes sparse: its name, the index of its block, and the shape of its weight, [out, in, ...].
+
+    ``end`` says whether it is the network's first layer or its classifier, "" for neither; None where it is not known.
+    """
 
     name: str
     block: int
     shape: tuple[int, ...]
+    end: Literal["first", "classifier", ""] | None = None
 
     @property
     def rows(self) -> int:
@@ -73,12 +77,14 @@ class Allocation(Word, ABC):
         reads_weights: whether the scan is needed at all.
         spans_model: whether weights are compared over the whole model, which decides the layers' shares.
         fits_groups: whether its sparsities make whole N:M patterns.
+        takes_classifier: whether the classifier, which stays dense by default, is part of its budget.
     """
 
     scale_from: ClassVar[Literal["wanda", "score"] | None] = None
     reads_weights: ClassVar[bool] = False
     spans_model: ClassVar[bool] = False
     fits_groups: ClassVar[bool] = False
+    takes_classifier: ClassVar[bool] = False
 
     def describe(self, values: Mapping[str, float], layers: Sequence[LayerInfo], blocks: int) -> dict[str, Any]:
         """Return what was measured, as the manifest's ``probes``; empty if nothing was.

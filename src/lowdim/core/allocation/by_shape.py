@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from lowdim.core.allocation.base import Allocation, AllocationResult, LayerInfo, Scan
 from lowdim.core.errors import RecipeError
@@ -40,14 +40,61 @@ class ByShape(Allocation):
         return AllocationResult({name: 1.0 - density for name, density in found.items()})
 
 
-def layers_of(shapes: Mapping[str, Shape]) -> list[LayerInfo]:
+@dataclass(frozen=True)
+class AroundEnds(ByShape):
+    """An allocation that gives the network's classifier, and perhaps its first layer, a density of their own.
+
+    They are those of the network, whichever of its layers become sparse. Where nothing but shapes is known they are the
+    last and the first of these; where a language model is pruned, whose head stays dense, those of its blocks.
+    """
+
+    takes_classifier: ClassVar[bool] = True
+
+    @abstractmethod
+    def between(self, shapes: Mapping[str, Shape], sparsity: float, first: str, classifier: str) -> dict[str, float]:
+        """Return the share of weights that each layer keeps; ``first`` is empty where it is none of them."""
+
+    def shares(self, shapes: Mapping[str, Shape], sparsity: float) -> dict[str, float]:
+        """Return the share of weights that each layer keeps."""
+        return self.between(shapes, sparsity, next(iter(shapes)), list(shapes)[-1])
+
+    def densities(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> dict[str, float]:
+        """Return the share of weights that each layer keeps.
+
+        Raises:
+            RecipeError: the network is known, and its classifier is none of the layers.
+        """
+        named = {info.end: info.name for info in layers}
+        if None in named:
+            return super().densities(layers, sparsity, scan)
+        if "classifier" not in named:
+            raise RecipeError(
+                f"allocation {self} gives the network's classifier a density of its own, but the classifier is not "
+                "among the sparse layers. Leave it in, or use another allocation such as erk"
+            )
+        shapes = {info.name: info.shape for info in layers}
+        return self.between(shapes, sparsity, named.get("first", ""), named["classifier"])
+
+
+def layers_of(shapes: Mapping[str, Shape], ends: tuple[str, str] | None = None) -> list[LayerInfo]:
     """Return named shapes as layers, each a block of its own.
+
+    Args:
+        shapes: by name.
+        ends: the names of the network's first layer and of its classifier, where it is known.
 
     Raises:
         RecipeError: there is none, or one is not a sequence of whole numbers.
     """
     checked = check_shapes(shapes).items()
-    return [LayerInfo(name, block, tuple(shape)) for block, (name, shape) in enumerate(checked)]
+    return [LayerInfo(name, block, tuple(shape), end_of(name, ends)) for block, (name, shape) in enumerate(checked)]
+
+
+def end_of(name: str, ends: tuple[str, str] | None) -> Literal["first", "classifier", ""] | None:
+    """Tell which end of the network a layer is; a network of one layer is a classifier."""
+    if ends is None:
+        return None
+    return "classifier" if name == ends[1] else "first" if name == ends[0] else ""
 
 
 def check_shapes(shapes: Mapping[Key, Shape]) -> Mapping[Key, Shape]:

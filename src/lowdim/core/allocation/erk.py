@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from lowdim.core.allocation.by_shape import ByShape, Key, Shape, around, check_shapes, spread
+from lowdim.core.allocation.by_shape import AroundEnds, ByShape, Key, Shape, around, check_shapes, spread
 from lowdim.core.errors import RecipeError
 from lowdim.core.settings import check_sparsity, within
 
@@ -78,11 +78,14 @@ class ERK(ByShape):
 
 
 @dataclass(frozen=True)
-class ERKPlus(ByShape):
-    """ERK with the last layer at a density of its own, the others sparser by as much.
+class ERKPlus(AroundEnds):
+    """ERK with the classifier at a density of its own, the others sparser by as much.
+
+    The classifier is part of the budget, and becomes one of the sparse layers even where it would stay dense by
+    default; see `lowdim.models.walk.selection.ends`.
 
     Args:
-        classifier_density: share of its weights the last layer keeps.
+        classifier_density: share of its weights the classifier keeps.
 
     Paper: "The Unreasonable Effectiveness of Random Pruning", arXiv 2202.02643.
 
@@ -93,11 +96,10 @@ class ERKPlus(ByShape):
 
     classifier_density: float = within(1.0, above=0, most=1)
 
-    def shares(self, shapes: Mapping[str, Shape], sparsity: float) -> dict[str, float]:
+    def between(self, shapes: Mapping[str, Shape], sparsity: float, first: str, classifier: str) -> dict[str, float]:
         """Return the share of weights that each layer keeps.
 
         Raises:
-            RecipeError: the last layer alone exceeds the budget, or leaves more than the others can take.
+            RecipeError: the classifier alone exceeds the budget, or leaves more than the others can take.
         """
-        last = list(shapes)[-1]
-        return around(shapes, sparsity, {last: self.classifier_density}, erk_score, "erk-plus")
+        return around(shapes, sparsity, {classifier: self.classifier_density}, erk_score, "erk-plus")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lowdim.core.allocation.base import Allocation, AllocationResult, LayerInfo, Scan
-from lowdim.core.allocation.by_shape import ByShape, Shape, around
+from lowdim.core.allocation.by_shape import AroundEnds, Shape, around
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,13 @@ class Uniform(Allocation):
 
 
 @dataclass(frozen=True)
-class UniformPlus(ByShape):
-    """Keep the first layer dense and the last at a density of 0.2 or more; the others share one density.
+class UniformPlus(AroundEnds):
+    """Keep the first layer dense and the classifier at a density of 0.2 or more; the others share one density.
 
-    The last layer is set to 0.2 when the target density D is below that, and is one of the others when not.
-    The others get (D * N - fixed weights) / (weights of the others). The authors' code divides by N instead,
-    which misses the target.
+    The classifier is set to 0.2 when the target density D is below that, and is one of the others when not; it is
+    part of the budget even where it would stay dense by default, see `lowdim.models.walk.selection.ends`. The others
+    get (D * N - fixed weights) / (weights of the others). The authors' code divides by N instead, which misses the
+    target.
 
     Paper: "The Unreasonable Effectiveness of Random Pruning", arXiv 2202.02643.
 
@@ -42,12 +43,12 @@ class UniformPlus(ByShape):
         [1.0, 0.157333, 0.157333]
     """
 
-    def shares(self, shapes: Mapping[str, Shape], sparsity: float) -> dict[str, float]:
+    def between(self, shapes: Mapping[str, Shape], sparsity: float, first: str, classifier: str) -> dict[str, float]:
         """Return the share of weights that each layer keeps.
 
         Raises:
-            RecipeError: the first and the last layer alone exceed the budget.
+            RecipeError: the first layer and the classifier alone exceed the budget.
         """
-        names = list(shapes)
-        fixed = {names[-1]: 0.2} if 1.0 - sparsity < 0.2 - 1e-9 else {}
-        return around(shapes, sparsity, fixed | {names[0]: 1.0}, lambda _: 1.0, "uniform-plus")
+        fixed = {classifier: 0.2} if 1.0 - sparsity < 0.2 - 1e-9 else {}
+        dense = {first: 1.0} if first else {}
+        return around(shapes, sparsity, fixed | dense, lambda _: 1.0, "uniform-plus")

@@ -31,8 +31,7 @@ class Distance:
         matched: for each layer the neuron of the second network that each neuron of the first is matched
             with, int64 [out].
         carried: layers whose inputs were renamed by the match of the layer before.
-        blocks: layers wider than the limit and the number of blocks that they were matched in; their
-            distances are upper bounds.
+        blocks: layers wider than the limit and the number of blocks that they were matched in.
     """
 
     mean: float
@@ -52,11 +51,17 @@ class NNSTD(Settings):
     the best one-to-one match of their neurons, found by the Hungarian algorithm; the match renames the
     inputs of the next layer of the second network. Time O(n^2 in + n^3), memory 8 n^2 bytes for n neurons.
 
+    Layers are matched one after another, each without a look at the next. A network whose hidden neurons are only
+    permuted is at distance 0 if no two neurons of a layer have the same inputs. Two that do are interchangeable
+    in their layer and not in the next one: which is matched with which is then arbitrary, and the next layer's
+    distance may be above 0.
+
     Args:
         limit: a layer with more neurons is sorted (by its sets of inputs, so that equal neurons of both
-            networks come to lie side by side) and matched in blocks of at most this many. Its distance is
-            then an upper bound, still 0 for a network whose neurons are only permuted, and the match is
-            still one-to-one.
+            networks come to lie side by side) and matched in blocks of at most this many. The match is still
+            one-to-one, and what is said of permutations holds. For the same names of the layer's inputs the
+            distance is at least that of the whole match; it bounds nothing where an earlier layer, matched in
+            another way, renames them.
 
     Paper: "Topological Insights into Sparse Neural Networks", arXiv 2006.14085.
 

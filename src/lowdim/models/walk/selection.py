@@ -36,7 +36,11 @@ class Weight:
 
 
 def select(
-    model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
+    model: nn.Module,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    *,
+    classifier: bool = False,
 ) -> dict[str, nn.Parameter]:
     """Return the weights that become sparse, by parameter name, in the order of the model.
 
@@ -50,30 +54,66 @@ def select(
         include: globs on parameter or module names ("layers.*.fc1"), or regular expressions searched for in them
             ("re:fc[12]"); if given, the candidates that match and only those, heads too.
         exclude: the same of what stays dense.
+        classifier: whether the classifier of `ends` becomes sparse whatever ``include`` says.
 
     Raises:
-        RecipeError: an expression matches nothing, nothing is left, or a weight asked for is frozen.
+        RecipeError: an expression matches nothing, nothing is left, a weight asked for is frozen, or ``exclude`` names
+            the classifier that is asked for.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> list(select(net)), list(select(net, include=["*"]))
         (['0.weight'], ['0.weight', '2.weight'])
     """
-    return {w.name: w.parameter for w in weights(model, include, exclude) if not w.dense}
+    chosen = weights(model, include, exclude, classifier=classifier)
+    return {w.name: w.parameter for w in chosen if not w.dense}
 
 
 def weights(
-    model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
+    model: nn.Module,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    *,
+    classifier: bool = False,
 ) -> list[Weight]:
     """Return every candidate, with the reason where it stays dense; see `select`."""
     found = list(_candidates(model))
     choose([w.name for w in found], include, exclude)
-    head = _head(model, found) if include is None else None
+    if classifier and found:
+        last = _classifier(model, found)
+        if last is None:
+            raise RecipeError(
+                "the allocation gives the network's classifier a density of its own, and which layer that is is not "
+                f"clear: {found[-1].name} is the last, inside of an nn.ModuleList. Give the sparsity of every layer by "
+                "name, or use another allocation such as erk"
+            )
+        if any(matches(text, last.name) for text in exclude or ()):
+            raise RecipeError(
+                f"the allocation gives the network's classifier, {last.name}, a density of its own, and exclude leaves "
+                "it out of the budget. Take it out of exclude, or use another allocation such as erk"
+            )
+        include = None if include is None else [*include, last.name]
+    head = _head(model, found) if include is None and not classifier else None
     judged = [_judge(w, include, exclude or (), head) for w in found]
     if all(w.dense for w in judged):
         why = "; ".join(f"{w.name}: {w.dense}" for w in judged[:5]) or "there is none in the model"
         raise RecipeError(f"no weight is left to be sparse ({why}). Name some with include=[...]")
     return judged
+
+
+def ends(model: nn.Module) -> tuple[str, str]:
+    """Return the names of the network's first weight and of its classifier, sparse or not.
+
+    The classifier is the head that stays dense by default (see `select`) or, in a network without one, the last weight;
+    none where that is in an ``nn.ModuleList`` and linear layers outside of it might be meant.
+
+    Example:
+        >>> ends(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(4, 2)))
+        ('0.weight', '3.weight')
+    """
+    found = list(_candidates(model))
+    last = _classifier(model, found)
+    return found[0].name if found else "", last.name if last else ""
 
 
 def plain_name(name: str) -> str:
@@ -122,11 +162,24 @@ def _head(model: nn.Module, found: list[Weight]) -> nn.Parameter | None:
     output: Any = getattr(model, "get_output_embeddings", None)
     if callable(output) and (module := output()) is not None:
         return getattr(module, "weight", None)
-    listed = {id(m) for outer in model.modules() if isinstance(outer, nn.ModuleList) for m in outer.modules()}
     linear = [w for w in found if isinstance(w.module, nn.Linear)]
-    if len(found) < 2 or not linear or id(linear[-1].module) in listed:
+    if len(found) < 2 or not linear or id(linear[-1].module) in _listed(model):
         return None
     return linear[-1].parameter
+
+
+def _classifier(model: nn.Module, found: list[Weight]) -> Weight | None:
+    head = _head(model, found)
+    if head is None and found:
+        listed = _listed(model)
+        plain = [w for w in found[:-1] if isinstance(w.module, nn.Linear) and id(w.module) not in listed]
+        return None if plain and id(found[-1].module) in listed else found[-1]
+    return next((w for w in found if w.parameter is head), None)
+
+
+def _listed(model: nn.Module) -> set[int]:
+    """Return the modules that are inside of an ``nn.ModuleList``, by id."""
+    return {id(m) for outer in model.modules() if isinstance(outer, nn.ModuleList) for m in outer.modules()}
 
 
 def _judge(w: Weight, include: Sequence[str] | None, exclude: Sequence[str], head: nn.Parameter | None) -> Weight:

@@ -37,6 +37,18 @@ def roles(recipe: TrainingRecipe) -> list[Role]:
     return [*(twin for twin in twins if twin != "static" or not itself), "sparse"]
 
 
+def takes_classifier(recipe: TrainingRecipe) -> bool:
+    """Tell whether the recipe's budget counts the classifier, which stays dense by default."""
+    start = recipe.initialisation
+    found: bool = (parse(recipe.allocation) if start is None else start).takes_classifier
+    return found
+
+
+def chosen(recipe: TrainingRecipe, net: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the weights that become sparse in a recipe's network, and in its static twin, by name."""
+    return select(net, recipe.include or None, recipe.exclude or None, classifier=takes_classifier(recipe))
+
+
 def steps_per_epoch(recipe: TrainingRecipe, data: Dataset) -> int:
     """Return the optimizer steps of an epoch: the fewest that keep every batch within the size asked for."""
     return math.ceil(len(data.train.y) / recipe.batch)
@@ -80,7 +92,7 @@ class Member:
         if self.role != "small":
             return net
         with torch.device("meta"):
-            weights = select(net.module(self.data), self.recipe.include or None, self.recipe.exclude or None).values()
+            weights = chosen(self.recipe, net.module(self.data)).values()
         zeros = round(self.recipe.sparsity * sum(weight.numel() for weight in weights))
         return net.within(self.data, net.parameters(self.data) - zeros)
 
@@ -113,7 +125,7 @@ class Member:
             sparsity=recipe.sparsity,
             allocation="erk" if static else self._allocation(),
             method=method,
-            include=recipe.include or None,
+            include=[*chosen(recipe, self.net)] if static else recipe.include or None,
             exclude=recipe.exclude or None,
             total_steps=self.steps,
             seed=recipe.seed,

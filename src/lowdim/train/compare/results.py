@@ -13,7 +13,7 @@ from lowdim.data.classification import Dataset, find
 from lowdim.models.walk import selection
 from lowdim.train.compare import measure
 from lowdim.train.compare.costs import cost
-from lowdim.train.compare.member import Member, Role, steps_per_epoch
+from lowdim.train.compare.member import Member, Role, steps_per_epoch, takes_classifier
 from lowdim.train.compare.recipe import TrainingRecipe
 
 FILE, SCHEMA = "training.json", 1
@@ -69,7 +69,7 @@ def _dense(member: Member) -> list[dict[str, Any]]:
         return []
     recipe = member.recipe
     net = member.settings.build(member.data, recipe.seed)  # the one in training may have no dense weights left
-    found = selection.weights(net, recipe.include or None, recipe.exclude or None)
+    found = selection.weights(net, recipe.include or None, recipe.exclude or None, classifier=takes_classifier(recipe))
     return [
         {"name": weight.name, "size": weight.parameter.numel(), "reason": weight.dense}
         for weight in found

@@ -53,7 +53,9 @@ class Chase(Method):
         channel_every: optimizer steps between removals, which come ``every`` // 2 steps before its multiples.
         channel_until: share of the run after which no channel is removed.
         beta: of the channels a layer would keep on average, the part that each does keep.
-        score: "mean", over the whole filter, or "active", over its active weights, for contrast.
+        score: "mean" |w| over the whole filter, the paper's UMM; or what its code has for contrast: the mean over its
+            "active" weights, the share of its "connection"s that are not zero, or of its "kernel"s (2D slices) that
+            are not.
         drop: zeta at the start of the run.
         floor: zeta at its end.
 
@@ -78,7 +80,7 @@ class Chase(Method):
     channel_every: int = count(1000)
     channel_until: float = share(0.8125)
     beta: float = share(0.5)
-    score: Literal["mean", "active"] = "mean"
+    score: Literal["mean", "active", "connection", "kernel"] = "mean"
     drop: float = share(0.5)
     floor: float = share(0.005)
 
@@ -149,7 +151,8 @@ class Chase(Method):
         if self.removes(moment.step, moment.total):
             removal: chase_channels.Removal = moment.observers["channels"]
             share = self.share(moment.step, moment.total)
-            removal.take(removal.choose(share, self.channels, self.beta, self.score == "active"))
+            counted = self.score if self.score in ("connection", "kernel") else ""
+            removal.take(removal.choose(share, self.channels, self.beta, self.score == "active", counted))
             assert moment.total is not None
             if moment.step > moment.total // self.every * self.every:  # no exploration comes to refill
                 self._move(moment, _kept(moment), target)

@@ -111,7 +111,7 @@ class Removal(Rider):
 
     # ---------------------------------------------------------------- what goes
 
-    def choose(self, share: float, final: float, beta: float, active: bool) -> dict[str, Tensor]:
+    def choose(self, share: float, final: float, beta: float, active: bool, counted: str = "") -> dict[str, Tensor]:
         """Return the channels to remove now, bool [channels] by layer.
 
         They are those of the lowest score, of all layers together, that are needed for round(share * channels) removed
@@ -122,10 +122,12 @@ class Removal(Rider):
             final: the same at the end of the run.
             beta: of what layers would keep on average, the part that each does keep.
             active: score by the mean |w| of the active weights, else of all.
+            counted: "connection" or "kernel": score by the share of these that are not zero instead.
         """
         names, places, scores, total, gone = [], [], [], 0, 0
         for name, (producer, layer) in self.producers.items():
-            score = filter_means(layer, self._axis(producer), active)
+            axis = self._axis(producer)
+            score = filter_shares(layer, axis, counted == "kernel") if counted else filter_means(layer, axis, active)
             present = (~self.removed.get(name, torch.zeros(producer.channels, dtype=torch.bool))).nonzero().flatten()
             room = len(present) - max(1, math.ceil(beta * (1 - final) * producer.channels - 1e-9))
             lowest = present[~drop_lowest(score[present], max(0, room))]
@@ -192,6 +194,15 @@ class Removal(Rider):
         for handle in (*self._gradients, self._first):
             handle.remove()
         self._ride.leave(self)
+
+
+def filter_shares(layer: SparseLayer, axis: int, kernels: bool) -> Tensor:
+    """Return the share of every filter's weights, or of its ``kernels``, that are not zero, fp64 [output channels]."""
+    inner = math.prod(layer.shape[2:]) if kernels else 1
+    parts = (layer.positions()[layer.values() != 0].cpu() // inner).unique()
+    size = layer.shape[axis]
+    channel = (parts // max(1, math.prod(layer.shape[axis + 1 :]) // inner)) % size
+    return torch.bincount(channel, minlength=size).double() / (layer.size / inner / size)
 
 
 def filter_means(layer: SparseLayer, axis: int, active: bool = False) -> Tensor:

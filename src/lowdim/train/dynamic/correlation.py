@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,27 +10,87 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
 
 from lowdim.core.errors import LowdimError
+from lowdim.models.walk.blocks import evaluating
 from lowdim.train.sparse.distributed import local
+
+
+class Passes:
+    """The inputs of a model's training passes since the last mask update, to run it over them again.
+
+    Args:
+        model: whose own forward pass is watched.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self.inputs: list[Any] = []
+        self.running, self._done = False, False
+        self._clear: list[Callable[[], None]] = []
+        self._handle = model.register_forward_pre_hook(self._keep, with_kwargs=True)
+
+    def _keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if module.training and not self.running:
+            self.inputs.append(tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, (args, kwargs)))
+            self._done = False
+
+    def feed(self, clear: Callable[[], None]) -> None:
+        """Let someone sum up what the passes show, who can forget it."""
+        self._clear.append(clear)
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """Run over the inputs in evaluation mode, unless that was done."""
+        if self._done or not self.inputs:
+            return
+        for clear in self._clear:
+            clear()
+        self.running = True
+        try:
+            with evaluating(self._model):
+                for args, kwargs in self.inputs:
+                    self._model(*args, **kwargs)
+        finally:
+            self.running = False
+        self._done = True
+
+    def load(self, inputs: list[Any]) -> None:
+        """Take the inputs of another's; none to forget them."""
+        self.inputs, self._done = list(inputs), False
+
+    def remove(self) -> None:
+        """Take the hook off."""
+        self._handle.remove()
 
 
 class Correlation:
     """Running sums over what enters a linear layer and what leaves it, behind the activation.
 
-    |cos|_qp = |sum_b y_bq x_bp| / sqrt(sum_b y_bq^2 sum_b x_bp^2); summed over every training batch since the
-    last ``clear``, on all ranks together, except batches that overflow. What leaves a layer is what enters the next
-    one, and the softmax of the output for the last.
+    |cos|_qp = |sum_b y_bq x_bp| / sqrt(sum_b y_bq^2 sum_b x_bp^2); sums of every training batch since the last
+    ``clear``, or of another pass over these batches, on all ranks together, but for batches that overflow. What leaves
+    a layer is what enters the next one, and the softmax of the output for the last.
 
     Args:
         name: of the layer, for messages.
         module: the linear layer.
         following: the layer whose input is this one's output behind the activation; None for the last.
         model: that the layers are part of: each of its passes starts anew.
+        passes: what is summed instead of the training passes.
     """
 
-    def __init__(self, name: str, module: nn.Linear, following: nn.Linear | None, model: nn.Module) -> None:
-        self._name, self._module = name, module
+    def __init__(
+        self,
+        name: str,
+        module: nn.Linear,
+        following: nn.Linear | None,
+        model: nn.Module,
+        passes: Passes | None = None,
+    ) -> None:
+        self._name, self._module, self._passes = name, module, passes
+        if passes is not None:
+            passes.feed(self._forget)
         self._x: Tensor | None = None
         device = local(module.weight).device
         self._cross = torch.zeros(module.out_features, module.in_features, device=device)
@@ -48,8 +109,10 @@ class Correlation:
         self._x = None
 
     def _enter(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._x = args[0].detach() if module.training else None
-        self._replicated = DistributedDataParallel._get_active_ddp_module() is not None
+        again = self._passes is not None and self._passes.running
+        self._x = args[0].detach() if module.training or again else None
+        if module.training:
+            self._replicated = DistributedDataParallel._get_active_ddp_module() is not None
 
     def _leave(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         self._add(output.detach().softmax(-1))
@@ -67,6 +130,8 @@ class Correlation:
                 f"{self._name} is fed with something else ({list(y.shape)} after {list(x.shape)}). It trains chains of "
                 "linear layers: exclude this one, or use SET or RigL"
             )
+        if self._passes is not None and not self._passes.running:
+            return
         x, y = (part.float().reshape(-1, part.shape[-1]) for part in (x, y))
         square_out, square_in = y.square().sum(0), x.square().sum(0)
         sound = (square_out.sum() + square_in.sum()).isfinite()
@@ -80,6 +145,8 @@ class Correlation:
         Raises:
             LowdimError: no batch was seen.
         """
+        if self._passes is not None:
+            self._passes.run()
         if not self._seen:
             raise LowdimError(
                 f"CTRE saw no training batch pass through {self._name} before a mask update. It watches the model's "
@@ -95,6 +162,11 @@ class Correlation:
 
     def clear(self) -> None:
         """Forget the batches seen."""
+        self._forget()
+        if self._passes is not None:
+            self._passes.load([])
+
+    def _forget(self) -> None:
         self._seen = False
         for sums in (self._cross, self._out, self._in):
             sums.zero_()
@@ -102,11 +174,14 @@ class Correlation:
     def state_dict(self) -> dict[str, Any]:
         """Return the sums."""
         sums = {"cross": self._cross, "out": self._out, "in": self._in}
-        return {"seen": self._seen} | {name: total.clone() for name, total in sums.items()}
+        held = [] if self._passes is None else list(self._passes.inputs)
+        return {"seen": self._seen, "inputs": held} | {name: total.clone() for name, total in sums.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the sums of a ``state_dict``."""
         self._seen = state["seen"]
+        if self._passes is not None:
+            self._passes.load(state["inputs"])
         self._cross.copy_(state["cross"])
         self._out.copy_(state["out"])
         self._in.copy_(state["in"])
@@ -115,3 +190,5 @@ class Correlation:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
+        if self._passes is not None:
+            self._passes.remove()

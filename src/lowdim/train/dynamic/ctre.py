@@ -10,7 +10,7 @@ from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import Lazy, torch
 from lowdim.core.settings import share
 from lowdim.core.transition import member, union, whole
-from lowdim.train.sparse.exchange import kept
+from lowdim.train.sparse.exchange import Regrow, initial_values, kept
 from lowdim.train.sparse.method import Periodic, refuse_groups
 from lowdim.train.sparse.moment import Moment
 
@@ -28,9 +28,12 @@ else:
 class CTRE(Periodic):
     """The smallest |w| go, and weights grow where the cosine of the activations they join is largest.
 
-    C_qp = |cos(a_p, a_q)| over the training batches since the last update, a_p the input p of a layer and a_q
-    its output q behind the activation (the softmax for the last layer): no gradient is needed. Layers must be chained
-    in the order in which the model defines them, dense ones included; ranks add up what they saw.
+    C_qp = |cos(a_p, a_q)|, a_p the input p of a layer and a_q its output q behind the activation (the softmax for the
+    last layer): no gradient is needed. "pass" runs the batches that were trained on since the last update once more,
+    in evaluation mode (without dropout) and with the weights of the moment, as the paper does at the end of an epoch:
+    the inputs are held until then. "training" sums the activations of the training passes themselves, which costs
+    nothing beyond them. Layers must be chained in the order in which the model defines them, dense ones included;
+    ranks add up what they saw.
 
     "similarity" (CTRE_sim): the best by C are taken; those of them that were just dropped are refused and replaced by
     random positions. "sequential" (CTRE_seq): growth by C, just dropped or not, until ``switch``, and at random
@@ -47,6 +50,9 @@ class CTRE(Periodic):
         mode: "similarity" or "sequential".
         switch: share of the run from which "sequential" grows at random.
         noise: standard deviation of what breaks ties between |w|.
+        regrow: value of new weights: "uniform" in +-sqrt(6 / inputs), as in the published run; "normal", N(0, 0.1^2);
+            or "zero". In the sequential mode one that was just dropped goes on as it was.
+        activations: of which the cosines are: those of a "pass" at the update, or those of "training".
 
     Example:
         >>> CTRE(every=10).due(20, None)
@@ -57,6 +63,8 @@ class CTRE(Periodic):
     mode: Literal["similarity", "sequential"] = "similarity"
     switch: float = share(0.5)
     noise: float = 1e-5
+    regrow: Regrow = "uniform"
+    activations: Literal["pass", "training"] = "pass"
 
     @property
     def needs_total(self) -> bool:  # type: ignore[override]
@@ -86,6 +94,7 @@ class CTRE(Periodic):
         """
         linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
         following = dict(zip(linear, [*linear[1:], None], strict=True))
+        passes = correlation.Passes(model) if self.activations == "pass" else None
         seen = {}
         for layer in layers:
             module: Any = layer.module  # linear, as `check` has found
@@ -95,7 +104,7 @@ class CTRE(Periodic):
                     f"CTRE sees what leaves {layer.name} where it enters the next linear layer, but that takes "
                     f"{after.in_features} inputs where this one has {module.out_features} outputs. Exclude it"
                 )
-            seen[layer.name] = correlation.Correlation(layer.name, module, after, model)
+            seen[layer.name] = correlation.Correlation(layer.name, module, after, model, passes)
         return seen
 
     def update(self, moment: Moment) -> None:
@@ -115,7 +124,9 @@ class CTRE(Periodic):
         keep = kept(moment, layer, count, "magnitude", self.noise)
         before = layer.positions()
         grown = self._grown(moment, layer, observer.cosine().flatten(), before[keep], before[~keep])
-        layer.move(keep, grown)
+        goes_on = member(grown, before[~keep]) & (not moment.restart)
+        stays, new = keep | member(before, grown[goes_on]), grown[~goes_on]
+        layer.move(stays, new, initial_values(moment, layer, len(new), self.regrow))
         observer.clear()
 
     def _grown(self, moment: Moment, layer: SparseLayer, cosine: Tensor, staying: Tensor, dropped: Tensor) -> Tensor:

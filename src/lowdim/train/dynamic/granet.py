@@ -29,7 +29,8 @@ class GraNet(GradualMagnitude, Regrows):
         every: optimizer steps between updates.
         until: share of the run at which the target is reached.
         start: sparsity at the first step.
-        scope: "global", the paper's, or "layer".
+        scope: "global", the paper's; "uniform", its GraNet_uniform; or "layer"; see `GradualMagnitude`.
+        begin: t_0, share of the run before which nothing is pruned or regenerated.
         drop: zeta at the start.
         floor: zeta at the end.
         candidates: of the regeneration: "any" weight that is off, as in the paper, or only "new" or "live" ones; see
@@ -38,6 +39,8 @@ class GraNet(GradualMagnitude, Regrows):
     Example:
         >>> GraNet(every=10).due(100, 100), round(GraNet().share(50, 100), 4)
         (True, 0.2525)
+        >>> [round(GraNet(every=10, begin=0.2, until=0.6).sparsity(t, 100, 0.9), 5) for t in (20, 30, 40, 50, 60)]
+        [0.0, 0.52031, 0.7875, 0.88594, 0.9]
     """
 
     wants_gradient: ClassVar[bool] = True
@@ -47,8 +50,8 @@ class GraNet(GradualMagnitude, Regrows):
     candidates: Candidates = "any"
 
     def due(self, step: int, total: int | None) -> bool:
-        """Tell whether masks move at a step: every multiple of ``every``, to the end of the run."""
-        return step % self.every == 0
+        """Tell whether masks move at a step: every multiple of ``every`` from the beginning to the end of the run."""
+        return step % self.every == 0 and step >= self._first(total)
 
     def update(self, moment: Moment) -> None:
         """Prune, then regenerate."""

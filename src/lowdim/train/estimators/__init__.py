@@ -10,7 +10,7 @@ register(
     _E,
     "set-mlp",
     f"{_HERE}.setmlp:SetMLP",
-    title="Truly sparse multilayer perceptron",
+    title="Sparse evolutionary deep learning with over one million artificial neurons on commodity hardware",
     arxiv="1901.09181",
     year=2021,
 )
@@ -18,7 +18,7 @@ register(
     _E,
     "neurofs",
     f"{_HERE}.evolution:NeuronEvolution",
-    title="Feature selection by neuron evolution",
+    title="Supervised Feature Selection with Neuron Evolution in Sparse Neural Networks",
     arxiv="2303.07200",
     year=2023,
 )

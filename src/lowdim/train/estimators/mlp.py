@@ -42,6 +42,7 @@ class _SparseMLP(BaseEstimator):  # type: ignore[misc]
     epsilon: float = 20.0
     sparsity: float | None = None
     drop: float = 0.3
+    initial: str = "scaled"
     regrow: str = "normal"
     activation: str = "relu"
     slope: float = 0.6
@@ -49,6 +50,7 @@ class _SparseMLP(BaseEstimator):  # type: ignore[misc]
     learning_rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 2e-4
+    decay: str = "step"
     clip: float = 5.0
     batch_size: int = 128
     epochs: int = 100

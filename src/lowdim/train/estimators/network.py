@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -37,8 +38,10 @@ class SparseMLP(nn.Module):
         )
         gain = sqrt(3.0 if settings.activation == "tanh" else 6.0)  # Xavier's, He's: uniform, by the inputs kept
         with torch.no_grad():
-            for layer in self.sparse:
+            for number, layer in enumerate(self.sparse):
                 layer.values.mul_(gain)
+                if settings.initial == "normal":
+                    layer.values.normal_(0.0, 0.1, generator=generator(seed, "normal", f"layers.{number}"))
                 bias_of(layer).zero_()
         width = settings.hidden[-1]
         weight = torch.rand(outputs, width, generator=generator(seed, "values", "head"))
@@ -71,6 +74,18 @@ class SparseMLP(nn.Module):
         return output
 
 
+class DecayingSGD(torch.optim.SGD):
+    """SGD before each of whose steps weights lose the share ``decay`` of their group, whatever the learning rate."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take a step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.mul_(1.0 - group.get("decay", 0.0))
+        return super().step(closure)
+
+
 class Run:
     """A network in training: what `fit` goes through and `partial_fit` takes up again."""
 
@@ -82,9 +97,9 @@ class Run:
 
     def _sgd(self) -> torch.optim.SGD:
         s = self.settings
-        return torch.optim.SGD(
-            self.network.parameters(), lr=s.learning_rate, momentum=s.momentum, weight_decay=s.weight_decay
-        )
+        decay = {"decay": s.weight_decay} if s.decay == "step" else {"weight_decay": s.weight_decay}
+        group = {"params": list(self.network.parameters())} | decay
+        return DecayingSGD([group], lr=s.learning_rate, momentum=s.momentum)
 
     def epoch(self, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss) -> float:
         """Evolve if it is time, then train once through the batches; returns the mean loss of an example.

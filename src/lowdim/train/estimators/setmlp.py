@@ -18,7 +18,8 @@ class SetMLP(Settings):
 
     After every epoch but the last, each hidden layer's share ``drop`` of the weights nearest to zero, of either sign,
     makes room for as many at random places. Memory and time go with the connections: a million neurons train on a
-    laptop. The output layer is dense. `lowdim.train.SparseMLPClassifier` and ``SparseMLPRegressor`` are built on it.
+    laptop. The output layer is dense, where the paper's is sparse. `lowdim.train.SparseMLPClassifier` and
+    ``SparseMLPRegressor`` are built of it.
 
     Paper: "Sparse evolutionary deep learning with over one million artificial neurons on commodity hardware", Neural
     Computing and Applications 2021, arXiv 1901.09181. All-ReLU and importance pruning are of arXiv 2102.01732.
@@ -28,13 +29,17 @@ class SetMLP(Settings):
         epsilon: a hidden layer keeps epsilon * (inputs + outputs) weights, all of them if it has no more.
         sparsity: share of zeros over all hidden layers, spread as Erdos-Renyi; takes the place of ``epsilon``.
         drop: zeta, share of the weights of either sign that moves.
+        initial: the weights at first: "scaled", uniform in +-sqrt(6 / inputs kept), 3 instead of 6 for tanh; "normal",
+            N(0, 0.1^2), the paper's code.
         regrow: value of new weights: "normal", N(0, 0.1^2); "uniform" in +-sqrt(6 / inputs); "zero".
         activation: "relu"; "all-relu", whose slope below zero is -slope, +slope, -slope ... layer by layer; "tanh".
         slope: of all-relu below zero.
         dropout: share of hidden activations left out in training.
         learning_rate: of SGD.
         momentum: of SGD.
-        weight_decay: L2 penalty of SGD.
+        weight_decay: how strongly weights and biases are drawn to zero.
+        decay: "step", every step takes the share ``weight_decay`` off them, whatever the learning rate, as the paper's
+            code does; "l2", SGD's penalty, at a learning rate of 0.01 and a momentum of 0.9 ten times weaker.
         clip: largest norm of a step's gradient, which keeps features that are not scaled from blowing it up; the paper
             has none, which is inf.
         batch_size: examples of a step; more than there are means all.
@@ -53,13 +58,15 @@ class SetMLP(Settings):
     epsilon: float = within(20.0, above=0)
     sparsity: float | None = within(None, least=0, below=1)
     drop: float = share(0.3)
+    initial: Literal["scaled", "normal"] = "scaled"
     regrow: Regrow = "normal"
     activation: Literal["relu", "all-relu", "tanh"] = "relu"
     slope: float = 0.6
     dropout: float = within(0.0, least=0, below=1)
     learning_rate: float = within(0.01, above=0)
     momentum: float = within(0.9, least=0, below=1)
-    weight_decay: float = within(2e-4, least=0)
+    weight_decay: float = within(2e-4, least=0, below=1)
+    decay: Literal["step", "l2"] = "step"
     clip: float = within(5.0, above=0)
     batch_size: int = count(128)
     epochs: int = count(100)

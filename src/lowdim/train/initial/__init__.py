@@ -32,7 +32,7 @@ register(
     _I,
     "grasp",
     f"{_HERE}.grasp:GraSP",
-    title="GraSP: Picking Winning Tickets Before Training by Preserving Gradient Flow",
+    title="Picking Winning Tickets Before Training by Preserving Gradient Flow",
     arxiv="2002.07376",
     year=2020,
 )
@@ -40,7 +40,7 @@ register(
     _I,
     "synflow",
     f"{_HERE}.synflow:SynFlow",
-    title="SynFlow: Pruning neural networks without any data by iteratively conserving synaptic flow",
+    title="Pruning neural networks without any data by iteratively conserving synaptic flow",
     arxiv="2006.05467",
     year=2020,
 )
@@ -48,9 +48,25 @@ register(
     _I,
     "npb",
     f"{_HERE}.npb:NPB",
-    title="NPB: Towards Data-Agnostic Pruning At Initialization: What Makes a Good Sparse Mask?",
+    title="Towards Data-Agnostic Pruning At Initialization: What Makes a Good Sparse Mask?",
     year=2023,
     page="https://openreview.net/forum?id=xdOoCWCYaY",
+)
+register(
+    _I,
+    "ramanujan",
+    f"{_HERE}.ramanujan:RamanujanMasks",
+    title="Revisiting Pruning at Initialization Through the Lens of Ramanujan Graph",
+    year=2023,
+    page="https://openreview.net/forum?id=uVcDssQff_",
+)
+register(
+    _I,
+    "full-spectrum",
+    f"{_HERE}.full_spectrum:FullSpectrumMasks",
+    title="A reading of Don't just prune by magnitude! Your mask topology is a secret weapon",
+    year=2023,
+    page="https://papers.nips.cc/paper_files/paper/2023/hash/cd5404354496e39d37b7947d8a0d7b72-Abstract-Conference.html",
 )
 register(
     _I,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lowdim.core.allocation import counts_for
 from lowdim.core.errors import RecipeError
 from lowdim.core.settings import Settings, check_sparsity
 from lowdim.core.topk import keep_top, keep_top_across
@@ -28,6 +29,12 @@ class Start:
     loss: Loss | None
     seed: int
 
+    def counts(self, allocation: Any, sparsity: float) -> dict[str, int]:
+        """Return how many weights each layer keeps by an allocation of shapes alone."""
+        from lowdim.models.walk.selection import ends
+
+        return counts_for(shapes_of(self.weights), allocation, sparsity, ends(self.model))
+
 
 @dataclass(frozen=True)
 class Initialisation(Settings, ABC):
@@ -39,6 +46,11 @@ class Initialisation(Settings, ABC):
     """
 
     needs: ClassVar[str] = "nothing"
+
+    @property
+    def takes_classifier(self) -> bool:
+        """Whether the classifier is part of the budget, as an allocation may have it."""
+        return False
 
     def masks(
         self,
@@ -88,7 +100,7 @@ class Initialisation(Settings, ABC):
         if self.needs != "nothing" and data is None:
             wanted = {"batches": "batches (inputs, targets)", "example": "an example input"}[self.needs]
             raise RecipeError(f"{type(self).__name__} needs {wanted} as its second argument; got none")
-        weights = select(model, include, exclude)
+        weights = select(model, include, exclude, classifier=self.takes_classifier)
         for name, weight in weights.items():
             if hasattr(weight, "device_mesh"):
                 raise RecipeError(

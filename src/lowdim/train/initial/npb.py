@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lowdim.core.allocation import counts_for
+from lowdim.core.allocation import parse
 from lowdim.core.budget import apportion
 from lowdim.core.lazy import torch
 from lowdim.core.random import derive_seed, generator
 from lowdim.core.settings import count, share, within
-from lowdim.train.initial.base import Initialisation, Start, shapes_of
+from lowdim.train.initial.base import Initialisation, Start
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -39,10 +39,12 @@ class NPB(Initialisation):
     Args:
         alpha: share of nodes against paths, from 0 to 1.
         beta: weight of the spread over many kernels.
-        max_kernel: most weights in one kernel, unless the layer's count needs more; the first layer has no limit.
+        max_kernel: most weights in one kernel, after the repair too, unless the layer's count needs more; the first
+            layer has no limit.
         allocation: how the budget is spread over the layers, as for `RandomMasks`.
         solver: "greedy", or "milp" for the integer programme of the paper, by SciPy's HiGHS.
-        chunk: output channels per integer programme; larger layers are split, as the authors do.
+        chunk: output channels that are solved at once; larger layers are split, as the authors do. None is 32 for
+            "milp", and all of them for "greedy", which needs no splitting.
 
     Paper: "Towards Data-Agnostic Pruning At Initialization: What Makes a Good Sparse Mask?", NeurIPS 2023.
 
@@ -60,11 +62,16 @@ class NPB(Initialisation):
     max_kernel: int = count(9)
     allocation: Any = "erk"
     solver: Solver = "greedy"
-    chunk: int = count(32)
+    chunk: int | None = count(None)
+
+    @property
+    def takes_classifier(self) -> bool:
+        """Whether the allocation counts the classifier."""
+        return parse(self.allocation).takes_classifier
 
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
         """Return the masks."""
-        return balanced(self, start, counts_for(shapes_of(start.weights), self.allocation, sparsity))
+        return balanced(self, start, start.counts(self.allocation, sparsity))
 
 
 def balanced(method: NPB, start: Start, counts: Mapping[str, int]) -> dict[str, Tensor]:
@@ -78,9 +85,9 @@ def balanced(method: NPB, start: Start, counts: Mapping[str, int]) -> dict[str, 
         for module in flow.net.modules()
         if isinstance(module, (torch.nn.Linear, *paths.CONVOLUTIONS, *paths.TRANSPOSED)) or _is_conv1d(module)
     }
-    handles = []
+    handles, limits = [], dict.fromkeys(flow.weights, 0)
     for name, weight in flow.weights.items():
-        place = _Placing(method, start.seed, name, counts[name], weight, masks)
+        place = _Placing(method, start.seed, name, counts[name], weight, masks, limits)
         if id(weight) in owners:
             handles.append(owners[id(weight)].register_forward_pre_hook(place))
         else:
@@ -91,8 +98,8 @@ def balanced(method: NPB, start: Start, counts: Mapping[str, int]) -> dict[str, 
         handle.remove()
     for name, weight in flow.weights.items():  # a layer that the forward pass never reached
         if name not in masks:
-            _Placing(method, start.seed, name, counts[name], weight, masks)(owners[id(weight)], ())
-    linear = {name for name, weight in flow.weights.items() if id(weight) in owners}
+            _Placing(method, start.seed, name, counts[name], weight, masks, limits)(owners[id(weight)], ())
+    linear = {name: limits[name] for name, weight in flow.weights.items() if id(weight) in owners}
     repaired = paths.repair(flow, masks, linear, start.seed)
     return {name: repaired[name].to(start.weights[name].device) for name in start.weights}
 
@@ -100,9 +107,18 @@ def balanced(method: NPB, start: Start, counts: Mapping[str, int]) -> dict[str, 
 class _Placing:
     """A hook that masks its module's weight the moment its input is known."""
 
-    def __init__(self, method: NPB, seed: int, name: str, count: int, weight: Tensor, masks: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        method: NPB,
+        seed: int,
+        name: str,
+        count: int,
+        weight: Tensor,
+        masks: dict[str, Tensor],
+        limits: dict[str, int],
+    ) -> None:
         self.method, self.seed, self.name, self.count = method, seed, name, count
-        self.weight, self.masks = weight, masks
+        self.weight, self.masks, self.limits = weight, masks, limits
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         from lowdim.train.initial import paths
@@ -115,7 +131,9 @@ class _Placing:
         groups = getattr(module, "groups", 1) if not transposed else 1
         arriving = paths.arriving(module, args) if args else torch.ones(kernels.shape[1] * groups)
         method = self.method
-        limit = kernels.shape[2] if not self.masks else min(method.max_kernel, kernels.shape[2])
+        outs, ins, size = kernels.shape
+        limit = max(size if not self.masks else min(method.max_kernel, size), -(-self.count // max(1, outs * ins)))
+        self.limits[self.name] = limit
         mask = _place(method, kernels.shape, arriving.cpu(), groups, limit, self.count, self.seed, self.name)
         mask = mask.reshape(weight.shape).to(self.weight.device)
         self.masks[self.name] = (mask.transpose(0, 1) if transposed else mask).contiguous()
@@ -145,8 +163,7 @@ def _place(
     shares = apportion([1.0] * groups, count, [parts * ins * size] * groups)
     made = []
     for part, kept in zip(arriving.reshape(groups, ins).double().numpy(), shares, strict=True):
-        least = -(-kept // (parts * ins)) if parts * ins else 0
-        problem = solvers.Problem(part, parts, max(limit, least), kept, method.alpha, method.beta)
+        problem = solvers.Problem(part, parts, limit, kept, method.alpha, method.beta)
         made.append(torch.from_numpy(solvers.solve(problem, method.solver, method.chunk, numbers)))
     return _inside(torch.cat(made), size, drawn)
 

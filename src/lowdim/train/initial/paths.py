@@ -39,34 +39,53 @@ def arriving(module: nn.Module, args: tuple[Any, ...]) -> Tensor:
     return x.reshape(-1, x.shape[-1]).sum(0)
 
 
-def repair(flow: Flow, masks: dict[str, Tensor], linear: set[str], seed: int) -> dict[str, Tensor]:
+def repair(flow: Flow, masks: dict[str, Tensor], limits: Mapping[str, int], seed: int) -> dict[str, Tensor]:
     """Move weights that lie on no path to the places of their layer where most paths pass.
 
-    A move adds paths, removes none, and may open places in other layers, so it is repeated until nothing moves.
+    A move adds paths and takes none away, and may open places in other layers; so again, until nothing moves.
+
+    Args:
+        flow: a copy of the network in which every weight is 1.
+        masks: of its weights.
+        limits: the most weights that a kernel may hold, by name of the weights that are moved.
+        seed: of what is drawn.
     """
     while True:
         flow.set({name: mask.double() for name, mask in masks.items()})
         total, gradients = flow.gradients()
         repaired = dict(masks)
-        for name in linear:
+        for name, limit in limits.items():
             mask, passing = masks[name], gradients[name]
             if float((passing * mask).sum()) > _TINY_SHARE * total:
-                repaired[name] = _moved(mask, passing, generator(seed, "repair", name))
+                repaired[name] = _moved(mask, passing, limit, generator(seed, "repair", name))
         if all(repaired[name] is masks[name] for name in masks):
             return masks
         masks = repaired
 
 
-def _moved(mask: Tensor, passing: Tensor, drawn: Generator) -> Tensor:
-    """Return a layer's mask with its idle weights moved, as far as there is room; the mask itself if nothing moves."""
+def _moved(mask: Tensor, passing: Tensor, limit: int, drawn: Generator) -> Tensor:
+    """Return a layer's mask with its idle weights moved, as far as there are places; itself if nothing moves."""
     idle = (mask & ~(passing > 0)).reshape(-1).nonzero().flatten()
     better = (~mask & (passing > 0)).reshape(-1).nonzero().flatten()
+    if not len(idle):
+        return mask
+    better = better[torch.randperm(len(better), generator=drawn).to(better.device)]
+    better = better[passing.reshape(-1)[better].argsort(descending=True, stable=True)]
+    kernels = mask.reshape(mask.shape[0] * mask.shape[1], -1)
+    kernel = better // kernels.shape[1]
+    better = better[_turn(kernel) < (limit - kernels.sum(1))[kernel]]
     moved = min(len(idle), len(better))
     if not moved:
         return mask
-    better = better[torch.randperm(len(better), generator=drawn).to(better.device)]
-    best = passing.reshape(-1)[better].argsort(descending=True, stable=True)[:moved]
     flat = mask.reshape(-1).clone()
     flat[idle[:moved]] = False
-    flat[better[best]] = True
+    flat[better[:moved]] = True
     return flat.reshape(mask.shape)
+
+
+def _turn(values: Tensor) -> Tensor:
+    """Return how many equal values come before each, int64."""
+    ordered, place = values.sort(stable=True)
+    turn = torch.empty_like(place)
+    turn[place] = torch.arange(len(values), device=values.device) - torch.searchsorted(ordered, ordered)
+    return turn

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lowdim.core.allocation import counts_for
+from lowdim.core.allocation import counts_for, parse
 from lowdim.core.lazy import torch
 from lowdim.core.random import generator
 from lowdim.core.transition import draw
@@ -38,9 +38,15 @@ class RandomMasks(Initialisation):
 
     allocation: Any = "erk"
 
+    @property
+    def takes_classifier(self) -> bool:
+        """Whether the allocation counts the classifier."""
+        return parse(self.allocation).takes_classifier
+
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
         """Draw masks on the weights' devices."""
-        masks = self.draw(shapes_of(start.weights), sparsity, start.seed)
+        counts = start.counts(self.allocation, sparsity)
+        masks = draw_counts(shapes_of(start.weights), counts, start.seed)
         return {name: mask.to(start.weights[name].device) for name, mask in masks.items()}
 
     def draw(self, shapes: Mapping[str, Sequence[int]], sparsity: float, seed: int = 0) -> dict[str, Tensor]:

@@ -56,12 +56,18 @@ class Problem:
         return self.node * nodes + paths + self.kernel * int((counts > 0).sum())
 
 
-def solve(problem: Problem, solver: str, chunk: int, drawn: np.random.Generator) -> Counts:
-    """Return the weights per kernel, int [outs, ins], that sum to the problem's count."""
+def solve(problem: Problem, solver: str, chunk: int | None, drawn: np.random.Generator) -> Counts:
+    """Return the weights per kernel, int [outs, ins], that sum to the problem's count.
+
+    Args:
+        problem: of a layer.
+        solver: "greedy" or "milp".
+        chunk: outputs solved at once; None is all of them for "greedy", 32 for "milp".
+        drawn: source of randomness.
+    """
     if problem.count == 0 or problem.outs * len(problem.paths) == 0:
         return np.zeros((problem.outs, len(problem.paths)), dtype=np.int64)
-    if solver == "greedy":
-        return greedy(problem, drawn)
+    chunk = chunk or (problem.outs if solver == "greedy" else 32)
     sizes = [min(chunk, problem.outs - at) for at in range(0, problem.outs, chunk)]
     room = len(problem.paths) * problem.limit
     counts = apportion([float(size) for size in sizes], problem.count, [size * room for size in sizes])
@@ -69,7 +75,7 @@ def solve(problem: Problem, solver: str, chunk: int, drawn: np.random.Generator)
         Problem(problem.paths, size, problem.limit, count, problem.alpha, problem.beta)
         for size, count in zip(sizes, counts, strict=True)
     ]
-    return np.concatenate([milp(part) for part in parts])
+    return np.concatenate([greedy(part, drawn) if solver == "greedy" else milp(part) for part in parts])
 
 
 def greedy(problem: Problem, drawn: np.random.Generator) -> Counts:

@@ -36,7 +36,8 @@ def replace(
         layer: whose mask moves.
         count: units to drop; fewer if fewer than that could be grown.
         drop: "magnitude", the smallest |w|; "sign-count", as many of either sign; "taylor", the smallest (w g)^2.
-        grow: "random"; "unfired", those never active first; "gradient", the largest |dense gradient|.
+        grow: "random"; "unfired", those never active first; "gradient", the largest |dense gradient|; "momentum", the
+            largest of what the method's observers have gathered.
         candidates: "any" inactive unit, those just dropped included; "new" ones alone; or "live" ones, of outputs that
             keep a weight, as long as there are some.
         regrow: the value of grown weights: "zero", "normal" N(0, 0.1^2), or "uniform" in +-sqrt(6 / inputs).
@@ -67,7 +68,10 @@ def exchange(
         grown = union(some, rest)
     else:
         grown = grown_by(moment, layer, count, excluded, grow)
-    layer.move(keep, grown, initial_values(moment, layer, len(grown), regrow))
+    values = initial_values(moment, layer, len(grown), regrow)
+    if values is None and moment.restart:
+        values = torch.zeros(len(grown))
+    layer.move(keep, grown, values)
 
 
 def _of_empty_outputs(layer: SparseLayer, staying: Tensor) -> Tensor:
@@ -113,6 +117,8 @@ def grown_by(moment: Moment, layer: SparseLayer, count: int, excluded: Tensor, g
     """Choose ``count`` units to grow, none of them ``excluded``; int64, ascending."""
     if grow == "gradient":
         return layer.top_gradient(count, excluded)
+    if grow == "momentum":
+        return layer.top(moment.observers[layer.name].sizes(), count, excluded)
     generator = moment.generator(layer, "grow")
     if grow == "unfired":
         return _unfired(moment, layer, count, excluded, generator)

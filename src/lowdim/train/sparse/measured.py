@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from lowdim.core.allocation import Allocation, AllocationResult, LayerInfo, Scan, ScannedLayer
 from lowdim.core.allocation.base import by_block
+from lowdim.core.allocation.by_shape import end_of
 from lowdim.core.errors import RecipeError
 from lowdim.core.statistics import InputStatistics
 from lowdim.models.walk.blocks import evaluating
-from lowdim.models.walk.selection import Weight, inputs_first, plain_name, weights
+from lowdim.models.walk.selection import Weight, ends, inputs_first, plain_name, weights
 from lowdim.train.initial.base import Start
 from lowdim.train.initial.gradients import batches_of, outputs_of, untouched
 
@@ -26,6 +27,11 @@ class Measured(Allocation):
 
     inner: Allocation
     blocks: tuple[tuple[ScannedLayer, ...], ...]
+
+    @property
+    def takes_classifier(self) -> bool:  # type: ignore[override]
+        """Whether the one measured does."""
+        return self.inner.takes_classifier
 
     def allocate(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> AllocationResult:
         """Return the sparsities.
@@ -72,7 +78,8 @@ def measured(
         >>> [layer.info.name for block in allocation.blocks for layer in block]
         ['0.weight', '2.weight']
     """
-    chosen = {w.name: w for w in weights(model, include, exclude) if not w.dense}
+    takes = allocation.takes_classifier
+    chosen = {w.name: w for w in weights(model, include, exclude, classifier=takes) if not w.dense}
     layers = layers_in(model, {name: tuple(w.parameter.shape) for name, w in chosen.items()})
     start = Start(model, {name: w.parameter for name, w in chosen.items()}, data, None, 0)
     with _listening(chosen) as statistics, untouched(model, 0), evaluating(model), torch.no_grad():
@@ -128,11 +135,11 @@ def layers_in(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[L
     """
     lists = [plain_name(f"{name}.") for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     numbers: dict[str, int] = {}
-    layers = []
+    layers, known = [], ends(model)
     for name, shape in shapes.items():
         outer = min((each for each in lists if name.startswith(each)), key=len, default="")
         home = outer + name[len(outer) :].split(".")[0] if outer else name
-        layers.append(LayerInfo(name, numbers.setdefault(home, len(numbers)), shape))
+        layers.append(LayerInfo(name, numbers.setdefault(home, len(numbers)), shape, end_of(name, known)))
     return layers
 
 

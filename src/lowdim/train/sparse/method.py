@@ -39,6 +39,11 @@ class Method(Settings):
         """Return the sparsity at the start of a run that ends with ``sparsity``."""
         return sparsity
 
+    @property
+    def wants_every_gradient(self) -> bool:
+        """Whether it looks at the gradient of weights that are off at every step, not at updates alone."""
+        return False
+
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether masks move at a step."""
         return False

@@ -29,6 +29,7 @@ class Moment:
         seed: of the run.
         memory: what the method remembers between updates; tensors, numbers and strings, saved with the run.
         observers: what `Method.observers` returned.
+        restart: whether a weight that is dropped and grown again at once starts anew, instead of going on as it was.
     """
 
     step: int
@@ -39,6 +40,7 @@ class Moment:
     seed: int
     memory: dict[str, Any] = field(default_factory=dict)
     observers: Mapping[str, Any] = field(default_factory=dict)
+    restart: bool = False
 
     def generator(self, layer: SparseLayer, purpose: str) -> Generator:
         """Return the random numbers of one purpose, which depend on seed, step and the layer's name alone."""

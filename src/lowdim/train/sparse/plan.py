@@ -18,7 +18,7 @@ from lowdim.core.random import generator
 from lowdim.core.recipe.which import choose
 from lowdim.core.topk import keep_top_rows
 from lowdim.core.transition import draw
-from lowdim.models.walk.selection import Weight, inputs_first, plain_name, shares_memory, weights
+from lowdim.models.walk.selection import Weight, ends, inputs_first, plain_name, shares_memory, weights
 from lowdim.nn.csr.linear import CSRLinear
 from lowdim.train.sparse.csr import CSRLayer
 from lowdim.train.sparse.distributed import local
@@ -109,7 +109,8 @@ def build(request: Request) -> LayerPlan:
 
 def _chosen(request: Request) -> list[Weight]:
     if request.masks is None:
-        return weights(request.model, request.include, request.exclude)
+        classifier = request.allocation.takes_classifier
+        return weights(request.model, request.include, request.exclude, classifier=classifier)
     found = weights(request.model, ["*"] if request.include is None else request.include, request.exclude)
     known = [w.name for w in found if not w.dense]
     for name in request.masks:
@@ -192,7 +193,7 @@ def truly_sparse(request: Request) -> LayerPlan | None:
     targets = {layer.name: layer.kept for layer in layers}
     if request.sparsity is not None:
         shapes = {layer.name: layer.shape for layer in layers}
-        wanted = counts_for(shapes, request.allocation, request.sparsity)
+        wanted = counts_for(shapes, request.allocation, request.sparsity, ends(request.model))
         if not request.method.changes_density and sum(wanted.values()) != sum(targets.values()):
             raise RecipeError(
                 f"the CSRLinear layers keep {sum(targets.values())} weights; {type(request.method).__name__} leaves "

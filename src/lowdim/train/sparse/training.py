@@ -97,6 +97,7 @@ class SparseTraining(Rider):
             self._explored[layer.name].add(layer.positions())
         self._memory: dict[str, Any] = {}
         self._shake, self._pending, self._replaced = 0.0, False, False
+        self._restart = False
         self._agree = ranks_agree(model)
         self._observers = method.observers(model, self.optimizer, self.layers, total_steps)
         self._ride = Ride.board(self.optimizer, self)
@@ -152,17 +153,21 @@ class SparseTraining(Rider):
 
     # ---------------------------------------------------------------- what users do
 
-    def shake(self, fraction: float) -> None:
+    def shake(self, fraction: float, *, restart: bool = False) -> None:
         """Ask for one drop-and-grow of ``fraction`` of the active weights at the next optimizer step.
 
         It comes whatever the method's schedule says, and in place of a scheduled update of that step.
+
+        Args:
+            fraction: of the active weights of every layer.
+            restart: whether weights that are dropped and grown again at once lose their value and optimizer state.
 
         Raises:
             RecipeError: the fraction is not in (0, 1].
         """
         if not 0.0 < fraction <= 1.0:
             raise RecipeError(f"fraction must be above 0 and at most 1; got {fraction!r}")
-        self._shake = float(fraction)
+        self._shake, self._restart = float(fraction), restart
         self._watch(self.step + 1)
 
     def apply_(self, module: nn.Module) -> None:
@@ -187,6 +192,7 @@ class SparseTraining(Rider):
             "recipe": self._recipe(),
             "step": self.step,
             "shake": self._shake,
+            "restart": self._restart,
             "masks": {layer.name: layer.state() for layer in self.layers},
             "explored": {name: seen.state() for name, seen in self._explored.items()},
             "memory": dict(self._memory),
@@ -214,6 +220,7 @@ class SparseTraining(Rider):
         for name, observer in self._observers.items():
             observer.load_state_dict(state["observers"][name])
         self.step, self._shake, self._memory = state["step"], state["shake"], dict(state["memory"])
+        self._restart = state.get("restart", False)
         self.history = list(state["history"])
         self._watch(self.step + 1)
 
@@ -264,7 +271,9 @@ class SparseTraining(Rider):
         return bool(self._shake) or self.method.due(step, self.total_steps)
 
     def _looks(self, step: int) -> bool:
-        """Tell whether it looks at the dense gradient when it moves them."""
+        """Tell whether it looks at the dense gradient of a step, as most methods do when they move masks."""
+        if self.method.wants_every_gradient:
+            return True
         return bool(self._shake) or (self.method.wants_gradient and self._moves(step))
 
     def _watch(self, step: int) -> None:
@@ -294,6 +303,7 @@ class SparseTraining(Rider):
             self.seed,
             self._memory,
             self._observers,
+            bool(self._shake) and self._restart,
         )
         if self._shake:
             self.method.shake(moment, self._shake)

@@ -11,7 +11,8 @@ register(
     _M,
     "free-tickets",
     f"{_HERE}.freetickets:FreeTickets",
-    title="FreeTickets: an ensemble from one sparse run",
+    title="Deep Ensembling with No Overhead for either Training or Testing: The All-Round Blessings of Dynamic "
+    "Sparsity",
     arxiv="2106.14568",
     year=2022,
 )
@@ -19,7 +20,7 @@ register(
     _M,
     "sup-tickets",
     f"{_HERE}.suptickets:SupTickets",
-    title="Sup-tickets: cheap tickets superposed",
+    title="Superposing Many Tickets into One: A Performance Booster for Sparse Neural Network Training",
     arxiv="2205.15322",
     year=2022,
 )
@@ -27,7 +28,7 @@ register(
     _M,
     "instant-soup",
     f"{_HERE}.instant:InstantSoup",
-    title="Instant Soup: weak masks merged",
+    title="Instant Soup: Cheap Pruning Ensembles in A Single Pass Can Draw Lottery Tickets from Large Models",
     arxiv="2306.10460",
     year=2023,
 )

@@ -67,7 +67,7 @@ class TicketCollector:
         if phase.end < self.plan.total_steps:
             following = self.plan.phase(phase.end)
             if following.shake:
-                self._training.shake(following.shake)
+                self._training.shake(following.shake, restart=following.restart)
 
     def _take(self, phase: Phase, score: float | None) -> None:
         held = self._training

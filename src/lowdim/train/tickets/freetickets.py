@@ -21,7 +21,8 @@ class FreeTickets(Settings):
     - steps 0 .. T_e: the base learning rate, dynamic sparse training at its ordinary pace;
     - refinement i = 0 .. M - 1, steps T_e + i L .. T_e + (i + 1) L: rate times ``refine`` in its first half and
       times ``final`` in its second; the weights of best validation score inside it are ticket i;
-    - before each refinement but the first, one drop-and-grow of the share ``shake`` of each layer's weights.
+    - before each refinement but the first, one drop-and-grow of the share ``shake`` of each layer's weights. All that
+      is dropped starts anew, from zero and with an optimizer state of zero, even where it grows again at once.
 
     Prediction is the mean of the tickets' probabilities (``ensemble``). For the other form of the paper, M
     independent runs, see ``independent_tickets``.
@@ -70,7 +71,8 @@ class FreeTickets(Settings):
         rate = [constant(0, explored, 1.0)]
         for index in range(refinements):
             start, middle, end = edges[2 * index : 2 * index + 3]
-            phases.append(Phase(f"refine {index}", start, end, self.shake if index else 0.0, "best"))
+            shake = self.shake if index else 0.0
+            phases.append(Phase(f"refine {index}", start, end, shake, "best", restart=shake > 0))
             rate += [constant(start, middle, self.refine), constant(middle, end, self.final)]
         return TicketPlan(tuple(phases), present(rate))
 

@@ -18,6 +18,7 @@ class Phase:
         end: steps done when it ends; weights after t steps belong to it when start < t <= end.
         shake: share of each layer's active weights dropped and grown once, at its first step; 0 for none.
         pick: which weights become its ticket: "none", "best" validation score, or "last".
+        restart: whether connections that are dropped and grown again at once lose their value and optimizer state.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Phase:
     end: int
     shake: float = 0.0
     pick: str = "none"
+    restart: bool = False
 
 
 @dataclass(frozen=True)
