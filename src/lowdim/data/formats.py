@@ -23,12 +23,12 @@ from lowdim.data.text import Document
 
 SEPARATOR = "\n\n"
 
-_F, _HERE = "format", "lowdim.data.formats"
+_C, _HERE = "calibration", "lowdim.data.formats"
 _TITLE = "Is C4 Dataset Optimal for Pruning? An Investigation of Calibration Data for LLM Pruning"
-register(_F, "text", f"{_HERE}:Text", title="Random windows of prose")
-register(_F, "zero", f"{_HERE}:Zero", title=_TITLE, arxiv="2410.07461", year=2024)
-register(_F, "single", f"{_HERE}:Single", title=_TITLE, arxiv="2410.07461", year=2024)
-register(_F, "concat", f"{_HERE}:Concat", title=_TITLE, arxiv="2410.07461", year=2024)
+register(_C, "text", f"{_HERE}:Text", title="Random windows of prose")
+register(_C, "zero", f"{_HERE}:Zero", title=_TITLE, arxiv="2410.07461", year=2024)
+register(_C, "single", f"{_HERE}:Single", title=_TITLE, arxiv="2410.07461", year=2024)
+register(_C, "concat", f"{_HERE}:Concat", title=_TITLE, arxiv="2410.07461", year=2024)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Layout:
     bos: tokens.Bos = "tokenizer"
 
     def __post_init__(self) -> None:
-        known = registry.names("format")
+        known = registry.names(_C)
         if self.format not in known:
             raise DataError(f"unknown calibration format {self.format!r}. {suggest(self.format, known)}")
         if self.padding not in ("left", "right"):
@@ -54,14 +54,14 @@ class Layout:
             if value is not None and value < 1:
                 raise DataError(f"{name} must be at least 1; got {value}")
         for name, given in (("rationale", self.rationale), ("in_context", self.in_context is not None)):
-            allowed = [each for each in known if name in registry.find("format", each).settings()]
+            allowed = [each for each in known if name in registry.find(_C, each).settings()]
             if given and self.format not in allowed:
                 raise DataError(f"{name} works with format {' or '.join(allowed)}; got format {self.format!r}")
 
     @property
     def arrangement(self) -> Format:
         """The format with its settings."""
-        cls: type[Format] = registry.find("format", self.format).load()
+        cls: type[Format] = registry.find(_C, self.format).load()
         return cls(**{field.name: getattr(self, field.name) for field in fields(cls)})
 
 
