@@ -22,8 +22,9 @@ from lowdim.prune.engine import Engine
 from lowdim.prune.recipe import Recipe
 
 KINDS = ("score", "repair", "allocation", "pattern", "refine")
-SHAPES = {"q": (16, 16), "k": (8, 16), "v": (8, 16), "o": (16, 16), "up": (24, 16), "gate": (24, 16), "down": (16, 24)}
-NAMES = {"up": "mlp.up_proj", "gate": "mlp.gate_proj", "down": "mlp.down_proj"}
+SHAPES = {"q": (16, 16), "k": (8, 16), "v": (8, 16), "o": (16, 16), "up": (24, 16), "down": (16, 24)}
+NAMES = {"up": "mlp.up_proj", "down": "mlp.down_proj"}
+PRUNED = [f"model.layers.0.{name}" for name in ("self_attn.o_proj", "mlp.down_proj")]
 CONFIG = SimpleNamespace(num_attention_heads=4, num_key_value_heads=2, hidden_size=16, head_dim=4)
 INPUTS = {width: one.inputs(64, width) for width in (16, 24)}
 
@@ -54,7 +55,7 @@ OTHER: dict[str, list[Any]] = {
     "pattern.gates": [2],
     "refine.max_cycles": [1],
     "refine.threshold": [50.0, 500.0],
-    "refine.power": [0.0],
+    "refine.power": [0.0, 4.0],
 }
 
 
@@ -84,7 +85,7 @@ def evidence(info: LayerInfo) -> Evidence:
 
 
 def outcome(recipe: Recipe) -> dict[str, Tensor]:
-    """Return what the recipe makes of the first block, and what it lets each layer of both keep."""
+    """Return what the recipe makes of two layers, and what it lets each layer of two blocks keep."""
     shares = recipe.pattern.allocate(recipe.allocation, LAYERS, recipe.target, lambda: scan(recipe)).sparsities
     plan = budgets(LAYERS, shares, recipe.legal)
     made = {f"keep {name}": torch.tensor(budget.keep) for name, budget in plan.items()}
@@ -94,7 +95,7 @@ def outcome(recipe: Recipe) -> dict[str, Tensor]:
     if recipe.pattern.joint:
         scores = {info.name: recipe.score.scores(WEIGHTS[info.name], evidence(info)) for info in first}
         masks = recipe.pattern.joint_masks(scores, CONFIG, {name: plan[name].keep for name in scores})
-    for info in first:
+    for info in (each for each in first if each.name in PRUNED):
         layer = one.layer(WEIGHTS[info.name], info.name)
         inputs = evidence(info).inputs
         assert inputs is not None
@@ -116,15 +117,19 @@ def build(chosen: Mapping[str, Any]) -> Recipe | None:
         return None
 
 
-def combinations(full: bool) -> list[dict[str, Any]]:
-    """Return choices of five words; without ``full`` those that differ from the defaults in three at most."""
-    usual = {"score": "wanda", "repair": "none", "allocation": "uniform", "pattern": "unstructured", "refine": "none"}
-    made = []
-    for chosen in itertools.product(*map(words, KINDS)):
-        named = dict(zip(KINDS, chosen, strict=True))
-        if full or sum(named[kind]["name"] != usual[kind] for kind in KINDS) <= 3:
-            made.append(named)
-    return made
+USUAL = {"score": "wanda", "repair": "none", "allocation": "uniform", "pattern": "unstructured", "refine": "none"}
+SWEPT = USUAL | {"score": "obs", "repair": "sparsegpt"}
+REFINED = USUAL | {"refine": "dsnot"}
+
+
+def combinations(*near: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return all choices of five words, or those that differ from one of the given in a single word at most."""
+    every = [dict(zip(KINDS, chosen, strict=True)) for chosen in itertools.product(*map(words, KINDS))]
+    return [
+        each
+        for each in every
+        if not near or any(sum(each[kind]["name"] != usual[kind] for kind in KINDS) < 2 for usual in near)
+    ]
 
 
 def silent(chosen: dict[str, Any]) -> list[str]:
@@ -148,7 +153,7 @@ def others(kind: str, name: str, value: Any) -> list[Any]:
     if kind == "allocation" and name in ("pooling", "mapping"):
         return ["layer"]
     if name == "estimator":
-        return ["median", "xmin_mid", "fix_finger"]
+        return ["none", "xmin_mid"]
     return OTHER[f"{kind}.{name}"]
 
 
@@ -156,13 +161,38 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return all(torch.allclose(one[name].double(), other[name].double(), rtol=1e-4, atol=1e-6) for name in one)
 
 
-def test_zz() -> None:
-    import time
-    t = time.time()
-    every = combinations(False)
-    print(len(every), sum(build(c) is not None for c in every), time.time() - t)
-    t = time.time()
-    for c in every[:60]:
-        s = silent(c)
-        if s: print({k: v["name"] for k, v in c.items()}, s)
-    print(time.time() - t)
+def told(chosen: dict[str, Any]) -> str:
+    return " ".join(word["name"] for word in chosen.values())
+
+
+@pytest.mark.parametrize("chosen", combinations(USUAL, SWEPT, REFINED), ids=told)
+def test_every_accepted_setting_changes_something(chosen: dict[str, Any]) -> None:
+    assert silent(chosen) == []
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("chosen", combinations(), ids=told)
+def test_every_accepted_setting_changes_something_in_every_combination(chosen: dict[str, Any]) -> None:
+    assert silent(chosen) == []
+
+
+def in_turn(score: str, repair: str, refine: str) -> tuple[Recipe | None, Recipe]:
+    """Return a recipe that takes statistics in turn, None if it is refused, and the same block by block."""
+    chosen = {"score": score, "repair": repair, "refine": refine}
+    try:
+        return tiny.recipe(**chosen, sequential="true"), tiny.recipe(**chosen)
+    except RecipeError:
+        return None, tiny.recipe(**chosen)
+
+
+@pytest.mark.parametrize("refine", registry.names("refine"))
+@pytest.mark.parametrize("repair", ["none", "sparsegpt"])
+@pytest.mark.parametrize("score", registry.names("score"))
+def test_statistics_in_turn_change_something_or_are_refused(score: str, repair: str, refine: str) -> None:
+    asked, usual = in_turn(score, repair, refine)
+    if asked is None:
+        assert not usual.needs - {"gradient"}
+        return
+    model = tiny.model()
+    first, second = (tiny.weights(tiny.in_memory(model, recipe)) for recipe in (asked, usual))
+    assert not all(torch.equal(first[name], second[name]) for name in first)

@@ -223,7 +223,7 @@ class Text(Format):
 
 @dataclass(frozen=True)
 class Zero(Format):
-    """A question without its answer, up to where the answer would start; questions longer than the context are left out.
+    """A question without its answer, up to where the answer would start; those longer than the context are left out.
 
     Paper: "Is C4 Dataset Optimal for Pruning? An Investigation of Calibration Data for LLM Pruning",
     arXiv 2410.07461.
@@ -311,9 +311,10 @@ def _one_each(desk: Desk, rationale: bool | None) -> list[list[int]]:
 
 
 def _too_little(desk: Desk, have: int) -> DataError:
+    samples, size = desk.samples, desk.size
     return DataError(
-        f"have {have} tokens of text, need {desk.samples * desk.size} for {desk.samples} samples of {desk.size} tokens; "
-        f"use samples={have // desk.size}, a shorter context or more text"
-        if have >= desk.size
-        else f"have {have} tokens of text, fewer than one sample of {desk.size}; use a shorter context"
+        f"have {have} tokens of text, need {samples * size} for {samples} samples of {size} tokens; "
+        f"use samples={have // size}, a shorter context or more text"
+        if have >= size
+        else f"have {have} tokens of text, fewer than one sample of {size}; use a shorter context"
     )

@@ -203,9 +203,10 @@ def _ids_and_mask(item: Any, number: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _tensor(value: Any, what: str) -> torch.Tensor:
     try:
-        tensor = torch.as_tensor(value)
+        tensor = torch.as_tensor([] if value is None else value)
     except (TypeError, ValueError, RuntimeError):
         raise DataError(f"{what} must be token ids; got {type(value).__name__}") from None
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.ndim not in (1, 2):
+    numbers = tensor.is_floating_point() or tensor.is_complex()
+    if (numbers and tensor.numel()) or tensor.ndim not in (1, 2):
         raise DataError(f"{what} must be integers of one or two dimensions; got {tensor.dtype} {list(tensor.shape)}")
     return tensor.to("cpu", torch.int64)

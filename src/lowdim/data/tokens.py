@@ -57,18 +57,19 @@ def encode_document(tokenizer: Any, document: Document, bos: str = "tokenizer") 
     return encode(tokenizer, written(tokenizer, document), "none" if document.chat else bos)
 
 
-def lead(tokenizer: Any, text: str, bos: str = "tokenizer") -> list[int]:
-    """Return the special tokens before a text: the tokenizer's own, none, or the start-of-text token.
+def opened(tokenizer: Any, text: str, bos: str = "tokenizer") -> tuple[list[int], list[int]]:
+    """Return the special tokens before a text (the tokenizer's, none, or the start-of-text token), and its own tokens.
 
     Raises:
         DataError: the tokenizer's special tokens are not before and behind the text's own tokens.
     """
+    own = encode(tokenizer, text, "none")
     if bos != "tokenizer":
-        return prefix(tokenizer, bos)
-    whole, own = encode(tokenizer, text), encode(tokenizer, text, "none")
+        return prefix(tokenizer, bos), own
+    whole = encode(tokenizer, text)
     for at in range(len(whole) - len(own) + 1):
         if whole[at : at + len(own)] == own:
-            return whole[:at]
+            return whole[:at], own
     raise DataError("this tokenizer encodes a text differently beside its special tokens; use bos='none' or 'window'")
 
 

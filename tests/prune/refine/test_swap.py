@@ -132,7 +132,9 @@ def test_a_row_that_stops_in_groups_has_no_step_left_that_it_may_take(keep: int,
         if left and abs(error) > SETTINGS["threshold"]:  # then the next step would have turned the sign
             grow = max(left, key=lambda j: float(c[j].abs() / given["variance"][j]))
             span = range(grow // group * group, (grow // group + 1) * group)
-            drop = min((j for j in span if first[row, j] and made[row, j]), key=lambda j: float(given["scores"][row, j]))
+            drop = min(
+                (j for j in span if first[row, j] and made[row, j]), key=lambda j: float(given["scores"][row, j])
+            )
             assert (error + c[drop] - c[grow]) * error <= 0
 
 

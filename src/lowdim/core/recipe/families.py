@@ -110,7 +110,7 @@ def _from_mapping(kind: str, value: dict[str, Any]) -> Any:
 def _typed(kind: str, name: str, cls: type[Any], given: dict[str, Any]) -> Any:
     try:
         # Strict JSON is what a recipe means: 5 is a float too, but "5" is no number and true no count.
-        return _adapter(cls).validate_json(json.dumps(given), strict=True)
+        return _adapter(cls).validate_json(json.dumps(given), strict=True)  # type: ignore[arg-type]
     except ValidationError as error:
         raise RecipeError(messages.explain(error, kind, keys(kind, name))) from error
     except LowdimError as error:

@@ -15,7 +15,8 @@ register(
     "audit",
     "junk-dna",
     f"{_HERE}.junkdna:junk_dna",
-    title="Pruning Small Pre-Trained Weights Irreversibly and Monotonically Impairs 'Difficult' Downstream Tasks in LLMs",
+    title="Pruning Small Pre-Trained Weights Irreversibly and Monotonically Impairs 'Difficult' Downstream Tasks in "
+    "LLMs",
     arxiv="2310.02277",
     year=2024,
 )

@@ -119,9 +119,7 @@ def perplexity_metric(text: Windows) -> Metric:
     return Metric("perplexity", measure, False, True, text.protocol, lambda value: value < guess)
 
 
-def task_metric(
-    name: str, tokenizer: Any, limit: int | None = None, seed: int = 0, bos: Bos = "tokenizer"
-) -> Metric:
+def task_metric(name: str, tokenizer: Any, limit: int | None = None, seed: int = 0, bos: Bos = "tokenizer") -> Metric:
     """Score by the usual accuracy of a zero-shot task, on the same questions all along the curve."""
     asked = sample(load(name), limit, seed, name)
     chance, count = guessing(name, asked), len(asked)

@@ -121,8 +121,8 @@ def encode_pair(
     if not stripped:
         before, after = _start(tokenizer), tokens.encode(tokenizer, continuation, "none")
     else:
-        own = tokens.encode(tokenizer, stripped, "none")
-        before = tokens.lead(tokenizer, stripped, bos) + own
+        special, own = tokens.opened(tokenizer, stripped, bos)
+        before = special + own
         whole = tokens.encode(tokenizer, stripped + continuation, "none")
         apart = whole[: len(own)] != own or len(whole) == len(own)
         after = tokens.encode(tokenizer, continuation, "none") if apart else whole[len(own) :]
@@ -138,9 +138,7 @@ def _start(tokenizer: Any) -> list[int]:
     raise DataError("an empty context needs a start-of-text token and this tokenizer has none")
 
 
-def _cut(
-    before: list[int], after: list[int], max_length: int | None, kept: int
-) -> tuple[tuple[int, ...], list[int]]:
+def _cut(before: list[int], after: list[int], max_length: int | None, kept: int) -> tuple[tuple[int, ...], list[int]]:
     """Return a request no longer than asked for; the first ``kept`` tokens and the continuation stay."""
     if max_length is not None and len(after) + kept > max_length:
         raise DataError(f"a continuation has {len(after)} tokens, more than max_length={max_length}")
