@@ -83,10 +83,6 @@ def test_two_points_have_no_knee() -> None:
     assert tolerance_point([0.0, 0.5], [1.0, 0.0]) == 0.0
 
 
-def test_the_largest_sparsity_counts_even_after_a_dip() -> None:
-    assert tolerance_point([0.0, 0.1, 0.2], [1.0, 0.9, 0.995]) == 0.2
-
-
 def test_negative_scores_lose_downwards_too() -> None:
     assert tolerance_point([0.0, 0.1, 0.2], [-2.0, -2.02, -2.03]) == 0.1
 
