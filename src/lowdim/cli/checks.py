@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lowdim.core.errors import RecipeError
+from lowdim.data.errors import DataError
 from lowdim.data.text import check_suffix
 
 
@@ -32,7 +33,10 @@ def check_text(name: str, source: str | None) -> None:
         return
     if not Path(source).expanduser().exists():
         raise RecipeError(f"{name}: there is no file {source!r}. Check the path, or write 'builtin'.")
-    check_suffix(source)
+    try:
+        check_suffix(source)
+    except DataError as error:
+        raise RecipeError(f"{name}: {error}.") from error
 
 
 def check_folder(name: str, file: Path | None) -> None:

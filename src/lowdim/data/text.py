@@ -83,7 +83,7 @@ class Document:
         """Return question and answer; with ``rationale``, the reasoning, a full stop and "So the answer is" between.
 
         Example:
-            >>> Document(question="2 + 2?", answer="4", rationale="Twice two").answered(rationale=True)[-31:]
+            >>> Document(question="2 + 2?", answer="4", rationale="Twice two").answered(rationale=True)[-30:]
             'Twice two. So the answer is 4.'
         """
         reason = self.rationale.rstrip()

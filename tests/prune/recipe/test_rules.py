@@ -93,7 +93,10 @@ def group(name: str) -> dict[str, str]:
             {"sparsity": 0.5, "score": "obs", "allocation": "global", "pattern": group("auto") | {"block": 32}},
             ["pattern.block=32", "pattern.group=global"],
         ),
-        ({"sparsity": 0.5, "score": "magnitude", "sequential": "true"}, ["sequential=true", "score=magnitude", "wanda"]),
+        (
+            {"sparsity": 0.5, "score": "magnitude", "sequential": "true"},
+            ["sequential=true", "score=magnitude", "wanda"],
+        ),
         ({"sparsity": 0.5, "score": "taylor", "sequential": "true"}, ["sequential=true", "score=taylor"]),
         (
             {"pattern": "2:4", "refine": {"name": "dsnot", "same_sign": True}},
