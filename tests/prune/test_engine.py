@@ -63,6 +63,19 @@ def test_only_dsnot_and_the_patterns_it_cannot_keep_are_refused() -> None:
     assert len(COMBINATIONS) == everything - refused
 
 
+@pytest.mark.parametrize(("pattern", "cols"), [("2:6", 36), ("3:5", 160), ("1:7", 133), ("100:200", 400)])
+@pytest.mark.parametrize("score", ["obs", "wanda"])
+def test_a_repair_takes_groups_that_do_not_divide_its_block(pattern: str, cols: int, score: str) -> None:
+    recipe = make(score, "sparsegpt", pattern, "none")
+    assert recipe is not None
+    weight, x = one.matrix(8, cols), one.inputs(900, cols)
+    repaired, outcome = one.prune(recipe, weight, x)
+    assert outcome.mask is not None
+    check_pattern(outcome.mask, recipe)
+    masked = weight * outcome.mask
+    assert (x @ (repaired - weight).t()).norm() < (x @ (masked - weight).t()).norm()
+
+
 @pytest.mark.parametrize(("score", "repair", "pattern", "refine"), COMBINATIONS)
 def test_every_registered_combination(score: str, repair: str, pattern: str, refine: str) -> None:
     recipe = make(score, repair, pattern, refine)

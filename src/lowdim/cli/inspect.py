@@ -9,7 +9,7 @@ import typer
 
 from lowdim.cli.checks import check_text, numbers
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Json, Model, Quiet, Revision
+from lowdim.cli.options import Bos, Debug, Json, Model, Quiet, Revision
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 from lowdim.core.errors import RecipeError
@@ -51,6 +51,7 @@ def inspect(
     text: Annotated[str, typer.Option(metavar="builtin|FILE", help="The text of --essential perplexity.")] = "builtin",
     windows: Annotated[int | None, typer.Option(help="At most so many windows of it.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many questions per task.")] = None,
+    bos: Bos = "tokenizer",
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
     revision: Revision = None,
     json_file: Json = None,
@@ -69,7 +70,7 @@ def inspect(
         sparsity=0.0,
         seed=seed,
         calibration={"source": calibration, "samples": samples, **size},
-        evaluation={"text": text, "windows": windows, "limit": limit, "tasks": tasks, **size},
+        evaluation={"text": text, "windows": windows, "limit": limit, "tasks": tasks, "bos": bos, **size},
     )
     check_text("--calibration", None if calibration == "none" else calibration)
     check_text("--text", text)
@@ -151,15 +152,15 @@ def _audit(
     if essential:
         if essential == "perplexity":
             text = asked.text or "builtin"
-            metric = perplexity_metric(windows(text, tokenizer, asked.context, limit=asked.windows))
+            metric = perplexity_metric(windows(text, tokenizer, asked.context, limit=asked.windows, bos=asked.bos))
         else:
-            metric = task_metric(essential, tokenizer, asked.limit, recipe.seed)
+            metric = task_metric(essential, tokenizer, asked.limit, recipe.seed, asked.bos)
         curve = essential_sparsity(loaded, metric, **options)
         show(curve.summary())
         _show(curve.table())
         found["essential"] = curve.to_dict()
     if junk_dna["tasks"]:
-        audit = junk(loaded, tokenizer, **junk_dna, limit=asked.limit, **options)
+        audit = junk(loaded, tokenizer, **junk_dna, limit=asked.limit, bos=asked.bos, **options)
         show(audit.summary())
         _show(audit.table())
         found["junk_dna"] = audit.to_dict()
