@@ -23,7 +23,12 @@ NOTE = "Hugging Face generate, batch 1, greedy, a dense product over the zeros"
 
 
 def measure_speed(
-    dense: Path, sparse: Path, dtype: torch.dtype, tokens: int, text: Windows | None = None
+    dense: Path,
+    sparse: Path,
+    dtype: torch.dtype,
+    tokens: int,
+    text: Windows | None = None,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Return tokens per second of greedy generation, dense against sparse: medians of interleaved rounds.
 
@@ -35,8 +40,9 @@ def measure_speed(
         dtype: that both are run in.
         tokens: tokens generated per round.
         text: not looked at: both compute what the run has measured on it.
+        trust_remote_code: run the modelling code that the models bring along.
     """
-    models = [load(path, dtype=dtype) for path in (dense, sparse)]
+    models = [load(path, dtype=dtype, trust_remote_code=trust_remote_code) for path in (dense, sparse)]
     prompt = torch.arange(1, 17)[None] % models[0].config.vocab_size
     runs = [_generator(model, prompt, tokens) for model in models]
     for run in runs:

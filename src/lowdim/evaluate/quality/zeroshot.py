@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lowdim.core.random import generator
+from lowdim.data.calibration import positions
 from lowdim.data.questions import Question
 from lowdim.evaluate.errors import EvaluationError
 from lowdim.evaluate.quality import tasks
@@ -155,5 +156,4 @@ def judge(task: tasks.Task, questions: Sequence[Question], scores: Sequence[Like
 
 
 def _positions(model: nn.Module | Forward) -> int | None:
-    config = getattr(model, "config", None)
-    return getattr(getattr(config, "text_config", None) or config, "max_position_embeddings", None)
+    return positions(getattr(model, "config", None))
