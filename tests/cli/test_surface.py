@@ -11,8 +11,8 @@ from lowdim.cli import app
 
 SURFACE = {
     "prune": """MODEL OUT --sparsity --method --repair --allocation --pattern --refine --quantize --true-sequential
-        --calibration --samples --context --seed --storage --dtype --set --recipe --revision --resume --trust-remote-code
-        --overwrite --dry-run --quiet -q --debug""",
+        --calibration --samples --context --seed --storage --dtype --set --recipe --revision --resume
+        --overwrite --dry-run --trust-remote-code --quiet -q --debug""",
     "train-sparse": """--recipe --out --data --net --method --sparsity --allocation --epochs --batch --lr --twins --seed
         --set --resume --overwrite --quiet -q --debug""",
     "evaluate": """MODEL --text --context --windows --tasks --limit --seed --compute --revision --json
