@@ -82,6 +82,21 @@ def saved(kind: str, home: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_parameters_go_back_to_the_names_shapes_and_bits_on_disk(kind: str, home: Path) -> None:
+    source = Checkpoint(saved(kind, home))
+    with quiet():
+        skeleton = Skeleton(empty_model(source.path, torch.float32), source, None)
+    skeleton.check_ways_back()
+    skeleton.fill(source, source.names())
+    back = skeleton.to_disk({n: p for n, p in skeleton.model.named_parameters() if not p.is_meta})
+    buffers = {skeleton.parameter_of(name) for name in source.names()} - {
+        n for n, _ in skeleton.model.named_parameters()
+    }
+    assert back.keys() == {name for name in source.names() if skeleton.parameter_of(name) not in buffers}
+    assert all(torch.equal(tensor, source.read(name)) for name, tensor in back.items())
+
+
+@pytest.mark.parametrize("kind", ["hrm_text", "phimoe", "lfm2_moe", "deepseek_v3", "exaone_moe"])
 def test_every_tensor_keeps_name_and_shape_and_its_kept_weights(kind: str, home: Path, tmp_path: Path) -> None:
     source = saved(kind, home)
     result = prune(str(source), tiny.recipe(method="magnitude", sparsity=0.5), out=tmp_path / "out")
@@ -238,9 +253,11 @@ def test_two_tensors_for_one_weight_are_refused(tmp_path: Path) -> None:
 
 
 class TestDtypes:
-    @pytest.mark.parametrize("said", ["float16", "bfloat16", "float32", None])
-    def test_each_tensor_keeps_its_own(self, said: str | None, tmp_path: Path) -> None:
-        source = tiny.save(tmp_path / "in", "mixtral")
+    @pytest.mark.parametrize(
+        ("said", "kind"), [("float16", "mixtral"), ("bfloat16", "llama"), ("float32", "qwen3"), (None, "mistral")]
+    )
+    def test_each_tensor_keeps_its_own(self, said: str | None, kind: str, tmp_path: Path) -> None:
+        source = tiny.save(tmp_path / "in", kind)
         held = load_file(source / "model.safetensors")
         kinds = [torch.bfloat16, torch.float32, torch.float16, torch.bfloat16]
         held = {name: x.to(kinds[i % 4]) for i, (name, x) in enumerate(sorted(held.items()))}
@@ -253,7 +270,7 @@ class TestDtypes:
         after = tiny.stored(tmp_path / "out")
         assert {n: x.dtype for n, x in after.items()} == {n: x.dtype for n, x in held.items()}
         assert all(torch.equal(after[n], held[n] * (after[n] != 0)) for n in held)
-        assert int((after["model.layers.0.mlp.experts.1.w1.weight"] == 0).sum()) > 0
+        assert result.sparsity == pytest.approx(0.6, abs=0.01)
         most = str(Checkpoint(source).dtype).removeprefix("torch.")
         assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == most
         stated = [entry for entry in result.manifest["fallbacks"] if entry["layer"] == "config.json"]
@@ -270,4 +287,4 @@ class TestDtypes:
         config = json.loads((source / "config.json").read_text()) | {"dtype": "float16"}
         (source / "config.json").write_text(json.dumps(config))
         assert load(source).dtype == torch.bfloat16
-        assert float(load(source).get_parameter("model.norm.weight")[0]) == float(torch.tensor(1e5).bfloat16())
+        assert load(source).get_parameter("model.norm.weight")[0].item() == torch.tensor(1e5).bfloat16().item()

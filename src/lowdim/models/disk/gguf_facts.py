@@ -167,7 +167,7 @@ def _turn(config: Any, facts: Facts) -> None:
         if facts.factors or "rope.scaling.type" in facts.said:
             raise CheckpointError(f"the GGUF file scales rotary positions, and {type(config).__name__} has none")
         return
-    own = parameters["full_attention"] if "full_attention" in parameters else parameters
+    own = parameters.get("full_attention", parameters)
     if "rope.freq_base" in facts.said:
         own["rope_theta"] = float(facts.said["rope.freq_base"])
     if "rope.freq_base_swa" in facts.said and "sliding_attention" in parameters:
