@@ -14,7 +14,7 @@ from torch import nn
 from lowdim.core.errors import LowdimError
 from lowdim.core.masks import Masks
 from lowdim.models.ticket import Ticket
-from lowdim.train import SparseTraining
+from lowdim.train import RigL, SparseTraining
 
 
 def aged(path: Path, kind: str) -> Path:
@@ -43,7 +43,9 @@ def test_tickets(tmp_path: Path) -> None:
 
 def test_the_state_of_a_training() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
-    training = SparseTraining(model, torch.optim.SGD(model.parameters(), 0.1), sparsity=0.5)
+    training = SparseTraining(
+        model, torch.optim.SGD(model.parameters(), 0.1), method=RigL(), sparsity=0.5, total_steps=9
+    )
     state = training.state_dict()
     training.load_state_dict(state)
     before = {name: mask.clone() for name, mask in training.masks.items()}

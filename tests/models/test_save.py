@@ -64,7 +64,7 @@ def test_a_config_that_cannot_be_saved_is_refused_before_anything_is_pruned(chan
     model = tiny.model()
     change(model)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    with pytest.raises(CheckpointError, match=r"the model's config cannot be saved: .*Mend it before pruning"):
+    with pytest.raises(CheckpointError, match=r"the model's config cannot be saved: .*Mend it first"):
         prune(model, tiny.recipe(), calibration=tiny.tokens(), out=tmp_path / "out")
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
     assert list(tmp_path.iterdir()) == []
@@ -88,4 +88,4 @@ def test_a_run_in_memory_that_fails_leaves_nothing_to_go_on_from(tmp_path: Path)
     with pytest.raises(ValueError, match="token"):
         prune(tiny.model(), tiny.recipe(), calibration=["text"], out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-    assert prune(tiny.model(), tiny.recipe(), calibration=tiny.tokens(), out=tmp_path / "out").sparsity == 0.6
+    assert prune(tiny.model(), tiny.recipe(), calibration=tiny.tokens(), out=tmp_path / "out").sparsity > 0.6

@@ -28,7 +28,8 @@ def save_around(model: PreTrainedModel, tokenizer: Any, place: Path) -> None:
             if part is not None:
                 part.save_pretrained(place)
         except Exception as error:  # each has checks of its own
-            raise CheckpointError(f"the model's {what} cannot be saved: {error}. Mend it before pruning.") from error
+            why = " ".join(str(error).split()).rstrip(".")
+            raise CheckpointError(f"the model's {what} cannot be saved: {why}. Mend it first.") from error
     given = getattr(model, "generation_config", None)
     if given is not None and model.can_generate():
         given.to_json_file(place / _GENERATION, keys_to_pop=["compile_config"])

@@ -62,7 +62,9 @@ def build_manifest(
                 "files": {},
             },
             "evaluation": dict(evaluation),
-            "probes": recipe.allocation.describe(allocation.values, session.layers, len(session.stream)),
+            "probes": {}
+            if recipe.idle
+            else recipe.allocation.describe(allocation.values, session.layers, len(session.stream)),
         }
     )
 

@@ -217,7 +217,7 @@ class TestNewerThanThis:
 class TestWithoutTokenizer:
     def test_tokens_need_none(self, tmp_path: Path) -> None:
         source = tiny.save(tmp_path / "in")
-        assert prune(str(source), tiny.recipe(), calibration=tiny.tokens(), out=tmp_path / "out").sparsity == 0.6
+        assert prune(str(source), tiny.recipe(), calibration=tiny.tokens(), out=tmp_path / "out").sparsity > 0.6
         assert open_model(source).tokenizer() is None
 
     def test_text_needs_one(self, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ class TestWithoutTokenizer:
         source = tiny.save(tmp_path / "in")
         (source / "tokenizer.json").write_text("{")
         with pytest.warns(UserWarning, match="tokenizer in .* cannot be read"):
-            assert prune(str(source), tiny.recipe(), calibration=tiny.tokens(), out=tmp_path / "out").sparsity == 0.6
+            assert prune(str(source), tiny.recipe(), calibration=tiny.tokens(), out=tmp_path / "out").sparsity > 0.6
 
 
 class TestNothingToDo:

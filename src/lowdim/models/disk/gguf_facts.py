@@ -76,6 +76,7 @@ _READ = {
 }
 """Keys that are read elsewhere, or that the shapes of the tensors say again."""
 _FACTORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
+_TOKENS = {"bos": "bos", "eos": "eos", "pad": "padding"}
 _QUERY_SCALARS = {"gemma2": 46, "gemma3": 62}
 """Blocks of the one size of each of these architectures that scales queries by the width of a head's share."""
 
@@ -87,12 +88,14 @@ class Facts:
     Attributes:
         architecture: llama.cpp's name.
         said: keys and values.
+        tokens: ids of the tokens that begin, end and pad a text, by the config's names for them.
         sizes: number of entries of every tensor.
         factors: what rotary frequencies are divided by, by the name of the tensor.
     """
 
     architecture: str
     said: Mapping[str, Any]
+    tokens: Mapping[str, int | None]
     sizes: Mapping[str, int]
     factors: Mapping[str, np.ndarray]
 
@@ -103,10 +106,12 @@ class Facts:
         name = str(reader.fields["general.architecture"].contents())
         prefix = f"{name}."
         said = {k.removeprefix(prefix): f.contents() for k, f in reader.fields.items() if k.startswith(prefix)}
+        ids = {f"{end}_token_id": reader.fields.get(f"tokenizer.ggml.{key}_token_id") for end, key in _TOKENS.items()}
+        tokens = {name: None if found is None else int(found.contents()) for name, found in ids.items()}
         sizes = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
         tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.name in _FACTORS}
         factors = {key: dequantize(t.data, t.tensor_type).astype(np.float64).ravel() for key, t in tensors.items()}
-        return cls(name, said, sizes, factors)
+        return cls(name, said, tokens, sizes, factors)
 
     def refuse(self, key: str, why: str) -> CheckpointError:
         """Return the error that the config cannot hold what a key says."""
@@ -137,16 +142,13 @@ def complete(config: Any, facts: Facts) -> list[str]:
             raise facts.refuse(key, f"{type(config).__name__} has no field for it")
         elif key not in _FIELDS:
             unknown.append(f"{facts.architecture}.{key}")
-    if (
-        facts.architecture == "llama"
-        and "attention.sliding_window" not in facts.said
-        and hasattr(config, "sliding_window")
-    ):
-        config.sliding_window = None  # Mistral's default, of which such a file says nothing
     if facts.architecture in _QUERY_SCALARS:
         shared = config.hidden_size // config.num_attention_heads
         largest = facts.said.get("block_count") == _QUERY_SCALARS[facts.architecture]
         config.query_pre_attn_scalar = shared if largest else config.head_dim
+    for name, token in facts.tokens.items():
+        if token is not None or name == "pad_token_id":  # whose default is a token of another vocabulary
+            setattr(config, name, token)
     _turn(config, facts)
     return sorted(unknown)
 
