@@ -18,21 +18,22 @@ ROOT = Path(__file__).parents[2]
 SURFACE = {
     "prune": """MODEL OUT --sparsity --method --repair --allocation --pattern --refine --quantize --true-sequential
         --calibration --samples --context --seed --storage --dtype --set --recipe --revision --resume
-        --overwrite --dry-run --quiet -q --debug""",
+        --overwrite --dry-run --trust-remote-code --quiet -q --debug""",
     "train-sparse": """--recipe --out --data --net --method --sparsity --allocation --epochs --batch --lr --twins --seed
         --set --resume --overwrite --quiet -q --debug""",
     "evaluate": """MODEL --text --context --windows --tasks --limit --seed --compute --revision --json
-        --quiet -q --debug""",
+        --trust-remote-code --quiet -q --debug""",
     "inspect": """MODEL --calibration --samples --context --outliers --alpha --layers --essential --junk-dna
-        --difficulty --grid --text --windows --limit --seed --revision --json --quiet -q --debug""",
+        --difficulty --grid --text --windows --limit --seed --compute --revision --json --quiet -q --debug
+        --trust-remote-code""",
     "bench": """MODEL --shape --sparsity --dtype --tokens --threads --text --revision --json --quiet -q
-        --debug""",
+        --debug --trust-remote-code""",
     "generate": """MODEL PROMPT --max-tokens --temperature --top-k --top-p --repetition-penalty --stop --seed
-        --dtype --threads --chat --system --revision --quiet -q --debug""",
+        --dtype --threads --chat --system --revision --trust-remote-code --quiet -q --debug""",
     "serve": """MODEL --host --port --api-key-file --name --dtype --threads --max-concurrent --queue --max-tokens
-        --context --timeout --revision --debug""",
+        --context --timeout --revision --trust-remote-code --debug""",
     "methods": "--kind --json --debug",
-    "verify": "OUT --text --debug",
+    "verify": "OUT --text --trust-remote-code --debug",
     "convert": "SOURCE OUT --storage --overwrite --debug",
     "report": "OUT --html --debug",
 }

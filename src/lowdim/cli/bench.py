@@ -9,7 +9,7 @@ import typer
 
 from lowdim.cli.checks import check_folder, check_text
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Json, Quiet, Revision
+from lowdim.cli.options import Debug, Json, Quiet, Revision, Trust
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 from lowdim.infer.bench.result import Result
@@ -46,6 +46,7 @@ def bench(
         str, typer.Option(metavar="builtin|none|FILE", help="Measure perplexity on it too, in every form.")
     ] = "none",
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     json_file: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -63,6 +64,7 @@ def bench(
         threads=threads,
         text=None if text == "none" else text,
         revision=revision,
+        trust_remote_code=trust_remote_code,
     )
     check_text("--text", settings.text)
     check_folder("--json", json_file)

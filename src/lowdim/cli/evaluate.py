@@ -9,7 +9,7 @@ import typer
 
 from lowdim.cli.checks import check_text
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Bos, Debug, Json, Model, Quiet, Revision
+from lowdim.cli.options import Bos, Compute, Debug, Json, Model, Quiet, Revision, Trust
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 from lowdim.core.errors import CheckpointError
@@ -30,8 +30,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="At most so many questions per task.")] = None,
     bos: Bos = "tokenizer",
     seed: Annotated[int, typer.Option(help="Which questions a limit draws.")] = 0,
-    compute: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="Type of the forward passes.")] = "auto",
+    compute: Compute = "auto",
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     json_file: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -41,7 +42,7 @@ def evaluate(
 
     wanted: dict[str, Any] = {"text": None if text == "none" else text, "windows": windows, "bos": bos}
     wanted |= {"tasks": tasks, "limit": limit} | ({} if context is None else {"context": context})
-    recipe = Recipe(sparsity=0.0, compute=compute, seed=seed, evaluation=wanted)
+    recipe = Recipe(sparsity=0.0, compute=compute, seed=seed, evaluation=wanted, trust_remote_code=trust_remote_code)
     check_text("--text", recipe.evaluation.text)
     about, found = _measure(model, revision, recipe, terminal(quiet))
     if json_file is not None:
@@ -50,16 +51,18 @@ def evaluate(
 
 
 def _measure(model: str, revision: str | None, recipe: Recipe, progress: Progress) -> tuple[dict[str, Any], Measured]:
+    from lowdim.data.calibration import positions
     from lowdim.models.walk.opened import open_model
     from lowdim.models.walk.stream import watched
     from lowdim.prune import measure
 
-    opened = open_model(model, revision=revision, compute=recipe.compute)
+    opened = open_model(model, revision=revision, compute=recipe.compute, trust_remote_code=recipe.trust_remote_code)
     tokenizer = opened.tokenizer()
     if tokenizer is None:
         raise CheckpointError(f"{model} has no tokenizer beside its weights. Copy the tokenizer's files there.")
-    text = measure.make_windows(recipe, tokenizer)
-    limit = getattr(opened.config, "max_position_embeddings", None)
+    text = measure.make_windows(recipe, tokenizer, opened.config)
+    opened.check_weights()
+    limit = positions(opened.config)
     forward = watched(opened.stream.forward, len(opened.stream), "Evaluate", progress)
     found = measure.measure(forward, recipe, tokenizer, text, limit)
     return {"model": model, "revision": opened.source.revision if opened.source else None}, found

@@ -15,7 +15,7 @@ import typer
 
 from lowdim.cli.checks import check_characters
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Dtype, Model, Revision, Threads
+from lowdim.cli.options import Debug, Dtype, Model, Revision, Threads, Trust
 from lowdim.cli.screen import say
 from lowdim.core.errors import LowdimError, RecipeError, suggest
 from lowdim.core.lazy import torch
@@ -47,6 +47,7 @@ def generate(
     chat: Annotated[bool, typer.Option("--chat", help="PROMPT is a question: use the chat template.")] = False,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told before a --chat.")] = None,
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The text alone, no summary.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -59,7 +60,7 @@ def generate(
     text = _read(prompt)
     for name, given in (("--system", system or ""), ("--stop", "".join(sampling.stop))):
         check_characters(name, given)
-    engine, tokenizer = _open(model, revision, dtype, threads)
+    engine, tokenizer = _open(model, revision, dtype, threads, trust_remote_code)
     ids = _encode(tokenizer, text, chat, system)
     watch = _Watch(len(ids))
     try:
@@ -105,13 +106,15 @@ def _read(prompt: str) -> str:
     return text
 
 
-def _open(model: str, revision: str | None, dtype: str | None, threads: int | None) -> tuple[Opened, Any]:
+def _open(
+    model: str, revision: str | None, dtype: str | None, threads: int | None, trusted: bool
+) -> tuple[Opened, Any]:
     from lowdim.infer.decode.open import open_backend
     from lowdim.infer.decode.ready import open_ready
 
     if threads is not None:
         torch.set_num_threads(threads)
-    loaded, tokenizer = open_ready(model, revision, dtype)
+    loaded, tokenizer = open_ready(model, revision, dtype, trusted)
     return open_backend(loaded), tokenizer
 
 

@@ -6,8 +6,8 @@ import errno
 import functools
 import re
 import traceback
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Container
+from typing import ParamSpec, TypeVar, get_type_hints
 
 import typer
 
@@ -16,7 +16,11 @@ from lowdim.core.errors import LowdimError, RecipeError
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 
-_ADVICE = {"--overwrite": r"overwrit(e|ing) it", "--resume": r"resume (it|from there)"}
+_ADVICE = {
+    "--overwrite": r"overwrit(e|ing) it",
+    "--resume": r"resume (it|from there)",
+    "--trust-remote-code": "trust_remote_code=True",
+}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,7 +30,8 @@ def guarded(after_interrupt: str = "") -> Callable[[Callable[P, R]], Callable[P,
     """Wrap a command so that whatever it raises ends in one paragraph and the right exit code.
 
     A mistake in the recipe or the flags exits with 2, Ctrl-C with 130, everything else with 1. Where the
-    command's ``debug`` flag is set, the traceback comes before the paragraph.
+    command's ``debug`` flag is set, the traceback comes before the paragraph. A flag is advised only where the command
+    has it.
     """
 
     def wrap(command: Callable[P, R]) -> Callable[P, R]:
@@ -42,7 +47,7 @@ def guarded(after_interrupt: str = "") -> Callable[[Callable[P, R]], Callable[P,
             except Exception as error:
                 if kwargs.get("debug"):
                     traceback.print_exc()
-                say(f"Error: {describe(error)}")
+                say(f"Error: {describe(error, flags_of(command))}")
                 raise typer.Exit(USAGE if isinstance(error, RecipeError) else FAILURE) from error
 
         return run
@@ -50,26 +55,52 @@ def guarded(after_interrupt: str = "") -> Callable[[Callable[P, R]], Callable[P,
     return wrap
 
 
-def _flags(message: str) -> str:
+def flags_of(command: Callable[..., object]) -> set[str]:
+    """Return the long flags of a command."""
+    found: set[str] = set()
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        options = [part for part in getattr(hint, "__metadata__", ()) if isinstance(part, typer.models.OptionInfo)]
+        declared = [flag for option in options for text in option.param_decls or () for flag in text.split("/")]
+        found |= {flag for flag in declared if flag.startswith("--")} or {"--" + name.replace("_", "-")}
+    return found
+
+
+def _advised(message: str, flags: Container[str]) -> str:
     """Name the flags behind what the library, which knows of no command line, advises."""
-    flags = [flag for flag, advice in _ADVICE.items() if re.search(advice, message, re.IGNORECASE)]
-    return f" ({' or '.join(flags)})" if flags and flags[0] not in message else ""
+    found = [flag for flag, advice in _ADVICE.items() if flag in flags and re.search(advice, message, re.IGNORECASE)]
+    for key in dict.fromkeys(re.findall(r"\b(?:try|use|take|or) ([a-z_.]+)=", message, re.IGNORECASE)):
+        flag = "--" + key.rpartition(".")[2].replace("_", "-")
+        if "." in key and "--set" in flags:
+            found.append(f"--set {key}=...")
+        elif flag in flags:
+            found.append(flag)
+    return f" ({' or '.join(found)})" if found and found[0] not in message else ""
 
 
-def describe(error: Exception) -> str:
+def describe(error: Exception, flags: Container[str] = ()) -> str:
     """Return what went wrong and what to do about it, in one paragraph.
+
+    Args:
+        error: what was raised.
+        flags: those of the command.
 
     Example:
         >>> describe(FileNotFoundError(2, "No such file or directory", "a.yaml"))
         'a.yaml: No such file or directory.'
     """
     if isinstance(error, LowdimError):
-        return str(error) + _flags(str(error))
+        return str(error) + ("" if isinstance(error, RecipeError) else _advised(str(error), flags))
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"out of memory ({error}). Lower --samples or --context; --dry-run estimates what is needed."
+        less = [flag for flag in ("--samples", "--context", "--max-concurrent") if flag in flags]
+        plan = "; --dry-run estimates what is needed" if "--dry-run" in flags else ""
+        return f"out of memory ({error}). " + (
+            f"Lower {' or '.join(less)}{plan}." if less else "Close other programs, or take a smaller model."
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = error.filename or "the output"
-        return f"the disk is full: {where} could not be written. Free some room, then run again with --resume."
+        again = "run again with --resume" if "--resume" in flags else "run again"
+        return f"the disk is full: {where} could not be written. Free some room, then {again}."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
-    return f"{type(error).__name__}: {error}. This is not a mistake lowdim knows; --debug shows where it arose."
+    debug = "; --debug shows where it arose" if "--debug" in flags else ""
+    return f"{type(error).__name__}: {error}. This is not a mistake lowdim knows{debug}."

@@ -9,7 +9,7 @@ import typer
 
 from lowdim.cli.checks import check_text, numbers
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Bos, Debug, Json, Model, Quiet, Revision
+from lowdim.cli.options import Bos, Compute, Debug, Json, Model, Quiet, Revision, Trust
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 from lowdim.core.errors import RecipeError
@@ -53,7 +53,9 @@ def inspect(
     limit: Annotated[int | None, typer.Option(help="At most so many questions per task.")] = None,
     bos: Bos = "tokenizer",
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    compute: Compute = "auto",
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     json_file: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -69,6 +71,8 @@ def inspect(
     recipe = Recipe(
         sparsity=0.0,
         seed=seed,
+        compute=compute,
+        trust_remote_code=trust_remote_code,
         calibration={"source": calibration, "samples": samples, **size},
         evaluation={"text": text, "windows": windows, "limit": limit, "tasks": tasks, "bos": bos, **size},
     )
@@ -118,6 +122,8 @@ def _inspect(
         context=settings.context,
         seed=recipe.seed,
         revision=revision,
+        compute=recipe.compute,
+        trust_remote_code=recipe.trust_remote_code,
         progress=terminal(quiet),
     )
     show(found.summary())
@@ -136,23 +142,27 @@ def _audit(
     grid: list[float],
     quiet: bool,
 ) -> dict[str, Any]:
-    from transformers import AutoTokenizer
-
+    from lowdim.data.calibration import check_context, positions
     from lowdim.data.windows import windows
     from lowdim.evaluate.audit.essential import essential_sparsity, perplexity_metric, task_metric
     from lowdim.evaluate.audit.junkdna import junk_dna as junk
     from lowdim.models.disk.source import resolve
-    from lowdim.models.load import load
+    from lowdim.models.load import load, need_tokenizer
+    from lowdim.prune.measure import CONTEXT
 
-    source = resolve(model, revision=revision)
-    loaded = load(source.path, source.dtype)
-    tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
+    trusted = recipe.trust_remote_code
+    source = resolve(model, revision=revision, trust_remote_code=trusted)
+    tokenizer = need_tokenizer(model, source.path, trusted)
+    dtype = source.dtype if recipe.compute == "auto" else recipe.compute
+    loaded = load(source.path, dtype, trust_remote_code=trusted)
     asked, progress, found = recipe.evaluation, terminal(quiet), dict[str, Any](model=model)
     options: dict[str, Any] = {"seed": recipe.seed, "progress": progress} | ({"grid": grid} if grid else {})
     if essential:
         if essential == "perplexity":
             text = asked.text or "builtin"
-            metric = perplexity_metric(windows(text, tokenizer, asked.context, limit=asked.windows, bos=asked.bos))
+            context = asked.context or min(CONTEXT, positions(loaded.config) or CONTEXT)
+            check_context(context, loaded.config)
+            metric = perplexity_metric(windows(text, tokenizer, context, limit=asked.windows, bos=asked.bos))
         else:
             metric = task_metric(essential, tokenizer, asked.limit, recipe.seed, asked.bos)
         curve = essential_sparsity(loaded, metric, **options)

@@ -11,6 +11,11 @@ from lowdim.infer.bench.settings import DTYPES
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A directory, a hub id, a GGUF file, or builtin:NAME.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+Compute = Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="Type of the forward passes.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run the Python code that a model brings along. Read it first."),
+]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

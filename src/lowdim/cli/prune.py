@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from lowdim.cli.checks import check_text
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Model, Quiet, Revision
+from lowdim.cli.options import Debug, Model, Quiet, Revision, Trust
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import is_first, show
 from lowdim.cli.summary import finish
@@ -67,6 +68,7 @@ def prune(
     ] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A recipe in YAML; flags override it.")] = None,
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -92,6 +94,7 @@ def prune(
         "seed": seed,
         "storage": storage,
         "dtype": dtype,
+        "trust_remote_code": trust_remote_code or None,
     }
     from lowdim.prune.recipe import Recipe
 
@@ -124,4 +127,4 @@ def _speed(recipe: Recipe) -> MeasureSpeed | None:
         return None
     from lowdim.infer.bench.pair import measure_pair
 
-    return measure_pair
+    return partial(measure_pair, trust_remote_code=recipe.trust_remote_code)

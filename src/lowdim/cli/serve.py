@@ -10,9 +10,9 @@ import typer
 
 from lowdim.cli.checks import check_characters
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Dtype, Model, Revision, Threads
+from lowdim.cli.options import Debug, Dtype, Model, Revision, Threads, Trust
 from lowdim.cli.screen import say
-from lowdim.core.errors import CheckpointError, RecipeError, suggest
+from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.lazy import torch
 from lowdim.infer.bench.settings import DTYPES
 from lowdim.infer.decode.backend import longest
@@ -47,6 +47,7 @@ def serve(
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that an answer may take, waiting included.")] = 600.0,
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Answer OpenAI's clients over HTTP until Ctrl-C: chat, completions, streams, many at a time."""
@@ -62,7 +63,9 @@ def serve(
 
     with bound(host, port) as sockets:
         _warn(sockets, host, keys)
-        service = _open(model, revision, dtype, threads, name or _name_of(model), limits)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        service = _open(model, revision, dtype, name or _name_of(model), limits, trust_remote_code)
         ready = f"Serving {service.name} at {url(sockets)}; Ctrl-C ends it."
         Server(service, keys, sockets, started=lambda: say(ready)).serve_forever()
 
@@ -106,26 +109,19 @@ def _name_of(model: str) -> str:
     return path.resolve().name if path.exists() else model.removeprefix("builtin:")
 
 
-def _open(
-    model: str, revision: str | None, dtype: str | None, threads: int | None, name: str, limits: Limits
-) -> Service:
-    from transformers import AutoTokenizer
-
+def _open(model: str, revision: str | None, dtype: str | None, name: str, limits: Limits, trusted: bool) -> Service:
+    from lowdim.data.calibration import check_context
     from lowdim.infer.decode.open import open_backend
     from lowdim.infer.serve.service import Service
     from lowdim.infer.sparse.load import load
     from lowdim.models.disk.source import resolve
+    from lowdim.models.load import need_tokenizer, read_config
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    path = resolve(model, revision=revision).path
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(
-            f"{model} has no tokenizer beside its weights. Copy the tokenizer's files there."
-        ) from error
-    loaded = load(path, dtype)
+    path = resolve(model, revision=revision, trust_remote_code=trusted).path
+    if limits.context is not None:
+        check_context(limits.context, read_config(path, trusted), "--context")
+    tokenizer = need_tokenizer(model, path, trusted)
+    loaded = load(path, dtype, trust_remote_code=trusted)
     most = longest(loaded.config.get_text_config(decoder=True))
     engine = open_backend(loaded, slots=limits.concurrent, max_length=min(limits.context or most, most))
     if engine.reason:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lowdim.cli.guard import FAILURE, guarded
-from lowdim.cli.options import Debug
+from lowdim.cli.options import Debug, Trust
 from lowdim.cli.screen import say, show
 from lowdim.core.errors import LowdimError
 from lowdim.core.lazy import torch
@@ -23,6 +23,7 @@ def verify(
         Path | None,
         typer.Option(metavar="FILE", help="The text of the recorded perplexity, if it was moved."),
     ] = None,
+    trust_remote_code: Trust = False,
     debug: Debug = False,
 ) -> None:
     """Reload a result in a clean process; check tensors, hashes, masks, generation and perplexity.
@@ -31,7 +32,7 @@ def verify(
     """
     from lowdim.models.disk.verify import verify as run
 
-    report = run(out, recorded_text(out, text))
+    report = run(out, recorded_text(out, text, trust_remote_code), trust_remote_code=trust_remote_code)
     for check in report.checks:
         show(f"{MARKS[check.passed]:>11}  {check.name}: {check.detail}")
     if not report.passed:
@@ -39,16 +40,15 @@ def verify(
         raise typer.Exit(FAILURE)
 
 
-def recorded_text(out: Path, text: Path | None) -> torch.Tensor | None:
+def recorded_text(out: Path, text: Path | None, trusted: bool = False) -> torch.Tensor | None:
     """Cut the text of the recorded perplexity again; None where there is no record or no text."""
-    from transformers import AutoTokenizer
-
     from lowdim.data.windows import windows
     from lowdim.models.disk import manifest
+    from lowdim.models.load import need_tokenizer
 
     try:
         protocol: dict[str, Any] = manifest.read(out).to_dict()["evaluation"]["perplexity"]["protocol"]
-        tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
+        tokenizer = need_tokenizer(str(out), out, trusted)
         cut = windows(
             text or protocol["source"],
             tokenizer,

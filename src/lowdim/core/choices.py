@@ -43,6 +43,8 @@ class Choices(Protocol):
     @property
     def schema_version(self) -> int:
         """How lists of layers are read: 1 as regular expressions, 2 as globs."""
+
+    @property
     def legal(self) -> Pattern:
         """The pattern with what it leaves open decided."""
 

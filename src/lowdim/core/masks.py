@@ -40,17 +40,19 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Mappin
     os.replace(partial, path)
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
-    """Return what ``write_tensors`` wrote: the tensors and ``about``.
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
+    """Return what ``write_tensors`` wrote: the tensors and ``about``; its entry ``kind`` is the format.
 
     Raises:
-        ValueError, KeyError: the file is no such file, or is damaged.
+        ValueError, KeyError: the file is no such file, is damaged, or was written by a newer lowdim.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["lowdim"])
+            if about.get(kind, 1) != 1:
+                raise ValueError(f"its format is {about[kind]}, this lowdim reads 1. Upgrade lowdim")
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(str(error)) from error
@@ -212,7 +214,7 @@ class Masks(Mapping[str, "Tensor"]):
             CheckpointError: the file is not one, or is damaged.
         """
         try:
-            words, about = read_tensors(path)
+            words, about = read_tensors(path, "masks")
             shapes = about["shapes"]
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{path} does not hold masks saved by lowdim: {error}") from error

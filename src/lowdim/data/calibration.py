@@ -14,6 +14,17 @@ from lowdim.data import formats, sources, tokens
 from lowdim.data.batch import Batch, num_tokens, split
 from lowdim.data.errors import DataError
 
+_POSITIONS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_length",
+    "context_length",
+    "n_ctx",
+)
+
 
 @dataclass(frozen=True, eq=False)
 class CalibrationData:
@@ -144,17 +155,33 @@ def _arranged(
     return *tokens.pad(rows, layout.context, layout.padding, tokens.pad_id(tokenizer)), len(passed)
 
 
-def check_context(context: int, config: Any) -> None:
+def positions(config: Any) -> int | None:
+    """Return the longest sequence that a model was made for, whatever its config calls that; None for no limit.
+
+    Example:
+        >>> from types import SimpleNamespace as Config
+        >>> positions(Config(n_positions=1024)), positions(Config(text_config=Config(max_seq_len=64)))
+        (1024, 64)
+    """
+    try:
+        inner = config.get_text_config(decoder=True)
+    except (AttributeError, ValueError):  # no config of Transformers, or one of several decoders
+        inner = getattr(config, "text_config", None) or config
+    found = (getattr(inner, name, None) for name in _POSITIONS)
+    return next((limit for limit in found if isinstance(limit, int) and limit > 0), None)
+
+
+def check_context(context: int, config: Any, name: str = "context") -> None:
     """Refuse a context longer than the model's positions.
 
     Args:
         context: tokens in a sequence.
-        config: the model's configuration; one without ``max_position_embeddings`` is not checked.
+        config: the model's configuration; one that states no `positions` is not checked.
+        name: of the argument.
 
     Raises:
         DataError: the context is too long; the message names both numbers.
     """
-    text_config = getattr(config, "text_config", None) or config
-    limit = getattr(text_config, "max_position_embeddings", None)
+    limit = positions(config)
     if limit is not None and context > limit:
-        raise DataError(f"context={context} is longer than the model's {limit} positions; use context={limit} or less")
+        raise DataError(f"{name}={context} is longer than the model's {limit} positions; use {name}={limit} or less")

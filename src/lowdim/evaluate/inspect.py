@@ -17,7 +17,7 @@ from lowdim.core.progress import Progress, Silent
 from lowdim.core.score import Wanda
 from lowdim.core.spectrum import eigenvalues, tail_exponent
 from lowdim.data.batch import split
-from lowdim.data.calibration import CalibrationData, calibration, check_context
+from lowdim.data.calibration import CalibrationData, calibration, check_context, positions
 from lowdim.evaluate.inspection import Inspection, LayerFacts, Outliers
 from lowdim.models.walk.collect import Collector
 from lowdim.models.walk.opened import Opened, open_model
@@ -44,6 +44,7 @@ def inspect(
     dtype: str = "auto",
     compute: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Inspection:
     r"""Measure a model without changing it.
@@ -67,6 +68,7 @@ def inspect(
         dtype: of a checkpoint's weights, "auto" for its own.
         compute: dtype of the forwards through a checkpoint's blocks.
         device: where a checkpoint's blocks run.
+        trust_remote_code: run the modelling code that a checkpoint brings along.
         progress: told of every block.
 
     Raises:
@@ -82,7 +84,14 @@ def inspect(
         (8, 0.0, ['3'])
     """
     probes = {f"{m:g}": {pooling: OWL(m=float(m), pooling=pooling) for pooling in POOLINGS} for m in ms}
-    opened = open_model(model, revision=revision, dtype=dtype, compute=compute, device=device)
+    opened = open_model(
+        model,
+        revision=revision,
+        dtype=dtype,
+        compute=compute,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
     data = _data(opened, calibration, tokenizer, samples, context, seed) if probes else None
     walk = _Walk(opened, data, probes, alpha)
     with (progress or Silent()).stage("Inspect", len(opened.stream), "blocks") as stage:
@@ -99,13 +108,13 @@ def _data(
     if source is None:
         return None
     if not isinstance(source, CalibrationData):
-        limit = getattr(opened.config, "max_position_embeddings", None)
+        opened.check_weights()
         embedding: Any = opened.stream.model.get_input_embeddings()
         source = calibration(
             source,
             tokenizer or opened.tokenizer(),
             samples=samples,
-            context=context or min(512, limit or 512),
+            context=context or min(512, positions(opened.config) or 512),
             seed=seed,
             vocab_size=embedding.weight.shape[0],
         )

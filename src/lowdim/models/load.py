@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from lowdim.core.errors import CheckpointError
 from lowdim.models.disk.checkpoint import Checkpoint
+
+_TOKENIZERS = ("tokenizer*", "vocab.*", "*.tiktoken", "spiece.model", "sentencepiece*.model")
 
 
 @contextmanager
@@ -44,7 +47,7 @@ def load(
 
     Args:
         path: a directory that `Checkpoint` accepts.
-        dtype: of the parameters; ``None`` is the one named in ``config.json``.
+        dtype: of the parameters; ``None`` is that of most of the weights, whatever ``config.json`` says.
         device: where the model goes.
         trust_remote_code: run the modelling code that the checkpoint brings along.
 
@@ -60,7 +63,7 @@ def load(
                 None,
                 config=config,
                 state_dict=dict(checkpoint),
-                dtype="auto" if dtype is None else dtype,
+                dtype=checkpoint.dtype if dtype is None else dtype,
                 output_loading_info=True,
             )
         except (RuntimeError, ValueError) as error:
@@ -73,6 +76,29 @@ def load(
     loaded.config._name_or_path = str(path)
     result: PreTrainedModel = loaded.eval().to(device)
     return result
+
+
+def read_tokenizer(path: Path, trust_remote_code: bool = False) -> Any | None:
+    """Return the tokenizer that lies beside the weights; ``None`` where there is none."""
+    if not any(found for pattern in _TOKENIZERS for found in path.glob(pattern)):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever a tokenizer's own code raises
+        warnings.warn(f"the tokenizer in {path} cannot be read, so there is none: {error}", stacklevel=2)
+        return None
+
+
+def need_tokenizer(spec: str, path: Path, trust_remote_code: bool = False) -> Any:
+    """Return the tokenizer that lies beside the weights.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = read_tokenizer(path, trust_remote_code)
+    if found is None:
+        raise CheckpointError(f"{spec} has no tokenizer beside its weights. Copy the tokenizer's files there.")
+    return found
 
 
 def read_config(path: Path, trust_remote_code: bool = False) -> Any:

@@ -198,7 +198,7 @@ class Ticket:
             CheckpointError: the file is not one, or is damaged.
         """
         try:
-            held, about = read_tensors(path)
+            held, about = read_tensors(path, "ticket")
             words = {name: held[_WORDS + name] for name in about["shapes"]}
             masks = Masks()
             masks.load_state_dict({"shapes": about["shapes"], "words": words})

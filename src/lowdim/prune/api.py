@@ -14,14 +14,16 @@ from lowdim.core.masks import Masks
 from lowdim.core.progress import Progress, Silent
 from lowdim.core.score.base import GRADIENT
 from lowdim.data.batch import Batch, split
-from lowdim.data.calibration import CalibrationData, calibration, check_context
+from lowdim.data.calibration import CalibrationData, calibration, check_context, positions
 from lowdim.models import ranks
 from lowdim.models.disk import manifest
 from lowdim.models.disk.convert import convert
 from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.packed import Packed
 from lowdim.models.disk.writer import Writer
+from lowdim.models.save import save_around, save_model
 from lowdim.models.walk.gradients import loss_gradients
+from lowdim.models.walk.opened import accepted
 from lowdim.models.walk.stream import Stream, Walk, watched
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.manifest import build_manifest
@@ -119,7 +121,7 @@ def prune(
         >>> result.sparsity
         0.5
     """
-    progress = progress or Silent()
+    progress, model = progress or Silent(), accepted(model)
     run = _Run(recipe, progress, calibration, tokenizer, speed)
     with ranks.launched():
         if isinstance(model, PreTrainedModel):
@@ -128,7 +130,7 @@ def prune(
             raise ValueError(
                 "prune() of a model on disk needs out=DIRECTORY; only a model in memory is pruned in place"
             )
-        return run.to_disk(str(model), Path(out), revision, resume, overwrite)
+        return run.to_disk(model, Path(out), revision, resume, overwrite)
 
 
 class _Run:
@@ -149,6 +151,10 @@ class _Run:
         writer = Writer(out, overwrite=overwrite) if out is not None and ranks.rank() == 0 else None
         try:
             session = open_session(model, self.recipe)
+            if writer is not None:
+                writer.directory.require_space(sum(parameter.nbytes for parameter in model.parameters()))
+                save_around(model, self.tokenizer, writer.directory.partial)
+            session.check_weights()
             data = self._data(session)
             self._rounded = None if out is None else {}
             evaluation, records = self._stages(session, data, None)
@@ -158,6 +164,10 @@ class _Run:
                 self._save(writer, session, record)
                 write_sidecar(out, session, self.clock, self.progress, self.speed)
             return PruneResult(record.to_dict(), out, model, masks)
+        except BaseException:
+            if writer is not None:
+                writer.directory.reset()  # nothing in it could be gone on from
+            raise
         finally:
             if writer is not None:
                 writer.directory.close()
@@ -188,6 +198,7 @@ class _Run:
     def _open(self, spec: str, revision: str | None) -> tuple[Session, CalibrationData | None]:
         with self.clock.stage("Open"):
             session = open_session(spec, self.recipe, revision=revision)
+            session.check_weights()
             self.tokenizer = self.tokenizer or session.tokenizer()
             return session, self._data(session)
 
@@ -212,8 +223,8 @@ class _Run:
     ) -> tuple[dict[str, Any], dict[int, BlockRecord]]:
         """Measure the dense model, take gradients where the score needs them, allocate, prune, measure again."""
         batches = ranks.share(batches_of(data)) if data else []
-        text = make_windows(self.recipe, self.tokenizer)
-        limit = getattr(session.config, "max_position_embeddings", None)
+        text = make_windows(self.recipe, self.tokenizer, session.config)
+        limit = positions(session.config)
 
         def measured(name: str, forward: Walk) -> Measured:
             if (text is None and not self.recipe.evaluation.tasks) or ranks.rank() != 0:
@@ -242,8 +253,9 @@ class _Run:
         if keeper is None:
             return session.stream.forward
         stream = session.stream
+        stored = None if self.recipe.dtype == "auto" else session.stored
         return Stream(
-            stream.model, keeper.reader(), stored=session.stored, compute=stream.compute, device=stream.device
+            stream.model, keeper.reader(), stored=stored, compute=stream.compute, device=stream.device
         ).forward
 
     def _data(self, session: Session) -> CalibrationData | None:
@@ -252,8 +264,7 @@ class _Run:
             return None
         settings, config = self.recipe.calibration, session.config
         embedding: Any = session.stream.model.get_input_embeddings()
-        limit = getattr(config, "max_position_embeddings", None)
-        context = settings.context or min(2048, limit or 2048)
+        context = settings.context or min(2048, positions(config) or 2048)
         if isinstance(self.source, CalibrationData):
             data = self.source
         else:
@@ -287,9 +298,7 @@ class _Run:
 
     def _save(self, writer: Writer, session: Session, record: Manifest) -> None:
         """Write a model pruned in memory as a stock directory, and pack it if that was asked for."""
-        session.stream.model.save_pretrained(writer.directory.partial)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(writer.directory.partial)
+        save_model(session.stream.model, self.tokenizer, writer.directory.partial)
         writer.write_index()
         record.hashes.files = writer.hashes()
         writer.directory.write_text(manifest.FILE, manifest.to_text(record))

@@ -14,43 +14,53 @@ from lowdim.models.walk.stream import Stream
 
 
 def stored_codes(
-    stream: Stream, layers: Sequence[Layer], codes: Mapping[str, Quantized], held: Tensor, grid: Grid
+    stream: Stream, layers: Sequence[Layer], codes: Mapping[str, Quantized], held: Mapping[str, Tensor], grid: Grid
 ) -> dict[str, Packed | None]:
-    """Return the tensors of one parameter as they are stored: their codes, packed.
+    """Return the tensors of parameters that are stored together as they are stored: their codes, packed.
 
     A parameter may be several layers (experts), and several tensors on disk. Its levels and scales are given the
     weight's own shape, so that what Transformers does to the weight can be done to them.
 
     Args:
         stream: knows the names on disk.
-        layers: the layers that hold the parameter, those that were pruned.
+        layers: the layers in the parameters that were pruned.
         codes: by layer; a layer that was left as it is has none.
-        held: the parameter.
+        held: the parameters.
         grid: what was rounded to.
 
     Returns:
         By name on disk; ``None`` for a tensor that its levels and scales do not describe. Tensors left as they were are
         missing.
     """
-    shape = held.shape if held.dim() == 3 else (1, *layers[0].shape)
-    levels, steps = torch.zeros(shape, dtype=torch.int8), torch.zeros(shape, dtype=torch.bfloat16)
-    for layer in layers:
-        if layer.name in codes:
-            place = int(layer.name.rsplit(".", 2)[1]) if held.dim() == 3 else 0
-            own = codes[layer.name]
-            levels[place] = own.levels.cpu()
-            steps[place] = spread(own.scales, shape[2], grid.group).cpu().to(torch.bfloat16)
-    if held.dim() == 2:
-        levels, steps = levels[0], steps[0]
-    name, turned = layers[0].parameter, layers[0].transposed
-    scales = stream.named_on_disk({name: steps})
-    tensors = stream.named_on_disk({name: held})
+    levels: dict[str, Tensor] = {}
+    steps: dict[str, Tensor] = {}
+    turned = False
+    for name, parameter in held.items():
+        own = [layer for layer in layers if layer.parameter == name]
+        turned = turned or any(layer.transposed for layer in own)
+        shape = parameter.shape[::-1] if any(layer.transposed for layer in own) else parameter.shape
+        levels[name], steps[name] = _laid_out(own, codes, shape, grid)
+    scales, tensors = stream.named_on_disk(steps), stream.named_on_disk(held)
     found: dict[str, Packed | None] = {}
-    for key, part in stream.named_on_disk({name: levels}).items():
+    for key, part in stream.named_on_disk(levels).items():
         if bool(part.any()) or not bool(tensors[key].any()):
             form = Form(tuple(tensors[key].shape), tensors[key].dtype, grid, turned)
             found[key] = _pack(part, scales[key], tensors[key], form)
     return found
+
+
+def _laid_out(
+    layers: Sequence[Layer], codes: Mapping[str, Quantized], shape: torch.Size, grid: Grid
+) -> tuple[Tensor, Tensor]:
+    """Return the levels and, entry by entry, the scales of a parameter; zeros where a layer has no codes."""
+    levels, steps = torch.zeros(shape, dtype=torch.int8), torch.zeros(shape, dtype=torch.bfloat16)
+    for layer in layers:
+        if layer.name in codes:
+            place = int(layer.name.rsplit(".", 2)[1]) if len(shape) == 3 else ...
+            own = codes[layer.name]
+            levels[place] = own.levels.cpu()
+            steps[place] = spread(own.scales, shape[-1], grid.group).cpu().to(torch.bfloat16)
+    return levels, steps
 
 
 def _pack(levels: Tensor, scales: Tensor, tensor: Tensor, form: Form) -> Packed | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -158,7 +159,7 @@ class Keeper:
             if name == "config.json":
                 config = read_json(source.path / name) | {"dtype": str(self.session.stored).removeprefix("torch.")}
                 config.pop("torch_dtype", None)
-                writer.directory.write_json(name, config)
+                writer.directory.write_text(name, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
             else:
                 writer.directory.copy(source.path / name)
         if self.packed:
@@ -193,25 +194,24 @@ def record_block(
     """Count what a block's pruned tensors hold now, as they will be stored.
 
     Layers are recorded under the names that the checkpoint has for their tensors. Experts that share a parameter in
-    memory have tensors of their own on disk; the target and the error of such a tensor are not recorded.
+    memory may have tensors of their own on disk, and layers of their own in memory may share one there; the target and
+    the error of such a tensor are not recorded.
 
     Returns:
         The record, and the tensors by their names on disk, those that were rounded packed.
     """
     record, tensors = BlockRecord(), dict[str, Tensor | Packed]()
     found = {outcome.name: outcome for outcome in outcomes}
-    owners: dict[str, list[Layer]] = {}
-    for layer in block.layers:
-        if layer.name in found:
-            owners.setdefault(layer.parameter, []).append(layer)
+    for names, layers in _together(session, block, found):
+        for layer in layers:
             record.fallbacks += [{"layer": layer.name, "what": note, "detail": ""} for note in found[layer.name].notes]
-    for parameter, layers in owners.items():
-        held = block.masters[parameter.removeprefix(f"{block.name}.")].cpu()
-        own = found[layers[0].name] if len(layers) == 1 else None
+        held = {name: block.masters[name.removeprefix(f"{block.name}.")].cpu() for name in names}
+        own = found[layers[0].name] if len(layers) == len(names) == 1 else None
         codes = {layer.name: made for layer in layers if (made := found[layer.name].codes)}
         grid = session.recipe.grid
         packed = stored_codes(session.stream, layers, codes, held, grid) if codes and grid else {}
-        for name, tensor in session.stream.named_on_disk({parameter: held}).items():
+        for name, joined in session.stream.named_on_disk(held).items():
+            tensor = joined if session.stream.skeleton is None else session.stream.skeleton.as_stored(name, joined)
             mask = kept(tensor)
             numel, nonzeros, key = mask.numel(), int(torch.count_nonzero(mask)), name.removesuffix(".weight")
             record.layers[key] = LayerRecord(
@@ -228,3 +228,13 @@ def record_block(
             if name in packed and packed[name] is None:
                 record.fallbacks.append({"layer": key, "what": NO_CODES, "detail": ""})
     return record, tensors
+
+
+def _together(session: Session, block: Block, found: Container[str]) -> Iterator[tuple[list[str], list[Layer]]]:
+    """Yield the parameters that are stored together, and those layers of the block in them that were pruned."""
+    owners: dict[tuple[str, ...], list[Layer]] = {}
+    for layer in block.layers:
+        if layer.name in found:
+            owners.setdefault(tuple(session.stream.stored_with(layer.parameter)), []).append(layer)
+    for names, layers in owners.items():
+        yield list(names), layers

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from lowdim.core.allocation import AllocationResult
+from lowdim.core.files import read_json
 from lowdim.data.calibration import CalibrationData
 from lowdim.models.disk import manifest
 from lowdim.models.disk.manifest import Manifest
@@ -55,12 +56,29 @@ def build_manifest(
                 "name": recipe.to_dict()["allocation"]["name"],
                 "values": {name: float(value) for name, value in allocation.values.items()},
             },
-            "fallbacks": [entry for i in sorted(records) for entry in records[i].fallbacks],
+            "fallbacks": [*_of_source(session), *(entry for i in sorted(records) for entry in records[i].fallbacks)],
             "hashes": {
                 "masks": {n: h for i in sorted(records) for n, h in records[i].masks.items()},
                 "files": {},
             },
             "evaluation": dict(evaluation),
-            "probes": recipe.allocation.describe(allocation.values, session.layers, len(session.stream)),
+            "probes": {}
+            if recipe.idle
+            else recipe.allocation.describe(allocation.values, session.layers, len(session.stream)),
         }
     )
+
+
+def _of_source(session: Session) -> list[dict[str, str]]:
+    """Return what was not taken from the source as it says of itself."""
+    source, checkpoint = session.source, session.checkpoint
+    if source is None or checkpoint is None:
+        return []
+    unknown = "says this of its model, which the converted config does not hold"
+    notes = [{"layer": key, "what": f"the GGUF file {unknown}", "detail": ""} for key in source.notes]
+    config = read_json(source.path / "config.json")
+    said, most = config.get("dtype") or config.get("torch_dtype"), str(checkpoint.dtype)
+    if session.recipe.dtype == "auto" and isinstance(said, str) and f"torch.{said.removeprefix('torch.')}" != most:
+        what = f"config.json says {said}, most weights are {most.removeprefix('torch.')}: each tensor keeps its own"
+        notes.append({"layer": "config.json", "what": what, "detail": ""})
+    return notes

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lowdim.data import assets
+from lowdim.data.calibration import check_context, positions
 from lowdim.data.windows import Windows, windows
 from lowdim.evaluate.quality import perplexity as ppl
 from lowdim.evaluate.quality import zeroshot
@@ -18,6 +19,8 @@ from lowdim.evaluate.quality.perplexity import Perplexity
 from lowdim.evaluate.quality.zeroshot import TaskResult
 from lowdim.prune.recipe import Recipe
 
+CONTEXT = 512
+"""Tokens in a window where the recipe does not say, and the model takes as many."""
 TOKENS_PER_BATCH = 1024
 """Positions in a forward of the evaluation: the logits of more would be the largest tensor of a whole run."""
 
@@ -71,12 +74,18 @@ def text_of(recipe: Recipe) -> str | None:
     return "builtin" if recipe.calibration.source.startswith("builtin") or assets.available()["wiki"] else None
 
 
-def make_windows(recipe: Recipe, tokenizer: Any) -> Windows | None:
-    """Cut the evaluation text into windows; ``None`` if there is no text or no tokenizer to read it."""
+def make_windows(recipe: Recipe, tokenizer: Any, config: Any) -> Windows | None:
+    """Cut the evaluation text into windows; ``None`` if there is no text or no tokenizer to read it.
+
+    Raises:
+        DataError: the windows would be longer than the model's positions.
+    """
     text, settings = text_of(recipe), recipe.evaluation
     if text is None or tokenizer is None:
         return None
-    return windows(text, tokenizer, settings.context, limit=settings.windows, bos=settings.bos)
+    context = settings.context or min(CONTEXT, positions(config) or CONTEXT)
+    check_context(context, config, "evaluation.context")
+    return windows(text, tokenizer, context, limit=settings.windows, bos=settings.bos)
 
 
 def measure(forward: Forward, recipe: Recipe, tokenizer: Any, text: Windows | None, limit: int | None) -> Measured:

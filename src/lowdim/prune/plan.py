@@ -11,6 +11,7 @@ import torch
 from lowdim.core.allocation import LayerInfo
 from lowdim.core.progress import Silent
 from lowdim.core.score.base import GRADIENT
+from lowdim.data.calibration import positions
 from lowdim.prune.budgets import budgets
 from lowdim.prune.run import needs_data
 from lowdim.prune.scan import allocate
@@ -107,8 +108,7 @@ def _tokens(session: Session) -> int:
     if not needs_data(session):
         return 0
     settings = session.recipe.calibration
-    limit = getattr(session.config, "max_position_embeddings", None)
-    return settings.samples * (settings.context or min(2048, limit or 2048))
+    return settings.samples * (settings.context or min(2048, positions(session.config) or 2048))
 
 
 def _memory(session: Session) -> dict[str, int]:

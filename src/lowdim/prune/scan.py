@@ -87,6 +87,8 @@ class Scanner:
 def allocate(session: Session, batches: Sequence[Batch], progress: Progress) -> AllocationResult:
     """Run a recipe's allocation, with the dense pass it needs, if any, and return its sparsities."""
     recipe = session.recipe
+    if recipe.idle:
+        return AllocationResult({info.name: 0.0 for info in session.layers}, {})
     allocation = recipe.allocation.in_schema(recipe.schema_version)
     source = {"wanda": Wanda(), "score": recipe.score, None: None}[allocation.scale_from]
     with torch.no_grad(), closing(Scanner(session, source, batches, progress)) as scanner:

@@ -41,7 +41,16 @@ def open_session(model: PreTrainedModel | str | Path, recipe: Recipe, *, revisio
         LowdimError: the model cannot be used, a target expression matches nothing, or the pattern does not fit the
             shape of a layer.
     """
-    opened = open_model(model, revision=revision, dtype=recipe.dtype, compute=recipe.compute, device=recipe.device)
+    opened = open_model(
+        model,
+        revision=revision,
+        dtype=recipe.dtype,
+        compute=recipe.compute,
+        device=recipe.device,
+        trust_remote_code=recipe.trust_remote_code,
+    )
+    if opened.stream.skeleton is not None:
+        opened.stream.skeleton.check_ways_back()
     layers, skipped = _layers(opened.stream, recipe)
     return Session(**vars(opened), recipe=recipe, layers=layers, skipped=skipped)
 

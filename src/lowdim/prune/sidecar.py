@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ def write_sidecar(
     if session.source is not None and session.recipe.evaluation.tokens:
         with clock.stage("Measure speed"):
             compute = session.stream.compute or session.stored
-            text = make_windows(session.recipe, session.tokenizer())
+            text = make_windows(session.recipe, session.tokenizer(), session.config)
             tokens = session.recipe.evaluation.tokens
-            speed = (measure or measure_speed)(session.source.path, out, compute, tokens, text, progress)
+            plain = partial(measure_speed, trust_remote_code=session.recipe.trust_remote_code)
+            speed = (measure or plain)(session.source.path, out, compute, tokens, text, progress)
     content = {
         "stages": clock.stages,
         "machine": machine(),

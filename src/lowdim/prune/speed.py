@@ -32,6 +32,7 @@ def measure_speed(
     tokens: int,
     text: Windows | None = None,
     progress: Progress | None = None,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Return tokens per second of greedy generation, dense against sparse: medians of interleaved rounds.
 
@@ -44,8 +45,9 @@ def measure_speed(
         tokens: tokens generated per round; fewer where `SECONDS` do not hold them.
         text: not looked at: both compute what the run has measured on it.
         progress: told of the rounds.
+        trust_remote_code: run the modelling code that the models bring along.
     """
-    models = [load(path, dtype=dtype) for path in (dense, sparse)]
+    models = [load(path, dtype=dtype, trust_remote_code=trust_remote_code) for path in (dense, sparse)]
     prompt = torch.arange(1, 17)[None] % models[0].config.vocab_size
     seconds: list[list[float]] = [[], []]
     with (progress or Silent()).stage("Measure speed", ROUNDS, "rounds") as stage:

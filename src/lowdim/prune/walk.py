@@ -36,7 +36,7 @@ def prune_block(engine: Engine, block: Block, activations: Sequence[Activation],
     in_turn = engine.recipe.sequential == "true" and engine.needs
     walk = (_in_turn if in_turn else _together)(engine, block, activations, layers)
     masks = None
-    if engine.recipe.pattern.joint:
+    if engine.recipe.pattern.joint and not engine.recipe.idle:
         walk = iter(groups := list(walk))
         masks = _joint_masks(engine, groups, config)
     outcomes: list[Outcome] = []

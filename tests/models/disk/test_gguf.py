@@ -113,7 +113,7 @@ def test_auto_is_bfloat16_and_a_plain_model_comes_out(tiny: Path, cache: Path) -
     source = resolve(str(tiny))
     assert source.dtype == "bfloat16"
     assert source.revision == f"sha256:{file_sha256(tiny)}"
-    assert source.path == cache / "converted" / f"{file_sha256(tiny)}-bfloat16"
+    assert source.path == cache / "converted" / f"{file_sha256(tiny)}-bfloat16-2"
     exact = Checkpoint(resolve(str(tiny), dtype="float32").path)
     for name, weight in Checkpoint(source.path):
         assert torch.equal(weight, exact.read(name).to(torch.bfloat16))
@@ -133,7 +133,7 @@ def test_converted_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_killed_conversion_left_is_thrown_away(tiny: Path, cache: Path) -> None:
-    partial = cache / "converted" / f"{file_sha256(tiny)}-bfloat16.partial"
+    partial = cache / "converted" / f"{file_sha256(tiny)}-bfloat16-2.partial"
     partial.mkdir(parents=True)
     (partial / "model.safetensors").write_bytes(b"half")
     path = gguf.convert_gguf(tiny)[0]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowdim.core.random import generator
+from lowdim.data.calibration import positions
 from lowdim.data.questions import Question
 from lowdim.data.tokens import Bos
 from lowdim.evaluate.errors import EvaluationError
@@ -184,5 +185,4 @@ def beats(accuracy: float, chance: float, questions: int) -> bool:
 
 
 def _positions(model: nn.Module | Forward) -> int | None:
-    config = getattr(model, "config", None)
-    return getattr(getattr(config, "text_config", None) or config, "max_position_embeddings", None)
+    return positions(getattr(model, "config", None))

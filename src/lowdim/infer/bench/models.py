@@ -44,6 +44,7 @@ class Base:
         zeros: share of zeros that the linear layers of the blocks have come with.
         path: directory of a real model.
         original: directory of the model before it was pruned, which then stands for it wherever zeros are not skipped.
+        trusted: whether Python code that the model brings along may be run.
     """
 
     model: PreTrainedModel
@@ -52,6 +53,7 @@ class Base:
     zeros: float
     path: Path | None = None
     original: Path | None = None
+    trusted: bool = False
 
     @property
     def sparse(self) -> bool:
@@ -92,15 +94,17 @@ def loaded_base(settings: Settings) -> Base:
         LowdimError: the model cannot be loaded, or its contestants do not fit into the free memory.
     """
     assert settings.model is not None
-    source = resolve(settings.model, revision=settings.revision)
+    trusted = settings.trust_remote_code
+    source = resolve(settings.model, revision=settings.revision, trust_remote_code=trusted)
     checkpoint = Checkpoint(source.path)
     weights = sum(checkpoint.info(name).numel for name in checkpoint.names())
     check_memory(sum(bytes_of(who, weights) for who in wanted(settings)) + 4 * weights, settings.model)
-    model = load(source.path)
+    model = load(source.path, trust_remote_code=trusted)
     pruned = [weight for _, weight, is_head in linears(model) if not is_head]
     total = sum(weight.numel() for weight in pruned)
     zeros = 1 - sum(int(torch.count_nonzero(weight)) for weight in pruned) / max(total, 1)
-    return Base(model, None, model.config.num_hidden_layers, round(zeros, 4), source.path)
+    layers = model.config.num_hidden_layers
+    return Base(model, None, layers, round(zeros, 4), source.path, trusted=trusted)
 
 
 def wanted(settings: Settings, zeros: float = 0.0) -> list[Contestant]:
@@ -163,7 +167,7 @@ def build(base: Base, who: Contestant) -> PreTrainedModel:
     """Return the model in a contestant's form, at its full depth."""
     if who.sparsity and base.sparse:
         return _as_stored(base, who.dtype)
-    model: Any = load(base.original) if base.original else copy.deepcopy(base.model)
+    model: Any = load(base.original, trust_remote_code=base.trusted) if base.original else copy.deepcopy(base.model)
     if who.engine == "torch":
         model = model.to(TORCH[who.dtype])
     else:
@@ -177,7 +181,7 @@ def build(base: Base, who: Contestant) -> PreTrainedModel:
 def _as_stored(base: Base, dtype: str) -> PreTrainedModel:
     """Return a pruned model as its users get it: packed weights as they are, others packed where that pays."""
     assert base.path is not None
-    model = runtime.load(base.path, dtype, group=GROUP)
+    model = runtime.load(base.path, dtype, group=GROUP, trust_remote_code=base.trusted)
     if not any(isinstance(module, SparseLinear) for module in model.modules()):
         accelerate(model, dtype=dtype, group=GROUP)
     return model

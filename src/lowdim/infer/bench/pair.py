@@ -34,6 +34,7 @@ def measure_pair(
     tokens: int,
     text: Windows | None = None,
     progress: Progress | None = None,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Measure a dense model in Hugging Face and in this runtime, and the pruned one in this runtime.
 
@@ -44,6 +45,7 @@ def measure_pair(
         tokens: generated per round; fewer where they come slowly.
         text: windows to measure perplexity on; a few of them are used.
         progress: told of stages and their advance.
+        trust_remote_code: run the modelling code that the models bring along.
 
     Returns:
         What a run's sidecar keeps under ``speed``: the two rates that are set side by side, what they are, and all
@@ -56,7 +58,8 @@ def measure_pair(
     kind = _stored(sparse) or lossless
     few = tuple(dict.fromkeys((lossless, kind)))
     try:
-        settings, base = _that_fits(sparse, (*few, "int8", "int4"), few, max(tokens, 2))
+        asked = Settings(model=str(sparse), dtypes=few, tokens=max(tokens, 2), trust_remote_code=trust_remote_code)
+        settings, base = _that_fits(asked, (*few, "int8", "int4"))
     except BenchError as error:
         return {"note": str(error)}
     found = measure(replace(base, original=dense), settings, _few(text), progress or Silent(), deadline, needed=few)
@@ -70,16 +73,13 @@ def measure_pair(
     }
 
 
-def _that_fits(
-    path: Path, all_dtypes: tuple[str, ...], few: tuple[str, ...], tokens: int
-) -> tuple[Settings, models.Base]:
-    """Return what to measure of a model, and the model: in all dtypes where memory holds them."""
-    settings = Settings(model=str(path), dtypes=tuple(dict.fromkeys(all_dtypes)), tokens=tokens)
+def _that_fits(asked: Settings, more: tuple[str, ...]) -> tuple[Settings, models.Base]:
+    """Return what to measure of a model, and the model: in more dtypes where memory holds them."""
+    settings = replace(asked, dtypes=tuple(dict.fromkeys(more)))
     try:
         return settings, models.loaded_base(settings)
     except BenchError:
-        settings = replace(settings, dtypes=few)
-        return settings, models.loaded_base(settings)
+        return asked, models.loaded_base(asked)
 
 
 def _stored(path: Path) -> str | None:

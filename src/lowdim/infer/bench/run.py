@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from lowdim.core.machine import machine
 from lowdim.core.native import runtime_info
 from lowdim.core.progress import Progress, Silent
+from lowdim.data.calibration import positions
 from lowdim.infer.bench import advice, layers, models
 from lowdim.infer.bench.bandwidth import read_bandwidth
 from lowdim.infer.bench.decode import ROUNDS, Decoder, LowdimDecoder, TorchDecoder, time_prefill, time_steps
@@ -97,7 +98,9 @@ def _windows(settings: Settings) -> Windows | None:
     from lowdim.data.windows import windows
 
     assert settings.model is not None
-    tokenizer = open_model(settings.model, revision=settings.revision).tokenizer()
+    trusted = settings.trust_remote_code
+    opened = open_model(settings.model, revision=settings.revision, trust_remote_code=trusted)
+    tokenizer = opened.tokenizer()
     if tokenizer is None:
         raise BenchError(f"--text needs a tokenizer, and {settings.model} has none beside its weights.")
     return windows(settings.text, tokenizer, CONTEXT, limit=WINDOWS)
@@ -160,7 +163,7 @@ def _models(
         c: TorchDecoder(m) if c.engine == "torch" else LowdimDecoder(m) for c, m in built.items()
     }
     config = base.model.config
-    prompt = min(PREFILL, (getattr(config, "max_position_embeddings", None) or PREFILL) // 2)
+    prompt = min(PREFILL, (positions(config) or PREFILL) // 2)
     vocab, tokens = config.vocab_size, min(settings.tokens, prompt)
     with progress.stage("Time models", len(built) * (2 * ROUNDS + 1), "turns") as stage:
         steps = time_steps(decoders, tokens, vocab, advance=stage.advance, seconds=deadline.left(_STEPS))

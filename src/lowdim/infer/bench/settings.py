@@ -25,6 +25,7 @@ class Settings:
         threads: of every contestant; None takes torch's own number.
         text: measure perplexity on it too: "builtin" or a file; None for not at all.
         revision: branch, tag or commit of a hub id.
+        trust_remote_code: run the Python code that a model brings along.
 
     Raises:
         RecipeError: an impossible value or combination.
@@ -46,6 +47,7 @@ class Settings:
     threads: int | None = None
     text: str | None = None
     revision: str | None = None
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.shape is None):

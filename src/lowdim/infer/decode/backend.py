@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lowdim.core.errors import LowdimError
+from lowdim.data.calibration import positions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +80,7 @@ def longest(config: Any) -> int:
         >>> longest(SimpleNamespace(max_position_embeddings=2048)), longest(SimpleNamespace())
         (2048, 32768)
     """
-    return int(getattr(config, "max_position_embeddings", None) or LONGEST)
+    return positions(config) or LONGEST
 
 
 def end_tokens(model: Any) -> frozenset[int]:
@@ -144,7 +145,7 @@ class Slots:
         if before + len(ids) > self.max_length:
             raise LowdimError(
                 f"a sequence of {before + len(ids)} tokens does not fit: the longest is {self.max_length}. "
-                "Shorten the text, or open the backend with a larger max_length."
+                "Shorten the text."
             )
 
     def extend(self, slot: int, ids: Sequence[int]) -> int:

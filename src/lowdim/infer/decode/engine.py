@@ -95,7 +95,7 @@ class NativeEngine:
     def _check(self, status: int) -> None:
         if status:
             raise LowdimError(
-                f"the decode engine refused: {self._library.message(status)}. Where it is memory, a smaller max_length "
+                f"the decode engine refused: {self._library.message(status)}. Where it is memory, a shorter context "
                 "or fewer slots need less."
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lowdim.data.calibration import check_context
 from lowdim.infer.decode.backend import Backend, check_sizes
 from lowdim.infer.decode.families import Unsupported
 from lowdim.infer.decode.hf_backend import HFBackend
@@ -38,9 +39,11 @@ def open_backend(model: PreTrainedModel, *, slots: int = 1, max_length: int | No
         max_length: tokens that a sequence may hold; ``None`` for what the model was made for.
 
     Raises:
-        LowdimError: a number that makes no sense, or a model without a cache.
+        LowdimError: a number that makes no sense or is beyond the model's positions, or a model without a cache.
     """
     check_sizes(slots, max_length)
+    if max_length is not None:
+        check_context(max_length, model.config, "max_length")
     try:
         return Opened(NativeBackend(model, slots=slots, max_length=max_length), "native")
     except Unsupported as reason:

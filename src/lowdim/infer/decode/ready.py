@@ -4,38 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
-from lowdim.core.errors import CheckpointError
 from lowdim.infer.sparse.accelerate import accelerate
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.load import load
 from lowdim.models.disk.source import resolve
+from lowdim.models.load import need_tokenizer
 
 _KINDS = {"bfloat16": "bf16", "float16": "fp32", "float32": "fp32"}  # no kernel computes in fp16
 
 
-def open_ready(spec: str, revision: str | None = None, dtype: str | None = None) -> tuple[PreTrainedModel, Any]:
+def open_ready(
+    spec: str, revision: str | None = None, dtype: str | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, Any]:
     """Return a model whose layers skip zeros, and its tokenizer.
 
     Args:
         spec: whatever `lowdim.models.disk.source.resolve` finds.
         revision: branch, tag or commit of a hub id.
         dtype: "fp32", "bf16", "int8" or "int4"; ``None`` keeps every number as it is stored.
+        trust_remote_code: run the Python code that a model brings along.
 
     Raises:
         CheckpointError: there is no such model, it cannot be used, or it has no tokenizer.
         LowdimError: an unknown dtype.
     """
-    source = resolve(spec, revision=revision)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(
-            f"{spec} has no tokenizer beside its weights. Copy the tokenizer's files there."
-        ) from error
+    source = resolve(spec, revision=revision, trust_remote_code=trust_remote_code)
+    tokenizer = need_tokenizer(spec, source.path, trust_remote_code)
     kind = dtype or ("fp32" if source.dtype == "float16" else None)
-    model = load(source.path, kind)
+    model = load(source.path, kind, trust_remote_code=trust_remote_code)
     if not any(isinstance(module, SparseLinear) for module in model.modules()):
         accelerate(model, dtype=kind or _KINDS[source.dtype])
     return model, tokenizer

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from lowdim.core.errors import CheckpointError, suggest
 from lowdim.core.files import file_sha256, read_json
-from lowdim.models.disk import packed_header
+from lowdim.models.disk import adapters, manifest, packed_header
 from lowdim.models.disk.files import companions, inside
 from lowdim.models.disk.packed import Form, Packed
 from lowdim.models.disk.packed_header import stored_name
 from lowdim.models.disk.shard import Header, Stored, read_header, read_tensor
 
 STEMS = ("model", packed_header.STEM)
+FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -83,6 +84,8 @@ class Checkpoint:
         if not self.path.is_dir():
             hint = f" {partial} exists: that run did not finish; resume it." if partial.is_dir() else ""
             raise CheckpointError(f"no checkpoint directory at {self.path}.{hint}")
+        adapters.check_directory(self.path)
+        manifest.refuse_newer(self.path)
 
     def _stem(self) -> str:
         found = [
@@ -202,6 +205,22 @@ class Checkpoint:
             hint = f" {near}" if near.startswith("Did") else ""
             raise CheckpointError(f"{self.path} has no tensor {name!r}.{hint}")
 
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The dtype of most of the weights, whatever ``config.json`` says of it.
+
+        Raises:
+            CheckpointError: it is not a type that can be computed with.
+        """
+        sizes: dict[torch.dtype, int] = {}
+        for info in map(self.info, self._names):
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.numel
+        most = max(sizes, key=lambda dtype: sizes[dtype], default=None)
+        if most not in FLOATS:
+            held = str(most).removeprefix("torch.") if sizes else "no"
+            raise CheckpointError(f"{self.path} holds {held} weights; lowdim works on bfloat16, float16 and float32.")
+        return most
+
     @property
     def size_bytes(self) -> int:
         """Bytes of the weight files on disk."""
@@ -223,8 +242,6 @@ class Checkpoint:
 
 def _nothing_to_read(path: Path) -> str:
     pickles = sorted(found.name for pattern in _PICKLES for found in path.glob(pattern))
-    if (path / "adapter_model.safetensors").exists():
-        return f"{path} holds a PEFT adapter, not a model. Merge it first (merge_and_unload), then save that."
     if pickles:
         return (
             f"{path} holds only pickled weights ({pickles[0]}), and opening a pickle can run code. Use a "

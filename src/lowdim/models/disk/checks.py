@@ -149,7 +149,7 @@ def _generate(checkpoint: Checkpoint, trust_remote_code: bool, keep: list[Any]) 
         with quiet():
             model = _stock(checkpoint.path, trust_remote_code)
     keep.append(model)
-    tokenizer, prompt = _prompt(checkpoint, model)
+    tokenizer, prompt = _prompt(checkpoint, model, trust_remote_code)
     with torch.inference_mode(), quiet():
         out = model.generate(
             prompt,
@@ -183,11 +183,11 @@ def _stock(path: Path, trust_remote_code: bool) -> Any:
     return model.eval()
 
 
-def _prompt(checkpoint: Checkpoint, model: Any) -> tuple[Any, Tensor]:
-    from transformers import AutoTokenizer
+def _prompt(checkpoint: Checkpoint, model: Any, trust_remote_code: bool) -> tuple[Any, Tensor]:
+    from lowdim.models.load import read_tokenizer
 
-    if any(name.startswith("tokenizer") for name in checkpoint.companions()):
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True)
+    tokenizer = read_tokenizer(checkpoint.path, trust_remote_code)
+    if tokenizer is not None:
         return tokenizer, tokenizer("The meaning of life is", return_tensors="pt")["input_ids"]
     return None, torch.arange(1, 5)[None] % model.config.vocab_size
 

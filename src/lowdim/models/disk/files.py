@@ -7,6 +7,8 @@ from pathlib import Path
 from lowdim.core.errors import CheckpointError
 from lowdim.core.files import plain_name
 
+NOTES = "gguf.json"
+"""In a directory converted from a GGUF file: what that file says and nobody understood."""
 _COMPANIONS = (
     "config.json",
     "generation_config.json",

@@ -6,38 +6,45 @@ import contextlib
 import io
 import re
 from pathlib import Path
+from typing import Any, cast
 
 import filelock
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from lowdim.core.errors import CheckpointError
 from lowdim.core.files import file_sha256
 from lowdim.data import assets
+from lowdim.models.disk.files import NOTES
+from lowdim.models.disk.gguf_facts import Facts, check_placed, complete
 from lowdim.models.disk.writer import Writer
 from lowdim.models.load import quiet
+from lowdim.models.save import save_model
 
 DEFAULT_DTYPE = "bfloat16"
+_EDITION = 2  # of what a conversion makes of a file
 
 
 def convert_gguf(file: Path, dtype: str = DEFAULT_DTYPE) -> tuple[Path, str]:
     """Return a stock directory with a GGUF file's weights and tokenizer, and the file's SHA-256.
 
-    Quantised values are expanded in float32 and rounded to ``dtype``: bfloat16 halves the size and changes
-    values by at most 2^-9 of themselves, float32 keeps them exactly. The result stays in the cache, as
-    ``converted/<sha256>-<dtype>``, and is made again only for other bytes or another dtype.
+    The config says all that the file says of its model, see `lowdim.models.disk.gguf_facts`. Quantised values are
+    expanded in float32 and rounded to ``dtype``: bfloat16 halves the size and changes values by at most 2^-9 of
+    themselves, float32 keeps them exactly. The result stays in the cache, as
+    ``converted/<sha256>-<dtype>-<edition>``, and is made again only for other bytes or another dtype.
 
     Args:
         file: the GGUF file, in one part.
         dtype: ``"bfloat16"``, ``"float16"`` or ``"float32"``.
 
     Raises:
-        CheckpointError: the file is not GGUF, is split, damaged, or of an unknown architecture.
+        CheckpointError: the file is not GGUF, is split, damaged, of an unknown architecture, or says what no config of
+            Transformers can hold.
     """
     _check(file)
     digest = file_sha256(file)
-    home = assets.cache_dir() / "converted" / f"{digest}-{dtype}"
+    home = assets.cache_dir() / "converted" / f"{digest}-{dtype}-{_EDITION}"
     home.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{home}.lock"):
         if not home.exists():
@@ -59,27 +66,35 @@ def _convert(file: Path, home: Path, dtype: torch.dtype) -> None:
     with Writer(home, overwrite=True) as writer, quiet():
         writer.directory.require_space(8 * file.stat().st_size)
         try:
-            model = _plain(_dequantised(file, dtype))
+            facts = Facts.read(file)
+            config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+            unknown = complete(config, facts)
+            model = _plain(_dequantised(file, dtype, config, facts))
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+        except CheckpointError as error:
+            raise CheckpointError(f"cannot convert {file}: {error}.".replace("..", ".")) from error
         except Exception as error:  # a damaged file can trip the readers in any way
             raise CheckpointError(
                 f"cannot convert {file}: {error}. It is damaged, or this version of Transformers "
                 f"({transformers.__version__}) does not know its architecture."
             ) from error
-        model.save_pretrained(writer.directory.partial)
-        tokenizer.save_pretrained(writer.directory.partial)
+        writer.directory.write_json(NOTES, {"unknown": unknown})
+        save_model(model, tokenizer, writer.directory.partial)
         writer.finish()
 
 
-def _dequantised(file: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _dequantised(file: Path, dtype: torch.dtype, config: PreTrainedConfig, facts: Facts) -> PreTrainedModel:
     # newer versions keep weights packed where they find a kernel for it, unless told not to
-    config = getattr(transformers, "GgufConfig", None)
-    options = {"quantization_config": config(dequantize=True)} if config else {}
+    packed = getattr(transformers, "GgufConfig", None)
+    options: dict[str, Any] = {"quantization_config": packed(dequantize=True)} if packed else {}
+    options |= {"config": config, "output_loading_info": True}
     with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model, info = cast(Any, AutoModelForCausalLM).from_pretrained(
             file.parent, gguf_file=file.name, dtype=dtype, local_files_only=True, **options
         )
-    return model
+    check_placed(model, facts, info)
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def _plain(loaded: PreTrainedModel) -> PreTrainedModel:

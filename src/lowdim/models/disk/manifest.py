@@ -147,15 +147,32 @@ def parse(data: dict[str, Any]) -> Manifest:
     Raises:
         CheckpointError: a key is unknown or missing or has the wrong type, or a newer lowdim wrote it.
     """
-    schema = data.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise CheckpointError(f"{FILE} has schema {schema}; this lowdim reads up to {SCHEMA}. Upgrade lowdim.")
+    _refuse_newer(data)
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(f"{FILE} is not valid at {where}: {first['msg']}") from error
+
+
+def _refuse_newer(data: Mapping[str, Any]) -> None:
+    schema = data.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise CheckpointError(f"{FILE} has schema {schema}; this lowdim reads up to {SCHEMA}. Upgrade lowdim.")
+
+
+def refuse_newer(directory: str | Path) -> None:
+    """Refuse a directory that a newer lowdim wrote, whose weights may mean something else.
+
+    Raises:
+        CheckpointError: its ``lowdim.json`` has a schema that this version does not know.
+    """
+    try:
+        data = read_json(Path(directory) / FILE)
+    except CheckpointError:  # there is none, or it says nothing
+        return
+    _refuse_newer(data)
 
 
 def read(directory: str | Path) -> Manifest:

@@ -110,9 +110,9 @@ def read_forms(file: str, header: Header) -> dict[str, Form]:
     Raises:
         CheckpointError: the header is damaged, or a newer lowdim wrote it.
     """
-    if _SHAPES not in header.metadata:
-        return {}
     version = header.metadata.get(_FORMAT)
+    if version is None and _SHAPES not in header.metadata:
+        return {}
     if version not in (_PLAIN, _ROUNDED):
         raise CheckpointError(
             f"{file} is packed in format {version!r}; this one reads {_PLAIN} and {_ROUNDED}. Upgrade lowdim."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from typing import Any
 
 from lowdim.core.errors import CheckpointError, suggest
 from lowdim.core.files import read_json
+from lowdim.models.disk import adapters
 from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.files import NOTES
 
 BUILTIN = ("smollm2-135m",)
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -36,13 +37,17 @@ class Source:
         spec: what the user asked for.
         path: a checkpoint directory on this machine.
         revision: the hub's commit hash, ``sha256:...`` of a GGUF file, or ``None`` for a local directory.
-        dtype: of the weights to compute with: ``"bfloat16"``, ``"float16"`` or ``"float32"``.
+        dtype: ``"bfloat16"``, ``"float16"`` or ``"float32"``: what was asked for, or else what most weights have.
+        trusted: whether Python code that the model brings along may be run.
+        notes: what the file that it was converted from says and nobody understood.
     """
 
     spec: str
     path: Path
     revision: str | None
     dtype: str
+    trusted: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def resolve(
@@ -82,9 +87,24 @@ def resolve(
         found, commit = _from_hub(spec, revision, trust_remote_code, offline)
     else:
         found, commit = _directory(path), None
-    config = read_json(found / "config.json")
-    check_config(config, spec, trust_remote_code)
-    return Source(spec, found, commit, _dtype(config, Checkpoint(found)) if dtype == "auto" else dtype)
+    adapters.check_directory(found)
+    check_config(read_config(found), spec, trust_remote_code)
+    dtype = str(Checkpoint(found).dtype).removeprefix("torch.") if dtype == "auto" else dtype
+    notes = read_json(found / NOTES)["unknown"] if (found / NOTES).exists() else ()
+    return Source(spec, found, commit, dtype, trust_remote_code, tuple(notes))
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Read a directory's ``config.json``, numbers decoded as Transformers writes them (JSON has no infinity).
+
+    Raises:
+        CheckpointError: it is missing or not a JSON object.
+    """
+    from transformers import PreTrainedConfig
+
+    read_json(directory / "config.json")  # whose errors say what is wrong
+    decoded: dict[str, Any] = PreTrainedConfig.get_config_dict(directory, local_files_only=True)[0]
+    return decoded
 
 
 def _directory(path: Path) -> Path:
@@ -119,8 +139,9 @@ def _from_hub(spec: str, revision: str | None, trust_remote_code: bool, offline:
     from huggingface_hub import constants
 
     local = constants.HF_HUB_OFFLINE if offline is None else offline
-    first = _snapshot(spec, revision, ["config.json"], local)
-    check_config(read_json(first / "config.json"), spec, trust_remote_code)
+    first = _snapshot(spec, revision, ["config.json", "adapter_config.json"], local)
+    adapters.check_directory(first)
+    check_config(read_config(first), spec, trust_remote_code)
     files = [*_HUB_FILES, "*.py"] if trust_remote_code else _HUB_FILES
     path = _snapshot(spec, first.name, files, local)
     return path, path.name
@@ -187,7 +208,7 @@ def _check_unknown(config: dict[str, Any], kind: str, spec: str, trust_remote_co
     if not trust_remote_code:
         raise CheckpointError(
             f"{spec!r} (model_type {kind!r}) brings its own Python code. Read that code, and if you "
-            "trust it, allow it with trust_remote_code."
+            "trust it, allow it with trust_remote_code=True."
         )
 
 
@@ -218,21 +239,3 @@ def _filled_in(config: dict[str, Any], kind: str, spec: str) -> Any:
             return CONFIG_MAPPING[kind].from_dict(dict(config))
     except Exception as error:  # Transformers raises whatever a wrong value happens to trip over
         raise CheckpointError(f"config.json of {spec!r} is not valid for model_type {kind!r}: {error}") from error
-
-
-def _dtype(config: dict[str, Any], checkpoint: Checkpoint) -> str:
-    """Return the dtype that a config names, or else the one that most of the weights have."""
-    stated = config.get("dtype") or config.get("torch_dtype")
-    if isinstance(stated, str) and stated.removeprefix("torch.") in DTYPES[1:]:
-        return stated.removeprefix("torch.")
-    sizes: dict[str, int] = {}
-    for name in checkpoint.names():
-        info = checkpoint.info(name)
-        key = str(info.dtype).removeprefix("torch.")
-        sizes[key] = sizes.get(key, 0) + info.numel
-    best = max(sizes, key=lambda key: sizes[key], default="")
-    if best not in DTYPES:
-        raise CheckpointError(
-            f"{checkpoint.path} holds {best or 'no'} weights; lowdim works on {json.dumps(DTYPES[1:])}"
-        )
-    return best

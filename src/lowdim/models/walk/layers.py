@@ -58,10 +58,7 @@ class Layer:
         weight = self.master.t() if self.transposed else self.master
         weight = weight.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if not bool(torch.isfinite(weight).all()):
-            raise NumericalError(
-                f"weight of {self.name!r} holds NaN or Inf. Repair the checkpoint, or leave the layer out with "
-                f"targets.exclude=['{self.name}']."
-            )
+            raise NumericalError(f"weight of {self.name!r} holds NaN or Inf. Repair the checkpoint.")
         return weight
 
     @torch.no_grad()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from lowdim.core.errors import LowdimError
+from lowdim.core.errors import LowdimError, NumericalError
+from lowdim.models.disk.adapters import check_model
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import Source, resolve
+from lowdim.models.load import read_tokenizer
 from lowdim.models.walk.skeleton import empty_model
 from lowdim.models.walk.stream import Stream, compute_dtype
 
@@ -45,14 +49,61 @@ class Opened:
         name: str = self.config.name_or_path or type(self.stream.model).__name__
         return name
 
+    def check_weights(self) -> None:
+        """Read every weight once and refuse what no forward pass survives, before anything is computed.
+
+        Raises:
+            NumericalError: a tensor holds NaN or Inf, or numbers too large for the dtype that was asked for.
+        """
+        stream, checkpoint = self.stream, self.checkpoint
+        if stream.skeleton is None or checkpoint is None:
+            for name, parameter in stream.model.named_parameters():
+                _check_finite(name, parameter.detach(), None)
+            return
+        parameters = dict(stream.model.named_parameters(remove_duplicate=False))
+        for name in checkpoint.names():
+            if stream.skeleton.parameter_of(name) in parameters:
+                _check_finite(name, checkpoint.read(name), stream.skeleton.dtype)
+
     def tokenizer(self) -> Any:
         """Return the tokenizer that lies beside the weights, ``None`` if there is none."""
-        if self.source is None:
-            return None
-        try:
-            return AutoTokenizer.from_pretrained(self.source.path, local_files_only=True)
-        except (OSError, ValueError, ImportError):
-            return None
+        return None if self.source is None else read_tokenizer(self.source.path, self.source.trusted)
+
+
+def _check_finite(name: str, tensor: Tensor, wanted: torch.dtype | None) -> None:
+    if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+        return
+    low, high = (float(end) for end in tensor.float().aminmax())  # NaN and Inf come through
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise NumericalError(f"tensor {name!r} holds NaN or Inf. Repair the checkpoint: no model computes with it.")
+    if wanted is not None and max(-low, high) > torch.finfo(wanted).max:
+        limit = str(wanted).removeprefix("torch.")
+        raise NumericalError(
+            f"tensor {name!r} holds {high if high > -low else low:g}, more than {limit} can. Leave dtype out, or take "
+            "dtype='bfloat16'."
+        )
+
+
+def accepted(model: Any) -> PreTrainedModel | str:
+    """Return a model in memory as it is and the name of any other as text.
+
+    Raises:
+        LowdimError: it is neither.
+
+    Example:
+        >>> accepted(Path("models/tiny"))
+        'models/tiny'
+    """
+    check_model(model)
+    if isinstance(model, PreTrainedModel):
+        return model
+    if isinstance(model, str | Path):
+        return str(model)
+    inner = next((name for name in ("_orig_mod", "module") if hasattr(model, name)), None)
+    hint = f" Give the model that it wraps, its .{inner}." if inner else ""
+    raise LowdimError(
+        f"model must be a Transformers model, or the path or hub id of one; got {type(model).__name__}.{hint}"
+    )
 
 
 def pick_device(requested: str) -> torch.device:
@@ -69,6 +120,7 @@ def open_model(
     dtype: str = "auto",
     compute: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> Opened:
     """Open a model; of a checkpoint no weight is read.
 
@@ -78,21 +130,23 @@ def open_model(
         dtype: of the weights as they are read, "auto" for that of the checkpoint; a model in memory keeps its own.
         compute: dtype of the forwards of a checkpoint's blocks.
         device: where a checkpoint's blocks run.
+        trust_remote_code: run the modelling code that a checkpoint brings along.
 
     Raises:
         LowdimError: the model cannot be used.
     """
+    model = accepted(model)
     if isinstance(model, PreTrainedModel):
         return Opened(Stream(model), None, None, next(model.parameters()).dtype)
-    source = resolve(str(model), revision=revision, dtype=dtype)
+    source = resolve(model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code)
     checkpoint = Checkpoint(source.path)
     stored = getattr(torch, source.dtype)
     assert isinstance(stored, torch.dtype)
     where = pick_device(device)
     stream = Stream(
-        empty_model(source.path, stored),
+        empty_model(source.path, stored, trust_remote_code),
         checkpoint,
-        stored=stored,
+        stored=None if dtype == "auto" else stored,
         compute=compute_dtype(compute, stored, where),
         device=where,
     )

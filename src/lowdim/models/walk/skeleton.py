@@ -31,7 +31,9 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
 from lowdim.core.errors import CheckpointError
+from lowdim.models.disk.checkpoint import TensorInfo
 from lowdim.models.walk import attention
+from lowdim.models.walk.units import Unit, WaysBack, widest
 
 _STACKED = ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])
 
@@ -44,6 +46,9 @@ class Reader(Protocol):
 
     def read(self, name: str) -> Tensor:
         """Return a copy of one tensor."""
+
+    def info(self, name: str) -> TensorInfo:
+        """Return a tensor's dtype and shape without reading it."""
 
 
 @contextmanager
@@ -75,31 +80,74 @@ def saved_names(model: PreTrainedModel, parameters: Mapping[str, Tensor]) -> dic
 
 
 class Skeleton:
-    """A causal LM whose parameters come and go, and the names they have on disk."""
+    """A causal LM whose parameters come and go, and the names they have on disk.
 
-    def __init__(self, model: PreTrainedModel, reader: Reader, dtype: torch.dtype) -> None:
+    Args:
+        model: the model, its parameters on the meta device.
+        reader: the checkpoint.
+        dtype: of every parameter; ``None`` leaves each tensor its own.
+
+    Raises:
+        CheckpointError: two tensors on disk are one parameter.
+    """
+
+    def __init__(self, model: PreTrainedModel, reader: Reader, dtype: torch.dtype | None) -> None:
         self.model = model
         self.dtype = dtype
         self._mapping: list[Any] = list(get_model_conversion_mapping(model))
-        self._used: dict[int, Any] = {}
         self._parameter: dict[str, str] = {}
         self._renamed: dict[str, str] = {}
         self._expert: dict[str, tuple[int, int]] = {}
-        self._map_names(reader.names())
+        self._units: dict[str, Unit] = {}
+        self._disk = {name: reader.info(name) for name in reader.names()}
+        self._map_names()
+        self._unit_of = {name: unit for unit in self._units.values() for name in unit.parameters}
+        used = [rule for rule in self._mapping if rule.was_used()]
+        self._ways = WaysBack(model, used, {name: info.shape for name, info in self._disk.items()})
+        if dtype is None:
+            self._take_dtypes()
 
-    def _map_names(self, disk_names: Iterable[str]) -> None:
+    def _map_names(self) -> None:
         renamings = [m for m in self._mapping if isinstance(m, WeightRenaming)]
         converters = [m for m in self._mapping if isinstance(m, WeightConverter)]
         empty = self.model.state_dict()
-        for name in disk_names:
+        self._known = empty.keys()
+        for name in self._disk:
             target, pattern = rename_source_key(name, renamings, converters, self.model.base_model_prefix, empty)
             if target not in empty and name in empty:
                 target, pattern = name, None
             self._parameter[name] = target
             if pattern is None:
-                self._renamed[target] = name
-            elif part := _expert_part(name, pattern, converters):
+                other = self._renamed.setdefault(target, name)
+                if other != name and target in empty:
+                    raise CheckpointError(
+                        f"{other!r} and {name!r} are one weight of the model, {target!r}. Remove one."
+                    )
+                continue
+            rule = next(c for c in converters if pattern in c.source_patterns)
+            if target in empty:
+                self._units.setdefault(target, Unit(rule, target)).stored[name] = pattern
+            if part := _expert_part(name, pattern, rule):
                 self._expert[name] = part
+
+    def _take_dtypes(self) -> None:
+        """Give each empty parameter the dtype of its tensor on disk; of several, one that holds the values of all."""
+        empty = dict(self.model.named_parameters(remove_duplicate=False))
+        sources = {target: [name] for target, name in self._renamed.items()}
+        sources |= {name: list(unit.stored) for name, unit in self._unit_of.items()}
+        for target in sources.keys() & empty.keys():
+            dtype = widest(self._disk[name].dtype for name in sources[target])
+            if dtype.is_floating_point and empty[target].is_meta:
+                empty[target].data = torch.empty_like(empty[target], dtype=dtype)
+
+    def check_ways_back(self) -> None:
+        """Refuse a checkpoint whose tensors could not be written again as they are, before anything is done.
+
+        Raises:
+            CheckpointError: Transformers computes a parameter from tensors in a way that cannot be undone.
+        """
+        for unit in self._units.values():
+            self._ways.find(unit)
 
     def disk_names(self, prefix: str) -> list[str]:
         """Return the names on disk of all that lies under a module, in the order of the checkpoint."""
@@ -111,13 +159,10 @@ class Skeleton:
         Raises:
             CheckpointError: a tensor has the wrong shape or cannot be converted.
         """
-        state = {name: reader.read(name) for name in disk_names}
+        state = {name: reader.read(name) for name in disk_names if self.is_known(name)}
         load = LoadStateDictConfig(dtype=self.dtype, weight_mapping=self._mapping, device_map={"": "cpu"})
         with _quiet():
             info, _ = convert_and_load_state_dict_in_model(self.model, state, load)
-        for index, conversion in enumerate(self._mapping):
-            if conversion.was_used():
-                self._used[index] = conversion
         if info.mismatched_keys or info.conversion_errors:
             wrong = [str(key) for key in info.mismatched_keys] + [
                 f"{k}: {v}" for k, v in info.conversion_errors.items()
@@ -127,28 +172,41 @@ class Skeleton:
                 "same model."
             )
 
+    def stored_with(self, parameter: str) -> list[str]:
+        """Return the parameters that are one tensor on disk, or several, together with this one, itself included."""
+        return self._unit_of[parameter].parameters if parameter in self._unit_of else [parameter]
+
     def to_disk(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return tensors under the names, and in the shapes, that the checkpoint has for them.
 
+        Args:
+            parameters: by name; of those that are stored together (`stored_with`) all or none.
+
         Raises:
-            CheckpointError: Transformers has no way back for a parameter.
+            CheckpointError: there is no way back for a parameter.
         """
-        plain = {self._renamed[n]: t for n, t in parameters.items() if n in self._renamed}
-        fused = {n: t for n, t in parameters.items() if n not in self._renamed}
-        if fused:
-            self.model.__dict__["_weight_conversions"] = [self._used[i] for i in sorted(self._used)]
-            plain |= revert_weight_conversion(self.model, fused)
-        unknown = sorted(set(plain) - set(self._parameter))
+        unknown = [name for name in parameters if name not in self._renamed and name not in self._unit_of]
         if unknown:
             raise CheckpointError(
                 f"cannot name {unknown[0]!r} as the checkpoint does. Load the model with Transformers, save it again "
                 "and prune that copy."
             )
-        return plain
+        found = {self._renamed[n]: t for n, t in parameters.items() if n in self._renamed}
+        for unit in dict.fromkeys(self._unit_of[name] for name in parameters if name in self._unit_of):
+            found |= self._ways.go(unit, {name: parameters[name] for name in unit.parameters})
+        return found
+
+    def as_stored(self, disk_name: str, tensor: Tensor) -> Tensor:
+        """Return a tensor in the dtype that it has on disk, unless all get another."""
+        return tensor.to(self._disk[disk_name].dtype) if self.dtype is None else tensor
 
     def parameter_of(self, disk_name: str) -> str:
         """Return the first parameter that a tensor on disk becomes."""
         return self._parameter[disk_name]
+
+    def is_known(self, disk_name: str) -> bool:
+        """Tell whether the model has anything of a tensor on disk."""
+        return self._parameter[disk_name] in self._known
 
     def is_whole(self, disk_name: str) -> bool:
         """Tell whether a tensor on disk is a parameter of the model as it is."""
@@ -162,14 +220,13 @@ class Skeleton:
         return self._expert.get(disk_name)
 
 
-def _expert_part(name: str, pattern: str, converters: list[WeightConverter]) -> tuple[int, int] | None:
+def _expert_part(name: str, pattern: str, rule: WeightConverter) -> tuple[int, int] | None:
     """Return which expert's a matrix is, and its place among those of this expert that Transformers stacks."""
-    converter = next(c for c in converters if pattern in c.source_patterns)
-    steps = [(type(step), getattr(step, "dim", None)) for step in converter.operations]
+    steps = [(type(step), getattr(step, "dim", None)) for step in rule.operations]
     number = re.search(re.escape(pattern).replace(r"\*", r"(\d+)"), name)
     if number is None or not number.groups() or steps not in _STACKED:
         return None
-    return int(number[1]), converter.source_patterns.index(pattern)
+    return int(number[1]), rule.source_patterns.index(pattern)
 
 
 def unload(module: nn.Module, dtypes: Mapping[str, torch.dtype] | None = None) -> None:

@@ -26,6 +26,7 @@ from lowdim.models.walk.blocks import evaluating, find_blocks
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.models.walk.layers import Layer, find_layers
 from lowdim.models.walk.skeleton import Reader, Skeleton, masters, saved_names, unload
+from lowdim.models.walk.units import saved_together
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Walk = Callable[[Sequence[Batch], Callable[[], None]], Iterator[Tensor]]
@@ -130,7 +131,7 @@ class Stream:
     Args:
         model: a complete model in memory, or an empty one (`skeleton.empty_model`) together with ``reader``.
         reader: the checkpoint that fills an empty model block by block.
-        stored: dtype of the master weights; ``None`` for a model in memory, which keeps its own.
+        stored: dtype of the master weights; ``None`` leaves each its own.
         compute: dtype of the forwards; ``None`` for a model in memory.
         device: where blocks and hidden states live.
     """
@@ -149,7 +150,8 @@ class Stream:
         self.blocks_name, self.blocks = find_blocks(model)
         self.device = torch.device(device) if reader is not None else next(model.parameters()).device
         self.compute = compute
-        self.skeleton = None if reader is None else Skeleton(model, reader, stored or torch.float32)
+        self.skeleton = None if reader is None else Skeleton(model, reader, stored)
+        self._together: dict[str, list[str]] | None = None
         self._returns_tuple: bool | None = None
 
     def __len__(self) -> int:
@@ -166,14 +168,21 @@ class Stream:
         return f"{self.blocks_name}.{index}"
 
     def outer_names(self) -> list[str]:
-        """Return the names on disk of all that lies outside the blocks."""
+        """Return the names on disk of all that lies in none of the blocks, what the model does not know included."""
         assert self.skeleton is not None
-        inside = f"{self.blocks_name}."
+        inside = tuple(f"{self.block_name(index)}." for index in range(len(self)))
         return [n for n in self.skeleton.disk_names("") if not self.skeleton.parameter_of(n).startswith(inside)]
 
     def named_on_disk(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return parameters under the names, and in the shapes, that a checkpoint has for them."""
+        """Return parameters under the names, and in the shapes, that a checkpoint has for them; see `stored_with`."""
         return saved_names(self.model, parameters) if self.skeleton is None else self.skeleton.to_disk(parameters)
+
+    def stored_with(self, parameter: str) -> list[str]:
+        """Return the parameters that share tensors on disk with this one, itself included."""
+        if self.skeleton is not None:
+            return self.skeleton.stored_with(parameter)
+        self._together = self._together or saved_together(self.model)
+        return self._together[parameter]
 
     @contextmanager
     def block(self, index: int, reader: Reader | None = None) -> Iterator[Block]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from lowdim.core.errors import RecipeError, clash
-from lowdim.core.settings import check_sparsity
 from lowdim.core.score.base import GRADIENT
+from lowdim.core.settings import check_sparsity
 
 if TYPE_CHECKING:
     from lowdim.prune.recipe.schema import Recipe

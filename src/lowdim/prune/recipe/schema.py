@@ -75,7 +75,7 @@ class Evaluation(Section):
     Args:
         text: "builtin" (odd-numbered wiki articles), the path of a text file, None for no perplexity; "auto"
             is the built-in text where it has been fetched already.
-        context: tokens per window.
+        context: tokens per window; None takes the smaller of 512 and the model's own limit.
         windows: windows measured; None takes all of the text.
         tasks: zero-shot tasks by name.
         limit: questions per task; None takes all.
@@ -85,7 +85,7 @@ class Evaluation(Section):
     """
 
     text: Annotated[str, Field(min_length=1)] | None = "auto"
-    context: Annotated[int, Field(ge=2)] = 512
+    context: Annotated[int, Field(ge=2)] | None = None
     windows: Count | None = None
     tasks: Names = ()
     limit: Count | None = None
@@ -167,6 +167,8 @@ class Recipe(Document):
         compute: of the forward passes; scores and solves are float32 in any case.
         seed: of every draw.
         device: where the blocks are computed.
+        trust_remote_code: run the Python code that a model brings along, with all that you may do. Read it first, and
+            read the recipes of others for this key.
 
     Raises:
         RecipeError: an unknown key, a value of the wrong type or range, or a combination that cannot work.
@@ -198,6 +200,7 @@ class Recipe(Document):
     compute: Annotated[Literal["auto", "float32", "bfloat16"], Short] = "auto"
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    trust_remote_code: bool = False
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
@@ -222,14 +225,20 @@ class Recipe(Document):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain values, every default spelled out but schema 1, which goes without saying."""
-        return {key: value for key, value in super().to_dict().items() if (key, value) != ("schema", 1)}
+        """Return the recipe as plain values, every default spelled out but those that go without saying."""
+        silent = {"schema": 1, "trust_remote_code": False}
+        return {key: value for key, value in super().to_dict().items() if silent.get(key, self) != value}
 
     @property
     def target(self) -> float:
         """Share of zeros in the pruned layers; for N:M the one that the pattern implies."""
         assert self.sparsity is not None  # set by the check of combinations
         return self.sparsity
+
+    @property
+    def idle(self) -> bool:
+        """Whether every weight stays as it is, so that there is nothing to look at."""
+        return self.sparsity == 0 and self.grid is None
 
     @property
     def grid(self) -> Grid | None:
@@ -239,6 +248,8 @@ class Recipe(Document):
     @property
     def needs(self) -> frozenset[str]:
         """What is collected on the calibration tokens: kinds of `InputStatistics`, and "gradient"."""
+        if self.idle:
+            return frozenset()
         exact = frozenset({"gram"} if self.exact_errors else ())
         return exact | self.score.needs | self.repair.needs | self.refine.needs
 

@@ -25,6 +25,8 @@ from lowdim.train.sparse.moment import Moment
 from lowdim.train.sparse.plan import Request, build, check_method
 from lowdim.train.sparse.state import claim, per_weight, release
 
+VERSION = 1  # of the state
+
 
 class SparseTraining(Rider):
     """Keeps chosen weights of a model sparse while an optimizer trains it, and moves the masks as a method says.
@@ -189,6 +191,7 @@ class SparseTraining(Rider):
     def state_dict(self) -> dict[str, Any]:
         """Return what resuming needs besides the states of the model and the optimizer: tensors, numbers and text."""
         return {
+            "version": VERSION,
             "recipe": self._recipe(),
             "step": self.step,
             "shake": self._shake,
@@ -208,6 +211,10 @@ class SparseTraining(Rider):
         """
         if "recipe" not in state or "masks" not in state:
             raise LowdimError(f"this state was not saved by SparseTraining; it holds {sorted(state)[:5]}")
+        if state.get("version", VERSION) > VERSION:
+            raise LowdimError(
+                f"this state has version {state['version']}; this lowdim reads {VERSION}. Upgrade lowdim."
+            )
         for key, value in self._recipe().items():
             if state["recipe"].get(key) != value:
                 raise LowdimError(
