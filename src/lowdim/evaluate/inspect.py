@@ -19,9 +19,10 @@ from lowdim.core.spectrum import eigenvalues, tail_exponent
 from lowdim.data.batch import split
 from lowdim.data.calibration import CalibrationData, calibration, check_context
 from lowdim.evaluate.inspection import Inspection, LayerFacts, Outliers
+from lowdim.models.walk.calls import Activation
 from lowdim.models.walk.collect import Collector
 from lowdim.models.walk.opened import Opened, open_model
-from lowdim.models.walk.stream import Activation, Block
+from lowdim.models.walk.stream import Block
 
 TOKENS_PER_BATCH = 2048
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)

@@ -11,7 +11,7 @@ from lowdim.core.progress import Progress
 from lowdim.data.batch import Batch
 from lowdim.models import ranks
 from lowdim.models.disk.packed import Packed
-from lowdim.models.walk.stream import Activation
+from lowdim.models.walk.calls import Activation
 from lowdim.prune.budgets import budgets
 from lowdim.prune.engine import Engine
 from lowdim.prune.keeper import BlockRecord, Keeper, record_block

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from lowdim.core.errors import LowdimError
 from lowdim.core.statistics import InputStatistics
 from lowdim.models import ranks
+from lowdim.models.walk.calls import Activation, StopForward
 from lowdim.models.walk.layers import Layer
-from lowdim.models.walk.stream import Activation, Block, StopForward
+from lowdim.models.walk.stream import Block
 
 
 class Collector:

@@ -31,7 +31,6 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
 from lowdim.core.errors import CheckpointError
-from lowdim.models.walk import attention
 
 _STACKED = ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])
 
@@ -64,7 +63,6 @@ def empty_model(path: Path, dtype: torch.dtype, trust_remote_code: bool = False)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
-    attention.adopt(model)
     model.eval()
     return model
 
