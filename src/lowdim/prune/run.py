@@ -20,13 +20,6 @@ from lowdim.prune.session import Session
 from lowdim.prune.walk import prune_block
 
 
-def needs_data(session: Session) -> bool:
-    """Whether a recipe looks at calibration data at all."""
-    recipe = session.recipe
-    scale = recipe.allocation.scale_from
-    return bool(recipe.needs) or scale == "wanda" or (scale == "score" and bool(recipe.score.needs))
-
-
 def settle_allocation(
     session: Session, batches: Sequence[Batch], keeper: Keeper | None, progress: Progress
 ) -> AllocationResult:

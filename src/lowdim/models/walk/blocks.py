@@ -23,9 +23,10 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
         >>> find_blocks(nn.ModuleDict({"layers": blocks, "heads": nn.ModuleList([nn.Linear(2, 2)])}))[0]
         'layers'
     """
-    whole = isinstance(model, PreTrainedModel)
-    layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None) if whole else None
-    decoder = model.get_decoder() if whole else model
+    decoder, layers = model, None
+    if isinstance(model, PreTrainedModel):
+        decoder = model.get_decoder()
+        layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
     found = list(_lists(model, decoder)) or list(_lists(model, model))
     if fitting := [(name, blocks) for name, blocks in found if len(blocks) == layers]:
         return max(fitting, key=lambda one: (-one[0].count("."), _numel(one[1])))

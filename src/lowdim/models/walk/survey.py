@@ -2,8 +2,8 @@
 
 Walking block by block gives a model's own numbers only if the model hands the hidden states from one block to the next
 as they are, calls each block once and in turn, and keeps no state between calls. `survey` finds out, or refuses.
-Parameters without memory get a few numbers, stretched to their shapes: what a model does with its blocks does not depend
-on them.
+Parameters without memory get a few numbers, stretched to their shapes: what a model does with its blocks does not
+depend on them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def survey(
     """
     _refuse_shared(blocks)
     look = _Look(model, blocks, opened, device)
-    ids = torch.arange(3, 3 + TOKENS) % model.get_input_embeddings().weight.shape[0]  # type: ignore[operator, union-attr]
+    embedding: Any = model.get_input_embeddings()
+    ids = torch.arange(3, 3 + TOKENS) % embedding.weight.shape[0]
     with _stretched(model, device), torch.no_grad():
         try:
             whole, part = (look.run(Batch(x[None]))[0] for x in (ids, ids[2:]))
