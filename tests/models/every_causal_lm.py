@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import copy
 import multiprocessing
+import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,24 @@ from lowdim.prune.api import prune
 from lowdim.prune.recipe import Recipe
 from lowdim.prune.session import open_session
 
+OUTCOMES = ("exact", "refused", "not buildable")
+HEAD = """# Supported models
+
+Every model type that Transformers {version} lists as a causal language model, {types} of them: {numbers}. Each is built
+with tiny random weights and pruned from disk to disk. *Exact* means that
+
+- the masks of magnitude pruning and of Wanda are those that whole forward passes of the plain model give, with samples
+  of one length and of several;
+- the logits of the walk through the blocks are the model's own, and a block that runs twice gives the same bits;
+- the output has the names, shapes and dtypes of the source, kept weights bit by bit, and loads in plain Transformers;
+- packed storage gives the same logits.
+
+*Refused* is what a run says before it calibrates anything, with the reason; `lowdim inspect MODEL` says it from the
+config alone. *Not buildable* is what Transformers itself does not build, run or read back at this size: nothing is
+known of it.
+
+This page is written by `python -m tests.models.every_causal_lm --docs docs/support.md`.
+"""
 SECONDS = 120
 LENGTHS = (14, 9, 11, 14)
 
@@ -174,7 +194,8 @@ def _packed(dense: Path, out: Path) -> Iterator[str]:
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).replace("|", "/").split())[:200]
+    text = re.sub(r"'?/\S*/in'?", "the model", str(error)).replace("|", "/")
+    return " ".join(text.split())[:160]
 
 
 def sweep(kinds: Iterable[str]) -> Iterator[Verdict]:
@@ -201,7 +222,11 @@ def _child(kind: str, room: Path, there: Any) -> None:
 
 def page(verdicts: list[Verdict]) -> str:
     """Return the page of the docs."""
-    raise NotImplementedError
+    counts = {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in OUTCOMES}
+    rows = [f"| `{v.kind}` | {TYPES[v.kind]} | {v.outcome}{': ' * bool(v.reason)}{v.reason} |" for v in verdicts]
+    numbers = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    head = HEAD.format(version=version("transformers"), types=len(verdicts), numbers=numbers)
+    return "\n".join([head, "| model type | class | verdict |", "|---|---|---|", *rows, ""])
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -154,23 +154,37 @@ class _Look:
             self.manners.hands_on |= any(isinstance(value, Wire) for value in _given(call))
             if self.first[index] == index:
                 told[0] &= self._for_real(index, state)
-            if index == len(self.blocks) - 1:
-                raise StopForward
             self.version = state.hidden._version
             return state.hidden
 
+        with stubbed(self.blocks, stub, self.manners.returned), self._without_head(), suppress(StopForward):
+            self.model(**model_inputs(self.model, batch, self.device))
+        if len(state.calls) < len(self.blocks):
+            raise LowdimError(_cannot(self.model, f"its forward ends before block {len(state.calls)}"))
+        return state.hidden, told[0]
+
+    @contextmanager
+    def _without_head(self) -> Iterator[None]:
+        """Stop before the head, which is large and does not matter here."""
+
+        def stop(module: nn.Module, args: Any) -> None:
+            raise StopForward
+
+        head = self.model.get_output_embeddings()
+        hook = None if head is None else head.register_forward_pre_hook(stop)
         try:
-            with stubbed(self.blocks, stub, self.manners.returned):
-                self.model(**model_inputs(self.model, batch, self.device))
-        except StopForward:
-            return state.hidden, told[0]
-        raise LowdimError(_cannot(self.model, f"its forward ends before block {len(self.blocks) - 1}"))
+            yield
+        finally:
+            if hook is not None:
+                hook.remove()
 
     def _check_turn(self, index: int, hidden: Tensor, state: Activation) -> None:
-        if index != len(state.calls):
-            raise LowdimError(_cannot(self.model, f"block {index} is called where block {len(state.calls)} was due"))
-        same = hidden is state.hidden and hidden._version == self.version
-        if index and not same and not torch.equal(hidden, state.hidden):
+        if index < len(state.calls):
+            raise LowdimError(_cannot(self.model, f"it calls block {index} more than once"))
+        if index > len(state.calls):
+            raise LowdimError(_cannot(self.model, f"it calls block {index} where block {len(state.calls)} was due"))
+        untouched = hidden._version == self.version if hidden is state.hidden else torch.equal(hidden, state.hidden)
+        if index and not untouched:
             why = f"it changes the hidden states between blocks {index - 1} and {index}"
             raise LowdimError(_cannot(self.model, why))
 
