@@ -237,6 +237,8 @@ def _shrunk(made: type[PreTrainedConfig], extra: Mapping[str, Any]) -> PreTraine
             lists[name] = [SIZES.get(name, v) if isinstance(v, int) and v > 8 else v for v in value]
         elif name in SIZES and isinstance(value, int | None) and not isinstance(value, bool) and _known(name, value):
             values[name] = min(SIZES[name], value) if name not in ("pad_token_id",) and value else SIZES[name]
+    if "kv_lora_rank" in vars(default):  # latent attention has as many keys as queries
+        values["num_key_value_heads"] = values["num_attention_heads"]
     chosen = _covering(lists, layers or 3)
     values |= {name: [column[i] for i in chosen] for name, column in lists.items()}
     if layers:

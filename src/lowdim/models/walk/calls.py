@@ -68,6 +68,11 @@ class Returned:
                 return cls(place, tuple(v if v is None or isinstance(v, bool | int | float) else _HANDED for v in out))
         raise LowdimError("a block returns no hidden states of the shape that it is given")
 
+    @property
+    def handed(self) -> list[int]:
+        """The places of what the block may hand to later ones."""
+        return [place for place, value in enumerate(self.others) if value is _HANDED and place != self.place]
+
     def hidden(self, out: Any) -> Tensor:
         """Return the hidden states of what a block returned."""
         found: Tensor = out if self.place is None else out[self.place]
@@ -78,7 +83,7 @@ class Returned:
         if self.place is None:
             return hidden
         values = list(self.others)
-        for place in (p for p, value in enumerate(values) if value is _HANDED):
+        for place in self.handed:
             values[place] = blank = hidden.new_empty(0)
             issued[id(blank)] = Wire(index, place), blank
         values[self.place] = hidden

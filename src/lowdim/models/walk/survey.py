@@ -152,8 +152,13 @@ class _Look:
             state.hidden = hidden
             state.calls.append(call)
             self.manners.hands_on |= any(isinstance(value, Wire) for value in _given(call))
-            if self.first[index] == index:
+            earlier = {id(mapping) for other in state.calls[:-1] for mapping in _mappings(other)}
+            shared = any(id(mapping) in earlier for mapping in _mappings(call))
+            if self.first[index] == index or shared:  # what blocks share, each has to write
                 told[0] &= self._for_real(index, state)
+            for place in self.manners.returned[index].handed:
+                like = state.carried.get(Wire(self.first[index], place))  # a block that did not run hands on the same
+                state.carried.setdefault(Wire(index, place), like)
             self.version = state.hidden._version
             return state.hidden
 
@@ -190,7 +195,7 @@ class _Look:
 
     def _for_real(self, index: int, state: Activation) -> bool:
         """Run a block twice, and keep the second; whether its layers' inputs were those of the batch's tokens."""
-        shared = [v for v in _given(state.calls[index]) if isinstance(v, MutableMapping)]
+        shared = _mappings(state.calls[index])
         before, told = [set(mapping) for mapping in shared], list[bool]()
         with self._unstubbed(index), self.opened(index) as block, ExitStack() as hooks:
             for layer in block.layers:
@@ -205,6 +210,7 @@ class _Look:
             if first == index:
                 self.manners.returned[place] = returned
         self.manners.hands_on |= before != [set(mapping) for mapping in shared]
+        state.carried |= {Wire(index, place): out[place] for place in returned.handed}
         state.hidden = returned.hidden(out)
         return all(told)
 
@@ -233,6 +239,10 @@ class _Look:
 
 def _given(call: Call) -> list[Any]:
     return [*call[0], *call[1].values()]
+
+
+def _mappings(call: Call) -> list[MutableMapping[Any, Any]]:
+    return [value for value in _given(call) if isinstance(value, MutableMapping)]
 
 
 def _noting(told: list[bool], tokens: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
