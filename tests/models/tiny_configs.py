@@ -243,7 +243,8 @@ def _shrunk(made: type[PreTrainedConfig], extra: Mapping[str, Any]) -> PreTraine
     values |= {name: [column[i] for i in chosen] for name, column in lists.items()}
     if layers:
         values["num_hidden_layers"] = len(chosen)
-    values |= {name: value for name, value in extra.items() if not isinstance(value, Mapping)}
+    configs = {name for name, value in vars(default).items() if isinstance(value, PreTrainedConfig)}
+    values |= {name: value for name, value in extra.items() if name not in configs}
     return made(**values)
 
 

@@ -61,7 +61,7 @@ def empty_model(path: Path, dtype: torch.dtype, trust_remote_code: bool = False)
     config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     with _quiet(), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, trust_remote_code=trust_remote_code
+            config, dtype=dtype, trust_remote_code=trust_remote_code, experts_implementation="eager"
         )
     model.eval()
     return model

@@ -167,17 +167,11 @@ class Stream:
                 module.to(self.device)
             else:
                 held = {n: p.data for n, p in module.named_parameters()}
-            yield stack.enter_context(self._opened(index, held))
-
-    @contextmanager
-    def _opened(self, index: int, held: dict[str, Tensor] | None = None) -> Iterator[Block]:
-        """Make a block that has weights ready to run."""
-        module = self.blocks[index]
-        held = {n: p.data for n, p in module.named_parameters()} if held is None else held
-        with experts.opened(module) as lists, evaluating(module):
+            opened = stack.enter_context(experts.opened(module))
+            stack.enter_context(evaluating(module))
             layers, skipped = self._layers(index, held)
             returned = vars(self)["manners"].returned[index] if "manners" in vars(self) else Returned()
-            yield Block(index, self.block_name(index), module, layers, skipped, held, returned, lists)
+            yield Block(index, name, module, layers, skipped, held, returned, opened)
 
     def _layers(self, index: int, held: dict[str, Tensor]) -> tuple[list[Layer], list[tuple[str, str]]]:
         prefix = self.block_name(index)
@@ -233,7 +227,7 @@ class Stream:
             LowdimError: it cannot be walked block by block.
         """
         with evaluating(self.model):
-            return survey(self.model, self.blocks, self._opened, self.device)
+            return survey(self.model, self.blocks, self.device)
 
     def _call(self, batch: Batch) -> Any:
         with adopted() if self.skeleton else nullcontext():

@@ -10,33 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from lowdim.core.errors import LowdimError
 from lowdim.data.batch import Batch
 from lowdim.models.walk.calls import Activation, Call, Returned, StopForward, Wire, stubbed
 from lowdim.models.walk.inputs import model_inputs
-from lowdim.models.walk.layers import Layer
+from lowdim.models.walk.layers import find_layers
 
-TOKENS = 6
-
-
-class Runs(Protocol):
-    """A block that is ready to run."""
-
-    layers: list[Layer]
-
-    def run(self, activation: Activation, keep: bool) -> Any:
-        """Return what the block returns."""
-
-    def is_expert(self, layer: str) -> bool:
-        """Whether a layer sees no padding."""
+TOKENS = 7
+_CHOICES = {torch.topk, torch.sort, torch.argsort, Tensor.topk, Tensor.sort, Tensor.argsort}
 
 
 @dataclass
@@ -54,22 +44,19 @@ class Manners:
     hands_on: bool = False
 
 
-def survey(
-    model: PreTrainedModel, blocks: nn.ModuleList, opened: Callable[[int], AbstractContextManager[Runs]], device: Any
-) -> Manners:
+def survey(model: PreTrainedModel, blocks: nn.ModuleList, device: Any) -> Manners:
     """Run a model on a few tokens, the first block of each make for real, and return how it treats its blocks.
 
     Args:
         model: in evaluation mode; its parameters may be on the meta device.
         blocks: its blocks.
-        opened: gives a block ready to run for the time of a ``with``.
         device: where to run.
 
     Raises:
         LowdimError: the model cannot be walked block by block; the message says why.
     """
     _refuse_shared(blocks)
-    look = _Look(model, blocks, opened, device)
+    look = _Look(model, blocks, device)
     embedding: Any = model.get_input_embeddings()
     ids = torch.arange(3, 3 + TOKENS) % embedding.weight.shape[0]
     with _stretched(model, device), torch.no_grad():
@@ -132,7 +119,6 @@ class _Look:
 
     model: PreTrainedModel
     blocks: nn.ModuleList
-    opened: Callable[[int], AbstractContextManager[Runs]]
     device: Any
     manners: Manners = field(init=False)
     version: int = 0
@@ -197,12 +183,11 @@ class _Look:
         """Run a block twice, and keep the second; whether its layers' inputs were those of the batch's tokens."""
         shared = _mappings(state.calls[index])
         before, told = [set(mapping) for mapping in shared], list[bool]()
-        with self._unstubbed(index), self.opened(index) as block, ExitStack() as hooks:
-            for layer in block.layers:
-                if not block.is_expert(layer.name):
-                    note = _noting(told, state.batch.input_ids.numel())
-                    hooks.callback(layer.module.register_forward_pre_hook(note).remove)
-            once, out = block.run(state, keep=False), block.run(state, keep=True)
+        block, note = self.blocks[index], _noting(told, state.batch.input_ids.numel())
+        with self._unstubbed(index), ExitStack() as hooks:
+            for _, layer in find_layers(block)[0]:
+                hooks.callback(layer.register_forward_pre_hook(note).remove)
+            once, out = state.run(block, index, keep=False), state.run(block, index, keep=True)
         returned = Returned.of(out, state.hidden)
         if not torch.equal(returned.hidden(once).nan_to_num(), returned.hidden(out).nan_to_num()):
             raise LowdimError(_cannot(self.model, f"block {index} gives other numbers when it runs again on one input"))
@@ -227,14 +212,29 @@ class _Look:
         mask = torch.ones(3, TOKENS, dtype=torch.int64)
         mask[1, :2], mask[2, -2:] = 0, 0
         rows = torch.stack([ids, ids, ids[2:].repeat(2)[:TOKENS]])
+        choosing = _Choosing()
         try:
-            hidden, told = self.run(Batch(rows, mask))
+            with choosing:
+                hidden, told = self.run(Batch(rows, mask))
         except Exception:  # whatever a model says against padding, it runs without
             return False
-        if not told or hidden.shape[:2] != mask.shape:
+        if not told or choosing.seen or hidden.shape[:2] != mask.shape:
             return False
         pairs = ((hidden[0], whole[0]), (hidden[1, 2:], part[0]), (hidden[2, :-2], part[0]))
         return all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max())) for a, b in pairs)
+
+
+class _Choosing(TorchFunctionMode):
+    """Notes whether the best of all positions are chosen: padding changes which of equally good ones are."""
+
+    seen = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _CHOICES and args and args[0].dim() and args[0].shape[-1] == TOKENS:
+            self.seen = True
+        return func(*args, **(kwargs or {}))
 
 
 def _given(call: Call) -> list[Any]:
