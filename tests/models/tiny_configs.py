@@ -172,6 +172,16 @@ SIZES |= {"bos_token_id": 1, "eos_token_id": 2, "image_size": 28, "patch_size": 
 
 _HEADS = {"head_dim": 8}
 _GEMMA4 = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
+_DOTS3 = {
+    "num_key_value_heads": 4,
+    "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 4,
+    "swa_q_lora_rank": 16,
+    "swa_kv_lora_rank": 16,
+    "swa_head_dim": 16,
+    "swa_qk_nope_head_dim": 8,
+    "swa_v_head_dim": 8,
+}
 _QWEN4 = {
     "eos_token_id": 2,
     "ngram_vocab_size_base": 64,
@@ -194,8 +204,8 @@ PER_KIND: dict[str, dict[str, Any]] = {
         "ffn_config": {"ffn_hidden_size": 48},
     },
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
-    "dots3_note": {"text_config": {"num_key_value_heads": 4}},
-    "dots3_note_text": {"num_key_value_heads": 4},
+    "dots3_note": {"text_config": _DOTS3},
+    "dots3_note_text": _DOTS3,
     "falcon_h1": {"mamba_n_heads": 4},
     "gemma3n_text": {"num_kv_shared_layers": 1},
     "gemma4_assistant": {"text_config": _GEMMA4},
