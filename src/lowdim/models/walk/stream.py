@@ -51,8 +51,8 @@ class Block:
     layers: list[Layer]
     skipped: list[tuple[str, str]]
     masters: dict[str, Tensor]
-    returned: Returned
     _experts: list[experts.ExpertList]
+    returned: Returned = Returned()  # noqa: RUF009 - it cannot change
 
     @property
     def routed(self) -> bool:
@@ -171,7 +171,7 @@ class Stream:
             stack.enter_context(evaluating(module))
             layers, skipped = self._layers(index, held)
             returned = vars(self)["manners"].returned[index] if "manners" in vars(self) else Returned()
-            yield Block(index, name, module, layers, skipped, held, returned, opened)
+            yield Block(index, name, module, layers, skipped, held, opened, returned)
 
     def _layers(self, index: int, held: dict[str, Tensor]) -> tuple[list[Layer], list[tuple[str, str]]]:
         prefix = self.block_name(index)
