@@ -1,4 +1,4 @@
-"""What a model computes, seen from outside: forwards of the whole model, the inputs of its weights, magnitudes, Wanda.
+"""What a model computes, seen from outside: forwards of the whole model, the inputs of its weights, Wanda.
 
 Nothing of the package is used here. A weight's inputs are seen where they are multiplied by it, whatever module holds
 it: matrices, one expert of a stack, or the whole stack at once.
@@ -99,16 +99,15 @@ def block_of(name: str) -> str:
     return found[0] if found else ""
 
 
-def wrong_masks(
-    model: PreTrainedModel, pruned: Mapping[str, Tensor], samples: Sequence[Tensor], score: str
-) -> list[str]:
-    """Return what is wrong with the masks of a pruned model; each block sees what the pruned ones before it give.
+def wrong_masks(model: PreTrainedModel, pruned: Mapping[str, Tensor], samples: Sequence[Tensor]) -> list[str]:
+    """Return what is wrong with Wanda's masks of a pruned model; each block sees what the pruned ones before it give.
+
+    Every kept weight of a row must score at least what the dropped ones do, up to rounding.
 
     Args:
         model: the dense model; its blocks become the pruned ones.
         pruned: the pruned model's parameters by name.
         samples: token ids, one sequence each, which run one by one.
-        score: "magnitude" or "wanda".
     """
     dense = dict(model.named_parameters())
     cut = [n for n, p in dense.items() if p.dim() >= 2 and bool((pruned[n] == 0).any() & (p != 0).any())]
@@ -117,12 +116,11 @@ def wrong_masks(
     for block in dict.fromkeys(map(block_of, cut)):
         names = [name for name in cut if block_of(name) == block]
         seen = Inputs({name: dense[name] for name in names})
-        if score == "wanda":
-            with seen:
-                for ids in samples:
-                    logits(model, ids[None])
+        with seen:
+            for ids in samples:
+                logits(model, ids[None])
         for name in names:
-            problems += _wrong(name, pruned[name] != 0, dense[name].detach(), seen, score)
+            problems += _wrong(name, pruned[name] != 0, seen)
         with torch.no_grad():
             for name, parameter in dense.items():
                 if block_of(name) == block:
@@ -130,9 +128,7 @@ def wrong_masks(
     return problems
 
 
-def _wrong(name: str, kept: Tensor, weight: Tensor, seen: Inputs, score: str) -> list[str]:
-    if score == "magnitude":
-        return _compared(name, kept.flatten(-2), weight.double().abs().flatten(-2))
+def _wrong(name: str, kept: Tensor, seen: Inputs) -> list[str]:
     if name not in seen.squares:
         return [f"{name} was pruned, and no input reached it"]
     idle = seen.tokens[name] == 0
@@ -141,11 +137,6 @@ def _wrong(name: str, kept: Tensor, weight: Tensor, seen: Inputs, score: str) ->
     scores = seen.scores(name)
     if seen.along[name] == -2:
         kept, scores = kept.transpose(-1, -2), scores.transpose(-1, -2)
-    return _compared(name, kept, scores)
-
-
-def _compared(name: str, kept: Tensor, scores: Tensor) -> list[str]:
-    """Every kept weight of a row scores at least what the dropped ones do, up to rounding."""
     least = scores.masked_fill(~kept, torch.inf).amin(-1)
     most = scores.masked_fill(kept, -torch.inf).amax(-1)
     wrong = int((least < most * (1 - 1e-4) - 1e-12).sum())
