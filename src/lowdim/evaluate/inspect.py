@@ -13,15 +13,18 @@ from transformers import PreTrainedModel
 
 from lowdim.core.allocation import OWL, LayerInfo, ScannedLayer
 from lowdim.core.allocation.owl import Pooling
+from lowdim.core.errors import LowdimError
 from lowdim.core.progress import Progress, Silent
 from lowdim.core.score import Wanda
 from lowdim.core.spectrum import eigenvalues, tail_exponent
 from lowdim.data.batch import split
 from lowdim.data.calibration import CalibrationData, calibration, check_context, positions
 from lowdim.evaluate.inspection import Inspection, LayerFacts, Outliers
+from lowdim.models.walk.calls import Activation
 from lowdim.models.walk.collect import Collector
 from lowdim.models.walk.opened import Opened, open_model
-from lowdim.models.walk.stream import Activation, Block
+from lowdim.models.walk.stream import Block
+from lowdim.models.walk.support import SUPPORTED, verdict
 
 TOKENS_PER_BATCH = 2048
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -72,7 +75,8 @@ def inspect(
         progress: told of every block.
 
     Raises:
-        LowdimError: the model or the data cannot be used, a weight holds NaN or Inf, an M is not above 0.
+        LowdimError: the model or the data cannot be used, a weight holds NaN or Inf, an M is not above 0. That blocks
+            cannot be walked is told before weights are fetched.
 
     Paper: "Outlier Weighed Layerwise Sparsity (OWL)", arXiv 2310.05175; "AlphaPruning", arXiv 2410.10912.
 
@@ -84,6 +88,9 @@ def inspect(
         (8, 0.0, ['3'])
     """
     probes = {f"{m:g}": {pooling: OWL(m=float(m), pooling=pooling) for pooling in POOLINGS} for m in ms}
+    support = SUPPORTED if isinstance(model, PreTrainedModel) else verdict(str(model), revision)
+    if support != SUPPORTED and probes and calibration is not None:
+        raise LowdimError(support.removeprefix("refused: "))
     opened = open_model(
         model,
         revision=revision,
@@ -93,7 +100,7 @@ def inspect(
         trust_remote_code=trust_remote_code,
     )
     data = _data(opened, calibration, tokenizer, samples, context, seed) if probes else None
-    walk = _Walk(opened, data, probes, alpha)
+    walk = _Walk(opened, data, probes, alpha, support)
     with (progress or Silent()).stage("Inspect", len(opened.stream), "blocks") as stage:
         for index in range(len(opened.stream)):
             with opened.stream.block(index) as block:
@@ -126,9 +133,14 @@ class _Walk:
     """The measures of the blocks visited so far."""
 
     def __init__(
-        self, opened: Opened, data: CalibrationData | None, probes: dict[str, dict[Pooling, OWL]], alpha: bool
+        self,
+        opened: Opened,
+        data: CalibrationData | None,
+        probes: dict[str, dict[Pooling, OWL]],
+        alpha: bool,
+        support: str,
     ) -> None:
-        self.opened, self.data, self.probes, self.alpha = opened, data, probes, alpha
+        self.opened, self.data, self.probes, self.alpha, self.support = opened, data, probes, alpha, support
         batches = list(split(data.batches, TOKENS_PER_BATCH)) if data else []
         self.activations: list[Activation] = opened.stream.capture(batches) if batches else []
         self.layers: list[LayerFacts] = []
@@ -187,4 +199,5 @@ class _Walk:
             data=self.data.record() if self.data else {},
             revision=self.opened.source.revision if self.opened.source else None,
             dtype=str(self.opened.stored).removeprefix("torch."),
+            support=self.support,
         )

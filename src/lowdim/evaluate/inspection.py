@@ -53,6 +53,7 @@ class Inspection:
         data: the record of the calibration data.
         revision: branch, tag or commit of a hub id.
         dtype: of the weights.
+        support: "supported", or "refused: " and why calibration would be.
     """
 
     model: str
@@ -65,6 +66,7 @@ class Inspection:
     data: dict[str, Any] = field(default_factory=dict)
     revision: str | None = None
     dtype: str = ""
+    support: str = "supported"
 
     @property
     def sparsity(self) -> float:
@@ -109,6 +111,7 @@ class Inspection:
                 "model": self.model,
                 "revision": self.revision,
                 "dtype": self.dtype,
+                "support": self.support,
                 "data": {"calibration": self.data} if self.data else {},
                 "layers": layers,
                 "skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
@@ -160,6 +163,7 @@ class Inspection:
         """Return the lines that stand below the tables."""
         lines = [
             f"{self.model}: {self.blocks} blocks, {len(self.layers)} prunable layers, {self.weights:,} weights",
+            f"pruning with calibration: {self.support}",
             f"sparsity {self.sparsity:.4f} of the prunable layers, {self.model_sparsity:.4f} of the model",
             *self.notes,
         ]

@@ -30,8 +30,8 @@ from lowdim.prune.manifest import build_manifest
 from lowdim.prune.measure import Measured, compare, make_windows, measure
 from lowdim.prune.plan import Plan, make_plan
 from lowdim.prune.recipe import Recipe
-from lowdim.prune.run import needs_data, prune_blocks, settle_allocation
-from lowdim.prune.session import Session, open_session
+from lowdim.prune.run import prune_blocks, settle_allocation
+from lowdim.prune.session import Session, needs_data, open_session
 from lowdim.prune.sidecar import write_sidecar
 from lowdim.prune.speed import MeasureSpeed
 from lowdim.runs.clock import Clock
@@ -260,7 +260,7 @@ class _Run:
 
     def _data(self, session: Session) -> CalibrationData | None:
         """Return the calibration data, ``None`` if the recipe looks at none."""
-        if not needs_data(session):
+        if not needs_data(self.recipe):
             return None
         settings, config = self.recipe.calibration, session.config
         embedding: Any = session.stream.model.get_input_embeddings()

@@ -13,9 +13,8 @@ from lowdim.core.progress import Silent
 from lowdim.core.score.base import GRADIENT
 from lowdim.data.calibration import positions
 from lowdim.prune.budgets import budgets
-from lowdim.prune.run import needs_data
 from lowdim.prune.scan import allocate
-from lowdim.prune.session import Session, sizes
+from lowdim.prune.session import Session, needs_data, sizes
 
 ACTIVATION_COPIES = 2
 """Hidden states in, hidden states out: both exist while a block runs."""
@@ -105,7 +104,7 @@ def _stored(session: Session, layer: PlannedLayer) -> int:
 
 
 def _tokens(session: Session) -> int:
-    if not needs_data(session):
+    if not needs_data(session.recipe):
         return 0
     settings = session.recipe.calibration
     return settings.samples * (settings.context or min(2048, positions(session.config) or 2048))

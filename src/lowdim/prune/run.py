@@ -11,22 +11,13 @@ from lowdim.core.progress import Progress
 from lowdim.data.batch import Batch
 from lowdim.models import ranks
 from lowdim.models.disk.packed import Packed
-from lowdim.models.walk.stream import Activation
+from lowdim.models.walk.calls import Activation
 from lowdim.prune.budgets import budgets
 from lowdim.prune.engine import Engine
 from lowdim.prune.keeper import BlockRecord, Keeper, record_block
 from lowdim.prune.scan import allocate
 from lowdim.prune.session import Session
 from lowdim.prune.walk import prune_block
-
-
-def needs_data(session: Session) -> bool:
-    """Tell whether a recipe looks at calibration data at all."""
-    recipe = session.recipe
-    if recipe.idle:
-        return False
-    scale = recipe.allocation.scale_from
-    return bool(recipe.needs) or scale == "wanda" or (scale == "score" and bool(recipe.score.needs))
 
 
 def settle_allocation(

@@ -12,8 +12,11 @@ from transformers import PreTrainedModel
 from lowdim.core.allocation import LayerInfo
 from lowdim.core.allocation.base import by_block
 from lowdim.core.errors import LowdimError
+from lowdim.core.recipe.families import name_of
+from lowdim.core.score.base import GRADIENT
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.models.walk.stream import Stream
+from lowdim.models.walk.support import prunable
 from lowdim.prune.recipe import Recipe
 
 
@@ -52,21 +55,31 @@ def open_session(model: PreTrainedModel | str | Path, recipe: Recipe, *, revisio
     if opened.stream.skeleton is not None:
         opened.stream.skeleton.check_ways_back()
     layers, skipped = _layers(opened.stream, recipe)
+    if needs_data(recipe):
+        _check_walk(opened.stream, recipe)
     return Session(**vars(opened), recipe=recipe, layers=layers, skipped=skipped)
 
 
-def _layers(stream: Stream, recipe: Recipe) -> tuple[list[LayerInfo], list[tuple[str, str]]]:
-    infos: list[LayerInfo] = []
-    skipped: list[tuple[str, str]] = []
-    for index in range(len(stream)):
-        layers, left = stream.describe(index)
-        infos += [LayerInfo(layer.name, index, layer.shape) for layer in layers]
-        skipped += left
-    if not infos:
+def needs_data(recipe: Recipe) -> bool:
+    """Whether a recipe looks at calibration data at all."""
+    if recipe.idle:
+        return False
+    scale = recipe.allocation.scale_from
+    return bool(recipe.needs) or scale == "wanda" or (scale == "score" and bool(recipe.score.needs))
+
+
+def _check_walk(stream: Stream, recipe: Recipe) -> None:
+    if stream.manners.hands_on and GRADIENT in recipe.needs:
         raise LowdimError(
-            f"found no prunable layer in {type(stream.model).__name__}: "
-            f"{skipped[0][0] + ': ' + skipped[0][1] if skipped else 'its blocks hold no matrix'}."
+            f"score={name_of('score', recipe.score)!r} needs gradients, and they are taken through the hidden states "
+            f"alone, while blocks of {type(stream.model).__name__} hand each other more. Take a score without "
+            "gradients, such as 'wanda'."
         )
+
+
+def _layers(stream: Stream, recipe: Recipe) -> tuple[list[LayerInfo], list[tuple[str, str]]]:
+    found, skipped = prunable(stream)
+    infos = [LayerInfo(layer.name, index, layer.shape) for index, layer in found]
     chosen = set(recipe.targets.select([info.name for info in infos], recipe.schema_version))
     skipped += [(info.name, "left out by targets") for info in infos if info.name not in chosen]
     kept = [info for info in infos if info.name in chosen]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError
 from lowdim.data.batch import Batch
+from lowdim.models.walk.calls import Activation
 from lowdim.models.walk.collect import Collector
 from lowdim.models.walk.layers import Layer
-from lowdim.models.walk.stream import Activation, Block, Stream
+from lowdim.models.walk.stream import Block, Stream
 
 GROUPS = {
     "llama": [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]],

@@ -12,9 +12,10 @@ from lowdim.core.errors import NumericalError
 from lowdim.data.batch import Batch
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.load import quiet
+from lowdim.models.walk.calls import Activation
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.models.walk.skeleton import empty_model
-from lowdim.models.walk.stream import Activation, Stream, compute_dtype, watched
+from lowdim.models.walk.stream import Stream, compute_dtype, watched
 
 ROUTED = ("mixtral", "qwen3-moe")
 
@@ -204,7 +205,7 @@ def test_nan_in_padding_is_nobodys_concern() -> None:
     [made] = stream.capture(batches()[1:2])
     made.hidden = made.hidden.clone()
     with stream.block(0) as block:
-        block.forward = lambda activation: activation.hidden  # type: ignore[method-assign]
+        block.forward = lambda activation, keep: activation.hidden  # type: ignore[method-assign]
         made.hidden[0, 0] = torch.nan
         block.advance(made)
         made.hidden[1, 0] = torch.nan

@@ -74,7 +74,7 @@ def resolve(
     if not spec:
         raise CheckpointError("model is empty. Give a directory, a GGUF file, builtin:smollm2-135m, or a hub id.")
     path = Path(spec).expanduser()
-    is_hub = not spec.startswith("builtin:") and not path.exists() and path.suffix != ".gguf"
+    is_hub = _is_hub(spec)
     if revision is not None and not is_hub:
         raise CheckpointError(
             f"revision applies to hub ids only, and {spec!r} is not one. Leave revision={revision!r} out."
@@ -107,6 +107,22 @@ def read_config(directory: Path) -> dict[str, Any]:
     return decoded
 
 
+def config_directory(spec: str, revision: str | None = None) -> Path:
+    """Return a directory that holds a model's ``config.json``; of a hub id, nothing else is fetched.
+
+    Raises:
+        CheckpointError: as `resolve`.
+    """
+    if _is_hub(spec):
+        return _config_from_hub(spec, revision, trust_remote_code=False, offline=None)[0]
+    return resolve(spec, revision).path
+
+
+def _is_hub(spec: str) -> bool:
+    path = Path(spec).expanduser()
+    return bool(spec) and not spec.startswith("builtin:") and not path.exists() and path.suffix != ".gguf"
+
+
 def _directory(path: Path) -> Path:
     if path.is_dir():
         return path
@@ -132,6 +148,15 @@ def _from_gguf(file: Path, dtype: str) -> tuple[Path, str]:
 
 def _from_hub(spec: str, revision: str | None, trust_remote_code: bool, offline: bool | None) -> tuple[Path, str]:
     """Fetch the config, check it, and only then fetch the weights, pinned to the commit of the config."""
+    first, local = _config_from_hub(spec, revision, trust_remote_code, offline)
+    files = [*_HUB_FILES, "*.py"] if trust_remote_code else _HUB_FILES
+    path = _snapshot(spec, first.name, files, local)
+    return path, path.name
+
+
+def _config_from_hub(
+    spec: str, revision: str | None, trust_remote_code: bool, offline: bool | None
+) -> tuple[Path, bool]:
     if not _HUB_ID.fullmatch(spec) or ".." in spec:
         raise CheckpointError(
             f"{spec!r}: there is no such file or directory, and it is not a hub id such as 'org/name'"
@@ -142,9 +167,7 @@ def _from_hub(spec: str, revision: str | None, trust_remote_code: bool, offline:
     first = _snapshot(spec, revision, ["config.json", "adapter_config.json"], local)
     adapters.check_directory(first)
     check_config(read_config(first), spec, trust_remote_code)
-    files = [*_HUB_FILES, "*.py"] if trust_remote_code else _HUB_FILES
-    path = _snapshot(spec, first.name, files, local)
-    return path, path.name
+    return first, local
 
 
 def _snapshot(spec: str, revision: str | None, files: list[str], local: bool) -> Path:

@@ -8,15 +8,15 @@ a bias or another dtype goes to the stock implementation.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-NAME = "lowdim_prefill"
 CHUNK = 128
 
 
@@ -77,9 +77,19 @@ def prefill_attention(
     return chunked_causal(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling), None
 
 
-def adopt(model: PreTrainedModel) -> None:
-    """Let a model use `prefill_attention` if it dispatches through Transformers' interface and would use SDPA."""
-    AttentionInterface.register(NAME, prefill_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    if model.config._attn_implementation == "sdpa" and model._supports_attention_backend:
-        model.set_attn_implementation(NAME)
+@contextmanager
+def adopted() -> Iterator[None]:
+    """Let models that use SDPA use `prefill_attention` for the time of a ``with``, under the name that they know.
+
+    Some models ask for the name of their attention, and with one they do not know they compute something else.
+    """
+    own = ALL_ATTENTION_FUNCTIONS._local_mapping
+    before = own.get("sdpa")
+    own["sdpa"] = prefill_attention
+    try:
+        yield
+    finally:
+        if before is None:
+            del own["sdpa"]
+        else:
+            own["sdpa"] = before

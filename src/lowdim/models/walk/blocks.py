@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from lowdim.core.errors import LowdimError
 
@@ -13,29 +14,42 @@ from lowdim.core.errors import LowdimError
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """Return the dotted name and the list of a model's decoder blocks.
 
-    The blocks are the longest ``ModuleList`` whose members share a class and that is not itself inside another
-    ``ModuleList`` (a mixture of experts may have more experts than blocks).
+    Of the ``ModuleList``s in the language model that are not themselves inside another one (a mixture of experts may
+    have more experts than blocks), that is the outermost with as many members as the config has layers; where none
+    has, the largest whose members share a class.
 
     Example:
         >>> blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
         >>> find_blocks(nn.ModuleDict({"layers": blocks, "heads": nn.ModuleList([nn.Linear(2, 2)])}))[0]
         'layers'
     """
-    inside: set[nn.Module] = set()
-    candidates: list[tuple[int, str, nn.ModuleList]] = []
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or module in inside:
-            continue
-        inside.update(m for m in module.modules() if isinstance(m, nn.ModuleList) and m is not module)
-        if len(module) and len({type(m) for m in module}) == 1:
-            candidates.append((len(module), name, module))
-    if not candidates:
+    decoder, layers = model, None
+    if isinstance(model, PreTrainedModel):
+        decoder = model.get_decoder()
+        layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    found = list(_lists(model, decoder)) or list(_lists(model, model))
+    if fitting := [(name, blocks) for name, blocks in found if len(blocks) == layers]:
+        return max(fitting, key=lambda one: (-one[0].count("."), _numel(one[1])))
+    alike = [(name, blocks) for name, blocks in found if len({type(m) for m in blocks}) == 1]
+    if not alike:
         raise LowdimError(
             f"no decoder blocks found in {type(model).__name__}: it has no ModuleList of like modules. "
             "lowdim prunes decoder-only models built from a list of identical blocks."
         )
-    _, name, blocks = max(candidates, key=lambda found: found[0])
-    return name, blocks
+    return max(alike, key=lambda one: _numel(one[1]))
+
+
+def _lists(model: nn.Module, part: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
+    """Yield the lists in a part of a model that are in no other list, with their names in the model."""
+    within, inside = set(part.modules()), set[nn.Module]()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and module in within and module not in inside and len(module):
+            inside.update(m for m in module.modules() if m is not module)
+            yield name, module
+
+
+def _numel(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @contextmanager

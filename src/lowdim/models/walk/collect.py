@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 from lowdim.core.errors import LowdimError
 from lowdim.core.statistics import InputStatistics
 from lowdim.models import ranks
+from lowdim.models.walk.calls import Activation, StopForward
 from lowdim.models.walk.layers import Layer
-from lowdim.models.walk.stream import Activation, Block, StopForward
+from lowdim.models.walk.stream import Block
 
 
 class Collector:
@@ -41,6 +44,8 @@ class Collector:
         self._statistics: dict[str, InputStatistics] = {}
         self._leader: dict[str, str] = {}
         self._inputs: dict[str, Tensor] = {}
+        self._calls: Counter[str] = Counter()
+        self._again = False
         self._mask: Tensor | None = None
         self._stop_at: str | None = None
 
@@ -82,8 +87,8 @@ class Collector:
         self._complete()
 
     def _last(self) -> str | None:
-        """Return the layer after which nothing more is observed; unknown where routing decides who is called."""
-        return None if self.block.routed else next(reversed(self._inputs), None)
+        """Return the layer after which nothing more is observed; unknown where routing, or a second call, decides."""
+        return None if self.block.routed or self._again else next(reversed(self._inputs), None)
 
     def _hook(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -99,7 +104,12 @@ class Collector:
         if leader is None:
             leader = next((other for other, seen in self._inputs.items() if seen is x), name)
             leader = self._leader.setdefault(name, self._leader.get(leader, name))
+        if leader != name and self._inputs.get(leader) is not x and self._calls[leader] == self._calls[name]:
+            self._statistics[name] = copy.deepcopy(self._statistics[leader])  # called again, unlike the leader
+            leader = self._leader[name] = name
+        self._again |= name in self._inputs
         self._inputs[name] = x
+        self._calls[name] += 1
         if leader != name:
             if self._inputs.get(leader) is not x:
                 raise LowdimError(

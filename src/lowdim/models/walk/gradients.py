@@ -14,8 +14,9 @@ from lowdim.core.errors import NumericalError
 from lowdim.core.progress import Progress
 from lowdim.data.batch import Batch
 from lowdim.models import ranks
+from lowdim.models.walk.calls import Activation
 from lowdim.models.walk.layers import Layer
-from lowdim.models.walk.stream import Activation, Block, Stream
+from lowdim.models.walk.stream import Block, Stream
 
 
 def loss_gradients(

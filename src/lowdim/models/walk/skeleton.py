@@ -32,7 +32,6 @@ from transformers.utils import logging as transformers_logging
 
 from lowdim.core.errors import CheckpointError
 from lowdim.models.disk.checkpoint import TensorInfo
-from lowdim.models.walk import attention
 from lowdim.models.walk.units import Unit, WaysBack, widest
 
 _STACKED = ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])
@@ -67,9 +66,8 @@ def empty_model(path: Path, dtype: torch.dtype, trust_remote_code: bool = False)
     config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     with _quiet(), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, trust_remote_code=trust_remote_code
+            config, dtype=dtype, trust_remote_code=trust_remote_code, experts_implementation="eager"
         )
-    attention.adopt(model)
     model.eval()
     return model
 

@@ -10,8 +10,9 @@ Legend: B batch, T tokens, D hidden width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,39 +23,17 @@ from lowdim.core.errors import NumericalError
 from lowdim.core.progress import Progress
 from lowdim.data.batch import Batch
 from lowdim.models.walk import experts
+from lowdim.models.walk.attention import adopted
 from lowdim.models.walk.blocks import evaluating, find_blocks
-from lowdim.models.walk.inputs import model_inputs
+from lowdim.models.walk.calls import Activation, Call, Returned, StopForward, stubbed
+from lowdim.models.walk.inputs import joined, model_inputs, unpadded
 from lowdim.models.walk.layers import Layer, find_layers
 from lowdim.models.walk.skeleton import Reader, Skeleton, masters, saved_names, unload
+from lowdim.models.walk.survey import Manners, survey
 from lowdim.models.walk.units import saved_together
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 Walk = Callable[[Sequence[Batch], Callable[[], None]], Iterator[Tensor]]
 """What `Stream.forward` is to those who want to know how far it is."""
-
-
-class StopForward(Exception):
-    """Raised from inside a forward when the rest of it is not needed."""
-
-
-@dataclass
-class Activation:
-    """The state of one batch between two blocks.
-
-    Attributes:
-        batch: the tokens.
-        hidden: hidden states ``[B, T, D]`` that enter the next block.
-        calls: per block, the further positional and keyword arguments that the model gives it.
-    """
-
-    batch: Batch
-    hidden: Tensor
-    calls: list[Call]
-
-    @property
-    def mask(self) -> Tensor | None:
-        """Bool ``[B, T]``, True = a real token; ``None`` if the batch has no padding."""
-        return None if self.batch.attention_mask is None else self.batch.attention_mask.bool()
 
 
 @dataclass
@@ -68,6 +47,7 @@ class Block:
         layers: the prunable layers, masters in the checkpoint's dtype.
         skipped: ``(full name, reason)`` of what holds a matrix but is not prunable.
         masters: every parameter as in the checkpoint, by its name within the block.
+        returned: how the module returns its hidden states.
     """
 
     index: int
@@ -77,6 +57,7 @@ class Block:
     skipped: list[tuple[str, str]]
     masters: dict[str, Tensor]
     _experts: list[experts.ExpertList]
+    returned: Returned = Returned()  # noqa: RUF009 - it cannot change
 
     @property
     def routed(self) -> bool:
@@ -88,15 +69,16 @@ class Block:
         inner = {id(child) for module in self._experts for child in module.modules()}
         return any(held.name == layer and id(held.module) in inner for held in self.layers)
 
-    def forward(self, activation: Activation) -> Tensor:
-        """Return the hidden states ``[B, T, D]`` that the block makes of an activation."""
-        args, kwargs = activation.calls[self.index]
+    def run(self, activation: Activation, keep: bool) -> Any:
+        """Return what the module returns for an activation, see `Activation.run`."""
         mask = activation.mask
         for module in self._experts:
             module.token_mask = None if mask is None else mask.reshape(-1)
-        out = self.module(activation.hidden, *args, **kwargs)
-        hidden: Tensor = out[0] if isinstance(out, tuple) else out
-        return hidden
+        return activation.run(self.module, self.index, keep)
+
+    def forward(self, activation: Activation, keep: bool = False) -> Tensor:
+        """Return the hidden states that the block makes of an activation; ``keep`` what it hands to later blocks."""
+        return self.returned.hidden(self.run(activation, keep))
 
     def advance(self, activation: Activation) -> None:
         """Replace an activation's hidden states by the block's output.
@@ -104,7 +86,7 @@ class Block:
         Raises:
             NumericalError: a real token's hidden state became NaN or Inf.
         """
-        hidden = self.forward(activation)
+        hidden = self.forward(activation, keep=True)
         real = hidden if activation.mask is None else hidden[activation.mask]
         if not bool(torch.isfinite(real.sum(dtype=torch.float32))):  # one pass; NaN and Inf survive a sum
             raise NumericalError(
@@ -148,11 +130,11 @@ class Stream:
         self.model = model
         self.reader = reader
         self.blocks_name, self.blocks = find_blocks(model)
-        self.device = torch.device(device) if reader is not None else next(model.parameters()).device
+        held = next(model.parameters()).device
+        self.device = torch.device(device) if held.type == "meta" else held
         self.compute = compute
         self.skeleton = None if reader is None else Skeleton(model, reader, stored)
         self._together: dict[str, list[str]] | None = None
-        self._returns_tuple: bool | None = None
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -201,7 +183,8 @@ class Stream:
             opened = stack.enter_context(experts.opened(module))
             stack.enter_context(evaluating(module))
             layers, skipped = self._layers(index, held)
-            yield Block(index, name, module, layers, skipped, held, opened)
+            returned = vars(self)["manners"].returned[index] if "manners" in vars(self) else Returned()
+            yield Block(index, name, module, layers, skipped, held, opened, returned)
 
     def _layers(self, index: int, held: dict[str, Tensor]) -> tuple[list[Layer], list[tuple[str, str]]]:
         prefix = self.block_name(index)
@@ -249,80 +232,44 @@ class Stream:
                 if not any(child is self.blocks for child in module.modules()):
                     unload(module)
 
-    @contextmanager
-    def _stubbed(self, stub: Callable[[int, Tensor, Call], Tensor]) -> Iterator[None]:
-        """Replace every block's forward by ``stub(index, hidden, (args, kwargs))``."""
+    @cached_property
+    def manners(self) -> Manners:
+        """How the model treats its blocks.
 
-        def forward(index: int) -> Callable[..., Any]:
-            def run(*args: Any, **kwargs: Any) -> Any:
-                hidden, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
-                out = stub(index, hidden, (rest, kwargs))
-                return (out,) if self._returns_tuple else out
-
-            return run
-
-        try:
-            for index, module in enumerate(self.blocks):
-                module.__dict__["forward"] = forward(index)
-            yield
-        finally:
-            for module in self.blocks:
-                module.__dict__.pop("forward", None)
+        Raises:
+            LowdimError: it cannot be walked block by block.
+        """
+        with evaluating(self.model):
+            return survey(self.model, self.blocks, self.device)
 
     def _call(self, batch: Batch) -> Any:
-        return self.model(**model_inputs(self.model, batch, self.device))
-
-    @torch.no_grad()
-    def _probe_return(self, batch: Batch) -> None:
-        """Learn from one real call whether a block returns a tensor or a tuple."""
-        if self._returns_tuple is not None:
-            return
-
-        def note(module: nn.Module, args: Any, out: Any) -> None:
-            self._returns_tuple = isinstance(out, tuple)
-            raise StopForward
-
-        tiny = Batch(batch.input_ids[:1, :2], None)
-        with self.block(0) as block:
-            hook = block.module.register_forward_hook(note)
-            try:
-                self._call(tiny)
-            except StopForward:
-                pass
-            finally:
-                hook.remove()
+        with adopted() if self.skeleton else nullcontext():
+            return self.model(**model_inputs(self.model, batch, self.device))
 
     @torch.no_grad()
     def capture(self, batches: Sequence[Batch]) -> list[Activation]:
-        """Return, per batch, the hidden states entering block 0 and the arguments of every block."""
-        captured: list[Activation] = []
-        with self._outer(), evaluating(self.model):
-            if batches:
-                self._probe_return(batches[0])
-            for batch in batches:
-                first: list[Tensor] = []
-                calls: list[Call] = []
+        """Return, per batch, the hidden states entering block 0 and the arguments of every block.
 
-                def record(
-                    index: int,
-                    hidden: Tensor,
-                    call: Call,
-                    first: list[Tensor] = first,
-                    calls: list[Call] = calls,
-                ) -> Tensor:
-                    if not first:
-                        first.append(hidden)
-                    calls.append(call)
+        For a model that padding disturbs, padded batches are cut into ones of equal lengths, which have none.
+        """
+        captured: list[Activation] = []
+        if batches and not self.manners.padding:
+            batches = [part for batch in batches for _, part in unpadded(batch)]
+        with self._outer(), evaluating(self.model):
+            for batch in batches:
+                made = Activation(batch, torch.empty(0), [])
+
+                def record(index: int, hidden: Tensor, call: Call, made: Activation = made) -> Tensor:
+                    if not made.calls:
+                        made.hidden = hidden
+                    made.calls.append(call)
                     if index == len(self) - 1:
                         raise StopForward
                     return hidden
 
-                with self._stubbed(record):
-                    try:
-                        self._call(batch)
-                    except StopForward:
-                        pass
-                captured.append(Activation(batch, first[0], calls))
+                with stubbed(self.blocks, record, self.manners.returned), suppress(StopForward):
+                    self._call(batch)
+                captured.append(made)
         return captured
 
     def logits(self, activations: Sequence[Activation]) -> Iterator[Tensor]:
@@ -333,7 +280,7 @@ class Stream:
                 def replay(index: int, hidden: Tensor, call: Call, last: Tensor = activation.hidden) -> Tensor:
                     return last if index == len(self) - 1 else hidden
 
-                with self._stubbed(replay):
+                with stubbed(self.blocks, replay, self.manners.returned):
                     out = self._call(activation.batch).logits
                 yield out
 
@@ -351,7 +298,8 @@ class Stream:
                 for activation in activations:
                     block.advance(activation)
                     advance()
-        yield from self.logits(activations)
+        made = self.logits(activations)
+        yield from made if self.manners.padding else joined(batches, made)
 
 
 def watched(walk: Walk, blocks: int, title: str, progress: Progress) -> Callable[[Sequence[Batch]], Iterator[Tensor]]:

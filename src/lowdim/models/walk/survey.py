@@ -1,0 +1,252 @@
+"""What a model does with its blocks, learnt from a run of a few tokens before any weight is read.
+
+Walking block by block gives a model's own numbers only if the model hands the hidden states from one block to the next
+as they are, calls each block once and in turn, and keeps no state between calls. `survey` finds out, or refuses.
+Parameters without memory get a few numbers, stretched to their shapes: what a model does with its blocks does not
+depend on them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+
+from lowdim.core.errors import LowdimError
+from lowdim.data.batch import Batch
+from lowdim.models.walk.calls import Activation, Call, Returned, StopForward, Wire, stubbed
+from lowdim.models.walk.inputs import model_inputs
+from lowdim.models.walk.layers import find_layers
+
+TOKENS = 7
+_CHOICES = {torch.topk, torch.sort, torch.argsort, Tensor.topk, Tensor.sort, Tensor.argsort}
+
+
+@dataclass
+class Manners:
+    """How a model treats its blocks.
+
+    Attributes:
+        returned: per block, how it returns its hidden states.
+        padding: whether padding leaves the hidden states of real tokens, and the inputs of layers, as they are without.
+        hands_on: whether a block gives a later one anything but hidden states.
+    """
+
+    returned: list[Returned]
+    padding: bool = True
+    hands_on: bool = False
+
+
+def survey(model: PreTrainedModel, blocks: nn.ModuleList, device: Any) -> Manners:
+    """Run a model on a few tokens, the first block of each make for real, and return how it treats its blocks.
+
+    Args:
+        model: in evaluation mode; its parameters may be on the meta device.
+        blocks: its blocks.
+        device: where to run.
+
+    Raises:
+        LowdimError: the model cannot be walked block by block; the message says why.
+    """
+    _refuse_shared(blocks)
+    look = _Look(model, blocks, device)
+    embedding: Any = model.get_input_embeddings()
+    ids = torch.arange(3, 3 + TOKENS) % embedding.weight.shape[0]
+    with _stretched(model, device), torch.no_grad():
+        try:
+            whole, part = (look.run(Batch(x[None]))[0] for x in (ids, ids[2:]))
+        except LowdimError:
+            raise
+        except Exception as error:
+            raise LowdimError(
+                _cannot(model, f"a run of {TOKENS} tokens ends in {type(error).__name__}: {error}")
+            ) from error
+        look.manners.padding = look.same_when_padded(ids, whole, part)
+    return look.manners
+
+
+def _cannot(model: nn.Module, why: str) -> str:
+    return f"{type(model).__name__} cannot be walked block by block: {why}."
+
+
+def _refuse_shared(blocks: nn.ModuleList) -> None:
+    owner: dict[nn.Parameter, int] = {}
+    for index, block in enumerate(blocks):
+        for name, parameter in block.named_parameters():
+            if owner.setdefault(parameter, index) != index:
+                raise LowdimError(
+                    f"blocks {owner[parameter]} and {index} share the weight {name!r}. A weight that is used more "
+                    "than once has no one input to be judged by; lowdim prunes models whose blocks share none."
+                )
+
+
+@contextmanager
+def _stretched(model: nn.Module, device: Any) -> Iterator[None]:
+    """Give parameters on the meta device numbers for the time of a ``with``, in memory for a row and a column."""
+    generator = torch.Generator().manual_seed(0)
+    empty = [(m, n, p) for m in model.modules() for n, p in m._parameters.items() if p is not None and p.is_meta]
+    made: dict[int, nn.Parameter] = {}
+    try:
+        for module, name, parameter in empty:
+            module._parameters[name] = made.setdefault(id(parameter), _numbers(parameter, generator, device))
+        for module in model.modules():
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                module._buffers[name] = buffer.to(device)
+        yield
+    finally:
+        for module, name, parameter in empty:
+            module._parameters[name] = parameter
+
+
+def _numbers(parameter: Tensor, generator: torch.Generator, device: Any) -> nn.Parameter:
+    shape = parameter.shape
+    drawn = torch.randn(max(1, sum(shape)), generator=generator)
+    drawn = drawn / math.sqrt(max(1, shape[-1])) if len(shape) > 1 else 1 + 0.1 * drawn
+    stretched = drawn.to(device).as_strided(shape, (1,) * len(shape))
+    return nn.Parameter(stretched, requires_grad=False)
+
+
+@dataclass
+class _Look:
+    """The runs of a survey, and what they have shown."""
+
+    model: PreTrainedModel
+    blocks: nn.ModuleList
+    device: Any
+    manners: Manners = field(init=False)
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        makes = [repr(block) for block in self.blocks]
+        self.first = [makes.index(make) for make in makes]
+        self.manners = Manners([Returned() for _ in makes])
+
+    def run(self, batch: Batch) -> tuple[Tensor, bool]:
+        """Return the hidden states that leave the last block, and whether layers' inputs were those of the tokens."""
+        state = Activation(batch, torch.empty(0), [])
+        told = [True]
+
+        def stub(index: int, hidden: Tensor, call: Call) -> Tensor:
+            self._check_turn(index, hidden, state)
+            state.hidden = hidden
+            state.calls.append(call)
+            self.manners.hands_on |= any(isinstance(value, Wire) for value in _given(call))
+            earlier = {id(mapping) for other in state.calls[:-1] for mapping in _mappings(other)}
+            shared = any(id(mapping) in earlier for mapping in _mappings(call))
+            if self.first[index] == index or shared:  # what blocks share, each has to write
+                told[0] &= self._for_real(index, state)
+            for place in self.manners.returned[index].handed:
+                like = state.carried.get(Wire(self.first[index], place))  # a block that did not run hands on the same
+                state.carried.setdefault(Wire(index, place), like)
+            self.version = state.hidden._version
+            return state.hidden
+
+        with stubbed(self.blocks, stub, self.manners.returned), self._without_head(), suppress(StopForward):
+            self.model(**model_inputs(self.model, batch, self.device))
+        if len(state.calls) < len(self.blocks):
+            raise LowdimError(_cannot(self.model, f"its forward ends before block {len(state.calls)}"))
+        return state.hidden, told[0]
+
+    @contextmanager
+    def _without_head(self) -> Iterator[None]:
+        """Stop before the head, which is large and does not matter here."""
+
+        def stop(module: nn.Module, args: Any) -> None:
+            raise StopForward
+
+        head = self.model.get_output_embeddings()
+        hook = None if head is None else head.register_forward_pre_hook(stop)
+        try:
+            yield
+        finally:
+            if hook is not None:
+                hook.remove()
+
+    def _check_turn(self, index: int, hidden: Tensor, state: Activation) -> None:
+        if index < len(state.calls):
+            raise LowdimError(_cannot(self.model, f"it calls block {index} more than once"))
+        if index > len(state.calls):
+            raise LowdimError(_cannot(self.model, f"it calls block {index} where block {len(state.calls)} was due"))
+        untouched = hidden._version == self.version if hidden is state.hidden else torch.equal(hidden, state.hidden)
+        if index and not untouched:
+            why = f"it changes the hidden states between blocks {index - 1} and {index}"
+            raise LowdimError(_cannot(self.model, why))
+
+    def _for_real(self, index: int, state: Activation) -> bool:
+        """Run a block twice, and keep the second; whether its layers' inputs were those of the batch's tokens."""
+        shared = _mappings(state.calls[index])
+        before, told = [set(mapping) for mapping in shared], list[bool]()
+        block, note = self.blocks[index], _noting(told, state.batch.input_ids.numel())
+        with self._unstubbed(index), ExitStack() as hooks:
+            for _, layer in find_layers(block)[0]:
+                hooks.callback(layer.register_forward_pre_hook(note).remove)
+            once, out = state.run(block, index, keep=False), state.run(block, index, keep=True)
+        returned = Returned.of(out, state.hidden)
+        if not torch.equal(returned.hidden(once).nan_to_num(), returned.hidden(out).nan_to_num()):
+            raise LowdimError(_cannot(self.model, f"block {index} gives other numbers when it runs again on one input"))
+        for place, first in enumerate(self.first):
+            if first == index:
+                self.manners.returned[place] = returned
+        self.manners.hands_on |= before != [set(mapping) for mapping in shared]
+        state.carried |= {Wire(index, place): out[place] for place in returned.handed}
+        state.hidden = returned.hidden(out)
+        return all(told)
+
+    @contextmanager
+    def _unstubbed(self, index: int) -> Iterator[None]:
+        stub = self.blocks[index].__dict__.pop("forward")
+        try:
+            yield
+        finally:
+            self.blocks[index].__dict__["forward"] = stub
+
+    def same_when_padded(self, ids: Tensor, whole: Tensor, part: Tensor) -> bool:
+        """Whether sequences padded on the left and on the right give what they give alone."""
+        mask = torch.ones(3, TOKENS, dtype=torch.int64)
+        mask[1, :2], mask[2, -2:] = 0, 0
+        rows = torch.stack([ids, ids, ids[2:].repeat(2)[:TOKENS]])
+        choosing = _Choosing()
+        try:
+            with choosing:
+                hidden, told = self.run(Batch(rows, mask))
+        except Exception:  # whatever a model says against padding, it runs without
+            return False
+        if not told or choosing.seen or hidden.shape[:2] != mask.shape:
+            return False
+        pairs = ((hidden[0], whole[0]), (hidden[1, 2:], part[0]), (hidden[2, :-2], part[0]))
+        return all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max())) for a, b in pairs)
+
+
+class _Choosing(TorchFunctionMode):
+    """Notes whether the best of all positions are chosen: padding changes which of equally good ones are."""
+
+    seen = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _CHOICES and args and args[0].dim() and args[0].shape[-1] == TOKENS:
+            self.seen = True
+        return func(*args, **(kwargs or {}))
+
+
+def _given(call: Call) -> list[Any]:
+    return [*call[0], *call[1].values()]
+
+
+def _mappings(call: Call) -> list[MutableMapping[Any, Any]]:
+    return [value for value in _given(call) if isinstance(value, MutableMapping)]
+
+
+def _noting(told: list[bool], tokens: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        told.append(bool(args) and isinstance(args[0], Tensor) and args[0].shape[:-1].numel() == tokens)
+
+    return note
