@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowdim.train import SparseTraining, Static
+from lowdim.train.ride import Ride, Rider
 from lowdim.train.sparse.method import Method
 
 
@@ -34,6 +36,19 @@ def mlp(*sizes: int, seed: int = 0) -> nn.Sequential:
     for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+class Reader(nn.Module):
+    """Reads the rows of an image one after another."""
+
+    def __init__(self, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 12, batch_first=True), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.lstm(x[:, 0])[0][:, -1])
+        return out
 
 
 def batch(step: int, size: int = 8, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -90,3 +105,27 @@ def hold(
         optimizer,
         SparseTraining(model, optimizer, sparsity=sparsity, **({"method": Static()} | settings)),
     )
+
+
+class Counter(Rider):
+    """Counts the optimizer steps it sees, before and after."""
+
+    def __init__(self, model: nn.Module, optimizer: Any, total_steps: int, start: int = 0) -> None:
+        self.total_steps, self.before, self.after = total_steps, start, start
+        self._ride = Ride.board(optimizer, self)
+
+    def gradients(self, step: int) -> bool:
+        self.before += 1
+        return False
+
+    def stepped(self, step: int) -> None:
+        self.after += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "before": self.before, "after": self.after}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step, self.before, self.after = state["step"], state["before"], state["after"]
+
+    def remove(self) -> None:
+        self._ride.leave(self)

@@ -1,4 +1,4 @@
-"""What an optimizer step is, for all that ride on one: closures, steps within steps, steps that are skipped."""
+"""What an optimizer step is, for all that ride on it: closures, steps within steps, skipped steps."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lowdim.core.errors import LowdimError
 class Rider(ABC):
     """Something that acts at every step of an optimizer, between the gradients and their use, and after it.
 
-    Construct it after the optimizer and let it `Ride.board`; then train as before. Steps that a GradScaler skips are
-    none: riders hear nothing of them.
+    Construct it after the optimizer and let it `Ride.board`; then train as before. Steps that a GradScaler skips do not
+    count: riders hear nothing of them.
 
     Attributes:
         step: optimizer steps done.
@@ -27,7 +27,7 @@ class Rider(ABC):
 
     @abstractmethod
     def gradients(self, step: int) -> bool:
-        """Act on the gradients of a step, from 1, which are there and not used yet.
+        """Act on the gradients of a step (counted from 1), which are there but not used yet.
 
         Returns:
             Whether this takes the step's place: the optimizer then finds nothing to do.
@@ -39,7 +39,7 @@ class Rider(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return what resuming needs beside the model's and the optimizer's own."""
+        """Return what resuming needs besides the states of the model and the optimizer."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -48,6 +48,48 @@ class Rider(ABC):
     @abstractmethod
     def remove(self) -> None:
         """Get off, for good."""
+
+    # What the loops of others tell a rider beside the steps; none of it must be answered.
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a ``state_dict`` where the model has read its weights already, so that the two must fit."""
+        self.load_state_dict(state)
+
+    def follow(self, earlier: Any) -> None:  # noqa: B027
+        """Go on with what an earlier rider of this kind left of the same model, in a run of its own length."""
+
+    def settle(self, *averages: nn.Module) -> None:  # noqa: B027
+        """Act on weights that others have written since the last step, and on averages of them."""
+
+    def finish(self) -> None:
+        """End a run: say what is not as it was asked for, and get off."""
+        self.remove()
+
+
+def optimizer_of(optimizer: Any) -> Optimizer:
+    """Return the optimizer whose step is taken, out of wrappers such as those of accelerate.
+
+    Raises:
+        LowdimError: it is not a torch optimizer.
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    if not isinstance(optimizer, Optimizer):
+        raise LowdimError(f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}")
+    return optimizer
+
+
+def one_gradient(optimizer: Optimizer, calls: int) -> None:
+    """Refuse an optimizer that has called its closure more than once in a step.
+
+    Raises:
+        LowdimError: see above.
+    """
+    if calls > 1:
+        raise LowdimError(
+            f"{type(optimizer).__name__} calls its closure more than once in a step, so there is no one gradient to "
+            "act on; use an optimizer of one gradient per step"
+        )
 
 
 class Ride:
@@ -72,7 +114,16 @@ class Ride:
 
     @staticmethod
     def board(optimizer: Optimizer, rider: Rider) -> Ride:
-        """Let a rider on, behind those already there."""
+        """Let a rider on, behind those already there.
+
+        Args:
+            optimizer: to ride on, out of wrappers such as those of accelerate.
+            rider: who gets on.
+
+        Raises:
+            LowdimError: it is not a torch optimizer.
+        """
+        optimizer = optimizer_of(optimizer)
         known = _RIDES.get(optimizer)
         ride = known() if known else None
         if ride is None:
@@ -82,11 +133,16 @@ class Ride:
         return ride
 
     def leave(self, rider: Rider) -> None:
-        """Let a rider off; the last one takes the hooks along."""
+        """Let a rider off; when the last one leaves, the hooks go too."""
         self._riders[:] = [other for other in self._riders if other is not rider]
         if not self._riders:
             for handle in self._handles:
                 handle.remove()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a step has begun and not ended."""
+        return self._depth > 0
 
     # ---------------------------------------------------------------- before the step
 
@@ -122,11 +178,7 @@ class Ride:
         def compute() -> Any:
             nonlocal calls
             calls += 1
-            if calls > 1:
-                raise LowdimError(
-                    f"{type(optimizer).__name__} calls its closure more than once in a step, so there is no one "
-                    "gradient to act on; use an optimizer of one gradient per step"
-                )
+            one_gradient(optimizer, calls)
             self._in_closure = True
             self._hidden.clear()
             try:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from tests.models.zoo import VOCAB, ZOO
+from tests.train.small import Counter
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from lowdim.core.errors import CheckpointError
 from lowdim.train import RigL
-from lowdim.train.adapters.huggingface import SparseTrainingCallback
+from lowdim.train.adapters.huggingface import RiderCallback, SparseTrainingCallback
 
 
 class Text(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -25,8 +26,7 @@ class Text(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {"input_ids": ids, "labels": ids}
 
 
-def fit(home: Path, resume: Any = None, stop: int = 12, **settings: Any) -> tuple[Any, SparseTrainingCallback]:
-    callback = SparseTrainingCallback(sparsity=0.7, method=RigL(every=3), **settings)
+def train(home: Path, callbacks: list[Any], resume: Any = None) -> Any:
     arguments = TrainingArguments(
         output_dir=str(home),
         max_steps=12,
@@ -41,8 +41,13 @@ def fit(home: Path, resume: Any = None, stop: int = 12, **settings: Any) -> tupl
         dataloader_pin_memory=False,
     )
     model = ZOO["llama"]()
-    Trainer(model, arguments, train_dataset=Text(), callbacks=[callback]).train(resume_from_checkpoint=resume)
-    return model, callback
+    Trainer(model, arguments, train_dataset=Text(), callbacks=callbacks).train(resume_from_checkpoint=resume)
+    return model
+
+
+def fit(home: Path, resume: Any = None, **settings: Any) -> tuple[Any, SparseTrainingCallback]:
+    callback = SparseTrainingCallback(sparsity=0.7, method=RigL(every=3), **settings)
+    return train(home, [callback], resume), callback
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -70,3 +75,19 @@ def test_a_checkpoint_without_masks(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-6" / "sparse_training.pt").unlink()
     with pytest.raises(CheckpointError, match=r"sparse_training\.pt does not exist"):
         fit(tmp_path, resume=str(tmp_path / "checkpoint-6"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_any_rider_rides(tmp_path: Path) -> None:
+    several = [RiderCallback(Counter, "one"), RiderCallback(Counter, "hundred", start=100)]
+    train(tmp_path, several)
+    for callback, start in zip(several, (0, 100), strict=True):
+        assert callback.training is not None
+        assert callback.training.state_dict() == {"step": 12, "before": start + 12, "after": start + 12}
+        assert callback.training.total_steps == 12
+    assert {path.stem for path in (tmp_path / "checkpoint-6").glob("*.pt")} >= {"one", "hundred"}
+
+    again = RiderCallback(Counter, "hundred")
+    train(tmp_path, [again], resume=str(tmp_path / "checkpoint-6"))
+    assert again.training is not None
+    assert again.training.state_dict() == {"step": 12, "before": 112, "after": 112}

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.small import mlp
+from tests.train.small import Counter, mlp
 from torch import Tensor
 
 lightning = pytest.importorskip("lightning.pytorch")
 
 from lowdim.train import RigL  # noqa: E402
-from lowdim.train.adapters.lightning import SparseTrainingCallback  # noqa: E402
+from lowdim.train.adapters.lightning import RiderCallback, SparseTrainingCallback  # noqa: E402
 
 
 class Net(lightning.LightningModule):  # type: ignore[misc, name-defined]
@@ -28,12 +28,11 @@ class Net(lightning.LightningModule):  # type: ignore[misc, name-defined]
         return torch.optim.AdamW(self.parameters(), lr=0.01)
 
 
-def fit(home: Path, epochs: int, checkpoint: str | None = None) -> tuple[Net, SparseTrainingCallback, Any]:
+def train(home: Path, epochs: int, callbacks: list[Any], checkpoint: str | None = None) -> tuple[Net, Any]:
     source = torch.Generator().manual_seed(0)
     data = torch.utils.data.TensorDataset(
         torch.randn(40, 16, generator=source), torch.randint(3, (40,), generator=source)
     )
-    callback = SparseTrainingCallback(sparsity=0.7, method=RigL(every=3), total_steps=20)
     trainer = lightning.Trainer(
         max_epochs=epochs,
         default_root_dir=home,
@@ -43,10 +42,16 @@ def fit(home: Path, epochs: int, checkpoint: str | None = None) -> tuple[Net, Sp
         enable_model_summary=False,
         accelerator="cpu",
         gradient_clip_val=1.0,
-        callbacks=[callback],
+        callbacks=callbacks,
     )
     model = Net()
     trainer.fit(model, torch.utils.data.DataLoader(data, batch_size=8), ckpt_path=checkpoint)
+    return model, trainer
+
+
+def fit(home: Path, epochs: int, checkpoint: str | None = None) -> tuple[Net, SparseTrainingCallback, Any]:
+    callback = SparseTrainingCallback(sparsity=0.7, method=RigL(every=3), total_steps=20)
+    model, trainer = train(home, epochs, [callback], checkpoint)
     return model, callback, trainer
 
 
@@ -67,3 +72,19 @@ def test_masks_hold_and_a_checkpoint_resumes(tmp_path: Path) -> None:
     assert resumed.training.masks == training.masks
     for a, b in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_any_rider_rides(tmp_path: Path) -> None:
+    several = [RiderCallback(Counter, "one"), RiderCallback(Counter, "hundred", start=100)]
+    _, trainer = train(tmp_path, 2, several)
+    for callback, start in zip(several, (0, 100), strict=True):
+        assert callback.training is not None
+        assert callback.training.state_dict() == {"step": 10, "before": start + 10, "after": start + 10}
+        assert callback.training.total_steps == 10
+
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    again = RiderCallback(Counter, "hundred")
+    train(tmp_path, 4, [again], str(tmp_path / "half.ckpt"))
+    assert again.training is not None
+    assert again.training.state_dict() == {"step": 20, "before": 120, "after": 120}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError, suggest
+from lowdim.core.masks import as_mask
 from lowdim.nn.csr.linear import CSRLinear
 
 
@@ -35,7 +36,7 @@ def sparse_(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     made = {}
     for given, mask in masks.items():
         name = given.removesuffix(".weight")
-        made[name] = CSRLinear.from_linear(_linear(model, name), mask)
+        made[name] = CSRLinear.from_linear(_linear(model, name), as_mask(given, mask))
     for name, layer in made.items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowdim.core.allocation import Allocation, counts_for
+from lowdim.core.allocation import ERK, Allocation, counts_for
 from lowdim.core.errors import LowdimError, RecipeError, suggest
+from lowdim.core.masks import as_mask
 from lowdim.core.pattern import Pattern, Unstructured
 from lowdim.core.pattern.units import Turned, Units
 from lowdim.core.random import generator
@@ -20,13 +21,14 @@ from lowdim.core.topk import keep_top_rows
 from lowdim.core.transition import draw
 from lowdim.models.walk.selection import Weight, inputs_first, plain_name, shares_memory, weights
 from lowdim.nn.csr.linear import CSRLinear
+from lowdim.train.initial.base import warn_of_empty
 from lowdim.train.sparse.csr import CSRLayer
 from lowdim.train.sparse.distributed import local
 from lowdim.train.sparse.layer import Held
 from lowdim.train.sparse.masked import MaskedLayer
 from lowdim.train.sparse.measured import layers_in, weights_alone
 from lowdim.train.sparse.method import Method
-from lowdim.train.sparse.state import check_free
+from lowdim.train.sparse.state import check_free, per_weight, rehearse
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,6 @@ class Plan:
     weights: tuple[Weight, ...]
 
 
-def optimizer_of(optimizer: Any) -> Optimizer:
-    """Return the optimizer whose step is taken, out of wrappers such as those of accelerate.
-
-    Raises:
-        LowdimError: it is not a torch optimizer.
-    """
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    if not isinstance(optimizer, Optimizer):
-        raise LowdimError(f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}")
-    return optimizer
-
-
 def check_method(method: Any, total_steps: int | None) -> None:
     """Refuse a method that is none, or that lacks the length of the run.
 
@@ -91,6 +80,11 @@ def build(request: Request) -> Plan:
     if truly := truly_sparse(request):
         return truly
     if request.masks is not None:
+        if request.allocation != ERK() and not request.method.changes_density:
+            raise RecipeError(
+                f"masks says how many weights each layer keeps, and so does allocation {request.allocation}; "
+                f"{type(request.method).__name__} leaves it at the masks. Leave allocation out"
+            )
         request = replace(request, masks=_canonical(request.masks, request.model))
     found = _chosen(request)
     sparse = [w for w in found if not w.dense]
@@ -146,11 +140,15 @@ def _canonical(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tenso
         name = first[id(every[key])]
         if name in made:
             raise RecipeError(f"masks gives two masks to one tied weight: {name} and {key}. Give it one")
+        mask = as_mask(given, mask)
         if tuple(mask.shape) != tuple(every[key].shape):
             raise RecipeError(
                 f"the mask of {given} has shape {tuple(mask.shape)}, the weight has {tuple(every[key].shape)}"
             )
-        made[name] = mask.bool()
+        made[name] = mask
+    if not made:
+        raise RecipeError("masks names no weight; give one mask at least, or leave masks out to draw them")
+    warn_of_empty("masks=...", made)
     return made
 
 
@@ -169,8 +167,9 @@ def _units(pattern: Pattern, weight: Weight) -> Units:
     shape = tuple(weight.parameter.shape)
     if pattern == Unstructured() or not inputs_first(weight.module):
         return pattern.units(weight.name, shape)
-    turned = pattern.units(weight.name, (shape[1], shape[0], *shape[2:]))
-    return Turned(shape, turned.size, turned.groups, inner=turned)
+    parts: int = getattr(weight.module, "groups", 1)
+    turned = pattern.units(weight.name, (parts * shape[1], shape[0] // parts, *shape[2:]))
+    return Turned(shape, turned.size, turned.groups, inner=turned, parts=parts)
 
 
 def _check_optimizer(optimizer: Optimizer, sparse: list[Weight]) -> None:
@@ -181,6 +180,8 @@ def _check_optimizer(optimizer: Optimizer, sparse: list[Weight]) -> None:
                 f"the optimizer does not hold {weight.name}. Give it model.parameters(), made after the model has its "
                 "final parameters, or exclude the layer"
             )
+        per_weight(optimizer, weight.parameter, weight.name)
+    rehearse(optimizer, sparse[0].parameter.device)
 
 
 def truly_sparse(request: Request) -> Plan | None:
@@ -224,7 +225,9 @@ def _counts(request: Request, sparse: list[Weight], units: dict[str, Units]) -> 
         first = {name: round(int(request.masks[name].sum()) / u.weights) for name, u in units.items()}
         if request.sparsity is None:
             return first, dict(first)
-        return first, _spread(request, sparse, units, request.sparsity)
+        last = _spread(request, sparse, units, request.sparsity)
+        request.method.check_budget(units, sum(first.values()), sum(last.values()))
+        return first, last
     sparsity = _target(request)
     start = request.method.initial(sparsity) if sparsity is not None else None
     targets = _spread(request, sparse, units, sparsity)

@@ -17,16 +17,18 @@ from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.masks import Masks
 from lowdim.core.pattern import Pattern
 from lowdim.models.walk.selection import plain_name
-from lowdim.train.ride import Ride, Rider
+from lowdim.train.ride import Ride, optimizer_of
+from lowdim.train.sparse.agree import disagreement, overwritten, zeros
 from lowdim.train.sparse.distributed import any_rank, check_agreement, ranks_agree
 from lowdim.train.sparse.layer import Explored, Held
 from lowdim.train.sparse.method import Method
 from lowdim.train.sparse.moment import Moment
-from lowdim.train.sparse.plan import Request, build, check_method, optimizer_of
+from lowdim.train.sparse.plan import Request, build, check_method
+from lowdim.train.sparse.saved import Saved
 from lowdim.train.sparse.state import claim, per_weight, release
 
 
-class SparseTraining(Rider):
+class SparseTraining(Saved):
     """Keeps chosen weights of a model sparse while an optimizer trains it, and moves the masks as a method says.
 
     Construct it after the optimizer, then train as before: masks ride on the optimizer's step hooks. Weights
@@ -97,10 +99,15 @@ class SparseTraining(Rider):
             self._explored[layer.name].add(layer.positions())
         self._memory: dict[str, Any] = {}
         self._shake, self._pending, self._replaced = 0.0, False, False
+        self._still: list[str] = []
+        self._told: set[str] = set()
+        self._unproven: Mapping[str, Any] | None = None
+        self._drawn = masks is None
         self._agree = ranks_agree(model)
         self._observers = method.observers(model, self.optimizer, self.layers, total_steps)
         self._ride = Ride.board(self.optimizer, self)
         self._handles = [handle for layer in self.layers for handle in layer.listen(lambda: self._looks(self.step + 1))]
+        self._handles.append(self.optimizer.register_load_state_dict_post_hook(self._forget))
         claim(self, self.layers)
         self._watch(1)
 
@@ -112,10 +119,11 @@ class SparseTraining(Rider):
         return Masks.from_dict({layer.name: layer.mask() for layer in self.layers})
 
     def sparsity(self, name: str | None = None) -> float:
-        """Return the share of zeros of one layer or of all sparse layers."""
+        """Return the share of zeros of one layer or of all sparse layers; warn where the weights have fewer."""
         chosen = self._named(name)
-        size = sum(layer.size for layer in chosen)
-        return 1.0 - sum(layer.kept for layer in chosen) / size if size else 0.0
+        if self._unproven is None and (said := disagreement(chosen)):
+            warnings.warn(said, stacklevel=2)
+        return zeros(chosen)
 
     def explored(self, name: str | None = None) -> float:
         """Return R_s, the share of weights that were ever active, in one layer or in all (arXiv 2102.02887).
@@ -137,7 +145,7 @@ class SparseTraining(Rider):
 
     def __str__(self) -> str:
         """Return the table of what is sparse and what is not."""
-        lines = [f"{self.method}, {self.pattern}, step {self.step}: {self.sparsity():.2%} zeros"]
+        lines = [f"{self.method}, {self.pattern}, step {self.step}: {zeros(self.layers):.2%} zeros"]
         kept = {layer.name: layer for layer in self.layers}
         width = max(len(weight.name) for weight in self._weights)
         for weight in self._weights:
@@ -174,6 +182,28 @@ class SparseTraining(Rider):
         named = {plain_name(name): p for name, p in module.named_parameters(remove_duplicate=False)}
         self.masks.apply_(named)
 
+    def settle(self, *averages: nn.Module) -> None:
+        """Zero what is off in weights that were written since the last step, such as by an average, and in averages."""
+        for layer in self.layers:
+            layer.clear_weight()
+        for average in averages:
+            named = {plain_name(name): p for name, p in average.named_parameters(remove_duplicate=False)}
+            for layer in self.layers:
+                if layer.name in named:
+                    named[layer.name].data.masked_fill_(~layer.mask().to(named[layer.name].device), 0.0)
+
+    def finish(self) -> None:
+        """End a run: warn if there are fewer zeros than asked for, in the masks or in the weights, and `remove`."""
+        have, wanted = self.sparsity(), sum(self.targets.values())
+        if sum(layer.kept for layer in self.layers) > wanted:
+            asked = 1.0 - wanted / sum(layer.size for layer in self.layers)
+            warnings.warn(
+                f"the weights handed back are those of step {self.step} of {self.total_steps} and have {have:.2%} "
+                f"zeros, fewer than the {asked:.2%} asked for, which {type(self.method).__name__} reaches later",
+                stacklevel=2,
+            )
+        self.remove()
+
     def remove(self) -> None:
         """Take all hooks off; weights keep their zeros, but nothing keeps them zero from here on."""
         for attached in (*self._handles, *self._observers.values()):
@@ -181,59 +211,14 @@ class SparseTraining(Rider):
         self._ride.leave(self)
         release(self.layers)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what resuming needs beside the model's and the optimizer's own: tensors, numbers and text."""
-        return {
-            "recipe": self._recipe(),
-            "step": self.step,
-            "shake": self._shake,
-            "masks": {layer.name: layer.state() for layer in self.layers},
-            "explored": {name: seen.state() for name, seen in self._explored.items()},
-            "memory": dict(self._memory),
-            "observers": {name: observer.state_dict() for name, observer in self._observers.items()},
-            "history": list(self.history),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a ``state_dict`` was taken; the model and the optimizer load their own, before or after.
-
-        Raises:
-            LowdimError: it is of another model or another recipe; nothing has been changed then.
-        """
-        if "recipe" not in state or "masks" not in state:
-            raise LowdimError(f"this state was not saved by SparseTraining; it holds {sorted(state)[:5]}")
-        for key, value in self._recipe().items():
-            if state["recipe"].get(key) != value:
-                raise LowdimError(
-                    f"this state was saved with another {key}: {state['recipe'].get(key)!r}, now {value!r}. "
-                    "Construct the model and SparseTraining as they were in the run that is resumed"
-                )
-        for layer in self.layers:
-            layer.load(state["masks"][layer.name])
-            self._explored[layer.name].load(state["explored"][layer.name])
-        for name, observer in self._observers.items():
-            observer.load_state_dict(state["observers"][name])
-        self.step, self._shake, self._memory = state["step"], state["shake"], dict(state["memory"])
-        self.history = list(state["history"])
-        self._watch(self.step + 1)
-
-    def _recipe(self) -> dict[str, Any]:
-        return {
-            "method": repr(self.method),
-            "pattern": self.pattern,
-            "seed": self.seed,
-            "total_steps": self.total_steps,
-            "layers": {layer.name: list(layer.shape) for layer in self.layers},
-            "targets": dict(self.targets),
-        }
-
     # ---------------------------------------------------------------- around the optimizer's step
 
     def gradients(self, step: int) -> bool:
         """Move masks in the place of the step, or clear what its gradients hold of weights that are off."""
         for layer in self.layers:
             layer.check()
-        self._pending = self._moves(step) and self._gradients_are_finite(step)
+        self._compare()
+        self._pending = self._moves(step) and self._gradients_are_finite(step) and self._any_moves(step)
         self._replaced = self._pending and self.method.order == "replace_step"
         if self._replaced:
             self._update(step)
@@ -259,6 +244,21 @@ class SparseTraining(Rider):
         self._shake, self._pending, self._replaced = 0.0, False, False
         self._watch(step + 1)
 
+    def _compare(self) -> None:
+        """Warn, before a step zeroes them, of weights that are off and were written by somebody else."""
+        if self._unproven is not None:
+            self._prove()
+        said = disagreement([layer for layer in self.layers if layer.touched])
+        if not said and self._drawn:
+            said = overwritten(self.layers)
+        self._drawn = False
+        if said:
+            warnings.warn(said, stacklevel=5)
+
+    def is_stepped_by(self, optimizer: Optimizer) -> bool:
+        """Tell whether an optimizer's step is, holds, or is part of the step that the masks ride on."""
+        return self._ride.under_way or any(each is self.optimizer for each in (optimizer, *vars(optimizer).values()))
+
     def _moves(self, step: int) -> bool:
         """Tell whether a step moves masks."""
         return bool(self._shake) or self.method.due(step, self.total_steps)
@@ -283,17 +283,36 @@ class SparseTraining(Rider):
             self.history.append({"step": step, "skipped": f"gradient of {wrong[0]} holds NaN or Inf"})
         return not wrong
 
+    def _any_moves(self, step: int) -> bool:
+        """Find the layers without a gradient, whose masks stand still; say so once, and tell whether others move."""
+        looks, prunes = self._looks(step), self.method.changes_density and not self._shake
+        still = [layer.name for layer in self.layers if (looks or not prunes) and layer.still(looks)]
+        self._still = sorted(set(any_rank(still))) if self._agree else still
+        if new := [name for name in self._still if name not in self._told]:
+            self._told.update(new)
+            warnings.warn(
+                f"step {step} moves masks, but no gradient came to {', '.join(new[:5])}{' and others' * (len(new) > 5)}"
+                ": masks stand still where that is so (said once, and recorded in history as still)",
+                stacklevel=5,
+            )
+        if len(self._still) < len(self.layers) or prunes:
+            return True
+        self.history.append({"step": step, "skipped": "no layer has a gradient"})
+        return False
+
     def _update(self, step: int) -> None:
         before = [layer.snapshot() for layer in self.layers]
+        prunes = self.method.changes_density and not self._shake
         moment = Moment(
             step,
             self.total_steps,
-            self.layers,
+            [layer for layer in self.layers if prunes or layer.name not in self._still],
             self.targets,
             self._explored,
             self.seed,
             self._memory,
             self._observers,
+            self._still,
         )
         if self._shake:
             self.method.shake(moment, self._shake)
@@ -314,9 +333,10 @@ class SparseTraining(Rider):
         self.history.append(
             {
                 "step": step,
-                "sparsity": self.sparsity(),
+                "sparsity": zeros(self.layers),
                 "explored": self.explored(),
                 "kept": {layer.name: layer.kept for layer in self.layers},
+                **({"still": list(self._still)} if self._still else {}),
                 "dropped": {name: dropped for name, (dropped, _) in zip(names, changes, strict=True)},
                 "grown": {name: grown for name, (_, grown) in zip(names, changes, strict=True)},
             }
