@@ -218,6 +218,8 @@ class TrainingRecipe(Document):
         """
         training = self.training if self.__dict__["_paced"] else self.training.sized(steps)
         training.check_length(steps)
+        if why := training.stands_still(steps):
+            raise RecipeError(f"{why}, or train for more epochs.")
         return self.model_copy(update={"training": training})
 
     def _check_inputs(self) -> None:

@@ -62,6 +62,10 @@ class Method(Settings):
                 f"{type(self).__name__} has a schedule over the whole run: give total_steps, its optimizer steps"
             )
 
+    def stands_still(self, total: int | None) -> str:
+        """Say why a method that moves masks would never move one in such a run; nothing if it will."""
+        return ""
+
     def check_budget(self, units: Mapping[str, Units], first: int, last: int) -> None:
         """Refuse to begin with ``first`` units and to end with ``last``, where the method cannot go there.
 
@@ -120,15 +124,19 @@ class Periodic(Method):
         return dataclasses.replace(self, every=min(self.every, max(1, int(self.last(total)) // 10)))
 
     def check_length(self, total: int | None) -> None:
-        """Refuse a run in which no mask would ever move."""
+        """Refuse a run that ends before the first update, without which the density would not change."""
         super().check_length(total)
-        if total is None or (self.due(self.every, total) and not self.changes_density):
-            return
-        if self.every > self.last(total) or not self.due(self.every, total):
-            raise RecipeError(
-                f"{type(self).__name__} would never {'prune' if self.changes_density else 'move a mask'}: every is "
-                f"{self.every}, but it ends at step {self.last(total):g} (until * total_steps). Choose a smaller every"
-            )
+        if self.changes_density and (why := self.stands_still(total)):
+            raise RecipeError(why)
+
+    def stands_still(self, total: int | None) -> str:
+        """Say why no mask would ever move; the first update is the earliest that can come."""
+        if total is None or (self.due(self.every, total) and self.every <= self.last(total)):
+            return ""
+        return (
+            f"{type(self).__name__} would never {'prune' if self.changes_density else 'move a mask'}: every is "
+            f"{self.every}, but it ends at step {self.last(total):g} (until * total_steps). Choose a smaller every"
+        )
 
     def last(self, total: int | None) -> float:
         """Return the step after which masks stand still."""

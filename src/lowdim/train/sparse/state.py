@@ -12,7 +12,7 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.optim import Adagrad, Optimizer, Rprop
+from torch.optim import Adagrad, Adamax, Optimizer, Rprop
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -59,12 +59,17 @@ def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict
 
 
 def begin(optimizer: Optimizer, parameter: nn.Parameter, key: str) -> float:
-    """Return what a part of the state begins with, for every weight: 0 but for Rprop's steps and Adagrad's sums."""
+    """Return what a part of the state begins with, for every weight: 0 but for Rprop's steps and Adagrad's sums.
+
+    Adamax leaves its eps behind wherever it saw no gradient yet.
+    """
     group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
     if isinstance(optimizer, Rprop) and key == "step_size":
         return float(group["lr"])
     if isinstance(optimizer, Adagrad) and key == "sum":
         return float(group["initial_accumulator_value"])
+    if isinstance(optimizer, Adamax) and key == "exp_inf":
+        return float(group["eps"])
     return 0.0
 
 
@@ -190,7 +195,7 @@ def _refuse_others(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str
     Raises:
         LowdimError: names the weight and the way to change the optimizer.
     """
-    closure = bool(args or kwargs.get("closure"))
+    closure = kwargs.get("closure") or any(map(callable, args))
     for parameter in (p for group in optimizer.param_groups for p in group["params"]):
         owner = _CLAIMED[parameter]() if parameter in _CLAIMED else None
         if owner is None or not (closure or parameter.grad is not None) or owner.is_stepped_by(optimizer):

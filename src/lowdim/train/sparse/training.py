@@ -110,6 +110,8 @@ class SparseTraining(Saved):
         self._handles.append(self.optimizer.register_load_state_dict_post_hook(self._forget))
         claim(self, self.layers)
         self._watch(1)
+        if why := method.stands_still(total_steps):
+            warnings.warn(why, stacklevel=2)
 
     # ---------------------------------------------------------------- what users read
 
