@@ -120,7 +120,7 @@ def test_masks_of_another_run_are_refused(way: Way, dense: bool) -> None:
     net, settings = Net(seed=2), Way.settings
     way.fit(Net(), "masks", settings)
     type(way)(way.home).fit(Net(seed=1), "model", None if dense else settings)
-    found = way.mix(way.checkpoint("model", 8 if dense else 4), way.checkpoint("masks", 4))
+    found = way.mix(way.checkpoint("model", 4), way.checkpoint("masks", 4))
     with pytest.raises(LowdimError, match=r"not that of the model's weights.*nothing has been changed"):
         type(way)(way.home).fit(net, "model", settings, resume=found)
     assert all(torch.equal(p, way.read(found)[name]) for name, p in weights(net).items())

@@ -66,6 +66,7 @@ class Saved(Rider):
         self._check(state)
         why = misfit(self.layers, state, self._agree)
         if why and not self._waits():
+            self._give_back()
             raise LowdimError(why)
         self._load(state, proven=not why)
 
@@ -81,6 +82,7 @@ class Saved(Rider):
                 raise CheckpointError(why)
         except LowdimError:
             self._give_back()
+            self.remove()
             raise
         self._load(state)
 
@@ -96,6 +98,7 @@ class Saved(Rider):
         why = f"it had other {other[0]}" if other else misfit(self.layers, state, self._agree)
         if why:
             self._give_back()
+            self.remove()
             raise CheckpointError(f"the masks of the training before cannot be kept: {why}. Or make a new callback")
         begun = {"step": 0, "shake": 0.0, "memory": {}, "history": []}
         same = repr(self.method) == repr(earlier.method)
@@ -104,7 +107,6 @@ class Saved(Rider):
     def _give_back(self) -> None:
         for layer in self.layers:
             layer.give_back()
-        self.remove()
 
     def _waits(self) -> bool:
         written = [layer.name for layer in self.layers if not layer.waits]
