@@ -83,6 +83,10 @@ class CSRLayer:
             )
         return gradient.detach()
 
+    def reached(self) -> bool:
+        """Tell whether a gradient came."""
+        return self._gradient is not None or self.parameter.grad is not None
+
     def top_gradient(self, count: int, excluded: Tensor) -> Tensor:
         """Return where the dense gradient is largest, int64 [count], ascending, ties by the lowest position.
 

@@ -44,6 +44,9 @@ def replace(
     """
     if candidates == "new":
         count = min(count, layer.size - layer.kept)
+    if (drop == "taylor" or grow == "gradient") and not layer.reached():
+        moment.idle.append(layer.name)
+        return
     if count:
         keep = kept(moment, layer, count, drop, noise)
         exchange(moment, layer, keep, grow, candidates, regrow)

@@ -46,6 +46,9 @@ class Layer(Protocol):
     def values(self) -> Tensor:
         """Return the active weights (the norms of blocks), fp32 [kept]."""
 
+    def reached(self) -> bool:
+        """Tell whether a gradient came; an expert without tokens has none, though its parameter has."""
+
     def gradients(self) -> Tensor:
         """Return the gradient of the active weights (its norms over blocks), fp32 [kept]."""
 

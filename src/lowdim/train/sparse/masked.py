@@ -16,6 +16,7 @@ from lowdim.core.topk import keep_top, keep_top_rows
 from lowdim.core.transition import draw
 from lowdim.models.walk.selection import Weight
 from lowdim.train.sparse.distributed import full, local, part
+from lowdim.train.sparse.parts import whole_of
 from lowdim.train.sparse.state import begin, per_weight
 
 
@@ -184,13 +185,18 @@ class MaskedLayer:
         gradient = self.parameter.grad
         return gradient is None or bool(local(gradient).isfinite().all())
 
+    def reached(self) -> bool:
+        """Tell whether a gradient came; an expert without tokens has none, though its stack has."""
+        gradient = self.parameter.grad if self._dense_gradient is None else self._dense_gradient
+        return gradient is not None and (self.parameter is whole_of(self.parameter) or bool(gradient.any()))
+
     def check(self) -> None:
         """Refuse to go on with a parameter that the model no longer uses.
 
         Raises:
             LowdimError: see above.
         """
-        if self.module._parameters.get(self._attribute) is not self.parameter:
+        if self.module._parameters.get(self._attribute) is not whole_of(self.parameter):
             raise LowdimError(
                 f"{self.name} was replaced by another tensor after SparseTraining was made, so its mask would act on "
                 "nothing. Replace parameters (assign=True, fully_shard, new layers) first, then make the optimizer and "

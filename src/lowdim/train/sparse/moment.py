@@ -29,6 +29,7 @@ class Moment:
         seed: of the run.
         memory: what the method remembers between updates; tensors, numbers and strings, saved with the run.
         observers: what `Method.observers` returned.
+        idle: layers that were not moved because no gradient reached them, such as experts without tokens.
     """
 
     step: int
@@ -39,6 +40,7 @@ class Moment:
     seed: int
     memory: dict[str, Any] = field(default_factory=dict)
     observers: Mapping[str, Any] = field(default_factory=dict)
+    idle: list[str] = field(default_factory=list)
 
     def generator(self, layer: Layer, purpose: str) -> Generator:
         """Return the random numbers of one purpose, which depend on seed, step and the layer's name alone."""

@@ -11,6 +11,7 @@ from torch.optim import Adagrad, Optimizer, Rprop
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lowdim.core.errors import LowdimError
+from lowdim.train.sparse.parts import part_of, whole_of
 
 
 def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict[str, Tensor]:
@@ -30,11 +31,11 @@ def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict
         LowdimError: a tensor of the state is none of these, so that a weight grown again could inherit what it
             had before.
     """
-    found = {}
-    for key, value in optimizer.state.get(parameter, {}).items():
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
-            found[key] = value
-        elif wrong := [t for t in _tensors(value) if not _is_sum(tuple(t.shape), tuple(parameter.shape))]:
+    found, whole = {}, whole_of(parameter)
+    for key, value in optimizer.state.get(whole, {}).items():
+        if isinstance(value, Tensor) and value.shape == whole.shape:
+            found[key] = part_of(value, parameter)
+        elif wrong := [t for t in _tensors(value) if not _is_sum(tuple(t.shape), tuple(whole.shape))]:
             raise LowdimError(
                 f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(wrong[0].shape)} for {name}, whose shape "
                 f"is {tuple(parameter.shape)}: which of it belongs to which weight is unknown, so what a dropped "
@@ -46,7 +47,7 @@ def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict
 
 def begin(optimizer: Optimizer, parameter: nn.Parameter, key: str) -> float:
     """Return what a part of the state begins with, for every weight: 0 but for Rprop's steps and Adagrad's sums."""
-    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    group = next(g for g in optimizer.param_groups if any(p is whole_of(parameter) for p in g["params"]))
     if isinstance(optimizer, Rprop) and key == "step_size":
         return float(group["lr"])
     if isinstance(optimizer, Adagrad) and key == "sum":
@@ -89,10 +90,10 @@ def check_free(layers: Iterable[Any]) -> None:
 def claim(owner: object, layers: Iterable[Any]) -> None:
     """Note whose masks act on the layers' weights."""
     for layer in layers:
-        _CLAIMED[layer.parameter] = ref(owner)
+        _CLAIMED[whole_of(layer.parameter)] = ref(owner)
 
 
 def release(layers: Iterable[Any]) -> None:
     """Let others act on the layers' weights."""
     for layer in layers:
-        _CLAIMED.pop(layer.parameter, None)
+        _CLAIMED.pop(whole_of(layer.parameter), None)

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -109,10 +110,21 @@ class SparseTraining(Rider):
     @property
     def masks(self) -> Masks:
         """The masks by parameter name, True where a weight is active, packed and on the CPU."""
-        return Masks.from_dict({layer.name: layer.mask() for layer in self.layers})
+        found: dict[str, list[Tensor]] = {}
+        for layer in self.layers:
+            found.setdefault(layer.name.partition("[")[0], []).append(layer.mask())
+        stacked = {layer.name.partition("[")[0] for layer in self.layers if layer.name.endswith("]")}
+        return Masks.from_dict({n: torch.stack(masks) if n in stacked else masks[0] for n, masks in found.items()})
+
+    def model_sparsity(self) -> float:
+        """Return the share of zeros that masks make among all weights of two or more dimensions, dense ones too."""
+        dense = sum(weight.parameter.numel() for weight in self._weights if weight.dense)
+        size = sum(layer.size * layer.units.weights for layer in self.layers)
+        kept = sum(layer.kept * layer.units.weights for layer in self.layers)
+        return (size - kept) / max(1, size + dense)
 
     def sparsity(self, name: str | None = None) -> float:
-        """Return the share of zeros of one layer or of all sparse layers."""
+        """Return the share of zeros of one layer (of all experts in one parameter), or of all sparse layers."""
         chosen = self._named(name)
         size = sum(layer.size for layer in chosen)
         return 1.0 - sum(layer.kept for layer in chosen) / size if size else 0.0
@@ -127,7 +139,7 @@ class SparseTraining(Rider):
         return sum(len(self._explored[layer.name]) for layer in chosen) / size if size else float("nan")
 
     def _named(self, name: str | None) -> Sequence[Held]:
-        found = [layer for layer in self.layers if name in (None, layer.name, layer.name.rpartition(".")[0])]
+        found = [layer for layer in self.layers if name is None or name in _names_of(layer.name)]
         if not found:
             raise LowdimError(f"no sparse layer is named {name!r}; there are: {self._names()}")
         return found
@@ -137,16 +149,15 @@ class SparseTraining(Rider):
 
     def __str__(self) -> str:
         """Return the table of what is sparse and what is not."""
-        lines = [f"{self.method}, {self.pattern}, step {self.step}: {self.sparsity():.2%} zeros"]
-        kept = {layer.name: layer for layer in self.layers}
+        lines = [
+            f"{self.method}, {self.pattern}, step {self.step}: {self.sparsity():.2%} zeros in the sparse layers, "
+            f"{self.model_sparsity():.2%} of all weights of two or more dimensions"
+        ]
         width = max(len(weight.name) for weight in self._weights)
+        masks = self.masks
         for weight in self._weights:
-            layer = kept.get(weight.name)
-            shape = "x".join(map(str, layer.shape if layer else weight.parameter.shape))
-            if layer:
-                state = f"{1 - layer.kept / max(1, layer.size):7.2%} zeros"
-            else:
-                state = f"dense ({weight.dense})"
+            shape = "x".join(map(str, masks.shape(weight.name) if weight.name in masks else weight.parameter.shape))
+            state = f"dense ({weight.dense})" if weight.dense else f"{self.sparsity(weight.name):7.2%} zeros"
             lines.append(f"  {weight.name:{width}} {shape:>18}  {state}")
         return "\n".join(lines)
 
@@ -321,3 +332,9 @@ class SparseTraining(Rider):
                 "grown": {name: grown for name, (_, grown) in zip(names, changes, strict=True)},
             }
         )
+
+
+def _names_of(layer: str) -> tuple[str, ...]:
+    """Return by what names a layer is meant: its own, its parameter's, its module's."""
+    parameter = layer.partition("[")[0]
+    return layer, parameter, parameter.rpartition(".")[0]
