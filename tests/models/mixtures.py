@@ -38,6 +38,7 @@ _DEEPSEEK = _MLA | {
 }
 _LONGCAT = _MLA | {
     "head_dim": 8,
+    "num_key_value_heads": 4,
     "num_hidden_layers": 6,
     "ffn_hidden_size": 48,
     "expert_ffn_hidden_size": 16,

@@ -135,8 +135,8 @@ def _warn_of_dense(found: Sequence[Weight], sparse: int) -> None:
     if numel > sparse:
         largest = max(left, key=lambda w: w.parameter.numel())
         warnings.warn(
-            f"{numel} of {numel + sparse} weights stay dense, more than become sparse, so the model's own sparsity will "
-            f"be far below that of its sparse layers. The largest is {largest.name} ({largest.dense}); "
+            f"{numel} of {numel + sparse} weights stay dense, more than become sparse, so the sparsity of the model "
+            f"will be far below that of its sparse layers. The largest is {largest.name} ({largest.dense}); "
             "print(training) lists them all",
             stacklevel=4,
         )
