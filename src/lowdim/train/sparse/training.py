@@ -317,6 +317,8 @@ class SparseTraining(Rider):
             if self._agree:
                 digest = zlib.crc32(positions.numpy().tobytes(), digest)
         self._note(step, [layer.changed(was) for layer, was in zip(self.layers, before, strict=True)])
+        if moment.idle:
+            self.history[-1]["idle"] = list(moment.idle)
         if self._agree:
             check_agreement(digest, f"the masks after step {step}")
 
