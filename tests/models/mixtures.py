@@ -79,7 +79,8 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "nemotron-h": lambda: t.NemotronHConfig(
         **_BASE,
         head_dim=8,
-        layers_block_type=["moe", "moe"],
+        layers_block_type=["attention", "moe"],
+        time_step_limit=(0.0, 10.0),
         n_routed_experts=4,
         num_experts_per_tok=2,
         moe_intermediate_size=16,
@@ -103,5 +104,6 @@ def mixture(kind: str) -> PreTrainedModel:
         if parameter.dim() > 1:
             parameter.copy_(0.5 / parameter.shape[-1] ** 0.5 * torch.randn(parameter.shape, generator=source))
         else:
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=source))
+            scale = 1.0 if bool((parameter == 1).all()) else 0.0
+            parameter.copy_(scale + 0.1 * torch.randn(parameter.shape, generator=source))
     return model

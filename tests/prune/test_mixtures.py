@@ -59,7 +59,10 @@ def test_from_disk_to_disk_and_back(kind: str, tmp_path: Path) -> None:
     assert {s["name"] for s in result.manifest["skipped"] if "router" in s["name"] or "gate" in s["name"]}
     assert torch.equal(tiny.logits(load(tmp_path / "out")), tiny.logits(memory.model))
     told = inspect(str(tmp_path / "out")).to_dict()
-    assert told["sparsity"]["layers"] == pytest.approx(result.manifest["sparsity"]["layers"], abs=1e-6)
+    assert sum(layer["nonzeros"] for layer in told["layers"].values()) == sum(
+        layer["nonzeros"] for layer in result.manifest["layers"].values()
+    )
+    assert {s["name"] for s in told["skipped"]} == {s["name"] for s in result.manifest["skipped"]}
 
 
 @pytest.mark.parametrize("kind", ["qwen3-moe", "gpt-oss", "llama4", "jetmoe"])
@@ -93,7 +96,7 @@ def test_every_method_keeps_the_counts_of_every_expert(kind: str, word: str) -> 
             assert zeros(weight) == [0.0 if spared else 0.5 for spared in left], (name, full)
 
 
-@pytest.mark.parametrize("kind", ["gpt-oss", "olmoe", "nemotron-h"])
+@pytest.mark.parametrize("kind", ["gpt-oss", "olmoe"])
 def test_an_expert_is_scored_on_the_tokens_that_are_routed_to_it(kind: str) -> None:
     model, seen = mixture(kind), dict[int, Tensor]()
     owner, parts = next(iter(stacks(model).items()))
