@@ -32,6 +32,8 @@ def stored_codes(
         By name on disk, ``None`` for one that its levels and scales do not describe; those that were left as they were
         are missing.
     """
+    if held.dim() == 3 and layers[0].transposed:  # scales run along inputs, which are no tensor's last axis here
+        return dict.fromkeys(stream.named_on_disk({layers[0].parameter: held}))
     shape = held.shape if held.dim() == 3 else (1, *layers[0].shape)
     levels, steps = torch.zeros(shape, dtype=torch.int8), torch.zeros(shape, dtype=torch.bfloat16)
     for layer in layers:

@@ -65,18 +65,18 @@ def test_the_others_move_on(name: str, frozen: bool) -> None:
     after = [entry for entry in training.history if entry["step"] >= 4]
     assert any(entry["dropped"]["experts.0.weight"] for entry in after) or not after
     for entry in after if told else []:
-        assert entry["still"] == ["experts.1.weight"]
+        assert entry["idle"] == ["experts.1.weight"]
         assert not entry["grown"]["experts.1.weight"]
         assert method.changes_density or not entry["dropped"]["experts.1.weight"]
     assert training.sparsity() == pytest.approx(0.7, abs=1e-3)
-    assert all("still" not in entry for entry in training.history if entry["step"] < 4)
+    assert all("idle" not in entry for entry in training.history if entry["step"] < 4)
 
 
 @pytest.mark.parametrize("order", ["replace_step", "after_step"])
 def test_a_gradient_of_zeros_is_none(order: Any) -> None:
     with pytest.warns(UserWarning, match=r"no gradient came to experts\.1\.weight: masks stand still"):
         training = run(Experts(), RigL(every=2, until=1.0, order=order), to_none=False)
-    assert [entry.get("still") for entry in training.history] == [None, ["experts.1.weight"], ["experts.1.weight"]]
+    assert [entry.get("idle") for entry in training.history] == [None, ["experts.1.weight"], ["experts.1.weight"]]
 
 
 def test_a_step_without_any_gradient_moves_nothing() -> None:

@@ -45,6 +45,12 @@ def sparse_(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
 def _linear(model: nn.Module, name: str) -> nn.Linear:
     linear = {n: m for n, m in model.named_modules() if type(m) is nn.Linear}
+    stacked = next((p for n, p in model.named_parameters() if n == name and p.dim() > 2), None)
+    if stacked is not None:
+        raise LowdimError(
+            f"{name!r} holds {len(stacked)} matrices in one tensor, which its module multiplies by itself: no "
+            "CSRLinear can take their place. Train them masked, or leave them out"
+        )
     if name not in linear:
         raise LowdimError(f"{name!r} is not a linear layer of the model. {suggest(name, linear)}")
     if not name:

@@ -40,8 +40,9 @@ class RandomMasks(Initialisation):
 
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
         """Draw masks on the weights' devices."""
-        masks = self.draw(shapes_of(start.weights), sparsity, start.seed)
-        return {name: mask.to(start.weights[name].device) for name, mask in masks.items()}
+        weights = start.apart(start.weights)
+        masks = self.draw(shapes_of(weights), sparsity, start.seed)
+        return start.together({name: mask.to(weights[name].device) for name, mask in masks.items()})
 
     def draw(self, shapes: Mapping[str, Sequence[int]], sparsity: float, seed: int = 0) -> dict[str, Tensor]:
         """Draw masks for named shapes."""

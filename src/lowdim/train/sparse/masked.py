@@ -16,6 +16,7 @@ from lowdim.core.topk import keep_top, keep_top_rows
 from lowdim.core.transition import draw
 from lowdim.models.walk.selection import Weight
 from lowdim.train.sparse.distributed import full, local, part
+from lowdim.train.sparse.parts import whole_of
 from lowdim.train.sparse.state import begin, forget, per_weight, remember
 
 
@@ -230,7 +231,7 @@ class MaskedLayer:
         Raises:
             LowdimError: see above.
         """
-        if self.module._parameters.get(self._attribute) is not self.parameter:
+        if self.module._parameters.get(self._attribute) is not whole_of(self.parameter):
             raise LowdimError(
                 f"{self.name} was replaced by another tensor after SparseTraining was made, so its mask would act on "
                 "nothing. Replace parameters (assign=True, fully_shard, new layers) first, then make the optimizer and "

@@ -15,7 +15,7 @@ from lowdim.core.allocation.base import by_block
 from lowdim.core.errors import RecipeError
 from lowdim.core.statistics import InputStatistics
 from lowdim.models.walk.blocks import evaluating
-from lowdim.models.walk.selection import Weight, inputs_first, plain_name, weights
+from lowdim.models.walk.selection import Weight, plain_name, weights
 from lowdim.train.initial.base import Start
 from lowdim.train.initial.gradients import batches_of, outputs_of, untouched
 
@@ -144,7 +144,7 @@ def _matrix(weight: Weight) -> Tensor:
             "fully_shard with lowdim.train.sparse.measured.measured, or use one that needs shapes alone, such as erk"
         )
     held = weight.parameter.detach()
-    return (held.transpose(0, 1) if inputs_first(weight.module) else held).float().flatten(1)
+    return (held.transpose(0, 1) if weight.inputs_first else held).float().flatten(1)
 
 
 @contextmanager

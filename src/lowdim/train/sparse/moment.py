@@ -29,7 +29,8 @@ class Moment:
         seed: of the run.
         memory: what the method remembers between updates; tensors, numbers and strings, saved with the run.
         observers: what `Method.observers` returned.
-        still: names of layers to which no gradient came; where they are among ``layers``, they may shrink, not grow.
+        idle: names of layers to which no gradient came, such as experts without tokens; where they are among
+            ``layers``, they may shrink, not grow.
     """
 
     step: int
@@ -40,12 +41,12 @@ class Moment:
     seed: int
     memory: dict[str, Any] = field(default_factory=dict)
     observers: Mapping[str, Any] = field(default_factory=dict)
-    still: Collection[str] = ()
+    idle: Collection[str] = ()
 
     @property
     def awake(self) -> list[Layer]:
         """The layers that a gradient came to."""
-        return [layer for layer in self.layers if layer.name not in self.still]
+        return [layer for layer in self.layers if layer.name not in self.idle]
 
     def generator(self, layer: Layer, purpose: str) -> Generator:
         """Return the random numbers of one purpose, which depend on seed, step and the layer's name alone."""

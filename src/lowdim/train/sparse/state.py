@@ -19,6 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from lowdim.core.errors import LowdimError
 from lowdim.train.ride import one_gradient
 from lowdim.train.sparse.distributed import local
+from lowdim.train.sparse.parts import part_of, whole_of
 
 
 def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict[str, Tensor]:
@@ -38,17 +39,17 @@ def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict
         LowdimError: a tensor of the state is none of these, so that a weight grown again could inherit what it
             had before.
     """
-    found = {}
-    for key, value in optimizer.state.get(parameter, {}).items():
-        if isinstance(value, Tensor) and value.shape == parameter.shape and value.numel() > 1 and _is_coded(value):
+    found, whole = {}, whole_of(parameter)
+    for key, value in optimizer.state.get(whole, {}).items():
+        if isinstance(value, Tensor) and value.shape == whole.shape and value.numel() > 1 and _is_coded(value):
             raise LowdimError(
                 f"{type(optimizer).__name__} keeps {key!r} of {name} in codes ({type(value).__name__}, {value.dtype}), "
                 "in which a single weight cannot be cleared. Use an optimizer whose state has the weight's shape in "
                 "floating point, such as SGD, AdamW or Adafactor"
             )
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
-            found[key] = value
-        elif wrong := [t for t in _tensors(value) if not _is_sum(tuple(t.shape), tuple(parameter.shape))]:
+        if isinstance(value, Tensor) and value.shape == whole.shape:
+            found[key] = part_of(value, parameter)
+        elif wrong := [t for t in _tensors(value) if not _is_sum(tuple(t.shape), tuple(whole.shape))]:
             raise LowdimError(
                 f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(wrong[0].shape)} for {name}, whose shape "
                 f"is {tuple(parameter.shape)}: which of it belongs to which weight is unknown, so what a dropped "
@@ -63,7 +64,7 @@ def begin(optimizer: Optimizer, parameter: nn.Parameter, key: str) -> float:
 
     Adamax leaves its eps behind wherever it saw no gradient yet.
     """
-    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    group = next(g for g in optimizer.param_groups if any(p is whole_of(parameter) for p in g["params"]))
     if isinstance(optimizer, Rprop) and key == "step_size":
         return float(group["lr"])
     if isinstance(optimizer, Adagrad) and key == "sum":
@@ -174,13 +175,13 @@ def claim(owner: Any, layers: Iterable[Any]) -> None:
     """Note whose masks act on the layers' weights, and which optimizer alone may step them."""
     _watch()
     for layer in layers:
-        _CLAIMED[layer.parameter] = ref(owner)
+        _CLAIMED[whole_of(layer.parameter)] = ref(owner)
 
 
 def release(layers: Iterable[Any]) -> None:
     """Let others act on the layers' weights."""
     for layer in layers:
-        _CLAIMED.pop(layer.parameter, None)
+        _CLAIMED.pop(whole_of(layer.parameter), None)
 
 
 @cache
@@ -200,7 +201,7 @@ def _refuse_others(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str
         owner = _CLAIMED[parameter]() if parameter in _CLAIMED else None
         if owner is None or not (closure or parameter.grad is not None) or owner.is_stepped_by(optimizer):
             continue
-        name = next(layer.name for layer in owner.layers if layer.parameter is parameter)
+        name = next(layer.name for layer in owner.layers if whole_of(layer.parameter) is parameter)
         raise LowdimError(
             f"this {type(optimizer).__name__} would step {name}, whose masks ride on another optimizer "
             f"({type(owner.optimizer).__name__}) and would stand still. Call remove() on that SparseTraining, then "

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -99,7 +100,7 @@ class SparseTraining(Saved):
             self._explored[layer.name].add(layer.positions())
         self._memory: dict[str, Any] = {}
         self._shake, self._pending, self._replaced = 0.0, False, False
-        self._still: list[str] = []
+        self._idle: list[str] = []
         self._told: set[str] = set()
         self._unproven: Mapping[str, Any] | None = None
         self._drawn = masks is None
@@ -118,10 +119,24 @@ class SparseTraining(Saved):
     @property
     def masks(self) -> Masks:
         """The masks by parameter name, True where a weight is active, packed and on the CPU."""
-        return Masks.from_dict({layer.name: layer.mask() for layer in self.layers})
+        found: dict[str, list[Tensor]] = {}
+        for layer in self.layers:
+            found.setdefault(layer.name.partition("[")[0], []).append(layer.mask())
+        stacked = {layer.name.partition("[")[0] for layer in self.layers if layer.name.endswith("]")}
+        return Masks.from_dict({n: torch.stack(masks) if n in stacked else masks[0] for n, masks in found.items()})
+
+    def model_sparsity(self) -> float:
+        """Return the share of zeros that masks make among all weights of two or more dimensions, dense ones too."""
+        dense = sum(weight.parameter.numel() for weight in self._weights if weight.dense)
+        size = sum(layer.size * layer.units.weights for layer in self.layers)
+        kept = sum(layer.kept * layer.units.weights for layer in self.layers)
+        return (size - kept) / max(1, size + dense)
 
     def sparsity(self, name: str | None = None) -> float:
-        """Return the share of zeros of one layer or of all sparse layers; warn where the weights have fewer."""
+        """Return the share of zeros of one layer (of all experts in one parameter), or of all sparse layers.
+
+        Warns where the weights have fewer, because somebody else has written them since the last step.
+        """
         chosen = self._named(name)
         if self._unproven is None and (said := disagreement(chosen)):
             warnings.warn(said, stacklevel=2)
@@ -137,7 +152,7 @@ class SparseTraining(Saved):
         return sum(len(self._explored[layer.name]) for layer in chosen) / size if size else float("nan")
 
     def _named(self, name: str | None) -> Sequence[Held]:
-        found = [layer for layer in self.layers if name in (None, layer.name, layer.name.rpartition(".")[0])]
+        found = [layer for layer in self.layers if name is None or name in _names_of(layer.name)]
         if not found:
             raise LowdimError(f"no sparse layer is named {name!r}; there are: {self._names()}")
         return found
@@ -147,16 +162,15 @@ class SparseTraining(Saved):
 
     def __str__(self) -> str:
         """Return the table of what is sparse and what is not."""
-        lines = [f"{self.method}, {self.pattern}, step {self.step}: {zeros(self.layers):.2%} zeros"]
-        kept = {layer.name: layer for layer in self.layers}
+        lines = [
+            f"{self.method}, {self.pattern}, step {self.step}: {zeros(self.layers):.2%} zeros in the sparse layers, "
+            f"{self.model_sparsity():.2%} of all weights of two or more dimensions"
+        ]
         width = max(len(weight.name) for weight in self._weights)
+        masks = self.masks
         for weight in self._weights:
-            layer = kept.get(weight.name)
-            shape = "x".join(map(str, layer.shape if layer else weight.parameter.shape))
-            if layer:
-                state = f"{1 - layer.kept / max(1, layer.size):7.2%} zeros"
-            else:
-                state = f"dense ({weight.dense})"
+            shape = "x".join(map(str, masks.shape(weight.name) if weight.name in masks else weight.parameter.shape))
+            state = f"dense ({weight.dense})" if weight.dense else f"{zeros(self._named(weight.name)):7.2%} zeros"
             lines.append(f"  {weight.name:{width}} {shape:>18}  {state}")
         return "\n".join(lines)
 
@@ -190,9 +204,9 @@ class SparseTraining(Saved):
             layer.clear_weight()
         for average in averages:
             named = {plain_name(name): p for name, p in average.named_parameters(remove_duplicate=False)}
-            for layer in self.layers:
-                if layer.name in named:
-                    named[layer.name].data.masked_fill_(~layer.mask().to(named[layer.name].device), 0.0)
+            for name, mask in self.masks.items():
+                if name in named:
+                    named[name].data.masked_fill_(~mask.to(named[name].device), 0.0)
 
     def finish(self) -> None:
         """End a run: warn if there are fewer zeros than asked for, in the masks or in the weights, and `remove`."""
@@ -289,15 +303,15 @@ class SparseTraining(Saved):
         """Find the layers without a gradient, whose masks stand still; say so once, and tell whether others move."""
         looks, prunes = self._looks(step), self.method.changes_density and not self._shake
         still = [layer.name for layer in self.layers if (looks or not prunes) and layer.still(looks)]
-        self._still = sorted(set(any_rank(still))) if self._agree else still
-        if new := [name for name in self._still if name not in self._told]:
+        self._idle = sorted(set(any_rank(still))) if self._agree else still
+        if new := [name for name in self._idle if name not in self._told]:
             self._told.update(new)
             warnings.warn(
                 f"step {step} moves masks, but no gradient came to {', '.join(new[:5])}{' and others' * (len(new) > 5)}"
-                ": masks stand still where that is so (said once, and recorded in history as still)",
+                ": masks stand still where that is so (said once, and recorded in history as idle)",
                 stacklevel=5,
             )
-        if len(self._still) < len(self.layers) or prunes:
+        if len(self._idle) < len(self.layers) or prunes:
             return True
         self.history.append({"step": step, "skipped": "no layer has a gradient"})
         return False
@@ -308,13 +322,13 @@ class SparseTraining(Saved):
         moment = Moment(
             step,
             self.total_steps,
-            [layer for layer in self.layers if prunes or layer.name not in self._still],
+            [layer for layer in self.layers if prunes or layer.name not in self._idle],
             self.targets,
             self._explored,
             self.seed,
             self._memory,
             self._observers,
-            self._still,
+            self._idle,
         )
         if self._shake:
             self.method.shake(moment, self._shake)
@@ -338,8 +352,14 @@ class SparseTraining(Saved):
                 "sparsity": zeros(self.layers),
                 "explored": self.explored(),
                 "kept": {layer.name: layer.kept for layer in self.layers},
-                **({"still": list(self._still)} if self._still else {}),
+                **({"idle": list(self._idle)} if self._idle else {}),
                 "dropped": {name: dropped for name, (dropped, _) in zip(names, changes, strict=True)},
                 "grown": {name: grown for name, (_, grown) in zip(names, changes, strict=True)},
             }
         )
+
+
+def _names_of(layer: str) -> tuple[str, ...]:
+    """Return by what names a layer is meant: its own, its parameter's, its module's."""
+    parameter = layer.partition("[")[0]
+    return layer, parameter, parameter.rpartition(".")[0]
