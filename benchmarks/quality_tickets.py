@@ -19,7 +19,7 @@ from lowdim.train import RigL, SparseTraining, Static
 from lowdim.train.tickets.collect import TicketCollector
 from lowdim.train.tickets.freetickets import FreeTickets
 from lowdim.train.tickets.lottery import IMP
-from lowdim.train.tickets.plan import Phase, Plan, Segment
+from lowdim.train.tickets.plan import Phase, Segment, TicketPlan
 from lowdim.train.tickets.suptickets import SupTickets
 
 SPARSITY, EVERY, MEMBERS = 0.95, 50, 3
@@ -50,7 +50,7 @@ def likelihood(task: Task) -> Callable[[nn.Module], float]:
     return score
 
 
-def collect(task: Task, seed: int, plan: Plan, method: Any) -> tuple[nn.Module, tuple[Ticket, ...]]:
+def collect(task: Task, seed: int, plan: TicketPlan, method: Any) -> tuple[nn.Module, tuple[Ticket, ...]]:
     """Train along a plan and return its tickets, chosen by validation accuracy where the plan picks the best."""
     per_epoch = task.steps // task.epochs
     model = task.model(seed)
@@ -86,7 +86,7 @@ def compared(found: Ensemble) -> dict[str, Any]:
 
 def independent(task: Task, seed: int) -> dict[str, Any]:
     """Three runs of RigL from different seeds vote."""
-    whole = Plan((Phase("run", 0, task.steps, pick="last"),), (Segment(0, task.steps, 1.0, 1.0),))
+    whole = TicketPlan((Phase("run", 0, task.steps, pick="last"),), (Segment(0, task.steps, 1.0, 1.0),))
     tickets = []
     for member in range(MEMBERS):
         model = task.model(MEMBERS * seed + member)

@@ -16,8 +16,6 @@ def use(progress: module.Progress) -> None:
             stage.advance()
         with progress.stage("inner", 2) as inner:
             inner.advance(2)
-            inner.log("a note on [this]")
-    progress.log("the end")
 
 
 def test_without_a_terminal_a_stage_is_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,10 +25,9 @@ def test_without_a_terminal_a_stage_is_two_lines(capsys: pytest.CaptureFixture[s
     lines = err.splitlines()
     assert lines[0] == "Prune [blocks]: 3 blocks ..."
     assert lines[1] == "inner: 2 ..."
-    assert lines[2] == "a note on [this]"
-    assert lines[3].startswith("inner: done in ")
-    assert lines[4].startswith("Prune [blocks]: done in ")
-    assert lines[5:] == ["the end"]
+    assert lines[2].startswith("inner: done in ")
+    assert lines[3].startswith("Prune [blocks]: done in ")
+    assert lines[4:] == []
     assert "\x1b" not in err
     assert "\r" not in err
 
@@ -64,7 +61,6 @@ def test_bars_fit_any_terminal(width: int, encoding: str) -> None:
     text = raw.getvalue().decode(encoding)
     assert "Prune" in text
     assert "3/3" in text
-    assert "the end" in text
     assert ("\u2501" in text) == (encoding == "utf-8" and width > 60)
 
 

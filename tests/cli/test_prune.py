@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from lowdim.core.allocation.erk import erk
 from lowdim.core.errors import RecipeError
 from lowdim.core.recipe import families
 from lowdim.prune.recipe import Recipe
@@ -65,7 +67,7 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        (["--sparsity", "60"], ["sparsity", "60", "Did you mean 0.6?"]),
+        (["--sparsity", "60"], ["sparsity", "60", "did you mean 0.6?"]),
         (["--sparsity", "1.0"], ["sparsity", "got 1", "0.9"]),
         ([], ["sparsity", "0.5"]),
         (["--pattern", "2:4", "--sparsity", "0.7"], ["2:4", "sparsity", "0.7", "1:4"]),
@@ -103,6 +105,22 @@ def test_a_bad_recipe_imports_no_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_allocation_of_training_prunes(run, model: Path, tmp_path: Path, small: list[str]) -> None:
+    flags = ["--sparsity", "0.6", "--method", "magnitude", "--allocation", "erk", *small]
+    done = run("prune", model, tmp_path / "out", *flags)
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((tmp_path / "out" / "lowdim.json").read_text())
+    assert manifest["recipe"]["allocation"] == {"name": "erk", "power": 1.0}
+    sizes = {name: layer["numel"] for name, layer in manifest["layers"].items()}
+    kept = {name: layer["nonzeros"] for name, layer in manifest["layers"].items()}
+    assert sum(kept.values()) == sum(sizes.values()) - round(0.6 * sum(sizes.values()))
+    stored = load_file(model / "model.safetensors")
+    density = erk({name: tuple(stored[f"{name}.weight"].shape) for name in sizes}, 0.6)
+    for name, count in kept.items():
+        assert abs(count - density[name] * sizes[name]) <= 1
+    assert len({round(d, 6) for d in density.values()}) > 1
 
 
 def test_a_model_that_is_not_there(run, tmp_path: Path, text: Path) -> None:

@@ -70,8 +70,6 @@ class Interrupting:
     def advance(self, amount: int = 1) -> None:
         self._count()
 
-    def log(self, text: str) -> None: ...
-
 
 @pytest.mark.parametrize("settings", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("kind", ["llama", "mixtral", "gpt2"])

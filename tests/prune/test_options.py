@@ -100,8 +100,10 @@ def test_every_allocation_keeps_the_budget_to_the_weight(method: str, allocation
         assert layer["target"] == pytest.approx(layer["sparsity"])
 
 
-def test_an_explicit_map_is_followed() -> None:
-    result = run(method="magnitude", allocation={"name": "explicit", "map": {"down_proj": 0.9, "q_proj": 0.0}})
+@pytest.mark.parametrize(("schema", "form"), [(1, "{}"), (2, "*.{}"), (2, "re:{}$")])
+def test_an_explicit_map_is_followed(schema: int, form: str) -> None:
+    shares = {form.format(name): share for name, share in (("down_proj", 0.9), ("q_proj", 0.0))}
+    result = run(method="magnitude", schema=schema, allocation={"name": "explicit", "map": shares})
     shares = {name.rsplit(".", 1)[-1]: layer["sparsity"] for name, layer in result.manifest["layers"].items()}
     assert shares["down_proj"] == pytest.approx(0.9, abs=1e-3)
     assert shares["q_proj"] == 0.0

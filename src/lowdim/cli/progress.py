@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from lowdim.core.progress import Progress, Silent, Stage
+from lowdim.core.progress import Progress, Silent
 
 
 def terminal(quiet: bool = False) -> Progress:
@@ -36,7 +36,7 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def stage(self, name: str, total: int, unit: str = "") -> Stage:
+    def stage(self, name: str, total: int, unit: str = "") -> _LineStage:
         return _LineStage(self, name, total, unit)
 
     def log(self, text: str) -> None:
@@ -65,9 +65,6 @@ class _LineStage:
     def advance(self, amount: int = 1) -> None:
         self._done += amount
 
-    def log(self, text: str) -> None:
-        self._owner.log(text)
-
 
 def _columns(width: int) -> list[ProgressColumn]:
     """Return what a terminal of this width has room for: first the time left, then the bar, then the rest."""
@@ -88,11 +85,8 @@ class _Terminal:
         self._bars = Bars(*_columns(console.width), console=console)
         self._open = 0
 
-    def stage(self, name: str, total: int, unit: str = "") -> Stage:
+    def stage(self, name: str, total: int, unit: str = "") -> _BarStage:
         return _BarStage(self, name, total, unit)
-
-    def log(self, text: str) -> None:
-        self._bars.console.print(text, markup=False)
 
     def open(self, name: str, total: int, unit: str) -> int:
         if not self._open:
@@ -128,6 +122,3 @@ class _BarStage:
 
     def advance(self, amount: int = 1) -> None:
         self._owner.advance(self._task, amount)
-
-    def log(self, text: str) -> None:
-        self._owner.log(text)

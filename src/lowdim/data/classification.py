@@ -41,19 +41,9 @@ SETS: dict[str, Known] = {
             "lowdim.data.vision:fashion_mnist",
             "clothes, 28x28 grey, 60,000 + 10,000, 10 classes",
         ),
-        Known(
-            "mnist-5k",
-            "image",
-            "lowdim.data.vision:mnist_5k",
-            "handwritten digits, 28x28 grey, 5,000, 10 classes",
-        ),
+        Known("mnist-5k", "image", "lowdim.data.vision:mnist_5k", "handwritten digits, 28x28 grey, 5,000, 10 classes"),
         Known("digits", "image", "lowdim.data.vision:digits", "handwritten digits, 8x8 grey, 1,797, 10 classes"),
-        Known(
-            "breast-cancer",
-            "table",
-            "lowdim.data.tabular:breast_cancer",
-            "569 tumours, 30 numbers, 2 classes",
-        ),
+        Known("breast-cancer", "table", "lowdim.data.tabular:breast_cancer", "569 tumours, 30 numbers, 2 classes"),
         Known("wine", "table", "lowdim.data.tabular:wine", "178 wines, 13 numbers, 3 classes"),
         Known(
             "wiki-topics",
@@ -190,10 +180,7 @@ def _text(known: Known, raw: Raw, *parts: list[int]) -> Dataset:
     texts = list(raw.x)
     words = topics.vocabulary(str(texts[row]) for row in parts[0])
     first, second, third = (
-        Split(
-            topics.encode([str(texts[row]) for row in rows], words),
-            raw.y[torch.tensor(rows, dtype=torch.int64)],
-        )
+        Split(topics.encode([str(texts[row]) for row in rows], words), raw.y[torch.tensor(rows, dtype=torch.int64)])
         for rows in parts
     )
     return Dataset(known.name, known.kind, first, second, third, raw.classes, len(words) + 2)

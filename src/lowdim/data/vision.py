@@ -13,10 +13,7 @@ from lowdim.data.errors import DataError
 from lowdim.data.raw import Raw, Split
 from lowdim.data.tabular import bundled
 
-CLOTHES = (
-    *("T-shirt", "trouser", "pullover", "dress", "coat"),
-    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
-)
+CLOTHES = (*("T-shirt", "trouser", "pullover", "dress", "coat"), *("sandal", "shirt", "sneaker", "bag", "ankle boot"))
 _TEN = tuple(str(digit) for digit in range(10))
 _UINT8 = 0x08
 
@@ -29,8 +26,7 @@ def fashion_mnist() -> Raw:
     home = assets.path("fashion-mnist")
     train, test = (
         Split(
-            idx(home / f"{part}-images-idx3-ubyte.gz").unsqueeze(1),
-            idx(home / f"{part}-labels-idx1-ubyte.gz").long(),
+            idx(home / f"{part}-images-idx3-ubyte.gz").unsqueeze(1), idx(home / f"{part}-labels-idx1-ubyte.gz").long()
         )
         for part in ("train", "t10k")
     )

@@ -1,4 +1,4 @@
-"""What every way of making one network of several is."""
+"""What every way of making one network out of several answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lowdim.models.ticket import Ticket
 
 @dataclass(frozen=True)
 class Merger(Settings, ABC):
-    """Makes one network of several of one structure."""
+    """Makes one network out of several of the same structure."""
 
     @abstractmethod
     def merge(self, states: Sequence[Ticket], base: Ticket | None = None) -> Ticket:
@@ -24,7 +24,7 @@ class Merger(Settings, ABC):
         ``refresh_norm`` before use.
 
         Args:
-            states: at least one, in the order of their making.
+            states: at least one, in the order in which they were made.
             base: the network that they come from, for methods that look at what each has changed.
 
         Raises:
@@ -34,7 +34,7 @@ class Merger(Settings, ABC):
 
 @dataclass(frozen=True)
 class Tensorwise(Merger):
-    """Merges tensor by tensor: a method is the one rule by which it does so.
+    """Merges tensor by tensor; a method is the rule for one tensor.
 
     Sparse networks of one mask stay sparse by themselves. Where masks differ the result has their union, and the
     largest weights over all layers stay, exactly as many as one network has.
@@ -53,10 +53,10 @@ class Tensorwise(Merger):
 
     @abstractmethod
     def mix(self, tensors: Sequence[torch.Tensor], base: torch.Tensor | None) -> torch.Tensor:
-        """Return one tensor, fp64, of one tensor of each network and of the base, of one shape and one dtype."""
+        """Return the merged tensor, fp64, for a tensor of each network and of the base, all of one shape and dtype."""
 
     def merge(self, states: Sequence[Ticket], base: Ticket | None = None, *, sparsity: float | None = None) -> Ticket:
-        """Return one network of ``sparsity``, or of that of the networks; see `Merger`."""
+        """Return one network of ``sparsity``, by default that of the networks; see `Merger`."""
         keep = kept_count(states, sparsity)
         if base is not None:
             check([*states, base])

@@ -31,7 +31,7 @@ def tensorwise(like: Ticket, rule: Callable[[str], Tensor]) -> dict[str, Tensor]
 
 
 def weighted(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
-    """Return sum_i c_i * x_i in fp64; what has the coefficient 0 is not looked at."""
+    """Return sum_i c_i * x_i in fp64; terms with coefficient 0 are skipped."""
     like = tensors[-1]
     total = torch.zeros(like.shape, dtype=torch.promote_types(like.dtype, torch.float64))
     for tensor, coefficient in zip(tensors, coefficients, strict=True):
@@ -115,7 +115,7 @@ def largest(state: Mapping[str, Tensor], legal: Mapping[str, Tensor], keep: int)
 def blend(tickets: Sequence[Ticket], coefficients: Sequence[float], keep: int) -> Ticket:
     """Mix tickets and prune the mix to ``keep`` weights by global magnitude; with equal masks nothing is pruned.
 
-    Tickets of coefficient 0 take no part; their masks say where zeros are kept if the others hold too few weights.
+    Tickets of coefficient 0 take no part, but their masks say where zeros are kept if the others hold too few weights.
 
     Example:
         >>> import torch
@@ -165,7 +165,7 @@ def kept_count(tickets: Sequence[Ticket], sparsity: float | None) -> int:
     """Return how many weights a combination keeps: round((1 - sparsity) * N), or as many as each ticket has.
 
     Raises:
-        LowdimError: no sparsity is given and the tickets' counts differ, or it cannot be.
+        LowdimError: no sparsity is given and the tickets' counts differ, or it is impossible.
     """
     check(tickets)
     if sparsity is None:

@@ -81,8 +81,7 @@ def ensemble(
     Args:
         model: a model of the tickets' structure.
         tickets: at least one.
-        batches: pairs (input, labels), the same in the same order on every pass: a list, or a loader without
-            shuffling.
+        batches: pairs (input, labels), the same in the same order on every pass: a list, or a loader without shuffling.
         forward: (model, batch) -> logits, where that is not ``model(batch[0])``.
         bins: of the calibration error.
 

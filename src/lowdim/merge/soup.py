@@ -60,8 +60,7 @@ class Soup(Tensorwise):
             model: of the tickets' structure; it is lent to the work and comes back as it was.
             tickets: what to average; scores they carry are not read, each is validated here.
             validate: (model) -> score on validation data, higher is better. Never pass test data.
-            batches: training data for ``refresh_norm``, read once per soup tried; needed where the model has
-                BatchNorm.
+            batches: training data for ``refresh_norm``, read once per soup tried; needed where the model has BatchNorm.
             forward: how to call the model with one of the batches.
             sparsity: of the soup; that of the tickets if not given.
 

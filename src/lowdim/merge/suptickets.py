@@ -30,7 +30,7 @@ class Superposition(Merger):
     factor: float = within(0.5, above=0, most=1)
 
     def merge(self, states: Sequence[Ticket], base: Ticket | None = None, *, sparsity: float | None = None) -> Ticket:
-        """Average tickets and prune to ``sparsity``, or to that of the tickets; see `Merger`."""
+        """Average tickets and prune to ``sparsity``, by default that of the tickets; see `Merger`."""
         keep = kept_count(states, sparsity)
         factors = [self.factor if self.average == "moving" else 1 / (k + 1) for k in range(1, len(states))]
         return running_average(states, factors, keep, prune_each=self.average == "pruned-mean")

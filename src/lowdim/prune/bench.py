@@ -1,4 +1,4 @@
-"""The bench: layers that share an input, with all that a refinement or a repair works on."""
+"""The bench: layers that share an input, with all that refinements and repairs work on."""
 
 from __future__ import annotations
 

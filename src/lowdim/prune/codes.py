@@ -29,8 +29,8 @@ def stored_codes(
         grid: what was rounded to.
 
     Returns:
-        By name on disk, ``None`` for one that its levels and scales do not describe; those that were left as they were
-        are missing.
+        By name on disk; ``None`` for a tensor that its levels and scales do not describe. Tensors left as they were are
+        missing.
     """
     if held.dim() == 3 and layers[0].transposed:  # scales run along inputs, which are no tensor's last axis here
         return dict.fromkeys(stream.named_on_disk({layers[0].parameter: held}))

@@ -87,7 +87,7 @@ class Engine:
                 round_nearest(work, bench.grid, bench.energies)
 
     def _left_to_repair(self, work: Work) -> bool:
-        """Whether nothing but the repair is to draw the mask, as in SparseGPT."""
+        """Tell whether only the repair draws the mask, as in SparseGPT."""
         recipe = self.recipe
         free = work.mask is None and not recipe.refine.wants(work.name)
         return free and recipe.score.sweep_damping is not None and recipe.repair.draws(work.pattern)

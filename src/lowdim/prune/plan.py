@@ -91,7 +91,7 @@ def make_plan(session: Session) -> Plan:
 
 
 def _stored(session: Session, layer: PlannedLayer) -> int:
-    """Return the bytes that a layer takes when it is written; at the mean sparsity where its own is not known yet."""
+    """Return the bytes that a layer takes on disk; at the mean sparsity if its own is not known yet."""
     recipe, info = session.recipe, layer.info
     share = recipe.target if layer.sparsity is None else layer.sparsity
     values = info.numel - round(share * info.numel)

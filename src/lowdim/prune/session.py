@@ -38,8 +38,8 @@ def open_session(model: PreTrainedModel | str | Path, recipe: Recipe, *, revisio
     """Open a model and find what a recipe prunes in it; no weight is read.
 
     Raises:
-        LowdimError: the model cannot be used, a target expression matches nothing, or the pattern fits a layer's shape
-            not.
+        LowdimError: the model cannot be used, a target expression matches nothing, or the pattern does not fit the
+            shape of a layer.
     """
     opened = open_model(model, revision=revision, dtype=recipe.dtype, compute=recipe.compute, device=recipe.device)
     layers, skipped = _layers(opened.stream, recipe)

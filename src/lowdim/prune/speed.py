@@ -27,14 +27,14 @@ def measure_speed(
 ) -> dict[str, Any]:
     """Return tokens per second of greedy generation, dense against sparse: medians of interleaved rounds.
 
-    Both go through Hugging Face: what a user gets who loads the sparse model without this package.
+    Both run in Hugging Face Transformers: what a user gets who loads the sparse model without this package.
 
     Args:
         dense: directory of the model before.
         sparse: directory of the model after.
-        dtype: that both are run in.
+        dtype: of both.
         tokens: tokens generated per round.
-        text: not looked at: both compute what the run has measured on it.
+        text: ignored, since both compute what the run has measured on it.
     """
     models = [load(path, dtype=dtype) for path in (dense, sparse)]
     prompt = torch.arange(1, 17)[None] % models[0].config.vocab_size

@@ -45,10 +45,7 @@ def build(out: Path, html: Path | None = None) -> Path:
     run, problem = _sidecar(beside(out, ".run.json"), "times, sizes and speeds are missing")
     bench, other = _sidecar(beside(out, ".bench.json"), "what lowdim bench measured is missing")
     if bench and bench.get("schema") != BENCH_SCHEMA:
-        bench, other = (
-            {},
-            f"what lowdim bench measured is missing: {out.name}.bench.json is of another version",
-        )
+        bench, other = ({}, f"what lowdim bench measured is missing: {out.name}.bench.json is of another version")
     problems = [text for text in (problem, other) if text]
     _write(html, render(facts, run, bench=bench, problems=problems, out=out.name))
     return html

@@ -168,7 +168,7 @@ class Directory:
     def gather(self, names: Iterable[str], needed: int) -> None:
         """Let the result appear from a fresh directory, which gets copies of these files and all that comes later.
 
-        What was written before stays until `finish`, so that a run killed meanwhile can be resumed from it.
+        What was written before stays until `finish`, so that a run killed in between can be resumed from it.
         """
         self.place = self.partial / FINAL
         with self._reporting(self.place, needed):

@@ -14,7 +14,7 @@ class ResumeError(LowdimError):
 
 
 def goes_on(state: Mapping[str, Any], fingerprint: Mapping[str, Any], where: Path) -> bool:
-    """Tell whether a state is that of an earlier attempt at this run; an empty one is not.
+    """Tell whether a state belongs to an earlier attempt at this run; an empty one does not.
 
     Raises:
         ResumeError: it is that of another run; the first fields that differ are named.

@@ -18,8 +18,7 @@ class OutputError(LowdimError):
 class DirectoryLock:
     """Hold a directory's lock file until `release`.
 
-    The kernel drops the lock of a process that dies, so a stale file locks nothing; the pid in it is for the
-    message.
+    The kernel drops the lock of a process that dies, so a stale file locks nothing; the pid in it is for the message.
 
     Raises:
         OutputError: another writer, whose pid is given, holds the lock.

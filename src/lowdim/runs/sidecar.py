@@ -12,7 +12,7 @@ from lowdim.core.files import replace_json
 
 
 def command() -> str:
-    """Return the command line of this process; nothing where Python called."""
+    """Return the command line of this process; empty if called from Python."""
     called = Path(sys.argv[0]).stem in ("lowdim", "__main__")
     return shlex.join(["lowdim", *sys.argv[1:]]) if called else ""
 

@@ -1,4 +1,4 @@
-"""The training loop: batches in, optimizer steps out, and a state from which it goes on with the same bytes."""
+"""The training loop: batches in, optimizer steps out, and a state from which training resumes to the same bytes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lowdim.train.sparse.distributed import ranks_agree
 
 
 class Kept(Protocol):
-    """Whatever goes along with a loop and is saved with it: a ``SparseTraining``, a ``TicketCollector``."""
+    """Whatever rides along with a loop and is saved with it: a ``SparseTraining``, a ``TicketCollector``."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what going on needs."""
+        """Return what is needed to go on."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a ``state_dict``."""
@@ -39,23 +39,23 @@ def examples(batch: Any) -> int:
 class Loop:
     """Takes optimizer steps, each on the mean loss of all examples of its batches, on all ranks together.
 
-    A step reads ``accumulate`` batches, the last one what is left. The gradient is sum_b n_b * grad_b / sum_b n_b over
-    these batches and over the ranks of a DistributedDataParallel or sharded model, so that a short batch weighs as much
-    as its examples are. Ranks step together or not at all: when one has no batch left, all stop.
+    A step reads ``accumulate`` batches, the last step whatever is left. The gradient is sum_b n_b * grad_b / sum_b n_b
+    over these batches and over the ranks of a DistributedDataParallel or sharded model, so that every example weighs
+    the same. Ranks step together or not at all: when one has no batch left, all stop.
 
-    With ``master`` the optimizer and what rides on it see fp32 copies in the place of narrower weights, which get the
-    copies rounded after each step: changes that bf16 cannot hold add up, and the optimizer's memory is fp32.
+    With ``master`` the optimizer and its riders see fp32 copies in the place of narrower weights, which get the copies
+    rounded after each step: changes that bf16 cannot hold add up, and the optimizer's memory is fp32.
 
     Args:
-        model: in the mode it shall train in; its own draws (dropout) come from torch's global generators.
-        optimizer: of the model; the rates it has now are what ``schedule`` is a factor of.
+        model: in the mode in which it is to train; its own draws (dropout) come from torch's global generators.
+        optimizer: of the model; ``schedule`` scales the rates it has now.
         loss: (model, batch) -> the mean loss of the batch's examples.
         accumulate: batches of a step.
         clip: largest norm of a step's gradient over all weights.
         master: whether weights narrower than fp32 have fp32 copies.
         schedule: factor on the learning rates for the step with an index, from 0.
         riders: what is saved and restored with the loop, such as the ``SparseTraining`` of the optimizer.
-        size: examples of a batch, or whatever its loss is a mean over, such as tokens.
+        size: counts a batch's examples, or whatever its loss is a mean over, such as tokens.
 
     Raises:
         RecipeError: a setting is out of range.
@@ -191,7 +191,7 @@ class Loop:
     # ---------------------------------------------------------------- what is kept
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that going on needs beside the batches from ``step`` on; tensors are shared, not copied."""
+        """Return all that is needed to go on, but for the batches from ``step`` on; tensors are shared, not copied."""
         return {
             "settings": self._settings(),
             "step": self.step,

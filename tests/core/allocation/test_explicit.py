@@ -42,12 +42,31 @@ def test_nm_is_rounded_to_whole_patterns():
         (None, "needs map"),
         ({}, "needs map"),
         ({"attn": 1.5}, r"map\['attn'\].*got 1\.5"),
-        ({"(": 0.5}, "not a regular expression"),
     ],
 )
 def test_impossible_maps(mapping, message):
     with pytest.raises(RecipeError, match=message):
         Explicit(mapping)
+
+
+def test_schema_2_reads_globs():
+    def found(mapping):
+        return Explicit(mapping).in_schema(2).allocate(LAYERS, 0.5, lambda: iter([])).sparsities
+
+    assert (
+        found({"h.?.attn": 0.2})
+        == found({"re:attn$": 0.2})
+        == found({"*.attn.weight": 0.2})
+        == allocate({"attn": 0.2}, 0.5)
+    )
+    with pytest.raises(RecipeError, match="map: 'attn' matches no layer"):
+        found({"attn": 0.2})
+    assert Explicit({"attn": 0.2}).in_schema(1) == Explicit({"attn": 0.2})
+
+
+def test_what_is_no_expression():
+    with pytest.raises(RecipeError, match=r"map '\(' is not a regular expression"):
+        allocate({"(": 0.5}, 0.5)
 
 
 def test_budgets_that_cannot_be_met():

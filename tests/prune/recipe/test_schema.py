@@ -283,11 +283,11 @@ def test_differences_name_dotted_keys() -> None:
     ("values", "parts"),
     [
         ({}, ["sparsity", "unstructured", "0.5"]),
-        ({"sparsity": 60}, ["sparsity", "60", "[0, 1)", "Did you mean 0.6?"]),
+        ({"sparsity": 60}, ["sparsity", "60", "below 1", "did you mean 0.6?"]),
         ({"sparsity": "60%"}, ["sparsity", "'60%'", "Did you mean 0.6?"]),
-        ({"sparsity": 1.0}, ["sparsity", "got 1", "no weight would be left", "0.9"]),
-        ({"sparsity": -0.1}, ["sparsity", "-0.1", "[0, 1)"]),
-        ({"sparsity": float("nan")}, ["sparsity", "nan", "[0, 1)"]),
+        ({"sparsity": 1.0}, ["sparsity", "got 1", "below 1", "0.9"]),
+        ({"sparsity": -0.1}, ["sparsity", "-0.1", "at least 0"]),
+        ({"sparsity": float("nan")}, ["sparsity", "nan", "at least 0"]),
         ({"sparsity": True}, ["sparsity", "valid number", "True"]),
         ({"sparsty": 0.5}, ["'sparsty'", "Did you mean 'sparsity'?"]),
         ({"sparsity": 0.5, "samples": 3}, ["'samples'", "Did you mean 'calibration.samples'?"]),
@@ -435,6 +435,16 @@ def test_a_text_that_is_no_regular_expression_may_be_a_glob() -> None:
     assert "or write schema: 2" in refusal(sparsity=0.5, targets=targets)
     assert Recipe(sparsity=0.5, schema=2, targets=targets).targets.include == ("*.q_proj",)
     assert "targets.include 're:('" in refusal(sparsity=0.5, schema=2, targets={"include": ["re:("]})
+
+
+def test_the_map_of_an_explicit_allocation_is_read_as_targets_are() -> None:
+    globs, broken = ({"name": "explicit", "map": {text: 0.25}} for text in ("*.mlp.*", "re:("))
+    assert "allocation.map '*.mlp.*' is not a regular expression" in refusal(sparsity=0.5, allocation=globs)
+    assert "or write schema: 2" in refusal(sparsity=0.5, allocation=globs)
+    assert "allocation.map 're:('" in refusal(sparsity=0.5, schema=2, allocation=broken)
+    recipe = Recipe(sparsity=0.5, schema=2, allocation=globs)
+    assert recipe.to_dict()["allocation"] == globs
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
 
 
 @pytest.mark.parametrize("schema", [0, 3, "2", 1.5, None])

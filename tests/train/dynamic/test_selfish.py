@@ -87,3 +87,20 @@ def test_selfish_wants_the_length_of_the_run() -> None:
     net = lstm()
     with pytest.raises(RecipeError, match="total_steps"):
         SparseTraining(net, torch.optim.SGD(net.parameters(), lr=0.1), sparsity=0.5, method=SelfishRNN())
+
+
+@pytest.mark.parametrize(
+    ("net", "settings"), [(nn.Linear(8, 8), {}), (nn.Sequential(nn.LSTM(8, 8), nn.Linear(8, 8)), {"include": ["1"]})]
+)
+def test_selfish_wants_a_recurrent_layer(net: nn.Module, settings: dict[str, Any]) -> None:
+    optimizer, method = torch.optim.SGD(net.parameters(), lr=0.1), SelfishRNN(every=1)
+    with pytest.raises(RecipeError, match=r"no sparse weight is of an nn\.LSTM.*weight.*ITOP"):
+        SparseTraining(net, optimizer, sparsity=0.5, method=method, total_steps=4, **settings)
+
+
+@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_a_recurrent_layer_may_be_a_cell_beside_others(cell: Any) -> None:
+    net = nn.ModuleList([cell(8, 8), nn.Linear(8, 8)])
+    optimizer, method = torch.optim.SGD(net.parameters(), lr=0.1), SelfishRNN(every=1)
+    training = SparseTraining(net, optimizer, sparsity=0.5, method=method, total_steps=4)
+    assert {"0.weight_ih", "0.weight_hh"} <= set(training.masks)

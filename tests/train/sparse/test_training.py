@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.small import batch, conv_net, hold, mlp, sgd, train
+from tests.train.small import Reader, batch, conv_net, hold, mlp, sgd, train
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,7 +30,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 }
 # What a method needs beside its defaults, and the network it trains if that is not a convolutional one.
 SETTINGS: dict[str, dict[str, Any]] = {"chase": {"channels": 0.0}, "st-rnn": {"gates": 4}}
-NETS = {"ctre": lambda seed: nn.Sequential(nn.Flatten(), *mlp(64, 48, 32, 4, seed=seed))}
+NETS = {"ctre": lambda seed: nn.Sequential(nn.Flatten(), *mlp(64, 48, 32, 4, seed=seed)), "selfish-rnn": Reader}
 METHODS = [
     pytest.param(
         method.load()(**({"every": 3} if "every" in method.settings() else {}), **SETTINGS.get(method.name, {})),

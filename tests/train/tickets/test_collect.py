@@ -15,7 +15,7 @@ from lowdim.train.dynamic.set import SET
 from lowdim.train.dynamic.static import Static
 from lowdim.train.tickets.collect import TicketCollector
 from lowdim.train.tickets.freetickets import FreeTickets
-from lowdim.train.tickets.plan import Phase, Plan, Segment
+from lowdim.train.tickets.plan import Phase, Segment, TicketPlan
 from lowdim.train.tickets.suptickets import SupTickets
 
 X = torch.randn(512, 2, 5, 5, generator=generator(0, "x"))
@@ -63,7 +63,7 @@ def equal(first, second):
 
 def flat_plan(*phases):
     """Phases under a constant rate."""
-    return Plan(phases, (Segment(0, phases[-1].end, 1.0, 1.0),))
+    return TicketPlan(phases, (Segment(0, phases[-1].end, 1.0, 1.0),))
 
 
 def test_one_ticket_is_plain_dynamic_training():

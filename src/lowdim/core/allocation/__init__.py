@@ -58,7 +58,7 @@ register(_A, "explicit", f"{_HERE}.explicit:Explicit", title="Sparsities given b
 
 
 def parse(value: str | Mapping[str, float] | Allocation) -> Allocation:
-    """Read an allocation as it is given to training: a name, the sparsity of every layer by name, or the object.
+    """Read an allocation given as a name, as the sparsity of every layer by name, or as the object.
 
     Raises:
         RecipeError: the name is unknown, or the value is none of these.
@@ -84,7 +84,7 @@ def counts_for(
     allocation: str | Mapping[str, float] | Allocation,
     sparsity: float | None,
 ) -> dict[str, int]:
-    """Return how many weights each layer keeps where nothing but the shapes is known.
+    """Return how many weights each layer keeps when only the shapes are known.
 
     Args:
         shapes: the weights' shapes by name, in model order.

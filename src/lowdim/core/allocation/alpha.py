@@ -20,8 +20,8 @@ class AlphaPruning(Allocation):
     """Sparsity in proportion to the power-law exponent alpha of each weight's spectrum; needs no data.
 
     With alpha mapped linearly to phi in [1 - epsilon, 1 + epsilon], S_l = eta * phi_l with the one eta that
-    meets the budget. A smaller alpha, a heavier tail, is read as better trained and is pruned less. Values
-    above 0.99 are clipped and the budget solved again (the paper's code does not).
+    meets the budget. A smaller alpha means a heavier tail: the layer is taken to be better trained and is pruned less.
+    Values above 0.99 are clipped and the budget solved again (the paper's code does not).
 
     Args:
         epsilon: half the range of phi.

@@ -81,7 +81,7 @@ class Allocation(Word, ABC):
     fits_groups: ClassVar[bool] = False
 
     def describe(self, values: Mapping[str, float], layers: Sequence[LayerInfo], blocks: int) -> dict[str, Any]:
-        """Return what was measured as the manifest's ``probes``; nothing where nothing was.
+        """Return what was measured, as the manifest's ``probes``; empty if nothing was.
 
         Args:
             values: what was measured in each layer.
@@ -89,6 +89,10 @@ class Allocation(Word, ABC):
             blocks: number of decoder blocks.
         """
         return {}
+
+    def in_schema(self, schema: int) -> Allocation:
+        """Return the allocation as a recipe of a schema means it."""
+        return self
 
     @abstractmethod
     def allocate(self, layers: Sequence[LayerInfo], sparsity: float, scan: Scan) -> AllocationResult:

@@ -51,7 +51,7 @@ def layers_of(shapes: Mapping[str, Shape]) -> list[LayerInfo]:
 
 
 def check_shapes(shapes: Mapping[Key, Shape]) -> Mapping[Key, Shape]:
-    """Return the shapes, refusing what is not one.
+    """Return the shapes; refuse anything that is not a shape.
 
     Raises:
         RecipeError: there is none, or one is not a sequence of whole numbers.

@@ -18,9 +18,8 @@ def whole_counts(
 ) -> dict[Key, int]:
     """Turn densities into whole numbers of weights whose total is exact.
 
-    The total is round((1 - ``sparsity``) * N); remainders go to the largest fractional parts, of equal ones to
-    the first layer. A layer keeps at least one weight, unless its density is 0 or it has none, and never more
-    than it has.
+    The total is round((1 - ``sparsity``) * N); remainders go to the largest fractional parts, of equal ones to the
+    first layer. A layer keeps at least one weight, unless its density is 0 or it has none, and never more than it has.
 
     Args:
         sizes: weights per layer.

@@ -22,9 +22,8 @@ class ER(ByShape):
     d_l = min(1, eps * (in_l + out_l) / (in_l * out_l)), with the one eps that meets the budget; of a convolution
     the kernel does not count.
 
-    Paper: "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
-    network science" (SET), arXiv 1707.04780; the closed form with the limit is that of RigL, arXiv
-    1911.11134.
+    Paper: "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by network
+    science" (SET), arXiv 1707.04780; the closed form with the limit is that of RigL, arXiv 1911.11134.
 
     Example:
         >>> found = ER().shares({"a": (10, 4), "b": (20, 10), "c": (5, 20)}, 0.8)
@@ -44,10 +43,9 @@ class ERPlus(ByShape):
     The last layer is the last weight of the last decoder block. The others share D' = (D * N - n_last) /
     (N - n_last) by ER, D being the target density and N all weights.
 
-    Introduced (as ERK+) by "The Unreasonable Effectiveness of Random Pruning", arXiv 2202.02643, for a
-    classifier kept dense; OWL (arXiv 2310.05175) compares it on language models as ER with the last layer
-    forced dense at the same number of parameters. OWL's code does not contain it; this follows that
-    description.
+    Introduced (as ERK+) by "The Unreasonable Effectiveness of Random Pruning", arXiv 2202.02643, for a classifier kept
+    dense; OWL (arXiv 2310.05175) compares it on language models as ER with the last layer forced dense at the same
+    number of parameters. OWL's code does not contain it; this follows that description.
 
     Example:
         >>> list(ERPlus().shares({"a": (4, 4), "b": (4, 4), "c": (4, 4)}, 0.5).values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +11,7 @@ from lowdim.core.allocation.base import Allocation, AllocationResult, LayerInfo,
 from lowdim.core.allocation.counts import whole_counts
 from lowdim.core.choices import Choices
 from lowdim.core.errors import RecipeError, clash, suggest
+from lowdim.core.recipe.which import expression, matches
 from lowdim.core.settings import check_sparsity
 
 
@@ -21,7 +21,7 @@ class Explicit(Allocation):
 
     Args:
         map: regular expressions, searched for in the layers' names, to sparsities; the first that matches
-            counts.
+            counts. In a recipe of schema 2 they are globs, or regular expressions after "re:".
 
     Example:
         >>> layers = [LayerInfo("h.0.up", 0, (4, 4)), LayerInfo("h.1.up", 1, (4, 4))]
@@ -36,22 +36,24 @@ class Explicit(Allocation):
     def __post_init__(self) -> None:
         if not self.map:
             raise RecipeError('allocation explicit needs map, from layers to sparsities, such as {"mlp": 0.7}')
-        for expression, value in self.map.items():
+        for text, value in self.map.items():
             if not 0.0 <= value <= 1.0:
-                raise RecipeError(f"map[{expression!r}] must be a share of zeros between 0 and 1; got {value}")
-            try:
-                re.compile(expression)
-            except re.error as error:
-                raise RecipeError(f"map: {expression!r} is not a regular expression: {error}") from error
+                raise RecipeError(f"map[{text!r}] must be a share of zeros between 0 and 1; got {value}")
+
+    def in_schema(self, schema: int) -> Explicit:
+        """Return the allocation whose map is read as recipes of a schema mean it."""
+        return Globs(self.map) if schema > 1 else self
 
     def check(self, recipe: Choices) -> None:
-        """Refuse shares that are no whole number of each group of the pattern."""
+        """Refuse invalid expressions, and shares that are not a whole number of each group of the pattern."""
         pattern = recipe.pattern
-        for expression, sparsity in (self.map or {}).items() if pattern.groups_of else ():
+        for text in self.map or {}:
+            expression(text, recipe.schema_version, "allocation.map")
+        for text, sparsity in (self.map or {}).items() if pattern.groups_of else ():
             near = pattern.at(sparsity).check_recipe(None)
             if abs(sparsity - near) > 1e-3:
                 raise clash(
-                    f"allocation.map[{expression!r}]={sparsity:g}",
+                    f"allocation.map[{text!r}]={sparsity:g}",
                     f"pattern={pattern}",
                     f"a whole number of every {pattern.groups_of} weights is kept",
                     f"Choose a multiple of 1/{pattern.groups_of}, such as {near:g}, or pattern=unstructured",
@@ -85,18 +87,35 @@ class Explicit(Allocation):
     def _given(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
         assert self.map
         given: dict[str, float] = {}
-        for expression, value in self.map.items():
-            found = [info.name for info in layers if re.search(expression, info.name)]
+        for text, value in self.map.items():
+            found = [info.name for info in layers if self._names(text, info.name)]
             if not found:
-                raise RecipeError(f"map: {expression!r} matches no layer; layers are named like {layers[0].name!r}")
+                raise RecipeError(f"map: {text!r} matches no layer; layers are named like {layers[0].name!r}")
             for name in found:
                 given.setdefault(name, value)
         return given
 
+    def _names(self, text: str, layer: str) -> bool:
+        return bool(expression(text, 1, "map").search(layer))
+
+
+@dataclass(frozen=True)
+class Globs(Explicit):
+    """The same in a recipe of schema 2: globs on the names of layers or weights, or expressions after ``re:``.
+
+    Example:
+        >>> layers = [LayerInfo("h.0.up", 0, (4, 4)), LayerInfo("h.1.up", 1, (4, 4))]
+        >>> Globs({"h.0.*": 0.25}).allocate(layers, 0.5, lambda: iter([])).sparsities
+        {'h.0.up': 0.25, 'h.1.up': 0.75}
+    """
+
+    def _names(self, text: str, layer: str) -> bool:
+        return matches(text, f"{layer}.weight")
+
 
 @dataclass(frozen=True)
 class Named(Allocation):
-    """Every layer gets the sparsity given for its very name: what a mapping means as an ``allocation``.
+    """Every layer gets the sparsity given for its exact name: what a mapping means as an ``allocation``.
 
     Args:
         sparsities: share of zeros per layer; each layer has one.

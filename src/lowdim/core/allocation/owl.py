@@ -139,12 +139,7 @@ class OWL(Allocation):
         return layer_shares, block_shares
 
     def spread(
-        self,
-        layers: Sequence[LayerInfo],
-        shares: dict[int, float],
-        sparsity: float,
-        lam: float,
-        cap: float = 0.99,
+        self, layers: Sequence[LayerInfo], shares: dict[int, float], sparsity: float, lam: float, cap: float = 0.99
     ) -> dict[int, float]:
         """Map outlier shares per block to sparsities per block; see the class for the equation."""
         blocks = by_block(layers)

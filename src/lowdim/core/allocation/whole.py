@@ -20,10 +20,9 @@ _HALF = 1 << 16
 class Global(Allocation):
     """One threshold on |W| * scale for the whole model, found exactly without holding the model.
 
-    fp32 numbers that are not negative order as their bit patterns do. A first scan counts the upper 16 bits,
-    which finds the threshold's upper half; a second counts the lower 16 bits of the scores that share it. Of
-    scores equal to the threshold, those of earlier layers are kept first. The sparsities are whole counts
-    divided by the layers' sizes.
+    fp32 numbers that are not negative order as their bit patterns do. A first scan counts the upper 16 bits, which
+    finds the threshold's upper half; a second counts the lower 16 bits of the scores that share it. Of scores equal to
+    the threshold, those of earlier layers are kept first. The sparsities are whole counts divided by the layers' sizes.
 
     Global magnitude pruning is what "The Emergence of Essential Sparsity in Large Pre-trained Models"
     (arXiv 2306.03805) studies.

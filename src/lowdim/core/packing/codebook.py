@@ -1,4 +1,4 @@
-"""The 16 whole numbers that a matrix of 4-bit weights makes do with, chosen so that they lose least."""
+"""The 16 whole numbers that stand for a matrix of 4-bit weights, chosen to lose the least."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Moments:
         return torch.from_numpy(places[chosen[::-1]].astype(np.int8))
 
     def _losses(self, places: np.ndarray[Any, Any], zero: bool) -> tuple[Any, Any, Any]:
-        """Return what is lost below a first level, between two that follow one another, and above a last one."""
+        """Return the loss below the first level, between each level and the next, and above the last."""
         import numpy as np
 
         sums, origin = self.sums.cumsum(axis=1), 2 * LARGEST

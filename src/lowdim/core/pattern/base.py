@@ -52,7 +52,7 @@ class Pattern(Word, ABC):
         return None
 
     def check(self, recipe: Choices) -> None:
-        """Refuse what the pattern does not go with."""
+        """Refuse what the pattern cannot be combined with."""
         if self.joint and recipe.sequential == "true":
             raise clash(
                 "sequential=true",
@@ -72,7 +72,7 @@ class Pattern(Word, ABC):
         return check_sparsity(sparsity)
 
     def resolve(self, group: str, block: int | None = None) -> Pattern:
-        """Return the pattern with what it leaves open decided; most patterns leave nothing open.
+        """Return the pattern with every open choice made; most patterns leave nothing open.
 
         Args:
             group: the comparison group.
@@ -163,7 +163,7 @@ class Pattern(Word, ABC):
         return 0
 
     def units(self, name: str, shape: Shape) -> Units:
-        """Cut a weight that is trained into units; a pattern that does not say how prunes alone.
+        """Cut a weight into units for training; a pattern that does not override this can only prune.
 
         Args:
             name: of the weight, for messages.

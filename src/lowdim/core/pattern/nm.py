@@ -93,7 +93,7 @@ class NM(Pattern):
         return [size // self.group * self.at(share).keep for size, share in zip(sizes, sparsities, strict=True)]
 
     def sweep_width(self, block: int, drawn: bool) -> int:
-        """Return one group, whose mask is drawn once all before it has been compensated."""
+        """Return one group: its mask is drawn once everything before it has been compensated."""
         return block if drawn else self.group
 
     def sweep_keeps(self, sizes: Sequence[int], keep: int) -> list[int]:

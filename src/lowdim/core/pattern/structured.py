@@ -115,20 +115,14 @@ class _Units:
 
 
 def structured_masks(
-    scores: Mapping[str, Tensor],
-    roles: BlockRoles,
-    sparsity: float,
-    *,
-    heads: bool = True,
-    channels: bool = True,
+    scores: Mapping[str, Tensor], roles: BlockRoles, sparsity: float, *, heads: bool = True, channels: bool = True
 ) -> dict[str, Tensor]:
     """Draw the masks of one decoder block so that whole heads and channels can be cut out.
 
-    A head unit is one key-value head: its k and v rows, the q rows of all query heads that share it, and
-    their o columns. A channel unit is one row of gate and up and one column of down. A unit's value is the
-    sum of its weights' scores divided by their number. round(sparsity * heads) head units fall; as many
-    channels fall as bring the block's zeros nearest to sparsity * weights. One unit of each kind always
-    stays.
+    A head unit is one key-value head: its k and v rows, the q rows of all query heads that share it, and their o
+    columns. A channel unit is one row of gate and up and one column of down. A unit's value is the sum of its weights'
+    scores divided by their number. round(sparsity * heads) head units fall; as many channels fall as bring the block's
+    zeros nearest to sparsity * weights. One unit of each kind always stays.
 
     Args:
         scores: [out, in] per layer named in ``roles``.

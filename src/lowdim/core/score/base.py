@@ -36,7 +36,7 @@ class Score(Word, ABC):
     """One number per weight: how much it is worth.
 
     Attributes:
-        needs: what the scores are made from beside the weights: kinds of `InputStatistics`, and "gradient".
+        needs: what the scores are made from besides the weights: kinds of `InputStatistics`, and "gradient".
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()

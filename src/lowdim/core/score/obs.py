@@ -23,9 +23,8 @@ _ATTEMPTS = 5
 class OBS(ColumnScore):
     """S_ij = |W_ij| / sqrt([H^-1]_jj), the root of the classical saliency, compared per block of 128 columns.
 
-    H = X^T X / tokens + damping * mean(diag) * I. S^2 is the least growth of the layer's squared output error
-    when weight ij is removed and the rest of its row is refitted. A column whose input is always zero scores
-    zero.
+    H = X^T X / tokens + damping * mean(diag) * I. S^2 is the least growth of the layer's squared output error when
+    weight ij is removed and the rest of its row is refitted. A column whose input is always zero scores zero.
 
     Args:
         damping: share of the mean diagonal added to the diagonal.

@@ -23,10 +23,9 @@ class Wanda(ColumnScore):
     The paper takes the norm of X_j over all tokens; the root of the mean square differs from it by one factor
     per layer, which no mask sees, and can be compared between layers.
 
-    ``variant`` is the paper's appendix: all rows lose the same share of their total score instead of the same
-    number of weights. The score becomes the share of its row's total that weight ij and all smaller ones hold
-    together, and the layer is compared as a whole: the end point of the paper's bisection, with an exact
-    count.
+    ``variant`` is the paper's appendix: all rows lose the same share of their total score instead of the same number of
+    weights. The score becomes the share of its row's total that weight ij and all smaller ones hold together, and the
+    layer is compared as a whole: the end point of the paper's bisection, with an exact count.
 
     Paper: "A Simple and Effective Pruning Approach for Large Language Models", arXiv 2306.11695.
 
@@ -55,7 +54,7 @@ class Wanda(ColumnScore):
         return self.variant
 
     def check(self, recipe: Choices) -> None:
-        """Refuse what the variant does not go with: whole units, and rows that keep the same number."""
+        """Refuse what the variant cannot be combined with: whole units, and rows that keep the same number."""
         if self.variant and not recipe.pattern.compares:
             raise clash(
                 "score.variant=true",

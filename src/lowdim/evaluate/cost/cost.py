@@ -77,8 +77,7 @@ class Cost(Settings):
         """Return the cost of a run; see `lowdim.evaluate.cost.flops` and `lowdim.evaluate.cost.memory`.
 
         Args:
-            model: dense, masked or not, in the mode it trains in (which decides what the backward pass
-                needs).
+            model: dense, masked or not, in the mode it trains in (which decides what the backward pass needs).
             example: a batch of one, as the model is called with it.
             schedule: (step, kept weights by name), from step 0 on.
             steps: of the run.

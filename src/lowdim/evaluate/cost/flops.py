@@ -37,8 +37,7 @@ class ModelCost:
 
     Attributes:
         layers: weights of linear, convolutional, recurrent and attention layers, by parameter name.
-        uncounted: other parameters that are multiplied by, without norms and biases: embeddings, gains,
-            custom layers.
+        uncounted: other parameters that are multiplied by, without norms and biases: embeddings, gains, custom layers.
     """
 
     layers: dict[str, LayerCost]
@@ -64,11 +63,10 @@ class ModelCost:
 def count(model: torch.nn.Module, *inputs: Any, **named: Any) -> ModelCost:
     """Count the products of a forward pass by hooks on the layers.
 
-    A weight of a linear layer is used once for every row of the input (token, example), of a convolution
-    once for every place of the output (padding counts), of a transposed one for every place of the input,
-    of a recurrent layer at every step. Biases, norms and activations are not counted, nor are products of
-    two activations: the scores and the mixing of attention. The model runs in evaluation mode and is left
-    as it was.
+    A weight of a linear layer is used once for every row of the input (token, example), of a convolution once for every
+    place of the output (padding counts), of a transposed one for every place of the input, of a recurrent layer at
+    every step. Biases, norms and activations are not counted, nor are products of two activations: the scores and the
+    mixing of attention. The model runs in evaluation mode and is left as it was.
 
     Args:
         model: any dense module, masked or not; count before layers are exchanged for truly sparse ones.
@@ -98,11 +96,7 @@ def count(model: torch.nn.Module, *inputs: Any, **named: Any) -> ModelCost:
 
 
 def run_hooked(
-    model: torch.nn.Module,
-    modules: Iterable[torch.nn.Module],
-    hook: Callable[..., None],
-    inputs: Any,
-    named: Any,
+    model: torch.nn.Module, modules: Iterable[torch.nn.Module], hook: Callable[..., None], inputs: Any, named: Any
 ) -> None:
     """Run a model once, in evaluation mode and without gradients, with a forward hook on some of its modules."""
     from lowdim.models.walk.blocks import evaluating

@@ -138,11 +138,7 @@ def saved_bytes(model: nn.Module, *inputs: Any, **named: Any) -> int:
         return tensor
 
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    with (
-        torch.random.fork_rng(devices),
-        torch.enable_grad(),
-        saved_tensors_hooks(pack, lambda tensor: tensor),
-    ):
+    with torch.random.fork_rng(devices), torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
         held = functional_call(model, buffers, inputs, named)  # the graph keeps what it saved
     del held
     return sum(saved.values())

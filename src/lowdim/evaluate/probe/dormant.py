@@ -22,8 +22,7 @@ class DormantLayer:
     """The neurons of one activation.
 
     Attributes:
-        activation: where it is: the name of its module, or of the module that calls a function, with the
-            function's.
+        activation: where it is: the name of its module, or of the module that calls a function, with the function's.
         neurons: how many it has: channels of a convolution, features of any other layer.
         dormant: how many of them are dormant.
         which: bool [neurons].
@@ -52,8 +51,7 @@ class DormantNeurons:
 class Dormant(Settings):
     r"""Share of neurons whose activation is zero on a whole batch.
 
-    With the activation h_i of neuron i, averaged over examples, places and tokens, and over the neurons k
-    of its layer,
+    With the activation h_i of neuron i, averaged over examples, places and tokens, and over the neurons k of its layer,
 
     .. math:: s_i = \frac{\operatorname{mean} |h_i|}{\operatorname{mean}_k \operatorname{mean} |h_k|} \le \tau
 

@@ -40,7 +40,7 @@ _REFUSED = _words(
 _FAR = 1e100
 
 
-class Flow(TorchFunctionMode):
+class PathCounter(TorchFunctionMode):
     """While it is active, tensors made from a tracked one count paths.
 
     Activations, norms and dropout pass their input on; maxima and means over places become sums; constants
@@ -180,11 +180,7 @@ def _pooled(name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Tens
         raise EvaluationError(f"paths through {name!r} with these settings are not counted")
     kernel, stride, padding = (
         (value,) * dims if isinstance(value, int) else tuple(value)
-        for value in (
-            given["kernel_size"],
-            given.get("stride") or given["kernel_size"],
-            given.get("padding", 0),
-        )
+        for value in (given["kernel_size"], given.get("stride") or given["kernel_size"], given.get("padding", 0))
     )
     extra = 2 - dims if dims < 2 else 0
     x = x.unsqueeze(-2) if extra else x

@@ -109,10 +109,5 @@ class FullSpectrum(Settings):
 
     def _numbers(self, layer: LayerSpectrum) -> tuple[float, float, float, float]:
         if self.normalise:
-            return (
-                layer.gap.relative,
-                layer.imdb_relative,
-                layer.gap.weighted_relative,
-                layer.weighted_imdb_relative,
-            )
+            return (layer.gap.relative, layer.imdb_relative, layer.gap.weighted_relative, layer.weighted_imdb_relative)
         return layer.gap.delta_r, layer.imdb, layer.gap.weighted, layer.weighted_imdb

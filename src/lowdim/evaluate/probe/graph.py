@@ -75,11 +75,7 @@ class Bipartite:
     def _dense(cls, left: Index, right: Index, size: Values, inputs: int, outputs: int) -> Bipartite:
         """Number the nodes that have edges from 0."""
         return cls(
-            np.unique(left, return_inverse=True)[1],
-            np.unique(right, return_inverse=True)[1],
-            size,
-            inputs,
-            outputs,
+            np.unique(left, return_inverse=True)[1], np.unique(right, return_inverse=True)[1], size, inputs, outputs
         )
 
     @property

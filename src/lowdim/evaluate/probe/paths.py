@@ -96,7 +96,7 @@ class EffectivePaths:
         """
         from torch.func import functional_call
 
-        from lowdim.evaluate.probe.flow import Flow
+        from lowdim.evaluate.probe.flow import PathCounter
         from lowdim.models.walk.blocks import evaluating
 
         _check(model, masks)
@@ -108,7 +108,7 @@ class EffectivePaths:
                 fill = torch.zeros_like if name.rpartition(".")[2].endswith("bias") else torch.ones_like
                 state[name] = fill(parameter, dtype=torch.float64, requires_grad=False)
 
-        def run(flow: Flow) -> tuple[Tensor, float]:
+        def run(flow: PathCounter) -> tuple[Tensor, float]:
             inputs = flow.track(example if isinstance(example, tuple) else (example,))
             with flow:
                 out = functional_call(model, state, inputs)
@@ -116,9 +116,9 @@ class EffectivePaths:
 
         with evaluating(model):
             with torch.no_grad():
-                count, log = run(Flow(reach=False))
+                count, log = run(PathCounter(reach=False))
             with torch.enable_grad():
-                reached, _ = run(Flow(reach=True))
+                reached, _ = run(PathCounter(reach=True))
                 leaves = [state[name] for name in masks]
                 gradients = torch.autograd.grad(reached, leaves, allow_unused=True)
         layers = {}

@@ -108,8 +108,7 @@ class Ramanujan(Settings):
     like any other, and kept out of the network's means, with the reason in ``left_out``.
 
     Args:
-        minimum_degree: smallest mean degree, left and right, of a layer or part that counts; 0 lets all
-            count.
+        minimum_degree: smallest mean degree, left and right, of a layer or part that counts; 0 lets all count.
         edges: how often NaRC counts an edge: "once", or "twice" as in the official code, which alone makes
             the sign of NaRC tell something (see `lowdim.evaluate.probe.spectrum.narc`).
 

@@ -81,12 +81,7 @@ def refuse_gradients(x: Tensor) -> None:
 
 
 def _key(
-    values: Tensor,
-    mask: Tensor | None,
-    scales: Tensor | None,
-    table: Tensor | None,
-    bias: Tensor | None,
-    *sizes: int,
+    values: Tensor, mask: Tensor | None, scales: Tensor | None, table: Tensor | None, bias: Tensor | None, *sizes: int
 ) -> tuple[int, ...]:
     return (
         values.data_ptr(),

@@ -8,15 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowdim.models.channels.kinds import (
-    Carrier,
-    Mixer,
-    kind_of,
-    per_channel,
-    replace_tensor,
-    resize,
-    size_names,
-)
+from lowdim.models.channels.kinds import Carrier, Mixer, kind_of, per_channel, replace_tensor, resize, size_names
 
 
 @dataclass(frozen=True)

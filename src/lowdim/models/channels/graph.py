@@ -125,11 +125,7 @@ def _strangers(probe: Probe) -> list[str]:
 
 
 def _reason(
-    name: str,
-    reach: Mapping[str, Marks],
-    strange: Mapping[str, Marks],
-    numbers: Mapping[Site, Tensor],
-    mine: range,
+    name: str, reach: Mapping[str, Marks], strange: Mapping[str, Marks], numbers: Mapping[Site, Tensor], mine: range
 ) -> str:
     """Return why a layer must stay whole; empty if its channels are read one by one."""
     sites = {site: marked for site, marked in reach[name].items() if bool(marked.any())}

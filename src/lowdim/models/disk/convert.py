@@ -29,10 +29,9 @@ def convert(
 ) -> Path:
     """Write a directory again in the other form of storage; every weight keeps the bits that reading it gives.
 
-    Dense, a rounded weight is ``level * scale`` in the model's dtype; its codes are not found again by packing
-    that. Packing takes the layers that ``lowdim.json`` lists, or, in a directory without one, every matrix inside a
-    numbered block; in both cases only those that become smaller. Companion files are copied and
-    ``lowdim.json`` is updated.
+    Dense, a rounded weight is ``level * scale`` in the model's dtype; its codes are not found again by packing that.
+    Packing takes the layers that ``lowdim.json`` lists, or, in a directory without one, every matrix inside a numbered
+    block; in both cases only those that become smaller. Companion files are copied and ``lowdim.json`` is updated.
 
     Args:
         source: a directory that `Checkpoint` accepts.

@@ -221,10 +221,7 @@ def pack_levels(levels: Tensor, scales: Tensor, form: Form) -> Packed:
     scales = scales.cpu() * words.any(2)
     if form.grid.bits == 8:
         return Packed(form, mask, values.view(torch.int8), scales)
-    codes, tables = (
-        torch.empty(levels.shape, dtype=torch.uint8),
-        torch.empty(form.table_shape, dtype=torch.int8),
-    )
+    codes, tables = (torch.empty(levels.shape, dtype=torch.uint8), torch.empty(form.table_shape, dtype=torch.int8))
     for table, some in zip(tables.view(-1, ENTRIES), _matrices(form), strict=True):
         table.copy_(table_of(levels[some]))
         codes[some] = indices(levels[some].cpu(), table)

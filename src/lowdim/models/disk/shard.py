@@ -1,8 +1,7 @@
 """One safetensors file: its header read, its tensors copied out, its bytes written the same on every run.
 
-The safetensors library validates every file that is read. Writing is done here for two reasons: the library
-orders ``__metadata__`` by a hash that changes from process to process, and it wants every tensor of a file in
-memory at once.
+The safetensors library validates every file that is read. Writing is done here for two reasons: the library orders
+``__metadata__`` by a hash that changes from process to process, and it wants every tensor of a file in memory at once.
 """
 
 from __future__ import annotations
@@ -70,8 +69,7 @@ def read_header(path: Path) -> Header:
     """Validate a safetensors file and return its header; no tensor is read.
 
     Raises:
-        CheckpointError: the file is empty, cut short, or its header lies or holds a dtype torch does not
-        have.
+        CheckpointError: the file is empty, cut short, or its header lies or holds a dtype torch does not have.
     """
     try:
         with safe_open(str(path), framework="pt"):
@@ -150,11 +148,7 @@ def write_file(file: IO[bytes], tensors: Mapping[str, Tensor | Stored], metadata
     for name in order:
         size = nbytes(tensors[name])
         dtype = NAMES[tensors[name].dtype]
-        header[name] = {
-            "dtype": dtype,
-            "shape": list(tensors[name].shape),
-            "data_offsets": [offset, offset + size],
-        }
+        header[name] = {"dtype": dtype, "shape": list(tensors[name].shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)

@@ -33,10 +33,7 @@ class VerifyReport:
 
 
 def verify(
-    path: str | Path,
-    text_tokens: Tensor | None = None,
-    measure: str | None = None,
-    trust_remote_code: bool = False,
+    path: str | Path, text_tokens: Tensor | None = None, measure: str | None = None, trust_remote_code: bool = False
 ) -> VerifyReport:
     """Check files, weights, masks, generation and perplexity of a result in a new process.
 

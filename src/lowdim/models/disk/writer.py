@@ -27,10 +27,7 @@ def shard_name(index: int, count: int, stem: str = "model") -> str:
 
 
 def write_tensors(
-    directory: Directory,
-    name: str,
-    tensors: Mapping[str, Tensor | Stored],
-    metadata: Mapping[str, str] | None = None,
+    directory: Directory, name: str, tensors: Mapping[str, Tensor | Stored], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a safetensors file; its bytes depend on the arguments alone.
 

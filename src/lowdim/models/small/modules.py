@@ -12,7 +12,7 @@ def _convolution(inside: int, outside: int, stride: int = 1) -> list[nn.Module]:
     return [nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outside)]
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions and a shortcut around them: relu(f(x) + P x), P a 1x1 convolution of stride 2."""
 
     def __init__(self, inside: int, outside: int) -> None:
@@ -32,7 +32,7 @@ class Residual(nn.Module):
     def __init__(self, inside: int, channels: Sequence[int], classes: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(*_convolution(inside, channels[0], 2), nn.ReLU())
-        self.blocks = nn.Sequential(*(Block(a, b) for a, b in pairwise(channels)))
+        self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(channels)))
         self.head = nn.Linear(channels[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:

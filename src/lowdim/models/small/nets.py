@@ -25,17 +25,24 @@ Norm = Literal["batch", "none"]
 
 
 class Net(Section):
-    """A network's settings; ``build`` makes the module for some data."""
+    """A network's settings; ``build`` makes the module for some data.
+
+    Attributes:
+        kinds: of data that it takes.
+        widths: which setting says how wide its layers are.
+    """
 
     kinds: ClassVar[tuple[Kind, ...]] = ()
+    widths: ClassVar[str] = "hidden"
 
     @abstractmethod
     def module(self, data: Dataset) -> torch.nn.Module:
         """Return the network, initialised by torch's own rules."""
 
-    @abstractmethod
     def scaled(self, factor: float) -> Self:
         """Return the settings of a network whose layers are ``factor`` times as wide, at least 1."""
+        wide = tuple(max(1, round(factor * width)) for width in getattr(self, self.widths))
+        return self.model_copy(update={self.widths: wide})
 
     def build(self, data: Dataset, seed: int) -> torch.nn.Module:
         """Return the network, its weights a function of ``seed`` alone; the global generator is left as it was."""
@@ -57,12 +64,7 @@ class Net(Section):
         return self.scaled(low)
 
 
-def _wide(widths: Sequence[int], factor: float) -> tuple[int, ...]:
-    return tuple(max(1, round(factor * width)) for width in widths)
-
-
 def _stack(first: torch.nn.Module, widths: Sequence[int], classes: int, norm: Norm) -> torch.nn.Module:
-
     net = torch.nn.Sequential()
     net.add_module("input", first)
     for number, (inside, outside) in enumerate(pairwise(widths), start=1):
@@ -94,10 +96,6 @@ class MLP(Net):
         """Return the network."""
         return _stack(torch.nn.Flatten(), (math.prod(data.shape), *self.hidden), len(data.classes), self.norm)
 
-    def scaled(self, factor: float) -> Self:
-        """Return the same with other widths."""
-        return self.model_copy(update={"hidden": _wide(self.hidden, factor)})
-
 
 class Conv(Net):
     """Residual blocks of two 3x3 convolutions with batch norm; the first convolution and each block after it halve.
@@ -108,6 +106,7 @@ class Conv(Net):
     """
 
     kinds = ("image",)
+    widths = "channels"
 
     name: Literal["conv"] = "conv"
     channels: Widths = Field((16, 32, 64), min_length=1)
@@ -118,13 +117,9 @@ class Conv(Net):
 
         return Residual(data.shape[0], self.channels, len(data.classes))
 
-    def scaled(self, factor: float) -> Self:
-        """Return the same with other widths."""
-        return self.model_copy(update={"channels": _wide(self.channels, factor)})
-
 
 class Text(Net):
-    """The mean of the words' embeddings, then an MLP; the embedding stays dense.
+    """The mean of the words' embeddings, then an MLP; the embedding stays dense, and as wide in small twins.
 
     Args:
         name: "text".
@@ -144,10 +139,6 @@ class Text(Net):
         """Return the network."""
         words = torch.nn.EmbeddingBag(data.vocabulary, self.embedding, mode="mean", padding_idx=0)
         return _stack(words, (self.embedding, *self.hidden), len(data.classes), self.norm)
-
-    def scaled(self, factor: float) -> Self:
-        """Return the same with other widths; the embedding keeps its own, since it is not what is made sparse."""
-        return self.model_copy(update={"hidden": _wide(self.hidden, factor)})
 
 
 NETS: dict[str, type[Net]] = {"mlp": MLP, "conv": Conv, "text": Text}

@@ -81,14 +81,7 @@ class CSRLinear(nn.Module):
 
     @classmethod
     def random(
-        cls,
-        in_features: int,
-        out_features: int,
-        kept: int,
-        *,
-        bias: bool = True,
-        seed: int = 0,
-        name: str = "",
+        cls, in_features: int, out_features: int, kept: int, *, bias: bool = True, seed: int = 0, name: str = ""
     ) -> CSRLinear:
         """Draw ``kept`` positions uniformly, and values uniform in +-1/sqrt(kept inputs per output).
 

@@ -4,11 +4,4 @@ from lowdim.core.recipe import read
 from lowdim.prune.presets import METHODS
 from lowdim.prune.recipe.schema import Calibration, Evaluation, Recipe, Targets
 
-__all__ = [
-    "METHODS",
-    "Calibration",
-    "Evaluation",
-    "Recipe",
-    "Targets",
-    "read",
-]
+__all__ = ["METHODS", "Calibration", "Evaluation", "Recipe", "Targets", "read"]

@@ -1,10 +1,11 @@
-"""What a recipe must meet beside the rules of its methods: the range of the sparsity, the form of storage."""
+"""What a recipe must satisfy besides the rules of its methods: the range of the sparsity, the form of storage."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
 from lowdim.core.errors import RecipeError, clash
+from lowdim.core.settings import check_sparsity
 
 if TYPE_CHECKING:
     from lowdim.prune.recipe.schema import Recipe
@@ -16,7 +17,8 @@ def check(recipe: Recipe) -> float:
     Raises:
         RecipeError: the sparsity is impossible, or two choices exclude each other.
     """
-    _check_range(recipe.sparsity)
+    if recipe.sparsity is not None:
+        check_sparsity(recipe.sparsity)
     for word in (recipe.pattern, recipe.allocation, recipe.score, recipe.refine, recipe.repair):
         word.check(recipe)
     try:
@@ -48,14 +50,3 @@ def storage(recipe: Recipe) -> Literal["dense", "packed"]:
             "Leave storage out; `lowdim convert OUT DENSE --storage dense` writes them in full afterwards",
         )
     return "packed"
-
-
-def _check_range(sparsity: float | None) -> None:
-    if sparsity is None or 0 <= sparsity < 1:
-        return
-    rule = f"sparsity is the share of zeros and must lie in [0, 1), got {sparsity:g}"
-    if sparsity == 1:
-        raise RecipeError(f"{rule}: no weight would be left. Choose less, for example 0.9.")
-    if 1 < sparsity < 100:
-        raise RecipeError(f"{rule}. Did you mean {sparsity / 100:g}?")
-    raise RecipeError(f"{rule}. Choose for example 0.5.")

@@ -142,8 +142,8 @@ class Recipe(Document):
     repair at once.
 
     Args:
-        schema: how the lists in `targets` are read: 1 as regular expressions; 2 as globs on the names of layers or
-            weights, and as regular expressions after "re:".
+        schema: how `targets` and the ``map`` of the allocation explicit are read: 1 as regular expressions; 2 as globs
+            on the names of layers or weights, and as regular expressions after "re:".
         sparsity: share of zeros in the pruned layers, in [0, 1). N:M patterns imply it.
         score: how much each weight matters.
         repair: what happens to the kept weights.
@@ -154,7 +154,7 @@ class Recipe(Document):
         calibration: see `Calibration`.
         evaluation: see `Evaluation`.
         targets: see `Targets`.
-        exact_errors: collect X^T X even for methods that need it not, so that every layer's error is exact.
+        exact_errors: collect X^T X even for methods that do not need it, so that every layer's error is exact.
         quantize: "int8" or "int4" rounds the kept weights, to 8 bits or to 16 levels per matrix; "none" does not.
             The repairs sparsegpt and refit make up for each rounding in the columns to its right.
         quantize_group: columns of a row that share a scale, 64 or 128.
@@ -242,9 +242,9 @@ class Recipe(Document):
     def legal(self) -> Pattern:
         """The pattern with its group decided, where it says "auto".
 
-        That is the whole model where the allocation spans it; else the group from which the refinement starts, unless
-        the score means something in its own group alone; else the score's. A repair that masks and compensates blocks
-        of columns together says how wide they are.
+        That is the whole model if the allocation spans it. Else it is the group from which the refinement starts, or
+        the score's, which wins if the score only has a meaning there. A repair that masks and compensates blocks of
+        columns together says how wide they are.
         """
         if self.allocation.spans_model:
             return self.pattern.resolve("global")

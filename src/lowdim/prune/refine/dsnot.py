@@ -30,9 +30,6 @@ class DSnoT(Refine):
         same_sign: accept a swap only if the row error keeps its sign. N:M patterns always do.
         mlp: refine the MLP layers too; the paper refines attention alone.
 
-    Raises:
-        RecipeError: a setting is out of its range.
-
     Paper: "Dynamic Sparse No Training: Training-Free Fine-tuning for Sparse LLMs", arXiv 2310.08915.
     """
 

@@ -25,7 +25,7 @@ class Repair(Word, ABC):
 
     @property
     def columns(self) -> int | None:
-        """Columns whose mask it draws before any of them is updated; ``None`` where that is no matter."""
+        """Columns whose mask it draws before any of them is updated; ``None`` if that does not matter."""
         return None
 
     def draws(self, pattern: Pattern) -> bool:
@@ -36,7 +36,7 @@ class Repair(Word, ABC):
         return False
 
     def prepare(self, bench: Bench) -> None:
-        """Change the dense weights before masks are drawn from them; most repairs have no reason to."""
+        """Change the dense weights before masks are drawn from them; most repairs do not."""
         return
 
     @abstractmethod

@@ -82,11 +82,11 @@ class Compensation(Repair, ABC):
                 work.made[:, hessian.dead] = work.unseen * work.kept[:, hessian.dead]
 
     def improve(self, bench: Bench, hessian: Hessian) -> None:
-        """Make more of the weights that a sweep has compensated; nothing by default."""
+        """Improve the weights that a sweep has compensated; by default leave them."""
         return
 
     def rounded_from(self, work: Work) -> Tensor:
-        """Return the weight from which a sweep that rounds sets out: the dense one."""
+        """Return the weight from which a rounding sweep starts: the dense one."""
         return work.dense
 
     def _sweep(self, bench: Bench, hessian: Hessian, rounding: Rounding | None = None) -> None:

@@ -21,17 +21,14 @@ class Refit(Compensation):
     """Solve, row by row, the least-squares problem over the kept weights.
 
     The solver (`lowdim.prune.repair.solve`) starts from the weights of a compensating sweep. When they are rounded,
-    they are swept once more as they are: the best ones of their mask, they see no gain from pruned columns, and what
-    rounding loses adds to what pruning did.
+    they are swept once more as they are: being the best for their mask, they gain nothing from pruned columns, and the
+    loss of rounding adds to that of pruning.
 
     Args:
         damping: share of the Hessian's mean diagonal that is added to its diagonal; above 0.
         iterations: most iterations of the solver.
         tolerance: share of its target to which a row's residual must shrink; the layer's error is then off by about the
             square of it. 0 runs every iteration.
-
-    Raises:
-        RecipeError: a setting is out of its range.
     """
 
     iterations: int = count(100)

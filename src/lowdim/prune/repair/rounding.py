@@ -56,12 +56,12 @@ def round_nearest(work: Work, grid: Grid, energies: Tensor | None) -> None:
 class Rounding:
     """The grid of layers that are swept side by side, and what has been rounded to it.
 
-    Scales and tables are fixed before the sweep, from the weights that a sweep without rounding ends in: while pruned
-    columns are compensated for, the others outgrow a scale that fits them as they are before.
+    Scales and tables are fixed before the sweep, from the final weights of a sweep without rounding: compensation for
+    pruned columns lets the others outgrow a scale that fits them beforehand.
 
     Args:
         grid: bits and columns per group.
-        expected: what the weights will be, but for the rounding, fp32 ``[in, rows]``.
+        expected: what the weights would become without rounding, fp32 ``[in, rows]``.
         mask: kept entries of it.
         energies: mean square of every input, ``[in]``, or any multiple of it.
         unseen: weights on inputs that are always zero, ``[in, rows]``, zero elsewhere. The sweep sees none of them.

@@ -23,9 +23,6 @@ class SparseGPT(Compensation):
         damping: share of the Hessian's mean diagonal that is added to its diagonal; above 0.
         block: columns that are pruned together; their mask is drawn before any of them is updated.
 
-    Raises:
-        RecipeError: a setting is out of its range.
-
     Paper: "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot", arXiv 2301.00774.
     """
 

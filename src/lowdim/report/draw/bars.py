@@ -44,11 +44,7 @@ def _panel(
         text = write(value) if value is not None else words.MISSING
         tips.add(bar, [f"{name}: {text}"])
         axes.annotate(
-            text,
-            (value or 0, bar.get_y() + bar.get_height() / 2),
-            (6, 0),
-            textcoords="offset points",
-            va="center",
+            text, (value or 0, bar.get_y() + bar.get_height() / 2), (6, 0), textcoords="offset points", va="center"
         )
     axes.set_title(title, loc="left", color=colour("muted"))
     axes.set_yticks(range(len(names)), [name if len(name) <= 28 else name[:27] + "…" for name in names])
@@ -70,12 +66,7 @@ def pairs(key: str, label: str, rows: Sequence[tuple[str, float, float, float]])
         axes.grid(True, axis="x")
         for place, (name, dense, sparse, error) in enumerate(rows):
             axes.plot(
-                [dense, sparse],
-                [place, place],
-                color=colour("line"),
-                linewidth=3,
-                zorder=1,
-                solid_capstyle="butt",
+                [dense, sparse], [place, place], color=colour("line"), linewidth=3, zorder=1, solid_capstyle="butt"
             )
             axes.plot(
                 [sparse - 2 * error, sparse + 2 * error],
@@ -86,13 +77,7 @@ def pairs(key: str, label: str, rows: Sequence[tuple[str, float, float, float]])
                 zorder=2,
             )
             first = axes.scatter(
-                [dense],
-                [place],
-                s=40,
-                facecolors=colour("paper"),
-                edgecolors=colour("muted"),
-                linewidths=2,
-                zorder=3,
+                [dense], [place], s=40, facecolors=colour("paper"), edgecolors=colour("muted"), linewidths=2, zorder=3
             )
             second = axes.scatter([sparse], [place], s=44, color=colour("blue"), zorder=4)
             tips.add(first, [f"{name}, dense: {words.percent(dense)}"])

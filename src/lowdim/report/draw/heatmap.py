@@ -101,10 +101,7 @@ def _cells(
     axes.tick_params(bottom=False)
     block_axis(axes, blocks)
     if not same:
-        ends = (
-            ("≤ " if min(known) < low else "") + write(low),
-            ("≥ " if max(known) > high else "") + write(high),
-        )
+        ends = (("≤ " if min(known) < low else "") + write(low), ("≥ " if max(known) > high else "") + write(high))
         _legend(axes, len(rows), hue, *ends)
 
 

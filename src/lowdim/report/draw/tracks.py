@@ -39,13 +39,7 @@ def shades(count: int) -> list[str]:
 
 
 def tracks(
-    key: str,
-    label: str,
-    lines: Sequence[Track],
-    *,
-    xlabel: str,
-    write: Callable[[float], str],
-    steps: bool = False,
+    key: str, label: str, lines: Sequence[Track], *, xlabel: str, write: Callable[[float], str], steps: bool = False
 ) -> str:
     """Draw the lines, the most important last, each named at its right end if they are few.
 

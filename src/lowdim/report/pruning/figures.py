@@ -251,9 +251,7 @@ def _stages(run: Json) -> Picture | None:
         columns.append(("peak memory", [peak for _, peak in rows.values()], lambda mb: words.size(mb * 2**20)))
     svg = bars.bars("stages", "Time and peak memory of every stage", list(rows), columns)
     return Picture(
-        "Time and memory",
-        f"{words.seconds(total)} in all. Memory: the most held so far, by the end of the stage.",
-        svg,
+        "Time and memory", f"{words.seconds(total)} in all. Memory: the most held so far, by the end of the stage.", svg
     )
 
 

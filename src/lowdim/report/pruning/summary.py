@@ -67,12 +67,7 @@ def verdict(manifest: Json, run: Json) -> str:
         its quality was not measured;
         it generates no faster, 39.5 against 40.0 tokens/s.
     """
-    parts = [
-        _sparsity_words(manifest),
-        _perplexity_words(manifest),
-        _task_words(manifest),
-        _size_words(manifest, run),
-    ]
+    parts = [_sparsity_words(manifest), _perplexity_words(manifest), _task_words(manifest), _size_words(manifest, run)]
     text = "; ".join(part for part in [*parts, _speed_words(run)] if part)
     return text[:1].upper() + text[1:] + "."
 
@@ -228,13 +223,7 @@ def _task_row(name: str, task: Json) -> Row:
 
 
 def _ratio_row(
-    label: str,
-    hint: str,
-    dense: float | None,
-    sparse: float | None,
-    write: Any,
-    *,
-    more_is_better: bool = False,
+    label: str, hint: str, dense: float | None, sparse: float | None, write: Any, *, more_is_better: bool = False
 ) -> Row | None:
     if sparse is None:
         return None
@@ -253,12 +242,7 @@ def notices(manifest: Json) -> list[Notice]:
     grouped: dict[tuple[str, str], Notice] = {}
     for entry in manifest.get("fallbacks") or []:
         what, detail = str(entry.get("what", "")), str(entry.get("detail") or "")
-        _note(
-            grouped,
-            "fallback",
-            f"{what}: {detail}" if what and detail else what or detail,
-            entry.get("layer"),
-        )
+        _note(grouped, "fallback", f"{what}: {detail}" if what and detail else what or detail, entry.get("layer"))
     for entry in manifest.get("skipped") or []:
         _note(grouped, "skipped", str(entry.get("reason", "no reason recorded")), entry.get("name"))
     return list(grouped.values())

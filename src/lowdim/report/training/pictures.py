@@ -139,7 +139,5 @@ def _costs(facts: Json) -> Picture | None:
         [("training FLOPs", flops, words.number), ("peak training memory", memory, words.size)],
     )
     return Picture(
-        "What training costs",
-        "Counted, not timed: what it takes to store and to multiply the kept weights alone.",
-        svg,
+        "What training costs", "Counted, not timed: what it takes to store and to multiply the kept weights alone.", svg
     )

@@ -148,10 +148,7 @@ def _ratios(facts: Json) -> tuple[str, str]:
         return OPEN, "There is no random mask to compare with."
     counts = [{layer["name"]: layer["kept"] for layer in found[role]["layers"]} for role in ("static", "sparse")]
     if counts[0] == counts[1]:
-        return (
-            MET,
-            "The static twin keeps as many weights in every layer: the difference is one of positions alone.",
-        )
+        return (MET, "The static twin keeps as many weights in every layer: the difference is one of positions alone.")
     return (
         OPEN,
         "This network spreads its weights over the layers in another way than the static twin: positions and ratios "
@@ -161,10 +158,7 @@ def _ratios(facts: Json) -> tuple[str, str]:
 
 def _execution(facts: Json) -> tuple[str, str]:
     if facts["execution"] == "csr":
-        return (
-            MET,
-            "Execution: csr. Sparse networks were trained truly sparse, dense ones by torch; both are timed.",
-        )
+        return (MET, "Execution: csr. Sparse networks were trained truly sparse, dense ones by torch; both are timed.")
     return MET, "Execution: masked, a simulation. No time here is claimed as a gain."
 
 

@@ -12,7 +12,7 @@ from lowdim.train.compare.member import Member, steps_per_epoch
 def cost(member: Member) -> dict[str, Any]:
     """Return FLOPs and bytes as ``training.json`` holds them.
 
-    ``sparse`` is what an executor holds that stores kept weights alone; ``masked`` what a simulation does.
+    ``sparse`` is what an executor that stores only kept weights holds; ``masked`` what a simulation holds.
     """
     updates = [] if member.sparsity is None else [u for u in member.sparsity.history if "kept" in u]
     schedule = [(0, member.initial), *((update["step"], update["kept"]) for update in updates)]

@@ -1,4 +1,4 @@
-"""What a classifier is measured by: accuracy, loss, calibration, noise, and the examples that all find hard."""
+"""How a classifier is measured: accuracy, loss, calibration, noise, and the examples that all networks find hard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOISE, BATCH = 0.5, 1000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Answers:
     """What a network says to some examples: losses, confidences fp32 [examples]; hits bool [examples]."""
 
     losses: Tensor
@@ -36,14 +36,14 @@ class Outcome:
 
 
 @torch.no_grad()
-def answer(net: nn.Module, split: Split) -> Outcome:
+def answer(net: nn.Module, split: Split) -> Answers:
     """Run a network over examples in evaluation mode; its mode is restored."""
     device = next(net.parameters()).device
     with evaluating(net):
         logits = torch.cat([net(x.to(device)).float().cpu() for x in split.x.split(BATCH)])
     confidences, classes = logits.softmax(1).max(1)
     losses = nn.functional.cross_entropy(logits, split.y, reduction="none")
-    return Outcome(losses, confidences, classes == split.y)
+    return Answers(losses, confidences, classes == split.y)
 
 
 def noisy(split: Split, seed: int) -> Split:
@@ -53,8 +53,8 @@ def noisy(split: Split, seed: int) -> Split:
     return Split(split.x + NOISE * torch.randn(split.x.shape, generator=generator(seed, "measure", "noise")), split.y)
 
 
-def test(net: nn.Module, split: Split, seed: int) -> tuple[Outcome, dict[str, float]]:
-    """Measure a finished network once on examples that nothing was chosen on."""
+def test(net: nn.Module, split: Split, seed: int) -> tuple[Answers, dict[str, float]]:
+    """Measure a finished network once, on examples that played no part in any choice."""
     outcome = answer(net, split)
     found = {
         "accuracy": outcome.accuracy,

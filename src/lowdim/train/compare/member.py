@@ -31,7 +31,7 @@ Role = Literal["dense", "small", "static", "sparse"]
 def roles(recipe: TrainingRecipe) -> list[Role]:
     """Return what is trained, in this order: the twins asked for, then the sparse network.
 
-    A static twin is left out where the run itself is one.
+    The static twin is left out if the run itself is static.
     """
     itself = not recipe.training.moves and parse(recipe.allocation) == ERK() and recipe.initialisation is None
     twins: list[Role] = [role for role in ("dense", "small", "static") if role in recipe.twins]
@@ -39,7 +39,7 @@ def roles(recipe: TrainingRecipe) -> list[Role]:
 
 
 def steps_per_epoch(recipe: TrainingRecipe, data: Dataset) -> int:
-    """Return optimizer steps per epoch, the fewest for which no batch is larger than asked for."""
+    """Return the optimizer steps of an epoch: the fewest that keep every batch within the size asked for."""
     return math.ceil(len(data.train.y) / recipe.batch)
 
 
@@ -97,7 +97,7 @@ class Member:
         )
 
     def _store_sparsely(self) -> None:
-        """Replace the layers that become sparse by ones that hold kept weights alone; masks are the simulation's."""
+        """Replace the layers that become sparse by ones that hold only kept weights, under the simulation's masks."""
         self.optimizer = self._optimizer()
         simulated = self._sparsity()
         masks = dict(simulated.masks)
@@ -198,7 +198,7 @@ class Member:
         return {} if self.sparsity is None else {layer.name: layer.kept for layer in self.sparsity.layers}
 
     def state(self) -> dict[str, Any]:
-        """Return everything that going on needs; the order of the data follows from the seed and the epoch."""
+        """Return everything needed to go on; the order of the data follows from the seed and the epoch."""
         return {
             "epoch": self.epoch,
             "seconds": self.seconds,

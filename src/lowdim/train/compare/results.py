@@ -20,7 +20,7 @@ FILE, SCHEMA = "training.json", 1
 
 
 def record(member: Member) -> dict[str, Any]:
-    """Return what a network came to, measured once on the test examples."""
+    """Return the results of a network, measured once on the test examples."""
     outcome, test = measure.test(member.net, member.data.test, member.recipe.seed)
     parameters = member.settings.parameters(member.data)
     layers = _layers(member)

@@ -114,7 +114,7 @@ def _run(recipe: TrainingRecipe, data: Dataset, store: Store | None, progress: P
 
 
 def _trained(member: Member, store: Store | None, progress: Progress) -> dict[str, Any]:
-    """Return what a network came to, from where an earlier attempt left it."""
+    """Train a network from where an earlier attempt left it; return its results."""
     role, recipe = member.role, member.recipe
     begun = store.get(CHECKPOINT) if store else None
     if begun is not None and begun["role"] == role:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from lowdim.train.dynamic import chase_channels
-    from lowdim.train.sparse.layer import Layer
+    from lowdim.train.sparse.layer import SparseLayer
 else:
     chase_channels = Lazy("lowdim.train.dynamic.chase_channels")
 
@@ -70,6 +70,7 @@ class Chase(Method):
     needs_total: ClassVar[bool] = True
     changes_density: ClassVar[bool] = True
     refills: ClassVar[bool] = True
+    wants_gradient: ClassVar[bool] = True
 
     every: int = count(1000)
     extra: float = share(0.05)
@@ -83,11 +84,6 @@ class Chase(Method):
     floor: float = share(0.005)
 
     # ---------------------------------------------------------------- when, and how much
-
-    @property
-    def wants_gradient(self) -> bool:
-        """It does: weights grow by it."""
-        return True
 
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether masks move at a step."""
@@ -122,7 +118,7 @@ class Chase(Method):
 
     # ---------------------------------------------------------------- what is done
 
-    def check(self, layers: Sequence[Layer]) -> None:
+    def check(self, layers: Sequence[SparseLayer]) -> None:
         """Refuse weights that are not held dense, or whose units are blocks."""
         for layer in layers:
             if layer.size != layer.parameter.numel():
@@ -132,7 +128,7 @@ class Chase(Method):
                 )
 
     def observers(
-        self, model: nn.Module, optimizer: Optimizer, layers: Sequence[Layer], total: int | None
+        self, model: nn.Module, optimizer: Optimizer, layers: Sequence[SparseLayer], total: int | None
     ) -> dict[str, Any]:
         """Keep removed channels at zero.
 

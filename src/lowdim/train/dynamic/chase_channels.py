@@ -16,16 +16,16 @@ from lowdim.models.channels.cut import Producer, along, each_part
 from lowdim.models.channels.graph import Channels, find_channels
 from lowdim.models.channels.kinds import Mixer, kind_of, plain
 from lowdim.train.ride import Ride, Rider
-from lowdim.train.sparse.layer import Layer
+from lowdim.train.sparse.layer import SparseLayer
 from lowdim.train.sparse.state import per_weight
 
 
 class Removal(Rider):
     """The filter mask: which channels are removed, and zeros in all that belongs to them.
 
-    The channels of the network are found in its first forward pass. Of a removed one the filter, its bias, what norms
-    hold of it, and the weights that multiply it are zero from then on, those of dense layers too: their gradient is
-    cleared as soon as it is there, their weight after every optimizer step.
+    The channels of the network are found in its first forward pass. Once a channel is removed, its filter and bias, its
+    entries in norms, and the weights that multiply it stay zero, in dense layers too: their gradient is cleared as soon
+    as it arrives, their weight after every optimizer step.
 
     Args:
         model: in training.
@@ -36,7 +36,7 @@ class Removal(Rider):
         LowdimError: the model is sharded.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, layers: Sequence[Layer]) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, layers: Sequence[SparseLayer]) -> None:
         self._model, self._optimizer = plain(model), optimizer
         self._sparse = {id(layer.parameter): layer for layer in layers}
         self._known: Channels | None = None
@@ -49,7 +49,7 @@ class Removal(Rider):
     # ---------------------------------------------------------------- what belongs to what
 
     def _look(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Find the channels with what the model is called with for the first time."""
+        """Find the channels from the inputs of the model's first call."""
         self._first.remove()
         if self._known is None:
             self.find(_few(args, kwargs))
@@ -69,7 +69,7 @@ class Removal(Rider):
         self._mark()
 
     @property
-    def producers(self) -> dict[str, tuple[Producer, Layer]]:
+    def producers(self) -> dict[str, tuple[Producer, SparseLayer]]:
         """The layers whose channels may go, by name."""
         if self._known is None:
             raise LowdimError(
@@ -102,7 +102,7 @@ class Removal(Rider):
     def _dense(self) -> list[tuple[nn.Parameter, Tensor]]:
         return [pair for key, pair in self._dead.items() if key not in self._sparse]
 
-    def excluded(self, layer: Layer) -> Tensor:
+    def excluded(self, layer: SparseLayer) -> Tensor:
         """Return the weights of a layer that belong to removed channels, int64, ascending."""
         device = layer.positions().device
         if id(layer.parameter) not in self._dead:
@@ -166,7 +166,7 @@ class Removal(Rider):
             parameter.grad.masked_fill_(self._dead[id(parameter)][1], 0.0)
 
     def gradients(self, step: int) -> bool:
-        """Clear the gradients of what is removed again, for what ranks have averaged since."""
+        """Clear the gradients of what is removed once more: ranks may have averaged them since."""
         for parameter, _ in self._dense():
             self._clear(parameter)
         return False
@@ -194,7 +194,7 @@ class Removal(Rider):
         self._ride.leave(self)
 
 
-def filter_means(layer: Layer, axis: int, active: bool = False) -> Tensor:
+def filter_means(layer: SparseLayer, axis: int, active: bool = False) -> Tensor:
     """Return the mean |w| of every filter, fp64 [output channels] on the CPU.
 
     Zeros count (the paper's UMM), so that a sparse filter of large weights may rank above a dense one of small ones;
@@ -214,7 +214,7 @@ def filter_means(layer: Layer, axis: int, active: bool = False) -> Tensor:
     return sums / torch.bincount(channel, minlength=size).clamp(min=1)
 
 
-def grow(layers: Sequence[Layer], barred: Mapping[str, Tensor], count: int) -> None:
+def grow(layers: Sequence[SparseLayer], barred: Mapping[str, Tensor], count: int) -> None:
     """Grow the ``count`` units of the largest |gradient|, of all layers together, none of them barred.
 
     Fewer grow where fewer are left; ties go to the earlier layer and the lower index.
@@ -238,7 +238,7 @@ def grow(layers: Sequence[Layer], barred: Mapping[str, Tensor], count: int) -> N
 
 
 def _few(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return an example out of what a model is called with: of a batch, two inputs are enough."""
+    """Return an example from the inputs of a model; two of a batch are enough."""
     if kwargs and not args:
         return kwargs
     if kwargs:

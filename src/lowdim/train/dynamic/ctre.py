@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from lowdim.train.dynamic import correlation
-    from lowdim.train.sparse.layer import Layer
+    from lowdim.train.sparse.layer import SparseLayer
 else:
     correlation = Lazy("lowdim.train.dynamic.correlation")
 
@@ -38,8 +38,7 @@ class CTRE(Periodic):
     validation, so the share of the run is a setting here.
 
     Paper: "A Brain-inspired Algorithm for Training Highly Sparse Neural Networks", Machine Learning 2022, arXiv
-        1903.07138.
-    It updates once per epoch, on multi-layer perceptrons.
+    1903.07138. It updates once per epoch, on multi-layer perceptrons.
 
     Args:
         every: optimizer steps between updates: those of an epoch.
@@ -64,7 +63,7 @@ class CTRE(Periodic):
         """Only the sequential mode knows how long a run is."""
         return self.mode == "sequential" or self.until < 1.0
 
-    def check(self, layers: Sequence[Layer]) -> None:
+    def check(self, layers: Sequence[SparseLayer]) -> None:
         """Refuse layers other than linear ones, whose neurons are not single numbers."""
         for layer in layers:
             if not isinstance(layer.module, torch.nn.Linear):
@@ -78,12 +77,12 @@ class CTRE(Periodic):
             refuse_groups(layers, "CTRE's mode 'similarity'", "'sequential'")
 
     def observers(
-        self, model: nn.Module, optimizer: Optimizer, layers: Sequence[Layer], total: int | None
+        self, model: nn.Module, optimizer: Optimizer, layers: Sequence[SparseLayer], total: int | None
     ) -> dict[str, Any]:
         """Watch what enters and leaves every layer.
 
         Raises:
-            RecipeError: the linear layer after one takes another number of inputs than that has outputs.
+            RecipeError: a layer has a different number of outputs than the next linear layer has inputs.
         """
         linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
         following = dict(zip(linear, [*linear[1:], None], strict=True))
@@ -108,7 +107,7 @@ class CTRE(Periodic):
         for layer in moment.layers:
             self._replace(moment, layer, fraction)
 
-    def _replace(self, moment: Moment, layer: Layer, share: float) -> None:
+    def _replace(self, moment: Moment, layer: SparseLayer, share: float) -> None:
         observer = moment.observers[layer.name]
         count = whole(share * layer.kept)
         if self.mode == "similarity":
@@ -119,7 +118,7 @@ class CTRE(Periodic):
         layer.move(keep, grown)
         observer.clear()
 
-    def _grown(self, moment: Moment, layer: Layer, cosine: Tensor, staying: Tensor, dropped: Tensor) -> Tensor:
+    def _grown(self, moment: Moment, layer: SparseLayer, cosine: Tensor, staying: Tensor, dropped: Tensor) -> Tensor:
         source, count = moment.generator(layer, "grow"), len(dropped)
         if self.mode == "sequential":
             if moment.total is not None and moment.step >= self.switch * moment.total:

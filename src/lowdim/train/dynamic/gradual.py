@@ -81,5 +81,5 @@ class GradualMagnitude(Periodic):
         return max(target, round(power(progress, 1.0, start, target)))
 
     def _begun(self, size: int, target: int) -> float:
-        """Return what a layer of its own starts with: never less than its target."""
+        """Return how many weights a layer starts with if layers are pruned separately: never fewer than its target."""
         return max((1.0 - self.start) * size, float(target))

@@ -12,7 +12,7 @@ from lowdim.train.sparse.method import Regrows, refuse_groups
 from lowdim.train.sparse.moment import Moment, Order
 
 if TYPE_CHECKING:
-    from lowdim.train.sparse.layer import Layer
+    from lowdim.train.sparse.layer import SparseLayer
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,8 @@ class ITOP(Regrows):
     R_s = |union of all masks| / weights, `SparseTraining.explored`: accuracy follows it as long as ``every`` is large
     enough for new weights to grow. ``grow`` "random" is SET-ITOP, "gradient" RigL-ITOP.
 
-    Paper: "Do We Actually Need Dense Over-Parameterization? In-Time Over-Parameterization in Sparse Training",
-        ICML 2021,
-    arXiv 2102.02887. Its CIFAR settings: ``every`` 1500 (random) or 4000 (gradient) at batch 128, ``drop`` 0.5.
+    Paper: "Do We Actually Need Dense Over-Parameterization? In-Time Over-Parameterization in Sparse Training", ICML
+    2021, arXiv 2102.02887. Its CIFAR settings: ``every`` 1500 (random) or 4000 (gradient) at batch 128, ``drop`` 0.5.
 
     Args:
         every: optimizer steps between updates.
@@ -51,19 +50,15 @@ class ITOP(Regrows):
     candidates: Candidates = "any"
 
     @property
-    def wants_gradient(self) -> bool:
+    def wants_gradient(self) -> bool:  # type: ignore[override]
         """It does where weights grow by it or are dropped by (w g)^2."""
         return self.grow == "gradient" or self.death == "taylor"
 
-    def check(self, layers: Sequence[Layer]) -> None:
-        """Refuse to choose among groups what a group may not have: those never active, or new weights alone."""
+    def check(self, layers: Sequence[SparseLayer]) -> None:
+        """Refuse growth rules that may find nothing in a group: weights never active, or only new ones."""
         if self.grow == "unfired":
             refuse_groups(layers, "grow='unfired'", "'random' or 'gradient'")
         super().check(layers)
-
-    def update(self, moment: Moment) -> None:
-        """Drop and grow, layer by layer."""
-        self.shake(moment, self.share(moment.step, moment.total))
 
     def shake(self, moment: Moment, fraction: float) -> None:
         """Do one update that drops ``fraction``."""

@@ -15,7 +15,7 @@ from lowdim.train.sparse.exchange import exchange, magnitudes
 from lowdim.train.sparse.moment import Moment
 
 if TYPE_CHECKING:
-    from lowdim.train.sparse.layer import Layer
+    from lowdim.train.sparse.layer import SparseLayer
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class NeurRev(RigL):
 
     rho: float = share(0.1)
 
-    def check(self, layers: Sequence[Layer]) -> None:
+    def check(self, layers: Sequence[SparseLayer]) -> None:
         """Refuse blocks as well, whose norms have no sign."""
         super().check(layers)
         for layer in layers:

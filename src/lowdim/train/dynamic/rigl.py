@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lowdim.core.schedule import cosine, power
 from lowdim.core.settings import share
@@ -37,17 +37,14 @@ class RigL(Regrows):
         [0.3, 0.225, 0.075, 0.0]
     """
 
+    wants_gradient: ClassVar[bool] = True
+
     until: float = share(0.75)
     drop: float = share(0.3)
     schedule: Literal["cosine", "constant", "power"] = "cosine"
     order: Order = "replace_step"  # type: ignore[misc]
     candidates: Candidates = "any"
     noise: float = 1e-5
-
-    @property
-    def wants_gradient(self) -> bool:
-        """It does: weights grow by it."""
-        return True
 
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether masks move at a step: a multiple of ``every`` before T_end."""

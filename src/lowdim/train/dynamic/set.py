@@ -15,7 +15,7 @@ from lowdim.train.sparse.method import Periodic
 from lowdim.train.sparse.moment import Moment
 
 if TYPE_CHECKING:
-    from lowdim.train.sparse.layer import Layer
+    from lowdim.train.sparse.layer import SparseLayer
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class SET(Periodic):
 
     rests_at_last: ClassVar[bool] = True
 
-    def check(self, layers: Sequence[Layer]) -> None:
-        """Refuse to grow blocks with random values, which mean weights."""
+    def check(self, layers: Sequence[SparseLayer]) -> None:
+        """Refuse to grow blocks with random values, which are meant for single weights."""
         blocks = [layer.name for layer in layers if layer.size != prod(layer.shape)]
         if blocks and self.regrow != "zero":
             raise RecipeError(f"{blocks[0]} is sparse by blocks, which grow from zeros: use SET(regrow='zero')")

@@ -17,7 +17,7 @@ from lowdim.train.sparse.method import Periodic
 from lowdim.train.sparse.moment import Moment
 
 if TYPE_CHECKING:
-    from lowdim.train.sparse.layer import Layer
+    from lowdim.train.sparse.layer import SparseLayer
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class STRNN(Periodic):
     gates: int = count(4, why="LSTM 4, GRU 3")
     regrow: Regrow = "normal"
 
-    def check(self, layers: Sequence[Layer]) -> None:
+    def check(self, layers: Sequence[SparseLayer]) -> None:
         """Refuse weights whose rows are not whole gates."""
         for layer in layers:
             check_rows(layer.name, layer.shape, self.gates)
@@ -65,7 +65,7 @@ class STRNN(Periodic):
         for layer in moment.layers:
             self._evolve(moment, layer, fraction)
 
-    def _evolve(self, moment: Moment, layer: Layer, fraction: float) -> None:
+    def _evolve(self, moment: Moment, layer: SparseLayer, fraction: float) -> None:
         positions, values = layer.positions(), layer.values()
         width = layer.size // self.gates
         generator = moment.generator(layer, "grow")

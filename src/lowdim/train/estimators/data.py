@@ -42,7 +42,7 @@ def batches(x: Rows, y: Tensor, size: int, seed: int, epoch: int) -> Iterator[tu
 def slices(x: Rows, size: int = 32) -> Iterator[Tensor]:
     """Go through all examples in their own order, ``size`` at a time; zeros fill up the last slice.
 
-    Slices of one size are computed alike, so that what comes out for an example does not depend on the others.
+    All slices have one size and are computed alike, so that the result for an example does not depend on the others.
     """
     for start in range(0, x.shape[0], size):
         part = rows(x, slice(start, start + size))

@@ -18,7 +18,7 @@ from lowdim.train.sparse.moment import Moment, Order
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lowdim.train.sparse.layer import Layer
+    from lowdim.train.sparse.layer import SparseLayer
 
 _WARMUP = 2  # epochs in which the input layer is rewired as the hidden ones are
 
@@ -29,8 +29,8 @@ class NeuronEvolution(Method):
 
     After an epoch every layer drops the weights nearest to zero, a share of either sign, and grows as many where the
     dense gradient is largest, with value 0. From the third epoch on, the first layer goes by neurons, whose strength
-    is the sum of their |w|. Removed are ceil((D - removed) / (e_rm - e)) of them, D = (1 - ``zeta_in``) d - ``select``,
-    and exchanged are removed * ``zeta_in`` * (1 - e / E) more: the weakest go, except those that came in with the last
+    is the sum of their |w|: ceil((D - removed) / (e_rm - e)) are removed, D = (1 - ``zeta_in``) d - ``select``, and
+    removed * ``zeta_in`` * (1 - e / E) more are exchanged. The weakest go, except those that came in with the last
     update, and as many come in by their largest single gradient. Then connections of active neurons grow by
     |gradient| until the layer has its number again. At the end the ``select`` strongest inputs are the features.
 
@@ -51,6 +51,7 @@ class NeuronEvolution(Method):
     """
 
     needs_total: ClassVar[bool] = True
+    wants_gradient: ClassVar[bool] = True
     order: ClassVar[Order] = "replace_step"
 
     select: int = count(50)
@@ -63,16 +64,11 @@ class NeuronEvolution(Method):
         """Return D, how many of so many input neurons are removed in all."""
         return max(0, whole((1 - self.zeta_in) * inputs - self.select))
 
-    @property
-    def wants_gradient(self) -> bool:
-        """It does: neurons and weights grow by it."""
-        return True
-
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether an epoch ends, other than the last."""
         return step % self.every == 0 and (total is None or step < total)
 
-    def check(self, layers: Sequence[Layer]) -> None:
+    def check(self, layers: Sequence[SparseLayer]) -> None:
         """Refuse a first layer whose columns are not single input neurons."""
         first = layers[0]
         if len(first.shape) != 2 or first.size != math.prod(first.shape):
@@ -99,7 +95,7 @@ class NeuronEvolution(Method):
 
     # ---------------------------------------------------------------- the input layer
 
-    def _inputs(self, moment: Moment, layer: Layer, epoch: int) -> None:
+    def _inputs(self, moment: Moment, layer: SparseLayer, epoch: int) -> None:
         inputs, memory = layer.shape[1], moment.memory
         if "active" not in memory:
             memory |= {"active": torch.ones(inputs, dtype=torch.bool), "age": torch.full((inputs,), _WARMUP)}
@@ -143,7 +139,7 @@ class NeuronEvolution(Method):
         gone = int(active.sum()) - int(kept.sum())  # fewer, where weak ones are too young
         return removed + min(fall, gone), max(0, min(exchanged, gone - fall)), kept
 
-    def _connect(self, layer: Layer, kept: Tensor, active: Tensor, number: int) -> None:
+    def _connect(self, layer: SparseLayer, kept: Tensor, active: Tensor, number: int) -> None:
         """Drop the weights of neurons that go and the weakest of those that stay; grow until there are ``number``."""
         positions, values, inputs = layer.positions(), layer.values(), layer.shape[1]
         keep = kept.to(positions.device)[positions % inputs]
@@ -157,13 +153,13 @@ class NeuronEvolution(Method):
         layer.move(keep, grown, torch.zeros(len(grown)))
 
 
-def strength(layer: Layer) -> Tensor:
+def strength(layer: SparseLayer) -> Tensor:
     """Return the sum of |w| of every input neuron, fp32 [inputs]."""
     values, columns = layer.values().abs(), layer.positions() % layer.shape[1]
     return values.new_zeros(layer.shape[1]).index_add_(0, columns, values)
 
 
-def _strongest_gradients(layer: Layer, candidates: Tensor, most: int) -> Tensor:
+def _strongest_gradients(layer: SparseLayer, candidates: Tensor, most: int) -> Tensor:
     """Mark the ``most`` candidate inputs with the largest single |gradient|, bool [inputs]."""
     found = torch.zeros_like(candidates)
     columns = candidates.nonzero().flatten()
@@ -175,7 +171,7 @@ def _strongest_gradients(layer: Layer, candidates: Tensor, most: int) -> Tensor:
     return found
 
 
-def _rewire(layer: Layer, part: float) -> None:
+def _rewire(layer: SparseLayer, part: float) -> None:
     """Drop a share of either sign nearest to zero; grow as many by |gradient|, all with value 0."""
     positions = layer.positions()
     keep = drop_by_sign(layer.values(), part)

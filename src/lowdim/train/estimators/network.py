@@ -17,7 +17,7 @@ from lowdim.train.estimators.data import refuse_divergence
 from lowdim.train.estimators.setmlp import SetMLP
 from lowdim.train.loop import Loop
 from lowdim.train.sparse.csr import CSRLayer
-from lowdim.train.sparse.layer import Layer
+from lowdim.train.sparse.layer import SparseLayer
 from lowdim.train.sparse.moment import Moment
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -113,8 +113,12 @@ class Run:
     # ---------------------------------------------------------------- evolution
 
     def evolve(self) -> None:
-        """Move the connections of the hidden layers by SET."""
-        layers: list[Layer] = [
+        """Move the connections of the hidden layers by SET.
+
+        Not with `SparseTraining`: this is between passes, where no optimizer step is, and that would hold a byte for
+        each weight there could be, to know which were ever active.
+        """
+        layers: list[SparseLayer] = [
             CSRLayer(f"layers.{n}", layer, self.optimizer) for n, layer in enumerate(self.network.sparse)
         ]
         method = SET(every=1, drop=self.settings.drop, regrow=self.settings.regrow)
@@ -129,8 +133,8 @@ class Run:
     def prune(self, share: float) -> None:
         """Cut out of every hidden layer this share of its neurons, the weakest by the sum of incoming |w|.
 
-        What a neuron without inputs would put out, a constant, goes into the biases of the next layer: the network
-        computes what it would if the neurons' incoming weights were zero.
+        The output of a neuron without inputs is a constant; it goes into the biases of the next layer. So the network
+        computes what it would compute if the neurons' incoming weights were zero.
         """
         network, state = self.network, self._momentum()
         layers = network.sparse

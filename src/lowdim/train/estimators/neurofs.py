@@ -57,7 +57,7 @@ class NeuroFS(SelectorMixin, BaseEstimator):  # type: ignore[misc]
         activation: "tanh", or "relu".
         learning_rate: of SGD.
         momentum: of SGD.
-        weight_decay: the loss has weight_decay * |w|^2 of the hidden layers added.
+        weight_decay: weight_decay * |w|^2 of the hidden layers is added to the loss.
         batch_size: examples of a step.
         epochs: passes over the data.
         random_state: seed, ``RandomState``, or None for other numbers each time.

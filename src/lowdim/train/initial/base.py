@@ -56,7 +56,7 @@ class Initialisation(Settings, ABC):
     """Chooses masks with an exact number of weights and leaves the network as it was.
 
     Attributes:
-        needs: what it looks at beside the network: "nothing", an "example" input, or "batches" of inputs and
+        needs: what it looks at besides the network: "nothing", an "example" input, or "batches" of inputs and
             targets.
     """
 
@@ -87,7 +87,7 @@ class Initialisation(Settings, ABC):
             seed: seeds what is drawn.
 
         Raises:
-            RecipeError: a setting or the data cannot be.
+            RecipeError: a setting or the data is impossible.
             NumericalError: a score is NaN or infinite.
         """
         check_sparsity(sparsity)
@@ -104,7 +104,7 @@ class Initialisation(Settings, ABC):
         exclude: Sequence[str] | None = None,
         seed: int = 0,
     ) -> Start:
-        """Gather what the choice is made from."""
+        """Gather what the choice is based on."""
         from lowdim.models.walk import selection
 
         if self.needs != "nothing" and data is None:

@@ -28,15 +28,11 @@ class Flow:
         weights: the weights to differentiate with respect to, by name.
         example: an input, a tuple or a mapping of them, or the shape of one. Floating-point inputs become ones; whole
             numbers, such as token ids, stay as they are.
-        made: what each parameter becomes that is not a bias.
+        made: maps each parameter, other than biases, to its value in the copy.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        weights: Mapping[str, Tensor],
-        example: Any,
-        made: Callable[[Tensor], Tensor],
+        self, model: nn.Module, weights: Mapping[str, Tensor], example: Any, made: Callable[[Tensor], Tensor]
     ) -> None:
         memo: dict[int, Any] = {id(p.grad): None for p in model.parameters() if p.grad is not None}
         self.net = copy.deepcopy(model, memo).double().eval()

@@ -16,7 +16,7 @@ Scope = Literal["global", "layer"]
 
 @dataclass(frozen=True)
 class Magnitude(Scored):
-    """Score |w|: of an untrained network little more than its initial scale, of a trained one the usual rule.
+    """Score |w|: the usual rule for a trained network; for an untrained one little more than its initial scale.
 
     Args:
         scope: "global" compares all layers' weights with each other; "layer" gives each layer the same

@@ -133,7 +133,7 @@ def _place(
     seed: int,
     name: str,
 ) -> Tensor:
-    """Return a mask [out, in, kernel] with ``count`` weights; groups of channels are layers of their own."""
+    """Return a mask [out, in, kernel] with ``count`` weights; each group of channels is treated as a layer."""
     import numpy as np
 
     from lowdim.train.initial import solvers

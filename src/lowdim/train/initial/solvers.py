@@ -102,7 +102,7 @@ def _cover_outputs(problem: Problem, worth: NDArray[np.float64], found: Counts, 
 
 
 def _steps(problem: Problem, worth: NDArray[np.float64], found: Counts) -> list[tuple[NDArray[np.int64], str]]:
-    """Return the inputs of each value, and the step to take with them, the most valuable first."""
+    """Return groups of inputs of equal value, and the step to take with each, the most valuable first."""
     bare = found.sum(0) == 0
     steps: list[tuple[float, NDArray[np.int64], str]] = []
     for value in np.unique(worth):
@@ -139,7 +139,7 @@ def _fill(
 
 
 def _evenly(room: Counts, load: Counts, left: int, drawn: np.random.Generator) -> Counts:
-    """Take ``left`` units out of ``room`` [outs, inputs], so that the outputs' loads become as even as they can."""
+    """Take ``left`` units out of ``room`` [outs, inputs], making the outputs' loads as even as possible."""
     taken = np.zeros_like(room)
     for output, units in enumerate(_level(load, room.sum(1), left, drawn)):
         if units:

@@ -19,10 +19,10 @@ class SynFlow(Initialisation):
     """Score |w * dR/dw|, R being the sum of the outputs for an input of ones, with absolute weights and no biases.
 
     Pruned in rounds: after round k of K the kept share is D^(k/K), D being the target density, and the score is
-    taken again. Where activations leave positive values alone, the scores of each layer that everything passes add up
-    to R: no such layer is emptied before it must. The authors' code keeps biases and the means of batch norms, made
-    absolute, which feed the layers behind them and let those before be emptied; the paper's R has none. Computed in
-    float64, in evaluation mode, on a copy. Layer, group and RMS norms pass their input on, times their gain, since
+    taken again. Where activations leave positive values alone, the scores of each layer that all paths cross add up to
+    R, so no such layer is emptied early. The authors' code keeps biases and the means of batch norms, made absolute;
+    these feed the layers behind them and let those before be emptied. The paper's R has none. Computed in float64, in
+    evaluation mode, on a copy. Layer, group and RMS norms pass their input on, times their gain, since
     what they divide by would undo the flow.
 
     Args:

@@ -21,10 +21,10 @@ _AT_ONCE = 1 << 16  # positions whose products with a batch are held at a time
 
 
 class CSRLayer:
-    """The truly sparse executor of a `lowdim.train.sparse.layer.Layer`: what is off does not exist.
+    """The truly sparse executor of a `lowdim.train.sparse.layer.SparseLayer`: what is off does not exist.
 
-    A move resizes the module's ``values`` and what the optimizer holds of them, by one plan for all, so that kept
-    weights keep their value and their state.
+    A move resizes the module's ``values`` and what the optimizer holds of them, all in the same way, so that
+    kept weights keep their value and their state.
 
     Args:
         name: of the dense weight, such as "layers.0.weight": what randomness depends on.
@@ -110,7 +110,7 @@ class CSRLayer:
         return torch.cat([(g[:, r] * x[:, c]).sum(0).abs() for r, c in parts] or [torch.empty(0)])
 
     def top(self, scores: Tensor, count: int, excluded: Tensor) -> Tensor:
-        """Return the positions with the highest scores; see `lowdim.train.sparse.layer.Layer`."""
+        """Return the positions with the highest scores; see `lowdim.train.sparse.layer.SparseLayer`."""
         scores[excluded] = -1.0
         return keep_top(scores, count).nonzero().flatten()
 
@@ -119,7 +119,7 @@ class CSRLayer:
         return draw(count, self.size, excluded, generator)
 
     def move(self, keep: Tensor, grown: Tensor, values: Tensor | None = None) -> None:
-        """Drop and grow; see `lowdim.train.sparse.layer.Layer`."""
+        """Drop and grow; see `lowdim.train.sparse.layer.SparseLayer`."""
         index, source = self.module.index.move(keep, grown)
         if values is not None:  # where `grown` lie among the new positions, whose sources are not in use then
             fresh = torch.searchsorted(index.positions(), grown)
@@ -140,18 +140,18 @@ class CSRLayer:
     # ---------------------------------------------------------------- around an optimizer step
 
     def watch(self, on: bool) -> None:
-        """Keep, or no more, what ``top_gradient`` needs; call it before the forward of a step that grows weights."""
+        """Start or stop keeping what ``top_gradient`` needs; call it before the forward of the step in question."""
         self.module.watch(on)
 
     def listen(self, coming: Callable[[], bool]) -> list[RemovableHandle]:
-        """Nothing to hear: there is no gradient of what is off."""
+        """Do nothing: there is no gradient of what is off."""
         return []
 
     def clear_gradient(self) -> None:
-        """Nothing to clear: there is no gradient of what is off."""
+        """Do nothing: there is no gradient of what is off."""
 
     def clear_weight(self) -> None:
-        """Nothing to clear: what is off does not exist."""
+        """Do nothing: what is off does not exist."""
 
     def clear_state(self) -> None:
         """Nothing to clear: the optimizer remembers kept weights alone."""

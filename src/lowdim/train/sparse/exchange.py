@@ -12,7 +12,7 @@ from lowdim.core.transition import complement, draw, drop_lowest, union
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lowdim.train.sparse.layer import Layer
+    from lowdim.train.sparse.layer import SparseLayer
     from lowdim.train.sparse.moment import Moment
 
 Candidates = Literal["any", "new", "live"]
@@ -21,7 +21,7 @@ Regrow = Literal["normal", "uniform", "zero"]
 
 def replace(
     moment: Moment,
-    layer: Layer,
+    layer: SparseLayer,
     count: int,
     drop: str,
     grow: str,
@@ -51,7 +51,7 @@ def replace(
 
 def exchange(
     moment: Moment,
-    layer: Layer,
+    layer: SparseLayer,
     keep: Tensor,
     grow: str,
     candidates: Candidates = "any",
@@ -70,7 +70,7 @@ def exchange(
     layer.move(keep, grown, initial_values(moment, layer, len(grown), regrow))
 
 
-def _of_empty_outputs(layer: Layer, staying: Tensor) -> Tensor:
+def _of_empty_outputs(layer: SparseLayer, staying: Tensor) -> Tensor:
     """Return all units of outputs (rows of blocks) that keep nothing, int64, ascending."""
     outputs = layer.shape[0] // layer.units.rows
     width = layer.size // outputs
@@ -78,7 +78,7 @@ def _of_empty_outputs(layer: Layer, staying: Tensor) -> Tensor:
     return (empty[:, None] * width + torch.arange(width, device=empty.device)).flatten()
 
 
-def kept(moment: Moment, layer: Layer, count: int, drop: str, noise: float = 0.0) -> Tensor:
+def kept(moment: Moment, layer: SparseLayer, count: int, drop: str, noise: float = 0.0) -> Tensor:
     """Mark the active units that stay when ``count`` go by a rule; bool [kept]."""
     if drop == "magnitude":
         return drop_lowest(magnitudes(moment, layer, noise), count)
@@ -88,7 +88,7 @@ def kept(moment: Moment, layer: Layer, count: int, drop: str, noise: float = 0.0
     return drop_lowest((values * layer.gradients()).square(), count)
 
 
-def magnitudes(moment: Moment, layer: Layer, noise: float) -> Tensor:
+def magnitudes(moment: Moment, layer: SparseLayer, noise: float) -> Tensor:
     """Return |w| of the active units, fp32 [kept], with noise that breaks ties."""
     sizes = layer.values().abs()
     if not noise:
@@ -98,7 +98,7 @@ def magnitudes(moment: Moment, layer: Layer, noise: float) -> Tensor:
 
 
 def _equal_signs(values: Tensor, count: int) -> Tensor:
-    """Drop half of ``count`` from either sign, those nearest to zero; what one sign lacks the other gives."""
+    """Drop half of ``count`` from either sign, those nearest to zero; if one sign runs out, the other gives more."""
     positive = values >= 0
     n_positive = int(positive.sum())
     n_negative = len(values) - n_positive
@@ -109,7 +109,7 @@ def _equal_signs(values: Tensor, count: int) -> Tensor:
     return keep
 
 
-def grown_by(moment: Moment, layer: Layer, count: int, excluded: Tensor, grow: str) -> Tensor:
+def grown_by(moment: Moment, layer: SparseLayer, count: int, excluded: Tensor, grow: str) -> Tensor:
     """Choose ``count`` units to grow, none of them ``excluded``; int64, ascending."""
     if grow == "gradient":
         return layer.top_gradient(count, excluded)
@@ -119,7 +119,7 @@ def grown_by(moment: Moment, layer: Layer, count: int, excluded: Tensor, grow: s
     return layer.draw(count, excluded, generator)
 
 
-def _unfired(moment: Moment, layer: Layer, count: int, excluded: Tensor, generator: torch.Generator) -> Tensor:
+def _unfired(moment: Moment, layer: SparseLayer, count: int, excluded: Tensor, generator: torch.Generator) -> Tensor:
     known = moment.explored[layer.name].positions().to(excluded.device)
     barred = union(known, excluded)
     fresh = min(count, layer.size - len(barred))
@@ -128,7 +128,7 @@ def _unfired(moment: Moment, layer: Layer, count: int, excluded: Tensor, generat
     return union(first, rest)
 
 
-def initial_values(moment: Moment, layer: Layer, count: int, regrow: Regrow) -> Tensor | None:
+def initial_values(moment: Moment, layer: SparseLayer, count: int, regrow: Regrow) -> Tensor | None:
     """Return the weights of ``count`` grown units, fp32 [count]; None for zeros."""
     if regrow == "zero":
         return None
@@ -142,7 +142,7 @@ def initial_values(moment: Moment, layer: Layer, count: int, regrow: Regrow) -> 
     return bound * (2 * torch.rand(count, generator=generator) - 1)
 
 
-def shrink(layers: Sequence[Layer], keep: int) -> None:
+def shrink(layers: Sequence[SparseLayer], keep: int) -> None:
     """Keep the ``keep`` largest units of all layers together, by magnitude, exactly; all where there are fewer."""
     kept = min(keep, sum(layer.kept for layer in layers))
     stays = keep_top_across({layer.name: layer.values().abs() for layer in layers}, kept)

@@ -17,7 +17,7 @@ from lowdim.core.pattern.units import Units
 _FOLLOWED = 1 << 28
 
 
-class Layer(Protocol):
+class SparseLayer(Protocol):
     """One sparse weight, however it is stored. A unit is one weight, or a block where the pattern says so."""
 
     name: str
@@ -71,8 +71,8 @@ class Layer(Protocol):
 
         Args:
             keep: bool [kept], the active units that stay.
-            grown: int64, ascending, units that become active, none of which stays. Those that were active until
-                now go on with their weight and their optimizer state, the others start from zero.
+            grown: int64, ascending, units that become active, none of those that stay. Those that were active until
+                now keep their weight and their optimizer state, the others start from zero.
             values: the weights of all units grown, fp32 [len(grown)]; they all start with an optimizer state of zero.
         """
 
@@ -80,17 +80,17 @@ class Layer(Protocol):
         """Return which weights are active, bool [shape]."""
 
     def snapshot(self) -> Any:
-        """Return the mask as it is, at next to no cost, for ``changed``."""
+        """Return the present mask, at next to no cost, for ``changed``."""
 
     def changed(self, before: Any) -> tuple[int, int]:
         """Return how many units were dropped and grown since a ``snapshot``."""
 
 
-class Held(Layer, Protocol):
+class Held(SparseLayer, Protocol):
     """A layer as the trainer holds it, around an optimizer's step."""
 
     def watch(self, on: bool) -> None:
-        """Prepare, or no more, for ``top_gradient`` at the coming step; call it before its forward."""
+        """Start or stop preparing for ``top_gradient`` at the coming step; call it before its forward."""
 
     def listen(self, coming: Callable[[], bool]) -> list[RemovableHandle]:
         """Clear the gradient of what is off as soon as it is there, unless masks move at the coming step."""

@@ -21,7 +21,7 @@ from lowdim.train.sparse.state import begin, forget, per_weight, remember
 
 
 class MaskedLayer:
-    """The masked executor of a `Layer`: it changes what is trained, not how fast it runs.
+    """The masked executor of a `SparseLayer`: it changes what is trained, not how fast it runs.
 
     Weights that are off are exact zeros after every optimizer step, their gradient is cleared before it, and what the
     optimizer remembers of a weight is cleared when it goes off or on, so that nothing leaks from one life of a
@@ -103,11 +103,11 @@ class MaskedLayer:
         return gradient.detach()
 
     def top_gradient(self, count: int, excluded: Tensor) -> Tensor:
-        """Return the units with the largest |gradient|; see `Layer`."""
+        """Return the units with the largest |gradient|; see `SparseLayer`."""
         return self.top(self.units.values(full(self._gradient())).abs(), count, excluded)
 
     def gradients_at(self, positions: Tensor) -> Tensor:
-        """Return the |gradient| of any units; see `Layer`."""
+        """Return the |gradient| of any units; see `SparseLayer`."""
         return self.units.values(full(self._gradient()))[positions].float().abs()
 
     def top(self, scores: Tensor, count: int, excluded: Tensor) -> Tensor:
@@ -130,13 +130,13 @@ class MaskedLayer:
         return self._quota - torch.bincount(staying.cpu() // width, minlength=self.units.groups)
 
     def draw(self, count: int, excluded: Tensor, generator: Generator) -> Tensor:
-        """Return units drawn at random; see `Layer`."""
+        """Return units drawn at random; see `SparseLayer`."""
         if self._quota is None:
             return draw(count, self.size, excluded.cpu(), generator).to(excluded.device)
         return self.top(torch.rand(self.size, generator=generator).to(self._on.device), count, excluded)
 
     def move(self, keep: Tensor, grown: Tensor, values: Tensor | None = None) -> None:
-        """Drop and grow; see `Layer`."""
+        """Drop and grow; see `SparseLayer`."""
         before = self._on
         self._on = before.clone()
         self._on[self.positions()[~keep]] = False
@@ -239,7 +239,7 @@ class MaskedLayer:
             )
 
     def watch(self, on: bool) -> None:
-        """Nothing to prepare: the dense gradient is there anyway."""
+        """Do nothing: the dense gradient is there anyway."""
 
     def listen(self, coming: Callable[[], bool]) -> list[RemovableHandle]:
         """Clear the gradient of what is off as soon as it is there, unless masks move at the coming step."""

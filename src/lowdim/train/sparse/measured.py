@@ -1,4 +1,4 @@
-"""What an allocation looks at in a network that is to be trained: its weights, and the inputs of its layers."""
+"""What an allocation looks at in a network before training: its weights, and the inputs of its layers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Measured(Allocation):
         """Return the sparsities.
 
         Raises:
-            RecipeError: other layers are sparse than were measured.
+            RecipeError: the sparse layers are not those that were measured.
         """
         seen = {layer.info.name for block in self.blocks for layer in block}
         if other := seen ^ {info.name for info in layers}:

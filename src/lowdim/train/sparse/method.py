@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from lowdim.core.pattern.units import Units
-    from lowdim.train.sparse.layer import Layer
+    from lowdim.train.sparse.layer import SparseLayer
 
 
 @dataclass(frozen=True)
 class Method(Settings):
-    """When masks move, and how. Subclasses are frozen dataclasses of a paper's hyper-parameters."""
+    """When masks move, and how. Subclasses are frozen dataclasses of a paper's hyper-parameters.
 
+    Attributes:
+        wants_gradient: whether an update looks at the step's gradient, of active weights or of those that are off.
+    """
+
+    wants_gradient: ClassVar[bool] = False
     needs_total: ClassVar[bool] = False
     moves: ClassVar[bool] = True
     changes_density: ClassVar[bool] = False
@@ -38,11 +43,6 @@ class Method(Settings):
         """Return the sparsity at the start of a run that ends with ``sparsity``."""
         return sparsity
 
-    @property
-    def wants_gradient(self) -> bool:
-        """Whether an update looks at the gradient of weights that are off, or at the step's gradient at all."""
-        return False
-
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether masks move at a step."""
         return False
@@ -52,7 +52,7 @@ class Method(Settings):
         return self
 
     def check_length(self, total: int | None) -> None:
-        """Refuse a run of so many optimizer steps.
+        """Refuse a number of optimizer steps with which the method cannot work.
 
         Raises:
             RecipeError: the method needs to know the number, or can do nothing within it.
@@ -82,7 +82,7 @@ class Method(Settings):
             f"and {type(self).__name__} does not get from one to the other. Leave sparsity out, or give masks of it"
         )
 
-    def check(self, layers: Sequence[Layer]) -> None:
+    def check(self, layers: Sequence[SparseLayer]) -> None:
         """Refuse layers that the method cannot train.
 
         Raises:
@@ -90,9 +90,9 @@ class Method(Settings):
         """
 
     def observers(
-        self, model: nn.Module, optimizer: Optimizer, layers: Sequence[Layer], total: int | None
+        self, model: nn.Module, optimizer: Optimizer, layers: Sequence[SparseLayer], total: int | None
     ) -> dict[str, Any]:
-        """Attach what sees or does something between updates; each has ``state``, ``load`` and ``remove``."""
+        """Attach what acts between updates; each has ``state_dict``, ``load_state_dict`` and ``remove``."""
         return {}
 
     def update(self, moment: Moment) -> None:
@@ -154,7 +154,7 @@ class Regrows(Periodic):
     """A method whose layers lose a share zeta_t of their weights at an update and gain as many.
 
     zeta_t = floor + (drop - floor) / 2 * (1 + cos(pi t / T)) over the whole run. Each method decides which of these are
-    settings of its own, and in what order.
+    settings, and in what order.
 
     Attributes:
         drop: zeta at the start.
@@ -170,8 +170,8 @@ class Regrows(Periodic):
     floor: float = 0.0
     candidates: Candidates = "any"
 
-    def check(self, layers: Sequence[Layer]) -> None:
-        """Refuse to grow new weights alone where a group may have none to give."""
+    def check(self, layers: Sequence[SparseLayer]) -> None:
+        """Refuse to grow only new weights where a group may have none left."""
         if self.candidates == "new":
             refuse_groups(layers, "candidates='new'", "'any'")
 
@@ -180,6 +180,10 @@ class Regrows(Periodic):
         assert total is not None, "SparseTraining asks for total_steps where needs_total is set"
         return cosine(step, total, self.drop, self.floor)
 
+    def update(self, moment: Moment) -> None:
+        """Drop and grow the share zeta_t, layer by layer."""
+        self.shake(moment, self.share(moment.step, moment.total))
+
     def regrow(self, moment: Moment, fraction: float, drop: str, grow: str) -> None:
         """Drop ceil(``fraction`` * kept) weights of each layer by one rule and grow as many by another."""
         for layer in moment.awake:
@@ -187,7 +191,7 @@ class Regrows(Periodic):
             replace(moment, layer, count, drop, grow, self.candidates)
 
 
-def refuse_groups(layers: Sequence[Layer], setting: str, remedy: str) -> None:
+def refuse_groups(layers: Sequence[SparseLayer], setting: str, remedy: str) -> None:
     """Refuse a setting where groups of weights keep their own numbers.
 
     Raises:

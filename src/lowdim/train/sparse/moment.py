@@ -11,7 +11,7 @@ from lowdim.core.random import generator
 if TYPE_CHECKING:
     from torch import Generator
 
-    from lowdim.train.sparse.layer import Explored, Layer
+    from lowdim.train.sparse.layer import Explored, SparseLayer
 
 Order = Literal["after_step", "replace_step"]
 
@@ -35,7 +35,7 @@ class Moment:
 
     step: int
     total: int | None
-    layers: Sequence[Layer]
+    layers: Sequence[SparseLayer]
     targets: Mapping[str, int]
     explored: Mapping[str, Explored]
     seed: int
@@ -44,10 +44,10 @@ class Moment:
     idle: Collection[str] = ()
 
     @property
-    def awake(self) -> list[Layer]:
+    def awake(self) -> list[SparseLayer]:
         """The layers that a gradient came to."""
         return [layer for layer in self.layers if layer.name not in self.idle]
 
-    def generator(self, layer: Layer, purpose: str) -> Generator:
+    def generator(self, layer: SparseLayer, purpose: str) -> Generator:
         """Return the random numbers of one purpose, which depend on seed, step and the layer's name alone."""
         return generator(self.seed, purpose, self.step, layer.name)

@@ -50,7 +50,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LayerPlan:
     """The layers, the units each keeps at the end, and every weight, with its reason where it stays dense."""
 
     layers: tuple[Held, ...]
@@ -59,7 +59,7 @@ class Plan:
 
 
 def check_method(method: Any, total_steps: int | None) -> None:
-    """Refuse a method that is none, or that lacks the length of the run.
+    """Refuse anything that is not a method, and a method that lacks the length of the run.
 
     Raises:
         RecipeError: see above.
@@ -72,7 +72,7 @@ def check_method(method: Any, total_steps: int | None) -> None:
     method.check_length(total_steps)
 
 
-def build(request: Request) -> Plan:
+def build(request: Request) -> LayerPlan:
     """Choose the layers, spread the budget, draw or take the masks.
 
     Raises:
@@ -114,7 +114,7 @@ def build(request: Request) -> Plan:
         if quota is not None:
             targets[name] = layers[-1].kept
     _warn_of_dense(found, sum(w.parameter.numel() for w in chosen))
-    return Plan(tuple(layers), targets, tuple(found))
+    return LayerPlan(tuple(layers), targets, tuple(found))
 
 
 # ---------------------------------------------------------------- which layers
@@ -170,7 +170,7 @@ def _matrices(weight: Weight) -> list[Weight]:
 
 
 def _canonical(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return the masks by the first name of their parameter, which tied parameters have several of."""
+    """Return the masks by the first name of their parameter; tied parameters have several."""
     every = {plain_name(n): p for n, p in model.named_parameters(remove_duplicate=False)}
     first = {id(p): plain_name(n) for n, p in model.named_parameters()}
     made: dict[str, Tensor] = {}
@@ -225,7 +225,7 @@ def _check_optimizer(optimizer: Optimizer, sparse: list[Weight]) -> None:
     rehearse(optimizer, sparse[0].parameter.device)
 
 
-def truly_sparse(request: Request) -> Plan | None:
+def truly_sparse(request: Request) -> LayerPlan | None:
     """Return the plan of a model with truly sparse layers, which bring their masks; None if it has none.
 
     Raises:
@@ -255,7 +255,7 @@ def truly_sparse(request: Request) -> Plan | None:
                 f"it at that; sparsity {request.sparsity:g} would be {sum(wanted.values())}. Leave sparsity out"
             )
         targets = wanted
-    return Plan(layers, targets, tuple(found))
+    return LayerPlan(layers, targets, tuple(found))
 
 
 # ---------------------------------------------------------------- how much, and where

@@ -25,7 +25,7 @@ from lowdim.train.sparse.parts import part_of, whole_of
 def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict[str, Tensor]:
     """Return the parts of an optimizer's state that hold one number per weight, by key.
 
-    Numbers (steps) and sums over rows or columns (Adafactor) hold nothing of a single weight and are left out.
+    Single numbers (steps) and sums over rows or columns (Adafactor) say nothing about one weight and are left out.
 
     Args:
         optimizer: whose state is read.
@@ -36,8 +36,8 @@ def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict
         Tensors of the parameter's shape, shared with the optimizer.
 
     Raises:
-        LowdimError: a tensor of the state is none of these, so that a weight grown again could inherit what it
-            had before.
+        LowdimError: a tensor of the state is none of these, so that a regrown weight could inherit what it had
+            before.
     """
     found, whole = {}, whole_of(parameter)
     for key, value in optimizer.state.get(whole, {}).items():
@@ -60,7 +60,7 @@ def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict
 
 
 def begin(optimizer: Optimizer, parameter: nn.Parameter, key: str) -> float:
-    """Return what a part of the state begins with, for every weight: 0 but for Rprop's steps and Adagrad's sums.
+    """Return the initial value of a part of the state: 0, except for Rprop's steps and Adagrad's sums.
 
     Adamax leaves its eps behind wherever it saw no gradient yet.
     """

@@ -36,7 +36,7 @@ class SparseTraining(Saved):
     that are off are exact zeros after every step, gradient clipping sees the gradient of the active weights
     alone (except where an update looks at the dense gradient), and the optimizer's
     memory of a weight is cleared whenever it goes off or on. ``every`` of a method counts optimizer steps, so
-    gradient accumulation, and steps that a GradScaler skips, need no care.
+    gradient accumulation, and steps that a GradScaler skips, need no special care.
 
     Weights are simulated sparse: held dense, with zeros, for any layer on any device, at a dense network's
     speed. Layers of ``lowdim.nn.csr`` hold and multiply only what is kept; they are found and trained

@@ -1,4 +1,4 @@
-"""The collector: stands beside any training loop, shakes masks and takes tickets where a plan says so."""
+"""The collector: works beside any training loop, shakes masks and takes tickets where a plan says so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import LowdimError
 from lowdim.models.ticket import Ticket
-from lowdim.train.tickets.plan import Phase, Plan
+from lowdim.train.tickets.plan import Phase, TicketPlan
 
 if TYPE_CHECKING:
     from lowdim.train.sparse.training import SparseTraining
@@ -33,7 +33,7 @@ class TicketCollector:
     ```
     """
 
-    def __init__(self, training: SparseTraining, plan: Plan) -> None:
+    def __init__(self, training: SparseTraining, plan: TicketPlan) -> None:
         self.plan = plan
         self._training = training
         self._found: dict[str, Ticket] = {}

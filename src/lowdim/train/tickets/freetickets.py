@@ -9,12 +9,12 @@ from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
 from lowdim.core.settings import Settings, count, within
 from lowdim.models.ticket import Ticket
-from lowdim.train.tickets.plan import Phase, Plan, constant, present
+from lowdim.train.tickets.plan import Phase, TicketPlan, constant, present
 
 
 @dataclass(frozen=True)
 class FreeTickets(Settings):
-    """One exploration, then M refinements of equal length; between two of them most connections are replaced.
+    """One exploration, then M refinements of equal length; between refinements most connections are replaced.
 
     With T steps, T_e = explore * T and L = (T - T_e) / M (the paper's efficient ensemble, EDST):
 
@@ -51,7 +51,7 @@ class FreeTickets(Settings):
     refine: float = within(0.1, above=0)
     final: float = within(0.01, above=0)
 
-    def plan(self, total_steps: int) -> Plan:
+    def plan(self, total_steps: int) -> TicketPlan:
         """Lay the phases out over a run.
 
         Args:
@@ -72,7 +72,7 @@ class FreeTickets(Settings):
             start, middle, end = edges[2 * index : 2 * index + 3]
             phases.append(Phase(f"refine {index}", start, end, self.shake if index else 0.0, "best"))
             rate += [constant(start, middle, self.refine), constant(middle, end, self.final)]
-        return Plan(tuple(phases), present(rate))
+        return TicketPlan(tuple(phases), present(rate))
 
 
 def independent_tickets(

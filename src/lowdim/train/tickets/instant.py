@@ -162,10 +162,7 @@ def _zero(weights: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]
 
 
 def _filled(
-    weights: Mapping[str, torch.Tensor],
-    held: Mapping[str, torch.Tensor],
-    legal: Mapping[str, torch.Tensor],
-    keep: int,
+    weights: Mapping[str, torch.Tensor], held: Mapping[str, torch.Tensor], legal: Mapping[str, torch.Tensor], keep: int
 ) -> dict[str, torch.Tensor]:
     """Add the largest of the other legal weights to those held: an intersection may fall below the target."""
     first = {name: torch.where(mask, torch.inf, weights[name].detach()) for name, mask in held.items()}

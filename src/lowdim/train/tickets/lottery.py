@@ -49,7 +49,7 @@ class LotteryTickets(Settings):
     def start(
         self, model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
     ) -> IMP:
-        """Return the rounds of a network, which must be as it was initialised; see `IMP`."""
+        """Return the rounds for a network as it was initialised; see `IMP`."""
         return IMP(model, include=include, exclude=exclude, **self.to_dict())
 
     def prune(self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], done: int) -> dict[str, Tensor]:
@@ -93,9 +93,9 @@ class IMP:
 
     On entering a round the model holds the values of the rewinding point, zero where the mask is False; buffers are put
     back as well. When the body of the loop ends, the model's weights are taken as trained and pruned by magnitude among
-    those that were left; whatever training wrote into the others does not count. Make a new optimizer in each round.
+    those that were left; whatever training wrote into the others is ignored. Make a new optimizer in each round.
 
-    ``mark`` sets the rewinding point. Without it that is the model as it came.
+    ``mark`` sets the rewinding point. Without it, that is the model as it was given.
 
     Args:
         model: the network, as it was initialised.
@@ -168,7 +168,7 @@ class IMP:
                 weight.masked_fill_(~self._masks[name], 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is needed to go on with the current round from its start."""
+        """Return all that is needed to repeat the current round from its start."""
         return {
             "settings": self.settings.to_dict(),
             "round": self.round,

@@ -38,8 +38,8 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What happens when in one run, in optimizer steps; made by ``FreeTickets.plan`` and ``SupTickets.plan``.
+class TicketPlan:
+    """What happens at which optimizer step of a run; made by ``FreeTickets.plan`` and ``SupTickets.plan``.
 
     Give ``lr_factor`` to ``torch.optim.lr_scheduler.LambdaLR`` (stepped after each optimizer step) and the plan to
     ``TicketCollector``.

@@ -9,7 +9,7 @@ from lowdim.core.errors import RecipeError
 from lowdim.core.settings import count, within
 from lowdim.merge.suptickets import Superposition
 from lowdim.models.ticket import Ticket
-from lowdim.train.tickets.plan import Phase, Plan, Segment, constant, present
+from lowdim.train.tickets.plan import Phase, Segment, TicketPlan, constant, present
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class SupTickets(Superposition):
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
             raise RecipeError(f"milestones must rise between 0 and 1; got {self.milestones}")
 
-    def plan(self, epochs: int, steps_per_epoch: int = 1) -> Plan:
+    def plan(self, epochs: int, steps_per_epoch: int = 1) -> TicketPlan:
         """Lay the run out in optimizer steps.
 
         Args:
@@ -82,7 +82,7 @@ class SupTickets(Superposition):
             start = normal + index * length
             phases.append(Phase(f"cycle {index}", start, start + length, self.shake, "last"))
             rate += _triangle(start, length, self.low, self.high)
-        return Plan(tuple(phases), present(rate))
+        return TicketPlan(tuple(phases), present(rate))
 
     def until(self, epochs: int) -> float:
         """Return the share of the run after which the method's own mask updates stop: give it to the method.
