@@ -92,19 +92,6 @@ def one_gradient(optimizer: Optimizer, calls: int) -> None:
         )
 
 
-def optimizer_of(optimizer: Any) -> Optimizer:
-    """Return the optimizer whose step is taken, out of wrappers such as those of accelerate.
-
-    Raises:
-        LowdimError: it is not a torch optimizer.
-    """
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    if not isinstance(optimizer, Optimizer):
-        raise LowdimError(f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}")
-    return optimizer
-
-
 class Ride:
     """The steps of one optimizer, as its riders see them; they act in the order in which they got on.
 
