@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
-from lowdim.core.lazy import torch
+from lowdim.core.lazy import Lazy, torch
 from lowdim.core.packing.bits import pack_bits, unpack_bits, words_per_row
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+_outputs = Lazy("lowdim.models.disk.masks")  # a checkpoint is for the models' room to read
 
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -58,6 +61,28 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
         raise ValueError(str(error)) from error
 
 
+def as_mask(name: str, value: Any) -> Tensor:
+    """Return a mask that is a tensor or an array, of bools or of zeros and ones, as a bool tensor.
+
+    Raises:
+        LowdimError: it is something else; names it.
+
+    Example:
+        >>> as_mask("fc", [[1, 0], [0, 1]])
+        tensor([[ True, False],
+                [False,  True]])
+    """
+    try:
+        mask = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise LowdimError(f"the mask of {name} must be a tensor or an array of bools; got {value!r:.60}") from error
+    if mask.dtype != torch.bool and bool(((mask != 0) & (mask != 1)).any()):
+        raise LowdimError(
+            f"the mask of {name} holds other numbers than 0 and 1, in {mask.dtype}; give bools, such as weight != 0"
+        )
+    return mask.bool()
+
+
 class Masks(Mapping[str, "Tensor"]):
     """Which weights are kept, layer by layer: a read-only mapping from names to bool tensors (True = kept).
 
@@ -90,7 +115,8 @@ class Masks(Mapping[str, "Tensor"]):
         return made
 
     def add(self, name: str, mask: Tensor) -> None:
-        """Add or replace one layer's mask, a bool tensor of the weight's shape."""
+        """Add or replace one layer's mask, of the weight's shape; see `as_mask`."""
+        mask = as_mask(name, mask)
         shape = tuple(mask.shape)
         self._put(name, shape, pack_bits(mask.reshape(_flat(shape))))
 
@@ -208,11 +234,16 @@ class Masks(Mapping[str, "Tensor"]):
 
     @classmethod
     def load(cls, path: str | Path) -> Masks:
-        """Read a file written by ``save``.
+        """Read a file written by ``save``, or the masks of the weights in a directory written by ``lowdim prune``.
 
         Raises:
-            CheckpointError: the file is not one, or is damaged.
+            CheckpointError: it is neither, or is damaged.
         """
+        if Path(path).is_dir():
+            found: Masks = _outputs.masks_in(Path(path))
+            return found
+        if not Path(path).exists():
+            raise CheckpointError(f"there is neither a file nor a directory at {path}")
         try:
             words, about = read_tensors(path, "masks")
             shapes = about["shapes"]

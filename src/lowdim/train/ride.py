@@ -49,6 +49,22 @@ class Rider(ABC):
     def remove(self) -> None:
         """Get off, for good."""
 
+    # What the loops of others tell a rider beside the steps; none of it must be answered.
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a ``state_dict`` where the model has read its weights already, so that the two must fit."""
+        self.load_state_dict(state)
+
+    def follow(self, earlier: Any) -> None:  # noqa: B027
+        """Go on with what an earlier rider of this kind left of the same model, in a run of its own length."""
+
+    def settle(self, *averages: nn.Module) -> None:  # noqa: B027
+        """Act on weights that others have written since the last step, and on averages of them."""
+
+    def finish(self) -> None:
+        """End a run: say what is not as it was asked for, and get off."""
+        self.remove()
+
 
 def optimizer_of(optimizer: Any) -> Optimizer:
     """Return the optimizer whose step is taken, out of wrappers such as those of accelerate.
@@ -61,6 +77,19 @@ def optimizer_of(optimizer: Any) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
         raise LowdimError(f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}")
     return optimizer
+
+
+def one_gradient(optimizer: Optimizer, calls: int) -> None:
+    """Refuse an optimizer that has called its closure more than once in a step.
+
+    Raises:
+        LowdimError: see above.
+    """
+    if calls > 1:
+        raise LowdimError(
+            f"{type(optimizer).__name__} calls its closure more than once in a step, so there is no one gradient to "
+            "act on; use an optimizer of one gradient per step"
+        )
 
 
 class Ride:
@@ -110,6 +139,11 @@ class Ride:
             for handle in self._handles:
                 handle.remove()
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a step has begun and not ended."""
+        return self._depth > 0
+
     # ---------------------------------------------------------------- before the step
 
     def _arrived(self, parameter: Tensor) -> None:
@@ -144,11 +178,7 @@ class Ride:
         def compute() -> Any:
             nonlocal calls
             calls += 1
-            if calls > 1:
-                raise LowdimError(
-                    f"{type(optimizer).__name__} calls its closure more than once in a step, so there is no one "
-                    "gradient to act on; use an optimizer of one gradient per step"
-                )
+            one_gradient(optimizer, calls)
             self._in_closure = True
             self._hidden.clear()
             try:

@@ -70,15 +70,6 @@ def test_subclasses_of_linear_are_left_alone_and_listed() -> None:
     assert skipped == [("b", "Adapted is neither a plain Linear nor a Conv1D")]
 
 
-def test_a_gate_is_a_router_only_among_experts() -> None:
-    gated = nn.ModuleDict({"gate": nn.Linear(2, 2), "up": nn.Linear(2, 2)})
-    assert [name for name, _ in find_layers(gated)[0]] == ["gate", "up"]
-    gated["experts"] = nn.ModuleList([nn.Linear(2, 2)])
-    prunable, skipped = find_layers(gated)
-    assert [name for name, _ in prunable] == ["up", "experts.0"]
-    assert skipped == [("gate", "the router of a mixture of experts")]
-
-
 @pytest.mark.parametrize("kind", ZOO)
 def test_every_matrix_of_a_block_is_either_prunable_or_listed(kind: str) -> None:
     stream = Stream(ZOO[kind]())

@@ -85,17 +85,25 @@ class Blocks(Units):
 
 @dataclass(frozen=True)
 class Turned(Units):
-    """The units of a weight [in, out, kernel...], as they are in the weight [out, in, kernel...]."""
+    """The units of a weight [in, out / parts, kernel...], as they are in the weight [out, in / parts, kernel...].
+
+    Attributes:
+        inner: the units of that weight.
+        parts: groups of a convolution; the inputs of one reach its own outputs alone.
+    """
 
     inner: Units = field(kw_only=True)
+    parts: int = field(kw_only=True, default=1)
 
     def values(self, weight: Tensor) -> Tensor:
         """Return the inner units' numbers."""
-        return self.inner.values(weight.transpose(0, 1))
+        split = weight.unflatten(0, (self.parts, -1)).transpose(1, 2)
+        return self.inner.values(split.reshape(self.inner.shape))
 
     def spread(self, kept: Tensor) -> Tensor:
         """Return the mask."""
-        return self.inner.spread(kept).transpose(0, 1).contiguous()
+        split = self.inner.spread(kept).unflatten(0, (self.parts, -1)).transpose(1, 2)
+        return split.reshape(self.shape).contiguous()
 
 
 def whole(name: str, shape: Shape, axis: int, unit: int, what: str) -> int:

@@ -1,26 +1,51 @@
-"""Mixture-of-experts weights held as 3-D tensors, opened into one Linear per expert and closed again.
+"""Mixture-of-experts weights held as 3-D tensors, as one module per expert that computes on its own.
 
 Transformers keeps the experts of a block in two parameters, ``gate_up_proj [experts, 2 * width, hidden]`` and
-``down_proj [experts, hidden, width]``. `opened` swaps such a module for an `ExpertList` whose Linears are *views* of
-those parameters, so that hooks see each expert's input and a write to a Linear is a write to the 3-D tensor.
+``down_proj [experts, hidden, width]``. An `ExpertList` takes the place of such a module for good, with Linears that
+are *views* of those parameters and may be swapped for faster ones. To watch the experts of any module while it
+computes as it always did, see `lowdim.models.walk.opening`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
+import inspect
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 
 def is_fused(module: nn.Module) -> bool:
-    """Whether a module keeps its experts as 3-D ``gate_up_proj`` and ``down_proj`` that `ExpertList` can open."""
+    """Whether an `ExpertList` does what a module does with experts in a 3-D ``gate_up_proj`` and ``down_proj``.
+
+    That is tried on a small stand-in, since experts of the same layout differ in gates, norms and biases.
+    """
     up, down = getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None)
     if not (isinstance(up, nn.Parameter) and isinstance(down, nn.Parameter) and up.dim() == down.dim() == 3):
         return False
-    plain = not getattr(module, "is_transposed", False) and not getattr(module, "has_bias", False)
-    return plain and up.shape[1] == 2 * down.shape[2] and up.shape[2] == down.shape[1]
+    fits = up.shape[0] == down.shape[0] and up.shape[1] == 2 * down.shape[2] and up.shape[2] == down.shape[1]
+    return fits and set(module._parameters) == {"gate_up_proj", "down_proj"} and _computes_alike(module)
+
+
+@torch.no_grad()
+def _computes_alike(fused: nn.Module) -> bool:
+    """Compare the module's own forward with that of an `ExpertList`, both with other, small weights."""
+    count, (hidden, width) = fused.get_parameter("down_proj").shape[0], (6, 4)
+    source = torch.Generator().manual_seed(0)
+    stand_in = copy.copy(fused)
+    stand_in._parameters = {
+        "gate_up_proj": nn.Parameter(torch.randn(count, 2 * width, hidden, generator=source)),
+        "down_proj": nn.Parameter(torch.randn(count, hidden, width, generator=source)),
+    }
+    x = 3 * torch.randn(8, hidden, generator=source)
+    chosen = torch.arange(8)[:, None] % count
+    weights = torch.rand(8, 1, generator=source)
+    try:
+        own = inspect.unwrap(type(fused).forward)(stand_in, x, chosen, weights)
+        return torch.allclose(own, ExpertList(stand_in)(x, chosen, weights), 1e-4, 1e-5)
+    except Exception:  # whatever a stand-in of another size or another signature runs into: it is no plain module
+        return False
 
 
 def _linear(weight: Tensor) -> nn.Linear:
@@ -45,11 +70,7 @@ class Expert(nn.Module):
 
 
 class ExpertList(nn.ModuleList):
-    """The experts of a block, one module each, with the routing arithmetic of the fused module.
-
-    ``token_mask`` (bool ``[tokens]``, or ``None``) marks the tokens that count: padding is routed nowhere, so that it
-    enters no expert's statistics. Nothing reads the hidden states of padded positions.
-    """
+    """The experts of a block, one module each, with the routing arithmetic of the fused module."""
 
     def __init__(self, fused: nn.Module) -> None:
         activation = fused.act_fn
@@ -66,37 +87,13 @@ class ExpertList(nn.ModuleList):
         up, down = fused.gate_up_proj, fused.down_proj
         assert isinstance(up, Tensor) and isinstance(down, Tensor)
         super().__init__(Expert(up.data[e], down.data[e], gating) for e in range(up.shape[0]))
-        self.token_mask: Tensor | None = None
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Route ``hidden_states [tokens, hidden]`` to the experts ``top_k_index [tokens, k]`` and mix the results."""
         out = torch.zeros_like(hidden_states)
         for index in (i for i in top_k_index.unique().tolist() if i < len(self)):
             expert, chosen = self[index], top_k_index == index
-            if self.token_mask is not None:
-                chosen = chosen & self.token_mask[:, None]
             token, slot = chosen.nonzero(as_tuple=True)
-            if token.numel() == 0:
-                continue
             mixed = expert(hidden_states[token]) * top_k_weights[token, slot, None]
             out.index_add_(0, token, mixed.to(out.dtype))
         return out
-
-
-@contextmanager
-def opened(block: nn.Module) -> Iterator[list[ExpertList]]:
-    """Open every fused experts module of a block; the fused modules, with the writes made, are back afterwards."""
-    swapped: list[tuple[nn.Module, str, nn.Module]] = []
-    lists: list[ExpertList] = []
-    try:
-        for parent in list(block.modules()):
-            for name, child in list(parent.named_children()):
-                if is_fused(child):
-                    opened_list = ExpertList(child)
-                    swapped.append((parent, name, child))
-                    lists.append(opened_list)
-                    setattr(parent, name, opened_list)
-        yield lists
-    finally:
-        for parent, name, child in swapped:
-            setattr(parent, name, child)

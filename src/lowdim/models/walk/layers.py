@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.errors import NumericalError
-from lowdim.models.walk.experts import ExpertList
+from lowdim.models.walk.routers import controls
 
 PLAIN = frozenset({"Linear", "Conv1D", "FalconLinear"})
 """Classes, by name, that compute ``x W^T + b`` from a stored matrix. Subclasses of other names may hold a quantised or
 an adapted weight, and are left alone."""
-
-ROUTER_NAMES = frozenset({"gate", "router"})
 
 
 @dataclass
@@ -74,12 +72,10 @@ class Layer:
             held.copy_(self.master)
 
 
-def _reason(name: str, module: nn.Module, has_experts: bool) -> str | None:
-    """Return why a module with a matrix weight is left dense; ``None`` if it is prunable."""
+def _reason(module: nn.Module) -> str | None:
+    """Return why a module with a matrix weight cannot be pruned; ``None`` if it can."""
     if type(module).__name__ not in PLAIN or not isinstance(module, nn.Linear | Conv1D):
         return f"{type(module).__name__} is neither a plain Linear nor a Conv1D"
-    if has_experts and name.rsplit(".", 1)[-1] in ROUTER_NAMES:
-        return "the router of a mixture of experts"
     return None
 
 
@@ -95,12 +91,12 @@ def find_layers(block: nn.Module) -> tuple[list[tuple[str, nn.Module]], list[tup
     """
     prunable: list[tuple[str, nn.Module]] = []
     skipped: list[tuple[str, str]] = []
-    has_experts = any(isinstance(m, ExpertList) or "experts" in n for n, m in block.named_modules())
+    steering = controls(block)
     for name, module in block.named_modules():
         matrices = [p for p in module.parameters(recurse=False) if p.dim() >= 2]
         if not matrices or not name:
             continue
-        reason = _reason(name, module, has_experts)
+        reason = steering.get(name) or _reason(module)
         if reason is None:
             prunable.append((name, module))
         else:

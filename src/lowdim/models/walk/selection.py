@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.recipe.which import choose, matches
+from lowdim.models.walk import routers
+from lowdim.models.walk.heads import find_head
+from lowdim.models.walk.kinds import embedded, why_unknown
 
 _PLAIN = (
     nn.Linear,
@@ -26,13 +28,33 @@ _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight that may become sparse, and where it lives."""
+    """One weight that may become sparse, and where it lives.
+
+    Attributes:
+        name: of the parameter.
+        module: that holds it.
+        attribute: of the module.
+        parameter: the parameter.
+        dense: why it stays dense; empty if it becomes sparse.
+        stacked: whether the parameter holds a matrix per expert, each of which becomes sparse by itself.
+        known: whether the kind of layer is one that can be sparse, or is never meant to be (embeddings, norms).
+    """
 
     name: str
     module: nn.Module
     attribute: str
     parameter: nn.Parameter
-    dense: str = ""  # why it stays dense; empty if it becomes sparse
+    dense: str = ""
+    stacked: bool = False
+    known: bool = True
+
+    @property
+    def inputs_first(self) -> bool:
+        """Whether it is [in, out, ...]: of a transposed convolution, transformers' Conv1D, or some experts."""
+        if not self.stacked:
+            return inputs_first(self.module)
+        parts = [name for name, p in self.module._parameters.items() if p is not None and p.dim() == 3]
+        return routers.inputs_first(self.module, parts)
 
 
 def select(
@@ -44,10 +66,10 @@ def select(
 ) -> dict[str, nn.Parameter]:
     """Return the weights that become sparse, by parameter name, in the order of the model.
 
-    Candidates are the weights, of two or more dimensions, of linear, convolutional and recurrent layers and of
-    ``nn.MultiheadAttention``; never biases, norms and embeddings, nor a weight tied to an embedding. By default the
-    head stays dense too (the output embedding of a language model, else the last linear layer outside of every
-    ``nn.ModuleList``), and so do frozen parameters.
+    Candidates are the weights, of two or more dimensions, of linear, convolutional and recurrent layers, of
+    ``nn.MultiheadAttention`` and of experts (parameters of three dimensions that hold a matrix per expert); never
+    biases, norms and embeddings, nor a weight tied to an embedding. By default the head
+    (`lowdim.models.walk.heads.find_head`), routers of experts and frozen parameters stay dense too.
 
     Args:
         model: any module. The names that DistributedDataParallel and torch.compile prefix are left out.
@@ -57,8 +79,8 @@ def select(
         classifier: whether the classifier of `ends` becomes sparse whatever ``include`` says.
 
     Raises:
-        RecipeError: an expression matches nothing, nothing is left, a weight asked for is frozen, or ``exclude`` names
-            the classifier that is asked for.
+        RecipeError: an expression matches nothing, nothing is left, a weight asked for cannot be sparse, or ``exclude``
+            names the classifier that is asked for.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -76,25 +98,17 @@ def weights(
     *,
     classifier: bool = False,
 ) -> list[Weight]:
-    """Return every candidate, with the reason where it stays dense; see `select`."""
-    found = list(_candidates(model))
+    """Return every parameter of two or more dimensions, with the reason where it stays dense; see `select`."""
+    every = list(inventory(model))
+    found = [w for w in every if not w.dense]
+    _check_included(every, include)
     choose([w.name for w in found], include, exclude)
+    reserved = {} if include is not None else _reserved(model, found)
     if classifier and found:
-        last = _classifier(model, found)
-        if last is None:
-            raise RecipeError(
-                "the allocation gives the network's classifier a density of its own, and which layer that is is not "
-                f"clear: {found[-1].name} is the last, inside of an nn.ModuleList. Give the sparsity of every layer by "
-                "name, or use another allocation such as erk"
-            )
-        if any(matches(text, last.name) for text in exclude or ()):
-            raise RecipeError(
-                f"the allocation gives the network's classifier, {last.name}, a density of its own, and exclude leaves "
-                "it out of the budget. Take it out of exclude, or use another allocation such as erk"
-            )
+        last = _asked_classifier(model, found, exclude or ())
+        reserved.pop(id(last.parameter), None)
         include = None if include is None else [*include, last.name]
-    head = _head(model, found) if include is None and not classifier else None
-    judged = [_judge(w, include, exclude or (), head) for w in found]
+    judged = [w if w.dense else _judge(w, include, exclude or (), reserved) for w in every]
     if all(w.dense for w in judged):
         why = "; ".join(f"{w.name}: {w.dense}" for w in judged[:5]) or "there is none in the model"
         raise RecipeError(f"no weight is left to be sparse ({why}). Name some with include=[...]")
@@ -111,7 +125,7 @@ def ends(model: nn.Module) -> tuple[str, str]:
         >>> ends(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(4, 2)))
         ('0.weight', '3.weight')
     """
-    found = list(_candidates(model))
+    found = [w for w in inventory(model) if not w.dense]
     last = _classifier(model, found)
     return found[0].name if found else "", last.name if last else ""
 
@@ -128,17 +142,44 @@ def plain_name(name: str) -> str:
     return name
 
 
-def _candidates(model: nn.Module) -> Iterator[Weight]:
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+def inventory(model: nn.Module) -> Iterator[Weight]:
+    """Yield the parameters of two or more dimensions; those that cannot be sparse with the reason."""
+    embeddings, stacked, steering = embedded(model), routers.stacks(model), routers.routers(model, told=True)
     seen: set[int] = set()
     for prefix, module in model.named_modules():
-        for attribute in _attributes(module):
-            parameter = module._parameters.get(attribute)
-            if parameter is None or parameter.ndim < 2 or id(parameter) in seen | embeddings:
+        candidates = _attributes(module)
+        for attribute, parameter in module._parameters.items():
+            if parameter is None or parameter.ndim < 2 or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
             name = plain_name(f"{prefix}.{attribute}" if prefix else attribute)
-            yield Weight(name, module, attribute, parameter)
+            experts = attribute in stacked.get(prefix, ())
+            if id(parameter) in embeddings:
+                yield Weight(name, module, attribute, parameter, embeddings[id(parameter)])
+            elif prefix in steering and attribute not in candidates:
+                yield Weight(name, module, attribute, parameter, routers.ROUTER)
+            elif experts or attribute in candidates:
+                yield Weight(name, module, attribute, parameter, stacked=experts)
+            else:
+                reason, known = why_unknown(module, attribute)
+                yield Weight(name, module, attribute, parameter, reason, known=known)
+
+
+def _check_included(every: Sequence[Weight], include: Sequence[str] | None) -> None:
+    """Refuse, with the reason, what is named and cannot be sparse."""
+    for text in include if isinstance(include, Sequence) and not isinstance(include, str) else ():
+        named = [w for w in every if matches(text, w.name)]
+        if named and all(w.dense for w in named):
+            raise RecipeError(f"include {text!r} names {named[0].name}, which cannot be sparse: {named[0].dense}")
+
+
+def _reserved(model: nn.Module, found: Sequence[Weight]) -> dict[int, str]:
+    """Return the parameters that stay dense unless they are named, by id, with the reason."""
+    steering = routers.routers(model, told=True)
+    modules = {id(model.get_submodule(name)) for name in steering}
+    reserved = {id(w.parameter): routers.ROUTER for w in found if id(w.module) in modules}
+    head = find_head(model, [(w.name, w.module, w.parameter) for w in found])
+    return reserved if head is None else reserved | {id(head[0]): head[1]}
 
 
 def _attributes(module: nn.Module) -> list[str]:
@@ -158,31 +199,32 @@ def inputs_first(module: nn.Module) -> bool:
     return isinstance(module, transposed) or type(module).__name__ == "Conv1D"
 
 
-def _head(model: nn.Module, found: list[Weight]) -> nn.Parameter | None:
-    output: Any = getattr(model, "get_output_embeddings", None)
-    if callable(output) and (module := output()) is not None:
-        return getattr(module, "weight", None)
-    linear = [w for w in found if isinstance(w.module, nn.Linear)]
-    if len(found) < 2 or not linear or id(linear[-1].module) in _listed(model):
-        return None
-    return linear[-1].parameter
+def _asked_classifier(model: nn.Module, found: Sequence[Weight], exclude: Sequence[str]) -> Weight:
+    last = _classifier(model, found)
+    if last is None:
+        raise RecipeError(
+            "the allocation gives the network's classifier a density of its own, and which layer that is is not "
+            f"clear: {found[-1].name} is the last, inside of an nn.ModuleList. Give the sparsity of every layer by "
+            "name, or use another allocation such as erk"
+        )
+    if any(matches(text, last.name) for text in exclude):
+        raise RecipeError(
+            f"the allocation gives the network's classifier, {last.name}, a density of its own, and exclude leaves "
+            "it out of the budget. Take it out of exclude, or use another allocation such as erk"
+        )
+    return last
 
 
-def _classifier(model: nn.Module, found: list[Weight]) -> Weight | None:
-    head = _head(model, found)
+def _classifier(model: nn.Module, found: Sequence[Weight]) -> Weight | None:
+    head = find_head(model, [(w.name, w.module, w.parameter) for w in found])
     if head is None and found:
-        listed = _listed(model)
+        listed = {id(m) for outer in model.modules() if isinstance(outer, nn.ModuleList) for m in outer.modules()}
         plain = [w for w in found[:-1] if isinstance(w.module, nn.Linear) and id(w.module) not in listed]
         return None if plain and id(found[-1].module) in listed else found[-1]
-    return next((w for w in found if w.parameter is head), None)
+    return next((w for w in found if head and w.parameter is head[0]), None)
 
 
-def _listed(model: nn.Module) -> set[int]:
-    """Return the modules that are inside of an ``nn.ModuleList``, by id."""
-    return {id(m) for outer in model.modules() if isinstance(outer, nn.ModuleList) for m in outer.modules()}
-
-
-def _judge(w: Weight, include: Sequence[str] | None, exclude: Sequence[str], head: nn.Parameter | None) -> Weight:
+def _judge(w: Weight, include: Sequence[str] | None, exclude: Sequence[str], reserved: dict[int, str]) -> Weight:
     dense = ""
     if any(matches(text, w.name) for text in exclude):
         dense = "excluded"
@@ -193,13 +235,13 @@ def _judge(w: Weight, include: Sequence[str] | None, exclude: Sequence[str], hea
             f"include names {w.name}, which is frozen (requires_grad is False): a mask that moves needs its "
             "gradient. Unfreeze it, or leave it out"
         )
-    elif w.parameter is head:
-        dense = "head"
+    elif id(w.parameter) in reserved:
+        dense = reserved[id(w.parameter)]
     elif not w.parameter.requires_grad:
         dense = "frozen"
     elif w.parameter.numel() == 0:
         dense = "empty"
-    return Weight(w.name, w.module, w.attribute, w.parameter, dense)
+    return replace(w, dense=dense)
 
 
 def shares_memory(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:

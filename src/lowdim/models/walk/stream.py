@@ -22,12 +22,12 @@ from transformers import PreTrainedModel
 from lowdim.core.errors import NumericalError
 from lowdim.core.progress import Progress
 from lowdim.data.batch import Batch
-from lowdim.models.walk import experts
 from lowdim.models.walk.attention import adopted
 from lowdim.models.walk.blocks import evaluating, find_blocks
 from lowdim.models.walk.calls import Activation, Call, Returned, StopForward, stubbed
 from lowdim.models.walk.inputs import joined, model_inputs, unpadded
 from lowdim.models.walk.layers import Layer, find_layers
+from lowdim.models.walk.opening import OpenExperts, opened
 from lowdim.models.walk.skeleton import Reader, Skeleton, masters, saved_names, unload
 from lowdim.models.walk.survey import Manners, survey
 from lowdim.models.walk.units import saved_together
@@ -56,7 +56,7 @@ class Block:
     layers: list[Layer]
     skipped: list[tuple[str, str]]
     masters: dict[str, Tensor]
-    _experts: list[experts.ExpertList]
+    _experts: list[OpenExperts]
     returned: Returned = Returned()  # noqa: RUF009 - it cannot change
 
     @property
@@ -65,8 +65,8 @@ class Block:
         return bool(self._experts) or any("experts" in layer.name for layer in self.layers)
 
     def is_expert(self, layer: str) -> bool:
-        """Whether a layer is one of the opened experts, which see no padding."""
-        inner = {id(child) for module in self._experts for child in module.modules()}
+        """Whether a layer is one of the opened experts, and is told of no padding."""
+        inner = {id(child) for module in self._experts if module.knows_padding for child in module.modules()}
         return any(held.name == layer and id(held.module) in inner for held in self.layers)
 
     def run(self, activation: Activation, keep: bool) -> Any:
@@ -180,11 +180,11 @@ class Stream:
                 module.to(self.device)
             else:
                 held = {n: p.data for n, p in module.named_parameters()}
-            opened = stack.enter_context(experts.opened(module))
+            lists = stack.enter_context(opened(module))
             stack.enter_context(evaluating(module))
             layers, skipped = self._layers(index, held)
             returned = vars(self)["manners"].returned[index] if "manners" in vars(self) else Returned()
-            yield Block(index, name, module, layers, skipped, held, opened, returned)
+            yield Block(index, name, module, layers, skipped, held, lists, returned)
 
     def _layers(self, index: int, held: dict[str, Tensor]) -> tuple[list[Layer], list[tuple[str, str]]]:
         prefix = self.block_name(index)
@@ -204,7 +204,7 @@ class Stream:
         """Return a block's layers and what it skips from shapes alone; the weights may be on the meta device."""
         module = self.blocks[index]
         held = dict[str, Tensor](module.named_parameters())
-        with experts.opened(module):
+        with opened(module):
             return self._layers(index, held)
 
     @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError, suggest
+from lowdim.core.masks import as_mask
 from lowdim.nn.csr.linear import CSRLinear
 
 
@@ -35,7 +36,7 @@ def sparse_(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     made = {}
     for given, mask in masks.items():
         name = given.removesuffix(".weight")
-        made[name] = CSRLinear.from_linear(_linear(model, name), mask)
+        made[name] = CSRLinear.from_linear(_linear(model, name), as_mask(given, mask))
     for name, layer in made.items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer)
@@ -44,6 +45,12 @@ def sparse_(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
 def _linear(model: nn.Module, name: str) -> nn.Linear:
     linear = {n: m for n, m in model.named_modules() if type(m) is nn.Linear}
+    stacked = next((p for n, p in model.named_parameters() if n == name and p.dim() > 2), None)
+    if stacked is not None:
+        raise LowdimError(
+            f"{name!r} holds {len(stacked)} matrices in one tensor, which its module multiplies by itself: no "
+            "CSRLinear can take their place. Train them masked, or leave them out"
+        )
     if name not in linear:
         raise LowdimError(f"{name!r} is not a linear layer of the model. {suggest(name, linear)}")
     if not name:

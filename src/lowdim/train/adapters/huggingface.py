@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lowdim.core.errors import CheckpointError
+from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
+from lowdim.train.adapters.begin import Beginning
 from lowdim.train.ride import Rider
 from lowdim.train.sparse.training import SparseTraining
 
@@ -20,7 +22,9 @@ R = TypeVar("R", bound=Rider)
 class RiderCallback(TrainerCallback, Generic[R]):
     """Lets a `Rider` act around the optimizer steps of `transformers.Trainer`: add it to ``callbacks``.
 
-    The rider is made when training begins, and saved in every checkpoint as a file of its own.
+    The rider is made when training begins, and saved in every checkpoint as a file of its own. Where the Trainer loads
+    its best checkpoint at the end, the rider takes the state in it. A second ``train()`` goes on with what the first
+    one left. Put it behind callbacks that write weights, such as averages.
 
     Args:
         rider: (model, optimizer, total_steps=..., **settings) -> the rider, on board of that optimizer.
@@ -36,23 +40,32 @@ class RiderCallback(TrainerCallback, Generic[R]):
         self, rider: Callable[..., R], name: str, checkpoint: str | Path | None = None, **settings: Any
     ) -> None:
         self.training: R | None = None
-        self._rider, self._file = rider, f"{name}.pt"
-        self._checkpoint, self._settings = checkpoint, settings
+        self._file, self._checkpoint = f"{name}.pt", checkpoint
+        self._beginning = Beginning(rider, settings)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Make the rider, and let it read its state in the checkpoint.
+        """Make the rider, and let it go on where the checkpoint or the training before left the model.
 
         Raises:
-            CheckpointError: training goes on from a checkpoint that was not saved with this callback.
+            CheckpointError: training goes on from a checkpoint that was not saved with this callback, or with other
+                weights than the model has read.
+            RecipeError: a checkpoint is given, and training does not go on from one.
         """
-        if self.training is not None:  # of a run that broke off
-            self.training.remove()
-        settings = {"total_steps": state.max_steps} | self._settings
-        self.training = self._rider(kwargs["model"], kwargs["optimizer"], **settings)
-        if state.global_step == 0:
-            return
+        earlier = self.training
+        if earlier is not None:
+            earlier.remove()
+        if self._checkpoint is not None and state.global_step == 0:
+            raise RecipeError(
+                f"checkpoint is {self._checkpoint}, but the Trainer begins at step 0. Call "
+                f"train(resume_from_checkpoint={str(self._checkpoint)!r}), or leave checkpoint out"
+            )
+        saved = self._saved(args, state) if state.global_step else None
+        self.training = self._beginning.make(kwargs["model"], kwargs["optimizer"], state.max_steps, saved, earlier)
+
+    def _saved(self, args: TrainingArguments, state: TrainerState) -> Mapping[str, Any]:
+        """Return the rider's state in the checkpoint that training goes on from."""
         folder = self._checkpoint or Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
         path = Path(folder) / self._file
         if not path.exists():
@@ -60,7 +73,8 @@ class RiderCallback(TrainerCallback, Generic[R]):
                 f"training goes on from step {state.global_step}, but {path} does not exist. Give the checkpoint's "
                 f"directory to {type(self).__name__}(checkpoint=...); one saved without the callback has no such file"
             )
-        self.training.load_state_dict(torch.load(path, weights_only=True))
+        found: Mapping[str, Any] = torch.load(path, weights_only=True)
+        return found
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the state beside the checkpoint."""
@@ -76,9 +90,24 @@ class RiderCallback(TrainerCallback, Generic[R]):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Let the rider off; sparse weights keep their zeros."""
-        if self.training is not None:
-            self.training.remove()
+        """Let the rider off, after it has taken the state of the best checkpoint if that was loaded; zeros stay."""
+        if self.training is None:
+            return
+        best = state.best_model_checkpoint if args.load_best_model_at_end else None
+        if best is None:
+            self.training.settle()
+        elif (path := Path(best) / self._file).exists():
+            try:
+                self.training.resume(torch.load(path, weights_only=True))
+            except LowdimError as error:
+                warnings.warn(f"the best checkpoint was loaded, {best}, but {error}", stacklevel=2)
+        else:
+            warnings.warn(
+                f"the best checkpoint was loaded, {best}, but it holds no {self._file}: its weights are handed back as "
+                "they are, whatever the masks say",
+                stacklevel=2,
+            )
+        self.training.finish()
 
 
 class SparseTrainingCallback(RiderCallback[SparseTraining]):

@@ -14,6 +14,7 @@ from lowdim.core.allocation import ERK, Allocation, parse
 from lowdim.core.random import generator
 from lowdim.data.classification import Dataset
 from lowdim.models.small.nets import Net
+from lowdim.models.walk.blocks import evaluating
 from lowdim.models.walk.selection import select
 from lowdim.nn.csr.linear import CSRLinear
 from lowdim.nn.csr.swap import sparse_
@@ -76,6 +77,8 @@ class Member:
         self.optimizer = self._optimizer()
         if role in ("static", "sparse"):
             self.sparsity = self._sparsity()
+            with evaluating(self.net), torch.no_grad():
+                self.net(self._first_batch()[0][:2])  # what a method looks for in the network, it finds or misses now
         self.loop = Loop(
             self.net,
             self.optimizer,
@@ -117,20 +120,21 @@ class Member:
         recipe = self.recipe
         static = self.role == "static"
         method = Static() if static else recipe.training
+        start = None if static else self._start()
         if any(isinstance(module, CSRLinear) for module in self.net.modules()):
             return SparseTraining(self.net, self.optimizer, method=method, total_steps=self.steps, seed=recipe.seed)
         return SparseTraining(
             self.net,
             self.optimizer,
             sparsity=recipe.sparsity,
-            allocation="erk" if static else self._allocation(),
+            allocation="erk" if static or (start and not method.changes_density) else self._allocation(),
             method=method,
             include=[*chosen(recipe, self.net)] if static else recipe.include or None,
             exclude=recipe.exclude or None,
             total_steps=self.steps,
             seed=recipe.seed,
             pattern=recipe.pattern,
-            masks=None if static else self._start(),
+            masks=start,
         )
 
     def _first_batch(self) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,9 @@ class TrainingRecipe(Document):
     Args:
         data: a name, or see `Data`.
         net: a name, or a mapping with its settings; "auto" is an MLP for images and tables, "text" for text.
-        training: how masks move, one of ``lowdim methods --kind training``; ``method`` is another word for it.
+        training: how masks move, one of ``lowdim methods --kind training``; ``method`` is another word for it. Where
+            ``every`` is not given and the usual one would leave fewer than ten updates, it becomes a tenth of the steps
+            in which masks move.
         sparsity: share of zeros over the sparse layers at the end, in [0, 1).
         allocation: how it is spread: one of ``lowdim methods --kind allocation``, or a sparsity by weight name.
             One that looks at inputs, as "owl" does, is measured on the first batch, at linear layers.
@@ -122,6 +124,9 @@ class TrainingRecipe(Document):
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
+        given = self.spell_out(values).get("training")
+        # a method object, too, has its interval; the fields alone decide whether two recipes are equal
+        self.__dict__["_paced"] = "every" in given if isinstance(given, Mapping) else not isinstance(given, str | None)
 
     sections: ClassVar[Mapping[str, type[Section]]] = {"data": Data, "optimizer": Optimizer}
     kinds = ("training",)
@@ -190,12 +195,32 @@ class TrainingRecipe(Document):
             self._check_inputs()
         if self.executor == "csr":
             self._check_csr()
+        spread = self.initialisation and not self.training.changes_density
+        if spread and allocations.parse(self.allocation) != allocations.ERK():
+            raise RecipeError(
+                f"initialisation and allocation {self.allocation!r} both say how the sparsity is spread over the "
+                "layers. Leave one of them out."
+            )
         name = self.optimizer.name
         if name == "auto":
             name = "adamw" if kind == "text" else "sgd"
+        if name == "adamw" and self.optimizer.momentum != Optimizer().momentum:
+            raise RecipeError("optimizer.momentum is a setting of sgd, and the optimizer is adamw. Leave it out.")
         rate = self.optimizer.lr or {"sgd": 0.05, "adamw": 0.001}[name]
         self.__dict__["optimizer"] = self.optimizer.model_copy(update={"name": name, "lr": rate})
         return self
+
+    def sized(self, steps: int) -> Self:
+        """Return the recipe of a run of so many optimizer steps; where ``every`` was not given, the run decides it.
+
+        Raises:
+            RecipeError: the method can do nothing in such a run.
+        """
+        training = self.training if self.__dict__["_paced"] else self.training.sized(steps)
+        training.check_length(steps)
+        if why := training.stands_still(steps):
+            raise RecipeError(f"{why}, or train for more epochs.")
+        return self.model_copy(update={"training": training})
 
     def _check_inputs(self) -> None:
         """Refuse an allocation that looks at the inputs of linear layers where convolutions become sparse."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lowdim.core.errors import RecipeError
 from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
 from lowdim.data import classification
@@ -68,10 +69,14 @@ def train(
         OutputError: the output exists or cannot be written.
     """
     progress = progress or Silent()
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("device 'cuda' was asked for, and torch finds no GPU. Choose device: auto or cpu.")
     if out is None:
-        return _run(recipe, data or _load(recipe), None, progress)
+        data = data or _load(recipe)
+        return _run(_sized(recipe, data), data, None, progress)
     with Directory(out, overwrite, resume) as directory:
         data, store = data or _load(recipe), Store(directory)
+        recipe = _sized(recipe, data)
         directory.begin({"recipe": recipe.to_dict(), "data": data.fingerprint()})
         result = _run(recipe, data, store, progress)
         directory.write_json(results.FILE, result.facts)
@@ -79,6 +84,10 @@ def train(
         path = directory.finish()
     sidecar.write_sidecar(path, result.run)
     return TrainingResult(result.facts, result.run, path)
+
+
+def _sized(recipe: TrainingRecipe, data: Dataset) -> TrainingRecipe:
+    return recipe.sized(steps_per_epoch(recipe, data) * recipe.epochs)
 
 
 def _load(recipe: TrainingRecipe) -> Dataset:

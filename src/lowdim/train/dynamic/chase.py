@@ -71,6 +71,7 @@ class Chase(Method):
 
     needs_total: ClassVar[bool] = True
     changes_density: ClassVar[bool] = True
+    refills: ClassVar[bool] = True
     wants_gradient: ClassVar[bool] = True
 
     every: int = count(1000)
@@ -175,7 +176,8 @@ class Chase(Method):
         shrink(moment.layers, min(keep, active))
         removal = moment.observers.get("channels")
         barred = {layer.name: removal.excluded(layer) if removal else layer.positions()[:0] for layer in moment.layers}
-        chase_channels.grow(moment.layers, barred, active - _kept(moment))
+        if moment.awake:
+            chase_channels.grow(moment.awake, barred, active - _kept(moment))
         if _kept(moment) < min(active, sum(moment.targets.values())) and "full" not in moment.memory:
             moment.memory["full"] = moment.step
             warnings.warn(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowdim.core.allocation import counts_for
 from lowdim.core.errors import RecipeError
+from lowdim.core.lazy import torch
 from lowdim.core.settings import Settings, check_sparsity
 from lowdim.core.topk import keep_top, keep_top_across
 
@@ -21,19 +22,40 @@ Loss = Callable[[Any, Any], "Tensor"]
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What a mask may be chosen from: a network, the weights that become sparse, and perhaps data."""
+    """What a mask may be chosen from: a network, the weights that become sparse, and perhaps data.
+
+    Attributes:
+        stacked: names of weights that hold a matrix per expert.
+    """
 
     model: nn.Module
     weights: dict[str, nn.Parameter]
     data: Any
     loss: Loss | None
     seed: int
+    stacked: frozenset[str] = frozenset()
+
+    def apart(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return one tensor per matrix: those of stacked experts by name and number, such as "experts.up[3]"."""
+        found: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            found |= {f"{name}[{i}]": t for i, t in enumerate(tensor)} if name in self.stacked else {name: tensor}
+        return found
+
+    def together(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return one mask per weight; undoes `apart`."""
+        return {
+            name: torch.stack([masks[f"{name}[{i}]"] for i in range(len(weight))])
+            if name in self.stacked
+            else masks[name]
+            for name, weight in self.weights.items()
+        }
 
     def counts(self, allocation: Any, sparsity: float) -> dict[str, int]:
         """Return how many weights each layer keeps by an allocation of shapes alone."""
         from lowdim.models.walk.selection import ends
 
-        return counts_for(shapes_of(self.weights), allocation, sparsity, ends(self.model))
+        return counts_for(shapes_of(self.apart(self.weights)), allocation, sparsity, ends(self.model))
 
 
 @dataclass(frozen=True)
@@ -95,18 +117,20 @@ class Initialisation(Settings, ABC):
         seed: int = 0,
     ) -> Start:
         """Gather what the choice is based on."""
-        from lowdim.models.walk.selection import select
+        from lowdim.models.walk import selection
 
         if self.needs != "nothing" and data is None:
             wanted = {"batches": "batches (inputs, targets)", "example": "an example input"}[self.needs]
             raise RecipeError(f"{type(self).__name__} needs {wanted} as its second argument; got none")
-        weights = select(model, include, exclude, classifier=self.takes_classifier)
+        found = selection.weights(model, include, exclude, classifier=self.takes_classifier)
+        chosen = [w for w in found if not w.dense]
+        weights = {w.name: w.parameter for w in chosen}
         for name, weight in weights.items():
             if hasattr(weight, "device_mesh"):
                 raise RecipeError(
                     f"{name} is sharded over ranks. Choose masks before fully_shard, on the same data in every rank"
                 )
-        return Start(_unwrapped(model), weights, data, loss, seed)
+        return Start(_unwrapped(model), weights, data, loss, seed, frozenset(w.name for w in chosen if w.stacked))
 
     @abstractmethod
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:

@@ -40,4 +40,5 @@ class Magnitude(Scored):
         """Return the masks."""
         if self.scope == "global":
             return super().choose(start, sparsity)
-        return keep_counted(self.scores(start), counts_for(shapes_of(start.weights), "uniform", sparsity))
+        scores = start.apart(self.scores(start))
+        return start.together(keep_counted(scores, counts_for(shapes_of(scores), "uniform", sparsity)))

@@ -45,9 +45,9 @@ class RandomMasks(Initialisation):
 
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
         """Draw masks on the weights' devices."""
-        counts = start.counts(self.allocation, sparsity)
-        masks = draw_counts(shapes_of(start.weights), counts, start.seed)
-        return {name: mask.to(start.weights[name].device) for name, mask in masks.items()}
+        weights = start.apart(start.weights)
+        masks = draw_counts(shapes_of(weights), start.counts(self.allocation, sparsity), start.seed)
+        return start.together({name: mask.to(weights[name].device) for name, mask in masks.items()})
 
     def draw(self, shapes: Mapping[str, Sequence[int]], sparsity: float, seed: int = 0) -> dict[str, Tensor]:
         """Draw masks for named shapes."""

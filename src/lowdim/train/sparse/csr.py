@@ -39,6 +39,7 @@ class CSRLayer:
         self.units = Entries(self.shape, self.size)
         self._optimizer = optimizer
         self._gradient: Tensor | None = None
+        self._first: Tensor | None = module.col
 
     @property
     def kept(self) -> int:
@@ -152,6 +153,35 @@ class CSRLayer:
     def clear_weight(self) -> None:
         """Do nothing: what is off does not exist."""
 
+    def clear_state(self) -> None:
+        """Nothing to clear: the optimizer remembers kept weights alone."""
+
+    @property
+    def touched(self) -> bool:
+        """Nobody else can write what is off."""
+        return False
+
+    @property
+    def waits(self) -> bool:
+        """Whether the positions are those that the layer was made with, before the first step."""
+        return self._first is self.module.col
+
+    def written(self) -> Tensor:
+        """Return the values."""
+        return self.parameter.detach()
+
+    def astray(self, state: Tensor | None = None) -> int:
+        """Count the values other than zero at positions that a ``state`` does not have."""
+        if state is None:
+            return 0
+        return int((self.written()[~member(self.positions(), state.cpu())] != 0).sum())
+
+    def still(self, looks: bool) -> bool:
+        """Tell whether there is no gradient to move by; where an update looks at it, zeros are none."""
+        if self.parameter.grad is None or not self.parameter.requires_grad:
+            return True
+        return looks and not bool(self.module.factors()[1].any())
+
     def hold_gradient(self) -> None:
         """Keep the gradient until ``release``, whatever happens to the parameter's own."""
         if self.parameter.grad is not None:
@@ -159,7 +189,7 @@ class CSRLayer:
 
     def release(self) -> None:
         """Forget the gradient, and the factors of the dense one."""
-        self._gradient = None
+        self._gradient = self._first = None
         self.module.watch(False)
 
     def finite(self) -> bool:
@@ -183,7 +213,10 @@ class CSRLayer:
         """Return the positions, int64 [kept]."""
         return self.positions()
 
-    def load(self, state: Tensor) -> None:
+    def give_back(self) -> None:
+        """Nothing to give back: nothing was zeroed."""
+
+    def load(self, state: Tensor, proven: bool = True) -> None:
         """Hold the positions of a ``state``; weights that were there already stay, the others are 0.
 
         The values come with the model's own state, before or after; the optimizer's state is its own.

@@ -113,11 +113,34 @@ class Held(SparseLayer, Protocol):
     def clear_weight(self) -> None:
         """Zero what is off."""
 
+    def clear_state(self) -> None:
+        """Let the optimizer forget what it remembers of what is off."""
+
+    def still(self, looks: bool) -> bool:
+        """Tell whether there is no gradient to move by; where an update looks at it, zeros are none."""
+
+    @property
+    def touched(self) -> bool:
+        """Whether somebody else has written the weights since they were zeroed last."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether these are weights that a run has not read its own into yet."""
+
+    def written(self) -> Tensor:
+        """Return this rank's weights as somebody else wrote them last, before the first mask zeroed any."""
+
+    def astray(self, state: Tensor | None = None) -> int:
+        """Count this rank's weights that are off and not zero: as they are, or as written and by a ``state``."""
+
     def state(self) -> Tensor:
         """Return where the active units are, for ``load``."""
 
-    def load(self, state: Tensor) -> None:
-        """Take the mask of a ``state``."""
+    def give_back(self) -> None:
+        """Put back what the first mask zeroed, before the first step."""
+
+    def load(self, state: Tensor, proven: bool = True) -> None:
+        """Take the mask of a ``state``; unless it is ``proven`` to fit, leave the weights as they are."""
 
 
 class Explored:

@@ -16,7 +16,8 @@ from lowdim.core.topk import keep_top, keep_top_rows
 from lowdim.core.transition import draw
 from lowdim.models.walk.selection import Weight
 from lowdim.train.sparse.distributed import full, local, part
-from lowdim.train.sparse.state import begin, per_weight
+from lowdim.train.sparse.parts import whole_of
+from lowdim.train.sparse.state import begin, forget, per_weight, remember
 
 
 class MaskedLayer:
@@ -41,8 +42,8 @@ class MaskedLayer:
         self._dense_gradient: Tensor | None = None
         self._cleared = False
         self._given: Tensor | None = local(self.parameter).detach().clone()
+        self._forgotten: list[tuple[Tensor, Tensor, Tensor]] = []
         self.set(kept)
-        self._version = local(self.parameter)._version
 
     @property
     def kept(self) -> int:
@@ -50,11 +51,15 @@ class MaskedLayer:
         return self._kept
 
     def set(self, kept: Tensor) -> None:
-        """Take another mask, bool [size] on any device; weights that are off become zero."""
+        """Take another mask, bool [size] on any device; weights that are off become zero, and so does their memory."""
+        self._take(kept)
+        self.clear_weight()
+        self.clear_state()
+
+    def _take(self, kept: Tensor) -> None:
         self._on = kept.to(local(self.parameter).device)
         self._kept = int(self._on.sum())
         self._off = part(~self.mask(), self.parameter)
-        self.clear_weight()
 
     def mask(self) -> Tensor:
         """Return which weights are active, bool [shape]."""
@@ -168,6 +173,42 @@ class MaskedLayer:
         """Zero what is off."""
         with torch.no_grad():
             local(self.parameter).masked_fill_(self._off, 0.0)
+        self._version = local(self.parameter)._version
+
+    def clear_state(self) -> None:
+        """Let the optimizer forget what is off; ``load`` brings back what it knew, until the next step."""
+        self._forgotten = forget(self._optimizer, self.parameter, self._off, self.name)
+
+    @property
+    def touched(self) -> bool:
+        """Whether somebody else has written the weights since they were zeroed last."""
+        return local(self.parameter)._version != self._version
+
+    @property
+    def waits(self) -> bool:
+        """Whether these are dense weights that nobody has written yet, in whose place a run's own may still be read."""
+        zeros = int((self.written() == 0).sum())
+        return self._given is not None and not self.touched and 2 * zeros <= int(self._off.sum())
+
+    def written(self) -> Tensor:
+        """Return this rank's weights as somebody else wrote them last, before the first mask zeroed any."""
+        weight = local(self.parameter).detach()
+        return weight if self._given is None or self.touched else self._given
+
+    def astray(self, state: Tensor | None = None) -> int:
+        """Count this rank's weights that are off and not zero: as they are, or as written and by a ``state``."""
+        if state is None:
+            off, weight = self._off, local(self.parameter).detach()
+        else:
+            off, weight = part(~self.units.spread(self._read(state)), self.parameter), self.written()
+        return int(((weight != 0) & off).sum())
+
+    def still(self, looks: bool) -> bool:
+        """Tell whether there is no gradient to move by; where an update looks at it, zeros are none."""
+        gradient = self.parameter.grad
+        if gradient is None or not self.parameter.requires_grad:
+            return True
+        return looks and not bool(full(gradient).any())
 
     def hold_gradient(self) -> None:
         """Keep the dense gradient until ``release``, whatever happens to the parameter's own."""
@@ -177,7 +218,7 @@ class MaskedLayer:
     def release(self) -> None:
         """Forget the dense gradient, and the weights from before the first step."""
         self._dense_gradient = self._given = None
-        self._cleared = False
+        self._cleared, self._forgotten = False, []
 
     def finite(self) -> bool:
         """Tell whether this rank's gradient holds neither NaN nor Inf."""
@@ -190,7 +231,7 @@ class MaskedLayer:
         Raises:
             LowdimError: see above.
         """
-        if self.module._parameters.get(self._attribute) is not self.parameter:
+        if self.module._parameters.get(self._attribute) is not whole_of(self.parameter):
             raise LowdimError(
                 f"{self.name} was replaced by another tensor after SparseTraining was made, so its mask would act on "
                 "nothing. Replace parameters (assign=True, fully_shard, new layers) first, then make the optimizer and "
@@ -213,14 +254,23 @@ class MaskedLayer:
         """Return the mask as bits, int64 [1, words]."""
         return pack_bits(self._on[None])
 
-    def load(self, state: Tensor) -> None:
-        """Take the mask of a ``state``.
+    def _read(self, state: Tensor) -> Tensor:
+        return unpack_bits(state.cpu(), self.size)[0].clone().to(self._on.device)
 
-        Weights read from a checkpoint before this object was made, and zeroed by its first mask, come back.
+    def give_back(self) -> None:
+        """Put back what the first mask zeroed, of weights that nobody has written since, and of their memory."""
+        with torch.no_grad():
+            local(self.parameter).copy_(self.written())
+        remember(self._forgotten)
+        self._given, self._forgotten = None, []
+
+    def load(self, state: Tensor, proven: bool = True) -> None:
+        """Take the mask of a ``state``; with ``proven`` False, leave the weights alone until ``set`` or a step.
+
+        Weights, and an optimizer's memory of them, that were read from a checkpoint before this object was made, and
+        that its first mask zeroed, come back.
         """
-        weight = local(self.parameter)
-        if self._given is not None and weight._version == self._version:
-            with torch.no_grad():
-                weight.copy_(self._given)
-        self._given = None
-        self.set(unpack_bits(state.cpu(), self.size)[0].clone())
+        self.give_back()
+        self._take(self._read(state))
+        if proven:
+            self.set(self._on)

@@ -16,7 +16,7 @@ from lowdim.core.allocation.by_shape import end_of
 from lowdim.core.errors import RecipeError
 from lowdim.core.statistics import InputStatistics
 from lowdim.models.walk.blocks import evaluating
-from lowdim.models.walk.selection import Weight, ends, inputs_first, plain_name, weights
+from lowdim.models.walk.selection import Weight, ends, plain_name, weights
 from lowdim.train.initial.base import Start
 from lowdim.train.initial.gradients import batches_of, outputs_of, untouched
 
@@ -151,7 +151,7 @@ def _matrix(weight: Weight) -> Tensor:
             "fully_shard with lowdim.train.sparse.measured.measured, or use one that needs shapes alone, such as erk"
         )
     held = weight.parameter.detach()
-    return (held.transpose(0, 1) if inputs_first(weight.module) else held).float().flatten(1)
+    return (held.transpose(0, 1) if weight.inputs_first else held).float().flatten(1)
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.schedule import cosine
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from lowdim.core.pattern.units import Units
     from lowdim.train.sparse.layer import SparseLayer
 
 
@@ -33,6 +35,8 @@ class Method(Settings):
     needs_total: ClassVar[bool] = False
     moves: ClassVar[bool] = True
     changes_density: ClassVar[bool] = False
+    refills: ClassVar[bool] = False
+    """Whether a method that changes the density grows layers up to the target, too."""
     order: ClassVar[Order] = "after_step"
 
     def initial(self, sparsity: float) -> float:
@@ -48,6 +52,10 @@ class Method(Settings):
         """Tell whether masks move at a step."""
         return False
 
+    def sized(self, total: int) -> Self:
+        """Return the method as it suits a run of so many optimizer steps, where its clock is not given."""
+        return self
+
     def check_length(self, total: int | None) -> None:
         """Refuse a number of optimizer steps with which the method cannot work.
 
@@ -58,6 +66,26 @@ class Method(Settings):
             raise RecipeError(
                 f"{type(self).__name__} has a schedule over the whole run: give total_steps, its optimizer steps"
             )
+
+    def stands_still(self, total: int | None) -> str:
+        """Say why a method that moves masks would never move one in such a run; nothing if it will."""
+        return ""
+
+    def check_budget(self, units: Mapping[str, Units], first: int, last: int) -> None:
+        """Refuse to begin with ``first`` units and to end with ``last``, where the method cannot go there.
+
+        Raises:
+            RecipeError: they differ by more than rounding, and the method cannot.
+        """
+        size, rounding = sum(u.size for u in units.values()), sum(u.groups for u in units.values())
+        if abs(first - last) <= max(rounding, 0.005 * size) or (
+            self.changes_density and (first > last or self.refills)
+        ):
+            return
+        raise RecipeError(
+            f"masks keeps {first} of {size} units ({1 - first / size:.2%} zeros), sparsity is {1 - last / size:.2%}, "
+            f"and {type(self).__name__} does not get from one to the other. Leave sparsity out, or give masks of it"
+        )
 
     def check(self, layers: Sequence[SparseLayer]) -> None:
         """Refuse layers that the method cannot train.
@@ -96,14 +124,24 @@ class Periodic(Method):
     every: int = count(100)
     until: float = share(1.0)
 
+    def sized(self, total: int) -> Self:
+        """Return the method with an ``every`` of at most a tenth of the steps in which masks move."""
+        return dataclasses.replace(self, every=min(self.every, max(1, int(self.last(total)) // 10)))
+
     def check_length(self, total: int | None) -> None:
         """Refuse a run that ends before the first update, without which the density would not change."""
         super().check_length(total)
-        if self.changes_density and self.every > self.last(total):
-            raise RecipeError(
-                f"{type(self).__name__} would never prune: every is {self.every}, but it ends at step "
-                f"{self.last(total):g} (until * total_steps). Choose a smaller every"
-            )
+        if self.changes_density and (why := self.stands_still(total)):
+            raise RecipeError(why)
+
+    def stands_still(self, total: int | None) -> str:
+        """Say why no mask would ever move; the first update is the earliest that can come."""
+        if total is None or (self.due(self.every, total) and self.every <= self.last(total)):
+            return ""
+        return (
+            f"{type(self).__name__} would never {'prune' if self.changes_density else 'move a mask'}: every is "
+            f"{self.every}, but it ends at step {self.last(total):g} (until * total_steps). Choose a smaller every"
+        )
 
     def last(self, total: int | None) -> float:
         """Return the step after which masks stand still."""
@@ -153,7 +191,7 @@ class Regrows(Periodic):
 
     def regrow(self, moment: Moment, fraction: float, drop: str, grow: str) -> None:
         """Drop ceil(``fraction`` * kept) weights of each layer by one rule and grow as many by another."""
-        for layer in moment.layers:
+        for layer in moment.awake:
             count = math.ceil(fraction * layer.kept - 1e-9)
             replace(moment, layer, count, drop, grow, self.candidates)
 

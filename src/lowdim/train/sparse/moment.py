@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +30,8 @@ class Moment:
         memory: what the method remembers between updates; tensors, numbers and strings, saved with the run.
         observers: what `Method.observers` returned.
         restart: whether a weight that is dropped and grown again at once starts anew, instead of going on as it was.
+        idle: names of layers to which no gradient came, such as experts without tokens; where they are among
+            ``layers``, they may shrink, not grow.
     """
 
     step: int
@@ -41,6 +43,12 @@ class Moment:
     memory: dict[str, Any] = field(default_factory=dict)
     observers: Mapping[str, Any] = field(default_factory=dict)
     restart: bool = False
+    idle: Collection[str] = ()
+
+    @property
+    def awake(self) -> list[SparseLayer]:
+        """The layers that a gradient came to."""
+        return [layer for layer in self.layers if layer.name not in self.idle]
 
     def generator(self, layer: SparseLayer, purpose: str) -> Generator:
         """Return the random numbers of one purpose, which depend on seed, step and the layer's name alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,23 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowdim.core.allocation import Allocation, counts_for
+from lowdim.core.allocation import ERK, Allocation, counts_for
 from lowdim.core.errors import LowdimError, RecipeError, suggest
+from lowdim.core.masks import as_mask
 from lowdim.core.pattern import Pattern, Unstructured
 from lowdim.core.pattern.units import Turned, Units
 from lowdim.core.random import generator
 from lowdim.core.recipe.which import choose
 from lowdim.core.topk import keep_top_rows
 from lowdim.core.transition import draw
-from lowdim.models.walk.selection import Weight, ends, inputs_first, plain_name, shares_memory, weights
+from lowdim.models.walk.selection import Weight, ends, inventory, plain_name, shares_memory, weights
 from lowdim.nn.csr.linear import CSRLinear
+from lowdim.train.initial.base import warn_of_empty
 from lowdim.train.sparse.csr import CSRLayer
 from lowdim.train.sparse.distributed import local
 from lowdim.train.sparse.layer import Held
 from lowdim.train.sparse.masked import MaskedLayer
 from lowdim.train.sparse.measured import layers_in, weights_alone
 from lowdim.train.sparse.method import Method
-from lowdim.train.sparse.state import check_free
+from lowdim.train.sparse.parts import Part, part_of
+from lowdim.train.sparse.state import check_free, per_weight, rehearse
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Request:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """The layers, the units each keeps at the end, and every candidate with its reason to stay dense."""
+    """The layers, the units each keeps at the end, and every weight, with its reason where it stays dense."""
 
     layers: tuple[Held, ...]
     targets: dict[str, int]
@@ -78,13 +82,21 @@ def build(request: Request) -> LayerPlan:
     if truly := truly_sparse(request):
         return truly
     if request.masks is not None:
+        if request.allocation != ERK() and not request.method.changes_density:
+            raise RecipeError(
+                f"masks says how many weights each layer keeps, and so does allocation {request.allocation}; "
+                f"{type(request.method).__name__} leaves it at the masks. Leave allocation out"
+            )
         request = replace(request, masks=_canonical(request.masks, request.model))
     found = _chosen(request)
-    sparse = [w for w in found if not w.dense]
+    chosen = [w for w in found if not w.dense]
     _target(request)
-    _check_memory(request.model, sparse)
-    _check_optimizer(request.optimizer, sparse)
-    check_free(sparse)
+    _check_memory(request.model, chosen)
+    _check_optimizer(request.optimizer, chosen)
+    check_free(chosen)
+    if request.masks is not None:
+        request = replace(request, masks=_by_matrix(request.masks, chosen))
+    sparse = [matrix for w in chosen for matrix in _matrices(w)]
     units = {w.name: _units(request.pattern, w) for w in sparse}
     grouped = any(u.groups > 1 for u in units.values())
     if grouped and request.method.changes_density:
@@ -101,10 +113,27 @@ def build(request: Request) -> LayerPlan:
         layers.append(MaskedLayer(weight, u, quota, kept, request.optimizer))
         if quota is not None:
             targets[name] = layers[-1].kept
+    _warn_of_dense(found, sum(w.parameter.numel() for w in chosen))
     return LayerPlan(tuple(layers), targets, tuple(found))
 
 
 # ---------------------------------------------------------------- which layers
+
+_ASKED = ("excluded", "not included", "no mask given", "frozen")
+
+
+def _warn_of_dense(found: Sequence[Weight], sparse: int) -> None:
+    """Warn where what stays dense, though nobody asked for it, outweighs what becomes sparse."""
+    left = [w for w in found if w.dense and w.dense not in _ASKED]
+    numel = sum(w.parameter.numel() for w in left)
+    if numel > sparse:
+        largest = max(left, key=lambda w: w.parameter.numel())
+        warnings.warn(
+            f"{numel} of {numel + sparse} weights stay dense, more than become sparse, so the sparsity of the model "
+            f"will be far below that of its sparse layers. The largest is {largest.name} ({largest.dense}); "
+            "print(training) lists them all",
+            stacklevel=4,
+        )
 
 
 def _chosen(request: Request) -> list[Weight]:
@@ -116,10 +145,29 @@ def _chosen(request: Request) -> list[Weight]:
     for name in request.masks:
         if name not in known:
             raise RecipeError(f"masks names {name!r}, which cannot be sparse here. {suggest(name, known)}")
-    return [
-        w if w.name in request.masks or w.dense else Weight(w.name, w.module, w.attribute, w.parameter, "no mask given")
-        for w in found
-    ]
+    return [w if w.name in request.masks or w.dense else replace(w, dense="no mask given") for w in found]
+
+
+def _by_matrix(masks: Mapping[str, Tensor], chosen: Sequence[Weight]) -> dict[str, Tensor]:
+    """Return the masks by the names of what becomes sparse by itself: those of every expert apart."""
+    return {matrix.name: part_of(masks[w.name], matrix.parameter) for w in chosen for matrix in _matrices(w)}
+
+
+def _matrices(weight: Weight) -> list[Weight]:
+    """Return what becomes sparse by itself: every expert's matrix, else the weight.
+
+    Raises:
+        LowdimError: experts are sharded.
+    """
+    if not weight.stacked:
+        return [weight]
+    if hasattr(weight.parameter, "device_mesh"):
+        raise LowdimError(
+            f"{weight.name} holds the matrices of all experts and is sharded over ranks, so that no rank has an "
+            "expert's own. Train with DistributedDataParallel, or leave the experts dense: exclude"
+        )
+    parts = (Part(weight.parameter, index) for index in range(len(weight.parameter)))
+    return [replace(weight, name=f"{weight.name}[{part.index}]", parameter=part) for part in parts]
 
 
 def _canonical(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -134,11 +182,15 @@ def _canonical(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tenso
         name = first[id(every[key])]
         if name in made:
             raise RecipeError(f"masks gives two masks to one tied weight: {name} and {key}. Give it one")
+        mask = as_mask(given, mask)
         if tuple(mask.shape) != tuple(every[key].shape):
             raise RecipeError(
                 f"the mask of {given} has shape {tuple(mask.shape)}, the weight has {tuple(every[key].shape)}"
             )
-        made[name] = mask.bool()
+        made[name] = mask
+    if not made:
+        raise RecipeError("masks names no weight; give one mask at least, or leave masks out to draw them")
+    warn_of_empty("masks=...", made)
     return made
 
 
@@ -155,10 +207,11 @@ def _check_memory(model: nn.Module, sparse: list[Weight]) -> None:
 
 def _units(pattern: Pattern, weight: Weight) -> Units:
     shape = tuple(weight.parameter.shape)
-    if pattern == Unstructured() or not inputs_first(weight.module):
+    if pattern == Unstructured() or not weight.inputs_first:
         return pattern.units(weight.name, shape)
-    turned = pattern.units(weight.name, (shape[1], shape[0], *shape[2:]))
-    return Turned(shape, turned.size, turned.groups, inner=turned)
+    parts: int = getattr(weight.module, "groups", 1)
+    turned = pattern.units(weight.name, (parts * shape[1], shape[0] // parts, *shape[2:]))
+    return Turned(shape, turned.size, turned.groups, inner=turned, parts=parts)
 
 
 def _check_optimizer(optimizer: Optimizer, sparse: list[Weight]) -> None:
@@ -169,6 +222,8 @@ def _check_optimizer(optimizer: Optimizer, sparse: list[Weight]) -> None:
                 f"the optimizer does not hold {weight.name}. Give it model.parameters(), made after the model has its "
                 "final parameters, or exclude the layer"
             )
+        per_weight(optimizer, weight.parameter, weight.name)
+    rehearse(optimizer, sparse[0].parameter.device)
 
 
 def truly_sparse(request: Request) -> LayerPlan | None:
@@ -187,6 +242,7 @@ def truly_sparse(request: Request) -> LayerPlan | None:
     chosen = choose(named, request.include, request.exclude)
     found = [Weight(n, m, "values", m.values, "" if n in chosen else "not chosen") for n, m in named.items()]
     sparse = [w for w in found if not w.dense]
+    found += [w if w.dense else replace(w, dense="held dense") for w in inventory(request.model)]
     _check_optimizer(request.optimizer, sparse)
     check_free(sparse)
     layers = tuple(CSRLayer(w.name, named[w.name], request.optimizer) for w in sparse)
@@ -212,7 +268,9 @@ def _counts(request: Request, sparse: list[Weight], units: dict[str, Units]) -> 
         first = {name: round(int(request.masks[name].sum()) / u.weights) for name, u in units.items()}
         if request.sparsity is None:
             return first, dict(first)
-        return first, _spread(request, sparse, units, request.sparsity)
+        last = _spread(request, sparse, units, request.sparsity)
+        request.method.check_budget(units, sum(first.values()), sum(last.values()))
+        return first, last
     sparsity = _target(request)
     start = request.method.initial(sparsity) if sparsity is not None else None
     targets = _spread(request, sparse, units, sparsity)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 from weakref import ref
 
+import torch
 from torch import Tensor, nn
-from torch.optim import Adagrad, Optimizer, Rprop
+from torch.distributed.tensor import DTensor
+from torch.optim import Adagrad, Adamax, Optimizer, Rprop
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lowdim.core.errors import LowdimError
+from lowdim.train.ride import one_gradient
+from lowdim.train.sparse.distributed import local
+from lowdim.train.sparse.parts import part_of, whole_of
 
 
 def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict[str, Tensor]:
@@ -30,11 +39,17 @@ def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict
         LowdimError: a tensor of the state is none of these, so that a regrown weight could inherit what it had
             before.
     """
-    found = {}
-    for key, value in optimizer.state.get(parameter, {}).items():
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
-            found[key] = value
-        elif wrong := [t for t in _tensors(value) if not _is_sum(tuple(t.shape), tuple(parameter.shape))]:
+    found, whole = {}, whole_of(parameter)
+    for key, value in optimizer.state.get(whole, {}).items():
+        if isinstance(value, Tensor) and value.shape == whole.shape and value.numel() > 1 and _is_coded(value):
+            raise LowdimError(
+                f"{type(optimizer).__name__} keeps {key!r} of {name} in codes ({type(value).__name__}, {value.dtype}), "
+                "in which a single weight cannot be cleared. Use an optimizer whose state has the weight's shape in "
+                "floating point, such as SGD, AdamW or Adafactor"
+            )
+        if isinstance(value, Tensor) and value.shape == whole.shape:
+            found[key] = part_of(value, parameter)
+        elif wrong := [t for t in _tensors(value) if not _is_sum(tuple(t.shape), tuple(whole.shape))]:
             raise LowdimError(
                 f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(wrong[0].shape)} for {name}, whose shape "
                 f"is {tuple(parameter.shape)}: which of it belongs to which weight is unknown, so what a dropped "
@@ -45,13 +60,83 @@ def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict
 
 
 def begin(optimizer: Optimizer, parameter: nn.Parameter, key: str) -> float:
-    """Return the initial value of a part of the state: 0, except for Rprop's steps and Adagrad's sums."""
-    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    """Return the initial value of a part of the state: 0, except for Rprop's steps and Adagrad's sums.
+
+    Adamax leaves its eps behind wherever it saw no gradient yet.
+    """
+    group = next(g for g in optimizer.param_groups if any(p is whole_of(parameter) for p in g["params"]))
     if isinstance(optimizer, Rprop) and key == "step_size":
         return float(group["lr"])
     if isinstance(optimizer, Adagrad) and key == "sum":
         return float(group["initial_accumulator_value"])
+    if isinstance(optimizer, Adamax) and key == "exp_inf":
+        return float(group["eps"])
     return 0.0
+
+
+def forget(
+    optimizer: Optimizer, parameter: nn.Parameter, off: Tensor, name: str
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Let an optimizer forget what it remembers of weights that are off, bool [shape on this rank].
+
+    Returns:
+        Its tensors, where they held something, and what: for ``remember``.
+    """
+    gone = []
+    for key, state in per_weight(optimizer, parameter, name).items():
+        held, start = local(state), begin(optimizer, parameter, key)
+        where = off.to(held.device) & (held != start)
+        if bool(where.any()):
+            gone.append((held, where, held[where]))
+            held.masked_fill_(where, start)
+    return gone
+
+
+def remember(gone: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Undo ``forget``."""
+    for held, where, values in gone:
+        held[where] = values
+
+
+def _is_coded(value: Tensor) -> bool:
+    """Tell whether a tensor holds codes of numbers, not the numbers."""
+    return not (value.is_floating_point() or value.is_complex()) or type(value) not in (Tensor, nn.Parameter, DTensor)
+
+
+def rehearse(optimizer: Optimizer, device: torch.device) -> None:
+    """Let an optimizer of the same kind train a small weight, so that one that cannot be used is refused beforehand.
+
+    One that cannot be made again from its settings is left for its first step to show.
+
+    Raises:
+        LowdimError: it needs several gradients in a step, or its state cannot be told apart by weights.
+    """
+    weight = nn.Parameter(torch.full((64, 128), 0.5, device=device))
+    calls = 0
+
+    def closure() -> Tensor:
+        nonlocal calls
+        calls += 1
+        weight.grad = torch.full_like(weight, 0.25)
+        return weight.new_tensor(1.0)
+
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            double = type(optimizer)([weight], **_settings(optimizer))
+            getattr(double, "train", lambda: None)()  # schedule-free ones have the two modes of a module
+            weight.grad = torch.full_like(weight, 0.25)
+            double.step(*[closure] * ("closure" in inspect.signature(double.step).parameters))
+    except Exception:  # whatever an optimizer of somebody else asks for
+        return
+    one_gradient(optimizer, calls)
+    per_weight(double, weight, "a weight")
+
+
+def _settings(optimizer: Optimizer) -> dict[str, Any]:
+    """Return what an optimizer of the same kind is made with, out of the first group."""
+    asked = list(inspect.signature(type(optimizer).__init__).parameters)[2:]
+    return {name: optimizer.param_groups[0][name] for name in asked if name in optimizer.param_groups[0]}
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -86,13 +171,40 @@ def check_free(layers: Iterable[Any]) -> None:
             )
 
 
-def claim(owner: object, layers: Iterable[Any]) -> None:
-    """Note whose masks act on the layers' weights."""
+def claim(owner: Any, layers: Iterable[Any]) -> None:
+    """Note whose masks act on the layers' weights, and which optimizer alone may step them."""
+    _watch()
     for layer in layers:
-        _CLAIMED[layer.parameter] = ref(owner)
+        _CLAIMED[whole_of(layer.parameter)] = ref(owner)
 
 
 def release(layers: Iterable[Any]) -> None:
     """Let others act on the layers' weights."""
     for layer in layers:
-        _CLAIMED.pop(layer.parameter, None)
+        _CLAIMED.pop(whole_of(layer.parameter), None)
+
+
+@cache
+def _watch() -> None:
+    """Look at the steps of all optimizers from now on."""
+    register_optimizer_step_pre_hook(_refuse_others)
+
+
+def _refuse_others(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse to step weights whose masks ride on another optimizer, since the masks would stand still.
+
+    Raises:
+        LowdimError: names the weight and the way to change the optimizer.
+    """
+    closure = kwargs.get("closure") or any(map(callable, args))
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        owner = _CLAIMED[parameter]() if parameter in _CLAIMED else None
+        if owner is None or not (closure or parameter.grad is not None) or owner.is_stepped_by(optimizer):
+            continue
+        name = next(layer.name for layer in owner.layers if whole_of(layer.parameter) is parameter)
+        raise LowdimError(
+            f"this {type(optimizer).__name__} would step {name}, whose masks ride on another optimizer "
+            f"({type(owner.optimizer).__name__}) and would stand still. Call remove() on that SparseTraining, then "
+            "make one over the new optimizer, with masks=training.masks to go on with the masks that it has; nothing "
+            "has been changed"
+        )

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,18 +18,18 @@ from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.masks import Masks
 from lowdim.core.pattern import Pattern
 from lowdim.models.walk.selection import plain_name
-from lowdim.train.ride import Ride, Rider, optimizer_of
+from lowdim.train.ride import Ride, optimizer_of
+from lowdim.train.sparse.agree import disagreement, overwritten, zeros
 from lowdim.train.sparse.distributed import any_rank, check_agreement, ranks_agree
 from lowdim.train.sparse.layer import Explored, Held
 from lowdim.train.sparse.method import Method
 from lowdim.train.sparse.moment import Moment
 from lowdim.train.sparse.plan import Request, build, check_method
+from lowdim.train.sparse.saved import Saved
 from lowdim.train.sparse.state import claim, per_weight, release
 
-VERSION = 1  # of the state
 
-
-class SparseTraining(Rider):
+class SparseTraining(Saved):
     """Keeps chosen weights of a model sparse while an optimizer trains it, and moves the masks as a method says.
 
     Construct it after the optimizer, then train as before: masks ride on the optimizer's step hooks. Weights
@@ -100,25 +101,47 @@ class SparseTraining(Rider):
         self._memory: dict[str, Any] = {}
         self._shake, self._pending, self._replaced = 0.0, False, False
         self._restart = False
+        self._idle: list[str] = []
+        self._told: set[str] = set()
+        self._unproven: Mapping[str, Any] | None = None
+        self._drawn = masks is None
         self._agree = ranks_agree(model)
         self._observers = method.observers(model, self.optimizer, self.layers, total_steps)
         self._ride = Ride.board(self.optimizer, self)
         self._handles = [handle for layer in self.layers for handle in layer.listen(lambda: self._looks(self.step + 1))]
+        self._handles.append(self.optimizer.register_load_state_dict_post_hook(self._forget))
         claim(self, self.layers)
         self._watch(1)
+        if why := method.stands_still(total_steps):
+            warnings.warn(why, stacklevel=2)
 
     # ---------------------------------------------------------------- what users read
 
     @property
     def masks(self) -> Masks:
         """The masks by parameter name, True where a weight is active, packed and on the CPU."""
-        return Masks.from_dict({layer.name: layer.mask() for layer in self.layers})
+        found: dict[str, list[Tensor]] = {}
+        for layer in self.layers:
+            found.setdefault(layer.name.partition("[")[0], []).append(layer.mask())
+        stacked = {layer.name.partition("[")[0] for layer in self.layers if layer.name.endswith("]")}
+        return Masks.from_dict({n: torch.stack(masks) if n in stacked else masks[0] for n, masks in found.items()})
+
+    def model_sparsity(self) -> float:
+        """Return the share of zeros that masks make among all weights of two or more dimensions, dense ones too."""
+        dense = sum(weight.parameter.numel() for weight in self._weights if weight.dense)
+        size = sum(layer.size * layer.units.weights for layer in self.layers)
+        kept = sum(layer.kept * layer.units.weights for layer in self.layers)
+        return (size - kept) / max(1, size + dense)
 
     def sparsity(self, name: str | None = None) -> float:
-        """Return the share of zeros of one layer or of all sparse layers."""
+        """Return the share of zeros of one layer (of all experts in one parameter), or of all sparse layers.
+
+        Warns where the weights have fewer, because somebody else has written them since the last step.
+        """
         chosen = self._named(name)
-        size = sum(layer.size for layer in chosen)
-        return 1.0 - sum(layer.kept for layer in chosen) / size if size else 0.0
+        if self._unproven is None and (said := disagreement(chosen)):
+            warnings.warn(said, stacklevel=2)
+        return zeros(chosen)
 
     def explored(self, name: str | None = None) -> float:
         """Return R_s, the share of weights that were ever active, in one layer or in all (arXiv 2102.02887).
@@ -130,7 +153,7 @@ class SparseTraining(Rider):
         return sum(len(self._explored[layer.name]) for layer in chosen) / size if size else float("nan")
 
     def _named(self, name: str | None) -> Sequence[Held]:
-        found = [layer for layer in self.layers if name in (None, layer.name, layer.name.rpartition(".")[0])]
+        found = [layer for layer in self.layers if name is None or name in _names_of(layer.name)]
         if not found:
             raise LowdimError(f"no sparse layer is named {name!r}; there are: {self._names()}")
         return found
@@ -140,16 +163,15 @@ class SparseTraining(Rider):
 
     def __str__(self) -> str:
         """Return the table of what is sparse and what is not."""
-        lines = [f"{self.method}, {self.pattern}, step {self.step}: {self.sparsity():.2%} zeros"]
-        kept = {layer.name: layer for layer in self.layers}
+        lines = [
+            f"{self.method}, {self.pattern}, step {self.step}: {zeros(self.layers):.2%} zeros in the sparse layers, "
+            f"{self.model_sparsity():.2%} of all weights of two or more dimensions"
+        ]
         width = max(len(weight.name) for weight in self._weights)
+        masks = self.masks
         for weight in self._weights:
-            layer = kept.get(weight.name)
-            shape = "x".join(map(str, layer.shape if layer else weight.parameter.shape))
-            if layer:
-                state = f"{1 - layer.kept / max(1, layer.size):7.2%} zeros"
-            else:
-                state = f"dense ({weight.dense})"
+            shape = "x".join(map(str, masks.shape(weight.name) if weight.name in masks else weight.parameter.shape))
+            state = f"dense ({weight.dense})" if weight.dense else f"{zeros(self._named(weight.name)):7.2%} zeros"
             lines.append(f"  {weight.name:{width}} {shape:>18}  {state}")
         return "\n".join(lines)
 
@@ -181,6 +203,28 @@ class SparseTraining(Rider):
         named = {plain_name(name): p for name, p in module.named_parameters(remove_duplicate=False)}
         self.masks.apply_(named)
 
+    def settle(self, *averages: nn.Module) -> None:
+        """Zero what is off in weights that were written since the last step, such as by an average, and in averages."""
+        for layer in self.layers:
+            layer.clear_weight()
+        for average in averages:
+            named = {plain_name(name): p for name, p in average.named_parameters(remove_duplicate=False)}
+            for name, mask in self.masks.items():
+                if name in named:
+                    named[name].data.masked_fill_(~mask.to(named[name].device), 0.0)
+
+    def finish(self) -> None:
+        """End a run: warn if there are fewer zeros than asked for, in the masks or in the weights, and `remove`."""
+        have, wanted = self.sparsity(), sum(self.targets.values())
+        if sum(layer.kept for layer in self.layers) > wanted:
+            asked = 1.0 - wanted / sum(layer.size for layer in self.layers)
+            warnings.warn(
+                f"the weights handed back are those of step {self.step} of {self.total_steps} and have {have:.2%} "
+                f"zeros, fewer than the {asked:.2%} asked for, which {type(self.method).__name__} reaches later",
+                stacklevel=2,
+            )
+        self.remove()
+
     def remove(self) -> None:
         """Take all hooks off; weights keep their zeros, but nothing keeps them zero from here on."""
         for attached in (*self._handles, *self._observers.values()):
@@ -188,66 +232,14 @@ class SparseTraining(Rider):
         self._ride.leave(self)
         release(self.layers)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what resuming needs besides the states of the model and the optimizer: tensors, numbers and text."""
-        return {
-            "version": VERSION,
-            "recipe": self._recipe(),
-            "step": self.step,
-            "shake": self._shake,
-            "restart": self._restart,
-            "masks": {layer.name: layer.state() for layer in self.layers},
-            "explored": {name: seen.state() for name, seen in self._explored.items()},
-            "memory": dict(self._memory),
-            "observers": {name: observer.state_dict() for name, observer in self._observers.items()},
-            "history": list(self.history),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a ``state_dict`` was taken; the model and the optimizer load their own, before or after.
-
-        Raises:
-            LowdimError: it is of another model or another recipe; nothing has been changed then.
-        """
-        if "recipe" not in state or "masks" not in state:
-            raise LowdimError(f"this state was not saved by SparseTraining; it holds {sorted(state)[:5]}")
-        if state.get("version", VERSION) > VERSION:
-            raise LowdimError(
-                f"this state has version {state['version']}; this lowdim reads {VERSION}. Upgrade lowdim."
-            )
-        for key, value in self._recipe().items():
-            if state["recipe"].get(key) != value:
-                raise LowdimError(
-                    f"this state was saved with another {key}: {state['recipe'].get(key)!r}, now {value!r}. "
-                    "Construct the model and SparseTraining as they were in the run that is resumed"
-                )
-        for layer in self.layers:
-            layer.load(state["masks"][layer.name])
-            self._explored[layer.name].load(state["explored"][layer.name])
-        for name, observer in self._observers.items():
-            observer.load_state_dict(state["observers"][name])
-        self.step, self._shake, self._memory = state["step"], state["shake"], dict(state["memory"])
-        self._restart = state.get("restart", False)
-        self.history = list(state["history"])
-        self._watch(self.step + 1)
-
-    def _recipe(self) -> dict[str, Any]:
-        return {
-            "method": repr(self.method),
-            "pattern": self.pattern,
-            "seed": self.seed,
-            "total_steps": self.total_steps,
-            "layers": {layer.name: list(layer.shape) for layer in self.layers},
-            "targets": dict(self.targets),
-        }
-
     # ---------------------------------------------------------------- around the optimizer's step
 
     def gradients(self, step: int) -> bool:
         """Move masks in the place of the step, or clear what its gradients hold of weights that are off."""
         for layer in self.layers:
             layer.check()
-        self._pending = self._moves(step) and self._gradients_are_finite(step)
+        self._compare()
+        self._pending = self._moves(step) and self._gradients_are_finite(step) and self._any_moves(step)
         self._replaced = self._pending and self.method.order == "replace_step"
         if self._replaced:
             self._update(step)
@@ -272,6 +264,21 @@ class SparseTraining(Rider):
                 per_weight(self.optimizer, layer.parameter, layer.name)
         self._shake, self._pending, self._replaced = 0.0, False, False
         self._watch(step + 1)
+
+    def _compare(self) -> None:
+        """Warn, before a step zeroes them, of weights that are off and were written by somebody else."""
+        if self._unproven is not None:
+            self._prove()
+        said = disagreement([layer for layer in self.layers if layer.touched])
+        if not said and self._drawn:
+            said = overwritten(self.layers)
+        self._drawn = False
+        if said:
+            warnings.warn(said, stacklevel=5)
+
+    def is_stepped_by(self, optimizer: Optimizer) -> bool:
+        """Tell whether an optimizer's step is, holds, or is part of the step that the masks ride on."""
+        return self._ride.under_way or any(each is self.optimizer for each in (optimizer, *vars(optimizer).values()))
 
     def _moves(self, step: int) -> bool:
         """Tell whether a step moves masks."""
@@ -299,18 +306,37 @@ class SparseTraining(Rider):
             self.history.append({"step": step, "skipped": f"gradient of {wrong[0]} holds NaN or Inf"})
         return not wrong
 
+    def _any_moves(self, step: int) -> bool:
+        """Find the layers without a gradient, whose masks stand still; say so once, and tell whether others move."""
+        looks, prunes = self._looks(step), self.method.changes_density and not self._shake
+        still = [layer.name for layer in self.layers if (looks or not prunes) and layer.still(looks)]
+        self._idle = sorted(set(any_rank(still))) if self._agree else still
+        if new := [name for name in self._idle if name not in self._told]:
+            self._told.update(new)
+            warnings.warn(
+                f"step {step} moves masks, but no gradient came to {', '.join(new[:5])}{' and others' * (len(new) > 5)}"
+                ": masks stand still where that is so (said once, and recorded in history as idle)",
+                stacklevel=5,
+            )
+        if len(self._idle) < len(self.layers) or prunes:
+            return True
+        self.history.append({"step": step, "skipped": "no layer has a gradient"})
+        return False
+
     def _update(self, step: int) -> None:
         before = [layer.snapshot() for layer in self.layers]
+        prunes = self.method.changes_density and not self._shake
         moment = Moment(
             step,
             self.total_steps,
-            self.layers,
+            [layer for layer in self.layers if prunes or layer.name not in self._idle],
             self.targets,
             self._explored,
             self.seed,
             self._memory,
             self._observers,
             bool(self._shake) and self._restart,
+            self._idle,
         )
         if self._shake:
             self.method.shake(moment, self._shake)
@@ -331,10 +357,17 @@ class SparseTraining(Rider):
         self.history.append(
             {
                 "step": step,
-                "sparsity": self.sparsity(),
+                "sparsity": zeros(self.layers),
                 "explored": self.explored(),
                 "kept": {layer.name: layer.kept for layer in self.layers},
+                **({"idle": list(self._idle)} if self._idle else {}),
                 "dropped": {name: dropped for name, (dropped, _) in zip(names, changes, strict=True)},
                 "grown": {name: grown for name, (_, grown) in zip(names, changes, strict=True)},
             }
         )
+
+
+def _names_of(layer: str) -> tuple[str, ...]:
+    """Return by what names a layer is meant: its own, its parameter's, its module's."""
+    parameter = layer.partition("[")[0]
+    return layer, parameter, parameter.rpartition(".")[0]

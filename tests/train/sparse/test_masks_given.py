@@ -1,0 +1,112 @@
+"""Masks that are given: what contradicts them is refused, whatever they are made of is understood."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.train.small import mlp, sgd, train
+from torch import Tensor, nn
+
+from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.core.masks import Masks
+from lowdim.nn.csr.swap import sparse_
+from lowdim.train import SET, Chase, GradualMagnitude, GraNet, RandomMasks, RigL, SparseTraining, Static
+
+
+def masks(sparsity: float) -> dict[str, Tensor]:
+    return RandomMasks().masks(mlp(64, 32, 16, 4), sparsity=sparsity)
+
+
+def training(given: Any, **settings: Any) -> SparseTraining:
+    model = mlp(64, 32, 16, 4)
+    return SparseTraining(model, sgd(model), masks=given, **({"method": Static(), "total_steps": 20} | settings))
+
+
+class TestTwoArgumentsForOneQuantity:
+    @pytest.mark.parametrize("method", [Static(), RigL(every=2), SET(every=2)], ids=repr)
+    @pytest.mark.parametrize("asked", [0.9, 0.5])
+    def test_a_method_that_keeps_the_density(self, method: Any, asked: float) -> None:
+        with pytest.raises(
+            RecipeError, match=rf"masks keeps 768 of 2560 units \(70\.00% zeros\), sparsity is {asked:.2%}"
+        ):
+            training(masks(0.7), method=method, sparsity=asked)
+
+    @pytest.mark.parametrize("method", [GradualMagnitude(every=2), GraNet(every=2)], ids=repr)
+    def test_one_that_prunes_goes_up_alone(self, method: Any) -> None:
+        with pytest.raises(RecipeError, match="does not get from one to the other"):
+            training(masks(0.7), method=method, sparsity=0.5)
+        model = mlp(64, 32, 16, 4)
+        made = SparseTraining(model, sgd(model), masks=masks(0.7), method=method, sparsity=0.9, total_steps=20)
+        train(model, made.optimizer, range(20), flat=True)
+        assert made.sparsity() == pytest.approx(0.9, abs=1e-3)
+
+    @pytest.mark.parametrize("asked", [0.5, 0.9])
+    def test_one_that_refills_goes_either_way(self, asked: float) -> None:
+        model = mlp(64, 32, 16, 4)
+        method = Chase(every=2, channels=0.0, extra=0.0)
+        made = SparseTraining(model, sgd(model), masks=masks(0.7), method=method, sparsity=asked, total_steps=20)
+        train(model, made.optimizer, range(20), flat=True)
+        assert made.sparsity() == pytest.approx(asked, abs=1e-3)
+
+    @pytest.mark.parametrize("pattern", ["unstructured", "fan-in", "4x4"])
+    def test_what_agrees_to_rounding_is_taken(self, pattern: str) -> None:
+        model = mlp(64, 32, 16, 4)
+        first = SparseTraining(model, sgd(model), sparsity=0.7, method=Static(), pattern=pattern)
+        assert training(first.masks, sparsity=0.7, pattern=pattern).masks == first.masks
+
+    @pytest.mark.parametrize("allocation", ["uniform", {"0.weight": 0.5, "2.weight": 0.5}], ids=["name", "shares"])
+    @pytest.mark.parametrize("sparsity", [None, 0.7])
+    def test_an_allocation(self, allocation: Any, sparsity: float | None) -> None:
+        with pytest.raises(RecipeError, match="Leave allocation out"):
+            training(masks(0.7), allocation=allocation, sparsity=sparsity)
+
+
+class TestWhatMasksAreMadeOf:
+    @pytest.mark.parametrize("of", [np.asarray, np.uint8, Tensor.float, Tensor.tolist], ids=lambda of: of.__name__)
+    def test_bools_and_ones_of_any_kind(self, of: Any) -> None:
+        given = masks(0.7)
+        same = {name: of(mask.numpy() if isinstance(of, type) else mask) for name, mask in given.items()}
+        assert training(same).masks == Masks.from_dict(given)
+        assert Masks.from_dict(same) == Masks.from_dict(given)
+        assert sparse_(mlp(64, 32, 16, 4), same)[0].kept == int(given["0.weight"].sum())  # type: ignore[index]
+
+    @pytest.mark.parametrize("wrong", [torch.rand(32, 64), np.full((32, 64), np.nan), "0.weight", None, [[1, 0], [1]]])
+    def test_anything_else_is_refused_by_name(self, wrong: Any) -> None:
+        for take in (training, Masks.from_dict, lambda given: sparse_(mlp(64, 32, 4), given)):
+            with pytest.raises(LowdimError, match=r"the mask of 0\.weight"):
+                take({"0.weight": wrong})
+
+    def test_an_empty_mask_warns(self) -> None:
+        with pytest.warns(UserWarning, match=r"left no weight in 0\.weight"):
+            training({"0.weight": torch.zeros(32, 64).bool()})
+        with pytest.raises(RecipeError, match="masks names no weight"):
+            training({})
+
+
+def per_output(mask: Tensor, groups: int) -> set[int]:
+    """Return how many weights each output of a transposed convolution keeps, [in, out / groups, kernel...]."""
+    return set(mask.unflatten(0, (groups, -1)).transpose(1, 2).flatten(2).sum(2).flatten().tolist())
+
+
+@pytest.mark.parametrize("kind", [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+@pytest.mark.parametrize(("groups", "pattern"), [(1, "fan-in"), (2, "fan-in"), (4, "fan-in"), (4, "2:4"), (2, "2x2")])
+def test_patterns_of_grouped_transposed_convolutions(kind: Any, groups: int, pattern: str) -> None:
+    rank = int(kind.__name__[-2])
+    model = nn.Sequential(kind(32, 16, 2, groups=groups), nn.Flatten(), nn.Linear(16 * 3**rank, 2))
+    settings: dict[str, Any] = {"method": RigL(every=1), "total_steps": 8, "include": ["0"], "sparsity": 0.5}
+    made = SparseTraining(model, sgd(model), pattern=pattern, **settings)
+    for _ in range(3):
+        model(torch.randn(2, 32, *[2] * rank)).square().sum().backward()
+        made.optimizer.step()
+        mask = made.masks["0.weight"]
+        if pattern == "fan-in":
+            assert per_output(mask, groups) == {32 // groups * 2**rank // 2}
+        elif pattern == "2:4":  # four inputs that reach one output through one place of the kernel
+            runs = mask.unflatten(0, (groups, -1, 4)).sum(2)
+            assert set(runs.flatten().tolist()) == {2}
+        else:
+            blocks = mask.reshape(groups, 8, 2, 16 // groups // 2, 2, -1).sum((2, 4, 5))
+            assert set(blocks.flatten().tolist()) == {0, 4 * 2**rank}

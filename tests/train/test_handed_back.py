@@ -1,0 +1,205 @@
+"""Whoever wrote weights or masks last: the training and the model agree afterwards, or a warning says both numbers."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("lightning.pytorch")
+
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from tests.train.loops import STEPS, WAYS, Hugging, Light, Net, Points, Way, weights, zeros
+
+from lowdim.core.errors import LowdimError
+from lowdim.train import GradualMagnitude, Static
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*(dataloader|num_workers|checkpoint directory|log_every|weights_only|callbacks used|isinstance.treespec)"
+)
+GROWS_SPARSER = {"sparsity": 0.8, "method": GradualMagnitude(every=2, until=1.0)}
+
+
+@pytest.fixture(params=list(WAYS))
+def way(request: Any, tmp_path: Path) -> Way:
+    return WAYS[request.param](tmp_path)
+
+
+def agree(way: Way, net: Net) -> float:
+    """Return the sparsity that training and model agree on, without a warning."""
+    assert way.training is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        said = way.training.sparsity()
+    held = dict(net.named_parameters())
+    assert not any(held[name][~mask].any() for name, mask in way.training.masks.items())
+    assert zeros(net) == pytest.approx(said, abs=0.02)  # a weight just grown is zero as well
+    return said
+
+
+def riding(way: Way) -> Any:
+    """Return the training while it is under way."""
+    return way.training if way.callback is None else way.callback.training
+
+
+def of_average(net: Net, source: Net) -> None:
+    """Write the mean of a network and a dense one into it, as averages do."""
+    average = torch.optim.swa_utils.AveragedModel(source)
+    average.update_parameters(source)
+    average.update_parameters(net)
+    with torch.no_grad():
+        for mine, other in zip(net.parameters(), average.parameters(), strict=True):
+            mine.data.copy_(other)
+
+
+def test_a_best_checkpoint_brings_its_own_masks(way: Way, monkeypatch: Any) -> None:
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
+    monkeypatch.setattr(Hugging, "best", {**best, "eval_strategy": "steps", "eval_steps": 4})
+    net = Net()
+    if isinstance(way, Hugging):
+        with pytest.warns(UserWarning, match=r"of step 4 of 8 and have 7\d\.\d+% zeros, fewer than the 80\.\d+% asked"):
+            way.fit(net, "a", GROWS_SPARSER)
+    else:
+        way.fit(net, "a", GROWS_SPARSER)
+        assert agree(way, net) == pytest.approx(0.8, abs=1e-3)
+        found = way.checkpoint("a", 4)
+        if isinstance(way, Light):
+            way.trainer.validate(
+                net, torch.utils.data.DataLoader([]), ckpt_path=found, weights_only=False, verbose=False
+            )
+        else:
+            net.load_state_dict(found["model"])
+            with pytest.warns(UserWarning, match=r"masks leave 80\.\d+% zeros, but the weights have 7\d\.\d+%"):
+                way.training.sparsity()  # type: ignore[union-attr]
+            way.training.load_state_dict(found["sparse"])  # type: ignore[union-attr]
+    assert agree(way, net) == pytest.approx(0.7, abs=0.02)
+
+
+def test_averages_get_the_masks(way: Way) -> None:
+    net, dense = Net(), Net(seed=1)
+    way.fit(net, "a", Way.settings, last=lambda net: of_average(net, dense))
+    assert agree(way, net) == pytest.approx(0.8, abs=1e-3)
+    of_average(net, dense)  # behind everybody's back
+    with pytest.warns(UserWarning, match=r"masks leave 80\.\d+% zeros, but the weights have 0\.00%"):
+        way.training.sparsity()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+@pytest.mark.parametrize("kind", ["swa", "swa-norm", "ema"])
+def test_averages_of_lightning(kind: str, place: str, tmp_path: Path) -> None:
+    way, net = Light(tmp_path), Net()
+    if kind == "swa-norm":  # whose averages are in the module for an epoch that measures norms
+        net.net[1] = nn.Sequential(nn.BatchNorm1d(32), nn.ReLU())
+    swa = StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1)
+    setattr(way, place, (EMAWeightAveraging(decay=0.5) if kind == "ema" else swa,))
+    way.fit(net, "a", Way.settings)
+    assert agree(way, net) == pytest.approx(0.8, abs=1e-3)
+    assert way.training is not None
+    saved = way.read(way.checkpoint("a", 8))
+    assert not any(saved[name][~mask].any() for name, mask in way.training.masks.items())
+
+
+def test_a_run_resumes(way: Way) -> None:
+    whole, net = Net(), Net()
+    way.fit(whole, "a", Way.settings)
+    other = type(way)(way.home)
+    other.fit(net, "a", Way.settings, resume=way.checkpoint("a", 4))
+    assert way.training is not None
+    assert other.training is not None
+    assert other.training.masks == way.training.masks
+    assert other.training.history == way.training.history
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["another-run", "dense"])
+def test_masks_of_another_run_are_refused(way: Way, dense: bool) -> None:
+    net, settings = Net(seed=2), Way.settings
+    way.fit(Net(), "masks", settings)
+    type(way)(way.home).fit(Net(seed=1), "model", None if dense else settings)
+    found = way.mix(way.checkpoint("model", 4), way.checkpoint("masks", 4))
+    with pytest.raises(LowdimError, match=r"not that of the model's weights.*nothing has been changed"):
+        type(way)(way.home).fit(net, "model", settings, resume=found)
+    assert all(torch.equal(p, way.read(found)[name]) for name, p in weights(net).items())
+
+
+def test_another_step_of_the_same_run_is_refused(way: Way) -> None:
+    way.fit(Net(), "a", GROWS_SPARSER)
+    found, net = way.mix(way.checkpoint("a", 8), way.checkpoint("a", 4)), Net(seed=2)
+    with pytest.raises(LowdimError, match=r"that were not zero when it was saved, many are"):
+        type(way)(way.home).fit(net, "a", GROWS_SPARSER, resume=found)
+
+
+def test_a_checkpoint_without_masks_is_refused(way: Way) -> None:
+    way.fit(Net(), "a", None)
+    net = Net(seed=2)
+    with pytest.raises(LowdimError, match=r"saved (without|with)|does not exist|not saved by"):
+        type(way)(way.home).fit(net, "a", Way.settings, resume=way.checkpoint("a", 4))
+
+
+def test_a_second_training_goes_on_with_its_masks(way: Way) -> None:
+    net, settings = Net(), {"sparsity": 0.8, "method": Static()}
+    way.fit(net, "a", settings)
+    assert way.training is not None
+    masks, before = way.training.masks, weights(net)
+    seen: list[int] = []
+
+    def look(step: int, loop: Any) -> None:
+        seen.append(sum(int((before[n][m] != 0).sum()) for n, m in masks.items()))
+        assert all(bool((dict(net.named_parameters())[n][m] != 0).float().mean() > 0.99) for n, m in masks.items())
+
+    way.fit(net, "b", settings, each=look)
+    assert len(seen) == STEPS
+    assert way.training.masks == masks
+    assert agree(way, net) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_a_callback_of_another_model_begins_afresh(way: Way) -> None:
+    way.fit(Net(), "a", Way.settings)
+    net = Net(seed=1)
+    way.fit(net, "b", Way.settings)
+    assert way.training is not None
+    assert way.training.model is net
+    assert agree(way, net) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_another_optimizer_is_refused(way: Way) -> None:
+    net = Net()
+    before: list[Any] = []
+
+    def swap(step: int, loop: Any) -> None:
+        if step == 3:
+            way.change(loop, torch.optim.SGD(net.parameters(), lr=0.1))
+            before.append(weights(net))
+
+    with pytest.raises(LowdimError, match=r"this SGD would step net\.0\.weight.*\(AdamW\).*remove\(\)"):
+        way.fit(net, "a", Way.settings, each=swap)
+    assert all(torch.equal(p, before[0][name]) for name, p in weights(net).items())
+
+
+def test_a_loaded_optimizer_state_is_cleared(way: Way) -> None:
+    warm, net = Net(), Net()
+    optimizer = warm.make(warm.parameters())
+    for batch in torch.utils.data.DataLoader(Points(), 8):
+        warm(**batch)["loss"].backward()
+        optimizer.step()
+
+    def loaded(parameters: Any) -> torch.optim.Optimizer:
+        made = torch.optim.AdamW(parameters, lr=0.02)
+        made.load_state_dict(optimizer.state_dict())
+        return made
+
+    net.make = loaded
+    seen: list[int] = []
+
+    def look(step: int, loop: Any) -> None:
+        for layer in riding(way).layers:
+            state = riding(way).optimizer.state[layer.parameter]
+            seen.append(sum(int(state[key][~layer.mask()].count_nonzero()) for key in ("exp_avg", "exp_avg_sq")))
+
+    way.fit(net, "a", {"sparsity": 0.8, "method": Static()}, each=look)
+    assert len(seen) == 2 * STEPS
+    assert not any(seen)
