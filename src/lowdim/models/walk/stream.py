@@ -134,7 +134,7 @@ class Stream:
         self.device = torch.device(device) if held.type == "meta" else held
         self.compute = compute
         self.skeleton = None if reader is None else Skeleton(model, reader, stored)
-        self._together: dict[str, list[str]] | None = None
+        self._together = saved_together(model) if reader is None else {}  # while all parameters have their names
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -163,7 +163,6 @@ class Stream:
         """Return the parameters that share tensors on disk with this one, itself included."""
         if self.skeleton is not None:
             return self.skeleton.stored_with(parameter)
-        self._together = self._together or saved_together(self.model)
         return self._together[parameter]
 
     @contextmanager
