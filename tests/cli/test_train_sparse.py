@@ -94,3 +94,21 @@ def test_what_a_method_cannot_train_is_refused_before_any_training(run, changes:
     done = run("train-sparse", *fresh, *changes, "--quiet")
     assert done.exit_code == 2, done.output
     assert reason in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "selfish-rnn"], "no sparse weight is of an nn.LSTM"),
+        (["--method", "ctre", "--net", "conv"], "CTRE trains linear layers"),
+        (["--method", "set", "--set", "pattern=2x2"], "SET(regrow='zero')"),
+    ],
+)
+def test_what_a_network_cannot_do_is_refused_before_training_and_leaves_nothing(
+    run, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    pytest.importorskip("sklearn")
+    done = run("train-sparse", "--data", "digits", "--out", tmp_path / "out", *arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []

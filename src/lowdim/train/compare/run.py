@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lowdim.core.errors import RecipeError
 from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
 from lowdim.data import classification
@@ -71,9 +72,14 @@ def train(
     if out is None:
         return _run(recipe, data or _load(recipe), None, progress)
     with Directory(out, overwrite, resume) as directory:
-        data, store = data or _load(recipe), Store(directory)
+        data, store, fresh = data or _load(recipe), Store(directory), not directory.state
         directory.begin({"recipe": recipe.to_dict(), "data": data.fingerprint()})
-        result = _run(recipe, data, store, progress)
+        try:
+            result = _run(recipe, data, store, progress)
+        except RecipeError:
+            if fresh:  # nothing was trained that could be gone on from
+                directory.reset()
+            raise
         directory.write_json(results.FILE, result.facts)
         store.drop(CHECKPOINT, *(f"{role}{DONE}" for role in roles(recipe)))
         path = directory.finish()
