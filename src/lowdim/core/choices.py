@@ -17,6 +17,10 @@ class Choices(Protocol):
     """The words of a recipe, as each of them sees the others in its ``check``."""
 
     @property
+    def schema_version(self) -> int:
+        """How lists of layers are read: 1 as regular expressions, 2 as globs."""
+
+    @property
     def score(self) -> Score:
         """How much each weight matters."""
 
@@ -39,10 +43,6 @@ class Choices(Protocol):
     @property
     def sequential(self) -> str:
         """When statistics are taken: "block" or "true"."""
-
-    @property
-    def schema_version(self) -> int:
-        """How lists of layers are read: 1 as regular expressions, 2 as globs."""
 
     def word(self, kind: str) -> str:
         """Return the registered name of the method of a kind."""

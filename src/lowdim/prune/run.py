@@ -21,7 +21,7 @@ from lowdim.prune.walk import prune_block
 
 
 def needs_data(session: Session) -> bool:
-    """Tell whether a recipe looks at calibration data at all."""
+    """Whether a recipe looks at calibration data at all."""
     recipe = session.recipe
     scale = recipe.allocation.scale_from
     return bool(recipe.needs) or scale == "wanda" or (scale == "score" and bool(recipe.score.needs))

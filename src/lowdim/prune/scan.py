@@ -87,7 +87,7 @@ class Scanner:
 def allocate(session: Session, batches: Sequence[Batch], progress: Progress) -> AllocationResult:
     """Run a recipe's allocation, with the dense pass it needs, if any, and return its sparsities."""
     recipe = session.recipe
-    allocation = recipe.allocation.in_schema(recipe.schema_version)
-    source = {"wanda": Wanda(), "score": recipe.score, None: None}[allocation.scale_from]
+    source = {"wanda": Wanda(), "score": recipe.score, None: None}[recipe.allocation.scale_from]
     with torch.no_grad(), closing(Scanner(session, source, batches, progress)) as scanner:
+        allocation = recipe.allocation.in_schema(recipe.schema_version)
         return recipe.pattern.allocate(allocation, session.layers, recipe.target, scanner)

@@ -32,9 +32,9 @@ def measure_speed(
     Args:
         dense: directory of the model before.
         sparse: directory of the model after.
-        dtype: of both.
+        dtype: that both are run in.
         tokens: tokens generated per round.
-        text: ignored, since both compute what the run has measured on it.
+        text: not looked at: both compute what the run has measured on it.
     """
     models = [load(path, dtype=dtype) for path in (dense, sparse)]
     prompt = torch.arange(1, 17)[None] % models[0].config.vocab_size

@@ -63,10 +63,15 @@ def _dense(facts: Json) -> tuple[str, str]:
 
 def _pattern(facts: Json) -> tuple[str, str]:
     pattern = words.clean(facts["recipe"].get("pattern", ""))
-    how = "as masks over dense weights, which no device runs faster for their zeros"
     if facts["execution"] == "csr":
-        how = "by lowdim's CSR layers on a CPU, which multiply kept weights alone"
-    return MET, f"Pattern: {pattern}. Executed {how}."
+        return (
+            MET,
+            f"Pattern: {pattern}. Executed by lowdim's CSR layers on a CPU, which multiply kept weights alone.",
+        )
+    return (
+        MET,
+        f"Pattern: {pattern}. Executed as masks over dense weights, which no device runs faster for their zeros.",
+    )
 
 
 def _arose(facts: Json) -> tuple[str, str]:

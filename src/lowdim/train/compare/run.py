@@ -72,7 +72,8 @@ def train(
     if out is None:
         return _run(recipe, data or _load(recipe), None, progress)
     with Directory(out, overwrite, resume) as directory:
-        data, store, fresh = data or _load(recipe), Store(directory), not directory.state
+        fresh = not directory.state
+        data, store = data or _load(recipe), Store(directory)
         directory.begin({"recipe": recipe.to_dict(), "data": data.fingerprint()})
         try:
             result = _run(recipe, data, store, progress)

@@ -17,8 +17,8 @@ from lowdim.train.sparse.distributed import local
 class Correlation:
     """Running sums over what enters a linear layer and what leaves it, behind the activation.
 
-    |cos|_qp = |sum_b y_bq x_bp| / sqrt(sum_b y_bq^2 sum_b x_bp^2); summed over every training batch since the
-    last ``clear``, on all ranks together, except batches that overflow. What leaves a layer is what enters the next
+    |cos|_qp = |sum_b y_bq x_bp| / sqrt(sum_b y_bq^2 sum_b x_bp^2); sums of every training batch since the last
+    ``clear``, on all ranks together, but for batches that overflow. What leaves a layer is what enters the next
     one, and the softmax of the output for the last.
 
     Args:

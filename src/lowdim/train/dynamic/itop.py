@@ -55,7 +55,7 @@ class ITOP(Regrows):
         return self.grow == "gradient" or self.death == "taylor"
 
     def check(self, layers: Sequence[SparseLayer]) -> None:
-        """Refuse growth rules that may find nothing in a group: weights never active, or only new ones."""
+        """Refuse to choose among groups what a group may not have: those never active, or new weights alone."""
         if self.grow == "unfired":
             refuse_groups(layers, "grow='unfired'", "'random' or 'gradient'")
         super().check(layers)

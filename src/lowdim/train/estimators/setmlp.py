@@ -18,7 +18,7 @@ class SetMLP(Settings):
 
     After every epoch but the last, each hidden layer's share ``drop`` of the weights nearest to zero, of either sign,
     makes room for as many at random places. Memory and time go with the connections: a million neurons train on a
-    laptop. The output layer is dense. `lowdim.train.SparseMLPClassifier` and ``SparseMLPRegressor`` are built on it.
+    laptop. The output layer is dense. `lowdim.train.SparseMLPClassifier` and ``SparseMLPRegressor`` are built of it.
 
     Paper: "Sparse evolutionary deep learning with over one million artificial neurons on commodity hardware", Neural
     Computing and Applications 2021, arXiv 1901.09181. All-ReLU and importance pruning are of arXiv 2102.01732.

@@ -42,7 +42,7 @@ def arriving(module: nn.Module, args: tuple[Any, ...]) -> Tensor:
 def repair(flow: Flow, masks: dict[str, Tensor], linear: set[str], seed: int) -> dict[str, Tensor]:
     """Move weights that lie on no path to the places of their layer where most paths pass.
 
-    A move adds paths, removes none, and may open places in other layers, so it is repeated until nothing moves.
+    A move adds paths and takes none away, and may open places in other layers; so again, until nothing moves.
     """
     while True:
         flow.set({name: mask.double() for name, mask in masks.items()})
@@ -58,7 +58,7 @@ def repair(flow: Flow, masks: dict[str, Tensor], linear: set[str], seed: int) ->
 
 
 def _moved(mask: Tensor, passing: Tensor, drawn: Generator) -> Tensor:
-    """Return a layer's mask with its idle weights moved, as far as there is room; the mask itself if nothing moves."""
+    """Return a layer's mask with its idle weights moved, as far as there are places; itself if nothing moves."""
     idle = (mask & ~(passing > 0)).reshape(-1).nonzero().flatten()
     better = (~mask & (passing > 0)).reshape(-1).nonzero().flatten()
     moved = min(len(idle), len(better))
