@@ -86,11 +86,17 @@ def test_mistakes_cost_no_work(run, arguments: list[str], message: str) -> None:
     [
         (["--method", "st-rnn", "--set", "net.hidden=[30]"], "30 rows, which are not 4 stacked gates"),
         (["--method", "st-rnn", "--set", "pattern=4x4"], "use pattern='gates:4'"),
+        (["--method", "selfish-rnn"], "no sparse weight is of an nn.LSTM"),
+        (["--method", "ctre", "--net", "conv"], "CTRE trains linear layers"),
+        (["--method", "set", "--set", "pattern=2x2"], "SET(regrow='zero')"),
     ],
 )
-def test_what_a_method_cannot_train_is_refused_before_any_training(run, changes: list[str], reason: str) -> None:
+def test_what_a_method_cannot_train_is_refused_before_any_training_and_leaves_nothing(
+    run, tmp_path: Path, changes: list[str], reason: str
+) -> None:
     pytest.importorskip("sklearn")
     fresh = ["--data", "digits", "--twins", "dense", "--epochs", "1000000"]
-    done = run("train-sparse", *fresh, *changes, "--quiet")
+    done = run("train-sparse", *fresh, *changes, "--quiet", "--out", tmp_path / "out")
     assert done.exit_code == 2, done.output
     assert reason in " ".join(done.output.split())
+    assert list(tmp_path.iterdir()) == []

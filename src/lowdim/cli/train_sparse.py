@@ -39,7 +39,8 @@ def train_sparse(
     batch: Annotated[int | None, typer.Option(help="Examples per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
     twins: Annotated[
-        str | None, typer.Option(metavar="dense,small,static|none", help="Networks trained beside it, to compare with.")
+        str | None,
+        typer.Option(metavar="dense,small,static|none", help="Networks trained beside it, to compare with."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, masks and the order of data.")] = None,
     assignments: Annotated[

@@ -17,6 +17,10 @@ class Choices(Protocol):
     """The words of a recipe, as each of them sees the others in its ``check``."""
 
     @property
+    def schema_version(self) -> int:
+        """How lists of layers are read: 1 as regular expressions, 2 as globs."""
+
+    @property
     def score(self) -> Score:
         """How much each weight matters."""
 

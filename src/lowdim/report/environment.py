@@ -1,9 +1,11 @@
-"""The templates of all pages."""
+"""The templates of all pages, and the papers that they name."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lowdim.core import registry
+from lowdim.core.errors import LowdimError
 from lowdim.report.draw import words
 
 if TYPE_CHECKING:
@@ -23,3 +25,12 @@ def templates() -> Environment:
     )
     pages.globals["words"] = words
     return pages
+
+
+def paper(kind: str, name: str) -> dict[str, str]:
+    """Return title, arXiv number and year of a method, as templates show them; empty where it is not registered."""
+    try:
+        found = registry.find(kind, name)
+    except (LowdimError, ImportError):
+        return {"title": "", "arxiv": "", "year": ""}
+    return {"title": found.title, "arxiv": found.arxiv, "year": str(found.year or "")}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from lowdim.core import settings
 from lowdim.core.errors import RecipeError, clash
 from lowdim.core.score.base import GRADIENT
-from lowdim.core.settings import check_sparsity
 
 if TYPE_CHECKING:
     from lowdim.prune.recipe.schema import Recipe
@@ -19,7 +19,7 @@ def check(recipe: Recipe) -> float:
         RecipeError: the sparsity is impossible, or two choices exclude each other.
     """
     if recipe.sparsity is not None:
-        check_sparsity(recipe.sparsity)
+        settings.check_sparsity(recipe.sparsity)
     for word in (recipe.pattern, recipe.allocation, recipe.score, recipe.refine, recipe.repair):
         word.check(recipe)
     if recipe.sequential == "true" and not recipe.needs - {GRADIENT}:

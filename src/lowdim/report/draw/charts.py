@@ -35,7 +35,6 @@ def lines(
         for index, (name, values) in enumerate(series.items()):
             tone = ramp("zeros")[8 - round(5 * (len(series) - 1 - index) / max(len(series) - 1, 1))]
             axes.plot(range(len(values)), as_floats(values), color=tone, linewidth=1.6)
-            texts = [f"{name}, {xlabel} {p}: {words.number(v)}" for p, v in zip(places, values, strict=False)]
             if blocks:
                 texts = [
                     f"{name}, block {p}: {words.MISSING if v is None else write(v)}"

@@ -7,12 +7,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lowdim.core import registry
-from lowdim.core.errors import LowdimError
 from lowdim.report.draw import words
 from lowdim.report.draw.grid import Pruned, layers_of
 from lowdim.report.draw.palette import css_variables
-from lowdim.report.environment import templates
+from lowdim.report.environment import paper, templates
 from lowdim.report.pruning import figures, speed
 from lowdim.report.pruning.summary import Notice, headline, notices, section, verdict
 
@@ -93,25 +91,8 @@ def _method_name(recipe: Json, role: str) -> str:
 
 def _methods(recipe: Json) -> list[dict[str, str]]:
     """Return role, name, title and paper of every method in a recipe; the unregistered by name alone."""
-    rows = []
-    for role in _ROLES:
-        name = _method_name(recipe, role)
-        if name in ("", "none"):
-            continue
-        try:
-            method = registry.find(role, name)
-            rows.append(
-                {
-                    "role": role,
-                    "name": name,
-                    "title": method.title,
-                    "arxiv": method.arxiv,
-                    "year": str(method.year or ""),
-                }
-            )
-        except (LowdimError, ImportError):
-            rows.append({"role": role, "name": name, "title": "", "arxiv": "", "year": ""})
-    return rows
+    named = [(role, _method_name(recipe, role)) for role in _ROLES]
+    return [{"role": role, "name": name, **paper(role, name)} for role, name in named if name not in ("", "none")]
 
 
 def _yaml(recipe: Json) -> str:

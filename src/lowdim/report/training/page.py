@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lowdim.core import registry
-from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.core.errors import CheckpointError
 from lowdim.core.files import read_json
 from lowdim.core.recipe.text import dump
 from lowdim.report.draw import words
 from lowdim.report.draw.palette import css_variables
-from lowdim.report.environment import templates
+from lowdim.report.environment import paper, templates
 from lowdim.report.training.facts import beyond, execution, lines, verdict
 from lowdim.report.training.pictures import pictures
 from lowdim.report.training.rules import rules
@@ -94,11 +93,9 @@ def _composition(recipe: Json) -> list[tuple[str, str]]:
 
 
 def _method(recipe: Json) -> dict[str, str] | None:
-    try:
-        found = registry.find("training", recipe["training"]["name"])
-    except (LowdimError, ImportError):
-        return None
-    return {"name": found.name, "title": found.title, "arxiv": found.arxiv, "year": str(found.year or "")}
+    name = recipe["training"]["name"]
+    found = paper("training", name)
+    return {"name": name, **found} if found["title"] else None
 
 
 def _tables(facts: Json, run: Json) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -40,11 +40,8 @@ def rules(facts: Json) -> list[Rule]:
         ("Never time a simulation as if it were an execution", _execution),
         ("Look beyond accuracy", _beyond),
     )
-    return [_rule(number, rule, *check(facts)) for number, (rule, check) in enumerate(checks, start=1)]
-
-
-def _rule(number: int, rule: str, state: str, says: str) -> Rule:
-    return Rule(number, rule, state, says[:1].upper() + says[1:])
+    found = [(rule, *check(facts)) for rule, check in checks]
+    return [Rule(n, rule, state, says[:1].upper() + says[1:]) for n, (rule, state, says) in enumerate(found, start=1)]
 
 
 def _accuracy(member: Json) -> str:
@@ -148,7 +145,7 @@ def _ratios(facts: Json) -> tuple[str, str]:
         return OPEN, "There is no random mask to compare with."
     counts = [{layer["name"]: layer["kept"] for layer in found[role]["layers"]} for role in ("static", "sparse")]
     if counts[0] == counts[1]:
-        return (MET, "The static twin keeps as many weights in every layer: the difference is one of positions alone.")
+        return MET, "The static twin keeps as many weights in every layer: the difference is one of positions alone."
     return (
         OPEN,
         "This network spreads its weights over the layers in another way than the static twin: positions and ratios "
@@ -158,7 +155,7 @@ def _ratios(facts: Json) -> tuple[str, str]:
 
 def _execution(facts: Json) -> tuple[str, str]:
     if facts["execution"] == "csr":
-        return (MET, "Execution: csr. Sparse networks were trained truly sparse, dense ones by torch; both are timed.")
+        return MET, "Execution: csr. Sparse networks were trained truly sparse, dense ones by torch; both are timed."
     return MET, "Execution: masked, a simulation. No time here is claimed as a gain."
 
 

@@ -54,7 +54,7 @@ def noisy(split: Split, seed: int) -> Split:
 
 
 def test(net: nn.Module, split: Split, seed: int) -> tuple[Answers, dict[str, float]]:
-    """Measure a finished network once, on examples that played no part in any choice."""
+    """Measure a finished network once on examples that nothing was chosen on."""
     outcome = answer(net, split)
     found = {
         "accuracy": outcome.accuracy,

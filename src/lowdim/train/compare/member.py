@@ -31,7 +31,7 @@ Role = Literal["dense", "small", "static", "sparse"]
 def roles(recipe: TrainingRecipe) -> list[Role]:
     """Return what is trained, in this order: the twins asked for, then the sparse network.
 
-    The static twin is left out if the run itself is static.
+    A static twin is left out where the run itself is one.
     """
     itself = not recipe.training.moves and parse(recipe.allocation) == ERK() and recipe.initialisation is None
     twins: list[Role] = [role for role in ("dense", "small", "static") if role in recipe.twins]

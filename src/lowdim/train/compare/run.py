@@ -75,10 +75,16 @@ def train(
         data = data or _load(recipe)
         return _run(_sized(recipe, data), data, None, progress)
     with Directory(out, overwrite, resume) as directory:
+        fresh = not directory.state
         data, store = data or _load(recipe), Store(directory)
         recipe = _sized(recipe, data)
         directory.begin({"recipe": recipe.to_dict(), "data": data.fingerprint()})
-        result = _run(recipe, data, store, progress)
+        try:
+            result = _run(recipe, data, store, progress)
+        except RecipeError:
+            if fresh:  # nothing was trained that could be gone on from
+                directory.reset()
+            raise
         directory.write_json(results.FILE, result.facts)
         store.drop(CHECKPOINT, *(f"{role}{DONE}" for role in roles(recipe)))
         path = directory.finish()
