@@ -45,10 +45,6 @@ class Choices(Protocol):
         """When statistics are taken: "block" or "true"."""
 
     @property
-    def schema_version(self) -> int:
-        """How lists of layers are read: 1 as regular expressions, 2 as globs."""
-
-    @property
     def legal(self) -> Pattern:
         """The pattern with what it leaves open decided."""
 
