@@ -65,17 +65,17 @@ for _command in (
     app.command()(_command)
 
 
-_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+# Threads of OpenMP, torch's and the kernels' alike, spin for milliseconds while they wait for each other, and so take
+# the cores that other work shares from the very thread they wait for. These spin for microseconds, then sleep.
+_WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 
 
 def main() -> None:
-    """Run the program.
+    """Run the program, with threads that wait in their sleep unless the environment says how they wait.
 
-    Threads of OpenMP, torch's and the kernels' alike, sleep while they wait for each other unless the environment says
-    how: spinning ones take the cores that other work shares from the very thread they wait for. It is read when torch
-    is loaded, so it is set before.
+    That is read when torch is loaded, so it is set before.
     """
-    if not any(name in os.environ for name in _WAITING):
-        os.environ["OMP_WAIT_POLICY"] = "passive"
+    if not any(name in os.environ for name in (*_WAITING, "KMP_BLOCKTIME")):
+        os.environ.update(_WAITING)
     screen.prepare()
     app()

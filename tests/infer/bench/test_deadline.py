@@ -21,6 +21,7 @@ from lowdim.infer.bench.timing import Deadline
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "STREAMED", 2**16)
+    monkeypatch.setattr(timing, "_TURN", 1e-5)
     monkeypatch.setattr(bandwidth, "BUFFER", 2**20)
 
 
@@ -40,16 +41,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 TEXT = Windows(torch.arange(1, 81).view(10, 8), {"windows": 10})
 
 
-def measured(path: Path, deadline: Deadline | None) -> Result:
-    settings = Settings(model=str(path), dtypes=("fp32", "int8", "int4"), tokens=48)
+def measured(path: Path, deadline: Deadline) -> Result:
+    settings = Settings(model=str(path), dtypes=("fp32", "int8", "int4"), tokens=480)
     return run.measure(models.loaded_base(settings), settings, TEXT, Silent(), deadline, needed=("fp32",))
-
-
-def test_without_a_deadline_all_is_measured(path: Path) -> None:
-    found = measured(path, None)
-    assert {row.dtype for row in found.models if row.engine == "lowdim"} == {"fp32", "int8", "int4"}
-    assert found.protocol["windows"] == 10
-    assert not [note for note in found.notes if "Left out" in note]
 
 
 def test_when_the_time_is_up_the_needed_is_measured_and_the_rest_named(path: Path) -> None:
@@ -61,18 +55,19 @@ def test_when_the_time_is_up_the_needed_is_measured_and_the_rest_named(path: Pat
         "lowdim fp32 50%",
     ]
     assert all(row.tokens_per_s > 0 and row.perplexity is None for row in found.models)
-    assert "Left out, since 0 seconds were up: int8, int4, perplexity. lowdim bench measures it all." in found.notes
+    (note,) = [note for note in found.notes if "Left out" in note]
+    assert note.startswith("Left out, since 0 seconds were up: q_proj, ")
+    assert note.endswith("lm_head, int8, int4, perplexity. lowdim bench measures it all.")
+    assert {row.sparsity for row in found.layers} > set(layers.CURVE)
+    assert len({(row.rows, row.cols) for row in found.layers}) == 1
 
 
 def test_a_slow_machine_takes_the_time_it_was_given(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything is slowed down; all rounds of all tokens would take a minute."""
+    """Everything is slowed down; all rounds of all tokens would take four minutes."""
 
-    def slowed(work: Any, pause: float) -> Any:
-        def slow(*given: Any, **named: Any) -> Any:
-            time.sleep(pause)
-            return work(*given, **named)
-
-        return slow
+    def nll(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.03)
+        return torch.nn.functional.cross_entropy(logits, ids)
 
     def step(self: Any, ids: Any, tokens: int) -> list[float]:
         time.sleep(0.02 * tokens)
@@ -81,10 +76,10 @@ def test_a_slow_machine_takes_the_time_it_was_given(path: Path, monkeypatch: pyt
     for kind in (decode.TorchDecoder, decode.LowdimDecoder):
         monkeypatch.setattr(kind, "decode", step)
         monkeypatch.setattr(kind, "prefill", lambda self, ids: time.sleep(0.1) or 0.1)
-    monkeypatch.setattr("lowdim.evaluate.quality.perplexity.token_nll", slowed(torch.nn.functional.cross_entropy, 0.03))
+    monkeypatch.setattr("lowdim.evaluate.quality.perplexity.token_nll", nll)
     begun = time.monotonic()
     found = measured(path, Deadline(4))
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 60  # 5, where no other work takes the cores
     assert 0 < found.protocol.get("windows", 1) <= 10
     assert all(row.tokens_per_s == pytest.approx(50, rel=0.01) for row in found.models)
 

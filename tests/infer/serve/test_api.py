@@ -156,6 +156,45 @@ def test_names_of_the_speakers_are_accepted_and_reach_the_template(client: Any, 
         assert answer.usage.prompt_tokens == len("ann:Be brief.user:Who are you?")  # type: ignore[union-attr]
 
 
+TURN = {"content": "x", "role": "user"}
+LANGCHAIN = [
+    {"stream": False, "messages": [{"content": "s", "name": "sys", "role": "system"}, TURN | {"name": "ann"}]},
+    {"stream": False, "messages": [TURN, {"content": "hi", "name": "bot", "role": "assistant"}, TURN]},
+    {"stream": True, "messages": [TURN], "stream_options": {"include_usage": True}},
+    {"stream": False, "messages": [{"content": [{"type": "text", "text": "go on"}], "role": "user"}], "stop": ["x"]},
+    {
+        "stream": False,
+        "messages": [TURN],
+        "frequency_penalty": 0.0,
+        "logprobs": False,
+        "n": 2,
+        "seed": 1,
+        "max_completion_tokens": 5,
+        "presence_penalty": 0.0,
+        "stop": ["a"],
+        "temperature": 0.2,
+        "top_p": 0.9,
+    },
+    {
+        "prompt": ["x"],
+        "frequency_penalty": 0,
+        "logprobs": None,
+        "n": 1,
+        "presence_penalty": 0,
+        "seed": None,
+        "max_tokens": 25,
+        "temperature": 0.7,
+        "top_p": 1,
+    },
+]
+
+
+@pytest.mark.parametrize("body", LANGCHAIN, ids=range(len(LANGCHAIN)))
+def test_requests_as_langchain_sends_them_are_answered(served: Served, body: dict[str, Any]) -> None:
+    answer = served.post("/chat/completions" if "messages" in body else "/completions", {"model": NAME} | body)
+    assert answer.status_code == 200, answer.text
+
+
 def test_an_empty_prompt_begins_a_text_as_it_does_for_generate(client: Any, tiny: Any, tokenizer: Any) -> None:
     begun = list(generate(HFBackend(tiny), tokenizer, encode_text(tokenizer, ""), Sampling(max_tokens=8)))
     answer = client.completions.create(model=NAME, prompt=["", "a"], max_tokens=8, temperature=0)

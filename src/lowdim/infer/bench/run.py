@@ -75,7 +75,7 @@ def measure(
         )
     with threads(settings.threads):
         bandwidth = read_bandwidth()
-        times = _layers(base, settings, bandwidth, progress, deadline)
+        times, untimed = _layers(base, settings, bandwidth, progress, deadline)
         built = _build(base, settings, progress, deadline, needed)
         speeds, protocol = _models(base, built, settings, bandwidth, text, progress, deadline)
         subject, info = _subject(base, settings), runtime_info()
@@ -87,7 +87,7 @@ def measure(
             bandwidth=bandwidth,
             layers=tuple(times),
             models=tuple(speeds),
-            notes=(*advice.notes(subject, times, speeds, info.level), *_cut(settings, text, speeds, deadline)),
+            notes=(*advice.notes(subject, times, speeds, info.level), *_cut(untimed, settings, text, speeds, deadline)),
             protocol=protocol,
         )
 
@@ -121,18 +121,22 @@ def _subject(base: models.Base, settings: Settings) -> dict[str, Any]:
 
 def _layers(
     base: models.Base, settings: Settings, bandwidth: float, progress: Progress, deadline: Deadline
-) -> list[LayerTime]:
+) -> tuple[list[LayerTime], list[str]]:
+    """Return the times of the layers, and the names of those that there was no time for: never the curve's."""
     products = models.products(base)
     curve = layers.curve_of(products)
-    found: list[LayerTime] = []
+    found: dict[int, list[LayerTime]] = {}
     with progress.stage("Time layers", len(products), "shapes") as stage:
-        for index, product in enumerate(products):
+        for turn, index in enumerate(sorted(range(len(products)), key=lambda index: products[index] is not curve)):
+            product = products[index]
             asked = set(settings.sparsities) if product.prunable else set()
             asked |= set(layers.CURVE) if product is curve else set()
-            seconds = deadline.left(_LAYERS) / (len(products) - index)
-            found += layers.measure(product, settings.dtypes, sorted(asked), bandwidth, seconds=seconds)
+            seconds = deadline.left(_LAYERS) / (len(products) - turn)
+            if seconds or product is curve:
+                found[index] = layers.measure(product, settings.dtypes, sorted(asked), bandwidth, seconds=seconds)
             stage.advance()
-    return found
+    untimed = [name for index, product in enumerate(products) if index not in found for name in product.names]
+    return [row for index in sorted(found) for row in found[index]], untimed
 
 
 def _build(
@@ -220,10 +224,16 @@ def _perplexities(
     return {contestant: float(torch.cat(each).mean().exp()) for contestant, each in nll.items() if each}, protocol
 
 
-def _cut(settings: Settings, text: Windows | None, speeds: Collection[ModelSpeed], deadline: Deadline) -> list[str]:
+def _cut(
+    untimed: list[str],
+    settings: Settings,
+    text: Windows | None,
+    speeds: Collection[ModelSpeed],
+    deadline: Deadline,
+) -> list[str]:
     """Say what the time was too short for."""
     measured = {row.dtype for row in speeds if row.engine == "lowdim"}
-    lost = [dtype for dtype in settings.dtypes if dtype not in measured]
+    lost = untimed + [dtype for dtype in settings.dtypes if dtype not in measured]
     lost += ["perplexity"] if text is not None and all(row.perplexity is None for row in speeds) else []
     if not lost:
         return []
