@@ -70,7 +70,7 @@ $(VENV)/.installed: pyproject.toml requirements/constraints.txt requirements/tor
 	@$(PIP) scikit-build-core
 	@$(PIP) scikit-build-core $$($(BIN)/python -c 'import scikit_build_core.build as b; print(*b.get_requires_for_build_editable())')
 	@rm -rf src/lowdim/_native
-	@$(PIP) --no-build-isolation --editable .
+	@$(PIP) --no-build-isolation --editable '.[serve]'
 	@ls src/lowdim/_native >/dev/null 2>&1 || echo "NOTICE: no C++17 compiler (or it failed: make native). lowdim is" \
 		"installed without its kernels and computes with torch: the same numbers, no speed-up from sparsity." >&2
 	@touch $@

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,51 @@ def test_a_prompt_from_stdin(model: Path) -> None:
     given = CliRunner().invoke(app, [*arguments, "-"], input="some text")
     assert given.exit_code == 0, given.output
     assert given.stdout == CliRunner().invoke(app, [*arguments, "some text"]).stdout
+
+
+BYTES = [
+    (b"caf\xe9", "byte 0xe9 at position 3"),
+    ("ä".encode() + b"\xff", "byte 0xff at position 2"),
+    ("é".encode("utf-16"), "byte 0xff at position 0"),
+    (b"cut \xe2\x82", "byte 0xe2 at position 4"),
+    (b"\xed\xa0\x80", "byte 0xed at position 0"),
+    (b"a" * 100_000 + b"\x80", "byte 0x80 at position 100000"),
+]
+
+
+@pytest.mark.parametrize(("given", "problem"), BYTES, ids=str)
+def test_a_prompt_of_other_bytes_than_utf8_names_the_first_and_its_place(given: bytes, problem: str) -> None:
+    done = CliRunner().invoke(app, ["generate", "no-such-model", "-"], input=given)
+    assert done.exit_code == 2
+    assert problem in " ".join(done.stderr.split())
+    if b"\0" not in given:
+        argument = given.decode("utf-8", "surrogateescape")  # as Python hands it over
+        for words in ([argument], ["a", "--chat", "--system", argument], ["a", "--stop", argument]):
+            done = CliRunner().invoke(app, ["generate", "no-such-model", *words])
+            assert done.exit_code == 2
+            assert problem in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (f"'{os.fsdecode(bytes([0xE9]))}'", "PROMPT is not UTF-8: byte 0xe9 at position 0"),
+        ("- <&-", "stdin is closed"),
+        ("- < <(printf 'a\\xe9')", "stdin is not UTF-8: byte 0xe9 at position 1"),
+    ],
+)
+def test_what_a_shell_can_do_to_a_prompt(words: str, problem: str) -> None:
+    command = f"{sys.executable} -m lowdim generate no-such-model {words}"
+    done = subprocess.run(["bash", "-c", os.fsencode(command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_prompt_may_hold_any_character(run, model: Path) -> None:
+    for prompt in ("a\0b", "\u2028", "\U0001f600", "\r\n"):
+        done = CliRunner().invoke(app, ["generate", str(model), "-", "--max-tokens", "2", "-q"], input=prompt.encode())
+        assert done.exit_code == 0, done.output
 
 
 def test_a_seed_makes_the_text(run, model: Path) -> None:
@@ -129,12 +175,35 @@ def test_an_empty_prompt_begins_a_text(run, model: Path) -> None:
     done = run("generate", model, "", "--max-tokens", "5")
     assert done.exit_code == 0, done.output
     assert "prompt 1 tokens" in done.stderr
+    piped = CliRunner().invoke(app, ["generate", str(model), "-", "--max-tokens", "5"], input="")
+    assert piped.stdout == done.stdout
+
+
+@pytest.mark.parametrize("flags", [["--temperature", "1e-60"], ["--temperature", "5e-324", "--top-k", str(2**64 + 3)]])
+def test_values_that_fp32_lacks_are_no_mistake(run, model: Path, flags: list[str]) -> None:
+    greedy = run("generate", model, "abc", "--max-tokens", "5", "-q")
+    assert run("generate", model, "abc", "--max-tokens", "5", "-q", *flags).stdout == greedy.stdout
+
+
+def test_an_error_is_not_called_an_interrupt(run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lowdim.core.errors import NumericalError
+    from lowdim.infer.decode.generate import Piece
+
+    def fail(*arguments: object) -> Iterator[Piece]:
+        yield Piece(5, "some")
+        raise NumericalError("the logits hold NaN.")
+
+    monkeypatch.setattr("lowdim.infer.decode.generate.generate", fail)
+    done = run("generate", model, "abc")
+    assert (done.exit_code, done.stdout) == (1, "some\n")
+    assert done.stderr.strip() == "Error: the logits hold NaN."
 
 
 def test_a_prompt_that_is_too_long_is_an_error(run, model: Path) -> None:
     done = run("generate", model, "a" * 200)
     assert done.exit_code == 1
     assert "the longest is 128" in done.stderr
+    assert "ended by" not in done.stderr
 
 
 def test_other_architectures_run_in_transformers(run, model: Path, tmp_path: Path) -> None:
@@ -198,4 +267,5 @@ def test_a_reader_who_leaves_early_is_no_error(model: Path, tmp_path: Path) -> N
     assert program.returncode == 0, errors
     assert "Traceback" not in errors
     assert "Broken" not in errors
+    assert "ended by its reader" in errors
     program.stderr.close()

@@ -35,6 +35,36 @@ def test_without_a_terminal_a_stage_is_two_lines(capsys: pytest.CaptureFixture[s
     assert "\r" not in err
 
 
+def test_a_long_stage_says_how_far_it_is_and_how_long_it_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    with terminal().stage("Evaluate", 10, "steps") as stage:
+        for _ in range(10):
+            now += 12
+            stage.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "Evaluate: 10 steps ...",
+        "Evaluate: 3 of 10, about 84 s left",
+        "Evaluate: 6 of 10, about 48 s left",
+        "Evaluate: 9 of 10, about 12 s left",
+        "Evaluate: done in 120.0 s",
+    ]
+
+
+@pytest.mark.parametrize("step", [1.0, 60.0, 600.0])
+def test_a_bar_knows_the_time_left_however_long_a_step_takes(step: float) -> None:
+    now = 0.0
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, get_time=lambda: now)
+    bars = module._Terminal(console)
+    with bars.stage("Prune", 10, "blocks") as stage:
+        for _ in range(3):
+            now += step
+            stage.advance()
+        assert bars._bars.tasks[0].time_remaining == 7 * step
+
+
 def test_a_stage_that_fails_says_how_far_it_came(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         with terminal().stage("Prune", 30, "blocks") as stage:

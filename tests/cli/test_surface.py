@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import typer
 
 from lowdim.cli import app
+
+ROOT = Path(__file__).parents[2]
 
 SURFACE = {
     "prune": """MODEL OUT --sparsity --method --repair --allocation --pattern --refine --quantize --true-sequential
@@ -69,6 +75,33 @@ def test_help_and_the_list_of_methods_import_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("chosen", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "1"}])
+def test_threads_sleep_while_they_wait_unless_the_user_chose(chosen: dict[str, str]) -> None:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    program = (
+        "import os, sys; from lowdim.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules\n"
+        f"print({{name: os.environ[name] for name in {names} if name in os.environ}})"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in names} | chosen
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.splitlines()[1] == str(chosen or {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"})
+
+
+def test_what_the_readme_shows_after_the_demo_runs_with_what_the_demo_installs() -> None:
+    makefile, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "README.md"))
+    assert re.search(r"^demo: \$\(VENV\)/\.installed ", makefile, re.MULTILINE)
+    (extras,) = re.findall(
+        r"--editable '?\.(.*?)'?$", makefile.partition("$(VENV)/.installed:")[2].partition("dev:")[0], re.M
+    )
+    assert "lowdim serve runs/demo" in readme
+    assert extras == "[serve]"
 
 
 def test_version(run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -64,7 +65,17 @@ for _command in (
     app.command()(_command)
 
 
+# Threads of OpenMP, torch's and the kernels' alike, spin for milliseconds while they wait for each other, and so take
+# the cores that other work shares from the very thread they wait for. These spin for microseconds, then sleep.
+_WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+
+
 def main() -> None:
-    """Run the program."""
+    """Run the program, with threads that wait in their sleep unless the environment says how they wait.
+
+    That is read when torch is loaded, so it is set before.
+    """
+    if not any(name in os.environ for name in (*_WAITING, "KMP_BLOCKTIME")):
+        os.environ.update(_WAITING)
     screen.prepare()
     app()

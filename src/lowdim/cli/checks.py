@@ -41,3 +41,19 @@ def check_folder(name: str, file: Path | None) -> None:
     """
     if file is not None and not file.absolute().parent.is_dir():
         raise RecipeError(f"{name}: there is no folder {file.parent}. Make it, or write elsewhere.")
+
+
+def check_characters(name: str, text: str) -> None:
+    r"""Refuse a text in which bytes that are no UTF-8 were smuggled past Python's decoder, as it does by itself.
+
+    Example:
+        >>> check_characters("PROMPT", "caf\udce9")
+        Traceback (most recent call last):
+        lowdim.core.errors.RecipeError: PROMPT is not UTF-8: byte 0xe9 at position 3. Convert it, as with iconv.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        what, at = ord(text[error.start]), len(text[: error.start].encode())
+        kind = f"byte 0x{what - 0xDC00:02x}" if 0xDC80 <= what <= 0xDCFF else "half a surrogate pair"
+        raise RecipeError(f"{name} is not UTF-8: {kind} at position {at}. Convert it, as with iconv.") from None

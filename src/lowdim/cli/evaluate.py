@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,12 +14,8 @@ from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 from lowdim.core.errors import CheckpointError
 from lowdim.core.progress import Progress
-from lowdim.data.batch import Batch
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lowdim.evaluate.quality.forward import Forward
     from lowdim.prune.measure import Measured
     from lowdim.prune.recipe import Recipe
 
@@ -55,6 +50,7 @@ def evaluate(
 
 def _measure(model: str, revision: str | None, recipe: Recipe, progress: Progress) -> tuple[dict[str, Any], Measured]:
     from lowdim.models.walk.opened import open_model
+    from lowdim.models.walk.stream import watched
     from lowdim.prune import measure
 
     opened = open_model(model, revision=revision, compute=recipe.compute)
@@ -63,20 +59,9 @@ def _measure(model: str, revision: str | None, recipe: Recipe, progress: Progres
         raise CheckpointError(f"{model} has no tokenizer beside its weights. Copy the tokenizer's files there.")
     text = measure.make_windows(recipe, tokenizer)
     limit = getattr(opened.config, "max_position_embeddings", None)
-    found = measure.measure(_counted(opened.stream.forward, progress), recipe, tokenizer, text, limit)
+    forward = watched(opened.stream.forward, len(opened.stream), "Evaluate", progress)
+    found = measure.measure(forward, recipe, tokenizer, text, limit)
     return {"model": model, "revision": opened.source.revision if opened.source else None}, found
-
-
-def _counted(forward: Forward, progress: Progress) -> Forward:
-    """Report every batch of a model's forward passes."""
-
-    def run(batches: Sequence[Batch]) -> Iterator[Tensor]:
-        with progress.stage("Evaluate", len(batches), "batches") as stage:
-            for logits in forward(batches):
-                yield logits
-                stage.advance()
-
-    return run
 
 
 def _print(found: Measured) -> None:

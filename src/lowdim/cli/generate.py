@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lowdim.cli.checks import check_characters
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Dtype, Model, Revision, Threads
 from lowdim.cli.screen import say
@@ -55,14 +57,16 @@ def generate(
         raise RecipeError("--system belongs to --chat. Add --chat, or write it into the prompt.")
     sampling = _sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed, tuple(stop or ()))
     text = _read(prompt)
+    for name, given in (("--system", system or ""), ("--stop", "".join(sampling.stop))):
+        check_characters(name, given)
     engine, tokenizer = _open(model, revision, dtype, threads)
     ids = _encode(tokenizer, text, chat, system)
     watch = _Watch(len(ids))
     try:
-        with _broken_pipe_ends():
+        with _broken_pipe_ends(watch):
             _stream(engine, tokenizer, ids, sampling, watch)
     finally:
-        if not quiet:
+        if not quiet and watch.finish:
             say(_summary(engine, watch))
 
 
@@ -84,12 +88,21 @@ def _sampling(
 
 
 def _read(prompt: str) -> str:
+    """Return the prompt's text.
+
+    Raises:
+        RecipeError: stdin is closed, or there are bytes that are no text.
+    """
     if prompt != "-":
+        check_characters("PROMPT", prompt)
         return prompt
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"what comes from stdin is no {error.encoding} text. Convert it.") from error
+    if sys.stdin is None or sys.stdin.closed:
+        raise RecipeError("PROMPT is -, but stdin is closed. Pipe a text into it, or give the text itself.")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    text = sys.stdin.read()
+    check_characters("what comes from stdin", text)
+    return text
 
 
 def _open(model: str, revision: str | None, dtype: str | None, threads: int | None) -> tuple[Opened, Any]:
@@ -104,19 +117,14 @@ def _open(model: str, revision: str | None, dtype: str | None, threads: int | No
 
 def _encode(tokenizer: Any, text: str, chat: bool, system: str | None) -> list[int]:
     """Return the tokens of a prompt, with whatever begins a text for this model."""
-    if chat:
-        if not tokenizer.chat_template:
-            raise RecipeError("the model has no chat template. Leave --chat out, or take a model tuned for chat.")
-        told = [] if system is None else [{"role": "system", "content": system}]
-        messages = [*told, {"role": "user", "content": text}]
-        ids: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)[
-            "input_ids"
-        ]
-        return ids
-    ids = tokenizer(text)["input_ids"]
-    if not ids and tokenizer.bos_token_id is None:
-        raise RecipeError("the prompt is empty, and the model has no token that begins a text. Give a prompt.")
-    return ids or [tokenizer.bos_token_id]
+    from lowdim.infer.decode.prompt import encode_chat, encode_text
+
+    if not chat:
+        return encode_text(tokenizer, text)
+    if not tokenizer.chat_template:
+        raise RecipeError("the model has no chat template. Leave --chat out, or take a model tuned for chat.")
+    told = [] if system is None else [{"role": "system", "content": system}]
+    return encode_chat(tokenizer, [*told, {"role": "user", "content": text}])
 
 
 @dataclass
@@ -128,7 +136,7 @@ class _Watch:
     first: float = 0.0
     last: float = 0.0
     tokens: int = 0
-    finish: str = "an interrupt"
+    finish: str = ""  # until it ended in good order
 
     def count(self) -> None:
         self.last = time.perf_counter()
@@ -143,18 +151,22 @@ def _stream(engine: Opened, tokenizer: Any, ids: list[int], sampling: Sampling, 
     try:
         for piece in run(engine.backend, tokenizer, ids, sampling):
             watch.count()
-            watch.finish = piece.finish_reason or watch.finish
+            watch.finish = piece.finish_reason or ""
             typer.echo(piece.text, nl=False)
+    except KeyboardInterrupt:
+        watch.finish = "an interrupt"
+        raise
     finally:
         typer.echo()
 
 
 @contextmanager
-def _broken_pipe_ends() -> Iterator[None]:
+def _broken_pipe_ends(watch: _Watch) -> Iterator[None]:
     """End well when whoever reads stdout has read enough."""
     try:
         yield
     except BrokenPipeError:
+        watch.finish = watch.finish or "its reader"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
         raise typer.Exit from None
 

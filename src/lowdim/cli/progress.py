@@ -1,4 +1,4 @@
-"""Progress on a terminal: a bar with the time left; without a terminal one line per stage."""
+"""Progress with the time left: bars on a terminal, elsewhere a few lines for each stage."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from rich.progress import Progress as Bars
 
 from lowdim.core.progress import Progress, Silent, Stage
 
+_PAUSE = 30.0  # seconds between two lines that say how far a stage is
+_MEMORY = 3600.0  # seconds that the time left is guessed from: a single step may take minutes
+
 
 def terminal(quiet: bool = False) -> Progress:
     """Return progress for stderr; silent if asked to be, and in all processes of a parallel run but one."""
@@ -31,7 +34,7 @@ def terminal(quiet: bool = False) -> Progress:
 
 
 class _Lines:
-    """For logs: a line when a stage starts and one when it ends."""
+    """For logs: a line when a stage starts, one when it ends, and now and then one that says how far it is."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -46,10 +49,10 @@ class _Lines:
 class _LineStage:
     def __init__(self, owner: _Lines, name: str, total: int, unit: str) -> None:
         self._owner, self._name, self._total, self._unit = owner, name, total, unit
-        self._done, self._start = 0, 0.0
+        self._done, self._start, self._said = 0, 0.0, 0.0
 
     def __enter__(self) -> Self:
-        self._start = time.monotonic()
+        self._start = self._said = time.monotonic()
         self._owner.log(f"{self._name}: {f'{self._total} {self._unit}'.strip()} ...")
         return self
 
@@ -64,6 +67,11 @@ class _LineStage:
 
     def advance(self, amount: int = 1) -> None:
         self._done += amount
+        now = time.monotonic()
+        if now - self._said >= _PAUSE and self._done < self._total:
+            self._said = now
+            left = (now - self._start) / self._done * (self._total - self._done)
+            self._owner.log(f"{self._name}: {self._done} of {self._total}, about {left:.0f} s left")
 
     def log(self, text: str) -> None:
         self._owner.log(text)
@@ -85,7 +93,7 @@ class _Terminal:
     """For people: stages may nest; each has its bar."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = Bars(*_columns(console.width), console=console)
+        self._bars = Bars(*_columns(console.width), console=console, speed_estimate_period=_MEMORY)
         self._open = 0
 
     def stage(self, name: str, total: int, unit: str = "") -> Stage:

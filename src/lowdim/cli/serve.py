@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lowdim.cli.checks import check_characters
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Dtype, Model, Revision, Threads
 from lowdim.cli.screen import say
-from lowdim.core.errors import CheckpointError, RecipeError, suggest
+from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.lazy import torch
 from lowdim.infer.bench.settings import DTYPES
 from lowdim.infer.decode.backend import longest
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def serve(
     model: Model,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every IPv4 one of this machine, :: every IPv6 one.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free one.")] = 8000,
     api_key_file: Annotated[
@@ -55,6 +56,7 @@ def serve(
         raise RecipeError(f"--dtype: there is no {dtype!r}. {suggest(dtype, DTYPES)}")
     if name is not None and not name.strip():
         raise RecipeError("--name is empty. Leave it out, or give the name that clients ask for.")
+    check_characters("--name", name or "")
     keys = _keys(api_key_file)
     from lowdim.infer.serve.run import Server, bound, url
 
@@ -77,8 +79,13 @@ def _keys(file: Path | None) -> Keys:
 
 
 def _warn(sockets: list[socket.socket], host: str, keys: Keys) -> None:
-    from lowdim.infer.serve.run import is_loopback
+    from lowdim.infer.serve.run import is_loopback, lacks_ipv4
 
+    if lacks_ipv4(sockets):
+        other = "127.0.0.1" if is_loopback(sockets) else "0.0.0.0"
+        say(
+            f"Note: {host} is IPv6 alone: 127.0.0.1 and other IPv4 addresses are not answered. For them: --host {other}"
+        )
     if not keys and not is_loopback(sockets):
         say(
             f"Warning: {host} can be reached from other machines, and there is no API key: whoever reaches it can "
@@ -102,9 +109,8 @@ def _name_of(model: str) -> str:
 def _open(
     model: str, revision: str | None, dtype: str | None, threads: int | None, name: str, limits: Limits
 ) -> Service:
-    from transformers import AutoTokenizer
-
     from lowdim.infer.decode.open import open_backend
+    from lowdim.infer.decode.ready import tokenizer_of
     from lowdim.infer.serve.service import Service
     from lowdim.infer.sparse.load import load
     from lowdim.models.disk.source import resolve
@@ -112,12 +118,7 @@ def _open(
     if threads is not None:
         torch.set_num_threads(threads)
     path = resolve(model, revision=revision).path
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(
-            f"{model} has no tokenizer beside its weights. Copy the tokenizer's files there."
-        ) from error
+    tokenizer = tokenizer_of(model, path)
     loaded = load(path, dtype)
     most = longest(loaded.config.get_text_config(decoder=True))
     engine = open_backend(loaded, slots=limits.concurrent, max_length=min(limits.context or most, most))

@@ -15,7 +15,6 @@ from lowdim.core.progress import Progress, Silent
 from lowdim.core.score.base import GRADIENT
 from lowdim.data.batch import Batch, split
 from lowdim.data.calibration import CalibrationData, calibration, check_context
-from lowdim.evaluate.quality.forward import Forward
 from lowdim.models import ranks
 from lowdim.models.disk import manifest
 from lowdim.models.disk.convert import convert
@@ -23,7 +22,7 @@ from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.packed import Packed
 from lowdim.models.disk.writer import Writer
 from lowdim.models.walk.gradients import loss_gradients
-from lowdim.models.walk.stream import Stream
+from lowdim.models.walk.stream import Stream, Walk, watched
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.manifest import build_manifest
 from lowdim.prune.measure import Measured, compare, make_windows, measure
@@ -216,11 +215,12 @@ class _Run:
         text = make_windows(self.recipe, self.tokenizer)
         limit = getattr(session.config, "max_position_embeddings", None)
 
-        def measured(name: str, forward: Forward) -> Measured:
+        def measured(name: str, forward: Walk) -> Measured:
             if (text is None and not self.recipe.evaluation.tasks) or ranks.rank() != 0:
                 return Measured()
             with self.clock.stage(f"Evaluate {name}"):
-                return measure(self._watched(name, session, forward), self.recipe, self.tokenizer, text, limit)
+                seen = watched(forward, len(session.stream), f"Evaluate the {name} model", self.progress)
+                return measure(seen, self.recipe, self.tokenizer, text, limit)
 
         found = keeper.recall("dense") if keeper else None
         dense = Measured.from_dict(found) if found else measured("dense", session.stream.forward)
@@ -237,7 +237,7 @@ class _Run:
         sparse = measured("sparse", self._written(session, keeper))
         return compare(dense, sparse), records
 
-    def _written(self, session: Session, keeper: Keeper | None) -> Forward:
+    def _written(self, session: Session, keeper: Keeper | None) -> Walk:
         """Return the forward of the pruned model: the one in memory, or the one on disk."""
         if keeper is None:
             return session.stream.forward
@@ -245,17 +245,6 @@ class _Run:
         return Stream(
             stream.model, keeper.reader(), stored=session.stored, compute=stream.compute, device=stream.device
         ).forward
-
-    def _watched(self, name: str, session: Session, forward: Forward) -> Forward:
-        """Report every call of a forward as a stage."""
-
-        def run(batches: Any) -> Any:
-            with self.progress.stage(f"Evaluate the {name} model", len(batches), "batches") as stage:
-                for logits in forward(batches):
-                    yield logits
-                    stage.advance(1)
-
-        return run
 
     def _data(self, session: Session) -> CalibrationData | None:
         """Return the calibration data, ``None`` if the recipe looks at none."""

@@ -31,12 +31,11 @@ def write_sidecar(
     """
     speed: dict[str, Any] = {}
     if session.source is not None and session.recipe.evaluation.tokens:
-        with clock.stage("Measure speed"), progress.stage("Measure speed", 1) as stage:
+        with clock.stage("Measure speed"):
             compute = session.stream.compute or session.stored
             text = make_windows(session.recipe, session.tokenizer())
             tokens = session.recipe.evaluation.tokens
-            speed = (measure or measure_speed)(session.source.path, out, compute, tokens, text)
-            stage.advance(1)
+            speed = (measure or measure_speed)(session.source.path, out, compute, tokens, text, progress)
     content = {
         "stages": clock.stages,
         "machine": machine(),

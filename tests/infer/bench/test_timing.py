@@ -31,6 +31,21 @@ def test_the_median_is_taken(monkeypatch):
     assert timing.interleaved({"x": [lambda: None]}, rounds=3) == {"x": 1.0}
 
 
+def test_rounds_end_with_the_time_but_for_the_fewest():
+    calls = []
+    timing.interleaved({"x": [lambda: calls.append(1)]}, rounds=15, seconds=0)
+    assert len(calls) == 1 + timing.FEWEST
+    timing.interleaved({"x": [lambda: calls.append(1)]}, rounds=15, seconds=60)
+    assert len(calls) == 1 + timing.FEWEST + 1 + 15
+
+
+def test_parts_of_a_deadline_end_one_after_the_other():
+    deadline = timing.Deadline(100)
+    assert 24 < deadline.left(0.25) <= 25
+    assert 99 < deadline.left() <= 100
+    assert timing.Deadline(-1).left(0.5) == 0
+
+
 def test_threads_are_put_back_even_after_an_error():
     before = torch.get_num_threads()
     try:

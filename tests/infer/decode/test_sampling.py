@@ -165,6 +165,59 @@ def test_every_level_draws_the_same() -> None:
         assert choose(scores, *settings) == sampling._choose(scores, *settings)
 
 
+COLD = [5e-324, 1e-320, 1e-60, 1e-46, 1e-45, 1e-40, 1.2e-38, 1e-37]
+
+
+@pytest.mark.parametrize("temperature", COLD)
+@pytest.mark.usefixtures("level")
+def test_a_temperature_too_low_for_fp32_takes_the_best_token(temperature: float) -> None:
+    sampler = Sampler(Sampling(temperature=temperature, top_k=3, top_p=0.9, seed=1))
+    for scores in (logits(200), -np.abs(logits(200)), np.array([-5, -1, -np.inf, -2], dtype=np.float32)):
+        assert sampler.pick(scores, [0]) == int(scores.argmax())
+
+
+@pytest.mark.parametrize("temperature", [1e38, 3.4e38, 1e39, 1e300])
+@pytest.mark.usefixtures("level")
+def test_a_temperature_too_high_for_fp32_draws_evenly_what_is_not_ruled_out(temperature: float) -> None:
+    scores = np.array([1.0, -np.inf, -3.0, 50.0], dtype=np.float32)
+    found = {Sampler(Sampling(temperature=temperature, seed=seed)).pick(scores, [0]) for seed in range(60)}
+    assert found == {0, 2, 3}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-60, 1.0])
+@pytest.mark.parametrize(
+    ("penalty", "best"),
+    [(5e-324, 3), (1e-60, 3), (1e-39, 3), (1e-30, 3), (1e30, 1), (1e39, 1), (1e300, 1)],
+)
+@pytest.mark.usefixtures("level")
+def test_a_penalty_beyond_fp32_acts_as_any_large_one(penalty: float, best: int, temperature: float) -> None:
+    scores = np.array([-4.0, 2.0, -60.0, 1.0, 0.0], dtype=np.float32)
+    options = Sampling(repetition_penalty=penalty, temperature=temperature, top_p=0.5, seed=3)
+    assert Sampler(options).pick(scores, [2, 3, 4]) == best
+
+
+@pytest.mark.usefixtures("level")
+def test_more_best_tokens_than_there_are_keep_all() -> None:
+    scores = logits(50)
+    every = [choose(scores, 1.0, 0, 1.0, draw / 40) for draw in range(40)]
+    for top_k in (50, 2**31, 2**63 - 1, 2**63, 2**64, 2**64 + 1, 10**30):
+        assert [choose(scores, 1.0, top_k, 1.0, draw / 40) for draw in range(40)] == every
+
+
+@given(
+    st.builds(
+        Sampling,
+        temperature=st.floats(0, allow_infinity=False),
+        top_k=st.integers(0),
+        top_p=st.floats(0, 1, exclude_min=True),
+        repetition_penalty=st.floats(0, exclude_min=True, allow_infinity=False),
+        seed=st.integers(),
+    )
+)
+def test_whatever_is_allowed_draws_a_token(options: Sampling) -> None:
+    assert 0 <= Sampler(options).pick(logits(40), [1, 2, 39, 50]) < 40
+
+
 def test_scores_that_are_not_laid_out_in_a_row() -> None:
     scores = np.stack([logits(50), logits(50, 1)], 1)
     assert choose(scores[:, 0], 1.0, 5, 1.0, 0.7) == choose(logits(50), 1.0, 5, 1.0, 0.7)

@@ -127,6 +127,9 @@ class Served:
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(f"{self.base.removesuffix('/v1')}{path}", timeout=120, **options)
 
+    def head(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.head(f"{self.base.removesuffix('/v1')}{path}", timeout=120, **options)
+
     def metric(self, name: str) -> float:
         """Return the sum of a metric over its labels."""
         lines = [line.split() for line in self.get("/metrics").text.splitlines()]

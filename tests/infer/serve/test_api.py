@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 import openai
@@ -11,6 +12,7 @@ from tests.infer.serve.served import NAME, Served, serving
 
 from lowdim.infer.decode.generate import generate
 from lowdim.infer.decode.hf_backend import HFBackend
+from lowdim.infer.decode.prompt import encode_text
 from lowdim.infer.decode.sampling import Sampling
 
 CHAT: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who are you?"}]
@@ -140,6 +142,77 @@ def test_messages_come_in_all_forms_that_ask_for_text_alone(client: Any) -> None
     assert same.choices[0].message.content == plain.choices[0].message.content
     again = [*CHAT, plain.choices[0].message.model_dump(), {"role": "user", "content": "Go on"}]
     assert client.chat.completions.create(model=NAME, messages=again, max_tokens=2).choices
+
+
+def test_names_of_the_speakers_are_accepted_and_reach_the_template(client: Any, tiny: Any, tokenizer: Any) -> None:
+    named: list[Any] = [turn | {"name": "ann"} for turn in CHAT]
+    wanted: dict[str, Any] = {"model": NAME, "max_tokens": 8, "seed": 1}
+    plain = client.chat.completions.create(messages=CHAT, **wanted).choices[0].message.content
+    assert client.chat.completions.create(messages=named, **wanted).choices[0].message.content == plain
+    telling = copy.deepcopy(tokenizer)
+    telling.chat_template = "{% for m in messages %}{{ m.name or m.role }}:{{ m.content }}{% endfor %}"
+    with serving(tiny, telling) as served:
+        answer = served.client().chat.completions.create(messages=[named[0], CHAT[1]], **wanted)
+        assert answer.usage.prompt_tokens == len("ann:Be brief.user:Who are you?")  # type: ignore[union-attr]
+
+
+TURN = {"content": "x", "role": "user"}
+LANGCHAIN = [
+    {"stream": False, "messages": [{"content": "s", "name": "sys", "role": "system"}, TURN | {"name": "ann"}]},
+    {"stream": False, "messages": [TURN, {"content": "hi", "name": "bot", "role": "assistant"}, TURN]},
+    {"stream": True, "messages": [TURN], "stream_options": {"include_usage": True}},
+    {"stream": False, "messages": [{"content": [{"type": "text", "text": "go on"}], "role": "user"}], "stop": ["x"]},
+    {
+        "stream": False,
+        "messages": [TURN],
+        "frequency_penalty": 0.0,
+        "logprobs": False,
+        "n": 2,
+        "seed": 1,
+        "max_completion_tokens": 5,
+        "presence_penalty": 0.0,
+        "stop": ["a"],
+        "temperature": 0.2,
+        "top_p": 0.9,
+    },
+    {
+        "prompt": ["x"],
+        "frequency_penalty": 0,
+        "logprobs": None,
+        "n": 1,
+        "presence_penalty": 0,
+        "seed": None,
+        "max_tokens": 25,
+        "temperature": 0.7,
+        "top_p": 1,
+    },
+]
+
+
+@pytest.mark.parametrize("body", LANGCHAIN, ids=range(len(LANGCHAIN)))
+def test_requests_as_langchain_sends_them_are_answered(served: Served, body: dict[str, Any]) -> None:
+    answer = served.post("/chat/completions" if "messages" in body else "/completions", {"model": NAME} | body)
+    assert answer.status_code == 200, answer.text
+
+
+def test_an_empty_prompt_begins_a_text_as_it_does_for_generate(client: Any, tiny: Any, tokenizer: Any) -> None:
+    begun = list(generate(HFBackend(tiny), tokenizer, encode_text(tokenizer, ""), Sampling(max_tokens=8)))
+    answer = client.completions.create(model=NAME, prompt=["", "a"], max_tokens=8, temperature=0)
+    assert answer.choices[0].text == "".join(piece.text for piece in begun) != answer.choices[1].text
+    assert answer.usage.prompt_tokens == 2
+    endless = copy.deepcopy(tokenizer)
+    endless.bos_token = None
+    with serving(tiny, endless) as served, pytest.raises(openai.BadRequestError, match="prompt is empty") as refused:
+        served.client().completions.create(model=NAME, prompt="")
+    assert refused.value.param == "prompt"
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", f"/v1/models/{NAME}", "/metrics", "/v1/models/other"])
+def test_head_is_get_without_the_body(served: Served, path: str) -> None:
+    head, whole = served.head(path), served.get(path)
+    assert head.status_code == whole.status_code == (404 if path.endswith("other") else 200)
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert (head.content, bool(whole.content)) == (b"", True)
 
 
 def test_what_is_harmless_or_asks_for_nothing_is_accepted(client: Any) -> None:

@@ -115,6 +115,7 @@ def invoke(*arguments: str | Path) -> Result:
         (["--timeout", "0"], "--timeout"),
         (["--max-tokens", "0"], "--max-tokens"),
         (["--name", " "], "--name"),
+        (["--name", "caf\udce9"], "--name is not UTF-8: byte 0xe9 at position 3"),
         (["--port", "70000"], "--port"),
         (["--threads", "0"], "--threads"),
         (["--api-key-file", "no-such-file"], "--api-key-file"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from typing import Any
 
@@ -73,17 +74,29 @@ def error(response: httpx.Response, status: int = 400) -> dict[str, Any]:
         ("messages[0].content", [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
         ("messages[0].content", [{"role": "user", "content": [{"type": "text"}]}]),
         ("messages[0].tool_calls", [{"role": "assistant", "content": "", "tool_calls": [{"id": "x"}]}]),
+        ("messages[0].tool_calls", [{"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}]),
+        ("messages[0].tool_calls", [{"role": "assistant", "tool_calls": [{"id": "x"}]}]),
+        ("messages[0].function_call", [{"role": "assistant", "content": None, "function_call": {"name": "f"}}]),
+        ("messages[0].refusal", [{"role": "assistant", "content": None, "refusal": "no"}]),
+        ("messages[0].audio", [{"role": "assistant", "audio": {"id": "x"}}]),
+        ("messages[1].tool_call_id", [{"role": "user", "content": "a"}, {"role": "tool", "tool_call_id": "x"}]),
+        ("messages[0].contents", [{"role": "user", "contents": "a"}]),
+        ("messages[0].name", [{"role": "user", "content": "a", "name": 3}]),
+        ("messages[0].name", [{"role": "user", "content": "a", "name": "\ud800"}]),
+        ("stream_options", {"\ud800": 1}),
+        ("\\ud800", 1),
+        ("messages[0].\\ud800", [{"role": "user", "content": "a", "\ud800": 1}]),
         ("messages[0].content", [{"role": "user", "content": "\ud800"}]),
         ("messages", [{"role": "user", "content": "a" * 200}]),
     ],
 )
 def test_a_chat_is_refused_by_the_field_at_fault(served: Served, field: str, value: Any) -> None:
-    name = field.partition("[")[0]
-    body = json.dumps({**CHAT, name: value}).encode()
+    name = field.partition("[")[0].partition(".")[0]
+    body = json.dumps({**CHAT, name.replace("\\ud800", "\ud800"): value}).encode()
     headers = {"Content-Type": "application/json"}
     found = error(httpx.post(f"{served.base}/chat/completions", content=body, headers=headers))
     assert found["param"] == field
-    assert name in found["message"]
+    assert re.search(rf"(^|\W){re.escape(name)}\W", found["message"])
     assert found["type"] == "invalid_request_error"
 
 
@@ -96,10 +109,12 @@ def test_a_chat_is_refused_by_the_field_at_fault(served: Served, field: str, val
         ("logprobs", 0),
         ("prompt", None),
         ("prompt", []),
-        ("prompt", ""),
-        ("prompt", ["a", ""]),
         ("prompt", [1, "a"]),
         ("prompt", [[]]),
+        ("prompt[0]", "\ud800"),
+        ("prompt[1]", ["a", "\udfff"]),
+        ("prompt[1]", [[1], [1, "a"]]),
+        ("prompt[0]", [[1.5]]),
         ("prompt", [True]),
         ("prompt", [96]),
         ("prompt", [-1]),
@@ -110,8 +125,8 @@ def test_a_chat_is_refused_by_the_field_at_fault(served: Served, field: str, val
     ],
 )
 def test_a_completion_is_refused_by_the_field_at_fault(served: Served, field: str, value: Any) -> None:
-    found = error(served.post("/completions", {**TEXT, field: value}))
-    assert found["param"] in (field, f"{field}[0]") or (field, found["param"]) == ("prompt", "max_tokens")
+    found = error(sent(served, json.dumps({**TEXT, field.partition("[")[0]: value}).encode()))
+    assert found["param"] == field or (field, found["param"]) == ("prompt", "max_tokens")
     assert field in found["message"]
 
 
@@ -126,16 +141,42 @@ def test_refusals_are_of_use(served: Served) -> None:
     assert str(CONTEXT) in long["message"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[1, 2]", b'"text"', b"null", b"[" * 100_000, b"\xff\xfe"])
+@pytest.mark.parametrize("body", [b"", b"[1, 2]", b'"text"', b"null"])
 def test_a_body_that_is_no_object_of_json_is_refused(served: Served, body: bytes) -> None:
-    headers = {"Content-Type": "application/json"}
-    error(httpx.post(f"{served.base}/completions", content=body, headers=headers))
+    assert error(sent(served, body))["message"].startswith("body: ")
+
+
+def sent(served: Served, body: bytes) -> httpx.Response:
+    return httpx.post(f"{served.base}/completions", content=body, headers={"Content-Type": "application/json"})
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"{", "character 1"),
+        (b'{"a": }', "Expecting value, at character 6"),
+        (b'{"a": 1,}', "character 8"),
+        (b'{"a": 1} {}', "Extra data, at character 9"),
+        (b'{"a": "\n"}', "control character, at character 7"),
+        ('{"ä": "ö", b}'.encode(), "character 11"),
+        (b'{"prompt": "caf\xe9"}', "not UTF-8: byte 0xe9 at position 15"),
+        (b"\xff", "not UTF-8: byte 0xff at position 0"),
+        (b'{"n": ' + b"1" * 5000 + b"}", "4300 digits"),
+        (b'{"a":' * 100_000, "nested too deep"),
+        (b"[" * 100_000, "nested too deep"),
+    ],
+    ids=str,
+)
+def test_a_body_that_cannot_be_read_says_why_and_where(served: Served, body: bytes, reason: str) -> None:
+    found = error(sent(served, body))
+    assert reason in found["message"]
+    assert found["code"] == "invalid_json"
 
 
 def test_a_number_that_json_does_not_have_is_refused(served: Served) -> None:
-    body = b'{"model": "tiny", "prompt": "a", "temperature": NaN}'
-    headers = {"Content-Type": "application/json"}
-    error(httpx.post(f"{served.base}/completions", content=body, headers=headers))
+    for number in (b"NaN", b"1e999", b"-Infinity"):
+        body = b'{"model": "tiny", "prompt": "a", "temperature": ' + number + b"}"
+        assert error(sent(served, body))["param"] == "temperature"
 
 
 def test_a_body_of_another_type_is_refused(served: Served) -> None:

@@ -207,7 +207,7 @@ def test_an_engine_that_fails_fails_all_and_says_so(endless: Any, tokenizer: Any
 
 
 def test_the_end_of_a_server_is_proper_for_streams_that_run(endless: Any, tokenizer: Any) -> None:
-    with serving(endless, tokenizer, slots=1, pause=0.02, grace=0.3) as served:
+    with serving(endless, tokenizer, slots=1, pause=0.1, grace=1.5) as served:
         stream = served.client().completions.create(**LONG, stream=True)
         next(stream)
         waiting, got = in_background(served, LONG)
@@ -223,6 +223,24 @@ def test_the_end_of_a_server_is_proper_for_streams_that_run(endless: Any, tokeni
         assert got[0].status_code == 503
         served.thread.join(60)
         assert not served.thread.is_alive()
+
+
+def test_probes_see_that_it_shuts_down(endless: Any, tokenizer: Any) -> None:
+    def probed(method: str) -> list[int]:
+        paths = ("/health", "/v1/models", "/v1/models/tiny", "/metrics")
+        with httpx.Client(base_url=served.base.removesuffix("/v1")) as web:
+            return [web.request(method, path).status_code for path in paths]
+
+    with serving(endless, tokenizer, slots=1, pause=0.1, grace=60) as served:
+        stream = served.client().completions.create(**LONG, stream=True)
+        next(stream)
+        assert probed("HEAD") == [200] * 4
+        served.server.end()
+        served.wait(lambda: not served.service.is_healthy)
+        assert probed("HEAD") == probed("GET") == [503, 503, 503, 200]
+        served.server.end()
+        with pytest.raises(openai.APIError, match="shutting down"):
+            list(stream)
 
 
 def test_a_second_signal_waits_for_nobody(endless: Any, tokenizer: Any) -> None:

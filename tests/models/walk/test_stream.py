@@ -14,7 +14,7 @@ from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.load import quiet
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.models.walk.skeleton import empty_model
-from lowdim.models.walk.stream import Activation, Stream, compute_dtype
+from lowdim.models.walk.stream import Activation, Stream, compute_dtype, watched
 
 ROUTED = ("mixtral", "qwen3-moe")
 
@@ -245,3 +245,35 @@ def test_on_a_cpu_bf16_is_used_where_it_is_native(
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
     assert compute_dtype("auto", torch.float16, torch.device("cpu")) == expected
+
+
+class Steps:
+    """Progress that notes where it was told of."""
+
+    def __init__(self) -> None:
+        self.total, self.done = 0, 0
+
+    def stage(self, name: str, total: int, unit: str = "") -> Steps:
+        self.total = total
+        return self
+
+    def log(self, text: str) -> None: ...
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def advance(self, amount: int = 1) -> None:
+        self.done += amount
+
+
+def test_a_walk_advances_from_its_first_block_on_and_changes_no_bit() -> None:
+    model, steps = ZOO["llama"](), Steps()
+    expected = list(Stream(model).forward(batches()))
+    walk = watched(Stream(model).forward, len(Stream(model)), "Evaluate", steps)(batches())
+    found = [next(walk)]
+    assert steps.done == 3 * len(Stream(model))
+    found += walk
+    assert steps.done == steps.total == 3 * (len(Stream(model)) + 1)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -12,12 +13,14 @@ import torch
 from transformers import PreTrainedModel
 
 from lowdim.infer.bench.result import Contestant
+from lowdim.infer.bench.timing import Deadline
 from lowdim.infer.decode.backend import longest
 from lowdim.infer.decode.open import open_backend
 
 ROUNDS = 3
 MEMORY = 1024  # tokens that a timed sequence may hold
 START, WARM_UP = 16, 2  # tokens before the first that is timed; tokens of a turn that is not
+FEWEST = 4  # tokens of a turn, however slow they come
 
 
 class Decoder(Protocol):
@@ -124,6 +127,7 @@ def time_steps(
     vocab: int,
     rounds: int = ROUNDS,
     advance: Callable[[], None] = lambda: None,
+    seconds: float = math.inf,
 ) -> dict[Contestant, list[float]]:
     """Return each contestant's seconds per token, measured A B C A B C ...
 
@@ -133,15 +137,22 @@ def time_steps(
         vocab: token ids there are.
         rounds: turns of each, after a short one that warms up.
         advance: called after every turn.
+        seconds: that all this may take: the turns are made shorter, and but for the first may be left out.
     """
-    prompt = tokens_of(START, vocab)
-    seconds: dict[Contestant, list[float]] = {who: [] for who in decoders}
-    for turn in range(rounds + 1):
+    deadline, prompt = Deadline(seconds), tokens_of(START, vocab)
+    times: dict[Contestant, list[float]] = {who: [] for who in decoders}
+    slowness = 0.0  # seconds in which each contestant makes one token
+    for decoder in decoders.values():
+        slowness += min(decoder.decode(prompt, WARM_UP))
+        advance()
+    tokens = max(min(tokens, FEWEST), int(min(tokens, deadline.left() / (rounds * max(slowness, 1e-9)))))
+    for turn in range(rounds):
+        if turn and not deadline.left():
+            break
         for who, decoder in decoders.items():
-            gaps = decoder.decode(prompt, tokens if turn else WARM_UP)
-            seconds[who] += gaps if turn else []
+            times[who] += decoder.decode(prompt, tokens)
             advance()
-    return seconds
+    return times
 
 
 def time_prefill(
@@ -150,18 +161,21 @@ def time_prefill(
     vocab: int,
     rounds: int = ROUNDS,
     advance: Callable[[], None] = lambda: None,
+    seconds: float = math.inf,
 ) -> dict[Contestant, list[float]]:
     """Return each contestant's seconds for a prompt; arguments as in `time_steps`.
 
     No turn is spent on warming up: prompts are long, and the median of three leaves the slowest out.
     """
-    ids = tokens_of(prompt, vocab)
-    seconds: dict[Contestant, list[float]] = {who: [] for who in decoders}
-    for _ in range(rounds):
+    deadline, ids = Deadline(seconds), tokens_of(prompt, vocab)
+    times: dict[Contestant, list[float]] = {who: [] for who in decoders}
+    for turn in range(rounds):
+        if turn and not deadline.left():
+            break
         for who, decoder in decoders.items():
-            seconds[who].append(decoder.prefill(ids))
+            times[who].append(decoder.prefill(ids))
             advance()
-    return seconds
+    return times
 
 
 def tokens_of(count: int, vocab: int) -> list[int]:

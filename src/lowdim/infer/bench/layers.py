@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,8 +71,9 @@ def measure(
     bandwidth: float,
     rounds: int = ROUNDS,
     group: int = GROUP,
+    seconds: float = math.inf,
 ) -> list[LayerTime]:
-    """Time one layer in every form."""
+    """Time one layer in every form; the arguments are those of `lowdim.infer.bench.timing.interleaved`."""
     dtypes = list(dtypes)
     forms = _matrices(product, dtypes, sparsities, group)
     runs: dict[Contestant, list[Callable[[], object]]] = {}
@@ -79,10 +81,10 @@ def measure(
         runs[baseline(kind)] = _torch_runs(product.weight.to(TORCH[kind]))
     for contestant, matrix in forms.items():
         runs[contestant] = _runs(matrix, TORCH.get(contestant.dtype, torch.bfloat16))
-    seconds = interleaved(runs, rounds)
+    times = interleaved(runs, rounds, seconds)
     sizes = {who: matrix.nbytes for who, matrix in forms.items()}
     sizes |= {baseline(d): product.weight.numel() * TORCH[d].itemsize for d in TORCH}
-    return [_row(product, who, seconds, sizes[who], forms.get(who), bandwidth) for who in runs]
+    return [_row(product, who, times, sizes[who], forms.get(who), bandwidth) for who in runs]
 
 
 def _matrices(

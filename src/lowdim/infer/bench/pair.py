@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lowdim.core.progress import Silent
+from lowdim.core.progress import Progress, Silent
 from lowdim.infer.bench import models
 from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.result import ModelSpeed
 from lowdim.infer.bench.run import measure
 from lowdim.infer.bench.settings import Settings
+from lowdim.infer.bench.timing import Deadline
 from lowdim.infer.sparse.storage import kind_of
 from lowdim.models.disk.checkpoint import Checkpoint
 
@@ -22,10 +23,17 @@ if TYPE_CHECKING:
 
 WINDOWS = 10
 """Of the text, for the perplexity of every form: enough to rank them, not to publish."""
+SECONDS = 60.0
+"""That all of it may take, on a machine that other work shares too."""
 
 
 def measure_pair(
-    dense: Path, sparse: Path, dtype: torch.dtype, tokens: int, text: Windows | None = None
+    dense: Path,
+    sparse: Path,
+    dtype: torch.dtype,
+    tokens: int,
+    text: Windows | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a dense model in Hugging Face and in this runtime, and the pruned one in this runtime.
 
@@ -33,15 +41,17 @@ def measure_pair(
         dense: directory of the model before.
         sparse: directory of the model after.
         dtype: that the runs compute in; int8 and int4 are measured beside it.
-        tokens: generated per round.
+        tokens: generated per round; fewer where they come slowly.
         text: windows to measure perplexity on; a few of them are used.
+        progress: told of stages and their advance.
 
     Returns:
         What a run's sidecar keeps under ``speed``: the two rates that are set side by side, what they are, and all
-        that was measured (`lowdim.infer.bench.result.Result`) under ``runtime``. Where memory does not hold int8
-        and int4 beside the rest, they are left out; where it does not hold the rest, a note says so and nothing is
-        measured: a finished run must not fail for it.
+        that was measured (`lowdim.infer.bench.result.Result`) under ``runtime``. Where neither memory nor `SECONDS`
+        hold int8 and int4 beside the rest, they are left out; where memory does not hold the rest, a note says so and
+        nothing is measured: a finished run must not fail for it.
     """
+    deadline = Deadline(SECONDS)
     lossless = kind_of(dtype) if dtype in (torch.float32, torch.bfloat16) else "bf16"
     kind = _stored(sparse) or lossless
     few = tuple(dict.fromkeys((lossless, kind)))
@@ -49,7 +59,7 @@ def measure_pair(
         settings, base = _that_fits(sparse, (*few, "int8", "int4"), few, max(tokens, 2))
     except BenchError as error:
         return {"note": str(error)}
-    found = measure(replace(base, original=dense), settings, _few(text), Silent())
+    found = measure(replace(base, original=dense), settings, _few(text), progress or Silent(), deadline, needed=few)
     torch_dense = _find(found.models, "torch", lossless, sparse=False)
     ours = _find(found.models, "lowdim", kind, sparse=base.sparse)
     return {

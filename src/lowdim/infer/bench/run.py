@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +20,7 @@ from lowdim.infer.bench.decode import ROUNDS, Decoder, LowdimDecoder, TorchDecod
 from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.result import Contestant, LayerTime, ModelSpeed, Result, baseline
 from lowdim.infer.bench.settings import PREFILL, Settings
-from lowdim.infer.bench.timing import rates, threads
+from lowdim.infer.bench.timing import Deadline, rates, threads
 from lowdim.models.walk.opened import open_model
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 WINDOWS, CONTEXT = 20, 512
 """Of the text that perplexity is measured on."""
+_LAYERS, _BUILT, _STEPS, _PREFILLS = 0.25, 0.5, 0.7, 0.8  # of the time, gone when a part ends; perplexity has the rest
 
 
 def bench(settings: Settings, progress: Progress | None = None) -> Result:
@@ -42,12 +45,28 @@ def bench(settings: Settings, progress: Progress | None = None) -> Result:
     return measure(base, settings, _windows(settings), progress or Silent())
 
 
-def measure(base: models.Base, settings: Settings, text: Windows | None, progress: Progress) -> Result:
+def measure(
+    base: models.Base,
+    settings: Settings,
+    text: Windows | None,
+    progress: Progress,
+    deadline: Deadline | None = None,
+    needed: Collection[str] = (),
+) -> Result:
     """Measure a model that is in memory already.
+
+    Args:
+        base: the model.
+        settings: what to measure.
+        text: windows to measure perplexity on.
+        progress: told of stages and their advance.
+        deadline: by which to end: with fewer rounds, tokens and windows, and without the dtypes that are not needed.
+        needed: dtypes that are measured whatever the time.
 
     Raises:
         BenchError: zeros are to be drawn in a model that has its own.
     """
+    deadline = deadline or Deadline()
     if base.sparse and settings.sparsities:
         raise BenchError(
             f"{settings.model} has {base.zeros:.1%} zeros already, and those are measured. Leave --sparsity out, or "
@@ -55,8 +74,9 @@ def measure(base: models.Base, settings: Settings, text: Windows | None, progres
         )
     with threads(settings.threads):
         bandwidth = read_bandwidth()
-        times = _layers(base, settings, bandwidth, progress)
-        speeds, protocol = _models(base, settings, bandwidth, text, progress)
+        times, untimed = _layers(base, settings, bandwidth, progress, deadline)
+        built = _build(base, settings, progress, deadline, needed)
+        speeds, protocol = _models(base, built, settings, bandwidth, text, progress, deadline)
         subject, info = _subject(base, settings), runtime_info()
         return Result(
             subject=subject,
@@ -66,7 +86,7 @@ def measure(base: models.Base, settings: Settings, text: Windows | None, progres
             bandwidth=bandwidth,
             layers=tuple(times),
             models=tuple(speeds),
-            notes=tuple(advice.notes(subject, times, speeds, info.level)),
+            notes=(*advice.notes(subject, times, speeds, info.level), *_cut(untimed, settings, text, speeds, deadline)),
             protocol=protocol,
         )
 
@@ -96,40 +116,64 @@ def _subject(base: models.Base, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _layers(base: models.Base, settings: Settings, bandwidth: float, progress: Progress) -> list[LayerTime]:
+def _layers(
+    base: models.Base, settings: Settings, bandwidth: float, progress: Progress, deadline: Deadline
+) -> tuple[list[LayerTime], list[str]]:
+    """Return the times of the layers, and the names of those that there was no time for: never the curve's."""
     products = models.products(base)
     curve = layers.curve_of(products)
-    found: list[LayerTime] = []
+    found: dict[int, list[LayerTime]] = {}
     with progress.stage("Time layers", len(products), "shapes") as stage:
-        for product in products:
+        for turn, index in enumerate(sorted(range(len(products)), key=lambda index: products[index] is not curve)):
+            product = products[index]
             asked = set(settings.sparsities) if product.prunable else set()
             asked |= set(layers.CURVE) if product is curve else set()
-            found += layers.measure(product, settings.dtypes, sorted(asked), bandwidth)
+            seconds = deadline.left(_LAYERS) / (len(products) - turn)
+            if seconds or product is curve:
+                found[index] = layers.measure(product, settings.dtypes, sorted(asked), bandwidth, seconds=seconds)
             stage.advance()
-    return found
+    untimed = [name for index, product in enumerate(products) if index not in found for name in product.names]
+    return [row for index in sorted(found) for row in found[index]], untimed
+
+
+def _build(
+    base: models.Base, settings: Settings, progress: Progress, deadline: Deadline, needed: Collection[str]
+) -> dict[Contestant, PreTrainedModel]:
+    """Return the contestants' models; once the time for it is up, no more of those that are not needed."""
+    who = models.wanted(settings, base.zeros if base.sparse else 0.0)
+    needs = {c: c.engine == "torch" or c.dtype in needed for c in who}
+    built: dict[Contestant, PreTrainedModel] = {}
+    with progress.stage("Build models", len(who), "models") as stage:
+        for contestant in sorted(who, key=lambda c: not needs[c]):
+            if needs[contestant] or deadline.left(_BUILT):
+                built[contestant] = models.build(base, contestant)
+            stage.advance()
+    return {contestant: built[contestant] for contestant in who if contestant in built}
 
 
 def _models(
-    base: models.Base, settings: Settings, bandwidth: float, text: Windows | None, progress: Progress
+    base: models.Base,
+    built: Mapping[Contestant, PreTrainedModel],
+    settings: Settings,
+    bandwidth: float,
+    text: Windows | None,
+    progress: Progress,
+    deadline: Deadline,
 ) -> tuple[list[ModelSpeed], Mapping[str, Any]]:
-    who = models.wanted(settings, base.zeros if base.sparse else 0.0)
-    built: dict[Contestant, PreTrainedModel] = {}
-    with progress.stage("Build models", len(who), "models") as stage:
-        for contestant in who:
-            built[contestant] = models.build(base, contestant)
-            stage.advance()
     decoders: dict[Contestant, Decoder] = {
         c: TorchDecoder(m) if c.engine == "torch" else LowdimDecoder(m) for c, m in built.items()
     }
     config = base.model.config
     prompt = min(PREFILL, (getattr(config, "max_position_embeddings", None) or PREFILL) // 2)
-    with progress.stage("Time models", len(who) * (2 * ROUNDS + 1), "turns") as stage:
-        steps = time_steps(decoders, min(settings.tokens, prompt), config.vocab_size, advance=stage.advance)
-        prefills = time_prefill(decoders, prompt, config.vocab_size, advance=stage.advance)
-    quality, protocol = _perplexities(built, bool(settings.sparsities), text, progress)
-    seconds = {c: (statistics.median(steps[c]), statistics.median(prefills[c])) for c in who}
+    vocab, tokens = config.vocab_size, min(settings.tokens, prompt)
+    with progress.stage("Time models", len(built) * (2 * ROUNDS + 1), "turns") as stage:
+        steps = time_steps(decoders, tokens, vocab, advance=stage.advance, seconds=deadline.left(_STEPS))
+        prefills = time_prefill(decoders, prompt, vocab, advance=stage.advance, seconds=deadline.left(_PREFILLS))
+    whole = {c: model for c, model in built.items() if not (c.sparsity and settings.sparsities)}
+    quality, protocol = _perplexities(whole, text, progress, deadline)
+    seconds = {c: (statistics.median(steps[c]), statistics.median(prefills[c])) for c in built}
     rows = []
-    for c in who:
+    for c in built:
         size = models.bytes_per_token(built[c])
         rows.append(
             ModelSpeed(
@@ -151,6 +195,48 @@ def _models(
     return rows, protocol
 
 
+def _perplexities(
+    built: Mapping[Contestant, PreTrainedModel], text: Windows | None, progress: Progress, deadline: Deadline
+) -> tuple[dict[Contestant, float], Mapping[str, Any]]:
+    """Measure the perplexity of every form, on as many windows as the time allows: the same ones for all."""
+    from lowdim.evaluate.quality.perplexity import perplexity
+
+    if text is None:
+        return {}, {}
+    parts = text.input_ids.split(len(text) if math.isinf(deadline.seconds) else 1)
+    nll: dict[Contestant, list[torch.Tensor]] = {contestant: [] for contestant in built}
+    protocol: Mapping[str, Any] = {}
+    took = 0.0  # seconds of the last turn
+    with progress.stage("Measure perplexity", len(parts) * len(built), "turns") as stage, torch.inference_mode():
+        for count, part in enumerate(parts, 1):
+            left = deadline.left()
+            if left <= took:
+                break
+            for contestant, model in built.items():
+                found = perplexity(model, replace(text, input_ids=part))
+                nll[contestant].append(found.nll)
+                protocol = found.protocol | {"windows": sum(map(len, parts[:count]))}
+                stage.advance()
+            took = left - deadline.left() if math.isfinite(left) else 0.0
+    return {contestant: float(torch.cat(each).mean().exp()) for contestant, each in nll.items() if each}, protocol
+
+
+def _cut(
+    untimed: list[str],
+    settings: Settings,
+    text: Windows | None,
+    speeds: Collection[ModelSpeed],
+    deadline: Deadline,
+) -> list[str]:
+    """Say what the time was too short for."""
+    measured = {row.dtype for row in speeds if row.engine == "lowdim"}
+    lost = untimed + [dtype for dtype in settings.dtypes if dtype not in measured]
+    lost += ["perplexity"] if text is not None and all(row.perplexity is None for row in speeds) else []
+    if not lost:
+        return []
+    return [f"Left out, since {deadline.seconds:g} seconds were up: {', '.join(lost)}. lowdim bench measures it all."]
+
+
 def _ratios(who: Contestant, seconds: Mapping[Contestant, tuple[float, float]]) -> dict[str, Any]:
     torch_step, torch_prefill = seconds[baseline("bf16")]
     step, prefill = seconds[who]
@@ -160,22 +246,3 @@ def _ratios(who: Contestant, seconds: Mapping[Contestant, tuple[float, float]]) 
         "prefill_over_torch": round(torch_prefill / prefill, 3),
         "over_dense": None if dense is None else round(dense, 3),
     }
-
-
-def _perplexities(
-    built: Mapping[Contestant, PreTrainedModel], drawn: bool, text: Windows | None, progress: Progress
-) -> tuple[dict[Contestant, float], Mapping[str, Any]]:
-    """Measure the perplexity of every form but those whose zeros were drawn at random."""
-    from lowdim.evaluate.quality.perplexity import perplexity
-
-    found: dict[Contestant, float] = {}
-    protocol: Mapping[str, Any] = {}
-    if text is None:
-        return found, protocol
-    whole = [c for c in built if not (c.sparsity and drawn)]
-    with progress.stage("Measure perplexity", len(whole), "models") as stage, torch.inference_mode():
-        for contestant in whole:
-            measured = perplexity(built[contestant], text)
-            found[contestant], protocol = measured.value, measured.protocol
-            stage.advance()
-    return found, protocol

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel
@@ -28,14 +29,23 @@ def open_ready(spec: str, revision: str | None = None, dtype: str | None = None)
         LowdimError: an unknown dtype.
     """
     source = resolve(spec, revision=revision)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(
-            f"{spec} has no tokenizer beside its weights. Copy the tokenizer's files there."
-        ) from error
+    tokenizer = tokenizer_of(spec, source.path)
     kind = dtype or ("fp32" if source.dtype == "float16" else None)
     model = load(source.path, kind)
     if not any(isinstance(module, SparseLinear) for module in model.modules()):
         accelerate(model, dtype=kind or _KINDS[source.dtype])
     return model, tokenizer
+
+
+def tokenizer_of(spec: str, path: Path) -> Any:
+    """Return the tokenizer that lies beside a model's weights.
+
+    Raises:
+        CheckpointError: there is none that can be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise CheckpointError(
+            f"{spec} has no tokenizer beside its weights. Copy the tokenizer's files there."
+        ) from error

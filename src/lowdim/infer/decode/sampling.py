@@ -18,6 +18,8 @@ _EXP = [
     np.float32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
 ]
 _ONE = float(1 << 40)  # the weight of the best token
+_HOTTEST = float(np.finfo(np.float32).max)
+_STRONGEST = 2.0**100  # a penalty beyond which fp32 overflows, long after nothing changes any more
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Sampling:
 
     The steps and their order are those of Transformers: each token that occurs in the text so far has its logit
     divided (if negative: multiplied) by ``repetition_penalty``; logits are divided by ``temperature``; the ``top_k``
-    best stay (ties with the last stay too); of these, the fewest whose probabilities reach ``top_p``.
+    best stay (ties with the last stay too); of these, the fewest whose probabilities reach ``top_p``. The arithmetic
+    is fp32: a temperature so low that a quotient overflows takes the best token, as 0 does.
 
     Args:
         max_tokens: most tokens to generate.
@@ -97,16 +100,14 @@ class Sampler:
             NumericalError: the logits hold NaN or infinity, or rule every token out.
         """
         scores = self._penalised(logits, history)
-        if self.sampling.temperature == 0:
-            best = int(scores.argmax())
-            if not math.isfinite(scores[best]):
-                raise NumericalError(_BROKEN)
-            return best
+        temperature = min(self.sampling.temperature, _HOTTEST)
+        if np.float32(temperature) == 0:
+            return _best(scores)
         draw = derive_seed(self._seed, "draw", len(history)) / 2.0**63
-        return choose(scores, self.sampling.temperature, self.sampling.top_k, self.sampling.top_p, draw)
+        return choose(scores, temperature, self.sampling.top_k, self.sampling.top_p, draw)
 
     def _penalised(self, logits: np.ndarray, history: Sequence[int]) -> np.ndarray:
-        penalty = np.float32(self.sampling.repetition_penalty)
+        penalty = np.float32(min(max(self.sampling.repetition_penalty, 1 / _STRONGEST), _STRONGEST))
         if penalty == 1:
             return logits
         self._seen.update(history[self._counted :])
@@ -119,18 +120,23 @@ class Sampler:
         return scores
 
 
-_BROKEN = "the logits hold NaN or infinity: the model's weights or its arithmetic are broken."
+def _best(scores: np.ndarray) -> int:
+    """Return the first of the best tokens."""
+    best = int(scores.argmax())
+    if not math.isfinite(scores[best]):
+        raise NumericalError("the logits hold NaN or infinity: the model's weights or its arithmetic are broken.")
+    return best
 
 
 def choose(scores: np.ndarray, temperature: float, top_k: int, top_p: float, draw: float) -> int:
     """Draw a token from a softmax, truncated.
 
     Weights are ``exp(score - best)`` as multiples of 2^-40, whose sums are exact in whatever order they are made.
-    Ties are ordered by token.
+    Ties are ordered by token. Where the best score divided by the temperature is no number of fp32, it is the best.
 
     Args:
         scores: float32 [vocab].
-        temperature: what scores are divided by, above 0.
+        temperature: what scores are divided by, above 0 in fp32.
         top_k: 0 keeps all.
         top_p: 1 keeps all.
         draw: in [0, 1): where in the kept tokens' distribution, in the order of their numbers.
@@ -146,9 +152,9 @@ def choose(scores: np.ndarray, temperature: float, top_k: int, top_p: float, dra
     if draw_native is None:
         return _choose(scores, temperature, top_k, top_p, draw)
     scores = np.ascontiguousarray(scores, dtype=np.float32)
-    token = int(draw_native(scores.ctypes.data, len(scores), temperature, top_k, top_p, draw))
+    token = int(draw_native(scores.ctypes.data, len(scores), temperature, min(top_k, len(scores)), top_p, draw))
     if token == -1:
-        raise NumericalError(_BROKEN)
+        return _best(scores)
     assert token >= 0, "the library refused what Sampling allows"
     return token
 
@@ -164,10 +170,11 @@ def _native() -> Any:
 
 def _choose(scores: np.ndarray, temperature: float, top_k: int, top_p: float, draw: float) -> int:
     """Do what ``ld_sample`` does, to the bit."""
-    scaled = scores / np.float32(temperature)
+    with np.errstate(over="ignore"):
+        scaled = scores / np.float32(temperature)
     best = scaled.max()
     if not math.isfinite(best):
-        raise NumericalError(_BROKEN)
+        return _best(scores)
     weights = np.rint(_exp(scaled - best).astype(np.float64) * _ONE).astype(np.int64)
     if 0 < top_k < len(scores):
         weights[scaled < np.partition(scaled, -top_k)[-top_k]] = 0

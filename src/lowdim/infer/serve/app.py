@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -15,6 +15,7 @@ from lowdim.infer.serve.keys import Keys
 from lowdim.infer.serve.schema import ChatRequest, CompletionRequest
 from lowdim.infer.serve.service import Service
 
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 _BODY_SECONDS = 60.0  # most time that a body may take to arrive
 
 
@@ -55,20 +56,24 @@ def _add_generation(app: FastAPI, service: Service) -> None:
 
 
 def _add_status(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models")
+    def status(path: str) -> Callable[[Handler], Handler]:
+        return app.api_route(path, methods=["GET", "HEAD"])
+
+    @status("/v1/models")
     async def models() -> dict[str, Any]:
+        service.scheduler.check_running()
         return {"object": "list", "data": [service.describe()]}
 
-    @app.get("/v1/models/{name:path}")
+    @status("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
+        service.scheduler.check_running()
         service.check_model(name)
         return service.describe()
 
-    @app.get("/health")
+    @status("/health")
     async def health() -> JSONResponse:
-        status = 200 if service.is_healthy else 503
-        return JSONResponse({"status": service.scheduler.state}, status)
+        return JSONResponse({"status": service.scheduler.state}, 200 if service.is_healthy else 503)
 
-    @app.get("/metrics")
+    @status("/metrics")
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -70,6 +70,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.__cause__ is not None:
+            return _unreadable(error.__cause__).response()
         message = str(error.detail)
         if error.status_code in (404, 405):
             message = f"{message}: {request.method} {request.url.path}. See /v1/models for what is served."
@@ -88,14 +90,26 @@ def from_validation(errors: Any) -> ApiError:
         'messages[0].role: bad'
     """
     first = errors[0]
+    context = first.get("ctx", {})
     if first["type"] == "json_invalid":
-        reason = first.get("ctx", {}).get("error", "invalid")
+        reason = f"{context.get('error', 'invalid').removesuffix(' at')}, at character {first['loc'][-1]}"
         return ApiError(400, f"The body is not valid JSON: {reason}.", code="invalid_json")
-    param = first.get("ctx", {}).get("param") or _path(first["loc"][1:])
+    param = _path((*first["loc"][1:], *([context["param"]] if "param" in context else [])))
     message = first["msg"].removeprefix("Value error, ")
-    named = message if param is None or param in message else f"{param}: {message}"
+    named = message if message.startswith(f"{param} ") else f"{param or 'body'}: {message}"
     code = first["type"] if first["type"] in ("unsupported_parameter", "unknown_parameter") else None
     return ApiError(400, named, param=param, code=code or "invalid_value")
+
+
+def _unreadable(error: BaseException) -> ApiError:
+    """Return the answer to a body that JSON's grammar was not even tried on, or that it could not be held against."""
+    reason = str(error)
+    if isinstance(error, UnicodeDecodeError):
+        byte = error.object[error.start]
+        reason = f"it is not {error.encoding.upper()}: byte 0x{byte:02x} at position {error.start}"
+    elif isinstance(error, RecursionError):
+        reason = "it is nested too deeply"
+    return ApiError(400, f"The body cannot be read: {reason}.", code="invalid_json")
 
 
 def _path(parts: tuple[str | int, ...]) -> str | None:

@@ -48,13 +48,25 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Not supported; accepted where the value asks for nothing (``null`` never does)."""
 
+IN_MESSAGES: Mapping[str, tuple[Any, ...]] = dict.fromkeys(
+    ("annotations", "audio", "function_call", "reasoning_content", "refusal", "tool_call_id", "tool_calls"), ()
+)
+"""The same of a message."""
 
-def keep_served(data: Any, served: frozenset[str]) -> Any:
-    """Drop from a body what is harmless or asks for nothing.
+
+def keep_served(
+    data: Any,
+    served: frozenset[str],
+    harmless: frozenset[str] = HARMLESS,
+    neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL,
+) -> Any:
+    """Drop from an object of a body what is harmless or asks for nothing.
 
     Args:
-        data: a decoded body; anything but an object is left to the schema.
-        served: the fields that the endpoint knows.
+        data: decoded; anything but an object is left to the schema.
+        served: the fields that are known.
+        harmless: those that change nothing.
+        neutral: the values of others that ask for nothing.
 
     Raises:
         PydanticCustomError: a field asks for what is not supported, or no such field exists.
@@ -65,19 +77,20 @@ def keep_served(data: Any, served: frozenset[str]) -> Any:
     """
     if not isinstance(data, dict):
         return data
-    for name in data.keys() - served - HARMLESS:
-        _check(name, data[name], served)
+    for name in data.keys() - served - harmless:
+        _check(name, data[name], served, neutral)
     return {name: value for name, value in data.items() if name in served}
 
 
-def _check(name: str, value: Any, served: frozenset[str]) -> None:
-    if name not in NEUTRAL:
+def _check(name: str, value: Any, served: frozenset[str], neutral: Mapping[str, tuple[Any, ...]]) -> None:
+    if name not in neutral:
+        name = name.encode(errors="backslashreplace").decode()  # half a surrogate pair could not be sent back
         raise PydanticCustomError(
             "unknown_parameter",
-            "{param} is not a field of this endpoint. {hint}",
+            "{param} is not a field that belongs here. {hint}",
             {"param": name, "hint": suggest(name, served)},
         )
-    if value is None or any(_same(value, neutral) for neutral in NEUTRAL[name]):
+    if value is None or any(_same(value, nothing) for nothing in neutral[name]):
         return
     raise PydanticCustomError(
         "unsupported_parameter", "{param} is not supported by this server. Leave it out.", {"param": name}

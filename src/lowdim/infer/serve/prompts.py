@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
-from jinja2 import TemplateError
-
+from lowdim.core.errors import RecipeError
+from lowdim.infer.decode.prompt import encode_chat, encode_text
 from lowdim.infer.serve.errors import ApiError
 from lowdim.infer.serve.schema import Message
-
-T = TypeVar("T")
 
 
 class Prompts:
@@ -30,7 +28,7 @@ class Prompts:
 
     async def text(self, text: str) -> list[int]:
         """Return the ids of a text, with the special tokens that the tokenizer puts before it."""
-        return self._checked(await self._run(lambda: self._tokenizer(text)["input_ids"]), "prompt")
+        return await self._encoded(encode_text, text, "prompt")
 
     async def chat(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of a conversation in the form of the model's chat template.
@@ -45,34 +43,23 @@ class Prompts:
                 param="messages",
                 code="no_chat_template",
             )
-        turns = [message.turn() for message in messages]
-        try:
-            return self._checked(await self._run(lambda: self._templated(turns)), "messages")
-        except TemplateError as error:
-            raise ApiError(
-                400, f"The model's chat template refuses these messages: {error}.", param="messages"
-            ) from error
+        return await self._encoded(encode_chat, [message.turn() for message in messages], "messages")
 
-    def ids(self, ids: list[int]) -> list[int]:
+    def ids(self, ids: list[int], param: str = "prompt") -> list[int]:
         """Return token ids as they came, checked."""
-        if ids and not 0 <= min(ids) <= max(ids) < self._vocab_size:
-            raise ApiError(400, f"prompt: token ids lie between 0 and {self._vocab_size - 1}.", param="prompt")
-        return self._checked(ids, "prompt")
+        if not ids:
+            raise ApiError(400, f"{param}: there is not one token to begin from.", param=param)
+        if not 0 <= min(ids) <= max(ids) < self._vocab_size:
+            raise ApiError(400, f"{param}: token ids lie between 0 and {self._vocab_size - 1}.", param=param)
+        return ids
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
 
-    def _templated(self, turns: list[dict[str, str]]) -> list[int]:
-        text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    @staticmethod
-    def _checked(ids: list[int], param: str) -> list[int]:
-        if not ids:
-            raise ApiError(400, f"{param}: there is not one token to begin from.", param=param)
-        return ids
+    async def _encoded(self, encode: Callable[[Any, Any], list[int]], given: Any, param: str) -> list[int]:
+        loop = asyncio.get_running_loop()
+        try:
+            return self.ids(await loop.run_in_executor(self._thread, encode, self._tokenizer, given), param)
+        except RecipeError as error:
+            raise ApiError(400, f"{param}: {error}", param=param) from error

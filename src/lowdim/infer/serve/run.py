@@ -62,6 +62,11 @@ def is_loopback(sockets: list[socket.socket]) -> bool:
     return all(ipaddress.ip_address(one.getsockname()[0].partition("%")[0]).is_loopback for one in sockets)
 
 
+def lacks_ipv4(sockets: list[socket.socket]) -> bool:
+    """Return whether clients that ask an IPv4 address, such as 127.0.0.1, get no answer."""
+    return all(one.family == socket.AF_INET6 for one in sockets)
+
+
 def url(sockets: list[socket.socket]) -> str:
     """Return where clients find the server."""
     host, port = sockets[0].getsockname()[:2]

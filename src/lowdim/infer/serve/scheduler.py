@@ -60,8 +60,7 @@ class Scheduler:
             ApiError: the queue is full, or the server takes no more requests.
         """
         with self._changed:
-            if self.state != RUNNING:
-                raise _unavailable(self.state)
+            self.check_running()
             if self._open + len(jobs) > self._slots + self._limits.queue:
                 raise ApiError(
                     429,
@@ -72,6 +71,11 @@ class Scheduler:
             self._open += len(jobs)
             self._arrived.extend(jobs)
             self._changed.notify()
+
+    def check_running(self) -> None:
+        """Refuse where no more requests are taken."""
+        if self.state != RUNNING:
+            raise _unavailable(self.state)
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """Have the engine drop jobs at its next turn; those that have ended are left alone."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from lowdim.infer.decode.sampling import Sampling
-from lowdim.infer.serve.fields import keep_served
+from lowdim.infer.serve.fields import IN_MESSAGES, keep_served
 
 
 def _check_unicode(text: str) -> str:
@@ -20,7 +20,17 @@ def _check_unicode(text: str) -> str:
     return text
 
 
+def _check_prompt(item: Any) -> str | list[int]:
+    """Return a text or a list of token ids; a union of pydantic's would add its branches to the place of an error."""
+    if isinstance(item, str):
+        return _check_unicode(item)
+    if isinstance(item, list) and all(type(token) is int for token in item):
+        return item
+    raise ValueError("takes a string or a list of token ids.")
+
+
 Text = Annotated[str, AfterValidator(_check_unicode)]
+Prompt = Annotated[str | list[int], PlainValidator(_check_prompt)]
 
 
 class _Strict(BaseModel):
@@ -39,6 +49,7 @@ class Message(_Strict):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text
+    name: Text | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -46,7 +57,9 @@ class Message(_Strict):
         """Accept an answer's message as it came, with its empty ``refusal``, ``tool_calls`` and the like."""
         if not isinstance(data, dict):
             return data
-        return {key: value for key, value in data.items() if key in cls.model_fields or value not in (None, [])}
+        served = frozenset(cls.model_fields)
+        given = {key: value for key, value in data.items() if key in served or value not in (None, [])}
+        return keep_served(given, served, harmless=frozenset(), neutral=IN_MESSAGES)
 
     @field_validator("content", mode="before")
     @classmethod
@@ -60,8 +73,9 @@ class Message(_Strict):
         return "".join(text for text in texts if text is not None)
 
     def turn(self) -> dict[str, str]:
-        """Return the message as chat templates know it."""
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+        """Return the message as chat templates know it; most of them leave the name out."""
+        named = {} if self.name is None else {"name": self.name}
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.content} | named
 
 
 class Generation(_Strict):
@@ -151,7 +165,7 @@ class ChatRequest(Generation):
 class CompletionRequest(Generation):
     """The body of ``POST /v1/completions``; ``prompt`` becomes a list of texts or of lists of token ids."""
 
-    prompt: list[Text | list[int]] = Field(min_length=1)
+    prompt: list[Prompt] = Field(min_length=1)
 
     @field_validator("prompt", mode="before")
     @classmethod

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lowdim.core.errors import NumericalError
+from lowdim.core.progress import Progress
 from lowdim.data.batch import Batch
 from lowdim.models.walk import experts
 from lowdim.models.walk.blocks import evaluating, find_blocks
@@ -27,6 +28,8 @@ from lowdim.models.walk.layers import Layer, find_layers
 from lowdim.models.walk.skeleton import Reader, Skeleton, masters, saved_names, unload
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+Walk = Callable[[Sequence[Batch], Callable[[], None]], Iterator[Tensor]]
+"""What `Stream.forward` is to those who want to know how far it is."""
 
 
 class StopForward(Exception):
@@ -326,11 +329,29 @@ class Stream:
                 yield out
 
     @torch.no_grad()
-    def forward(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
-        """Yield the logits of every batch, streaming through the blocks once."""
+    def forward(self, batches: Sequence[Batch], advance: Callable[[], None] = lambda: None) -> Iterator[Tensor]:
+        """Yield the logits of every batch, streaming through the blocks once.
+
+        Args:
+            batches: the tokens.
+            advance: called after each block of each batch.
+        """
         activations = self.capture(batches)
         for index in range(len(self)):
             with self.block(index) as block:
                 for activation in activations:
                     block.advance(activation)
+                    advance()
         yield from self.logits(activations)
+
+
+def watched(walk: Walk, blocks: int, title: str, progress: Progress) -> Callable[[Sequence[Batch]], Iterator[Tensor]]:
+    """Report every call of `Stream.forward` as a stage that advances from the first block of the first batch on."""
+
+    def run(batches: Sequence[Batch]) -> Iterator[Tensor]:
+        with progress.stage(title, len(batches) * (blocks + 1), "steps") as stage:
+            for logits in walk(batches, stage.advance):
+                yield logits
+                stage.advance()
+
+    return run

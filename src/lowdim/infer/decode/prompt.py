@@ -1,0 +1,36 @@
+"""What a model begins from: the tokens of a text or of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lowdim.core.errors import RecipeError
+
+
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a text, with whatever begins a text for this model; of an empty text that beginning alone.
+
+    Raises:
+        RecipeError: there is not one token to begin from.
+    """
+    return _begun(tokenizer, tokenizer(text)["input_ids"])
+
+
+def encode_chat(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> list[int]:
+    """Return the tokens of a conversation in the form of the model's chat template, up to where the answer begins.
+
+    Raises:
+        RecipeError: the template refuses the conversation, fails on it, or makes nothing of it.
+    """
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program that came with the model
+        raise RecipeError(f"the model's chat template refuses these messages: {error}.") from error
+    return _begun(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _begun(tokenizer: Any, ids: list[int]) -> list[int]:
+    if not ids and tokenizer.bos_token_id is None:
+        raise RecipeError("the prompt is empty, and this model has no token that begins a text. Give some text.")
+    return ids or [tokenizer.bos_token_id]
