@@ -179,6 +179,14 @@ def test_bad_json_is_located(tmp_path: Path, name: str, content: str, message: s
         read(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    "content", ['[{"text": "a"}, null]', '{"text": "a"}\nnull\n', '{"text": "a"}\n\n{"text": null}']
+)
+def test_null_records_are_blank(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    assert [document.blank for document in read(tmp_path / "a.json")] == [False, True]
+
+
 def test_chats_come_in_both_spellings() -> None:
     openai = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]}
     sharegpt = {"id": 1, "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]}

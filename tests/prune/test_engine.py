@@ -265,7 +265,7 @@ def test_sparsegpt_equals_an_unblocked_reference_in_fp64(sparsity: float, cols: 
 @pytest.mark.parametrize(("keep", "group"), [(2, 4), (1, 4), (5, 8), (1, 3), (7, 48), (32, 64)])
 def test_sparsegpt_by_groups_equals_an_unblocked_reference_in_fp64(keep: int, group: int) -> None:
     weight, x = one.matrix(32, 192), one.inputs(800, 192)
-    recipe = Recipe(score="obs", repair={"name": "sparsegpt", "block": 4 * group}, pattern=f"{keep}:{group}")
+    recipe = Recipe(method="sparsegpt", pattern=f"{keep}:{group}")
     made, _ = one.prune(recipe, weight, x)
     h = reference.hessian(x.double(), 0.01)
     expected, pruned, _ = reference.sparsegpt(weight, h, reference.by_groups(keep, group))

@@ -33,6 +33,8 @@ def check_text(name: str, source: str | None) -> None:
         return
     if not Path(source).expanduser().exists():
         raise RecipeError(f"{name}: there is no file {source!r}. Check the path, or write 'builtin'.")
+    if Path(source).expanduser().is_dir():
+        return
     try:
         check_suffix(source)
     except DataError as error:

@@ -144,8 +144,8 @@ def _audit(
 ) -> dict[str, Any]:
     from lowdim.data.calibration import check_context, positions
     from lowdim.data.windows import windows
-    from lowdim.evaluate.audit.essential import essential_sparsity, perplexity_metric, task_metric
-    from lowdim.evaluate.audit.junkdna import junk_dna as junk
+    from lowdim.evaluate.audit.essential import perplexity_metric, task_metric
+    from lowdim.evaluate.audit.settings import EssentialSparsityAudit, JunkDNAAudit
     from lowdim.models.disk.source import resolve
     from lowdim.models.load import load, need_tokenizer
     from lowdim.prune.measure import CONTEXT
@@ -156,7 +156,7 @@ def _audit(
     dtype = source.dtype if recipe.compute == "auto" else recipe.compute
     loaded = load(source.path, dtype, trust_remote_code=trusted)
     asked, progress, found = recipe.evaluation, terminal(quiet), dict[str, Any](model=model)
-    options: dict[str, Any] = {"seed": recipe.seed, "progress": progress} | ({"grid": grid} if grid else {})
+    options: dict[str, Any] = {"seed": recipe.seed} | ({"grid": tuple(grid)} if grid else {})
     if essential:
         if essential == "perplexity":
             text = asked.text or "builtin"
@@ -165,12 +165,13 @@ def _audit(
             metric = perplexity_metric(windows(text, tokenizer, context, limit=asked.windows, bos=asked.bos))
         else:
             metric = task_metric(essential, tokenizer, asked.limit, recipe.seed, asked.bos)
-        curve = essential_sparsity(loaded, metric, **options)
+        curve = EssentialSparsityAudit(**options).measure(loaded, metric, progress)
         show(curve.summary())
         _show(curve.table())
         found["essential"] = curve.to_dict()
     if junk_dna["tasks"]:
-        audit = junk(loaded, tokenizer, **junk_dna, limit=asked.limit, bos=asked.bos, **options)
+        options |= {"difficulty": junk_dna["difficulty"], "limit": asked.limit, "bos": asked.bos}
+        audit = JunkDNAAudit(**options).measure(loaded, tokenizer, junk_dna["tasks"], progress)
         show(audit.summary())
         _show(audit.table())
         found["junk_dna"] = audit.to_dict()

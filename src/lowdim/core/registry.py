@@ -7,7 +7,6 @@ methods, or refusing a bad recipe, costs no import of torch.
 from __future__ import annotations
 
 import importlib
-import inspect
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -34,8 +33,7 @@ def kind(name: str, title: str, *modules: str) -> None:
 class Entry:
     """A registered method: ``target`` is ``module:Class``, a frozen dataclass of the paper's hyper-parameters.
 
-    Where it is ``module:function``, they are the function's keyword arguments. ``title`` is that of the paper if there
-    is one, and ``page`` is where the paper can be read if arXiv does not have it.
+    ``title`` is that of the paper, if there is one, and ``page`` where it can be read if arXiv does not have it.
     """
 
     kind: str
@@ -47,18 +45,16 @@ class Entry:
     aliases: tuple[str, ...] = ()
     page: str = ""
 
-    def load(self) -> Any:
-        """Import and return the method's class, or its function."""
+    def load(self) -> type[Any]:
+        """Import and return the method's class."""
         module, _, attribute = self.target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
 
     def settings(self) -> dict[str, Any]:
-        """Return the hyper-parameters and their defaults."""
-        method = self.load()
-        if is_dataclass(method):
-            return {field.name: field.default for field in fields(method)}
-        taken = inspect.signature(method).parameters.values()
-        return {each.name: each.default for each in taken if each.kind is each.KEYWORD_ONLY and each.name != "progress"}
+        """Return the class's fields and their defaults."""
+        cls = self.load()
+        assert is_dataclass(cls)
+        return {field.name: field.default for field in fields(cls)}
 
 
 _methods: dict[tuple[str, str], Entry] = {}

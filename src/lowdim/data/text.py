@@ -191,6 +191,7 @@ def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _records(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for place, record in _values(path, content):
         where = f"{path}, {place}"
+        record = {"text": None} if record is None else record
         if not isinstance(record, dict):
             raise DataError(f"{where}: expected a JSON object; got {type(record).__name__}")
         yield where, record

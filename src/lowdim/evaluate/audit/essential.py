@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from lowdim.core.progress import Progress, Silent
 from lowdim.data.tokens import Bos
 from lowdim.data.windows import Windows
+from lowdim.evaluate.audit import GRID
 from lowdim.evaluate.audit.curve import knee, tolerance_point
-from lowdim.evaluate.audit.dropping import GRID, Dropping, checked_grid
+from lowdim.evaluate.audit.dropping import Dropping, checked_grid
 from lowdim.evaluate.present import Table, jsonable, number
 from lowdim.evaluate.quality.perplexity import perplexity
 from lowdim.evaluate.quality.tasks import find, load

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +15,14 @@ from lowdim.core.errors import suggest
 from lowdim.core.progress import Progress, Silent
 from lowdim.data.questions import Question
 from lowdim.data.tokens import Bos
+from lowdim.evaluate.audit import GRID, Difficulty
 from lowdim.evaluate.audit.curve import unbroken
-from lowdim.evaluate.audit.dropping import GRID, Dropping, checked_grid
+from lowdim.evaluate.audit.dropping import Dropping, checked_grid
 from lowdim.evaluate.errors import EvaluationError
 from lowdim.evaluate.present import Table, jsonable, number
 from lowdim.evaluate.quality import tasks as catalogue
 from lowdim.evaluate.quality.difference import difference
 from lowdim.evaluate.quality.zeroshot import TaskResult, beats, evaluate_tasks, guessing, sample
-
-Difficulty = Literal["gap", "options"] | Mapping[str, float]
 
 
 @dataclass(frozen=True)

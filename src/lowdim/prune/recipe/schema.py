@@ -225,9 +225,14 @@ class Recipe(Document):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain values, every default spelled out but those that go without saying."""
+        """Return the recipe as plain values, every default spelled out but those that go without saying.
+
+        They are schema 1, no trust in remote code, and the tokenizer's own start-of-text token in `evaluation`.
+        """
         silent = {"schema": 1, "trust_remote_code": False}
-        return {key: value for key, value in super().to_dict().items() if silent.get(key, self) != value}
+        values = {key: value for key, value in super().to_dict().items() if silent.get(key, self) != value}
+        values["evaluation"] = {k: v for k, v in values["evaluation"].items() if (k, v) != ("bos", "tokenizer")}
+        return values
 
     @property
     def target(self) -> float:
