@@ -15,11 +15,13 @@ registry.kind("allocation", "Allocations", "lowdim.core.allocation")
 registry.kind("pattern", "Patterns", "lowdim.core.pattern")
 registry.kind("repair", "Repairs", "lowdim.prune.repair")
 registry.kind("refine", "Refinements", "lowdim.prune.refine")
+registry.kind("calibration", "Calibration formats", "lowdim.data.formats")
 registry.kind("training", "Sparse training", "lowdim.train.dynamic")
 registry.kind("initialisation", "Masks before training", "lowdim.train.initial")
 registry.kind("estimator", "Estimators", "lowdim.train.estimators")
 registry.kind("merger", "Many networks made one", "lowdim.merge", "lowdim.train.tickets")
 registry.kind("probe", "Probes", "lowdim.evaluate.probe")
+registry.kind("audit", "Audits", "lowdim.evaluate.audit")
 
 _load, __dir__, __all__ = attach(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -162,10 +163,10 @@ def test_the_built_in_sources(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(wiki, "articles", lambda: tuple(wiki.Article(t[:3], t) for t in TEXTS))
     assert calibration("builtin", tokenizer, 2, 8).hash == calibration(TEXTS[:1], tokenizer, 2, 8).hash
     monkeypatch.setattr(questions, "documents", lambda name: [Document(question=name, answer="x")])
-    data = calibration("builtin:gsm8k", tokenizer, 1, 40, format="single")
-    assert tokenizer.decode(data.whole.input_ids[0, -25:]) == "Question: gsm8k\nAnswer: x"
-    with pytest.raises(DataError, match=r"unknown built-in set 'gsm8'. Did you mean 'gsm8k'"):
-        calibration("builtin:gsm8", tokenizer)
+    data = calibration("builtin:openbookqa", tokenizer, 1, 40, format="single")
+    assert tokenizer.decode(data.whole.input_ids[0, -25:]) == "ion: openbookqa\nAnswer: x"
+    with pytest.raises(DataError, match=r"unknown built-in set 'gsm8k'. Did you mean 'gsm8k_test'"):
+        calibration("builtin:gsm8k", tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -183,12 +184,130 @@ def test_the_built_in_sources(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -
         (DataSet([]), "the data set is empty"),
         (SimpleNamespace(column_names=["text"]), "streaming data set"),
         (5, "cannot calibrate on a int"),
+        (
+            {"train": DataSet([{"text": "a"}]), "test": DataSet([])},
+            r"split into train, test: give one.*data\['train'\]",
+        ),
+        ({"text": ["a", "b"]}, "a mapping of 'text' is no list of rows"),
+        ([torch.tensor([5, -1, 7])], "item 0 holds token id -1: ids count from 0"),
+        ([IDS, {"input_ids": [[3, -100]], "labels": [[3, -100]]}], "item 1 holds token id -100.*marks labels"),
+        (["a", 5], "item 1 is a int, where the items before it are text"),
+        ([None, None], "holds no text: all of its 2 rows are blank"),
+        (["", " \n"], "holds no text: all of its 2 rows are blank"),
+        (({"text": t} for t in ("", None)), "all of its 2 rows are blank"),
+        ([{"text": ["a"]}], "'text' must be a string; got list"),
         ("ids.pt", "reads no pickles"),
     ],
 )
 def test_other_sources_are_refused(tokenizer: Any, source: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         calibration(source, tokenizer)
+
+
+WORDS = [f"{i} " + "the quick brown fox jumps over the lazy dog. " * (i % 3 + 1) for i in range(40)]
+BLANK: list[str | None] = [item for text in WORDS for item in ("", text, None, " \n")]
+
+
+def forms(rows: list[Any], path: Path) -> dict[str, Any]:
+    """Return the same rows in every form in which they can be given."""
+    records = [{"text": row} for row in rows]
+    (path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (path / "rows.JSON").write_text(json.dumps(records))
+    return {
+        "texts": rows,
+        "records": records,
+        "JSON lines": path / "rows.jsonl",
+        "array": path / "rows.JSON",
+        "data set": DataSet(records),
+        "generator of texts": (row for row in rows),
+        "generator of records": (record for record in records),
+        "documents": [Document(text=row or "") for row in rows],
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("opens", [False, True], ids=["", "bos"])
+def test_equal_rows_give_equal_tokens_in_every_form(
+    tokenizer: Any, bos_tokenizer: Any, tmp_path: Path, seed: int, opens: bool
+) -> None:
+    made = {
+        name: calibration(rows, bos_tokenizer if opens else tokenizer, 6, 40, seed=seed)
+        for name, rows in forms(BLANK, tmp_path).items()
+    }
+    first = made["texts"]
+    assert {name for name, data in made.items() if data.hash != first.hash} == set()
+    assert {data.record()["passed_over"] for data in made.values()} == {first.record()["passed_over"]}
+    assert 0 < first.record()["passed_over"] <= 120
+    assert first.tokens == 240
+
+
+@pytest.mark.parametrize("samples", [1, 2, 30])
+def test_blank_rows_leave_every_other_token(tokenizer: Any, samples: int) -> None:
+    data = calibration(BLANK, tokenizer, samples, 40)
+    whole = "".join(tokenizer.decode(row) for row in data.whole.input_ids)
+    assert data.samples == samples
+    assert "\n\n\n" not in whole
+
+
+def test_real_data_sets(tokenizer: Any) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"text": BLANK})
+    data = calibration(rows, tokenizer, 6, 40)
+    assert data.hash == calibration(BLANK, tokenizer, 6, 40).hash
+    assert calibration(rows["text"], tokenizer, 6, 40).hash == data.hash
+    assert calibration(iter(rows.to_iterable_dataset()), tokenizer, 6, 40).hash == data.hash
+    with pytest.raises(DataError, match=r"split into train: give one part, such as data\['train'\]"):
+        calibration(datasets.DatasetDict(train=rows), tokenizer)
+    with pytest.raises(DataError, match="streaming data set"):
+        calibration(rows.to_iterable_dataset(), tokenizer)
+    endless = datasets.IterableDataset.from_generator(lambda: ({"text": "a"} for _ in range(3)))
+    with pytest.raises(DataError, match="streaming data set"):
+        calibration(endless, tokenizer)
+    ids = datasets.Dataset.from_dict({"input_ids": [[], *IDS.tolist()], "attention_mask": [None, *[[1] * 6] * 4]})
+    found = calibration(ids, samples=4)
+    assert (found.hash, found.record()["passed_over"]) == (fingerprint(IDS, None), 1)
+
+
+def test_questions_with_blank_rows(tokenizer: Any) -> None:
+    asked: list[Any] = [{"question": f"{i}+1?", "answer": str(i + 1)} for i in range(6)]
+    blank = [{"question": "", "answer": ""}, {"question": None, "answer": None}, None]
+    data = calibration(asked + blank, tokenizer, 6, 40, format="single")
+    assert data.samples == 6
+    with pytest.raises(DataError, match="have 6 questions"):
+        calibration(asked + blank, tokenizer, 7, 40, format="single")
+    filled = calibration(asked + blank, tokenizer, 6, 40, format="concat")
+    assert filled.record()["passed_over"] == 3
+
+
+def test_masked_negative_ids_are_padding() -> None:
+    ids, mask = torch.tensor([[-1, -100, 5, 6]]), torch.tensor([[0, 0, 1, 1]])
+    data = calibration([{"input_ids": ids, "attention_mask": mask}], samples=1)
+    assert data.whole.input_ids.tolist() == [[0, 0, 5, 6]]
+    assert calibration({"input_ids": ids, "attention_mask": mask}, samples=1).hash == data.hash
+
+
+CHATS = [
+    {"messages": [{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": "so be it"}]} for i in range(9)
+]
+TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+
+
+def test_chats_are_written_by_the_template(bos_tokenizer: Any, tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(bos_tokenizer)
+    with pytest.raises(DataError, match="holds chats, and this tokenizer has no chat template"):
+        calibration(CHATS, tokenizer, 1, 30)
+    tokenizer.chat_template = TEMPLATE
+    data = calibration(CHATS, tokenizer, 9, 29)
+    texts = [tokenizer.decode(row) for row in data.whole.input_ids]
+    assert sorted(texts) == [f"<s>user: {i}\nassistant: so be it\n"[: 3 + 28] for i in range(9)]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, CHATS)))
+    for form in (tmp_path / "c.jsonl", DataSet(CHATS), (chat for chat in CHATS)):
+        assert calibration(form, tokenizer, 9, 29).hash == data.hash
+    with pytest.raises(DataError, match="needs questions and answers, but document 1 is a chat"):
+        calibration(CHATS, tokenizer, 1, 29, format="single")
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(DataError, match="refuses a chat of the data: roles must alternate"):
+        calibration(CHATS, tokenizer, 9, 29)
 
 
 def test_safetensors_without_ids_or_broken(tmp_path: Path) -> None:

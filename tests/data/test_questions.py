@@ -77,6 +77,15 @@ def test_bad_local_questions_are_located(tmp_path: Path, row: dict[str, Any], me
         questions.local(tmp_path / "q.jsonl")
 
 
+def test_arrays_of_questions(tmp_path: Path) -> None:
+    rows = [{"context": "The sky is", "choices": ["red", "blue"], "label": 1}] * 2
+    (tmp_path / "q.JSON").write_text(json.dumps(rows, indent=1))
+    assert len(questions.local(tmp_path / "q.JSON")) == 2
+    (tmp_path / "q.json.gz").write_bytes(b"x")
+    with pytest.raises(DataError, match="no compressed files"):
+        questions.local(tmp_path / "q.json.gz")
+
+
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(assets, "path", lambda name: tmp_path)
@@ -98,6 +107,7 @@ def test_a_calibration_set_keeps_the_right_answer(store: Path) -> None:
 def test_gsm8k_brings_its_reasoning(store: Path) -> None:
     row = request(0, 0, "", "", question="Q?", short_answer="18", choices=["9 * 2 = 18. So the answer is 18."])
     write(store, "gsm8k/gold_bpb_5shot", [row])
-    (document,) = questions.documents("gsm8k")
+    with pytest.warns(UserWarning, match="holds the test questions of GSM8K"):
+        (document,) = questions.documents("gsm8k_test")
     assert document == Document(question="Q?", answer="18", rationale="9 * 2 = 18.")
     assert document.answered(rationale=True).endswith("Answer: 9 * 2 = 18. So the answer is 18.")

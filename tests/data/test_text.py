@@ -84,5 +84,154 @@ def test_bad_json_lines_are_located(tmp_path: Path, line: str, message: str) -> 
         read(tmp_path / "a.jsonl")
 
 
+RECORDS = [{"text": "One."}, {"text": "Two."}]
+DOCUMENTS = [Document(text="One."), Document(text="Two.")]
+LINES = "\n".join(map(json.dumps, RECORDS))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", json.dumps(RECORDS)),
+        ("a.json", json.dumps(RECORDS, indent=2)),
+        ("a.json", LINES),
+        ("a.JSON", json.dumps(RECORDS)),
+        ("a.jsonl", json.dumps(RECORDS, indent=1)),
+        ("a.JSONL", LINES),
+        ("a.NdJson", "\n\n" + LINES + "\n"),
+        ("a.txt", LINES),
+        ("a.TXT", json.dumps(RECORDS)),
+        ("a.md", json.dumps(RECORDS, indent=4)),
+        ("a", LINES),
+        ("a.data", json.dumps(RECORDS)),
+        ("a.part-0001", LINES),
+    ],
+)
+def test_records_are_records_under_any_name(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert read(tmp_path / name) == DOCUMENTS
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.TXT", "One."),
+        ("a.log", "[1] of two\n{braces} and [brackets]"),
+        ("a.tex", r"{\em One}"),
+        ("a.py", "{1: 2}"),
+        ("a.md", "[a link](to)\n[1]"),
+        ("a", '"quoted"'),
+        ("a.txt", "17"),
+    ],
+)
+def test_what_is_no_record_is_prose(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert read(tmp_path / name) == [Document(text=content)]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a.csv", ["a.csv", "no tables", "JSON lines"]),
+        ("a.TSV", ["a.TSV", "no tables", "load_dataset"]),
+        ("a.parquet", ["no tables"]),
+        ("a.xlsx", ["no tables"]),
+        ("a.txt.gz", ["a.txt.gz", "no compressed files", "Unpack it first"]),
+        ("a.jsonl.ZST", ["no compressed files"]),
+        ("a.zip", ["no compressed files"]),
+        ("a.npy", ["no pickles", ".safetensors"]),
+        ("a.html", ["no markup", ".txt"]),
+        ("a.PDF", ["no markup"]),
+    ],
+)
+def test_formats_of_data_are_refused_by_name(tmp_path: Path, name: str, parts: list[str]) -> None:
+    (tmp_path / name).write_bytes(b"id,text\n1,One.\n")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / name)
+    assert [part for part in parts if part not in str(caught.value)] == []
+
+
+def test_a_directory_tells_what_it_passes_over(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("text\nOne.\n")
+    with pytest.raises(DataError, match=r"b\.csv: lowdim reads no tables"):
+        read(tmp_path)
+    (tmp_path / "a.JSONL").write_text(LINES)
+    (tmp_path / "c.parquet").write_bytes(b"PAR1")
+    with pytest.warns(UserWarning, match=r"b\.csv and 1 more files passed over: lowdim reads no tables"):
+        assert read(tmp_path) == DOCUMENTS
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"text": "a"}, 5]', "item 2: expected a JSON object; got int"),
+        ('[{"text": "a"}, {"body": "b"}]', "item 2: expected 'text'"),
+        ('[{"text": "a"},\n{"text": ]', "line 2: not JSON"),
+        ('{"data": [{"text": "a"}]}', "found 'data'"),
+        ('{"text": "a"}\n{"text": ', "line 2: not JSON"),
+        ("[" * 100_000, "line 1: not JSON"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_bad_json_is_located(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content", ['[{"text": "a"}, null]', '{"text": "a"}\nnull\n', '{"text": "a"}\n\n{"text": null}']
+)
+def test_null_records_are_blank(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    assert [document.blank for document in read(tmp_path / "a.json")] == [False, True]
+
+
+def test_chats_come_in_both_spellings() -> None:
+    openai = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]}
+    sharegpt = {"id": 1, "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]}
+    mixed = {"conversations": openai["messages"]}
+    first, *others = (from_record(record, "row 0") for record in (openai, sharegpt, mixed))
+    assert first.chat
+    assert others == [first, first]
+    assert not from_record(openai | {"text": "written out"}, "row 0").chat
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("Hi", "'messages' must be a list of turns with 'role' and 'content'; got str"),
+        ([{"role": "user", "text": "Hi"}], "a turn has 'role' and 'content'.*found 'role', 'text'"),
+        ([["user", "Hi"]], "must be a list of turns"),
+    ],
+)
+def test_other_chats_are_refused(value: object, message: str) -> None:
+    with pytest.raises(DataError, match=f"row 3: .*{message}"):
+        from_record({"messages": value}, "row 3")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"text": ""},
+        {"text": None},
+        {"text": " \n\t"},
+        {"question": None, "answer": None},
+        {"question": "", "answer": "x"},
+        {"messages": []},
+        {"conversations": None},
+    ],
+    ids=str,
+)
+def test_blank_and_null_fields_make_a_blank_document(record: dict[str, object]) -> None:
+    assert from_record(record, "row 0").blank
+
+
+@pytest.mark.parametrize(("given", "reads"), [("Count on", "Count on."), ("So!", "So!"), ("A.  ", "A."), ("3", "3.")])
+def test_reasoning_ends_with_a_full_stop(given: str, reads: str) -> None:
+    made = Document(question="Q", answer="2", rationale=given).answered(rationale=True)
+    assert made == f"Question: Q\nAnswer: {reads} So the answer is 2."
+
+
 def test_a_record_with_null_fields_is_plain_text() -> None:
     assert from_record({"text": "T", "question": None}, "row 0") == Document(text="T")

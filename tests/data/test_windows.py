@@ -49,6 +49,29 @@ def test_files_and_the_built_in_text(tokenizer: Any, tmp_path: Path, monkeypatch
     assert cut(tokenizer, "builtin", 3) == ["odd"]
 
 
+def test_texts_in_any_form_make_the_same_windows(tokenizer: Any, tmp_path: Path) -> None:
+    rows = ["ab", "", None, "cd"]
+    records = [{"text": row} for row in rows]
+    (tmp_path / "a.JSONL").write_text("\n".join(map(json.dumps, records)))
+    found = [windows(each, tokenizer, 3) for each in (rows, records, tmp_path / "a.JSONL", (row for row in rows))]
+    assert {each.protocol["text"] for each in found} == {hashlib.sha256(b"ab" + b"\n\n" * 3 + b"cd").hexdigest()}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([[1, 2, 3]], "measured on text, and tokens holds none"),
+        ("a.csv", "no tables"),
+        ("builtin:arc_easy", "holds questions to calibrate on"),
+        (5, "cannot evaluate on a int"),
+        ({"train": ["ab"]}, "no list of rows"),
+    ],
+)
+def test_what_is_no_text_is_refused(tokenizer: Any, source: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        windows(source, tokenizer, 2)
+
+
 @pytest.mark.parametrize(
     ("context", "limit", "message"),
     [

@@ -27,7 +27,8 @@ class CalibrationData:
         tokens: tokens that are not padding.
         source: where the text came from, as the user wrote it.
         format: see `lowdim.data.formats`; "tokens" for samples that came as tokens.
-        settings: seed, padding side, start-of-text policy and the other choices that shaped the samples.
+        settings: seed, padding side, start-of-text policy and the other choices that shaped the samples; and how many
+            blank rows were passed over, if any.
     """
 
     batches: list[Batch]
@@ -84,19 +85,19 @@ def calibration(
         source: one of
 
             - "builtin" (the even-numbered articles of the built-in Wikipedia slice) or "builtin:NAME"
-              (questions: arc_easy, arc_challenge, openbookqa, gsm8k; disjoint from the tasks so named);
-            - a text file, a JSON-lines file or a directory, see `lowdim.data.text.read`;
+              (questions: arc_easy, arc_challenge, openbookqa, disjoint from the tasks so named; gsm8k_test);
+            - a text file, a file of JSON or JSON lines or a directory, see `lowdim.data.text.read`;
             - a .safetensors file with ``input_ids`` [samples, context] and optionally ``attention_mask``;
-            - a data set of the ``datasets`` library with a column ``text``, ``question`` and ``answer``, or
-              ``input_ids``;
-            - a list of texts;
+            - a data set of the ``datasets`` library with a column ``text``, ``messages``, ``question`` and
+              ``answer``, or ``input_ids``;
+            - texts or such records, in a list or one after the other;
             - an iterable (a DataLoader, a list) of tensors of token ids, of mappings with ``input_ids`` and
               ``attention_mask``, or of `Batch`.
         tokenizer: the model's tokenizer; not needed for a source of tokens.
         samples: number of sequences. A source of tokens gives its first ``samples``.
         context: tokens in a sequence; an upper bound for a source of tokens, which is padded to its longest.
         seed: decides which documents, windows and questions are drawn.
-        format: text, zero, single or concat, see `lowdim.data.formats.arrange`.
+        format: text, zero, single or concat, see `lowdim.data.formats`.
         padding: side on which short sequences are padded; padding is masked and never counted.
         rationale: put the worked reasoning before the answer (formats single and concat).
         in_context: with concat, that many whole questions a sequence, the rest padding.
@@ -110,14 +111,15 @@ def calibration(
     layout = formats.Layout(samples, context, format, padding, rationale, in_context, bos)
     name, found = sources.read(source)
     if isinstance(found, sources.Tokens):
-        ids, mask = found.padded(samples, context, padding)
+        ids, mask, passed = found.padded(samples, context, padding)
         used, settings = "tokens", dict[str, Any](padding=padding)
     else:
-        ids, mask = _arranged(found, tokenizer, layout, seed)
+        ids, mask, passed = _arranged(found, tokenizer, layout, seed)
         used, settings = format, dict[str, Any](seed=seed, padding=padding, bos=bos)
         settings |= {"rationale": rationale, "in_context": in_context}
+    settings |= {"passed_over": passed} if passed else {}
     if vocab_size is not None:
-        tokens.check_vocabulary(int(ids.max()), vocab_size)
+        tokens.check_vocabulary(ids, vocab_size)
     whole = Batch(ids, mask)
     return CalibrationData(
         batches=list(split([whole], tokens_per_batch)),
@@ -133,12 +135,13 @@ def calibration(
 
 def _arranged(
     documents: sources.Documents, tokenizer: Any, layout: formats.Layout, seed: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor, torch.Tensor | None, int]:
     if tokenizer is None:
         raise DataError("a source of text needs the model's tokenizer; got tokenizer=None")
     tokens.check_bos(layout.bos, tokenizer)
-    rows = formats.arrange(documents, tokenizer, layout, generator(seed, "calibration"))
-    return tokens.pad(rows, layout.context, layout.padding, tokens.pad_id(tokenizer))
+    passed: set[int] = set()
+    rows = formats.arrange(documents, tokenizer, layout, generator(seed, "calibration"), passed)
+    return *tokens.pad(rows, layout.context, layout.padding, tokens.pad_id(tokenizer)), len(passed)
 
 
 def check_context(context: int, config: Any) -> None:

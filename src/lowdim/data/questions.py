@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def _context(record: dict[str, Any]) -> str:
 
 
 def local(path: str | Path) -> list[Question]:
-    """Read questions from JSON lines: ``context`` or ``question``, ``choices`` and ``label``.
+    """Read questions from JSON or JSON lines: ``context`` or ``question``, ``choices`` and ``label``.
 
     Raises:
         DataError: a line is not of this form; the message names file and line.
@@ -110,16 +111,20 @@ CALIBRATION_SETS = {
     "arc_easy": "arc_easy/rc_0shot",
     "arc_challenge": "arc_challenge/rc_0shot",
     "openbookqa": "openbookqa/rc_0shot",
-    "gsm8k": "gsm8k/gold_bpb_5shot",
+    "gsm8k_test": "gsm8k/gold_bpb_5shot",
 }
-"""Built-in sets to calibrate on: of the three that are tasks too, the validation splits (tasks: test)."""
+"""Built-in sets to calibrate on: of the three that are tasks too, the validation splits (tasks: test).
+
+Of GSM8K the package holds the test split alone, as the name says: a model calibrated on it must not be tested on GSM8K.
+"""
 
 
 def documents(name: str) -> list[Document]:
     """Return the questions of a built-in calibration set with their right answers."""
     folder = CALIBRATION_SETS[name]
-    if name != "gsm8k":
+    if name != "gsm8k_test":
         return [Document(question=_bare(q.contexts[q.label]), answer=q.choices[q.label]) for q in builtin(folder)]
+    warnings.warn("builtin:gsm8k_test holds the test questions of GSM8K: do not test on them afterwards", stacklevel=2)
     with gzip.open(assets.path("tasks") / folder / "requests.jsonl.gz", "rt", encoding="utf-8") as lines:
         return [_worked(json.loads(line)["doc"]) for line in lines]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,10 +15,9 @@ from lowdim.data import questions, text, wiki
 from lowdim.data.batch import Batch
 from lowdim.data.errors import DataError
 from lowdim.data.text import Document
+from lowdim.data.tokens import NEGATIVE
 
 Documents = Sequence[Document]
-
-_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".npy", ".npz")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,15 +26,16 @@ class Tokens:
 
     rows: Iterable[tuple[torch.Tensor, torch.Tensor]]
 
-    def padded(self, samples: int, context: int, side: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the first ``samples`` sequences, padded to the longest: ids and mask ``[samples, longest]``.
+    def padded(self, samples: int, context: int, side: str) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+        """Return the first ``samples`` sequences, padded to the longest, and how many without a token were passed over.
+
+        Returns:
+            ids and mask ``[samples, longest]``, and the number.
 
         Raises:
             DataError: there is none, or one is longer than ``context``.
         """
-        rows = list(islice(self.rows, samples))
-        if not rows:
-            raise DataError("the source holds no sequence of tokens")
+        rows, passed = self._first(samples)
         width = max(len(ids) for ids, _ in rows)
         if width > context:
             raise DataError(f"a sequence has {width} tokens, more than context={context}; use context={width}")
@@ -45,30 +45,78 @@ class Tokens:
         for i, (ids, mask) in enumerate(rows):
             place = slice(width - len(ids), None) if side == "left" else slice(0, len(ids))
             both[0, i, place], both[1, i, place] = ids, mask
-        return both[0].clone(), None if bool(both[1].all()) else both[1].clone()
+        return both[0].clone(), None if bool(both[1].all()) else both[1].clone(), passed
+
+    def _first(self, samples: int) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], int]:
+        rows, passed = list[tuple[torch.Tensor, torch.Tensor]](), 0
+        for ids, mask in self.rows:
+            if bool(mask.any()):
+                rows.append((ids, mask))
+            else:
+                passed += 1
+            if len(rows) == samples:
+                break
+        if not rows:
+            each = f": each of its {passed} items is a sequence without a token" if passed else ""
+            raise DataError(f"the source holds no sequence of tokens{each}")
+        return rows, passed
 
 
-def read(source: str | Path | Iterable[Any]) -> tuple[str, Documents | Tokens]:
-    """Return a name for the source and what it holds.
+def read(source: str | Path | Iterable[Any], use: str = "calibrate on") -> tuple[str, Documents | Tokens]:
+    """Return a name for the source and what it holds; rows of text that are null or blank are blank documents.
+
+    Args:
+        source: see `lowdim.data.calibration.calibration`.
+        use: what it is for, for messages.
 
     Raises:
         DataError: the source is of no known kind, or cannot be read.
     """
     if isinstance(source, (str, Path)):
         return str(source), _named(str(source))
-    columns = getattr(source, "column_names", None)
-    if columns is not None:
-        return "data set", _dataset(source, list(columns))
-    if isinstance(source, Sequence) and source:
-        if all(isinstance(item, str) for item in source):
-            return f"{len(source)} texts", [Document(text=item) for item in source]
-        if all(isinstance(item, Document) for item in source):
-            return f"{len(source)} documents", list(source)
-        if all(isinstance(item, Mapping) and "input_ids" not in item for item in source):
-            return f"{len(source)} documents", [text.from_record(r, f"item {i}") for i, r in enumerate(source)]
+    if isinstance(source, Mapping):
+        return "tokens", _mapping(source)
+    if hasattr(source, "column_names"):
+        return "data set", _dataset(source)
     if isinstance(source, Iterable):
-        return "tokens", Tokens(_sequences(source))
-    raise DataError(f"cannot calibrate on a {type(source).__name__}; give a path, texts, a data set or token tensors")
+        return _items(source)
+    raise DataError(f"cannot {use} a {type(source).__name__}; give a path, texts, a data set or token tensors")
+
+
+def _mapping(source: Mapping[str, Any]) -> Tokens:
+    """Read the one mapping that is a source, that of token tensors."""
+    if "input_ids" in source:
+        return Tokens(_sequences([source]))
+    keys = list(source)
+    if keys and all(hasattr(source[key], "column_names") for key in keys):
+        named = ", ".join(map(str, keys))
+        raise DataError(f"the data set is split into {named}: give one part, such as data[{keys[0]!r}]")
+    raise DataError(f"a mapping of {', '.join(map(repr, keys)) or 'nothing'} is no list of rows; give a list of them")
+
+
+def _items(source: Iterable[Any]) -> tuple[str, Documents | Tokens]:
+    """Tell texts, records and documents from tokens by the first item that is not None."""
+    items, head = iter(source), list[Any]()
+    for item in items:
+        head.append(item)
+        if item is not None:
+            break
+    first = head[-1] if head else 0
+    record = isinstance(first, Mapping) and "input_ids" not in first
+    if first is None or record or isinstance(first, (str, Document)):
+        found = [_document(item, number) for number, item in enumerate(chain(head, items))]
+        return f"{len(found)} {'texts' if isinstance(first, str) else 'documents'}", found
+    return "tokens", Tokens(_sequences(chain(head, items)))
+
+
+def _document(item: Any, number: int) -> Document:
+    if item is None or isinstance(item, str):
+        return Document(text=item or "")
+    if isinstance(item, Mapping):
+        return text.from_record(item, f"item {number}")
+    if isinstance(item, Document):
+        return item
+    raise DataError(f"item {number} is a {type(item).__name__}, where the items before it are text")
 
 
 def _named(source: str) -> Documents | Tokens:
@@ -79,11 +127,8 @@ def _named(source: str) -> Documents | Tokens:
         if name not in questions.CALIBRATION_SETS:
             raise DataError(f"unknown built-in set {name!r}. {suggest(name, questions.CALIBRATION_SETS)}")
         return questions.documents(name)
-    suffix = Path(source).suffix.lower()
-    if suffix == ".safetensors":
+    if Path(source).suffix.lower() == ".safetensors":
         return Tokens(_sequences([_stored(Path(source).expanduser())]))
-    if suffix in _PICKLES:
-        raise DataError(f"{source}: lowdim reads no pickles and no arrays; save the ids as .safetensors ('input_ids')")
     return text.read(source)
 
 
@@ -100,8 +145,9 @@ def _stored(path: Path) -> dict[str, torch.Tensor]:
     return stored
 
 
-def _dataset(source: Any, columns: list[str]) -> Documents | Tokens:
-    if "input_ids" in columns:
+def _dataset(source: Any) -> Documents | Tokens:
+    columns = source.column_names
+    if "input_ids" in (next(iter(source), ()) if columns is None else columns):
         return Tokens(_sequences(source))
     if not hasattr(source, "__len__"):
         raise DataError("a streaming data set has no length to draw from; take a part first: list(data.take(1000))")
@@ -136,9 +182,10 @@ def _sequences(items: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tenso
         ids, mask = _ids_and_mask(item, number)
         if mask.shape != ids.shape:
             raise DataError(f"item {number}: input_ids {list(ids.shape)} and attention_mask {list(mask.shape)} differ")
-        if ids.numel() == 0 or not bool(mask.any(-1).all()):
-            raise DataError(f"item {number} holds a sequence without a token")
-        yield from zip(*(t.reshape(-1, t.shape[-1]) for t in (ids, mask)), strict=True)
+        if bool((ids[mask == 1] < 0).any()):
+            raise DataError(f"item {number} holds token id {int(ids.min())}: ids count from 0. {NEGATIVE}")
+        ids = ids.masked_fill((mask == 0) & (ids < 0), 0)
+        yield from zip(*(t[None] if t.ndim == 1 else t for t in (ids, mask)), strict=True)
 
 
 def _ids_and_mask(item: Any, number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,9 +203,10 @@ def _ids_and_mask(item: Any, number: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _tensor(value: Any, what: str) -> torch.Tensor:
     try:
-        tensor = torch.as_tensor(value)
+        tensor = torch.as_tensor([] if value is None else value)
     except (TypeError, ValueError, RuntimeError):
         raise DataError(f"{what} must be token ids; got {type(value).__name__}") from None
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.ndim not in (1, 2):
+    numbers = tensor.is_floating_point() or tensor.is_complex()
+    if (numbers and tensor.numel()) or tensor.ndim not in (1, 2):
         raise DataError(f"{what} must be integers of one or two dimensions; got {tensor.dtype} {list(tensor.shape)}")
     return tensor.to("cpu", torch.int64)

@@ -1,9 +1,10 @@
-"""Documents from files: plain text, JSON lines, or a directory of both."""
+"""Documents from files: plain text, JSON, JSON lines, or a directory of them."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,40 @@ from typing import Any
 from lowdim.data.errors import DataError
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
-_LINES_SUFFIXES = (".jsonl", ".ndjson")
+_RECORD_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _FIELDS = ("text", "question", "answer", "rationale")
+_CHATS = ("messages", "conversations")
+_ROLES = {"human": "user", "gpt": "assistant"}
+
+_TABLE = (
+    "no tables. Write JSON lines with a field 'text' (pandas: to_json(path, orient='records', lines=True)), or from "
+    "Python give the rows: datasets.load_dataset(...)['train']"
+)
+_PACKED = "no compressed files. Unpack it first, for example with gunzip -k"
+_ARRAYS = "no pickles and no arrays; save the ids as .safetensors ('input_ids')"
+_MARKUP = "no markup and no office formats. Save its text as .txt first"
+_REFUSED = {
+    suffix: why
+    for why, suffixes in (
+        (_TABLE, ".csv .tsv .tab .psv .parquet .arrow .feather .orc .xls .xlsx .ods .sqlite .db"),
+        (_PACKED, ".gz .tgz .bz2 .xz .zst .lz4 .zip .tar .7z"),
+        (_ARRAYS, ".pt .pth .pkl .pickle .bin .npy .npz"),
+        (_MARKUP, ".html .htm .xml .yaml .yml .pdf .doc .docx .odt .rtf .epub"),
+    )
+    for suffix in suffixes.split()
+}
 
 
 @dataclass(frozen=True)
 class Document:
-    r"""Prose in ``text``, or a question with its answer and, where there is one, the reasoning in between.
+    r"""Prose in ``text``; a question with its answer and, where there is one, the reasoning in between; or a chat.
+
+    Attributes:
+        text: prose.
+        question: a question.
+        answer: its answer.
+        rationale: the reasoning between them.
+        messages: the turns of a chat, each with "role" and "content".
 
     Example:
         >>> Document(question="2 + 2?", answer="4").prose
@@ -29,6 +57,22 @@ class Document:
     question: str = ""
     answer: str = ""
     rationale: str = ""
+    messages: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is a question with an answer."""
+        return bool(self.question.strip() and self.answer.strip())
+
+    @property
+    def blank(self) -> bool:
+        """Whether there is nothing to read."""
+        return not (self.text.strip() or self.asks or self.messages)
+
+    @property
+    def chat(self) -> bool:
+        """Whether the turns of a chat are all there is."""
+        return bool(self.messages) and not (self.text.strip() or self.asks)
 
     @property
     def prompt(self) -> str:
@@ -36,79 +80,174 @@ class Document:
         return f"Question: {self.question}\nAnswer:"
 
     def answered(self, rationale: bool = False) -> str:
-        """Return question and answer; with ``rationale``, the reasoning before "So the answer is"."""
-        reply = f"{self.rationale} So the answer is {self.answer}." if rationale else self.answer
+        """Return question and answer; with ``rationale``, the reasoning, a full stop and "So the answer is" between.
+
+        Example:
+            >>> Document(question="2 + 2?", answer="4", rationale="Twice two").answered(rationale=True)[-30:]
+            'Twice two. So the answer is 4.'
+        """
+        reason = self.rationale.rstrip()
+        stop = "" if reason.endswith((".", "!", "?")) else "."
+        reply = f"{reason}{stop} So the answer is {self.answer}." if rationale else self.answer
         return f"{self.prompt} {reply}"
 
     @property
     def prose(self) -> str:
         """The text, or the answered question of a document that has no text."""
-        return self.text or self.answered()
+        return self.answered() if self.asks and not self.text.strip() else self.text
 
 
 def read(path: str | Path) -> list[Document]:
-    """Read the documents of a text file, a JSON-lines file, or all such files below a directory.
+    """Read the documents of a file, or of all such files below a directory.
 
-    A text file is one document. A JSON line is an object with ``text``, or with ``question``, ``answer`` and
-    optionally ``rationale``. Files of a directory are read in the order of their paths.
+    A text file is one document, unless it holds JSON. A JSON file holds an array of records or one record a line: an
+    object with ``text``; with ``question``, ``answer`` and optionally ``rationale``; or with the turns of a chat in
+    ``messages`` or ``conversations``. Case does not matter in a suffix. Files of a directory are read in the order of
+    their paths.
 
     Raises:
-        DataError: the path does not exist, holds nothing, is not UTF-8 or not the JSON described above; the
-            message names the file and the byte or the line.
+        DataError: the path does not exist, holds nothing, is of a format that is not read here, is not UTF-8 or not
+            the JSON described above; the message names the file and the byte or the line.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in _TEXT_SUFFIXES + _LINES_SUFFIXES)
-        if not files:
-            kinds = ", ".join(_TEXT_SUFFIXES + _LINES_SUFFIXES)
-            raise DataError(f"{path} holds no text: lowdim looks there for files that end in {kinds}")
-        return [document for file in files for document in read(file)]
-    if path.suffix in _LINES_SUFFIXES:
-        return [from_record(record, where) for where, record in records(path)]
-    return [Document(text=_content(path))]
+        return [document for file in _below(path) for document in read(file)]
+    check_suffix(path)
+    content = _content(path)
+    if path.suffix.lower() in _RECORD_SUFFIXES or _holds_json(content):
+        return [from_record(record, where) for where, record in _records(path, content)]
+    return [Document(text=content)]
+
+
+def check_suffix(path: str | Path) -> None:
+    """Refuse a file by its name, where that is enough to know that it holds no plain text.
+
+    Raises:
+        DataError: names the file and the way out.
+
+    Example:
+        >>> check_suffix("notes.TXT")
+    """
+    why = _REFUSED.get(Path(path).suffix.lower())
+    if why is not None:
+        raise DataError(f"{path}: lowdim reads {why}")
 
 
 def from_record(record: Mapping[str, Any], where: str) -> Document:
-    """Make a document of one JSON object or one row of a data set.
+    """Make a document of one JSON object or one row of a data set; fields that are null or blank make a blank one.
 
     Args:
         record: the fields; those that are not a document's are ignored.
         where: file and line, or row, for messages.
 
     Raises:
-        DataError: there is neither ``text`` nor ``question`` and ``answer``, or one of them is not a string.
+        DataError: there is neither ``text`` nor ``question`` and ``answer`` nor a chat, or one is of another type.
 
     Example:
         >>> from_record({"question": "2 + 2?", "answer": "4", "id": 7}, "line 1").answer
         '4'
+        >>> from_record({"text": None}, "line 2").blank
+        True
     """
     fields = {key: record[key] for key in _FIELDS if record.get(key) is not None}
     for key, value in fields.items():
         if not isinstance(value, str):
             raise DataError(f"{where}: {key!r} must be a string; got {type(value).__name__}")
-    if not fields.get("text") and not ("question" in fields and "answer" in fields):
+    chat = next((key for key in _CHATS if key in record), None)
+    if "text" not in record and not {"question", "answer"} <= record.keys() and chat is None:
         have = ", ".join(map(repr, record)) or "nothing"
-        raise DataError(f"{where}: expected 'text', or 'question' and 'answer'; found {have}")
-    return Document(**fields)
+        raise DataError(f"{where}: expected 'text', or 'question' and 'answer'; found {have}. Chats go in 'messages'")
+    return Document(**fields, messages=() if chat is None else _turns(record[chat], f"{where}: {chat!r}"))
+
+
+def _turns(value: Any, where: str) -> tuple[Mapping[str, Any], ...]:
+    """Return the turns of a chat by the names of today: role and content."""
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)) or not all(isinstance(turn, Mapping) for turn in value):
+        raise DataError(f"{where} must be a list of turns with 'role' and 'content'; got {type(value).__name__}")
+    return tuple(_turn(turn, where) for turn in value)
+
+
+def _turn(turn: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    if {"from", "value"} <= turn.keys():
+        return {"role": _ROLES.get(turn["from"], turn["from"]), "content": turn["value"]}
+    if not {"role", "content"} <= turn.keys():
+        have = ", ".join(map(repr, turn)) or "nothing"
+        raise DataError(f"{where}: a turn has 'role' and 'content', or 'from' and 'value'; found {have}")
+    return dict(turn)
 
 
 def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the objects of a JSON-lines file with "file, line n" for messages; blank lines are passed over.
+    """Yield the objects of a file of JSON or JSON lines, with "file, line n" or "file, item n" for messages.
 
     Raises:
-        DataError: the file cannot be read, is empty, or a line is not a JSON object.
+        DataError: the file cannot be read, is empty, or a line or item is not a JSON object.
     """
-    for number, line in enumerate(_content(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    check_suffix(path)
+    return _records(path, _content(path))
+
+
+def _records(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for place, record in _values(path, content):
+        where = f"{path}, {place}"
+        record = {"text": None} if record is None else record
         if not isinstance(record, dict):
             raise DataError(f"{where}: expected a JSON object; got {type(record).__name__}")
         yield where, record
+
+
+def _values(path: Path, content: str) -> Iterator[tuple[str, Any]]:
+    """Yield the items of a JSON array, the one object of a file, or JSON lines, of which blank ones are passed over."""
+    lines = [(number, line) for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
+    if len(lines) > 1 and _is_json(lines[0][1]):
+        yield from ((f"line {number}", _parsed(path, line, number)) for number, line in lines)
+        return
+    whole = _parsed(path, content, 1)
+    if isinstance(whole, list):
+        yield from ((f"item {number}", item) for number, item in enumerate(whole, start=1))
+    else:
+        yield f"line {lines[0][0]}", whole
+
+
+def _parsed(path: Path, content: str, line: int) -> Any:
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        at = f"{path}, line {line + error.lineno - 1}"
+        raise DataError(f"{at}: not JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}, line {line}: not JSON that can be read ({error})") from None
+
+
+def _is_json(content: str) -> bool:
+    """Whether a text is an object or an array of JSON."""
+    try:
+        return isinstance(json.loads(content), (dict, list))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _holds_json(content: str) -> bool:
+    """Whether a file of text is JSON in truth, or JSON lines by its first line."""
+    first = content.lstrip().partition("\n")[0]
+    return first[0] in "{[" and (_is_json(content) or (first[0] == "{" and _is_json(first)))
+
+
+def _below(folder: Path) -> list[Path]:
+    """Return the files of a directory that hold documents; those of other formats of data are told."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    found = [file for file in files if file.suffix.lower() in _TEXT_SUFFIXES + _RECORD_SUFFIXES]
+    others = [file for file in files if _REFUSED.get(file.suffix.lower()) in (_TABLE, _PACKED)]
+    if others and not found:
+        check_suffix(others[0])
+    if others:
+        rest = f" and {len(others) - 1} more files" if len(others) > 1 else ""
+        warnings.warn(f"{others[0]}{rest} passed over: lowdim reads {_REFUSED[others[0].suffix.lower()]}", stacklevel=4)
+    if not found:
+        kinds = ", ".join(_TEXT_SUFFIXES + _RECORD_SUFFIXES)
+        raise DataError(f"{folder} holds no text: lowdim looks there for files that end in {kinds}")
+    return found
 
 
 def _content(path: Path) -> str:

@@ -9,9 +9,12 @@ from typing import Any, Literal, get_args
 from lowdim.core.errors import suggest
 from lowdim.core.lazy import torch
 from lowdim.data.errors import DataError
+from lowdim.data.text import Document
 
 Bos = Literal["tokenizer", "none", "window"]
 """The start-of-text token: where the tokenizer puts it in a document, nowhere, or before each window."""
+
+NEGATIVE = "-100 marks labels that do not count, not tokens: give the input_ids, with padding marked in attention_mask"
 
 
 def check_bos(bos: str, tokenizer: Any) -> None:
@@ -26,6 +29,48 @@ def encode(tokenizer: Any, text: str, bos: str = "tokenizer") -> list[int]:
     """Return the token ids of a text, with the tokenizer's special tokens where ``bos`` is 'tokenizer'."""
     special = bos == "tokenizer"
     return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+
+def written(tokenizer: Any, document: Document) -> str:
+    """Return a document as text, a chat as the tokenizer's own template writes it.
+
+    Raises:
+        DataError: there is no template, or it refuses the chat.
+    """
+    from jinja2 import TemplateError
+
+    if not document.chat:
+        return document.prose
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(
+            "the data holds chats, and this tokenizer has no chat template to write them with. Set "
+            "tokenizer.chat_template, or give the rows as 'text'"
+        )
+    try:
+        return str(tokenizer.apply_chat_template(list(document.messages), tokenize=False))
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        raise DataError(f"the tokenizer's chat template refuses a chat of the data: {error}") from error
+
+
+def encode_document(tokenizer: Any, document: Document, bos: str = "tokenizer") -> list[int]:
+    """Return the token ids of a document; a chat template has written the special tokens of a chat already."""
+    return encode(tokenizer, written(tokenizer, document), "none" if document.chat else bos)
+
+
+def opened(tokenizer: Any, text: str, bos: str = "tokenizer") -> tuple[list[int], list[int]]:
+    """Return the special tokens before a text (the tokenizer's, none, or the start-of-text token), and its own tokens.
+
+    Raises:
+        DataError: the tokenizer's special tokens are not before and behind the text's own tokens.
+    """
+    own = encode(tokenizer, text, "none")
+    if bos != "tokenizer":
+        return prefix(tokenizer, bos), own
+    whole = encode(tokenizer, text)
+    for at in range(len(whole) - len(own) + 1):
+        if whole[at : at + len(own)] == own:
+            return whole[:at], own
+    raise DataError("this tokenizer encodes a text differently beside its special tokens; use bos='none' or 'window'")
 
 
 def prefix(tokenizer: Any, bos: str, opening: bool = False) -> list[int]:
@@ -50,15 +95,19 @@ def describe(tokenizer: Any) -> dict[str, str | int]:
     return {"tokens": len(tokenizer), "hash": digest[:16]}
 
 
-def check_vocabulary(largest: int, vocab_size: int) -> None:
-    """Refuse token ids beyond the model's embedding.
+def check_vocabulary(ids: torch.Tensor, vocab_size: int) -> None:
+    """Refuse token ids below zero and beyond the model's embedding.
 
     Example:
-        >>> check_vocabulary(largest=9, vocab_size=10)
+        >>> import torch
+        >>> check_vocabulary(torch.tensor([[0, 9]]), vocab_size=10)
     """
-    if largest >= vocab_size:
+    least, most = (int(ids.min()), int(ids.max())) if ids.numel() else (0, 0)
+    if least < 0:
+        raise DataError(f"token id {least} is below zero: ids count from 0. {NEGATIVE}")
+    if most >= vocab_size:
         raise DataError(
-            f"the text has token id {largest}, but the model's embedding has {vocab_size} rows. The "
+            f"the text has token id {most}, but the model's embedding has {vocab_size} rows. The "
             "tokenizer does not belong to this model, or the embedding was not resized for added tokens."
         )
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lowdim.core.lazy import torch
-from lowdim.data import text as texts
-from lowdim.data import tokens, wiki
+from lowdim.data import sources, tokens, wiki
 from lowdim.data.errors import DataError
+from lowdim.data.text import Document
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Windows:
 
 
 def windows(
-    source: str | Path | Sequence[str],
+    source: str | Path | Iterable[Any],
     tokenizer: Any,
     context: int = 2048,
     *,
@@ -51,7 +51,7 @@ def windows(
 
     Args:
         source: "builtin" (the odd-numbered articles of the built-in Wikipedia slice), a file or directory
-            that `lowdim.data.text.read` understands, or a list of texts.
+            that `lowdim.data.text.read` understands, a data set, or texts. Blank rows are documents too.
         tokenizer: the model's tokenizer.
         context: tokens in a window.
         limit: keep at most so many windows, spread evenly over the text.
@@ -65,8 +65,9 @@ def windows(
     if context < 2 or (limit is not None and limit < 1):
         raise DataError(f"context must be at least 2 and limit at least 1; got context={context}, limit={limit}")
     name, documents = _documents(source)
-    text = join.join(documents)
-    ids, start = tokens.encode(tokenizer, text, bos), tokens.prefix(tokenizer, bos)
+    text = join.join(tokens.written(tokenizer, document) for document in documents)
+    special = "none" if documents and all(document.chat for document in documents) else bos
+    ids, start = tokens.encode(tokenizer, text, special), tokens.prefix(tokenizer, bos)
     body = context - len(start)
     found = len(ids) // body
     if found == 0:
@@ -99,9 +100,12 @@ def spread(found: int, limit: int) -> list[int]:
     return [k * found // count for k in range(count)]
 
 
-def _documents(source: str | Path | Sequence[str]) -> tuple[str, list[str]]:
+def _documents(source: str | Path | Iterable[Any]) -> tuple[str, sources.Documents]:
     if isinstance(source, str) and source == "builtin":
-        return "builtin", [article.text for article in wiki.evaluation_articles()]
-    if isinstance(source, (list, tuple)):
-        return f"{len(source)} texts", list(source)
-    return str(source), [document.prose for document in texts.read(source)]  # type: ignore[arg-type]
+        return "builtin", [Document(text=article.text) for article in wiki.evaluation_articles()]
+    if isinstance(source, str) and source.startswith("builtin:"):
+        raise DataError(f"{source!r} holds questions to calibrate on; perplexity takes 'builtin', a file or texts")
+    name, found = sources.read(source, "evaluate on")
+    if isinstance(found, sources.Tokens):
+        raise DataError(f"perplexity is measured on text, and {name} holds none; give a file, texts or a data set")
+    return name, found
