@@ -40,17 +40,37 @@ def test_evaluate_measures_tasks_from_a_file(run, model: Path, tmp_path: Path) -
     assert done.stderr == ""
 
 
+def test_the_start_of_text_token_goes_where_it_is_asked_for(run, model: Path, text: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "mine.json"
+    questions.write_text(json.dumps([{"question": "1 + 1?", "choices": ["2", "3"], "label": 0}] * 4))
+    found = {}
+    for bos in ("tokenizer", "none", "window"):
+        target = tmp_path / f"{bos}.json"
+        size = ["--context", "32", "--windows", "4", "--tasks", questions, "--bos", bos, "--json", target]
+        done = run("evaluate", model, "--text", text, *size)
+        assert done.exit_code == 0, done.output
+        assert f"bos {bos}" in done.stdout
+        found[bos] = json.loads(target.read_text())
+        assert found[bos]["perplexity"]["protocol"]["bos"] == bos
+        assert found[bos]["tasks"][str(questions)]["bos"] == bos
+    values = {bos: each["perplexity"]["value"] for bos, each in found.items()}
+    assert values["tokenizer"] == values["none"] != values["window"]  # this tokenizer adds none itself
+
+
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
+        (["--bos", "first"], ["evaluation.bos", "'first'", "'window'"]),
+        (["--text", "{tmp}/rows.csv"], ["rows.csv", "no tables"]),
         (["--tasks", "piqua"], ["evaluation.tasks", "'piqua'", "Did you mean 'piqa'?"]),
         (["--context", "1"], ["evaluation.context", "1"]),
         (["--text", "nowhere.txt"], ["--text", "nowhere.txt"]),
         (["--compute", "int4"], ["compute", "'int4'"]),
     ],
 )
-def test_evaluate_refuses_before_loading(run, flags: list[str], parts: list[str]) -> None:
-    done = run("evaluate", "some/model", *flags)
+def test_evaluate_refuses_before_loading(run, flags: list[str], parts: list[str], tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text\n")
+    done = run("evaluate", "some/model", *(flag.format(tmp=tmp_path) for flag in flags))
     assert done.exit_code == 2
     for part in parts:
         assert part in done.stderr

@@ -15,10 +15,10 @@ SURFACE = {
         --overwrite --dry-run --quiet -q --debug""",
     "train-sparse": """--recipe --out --data --net --method --sparsity --allocation --epochs --batch --lr --twins --seed
         --set --resume --overwrite --quiet -q --debug""",
-    "evaluate": """MODEL --text --context --windows --tasks --limit --seed --compute --revision --json
+    "evaluate": """MODEL --text --context --windows --tasks --limit --bos --seed --compute --revision --json
         --quiet -q --debug""",
     "inspect": """MODEL --calibration --samples --context --outliers --alpha --layers --essential --junk-dna
-        --difficulty --grid --text --windows --limit --seed --revision --json --quiet -q --debug""",
+        --difficulty --grid --text --windows --limit --bos --seed --revision --json --quiet -q --debug""",
     "bench": """MODEL --shape --sparsity --dtype --tokens --threads --text --revision --json --quiet -q
         --debug""",
     "generate": """MODEL PROMPT --max-tokens --temperature --top-k --top-p --repetition-penalty --stop --seed

@@ -28,7 +28,7 @@ def bigram() -> type[Bigram]:
     return Bigram
 
 
-def build_tokenizer(bos: bool = False) -> Any:
+def build_tokenizer(template: str = "$A") -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -36,8 +36,8 @@ def build_tokenizer(bos: bool = False) -> Any:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(".|\\n"), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    special = [("<s>", 0), ("</s>", 1), ("<unk>", 2)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
@@ -50,7 +50,7 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="session")
 def bos_tokenizer() -> Any:
     """One token a character, ``<s>`` before every text."""
-    return build_tokenizer(bos=True)
+    return build_tokenizer("<s> $A")
 
 
 def random_model(name: str) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lowdim.core.errors import RecipeError
+from lowdim.data.errors import DataError
+from lowdim.data.text import check_suffix
 
 
 def numbers(name: str, text: str) -> list[float]:
@@ -22,7 +24,7 @@ def numbers(name: str, text: str) -> list[float]:
 
 
 def check_text(name: str, source: str | None) -> None:
-    """Refuse a text that is not there, before a model is loaded to read it.
+    """Refuse a text that is not there or of a format that is not read, before a model is loaded to read it.
 
     Example:
         >>> check_text("--text", "builtin")
@@ -31,6 +33,12 @@ def check_text(name: str, source: str | None) -> None:
         return
     if not Path(source).expanduser().exists():
         raise RecipeError(f"{name}: there is no file {source!r}. Check the path, or write 'builtin'.")
+    if Path(source).expanduser().is_dir():
+        return
+    try:
+        check_suffix(source)
+    except DataError as error:
+        raise RecipeError(f"{name}: {error}.") from error
 
 
 def check_folder(name: str, file: Path | None) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from lowdim.cli.checks import check_text
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Json, Model, Quiet, Revision
+from lowdim.cli.options import Bos, Debug, Json, Model, Quiet, Revision
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 from lowdim.core.errors import CheckpointError
@@ -33,6 +33,7 @@ def evaluate(
     windows: Annotated[int | None, typer.Option(help="At most so many windows.")] = None,
     tasks: Annotated[str, typer.Option(metavar="NAME,...", help="Zero-shot tasks, or .jsonl files.")] = "",
     limit: Annotated[int | None, typer.Option(help="At most so many questions per task.")] = None,
+    bos: Bos = "tokenizer",
     seed: Annotated[int, typer.Option(help="Which questions a limit draws.")] = 0,
     compute: Annotated[str, typer.Option(metavar="auto|float32|bfloat16", help="Type of the forward passes.")] = "auto",
     revision: Revision = None,
@@ -43,7 +44,7 @@ def evaluate(
     """Measure perplexity and zero-shot accuracy, each with the protocol it depends on."""
     from lowdim.prune.recipe import Recipe
 
-    wanted: dict[str, Any] = {"text": None if text == "none" else text, "windows": windows}
+    wanted: dict[str, Any] = {"text": None if text == "none" else text, "windows": windows, "bos": bos}
     wanted |= {"tasks": tasks, "limit": limit} | ({} if context is None else {"context": context})
     recipe = Recipe(sparsity=0.0, compute=compute, seed=seed, evaluation=wanted)
     check_text("--text", recipe.evaluation.text)
@@ -88,6 +89,6 @@ def _print(found: Measured) -> None:
         protocol = found.perplexity.protocol
         show(
             f"perplexity {found.perplexity.value:.4f} on {protocol['source']}: {protocol['windows']} windows "
-            f"of {protocol['context']} tokens, {protocol['dtype']}, text {protocol['text'][:12]}"
+            f"of {protocol['context']} tokens, {protocol['dtype']}, bos {protocol['bos']}, text {protocol['text'][:12]}"
         )
     table(("task", "metric", "value", "error", "questions"), rows, 2)

@@ -9,7 +9,7 @@ import typer
 
 from lowdim.cli.checks import check_text, numbers
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Json, Model, Quiet, Revision
+from lowdim.cli.options import Bos, Debug, Json, Model, Quiet, Revision
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 from lowdim.core.errors import RecipeError
@@ -51,6 +51,7 @@ def inspect(
     text: Annotated[str, typer.Option(metavar="builtin|FILE", help="The text of --essential perplexity.")] = "builtin",
     windows: Annotated[int | None, typer.Option(help="At most so many windows of it.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many questions per task.")] = None,
+    bos: Bos = "tokenizer",
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
     revision: Revision = None,
     json_file: Json = None,
@@ -69,7 +70,7 @@ def inspect(
         sparsity=0.0,
         seed=seed,
         calibration={"source": calibration, "samples": samples, **size},
-        evaluation={"text": text, "windows": windows, "limit": limit, "tasks": tasks, **size},
+        evaluation={"text": text, "windows": windows, "limit": limit, "tasks": tasks, "bos": bos, **size},
     )
     check_text("--calibration", None if calibration == "none" else calibration)
     check_text("--text", text)
@@ -138,8 +139,8 @@ def _audit(
     from transformers import AutoTokenizer
 
     from lowdim.data.windows import windows
-    from lowdim.evaluate.audit.essential import essential_sparsity, perplexity_metric, task_metric
-    from lowdim.evaluate.audit.junkdna import junk_dna as junk
+    from lowdim.evaluate.audit.essential import perplexity_metric, task_metric
+    from lowdim.evaluate.audit.settings import EssentialSparsityAudit, JunkDNAAudit
     from lowdim.models.disk.source import resolve
     from lowdim.models.load import load
 
@@ -147,19 +148,20 @@ def _audit(
     loaded = load(source.path, source.dtype)
     tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True)
     asked, progress, found = recipe.evaluation, terminal(quiet), dict[str, Any](model=model)
-    options: dict[str, Any] = {"seed": recipe.seed, "progress": progress} | ({"grid": grid} if grid else {})
+    options: dict[str, Any] = {"seed": recipe.seed} | ({"grid": tuple(grid)} if grid else {})
     if essential:
         if essential == "perplexity":
             text = asked.text or "builtin"
-            metric = perplexity_metric(windows(text, tokenizer, asked.context, limit=asked.windows))
+            metric = perplexity_metric(windows(text, tokenizer, asked.context, limit=asked.windows, bos=asked.bos))
         else:
-            metric = task_metric(essential, tokenizer, asked.limit, recipe.seed)
-        curve = essential_sparsity(loaded, metric, **options)
+            metric = task_metric(essential, tokenizer, asked.limit, recipe.seed, asked.bos)
+        curve = EssentialSparsityAudit(**options).measure(loaded, metric, progress)
         show(curve.summary())
         _show(curve.table())
         found["essential"] = curve.to_dict()
     if junk_dna["tasks"]:
-        audit = junk(loaded, tokenizer, **junk_dna, limit=asked.limit, **options)
+        options |= {"difficulty": junk_dna["difficulty"], "limit": asked.limit, "bos": asked.bos}
+        audit = JunkDNAAudit(**options).measure(loaded, tokenizer, junk_dna["tasks"], progress)
         show(audit.summary())
         _show(audit.table())
         found["junk_dna"] = audit.to_dict()

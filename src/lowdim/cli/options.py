@@ -17,4 +17,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Dtype = Annotated[
     str | None, typer.Option(metavar="|".join(DTYPES), help="Type of the weights; as stored if not given.")
 ]
+Bos = Annotated[
+    str,
+    typer.Option(
+        "--bos",
+        metavar="tokenizer|none|window",
+        help="Start-of-text token: as the tokenizer does, never, or before every window and question.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads; torch's own number if not given.")]

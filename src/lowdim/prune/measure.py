@@ -49,14 +49,14 @@ class Measured:
 
 
 def _task_to_dict(task: TaskResult) -> dict[str, Any]:
-    plain = {name: getattr(task, name) for name in ("name", "metric", "acc", "acc_norm", "questions", "hash")}
+    plain = {name: getattr(task, name) for name in ("name", "metric", "acc", "acc_norm", "questions", "hash", "bos")}
     kept = {name: getattr(task, name).int().tolist() for name in ("correct", "correct_norm")}
     return {**plain, "stderr": None if math.isnan(task.stderr) else task.stderr, **kept}
 
 
 def _task_from_dict(data: Mapping[str, Any]) -> TaskResult:
     kept = {name: torch.tensor(data[name], dtype=torch.bool) for name in ("correct", "correct_norm")}
-    return TaskResult(name=data["name"], hash=data["hash"], metric=data["metric"], **kept)
+    return TaskResult(name=data["name"], hash=data["hash"], metric=data["metric"], bos=data["bos"], **kept)
 
 
 def text_of(recipe: Recipe) -> str | None:
@@ -76,7 +76,7 @@ def make_windows(recipe: Recipe, tokenizer: Any) -> Windows | None:
     text, settings = text_of(recipe), recipe.evaluation
     if text is None or tokenizer is None:
         return None
-    return windows(text, tokenizer, settings.context, limit=settings.windows)
+    return windows(text, tokenizer, settings.context, limit=settings.windows, bos=settings.bos)
 
 
 def measure(forward: Forward, recipe: Recipe, tokenizer: Any, text: Windows | None, limit: int | None) -> Measured:
@@ -101,6 +101,7 @@ def measure(forward: Forward, recipe: Recipe, tokenizer: Any, text: Windows | No
             seed=recipe.seed,
             max_length=limit,
             tokens_per_batch=TOKENS_PER_BATCH,
+            bos=settings.bos,
         )
     return Measured(found, tasks)
 
@@ -126,6 +127,7 @@ def compare(dense: Measured, sparse: Measured) -> dict[str, Any]:
             "difference": change.mean,
             "stderr": None if math.isnan(change.stderr) else change.stderr,
             "questions": task.questions,
+            "bos": task.bos,
         }
     return result | ({"tasks": tasks} if tasks else {})
 

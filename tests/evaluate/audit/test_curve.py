@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lowdim.evaluate.audit.curve import knee, tolerance_point
+from lowdim.evaluate.audit.junkdna import tolerated
 from lowdim.evaluate.errors import EvaluationError
 
 GRID = [round(0.1 * i, 1) for i in range(11)]
@@ -19,6 +20,24 @@ def test_a_curve_flat_to_a_half_then_straight_down() -> None:
     assert tolerance_point(GRID, FLAT_THEN_DOWN) == 0.5
     assert tolerance_point(GRID, FLAT_THEN_DOWN, tau=0.1) == 0.6
     assert tolerance_point(GRID, FLAT_THEN_DOWN, tau=0.0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("scores", "last"),
+    [
+        ([0.5, 0.45, 0.49, 0.498], 0.0),
+        ([0.5, 0.498, 0.45, 0.5], 0.1),
+        ([0.5, 0.5, 0.5, 0.5], 0.3),
+        ([0.5, math.nan, 0.5, 0.5], 0.0),
+        ([0.5, 0.6, 0.4, 0.6], 0.1),
+        ([0.0, 0.0, -0.1, 0.0], 0.1),
+    ],
+)
+def test_the_tolerance_is_the_end_of_an_unbroken_run(scores: list[float], last: float) -> None:
+    grid = [0.0, 0.1, 0.2, 0.3]
+    assert tolerance_point(grid, scores) == last
+    assert tolerance_point(grid, [-score for score in scores], higher_is_better=False) == last
+    assert tolerated(grid, [scores[0] - score for score in scores], 0.01) == last
 
 
 def test_the_knee_stands_noise_within_one_step() -> None:
@@ -62,10 +81,6 @@ def test_scores_that_are_not_numbers_are_left_out_of_the_knee_and_never_tolerate
 def test_two_points_have_no_knee() -> None:
     assert knee([0.0, 0.5], [1.0, 0.0]) is None
     assert tolerance_point([0.0, 0.5], [1.0, 0.0]) == 0.0
-
-
-def test_the_largest_sparsity_counts_even_after_a_dip() -> None:
-    assert tolerance_point([0.0, 0.1, 0.2], [1.0, 0.9, 0.995]) == 0.2
 
 
 def test_negative_scores_lose_downwards_too() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,6 +101,27 @@ def test_a_trained_model_spares_small_weights_and_no_random_ones(measured: Essen
     assert all(a > b for a, b in zip(measured.magnitude.scores[1:6], measured.random.scores[1:6], strict=True))
     assert measured.magnitude.knee is not None
     assert 0.2 <= measured.magnitude.knee <= 0.5
+
+
+def test_a_model_that_guesses_is_told(measured: Essential, tmp_path: Path) -> None:
+    assert measured.above_chance
+    assert "chance" not in measured.summary()
+    name = write_questions(tmp_path / "facts.jsonl", table())
+    guesses = task_metric(name, build_tokenizer(), limit=40)
+    assert not guesses.informative(0.25)
+    assert not guesses.informative(0.35)
+    assert guesses.informative(0.45)
+    found = essential_sparsity(ZOO["llama"](), replace(guesses, measure=lambda model: 0.25), grid=[0.5], random=False)
+    assert not found.above_chance
+    assert "facts.jsonl is not above chance when dense, so the curve says nothing" in found.summary()
+    assert found.to_dict()["above_chance"] is False
+
+
+@pytest.mark.parametrize(("tokens", "better"), [(30, False), (100, True)])
+def test_perplexity_of_the_vocabulary_is_guessing(tokens: int, better: bool) -> None:
+    text = Windows(torch.zeros(1, 4, dtype=torch.int64), {"tokenizer": {"tokens": tokens}})
+    assert perplexity_metric(text).informative(50.0) is better
+    assert not perplexity_metric(text).informative(math.inf)
 
 
 def test_perplexity_has_its_knee_on_the_logarithm() -> None:

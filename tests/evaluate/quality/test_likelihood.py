@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.evaluate.conftest import build_tokenizer
 
 from lowdim.data.batch import Batch
 from lowdim.data.errors import DataError
@@ -110,6 +111,78 @@ def test_the_tokenizers_own_start_token_is_kept(bos_tokenizer: Any) -> None:
     before, after = encode_pair(bos_tokenizer, "ab", " c")
     assert bos_tokenizer.decode(before) == "<s>ab"
     assert bos_tokenizer.decode(after) == " c"
+
+
+TEMPLATES = {
+    "$A": [],
+    "<s> $A": [0],
+    "$A </s>": [],
+    "<s> $A </s>": [0],
+    "</s> <s> $A </s> <unk>": [1, 0],
+    "<s> <s> $A": [0, 0],
+    "<unk> $A <s>": [2],
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_an_answer_is_its_own_tokens_under_every_template(template: str, bigram: Any) -> None:
+    tokenizer = build_tokenizer(template)
+    for context, answer in [*PAIRS[:4], *PAIRS[5:], ("a. </s>", " b"), ("ab", "</s>")]:
+        before, after = encode_pair(tokenizer, context, answer)
+        own = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context, answer)]
+        assert (before, after) == (TEMPLATES[template] + own[0], own[1])
+    table = torch.randn(38, 38, generator=torch.Generator().manual_seed(0))
+    plain = loglikelihood(bigram(table), build_tokenizer(), PAIRS)
+    found = loglikelihood(bigram(table), tokenizer, PAIRS)
+    assert [score.value for score in found] == pytest.approx([score.value for score in plain])
+
+
+@pytest.mark.parametrize("bos", ["tokenizer", "none", "window"])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_start_of_text_goes_where_it_is_asked_for(template: str, bos: Any, llama: Any) -> None:
+    tokenizer = build_tokenizer(template)
+    before, after = encode_pair(tokenizer, "ab", " c", bos)
+    assert tokenizer.decode(after) == " c"
+    assert before[:-2] == {"tokenizer": TEMPLATES[template], "none": [], "window": [0]}[bos]
+    plain = build_tokenizer()
+    (cut,) = loglikelihood(llama, tokenizer, [("x" * 90 + "abc", "de")], max_length=5, bos=bos)
+    (short,) = loglikelihood(llama, plain, [("<s>abc" if bos == "window" else "xabc", "de")])
+    assert cut.value == pytest.approx(short.value, rel=1e-5)
+
+
+def merging(*merges: str) -> Any:
+    """Return a tokenizer of characters of which some pairs merge, whatever blank stands between them."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    characters = sorted({c for merge in merges for c in merge} | set("Answer: BCD"))
+    pairs = [(merge[:-1], merge[-1]) for merge in merges]
+    vocabulary = {token: i for i, token in enumerate(["<s>", *characters, *merges])}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocabulary, pairs)), bos_token="<s>")
+
+
+@pytest.mark.parametrize(
+    ("merges", "context", "answer", "expected"),
+    [
+        ([": ", ": C"], "Answer:", " C", [" ", "C"]),  # question and answer end in one token
+        ([": "], "Answer:", " C", [" ", "C"]),  # only the blank merges: the answer would lose it
+        ([": ", ": C"], "Answer:", " CD", [" ", "C", "D"]),  # a part of the answer goes with the question
+        ([": ", ": C"], "Answer:", " B", [" ", "B"]),
+        (["r:"], "Answer", ":B", [":", "B"]),
+        ([" C"], "Answer:", " C", [" C"]),  # merges of the answer alone stay
+        (["er"], "Answer:", " C", [" ", "C"]),
+    ],
+)
+def test_an_answer_that_merges_with_its_question_is_encoded_apart(
+    merges: list[str], context: str, answer: str, expected: list[str], bigram: Any
+) -> None:
+    tokenizer = merging(*merges)
+    before, after = encode_pair(tokenizer, context, answer)
+    assert tokenizer.convert_ids_to_tokens(after) == expected
+    assert before == tokenizer(context)["input_ids"]
+    pairs = [(context, answer), ("Answer:", " B")]
+    found = loglikelihood(bigram(torch.zeros(40, 40)), tokenizer, pairs)
+    assert found[0].value == pytest.approx(-len(expected) * math.log(40))
 
 
 def test_long_contexts_lose_their_beginning(llama: Any, tokenizer: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 
@@ -13,11 +14,12 @@ from lowdim.evaluate.errors import EvaluationError
 def tolerance_point(
     grid: Sequence[float], scores: Sequence[float], tau: float = 0.01, higher_is_better: bool = True
 ) -> float:
-    r"""Return the largest sparsity of a grid whose score is within a tolerance of the dense score.
+    r"""Return the largest sparsity of a grid up to which every score is within a tolerance of the dense score.
 
-    .. math:: s^* = \max \{ s : f(s) \ge f(0) - \tau |f(0)| \}, \quad\text{or}\quad f(s) \le f(0) + \tau |f(0)|
+    .. math:: s^* = \max \{ s : f(t) \ge f(0) - \tau |f(0)| \text{ for all } t \le s \},
 
-    where lower scores are better.
+    or :math:`f(t) \le f(0) + \tau |f(0)|` where lower scores are better. A score that comes back after one that gave
+    way does not count.
 
     Args:
         grid: s, ascending, the first of them dense.
@@ -33,13 +35,26 @@ def tolerance_point(
         0.3
         >>> tolerance_point([0.0, 0.3, 0.6], [10.0, 10.1, 12.0], higher_is_better=False)
         0.3
+        >>> tolerance_point([0.0, 0.1, 0.2], [0.500, 0.450, 0.498])
+        0.0
     """
     _check(grid, scores)
     sign = 1.0 if higher_is_better else -1.0
     floor = sign * scores[0] - tau * abs(scores[0])
     # a loss of tau to the last bit is within tau, whatever rounding says
     slack = 1e-12 * abs(scores[0])
-    return max(s for s, f in zip(grid, scores, strict=True) if s == grid[0] or sign * f >= floor - slack)
+    return unbroken(grid, [sign * f >= floor - slack for f in scores])
+
+
+def unbroken(grid: Sequence[float], holds: Sequence[bool]) -> float:
+    """Return the last point of a grid up to which all hold; the first holds in any case.
+
+    Example:
+        >>> unbroken([0.0, 0.3, 0.6, 0.9], [True, True, False, True])
+        0.3
+    """
+    run = list(takewhile(lambda pair: pair[1], zip(grid[1:], holds[1:], strict=True)))
+    return run[-1][0] if run else grid[0]
 
 
 def knee(grid: Sequence[float], scores: Sequence[float], higher_is_better: bool = True) -> float | None:

@@ -16,8 +16,6 @@ from lowdim.evaluate.errors import EvaluationError
 from lowdim.models.walk.layers import Layer
 from lowdim.models.walk.stream import Stream
 
-GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
 
 def checked_grid(grid: Sequence[float]) -> list[float]:
     """Return sparsities in ascending order, each once, 0 (the dense model) added.

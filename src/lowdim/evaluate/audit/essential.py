@@ -12,13 +12,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lowdim.core.progress import Progress, Silent
+from lowdim.data.tokens import Bos
 from lowdim.data.windows import Windows
+from lowdim.evaluate.audit import GRID
 from lowdim.evaluate.audit.curve import knee, tolerance_point
-from lowdim.evaluate.audit.dropping import GRID, Dropping, checked_grid
+from lowdim.evaluate.audit.dropping import Dropping, checked_grid
 from lowdim.evaluate.present import Table, jsonable, number
 from lowdim.evaluate.quality.perplexity import perplexity
-from lowdim.evaluate.quality.tasks import find
-from lowdim.evaluate.quality.zeroshot import evaluate_tasks
+from lowdim.evaluate.quality.tasks import find, load
+from lowdim.evaluate.quality.zeroshot import beats, evaluate_tasks, guessing, sample
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Metric:
         higher_is_better: False for perplexity.
         logarithmic: look for the knee on the logarithm of the scores, as befits perplexity.
         protocol: what the scores depend on.
+        informative: whether a score of the dense model is better than guessing.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Metric:
     higher_is_better: bool = True
     logarithmic: bool = False
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    informative: Callable[[float], bool] = math.isfinite
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class Essential:
         weights: weights of the prunable layers.
         magnitude: the smallest weights fall.
         random: as many weights fall at random; ``None`` if that was not asked for.
+        above_chance: whether the dense model beats guessing. If it does not, there is little to lose, and the curve
+            says nothing.
     """
 
     metric: str
@@ -74,6 +80,7 @@ class Essential:
     weights: int
     magnitude: Curve
     random: Curve | None
+    above_chance: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; None stands for what is not a finite number."""
@@ -93,29 +100,36 @@ class Essential:
     def summary(self) -> str:
         """Return both readings of the curve in words."""
         curves = [("magnitude", self.magnitude)] + ([("random", self.random)] if self.random else [])
-        return "\n".join(
+        lines = [
             f"{name}: within {100 * self.tau:g}% of dense up to sparsity {curve.tolerance:g}; "
             + ("no knee" if curve.knee is None else f"knee at {curve.knee:g}")
             for name, curve in curves
-        )
+        ]
+        if not self.above_chance:
+            lines.append(f"{self.metric} is not above chance when dense, so the curve says nothing")
+        return "\n".join(lines)
 
 
 def perplexity_metric(text: Windows) -> Metric:
-    """Score by perplexity on windows of text."""
+    """Score by perplexity on windows of text; a model that guesses has as much as its tokenizer has tokens."""
+    guess = text.protocol.get("tokenizer", {}).get("tokens", math.inf)
 
     def measure(model: nn.Module) -> float:
         return perplexity(model, text).value
 
-    return Metric("perplexity", measure, higher_is_better=False, logarithmic=True, protocol=text.protocol)
+    return Metric("perplexity", measure, False, True, text.protocol, lambda value: value < guess)
 
 
-def task_metric(name: str, tokenizer: Any, limit: int | None = None, seed: int = 0) -> Metric:
+def task_metric(name: str, tokenizer: Any, limit: int | None = None, seed: int = 0, bos: Bos = "tokenizer") -> Metric:
     """Score by the usual accuracy of a zero-shot task, on the same questions all along the curve."""
+    asked = sample(load(name), limit, seed, name)
+    chance, count = guessing(name, asked), len(asked)
 
     def measure(model: nn.Module) -> float:
-        return evaluate_tasks(model, tokenizer, [name], limit=limit, seed=seed)[name].value
+        return evaluate_tasks(model, tokenizer, [name], limit=limit, seed=seed, bos=bos)[name].value
 
-    return Metric(name, measure, protocol={"metric": find(name).metric, "limit": limit, "seed": seed})
+    protocol = {"metric": find(name).metric, "limit": limit, "seed": seed, "bos": bos}
+    return Metric(name, measure, protocol=protocol, informative=lambda value: beats(value, chance, count))
 
 
 @torch.no_grad()
@@ -174,6 +188,7 @@ def essential_sparsity(
         weights=dropping.numel,
         magnitude=found[0],
         random=found[1] if random else None,
+        above_chance=metric.informative(dense),
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +14,15 @@ from transformers import PreTrainedModel
 from lowdim.core.errors import suggest
 from lowdim.core.progress import Progress, Silent
 from lowdim.data.questions import Question
-from lowdim.evaluate.audit.dropping import GRID, Dropping, checked_grid
+from lowdim.data.tokens import Bos
+from lowdim.evaluate.audit import GRID, Difficulty
+from lowdim.evaluate.audit.curve import unbroken
+from lowdim.evaluate.audit.dropping import Dropping, checked_grid
 from lowdim.evaluate.errors import EvaluationError
 from lowdim.evaluate.present import Table, jsonable, number
 from lowdim.evaluate.quality import tasks as catalogue
 from lowdim.evaluate.quality.difference import difference
-from lowdim.evaluate.quality.zeroshot import TaskResult, evaluate_tasks, sample
-
-Difficulty = Literal["gap", "options"] | Mapping[str, float]
+from lowdim.evaluate.quality.zeroshot import TaskResult, beats, evaluate_tasks, guessing, sample
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class TaskDrops:
         drops: accuracy of the dense model minus that at each sparsity.
         stderr: standard error of each drop, question by question; NaN for a single question.
         monotone: whether no drop is smaller than the one before.
-        tolerance: largest sparsity whose drop is at most tau.
+        tolerance: largest sparsity up to which every drop is at most tau.
         above_chance: whether the dense model beats guessing by two standard errors. If it does not, there is little to
             lose, and the drops say nothing.
     """
@@ -146,13 +147,15 @@ def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def tolerated(grid: Sequence[float], drops: Sequence[float], tau: float) -> float:
-    """Return the largest sparsity whose drop is at most ``tau``.
+    """Return the largest sparsity up to which every drop is at most ``tau``.
 
     Example:
         >>> tolerated([0.0, 0.3, 0.6], [0.0, 0.01, 0.2], 0.01)
         0.3
+        >>> tolerated([0.0, 0.3, 0.6], [0.0, 0.2, 0.01], 0.01)
+        0.0
     """
-    return max(s for s, drop in zip(grid, drops, strict=True) if s == grid[0] or drop <= tau + 1e-12)
+    return unbroken(grid, [drop <= tau + 1e-12 for drop in drops])
 
 
 def gap(dense: float, chance: float) -> float:
@@ -180,6 +183,7 @@ def junk_dna(
     tau: float = 0.01,
     limit: int | None = None,
     seed: int = 0,
+    bos: Bos = "tokenizer",
     progress: Progress | None = None,
 ) -> JunkDNA:
     """Drop the smallest weights of a model in memory and see which tasks suffer; afterwards every bit is back.
@@ -200,6 +204,7 @@ def junk_dna(
         tau: the drop that is tolerated, in accuracy.
         limit: at most so many questions a task.
         seed: which questions a limit draws.
+        bos: where the start-of-text token goes.
         progress: told of every task at every sparsity.
 
     Raises:
@@ -214,11 +219,12 @@ def junk_dna(
     _check_difficulty(difficulty, names)
     dropping = Dropping(model)
     measured: dict[str, list[TaskResult]] = {name: [] for name in names}
+    size: dict[str, Any] = {"limit": limit, "seed": seed, "bos": bos}
     with (progress or Silent()).stage("Junk DNA", len(points) * len(names), "tasks") as stage:
         for sparsity in points:
             with dropping.at(sparsity):
                 for name in names:
-                    measured[name] += evaluate_tasks(model, tokenizer, [name], limit=limit, seed=seed).values()
+                    measured[name] += evaluate_tasks(model, tokenizer, [name], **size).values()
                     stage.advance()
     found = [_drops(points, measured[name], asked[name], difficulty, tau) for name in names]
     found.sort(key=lambda task: task.difficulty)
@@ -258,10 +264,8 @@ def _drops(
     tau: float,
 ) -> TaskDrops:
     dense = results[0]
-    greedy = catalogue.find(dense.name).greedy
-    choices = [len(question.choices) for question in asked]
-    chance = 0.0 if greedy else sum(1 / n for n in choices) / len(choices)
-    options = sum(choices) / len(choices)
+    chance = guessing(dense.name, asked)
+    options = sum(len(question.choices) for question in asked) / len(asked)
     if isinstance(difficulty, str):
         tag = gap(dense.value, chance) if difficulty == "gap" else options
     else:
@@ -278,5 +282,5 @@ def _drops(
         stderr=[change.stderr for change in lost],
         monotone=all(later >= earlier for earlier, later in pairwise(drops)),
         tolerance=tolerated(grid, drops, tau),
-        above_chance=dense.value > chance + 2 * (dense.stderr if dense.questions > 1 else 0.0),
+        above_chance=beats(dense.value, chance, dense.questions),
     )

@@ -56,8 +56,8 @@ def as_forward(model: nn.Module | Forward) -> Forward:
 
 def _check(model: nn.Module, batch: Batch) -> None:
     embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
-    if embedding is not None and batch.input_ids.numel():
-        check_vocabulary(int(batch.input_ids.max()), embedding.weight.shape[0])
+    if embedding is not None:
+        check_vocabulary(batch.input_ids, embedding.weight.shape[0])
     if hasattr(model, "config"):
         check_context(batch.input_ids.shape[1], model.config)
 

@@ -1,7 +1,8 @@
 """Log-likelihoods of tokens and of continuations, in fp32 and in slices that keep memory small.
 
 Tokenisation follows the Language Model Evaluation Harness: a pair is encoded whole and cut where the context
-alone would end.
+alone would end. Special tokens stand before the context alone, whatever the tokenizer puts behind a text; and where
+the last token of the context would merge with the answer, the two are encoded apart.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def loglikelihood(
     *,
     tokens_per_batch: int = 2048,
     max_length: int | None = None,
+    bos: tokens.Bos = "tokenizer",
 ) -> list[Likelihood]:
     """Return the log-likelihood of each continuation given its context.
 
@@ -80,11 +82,15 @@ def loglikelihood(
         pairs: context and continuation; an empty context stands for the start-of-text token.
         tokens_per_batch: positions in a forward pass, padding included.
         max_length: longest sequence; longer contexts lose their beginning.
+        bos: the special tokens before a context: the tokenizer's own, none, or with "window" the start-of-text
+            token, which then stays where a context is cut.
 
     Raises:
         DataError: a continuation is empty or longer than ``max_length``.
     """
-    requests = [_cut(*encode_pair(tokenizer, *pair), max_length) for pair in pairs]
+    tokens.check_bos(bos, tokenizer)
+    kept = len(tokens.prefix(tokenizer, bos))
+    requests = [_cut(*encode_pair(tokenizer, *pair, bos), max_length, kept) for pair in pairs]
     sharing: dict[tuple[int, ...], list[int]] = {}
     for i, (inputs, _) in enumerate(requests):
         sharing.setdefault(inputs, []).append(i)
@@ -98,11 +104,14 @@ def loglikelihood(
     return [results[i] for i in range(len(requests))]
 
 
-def encode_pair(tokenizer: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
+def encode_pair(
+    tokenizer: Any, context: str, continuation: str, bos: tokens.Bos = "tokenizer"
+) -> tuple[list[int], list[int]]:
     """Return the token ids of context and continuation.
 
     Blanks at the end of the context are moved to the continuation. Both are encoded as one text, and what
-    follows the tokens of the context alone is the continuation.
+    follows the tokens of the context alone is the continuation; where those tokens are not the beginning of the whole,
+    the continuation is encoded by itself.
 
     Raises:
         DataError: the continuation has no token.
@@ -112,8 +121,11 @@ def encode_pair(tokenizer: Any, context: str, continuation: str) -> tuple[list[i
     if not stripped:
         before, after = _start(tokenizer), tokens.encode(tokenizer, continuation, "none")
     else:
-        before = tokens.encode(tokenizer, stripped)
-        after = tokens.encode(tokenizer, stripped + continuation)[len(before) :]
+        special, own = tokens.opened(tokenizer, stripped, bos)
+        before = special + own
+        whole = tokens.encode(tokenizer, stripped + continuation, "none")
+        apart = whole[: len(own)] != own or len(whole) == len(own)
+        after = tokens.encode(tokenizer, continuation, "none") if apart else whole[len(own) :]
     if not after:
         raise DataError(f"the continuation {continuation!r} has no token of its own after {context[-20:]!r}")
     return before, after
@@ -126,11 +138,14 @@ def _start(tokenizer: Any) -> list[int]:
     raise DataError("an empty context needs a start-of-text token and this tokenizer has none")
 
 
-def _cut(before: list[int], after: list[int], max_length: int | None) -> tuple[tuple[int, ...], list[int]]:
-    if max_length is not None and len(after) > max_length:
+def _cut(before: list[int], after: list[int], max_length: int | None, kept: int) -> tuple[tuple[int, ...], list[int]]:
+    """Return a request no longer than asked for; the first ``kept`` tokens and the continuation stay."""
+    if max_length is not None and len(after) + kept > max_length:
         raise DataError(f"a continuation has {len(after)} tokens, more than max_length={max_length}")
     whole = (before + after)[:-1]
-    return tuple(whole if max_length is None else whole[-max_length:]), after
+    if max_length is not None and len(whole) > max_length:
+        whole = whole[:kept] + whole[len(whole) - max_length + kept :]
+    return tuple(whole), after
 
 
 def _batched(rows: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tuple[int, ...]]]:

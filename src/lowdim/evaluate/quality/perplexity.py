@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Perplexity:
 
 def perplexity(
     model: nn.Module | Forward,
-    text: Windows | str | Path | Sequence[str] = "builtin",
+    text: Windows | str | Path | Iterable[Any] = "builtin",
     tokenizer: Any = None,
     *,
     context: int = 2048,

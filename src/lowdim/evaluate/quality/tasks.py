@@ -51,7 +51,7 @@ TASKS: dict[str, Task] = {
 
 
 def find(name: str) -> Task:
-    """Return a task by name; the path of a JSON-lines file is a task of its own.
+    """Return a task by name; the path of a file of JSON or JSON lines is a task of its own.
 
     Example:
         >>> find("piqa").metric
@@ -61,7 +61,7 @@ def find(name: str) -> Task:
     """
     if name in TASKS:
         return TASKS[name]
-    if name.endswith((".jsonl", ".ndjson")):
+    if Path(name).suffix.lower() in (".jsonl", ".ndjson", ".json"):
         return Task(name, "", Path(name).stem, split="local")
     raise EvaluationError(
         f"unknown task {name!r}. {suggest(name, TASKS)} For questions of your own give the path of a .jsonl file."
@@ -72,8 +72,11 @@ def load(name: str) -> list[Question]:
     """Return the questions of a task, fetching the built-in ones on first use.
 
     Raises:
-        EvaluationError: there is no such task.
+        EvaluationError: there is no such task, or it has no questions.
         DataError: a local file is not of the form that `lowdim.data.questions.local` reads.
     """
     task = find(name)
-    return questions.builtin(task.folder) if task.folder else questions.local(name)
+    found = questions.builtin(task.folder) if task.folder else questions.local(name)
+    if not found:
+        raise EvaluationError(f"task {name!r} has no questions")
+    return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from lowdim.core.random import generator
 from lowdim.data.questions import Question
+from lowdim.data.tokens import Bos
 from lowdim.evaluate.errors import EvaluationError
 from lowdim.evaluate.quality import tasks
 from lowdim.evaluate.quality.difference import Difference, difference, standard_error
@@ -30,6 +32,7 @@ class TaskResult:
         correct_norm: the same after dividing each log-likelihood by the characters of the choice.
         hash: sha256 of the questions, so that only equal ones are compared.
         metric: the accuracy usually quoted for the task, "acc" or "acc_norm".
+        bos: where the start-of-text token went.
     """
 
     name: str
@@ -37,6 +40,7 @@ class TaskResult:
     correct_norm: Tensor
     hash: str
     metric: str
+    bos: Bos = "tokenizer"
 
     @property
     def acc(self) -> float:
@@ -78,17 +82,19 @@ def evaluate_tasks(
     seed: int = 0,
     tokens_per_batch: int = 2048,
     max_length: int | None = None,
+    bos: Bos = "tokenizer",
 ) -> dict[str, TaskResult]:
     """Measure zero-shot accuracy.
 
     Args:
         model: a causal language model, or a `lowdim.evaluate.quality.forward.Forward`.
         tokenizer: its tokenizer.
-        names: tasks of `lowdim.evaluate.quality.tasks.TASKS`, or paths of JSON-lines files.
+        names: tasks of `lowdim.evaluate.quality.tasks.TASKS`, or paths of files of JSON or JSON lines.
         limit: at most so many questions a task, drawn by the seed; the same for every model.
         seed: see ``limit``.
         tokens_per_batch: positions in a forward pass, padding included.
         max_length: longest sequence; longer contexts lose their beginning. Default: the model's positions.
+        bos: where the start-of-text token goes, see `lowdim.evaluate.quality.likelihood.loglikelihood`.
 
     Raises:
         EvaluationError: unknown task, or a limit below 1.
@@ -100,11 +106,12 @@ def evaluate_tasks(
     forward = as_forward(model)
     length = max_length or _positions(model)
     results = {}
-    for task in found:
-        chosen = sample(tasks.load(task.name), limit, seed, task.name)
+    asked = {task: sample(tasks.load(task.name), limit, seed, task.name) for task in found}
+    for task, chosen in asked.items():
         pairs = [pair for q in chosen for pair in zip(q.contexts, q.continuations, strict=True)]
-        scores = loglikelihood(forward, tokenizer, pairs, tokens_per_batch=tokens_per_batch, max_length=length)
-        results[task.name] = judge(task, chosen, scores)
+        size: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "max_length": length}
+        scores = loglikelihood(forward, tokenizer, pairs, bos=bos, **size)
+        results[task.name] = replace(judge(task, chosen, scores), bos=bos)
     return results
 
 
@@ -114,6 +121,8 @@ def paired(dense: TaskResult, sparse: TaskResult) -> Difference:
     Raises:
         EvaluationError: the questions differ.
     """
+    if dense.bos != sparse.bos:
+        raise EvaluationError(f"cannot compare {dense.name} with bos={dense.bos!r} and bos={sparse.bos!r}; use one")
     if (dense.name, dense.hash) != (sparse.name, sparse.hash):
         raise EvaluationError(
             f"cannot compare {dense.name} ({dense.questions} questions) with {sparse.name} "
@@ -152,6 +161,26 @@ def judge(task: tasks.Task, questions: Sequence[Question], scores: Sequence[Like
         normed.append(plain[-1] if task.greedy else int((values / lengths).argmax()) == question.label)
     asked = hashlib.sha256(repr(list(questions)).encode()).hexdigest()
     return TaskResult(task.name, torch.tensor(plain), torch.tensor(normed), asked, task.metric)
+
+
+def guessing(name: str, questions: Sequence[Question]) -> float:
+    """Return the accuracy of guessing: one in so many choices, 0 where the answer is free.
+
+    Example:
+        >>> guessing("piqa", [Question(("Sky is",) * 2, (" red", " blue"), label=1)])
+        0.5
+    """
+    return 0.0 if tasks.find(name).greedy else sum(1 / len(each.choices) for each in questions) / len(questions)
+
+
+def beats(accuracy: float, chance: float, questions: int) -> bool:
+    """Whether an accuracy is above that of guessing by two standard errors.
+
+    Example:
+        >>> beats(0.6, 0.5, questions=50), beats(0.6, 0.5, questions=500)
+        (False, True)
+    """
+    return accuracy > chance + 2 * math.sqrt(accuracy * (1 - accuracy) / max(1, questions - 1))
 
 
 def _positions(model: nn.Module | Forward) -> int | None:
