@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -191,3 +192,23 @@ def test_method_names_its_paper_or_none(method: registry.Entry) -> None:
     assert method.title
     assert re.fullmatch(r"\d{4}\.\d{4,5}|", method.arxiv)
     assert bool(method.arxiv or method.page) == bool(method.year)
+
+
+PRUNING = ("score", "allocation", "pattern", "repair", "refine", "calibration", "audit")
+PAPERS = [method for method in registry.methods() if method.year and method.kind in PRUNING]
+
+
+@pytest.mark.parametrize("method", PAPERS, ids=lambda method: f"{method.kind}-{method.name}")
+def test_a_paper_goes_by_its_title(method: registry.Entry) -> None:
+    assert method.title[0].isupper()
+    assert len(re.findall(r"\w[\w:'-]*", method.title)) >= 4
+    docs = inspect.getdoc(method.load()) or ""
+    quoted = re.findall(r"[\"“](.+?)[\"”]", docs.replace("\n", " ").replace("    ", ""))
+    assert any(title in method.title for title in quoted if len(title.split()) >= 4), (method.title, quoted)
+
+
+def test_one_paper_has_one_title() -> None:
+    titles: dict[str, set[str]] = {}
+    for method in PAPERS:
+        titles.setdefault(method.arxiv or method.page, set()).add(method.title)
+    assert {paper: found for paper, found in titles.items() if len(found) > 1} == {}

@@ -63,6 +63,19 @@ def test_only_dsnot_and_the_patterns_it_cannot_keep_are_refused() -> None:
     assert len(COMBINATIONS) == everything - refused
 
 
+@pytest.mark.parametrize(("pattern", "cols"), [("2:6", 36), ("3:5", 160), ("1:7", 133), ("100:200", 400)])
+@pytest.mark.parametrize("score", ["obs", "wanda"])
+def test_a_repair_takes_groups_that_do_not_divide_its_block(pattern: str, cols: int, score: str) -> None:
+    recipe = make(score, "sparsegpt", pattern, "none")
+    assert recipe is not None
+    weight, x = one.matrix(8, cols), one.inputs(900, cols)
+    repaired, outcome = one.prune(recipe, weight, x)
+    assert outcome.mask is not None
+    check_pattern(outcome.mask, recipe)
+    masked = weight * outcome.mask
+    assert (x @ (repaired - weight).t()).norm() < (x @ (masked - weight).t()).norm()
+
+
 @pytest.mark.parametrize(("score", "repair", "pattern", "refine"), COMBINATIONS)
 def test_every_registered_combination(score: str, repair: str, pattern: str, refine: str) -> None:
     recipe = make(score, repair, pattern, refine)
@@ -252,7 +265,7 @@ def test_sparsegpt_equals_an_unblocked_reference_in_fp64(sparsity: float, cols: 
 @pytest.mark.parametrize(("keep", "group"), [(2, 4), (1, 4), (5, 8), (1, 3), (7, 48), (32, 64)])
 def test_sparsegpt_by_groups_equals_an_unblocked_reference_in_fp64(keep: int, group: int) -> None:
     weight, x = one.matrix(32, 192), one.inputs(800, 192)
-    recipe = Recipe(score="obs", repair={"name": "sparsegpt", "block": 4 * group}, pattern=f"{keep}:{group}")
+    recipe = Recipe(method="sparsegpt", pattern=f"{keep}:{group}")
     made, _ = one.prune(recipe, weight, x)
     h = reference.hessian(x.double(), 0.01)
     expected, pruned, _ = reference.sparsegpt(weight, h, reference.by_groups(keep, group))

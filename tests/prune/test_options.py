@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.evaluate.conftest import build_tokenizer
 from tests.prune import tiny
 from torch import Tensor
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.registry import names
-from lowdim.prune.api import PruneResult
+from lowdim.prune.api import PruneResult, prune
 
 OWL = {"name": "owl", "m": 2}
 REFIT = {"name": "refit", "iterations": 100}
@@ -25,6 +28,22 @@ def run(kind: str = "llama", data: Any = None, **settings: Any) -> PruneResult:
 def same(one: PruneResult, other: PruneResult) -> bool:
     a, b = tiny.weights(one), tiny.weights(other)
     return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("bos", ["none", "window"])
+def test_the_recipe_says_where_the_start_of_text_token_goes(tmp_path: Path, bos: str) -> None:
+    tokenizer = build_tokenizer("<s> $A")
+    (tmp_path / "a.txt").write_text("the cat sat on the mat. " * 20)
+    rows = [{"context": "ab", "choices": ["c", "d"], "label": 0}] * 3
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = {"text": str(tmp_path / "a.txt"), "context": 16, "windows": 4, "tasks": [str(tmp_path / "q.jsonl")]}
+    found = []
+    for policy in ("tokenizer", bos):
+        recipe = tiny.recipe(method="magnitude", evaluation=asked | {"bos": policy})
+        made = prune(tiny.model(), recipe, tokenizer=tokenizer).manifest["evaluation"]
+        assert made["perplexity"]["protocol"]["bos"] == made["tasks"][asked["tasks"][0]]["bos"] == policy
+        found.append(made["perplexity"]["dense"])
+    assert found[0] != found[1]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,10 @@ class Choices(Protocol):
     def sequential(self) -> str:
         """When statistics are taken: "block" or "true"."""
 
+    @property
+    def legal(self) -> Pattern:
+        """The pattern with what it leaves open decided."""
+
     def word(self, kind: str) -> str:
         """Return the registered name of the method of a kind."""
 

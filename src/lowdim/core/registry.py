@@ -33,7 +33,7 @@ def kind(name: str, title: str, *modules: str) -> None:
 class Entry:
     """A registered method: ``target`` is ``module:Class``, a frozen dataclass of the paper's hyper-parameters.
 
-    ``page`` is where the paper can be read if arXiv does not have it.
+    ``title`` is that of the paper, if there is one, and ``page`` where it can be read if arXiv does not have it.
     """
 
     kind: str

@@ -9,6 +9,7 @@ from lowdim.core.pattern import Unstructured
 from lowdim.prune.recipe import METHODS, Recipe
 
 VARIANT = {"name": "wanda", "variant": True}
+BLOCK = {"name": "sparsegpt", "block": 64}
 
 
 def group(name: str) -> dict[str, str]:
@@ -55,7 +56,6 @@ def group(name: str) -> dict[str, str]:
             {"sparsity": 0.5, "pattern": "structured", "sequential": "true"},
             ["sequential=true", "pattern=structured", "sequential=block"],
         ),
-        ({"pattern": "2:6", "method": "sparsegpt"}, ["repair.block=128", "pattern=2:6", "repair.block=126"]),
         (
             {"pattern": "2:4", "allocation": {"name": "explicit", "map": {"mlp": 0.6}}},
             ["allocation.map['mlp']=0.6", "pattern=2:4", "0.5"],
@@ -66,8 +66,41 @@ def group(name: str) -> dict[str, str]:
         ),
         ({"sparsity": 0.6, "allocation": "explicit"}, ["allocation", "map", '"mlp": 0.7']),
         (
-            {"pattern": "4:8", "repair": {"name": "sparsegpt", "block": 4}},
-            ["repair.block=4", "pattern=4:8", "multiple of 8"],
+            {"pattern": "4:8", "repair": BLOCK, "score": "obs"},
+            ["repair.block=64", "pattern=4:8", "Leave repair.block out"],
+        ),
+        ({"sparsity": 0.5, "repair": BLOCK, "score": "wanda"}, ["repair.block=64", "score=wanda"]),
+        ({"sparsity": 0.5, "repair": BLOCK, "score": "obs", "refine": "dsnot"}, ["repair.block=64", "refine=dsnot"]),
+        (
+            {"sparsity": 0.5, "repair": BLOCK, "score": "obs", "allocation": "global"},
+            ["repair.block=64", "allocation=global"],
+        ),
+        (
+            {"sparsity": 0.5, "repair": BLOCK, "score": "obs", "pattern": group("row")},
+            ["repair.block=64", "pattern.group=row"],
+        ),
+        (
+            {"sparsity": 0.5, "repair": BLOCK, "score": "obs", "pattern": "structured"},
+            ["repair.block=64", "pattern=structured"],
+        ),
+        ({"sparsity": 0.5, "repair": BLOCK, "score": "taylor", "pattern": "1x16"}, ["repair.block=64", "score=taylor"]),
+        (
+            {"sparsity": 0.5, "pattern": group("row") | {"block": 32}},
+            ["pattern.block=32", "pattern.group=row", "column-block"],
+        ),
+        ({"sparsity": 0.5, "pattern": group("auto") | {"block": 32}}, ["pattern.block=32", "pattern.group=row"]),
+        (
+            {"sparsity": 0.5, "score": "obs", "allocation": "global", "pattern": group("auto") | {"block": 32}},
+            ["pattern.block=32", "pattern.group=global"],
+        ),
+        (
+            {"sparsity": 0.5, "score": "magnitude", "sequential": "true"},
+            ["sequential=true", "score=magnitude", "wanda"],
+        ),
+        ({"sparsity": 0.5, "score": "taylor", "sequential": "true"}, ["sequential=true", "score=taylor"]),
+        (
+            {"pattern": "2:4", "refine": {"name": "dsnot", "same_sign": True}},
+            ["refine.same_sign=true", "pattern=2:4", "Leave refine.same_sign out"],
         ),
     ],
 )
@@ -87,7 +120,14 @@ def test_a_combination_that_cannot_work(values: dict[str, object], parts: list[s
         {"sparsity": 0.5, "pattern": group("matrix"), "refine": "dsnot"},
         {"sparsity": 0.5, "pattern": group("row"), "method": "sparsegpt"},
         {"sparsity": 0.5, "score": VARIANT, "pattern": group("matrix")},
-        {"pattern": "2:6", "repair": {"name": "sparsegpt", "block": 126}, "score": "obs"},
+        {"pattern": "2:6", "method": "sparsegpt"},
+        {"sparsity": 0.5, "repair": BLOCK, "score": "obs"},
+        {"sparsity": 0.5, "repair": BLOCK, "score": "obs", "pattern": "1x16"},
+        {"sparsity": 0.5, "score": "wanda", "pattern": group("column-block") | {"block": 32}},
+        {"sparsity": 0.5, "score": "obs", "pattern": group("auto") | {"block": 32}},
+        {"sparsity": 0.5, "score": "magnitude", "repair": "refit", "sequential": "true"},
+        {"sparsity": 0.5, "score": "magnitude", "sequential": "true", "exact_errors": True},
+        {"sparsity": 0.5, "score": {"name": "obs", "damping": 0.1}, "repair": "sparsegpt", "pattern": "fan-in"},
         {"pattern": "2:6", "method": "refit"},
         {"pattern": "2:4", "allocation": {"name": "owl", "lam": 2}},
         {"pattern": "2:4", "allocation": {"name": "explicit", "map": {"attn": 0.25, "mlp": 0.75}}},

@@ -58,7 +58,9 @@ def naive(given: dict[str, Tensor], settings: dict[str, Any], group: int = 0) ->
         dropped: set[int] = set()
         for _ in range(settings["max_cycles"]):
             up = math.copysign(1, error)
+            giving = {j // group for j in kept_at_first if j not in dropped} if group else set()
             to_grow = [j for j in pruned_at_first if c[j] * up > 0 and j not in grown]
+            to_grow = [j for j in to_grow if not group or j // group in giving]
             if abs(error) <= settings["threshold"] or not to_grow:
                 break
             grow = max(to_grow, key=lambda j: float(gain[j] * up))
@@ -93,7 +95,7 @@ def test_equals_the_naive_loop(change: dict[str, Any]) -> None:
     assert not torch.equal(made, given["mask"])
 
 
-@pytest.mark.parametrize(("keep", "group"), [(2, 4), (3, 8)])
+@pytest.mark.parametrize(("keep", "group"), [(2, 4), (3, 8), (1, 4), (1, 8), (2, 16), (1, 2)])
 def test_equals_the_naive_loop_within_groups(keep: int, group: int) -> None:
     given = problem()
     best = given["scores"].reshape(-1, group).argsort(dim=1, descending=True)[:, :keep]
@@ -103,6 +105,37 @@ def test_equals_the_naive_loop_within_groups(keep: int, group: int) -> None:
     assert torch.equal(made, naive(given, SETTINGS, group))
     assert not torch.equal(made, given["mask"])
     assert (made.reshape(-1, group).sum(1) == keep).all()
+
+
+def test_a_group_with_nothing_to_give_does_not_end_its_row() -> None:
+    weight = torch.tensor([[0.1, 3.0, 2.0, 0.0, 0.1, 1.5, 0.0, 0.0]])
+    kept = torch.zeros(1, 8, dtype=torch.bool)
+    kept[0, [0, 4]] = True
+    given = {"weight": weight, "mask": kept, "mean": torch.full((8,), 1 / SEQUENCE), "variance": torch.ones(8)}
+    given["scores"] = torch.where(kept, 9.0, 1.0)
+    once, done = (swap(**given, **SETTINGS | {"max_cycles": n}, group=4) for n in (1, 50))
+    assert errors(given, once).item() == pytest.approx(3.6)
+    assert errors(given, done).item() == pytest.approx(2.2)
+
+
+@pytest.mark.parametrize(("keep", "group"), [(1, 4), (1, 8), (3, 16)])
+def test_a_row_that_stops_in_groups_has_no_step_left_that_it_may_take(keep: int, group: int) -> None:
+    given = problem()
+    best = given["scores"].reshape(-1, group).argsort(dim=1, descending=True)[:, :keep]
+    first = torch.zeros(len(best), group, dtype=torch.bool).scatter_(1, best, True).reshape(given["weight"].shape)
+    given["mask"] = first
+    made = swap(**given, **SETTINGS, group=group)
+    giving = (first & made).reshape(len(made), -1, group).any(2).repeat_interleave(group, 1)
+    for row, error in enumerate(errors(given, made).tolist()):
+        c = given["weight"][row] * given["mean"] * SEQUENCE
+        left = [j for j in range(48) if c[j] * error > 0 and not first[row, j] and not made[row, j] and giving[row, j]]
+        if left and abs(error) > SETTINGS["threshold"]:  # then the next step would have turned the sign
+            grow = max(left, key=lambda j: float(c[j].abs() / given["variance"][j]))
+            span = range(grow // group * group, (grow // group + 1) * group)
+            drop = min(
+                (j for j in span if first[row, j] and made[row, j]), key=lambda j: float(given["scores"][row, j])
+            )
+            assert (error + c[drop] - c[grow]) * error <= 0
 
 
 @pytest.mark.parametrize("same_sign", [False, True])

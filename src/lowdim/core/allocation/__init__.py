@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from lowdim.core import registry
 from lowdim.core.allocation.alpha import AlphaPruning
@@ -43,17 +43,65 @@ __all__ = [
 
 _HERE = "lowdim.core.allocation"
 _A = "allocation"
-_RANDOM = "2202.02643"
+_RANDOM: Any = {
+    "title": "The Unreasonable Effectiveness of Random Pruning: Return of the Most Naive Baseline for Sparse Training",
+    "arxiv": "2202.02643",
+    "year": 2022,
+}
 register(_A, "uniform", f"{_HERE}.uniform:Uniform", title="The same for every layer")
-register(_A, "uniform-plus", f"{_HERE}.uniform:UniformPlus", title="Uniform plus", arxiv=_RANDOM, year=2022)
-register(_A, "er", f"{_HERE}.er:ER", title="Erdos-Renyi", arxiv="1707.04780", year=2018)
-register(_A, "er-plus", f"{_HERE}.er:ERPlus", title="Erdos-Renyi plus", arxiv=_RANDOM, year=2022)
-register(_A, "erk", f"{_HERE}.erk:ERK", title="Erdos-Renyi kernel", arxiv="1911.11134", year=2020)
-register(_A, "erk-plus", f"{_HERE}.erk:ERKPlus", title="Erdos-Renyi kernel plus", arxiv=_RANDOM, year=2022)
-register(_A, "gate-er", f"{_HERE}.gates:GateER", title="Erdos-Renyi, gate by gate")
-register(_A, "global", f"{_HERE}.whole:Global", title="One threshold for the model", arxiv="2306.03805", year=2023)
-register(_A, "owl", f"{_HERE}.owl:OWL", title="Outlier weighed layerwise", arxiv="2310.05175", year=2024)
-register(_A, "alpha", f"{_HERE}.alpha:AlphaPruning", title="AlphaPruning", arxiv="2410.10912", year=2024)
+register(_A, "uniform-plus", f"{_HERE}.uniform:UniformPlus", **_RANDOM)
+register(
+    _A,
+    "er",
+    f"{_HERE}.er:ER",
+    title="Scalable training of artificial neural networks with adaptive sparse connectivity inspired by network "
+    "science",
+    arxiv="1707.04780",
+    year=2018,
+)
+register(_A, "er-plus", f"{_HERE}.er:ERPlus", **_RANDOM)
+register(
+    _A,
+    "erk",
+    f"{_HERE}.erk:ERK",
+    title="Rigging the Lottery: Making All Tickets Winners",
+    arxiv="1911.11134",
+    year=2020,
+)
+register(_A, "erk-plus", f"{_HERE}.erk:ERKPlus", **_RANDOM)
+register(
+    _A,
+    "gate-er",
+    f"{_HERE}.gates:GateER",
+    title="Efficient and effective training of sparse recurrent neural networks",
+    year=2021,
+    page="https://doi.org/10.1007/s00521-021-05727-y",
+)
+register(
+    _A,
+    "global",
+    f"{_HERE}.whole:Global",
+    title="The Emergence of Essential Sparsity in Large Pre-trained Models: The Weights that Matter",
+    arxiv="2306.03805",
+    year=2023,
+)
+register(
+    _A,
+    "owl",
+    f"{_HERE}.owl:OWL",
+    title="Outlier Weighed Layerwise Sparsity (OWL): A Missing Secret Sauce for Pruning LLMs to High Sparsity",
+    arxiv="2310.05175",
+    year=2024,
+)
+register(
+    _A,
+    "alpha",
+    f"{_HERE}.alpha:AlphaPruning",
+    title="AlphaPruning: Using Heavy-Tailed Self Regularization Theory for Improved Layer-wise Pruning of Large "
+    "Language Models",
+    arxiv="2410.10912",
+    year=2024,
+)
 register(_A, "explicit", f"{_HERE}.explicit:Explicit", title="Sparsities given by hand")
 
 

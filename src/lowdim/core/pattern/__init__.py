@@ -30,15 +30,36 @@ __all__ = [
 
 _HERE = "lowdim.core.pattern"
 register("pattern", "unstructured", f"{_HERE}.unstructured:Unstructured", title="Single weights")
-register("pattern", "nm", f"{_HERE}.nm:NM", title="N of every M weights", arxiv="2102.04010", year=2021)
-register("pattern", "block", f"{_HERE}.block:Block", title="Rectangular blocks", arxiv="1711.02782", year=2017)
-register("pattern", "fan-in", f"{_HERE}.fan_in:FanIn", title="Constant fan-in", arxiv="2305.02299", year=2024)
+register(
+    "pattern",
+    "nm",
+    f"{_HERE}.nm:NM",
+    title="Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch",
+    arxiv="2102.04010",
+    year=2021,
+)
+register(
+    "pattern",
+    "block",
+    f"{_HERE}.block:Block",
+    title="Block-Sparse Recurrent Neural Networks",
+    arxiv="1711.02782",
+    year=2017,
+)
+register(
+    "pattern",
+    "fan-in",
+    f"{_HERE}.fan_in:FanIn",
+    title="Dynamic Sparse Training with Structured Sparsity",
+    arxiv="2305.02299",
+    year=2024,
+)
 register("pattern", "gates", f"{_HERE}.gates:Gates", title="Gates of recurrent layers")
 register(
     "pattern",
     "structured",
     f"{_HERE}.structured:Structured",
-    title="Attention heads and MLP channels",
+    title="LLM-Pruner: On the Structural Pruning of Large Language Models",
     arxiv="2305.11627",
     year=2023,
 )

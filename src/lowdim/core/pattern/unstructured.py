@@ -83,6 +83,13 @@ class Unstructured(Pattern):
                 "weights compared over the whole model decide each layer's share themselves",
                 f"Choose allocation=global, or pattern.group=matrix to keep {allocation}",
             )
+        if self.own_block is not None and recipe.legal.compares != "column-block":
+            raise clash(
+                f"pattern.block={self.block}",
+                f"pattern.group={recipe.legal.compares}",
+                "only blocks of columns have a width",
+                "Leave pattern.block out, or choose pattern.group=column-block",
+            )
 
     def resolve(self, group: str, block: int | None = None) -> Unstructured:
         """Return the pattern with "auto" replaced by ``group``; blocks of columns are as wide as ``block``."""
@@ -106,9 +113,10 @@ class Unstructured(Pattern):
         Raises:
             RecipeError: ``group`` asks for rows or blocks of columns.
         """
-        if self.group in ("row", "column-block"):
+        if self.group in ("row", "column-block") or self.own_block is not None:
             raise RecipeError(
-                f"pattern unstructured is trained without groups; got group {self.group!r}. Use fan-in for rows"
+                f"pattern unstructured is trained without groups; got group {self.group!r}, block {self.block}. "
+                "Use fan-in for rows"
             )
         return Entries(shape, prod(shape))
 

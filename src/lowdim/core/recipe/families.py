@@ -6,6 +6,7 @@ import json
 import reprlib
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
@@ -109,7 +110,7 @@ def _from_mapping(kind: str, value: dict[str, Any]) -> Any:
 def _typed(kind: str, name: str, cls: type[Any], given: dict[str, Any]) -> Any:
     try:
         # Strict JSON is what a recipe means: 5 is a float too, but "5" is no number and true no count.
-        return TypeAdapter(cls).validate_json(json.dumps(given), strict=True)
+        return _adapter(cls).validate_json(json.dumps(given), strict=True)  # type: ignore[arg-type]
     except ValidationError as error:
         raise RecipeError(messages.explain(error, kind, keys(kind, name))) from error
     except LowdimError as error:
@@ -118,6 +119,12 @@ def _typed(kind: str, name: str, cls: type[Any], given: dict[str, Any]) -> Any:
         raise RecipeError(
             f"{kind} {name!r} takes numbers, text, lists and mappings, got {reprlib.repr(given)}."
         ) from error
+
+
+@cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    """Return what checks a method's settings, which is slow to build."""
+    return TypeAdapter(cls)
 
 
 def _unknown_setting(kind: str, name: str, key: str, known: list[str]) -> str:

@@ -23,14 +23,35 @@ __all__ = [
 ]
 
 _HERE = "lowdim.core.score"
-register("score", "magnitude", f"{_HERE}.magnitude:Magnitude", title="Magnitude", arxiv="1506.02626", year=2015)
-register("score", "wanda", f"{_HERE}.wanda:Wanda", title="Weights and activations", arxiv="2306.11695", year=2024)
-register("score", "obs", f"{_HERE}.obs:OBS", title="Optimal brain surgeon", arxiv="2301.00774", year=2023)
+register(
+    "score",
+    "magnitude",
+    f"{_HERE}.magnitude:Magnitude",
+    title="Learning both Weights and Connections for Efficient Neural Networks",
+    arxiv="1506.02626",
+    year=2015,
+)
+register(
+    "score",
+    "wanda",
+    f"{_HERE}.wanda:Wanda",
+    title="A Simple and Effective Pruning Approach for Large Language Models",
+    arxiv="2306.11695",
+    year=2024,
+)
+register(
+    "score",
+    "obs",
+    f"{_HERE}.obs:OBS",
+    title="SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
+    arxiv="2301.00774",
+    year=2023,
+)
 register(
     "score",
     "saliency",
     f"{_HERE}.saliency:Saliency",
-    title="Weights and gradients",
+    title="SNIP: Single-shot Network Pruning based on Connection Sensitivity",
     arxiv="1810.02340",
     year=2019,
 )
@@ -38,7 +59,7 @@ register(
     "score",
     "taylor",
     f"{_HERE}.taylor:Taylor",
-    title="Squared first-order change",
+    title="Importance Estimation for Neural Network Pruning",
     arxiv="1906.10771",
     year=2019,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from lowdim.core.errors import RecipeError, clash
+from lowdim.core.score.base import GRADIENT
 
 if TYPE_CHECKING:
     from lowdim.prune.recipe.schema import Recipe
@@ -19,6 +20,13 @@ def check(recipe: Recipe) -> float:
     _check_range(recipe.sparsity)
     for word in (recipe.pattern, recipe.allocation, recipe.score, recipe.refine, recipe.repair):
         word.check(recipe)
+    if recipe.sequential == "true" and not recipe.needs - {GRADIENT}:
+        raise clash(
+            "sequential=true",
+            f"score={recipe.word('score')}",
+            "nothing is collected on the layers' inputs, so there is nothing to take in turn",
+            "Leave sequential out, or choose a score that looks at inputs, such as wanda",
+        )
     try:
         return recipe.pattern.check_recipe(recipe.sparsity)
     except RecipeError as error:

@@ -9,5 +9,5 @@ register(
     "lowdim.prune.refine.dsnot:DSnoT",
     title="Dynamic Sparse No Training: Training-Free Fine-tuning for Sparse LLMs",
     arxiv="2310.08915",
-    year=2023,
+    year=2024,
 )

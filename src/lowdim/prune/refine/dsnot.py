@@ -54,6 +54,13 @@ class DSnoT(Refine):
                 "it swaps single weights within a row, which breaks whole units",
                 "Choose refine=none, or an unstructured or N:M pattern",
             )
+        if self.same_sign and recipe.pattern.groups_of:
+            raise clash(
+                "refine.same_sign=true",
+                f"pattern={recipe.pattern}",
+                "in an N:M pattern a row's error keeps its sign in any case",
+                "Leave refine.same_sign out",
+            )
         if recipe.pattern.compares == "column-block":
             raise clash(
                 "refine=dsnot",

@@ -43,6 +43,15 @@ class _Queue:
         at = self.taken.clamp(max=self.order.shape[1] - 1)
         return self.order.gather(1, at[:, None])[:, 0], self.taken < self.count
 
+    def pass_over(self, cost: Tensor, group: int) -> None:
+        """Take the heads whose group has no kept weight left."""
+        while True:
+            column, there = self.head()
+            stuck = there & ~_cheapest_in_group(cost, column, group)[1]
+            if not bool(stuck.any()):
+                return
+            self.taken += stuck
+
 
 def _pick(positive: Tensor, one: _Queue, other: _Queue) -> tuple[Tensor, Tensor]:
     """Return, per row, the head of ``one`` where ``positive`` and of ``other`` elsewhere."""
@@ -68,7 +77,8 @@ def swap(
     The expected error of row ``r`` over a sequence is ``e_r = sum over pruned j of C_rj`` with
     ``C_rj = W_rj * 2048 * mean_j``. While ``|e_r| > threshold`` a pruned weight with the sign of ``e_r`` is grown, the
     one with the largest ``|C| / variance^power``, and a kept weight of the other sign with the smallest score is
-    pruned. A row whose proposal is refused, or that runs out of candidates, is left as it is.
+    pruned. A row whose proposal is refused, or that runs out of candidates, is left as it is. In an N:M pattern a
+    candidate is passed over once its group has no kept weight left to give.
 
     Args:
         weight: fp32 ``[rows, in]``.
@@ -96,7 +106,7 @@ def swap(
     Paper: Dynamic Sparse No Training, 2024, arXiv 2310.08915.
     """
     rows, columns = weight.shape
-    k = min(max_cycles, columns)
+    k = min(max_cycles * max(1, group), columns)  # a swap leaves at most one group with nothing to give
     if k == 0:
         return mask.clone()
     contribution = weight * (mean * SEQUENCE)
@@ -113,6 +123,9 @@ def swap(
     row = torch.arange(rows, device=weight.device)
     for _ in range(max_cycles):
         positive = error > 0
+        if cost is not None:
+            grow_up.pass_over(cost, group)
+            grow_down.pass_over(cost, group)
         grown, can_grow = _pick(positive, grow_up, grow_down)
         if cost is None:
             dropped, can_drop = _pick(positive, drop_low, drop_high)

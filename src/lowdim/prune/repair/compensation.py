@@ -47,8 +47,7 @@ class Compensation(Repair, ABC):
         asked = recipe.score.sweep_damping
         if asked is None or asked in (type(self).damping, self.damping):
             return
-        by_sweep = recipe.pattern.compares in ("", "auto", "column-block")
-        if by_sweep and not recipe.allocation.spans_model and not recipe.refine.moves:
+        if self.draws(recipe.legal) and not recipe.refine.moves:
             raise clash(
                 f"score.damping={asked:g}",
                 f"repair.damping={self.damping:g}",

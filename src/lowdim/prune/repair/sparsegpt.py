@@ -37,15 +37,8 @@ class SparseGPT(Compensation):
         return self.block
 
     def check(self, recipe: Choices) -> None:
-        """Refuse blocks that cut a group in two, and two widths of blocks."""
-        group, asked = recipe.pattern.swap_span or 1, recipe.pattern.own_block
-        if self.block % group:
-            raise clash(
-                f"repair.block={self.block}",
-                f"pattern={recipe.pattern}",
-                f"a group of {group} columns would be cut in two",
-                f"Choose a multiple of {group}, such as repair.block={max(1, COLUMNS // group) * group}",
-            )
+        """Refuse two widths of blocks, and a width where no mask is drawn block by block."""
+        asked = recipe.pattern.own_block
         if asked not in (None, self.block):
             raise clash(
                 f"pattern.block={asked}",
@@ -53,4 +46,32 @@ class SparseGPT(Compensation):
                 "SparseGPT masks and compensates the same columns together",
                 f"Leave pattern.block out, or write {self.block}",
             )
+        if self.block != COLUMNS and not self._draws_blocks(recipe):
+            raise clash(
+                f"repair.block={self.block}",
+                _decides(recipe),
+                "no mask is drawn from blocks of columns there, and compensation does not depend on them",
+                "Leave repair.block out",
+            )
         super().check(recipe)
+
+    def _draws_blocks(self, recipe: Choices) -> bool:
+        legal = recipe.legal
+        if legal.compares == "column-block":
+            return True
+        sweeps = recipe.score.sweep_damping is not None and not recipe.refine.moves and self.draws(legal)
+        return sweeps and legal.sweep_width(self.block, drawn=False) != legal.sweep_width(COLUMNS, drawn=False)
+
+
+def _decides(recipe: Choices) -> str:
+    """Return the choice by which masks are drawn otherwise than block by block."""
+    if recipe.allocation.spans_model:
+        return f"allocation={recipe.word('allocation')}"
+    if recipe.pattern.compares not in ("auto", ""):
+        return f"pattern.group={recipe.pattern.compares}"
+    if recipe.refine.moves and not recipe.pattern.groups_of:
+        return f"refine={recipe.word('refine')}"
+    tiles = recipe.pattern.swept and not recipe.pattern.groups_of
+    if recipe.pattern.compares or (tiles and recipe.score.sweep_damping is None):
+        return f"score={recipe.word('score')}"
+    return f"pattern={recipe.pattern}"
