@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTES = ROOT / "docs" / "methods" / "notes"
 FLAGS = {"allocation": "--allocation", "pattern": "--pattern", "refine": "--refine"}
 PRUNING = ("score", "allocation", "pattern", "repair", "refine")  # what `lowdim prune` can name
+AUDITS = {"essential-sparsity": "--essential perplexity", "junk-dna": "--junk-dna arc_easy,hellaswag"}
 # What a name alone does not say.
 EXAMPLES = {
     ("pattern", "nm"): "--pattern 2:4",
@@ -58,7 +59,8 @@ def method_page(method: registry.Entry) -> str:
     ]
     language, code = usage(method)
     parts = [
-        f"# {method.title}",
+        f"# {method.kind.capitalize()} {method.name}",
+        method.title + ".",
         " · ".join(facts),
         "## Settings",
         settings_table(method),
@@ -93,6 +95,11 @@ def usage(method: registry.Entry) -> tuple[str, str]:
     """Return how a method is used, and in which language; methods that are called have their example below."""
     if method.kind in PRUNING:
         return "bash", command(method)
+    if method.kind == "calibration":
+        source = "" if method.name == "text" else " --calibration builtin:arc_easy"
+        return "bash", f"lowdim prune MODEL OUT --sparsity 0.6{source} --set calibration.format={method.name}"
+    if method.kind == "audit":
+        return "bash", f"lowdim inspect MODEL {AUDITS[method.name]}"
     if method.kind == "training":
         cls = method.load().__name__
         call = f"{cls}(every=100)" if "every" in method.settings() else f"{cls}()"
@@ -128,7 +135,7 @@ def methods() -> str:
     for kind, found in registry.KINDS.items():
         entries = [registry.find(kind, name) for name in registry.names(kind)]
         rows = [(f"[`{m.name}`]({kind}-{m.name}.md)", m.title, paper(m)) for m in entries]
-        parts += [f"## {found.title}", table(("name", "what", "paper"), rows)]
+        parts += [f"## {found.title}", table(("name", "what it is, or its paper", "paper"), rows)]
     return "\n\n".join(parts)
 
 
