@@ -148,7 +148,7 @@ class Stream:
         self.device = torch.device(device) if reader is not None else next(model.parameters()).device
         self.compute = compute
         self.skeleton = None if reader is None else Skeleton(model, reader, stored)
-        self._together: dict[str, list[str]] | None = None
+        self._together = saved_together(model) if reader is None else {}  # before experts are opened
         self._returns_tuple: bool | None = None
 
     def __len__(self) -> int:
@@ -178,7 +178,6 @@ class Stream:
         """Return the parameters that share tensors on disk with this one, itself included."""
         if self.skeleton is not None:
             return self.skeleton.stored_with(parameter)
-        self._together = self._together or saved_together(self.model)
         return self._together[parameter]
 
     @contextmanager
