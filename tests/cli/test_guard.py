@@ -79,7 +79,7 @@ ERRORS: list[Exception] = [
     CheckpointError("unfinished. Resume it, overwrite it, or remove it."),
     CheckpointError("it has code. If you trust it, allow it with trust_remote_code=True."),
     NumericalError("a block produced NaN. Try compute='float32'."),
-    NumericalError("the Hessian is singular. Use more calibration samples or repair.damping=0.1"),
+    LowdimError("the windows are too long; use evaluation.context=128 or less"),
     LowdimError("context=256 is longer than the model's 128 positions; use context=128 or less"),
     LowdimError("that is no number. Use dtype='bf16' there, or device='cpu'."),
     MemoryError("tried 16 GiB"),
@@ -88,7 +88,15 @@ ERRORS: list[Exception] = [
 ]
 QUIET = {"train-sparse", "methods", "convert", "report"}
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
-OTHER_PROGRAMS = {"--merge", "--no-deps", "--only-binary", "--no-input", "--disable-pip-version-check", "--help"}
+OTHER_PROGRAMS = {
+    "--merge",
+    "--no-deps",
+    "--only-binary",
+    "--no-input",
+    "--disable-pip-version-check",
+    "--help",
+    "--version",
+}
 OTHER_PROGRAMS |= {"--platform", "--python-version", "--implementation", "--abi", "--report", "--measure"}
 
 
@@ -106,7 +114,8 @@ def test_advice_is_given_where_the_flag_is() -> None:
     assert said["convert"][0].endswith("(--overwrite)")
     assert all(said[name][1].endswith("(--trust-remote-code)") for name in said if name not in QUIET)
     assert all(said[name][2].endswith("(--compute)") for name in ("evaluate", "inspect"))
-    assert said["prune"][3].endswith("(--set repair.damping=...)")
+    assert said["prune"][2].endswith("(--set compute=...)")
+    assert said["prune"][3].endswith("(--set evaluation.context=...)")
     assert said["evaluate"][4].endswith("(--context)")
     assert said["generate"][5].endswith("(--dtype)")
 

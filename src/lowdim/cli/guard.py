@@ -60,8 +60,10 @@ def flags_of(command: Callable[..., object]) -> set[str]:
     found: set[str] = set()
     for name, hint in get_type_hints(command, include_extras=True).items():
         options = [part for part in getattr(hint, "__metadata__", ()) if isinstance(part, typer.models.OptionInfo)]
-        declared = [flag for option in options for text in option.param_decls or () for flag in text.split("/")]
-        found |= {flag for flag in declared if flag.startswith("--")} or {"--" + name.replace("_", "-")}
+        # in an annotation typer takes the first flag for the default
+        texts = [str(text) for option in options for text in (option.default, *(option.param_decls or ()))]
+        declared = {flag for text in texts if text.startswith("-") for flag in text.split("/")}
+        found |= declared or {"--" + name.replace("_", "-")}
     return found
 
 
@@ -70,10 +72,10 @@ def _advised(message: str, flags: Container[str]) -> str:
     found = [flag for flag, advice in _ADVICE.items() if flag in flags and re.search(advice, message, re.IGNORECASE)]
     for key in dict.fromkeys(re.findall(r"\b(?:try|use|take|or) ([a-z_.]+)=", message, re.IGNORECASE)):
         flag = "--" + key.rpartition(".")[2].replace("_", "-")
-        if "." in key and "--set" in flags:
-            found.append(f"--set {key}=...")
-        elif flag in flags:
+        if "." not in key and flag in flags:
             found.append(flag)
+        elif "--set" in flags:
+            found.append(f"--set {key}=...")
     return f" ({' or '.join(found)})" if found and found[0] not in message else ""
 
 

@@ -40,9 +40,9 @@ class TestDirectories:
 
     @pytest.mark.parametrize(
         ("extra", "dtype"),
-        [({}, "float16"), ({"dtype": "float32"}, "float32"), ({"torch_dtype": "bfloat16"}, "bfloat16")],
+        [({}, "float16"), ({"dtype": "float32"}, "float16"), ({"torch_dtype": "bfloat16"}, "float16")],
     )
-    def test_dtype_is_the_configs_or_that_of_most_weights(
+    def test_dtype_is_that_of_most_weights_whatever_the_config_says(
         self, tmp_path: Path, extra: dict[str, str], dtype: str
     ) -> None:
         assert resolve(str(directory(tmp_path / "m", LLAMA | extra))).dtype == dtype
@@ -167,7 +167,7 @@ class TestHub:
     def test_config_first_then_weights_of_that_commit(self, calls: list[dict[str, Any]], tmp_path: Path) -> None:
         assert resolve("org/name", revision="main") == Source("org/name", tmp_path / "c0ffee", "c0ffee", "float16")
         assert [call["revision"] for call in calls] == ["main", "c0ffee"]
-        assert calls[0]["allow_patterns"] == ["config.json"]
+        assert calls[0]["allow_patterns"] == ["config.json", "adapter_config.json"]
         assert not any(pattern.endswith((".bin", ".pt", ".py")) for pattern in calls[1]["allow_patterns"])
         assert [call["local_files_only"] for call in calls] == [False, False]
 

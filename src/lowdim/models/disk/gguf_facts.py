@@ -16,7 +16,7 @@ import numpy as np
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
-from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
 
 from lowdim.core.errors import CheckpointError
 
@@ -158,7 +158,7 @@ def _read_by_transformers(config: Any, facts: Facts) -> set[str]:
     if facts.architecture in GGUF_CONFIG_ARCHS:
         return set(facts.said)
     kind = config.model_type.removesuffix("_text")
-    mapping = GGUF_CONFIG_MAPPING.get(kind, GGUF_CONFIG_MAPPING.get(facts.architecture, {}))
+    mapping: Any = GGUF_CONFIG_MAPPING.get(kind, GGUF_CONFIG_MAPPING.get(facts.architecture, {}))
     return {key for key, field in mapping.items() if field is not None}
 
 

@@ -49,7 +49,7 @@ class Unit:
 
     def convert(self, model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what the unit's tensors on disk become in memory."""
-        converter = deepcopy(self.converter)
+        converter: Any = deepcopy(self.converter)
         for name in sorted(self.stored, key=dot_natural_key):
             converter.add_tensor(self.target, name, self.stored[name], tensors[name])
         made = converter.convert(self.target, model=model, config=model.config)
@@ -140,7 +140,7 @@ def saved_together(model: PreTrainedModel) -> dict[str, list[str]]:
     rules = getattr(model, "_weight_conversions", None)
     if rules is None:
         rules = get_model_conversion_mapping(model, add_legacy=False)
-    reverse = [rule.reverse_transform() for rule in reversed(rules) if isinstance(rule, WeightConverter)]
+    reverse: list[Any] = [rule.reverse_transform() for rule in reversed(rules) if isinstance(rule, WeightConverter)]
     groups: dict[str, list[str]] = {}
     for name in model.state_dict():
         key, pattern = apply_converters(name, reverse)
