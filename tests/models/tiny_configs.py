@@ -217,7 +217,13 @@ PER_KIND: dict[str, dict[str, Any]] = {
     "nemotron": _HEADS | {"num_key_value_heads": 2},
     "qwen4_exp": {"text_config": _QWEN4},
     "qwen4_exp_text": _QWEN4,
-    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "num_key_value_heads": 4,
+    },
     "reformer": {"is_decoder": True},
 }
 """What the names of fields do not tell, by model type."""

@@ -55,6 +55,8 @@ def survey(model: PreTrainedModel, blocks: nn.ModuleList, device: Any) -> Manner
     Raises:
         LowdimError: the model cannot be walked block by block; the message says why.
     """
+    if next(model.parameters()).is_meta:
+        model.tie_weights()  # what is built without memory is not
     _refuse_shared(blocks)
     look = _Look(model, blocks, device)
     embedding: Any = model.get_input_embeddings()
