@@ -7,10 +7,13 @@ import torch
 from tests.models.zoo import ZOO
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from lowdim.data.batch import Batch
 from lowdim.models.load import quiet
 from lowdim.models.walk import attention
 from lowdim.models.walk.attention import adopted, chunked_causal, prefill_attention
+from lowdim.models.walk.opened import open_model
 from lowdim.models.walk.skeleton import empty_model
 
 
@@ -81,6 +84,30 @@ def test_only_plain_causal_bf16_prefill_is_taken_over(
         key, value = (torch.cat([t, t[:, :, :1]], 2) for t in (key, value))
     prefill_attention(nn.Module(), query, key, value, **options)  # type: ignore[arg-type]
     assert calls == [expected]
+
+
+def test_it_is_adopted_under_the_name_that_models_know_and_for_a_time() -> None:
+    mapping = ALL_ATTENTION_FUNCTIONS
+    stock = mapping["sdpa"]
+    with adopted():
+        assert mapping["sdpa"] is prefill_attention
+        with pytest.raises(KeyError), adopted():
+            raise KeyError
+        assert mapping["sdpa"] is prefill_attention
+    assert mapping["sdpa"] is stock
+    assert "sdpa" not in mapping._local_mapping
+
+
+def test_a_stream_from_disk_uses_it_in_its_blocks(calls: list[str], tmp_path: Path) -> None:
+    with quiet():
+        ZOO["llama"]().bfloat16().save_pretrained(tmp_path)
+    stream = open_model(tmp_path, compute="bfloat16").stream
+    assert stream.model.config._attn_implementation == "sdpa"
+    [made] = stream.capture([Batch(torch.ones(1, 5, dtype=torch.int64))])
+    with stream.block(0) as block, torch.no_grad():
+        calls.clear()
+        block.forward(made)
+    assert calls == ["ours"]
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3", "gpt2", "opt", "phi", "bloom"])

@@ -135,6 +135,27 @@ def test_inputs_shared_on_one_batch_alone_are_refused_with_a_way_out() -> None:
         collector.run([activation(1.0), activation(-1.0)])
 
 
+class Delayed(nn.Module):
+    """Two layers with one input, the second of which runs once more, on another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.one(hidden) + self.two(hidden) + self.two(hidden[:, :1] * 3)
+        return out
+
+
+def test_every_input_of_a_layer_that_runs_twice_counts() -> None:
+    collector = Collector(toy(Delayed(), ["one", "two"]), ["square"])
+    collector.run([activation(1.0), activation(2.0)])
+    assert [collector.statistics(name).tokens for name in ("one", "two")] == [12, 16]
+    assert collector.statistics("one").square.tolist() == [6 + 24] * 4
+    assert collector.statistics("two").square.tolist() == [6 + 24 + 9 * 2 * (1 + 4)] * 4
+    assert collector.groups == [["one"], ["two"]]
+
+
 def test_only_the_first_batch_runs_to_the_end() -> None:
     module = Twins()
     Collector(toy(module, ["one", "two"]), ["square"]).run([activation()] * 5)

@@ -10,7 +10,7 @@ Legend: B batch, T tokens, D hidden width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -177,6 +177,7 @@ class Stream:
                 stack.callback(unload, module, {n: p.dtype for n, p in module.named_parameters()})
                 held = masters(module, self.compute, self.device)
                 module.to(self.device)
+                stack.enter_context(adopted())
             else:
                 held = {n: p.data for n, p in module.named_parameters()}
             lists = stack.enter_context(opened(module))
@@ -242,8 +243,7 @@ class Stream:
             return survey(self.model, self.blocks, self.device)
 
     def _call(self, batch: Batch) -> Any:
-        with adopted() if self.skeleton else nullcontext():
-            return self.model(**model_inputs(self.model, batch, self.device))
+        return self.model(**model_inputs(self.model, batch, self.device))
 
     @torch.no_grad()
     def capture(self, batches: Sequence[Batch]) -> list[Activation]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
@@ -23,9 +24,11 @@ from lowdim.core.errors import LowdimError
 from lowdim.data.batch import Batch
 from lowdim.models.walk.calls import Activation, Call, Returned, StopForward, Wire, stubbed
 from lowdim.models.walk.inputs import model_inputs
-from lowdim.models.walk.layers import find_layers
 
 TOKENS = 7
+_APART = 8
+_PRODUCTS = {linear, torch.matmul, torch.bmm, torch.mm, Tensor.matmul, Tensor.bmm, Tensor.mm, Tensor.__matmul__}
+_BIASED = {torch.addmm, Tensor.addmm}
 _CHOICES = {torch.topk, torch.sort, torch.argsort, Tensor.topk, Tensor.sort, Tensor.argsort}
 
 
@@ -55,6 +58,8 @@ def survey(model: PreTrainedModel, blocks: nn.ModuleList, device: Any) -> Manner
     Raises:
         LowdimError: the model cannot be walked block by block; the message says why.
     """
+    if next(model.parameters()).is_meta:
+        model.tie_weights()  # what is built without memory is not
     _refuse_shared(blocks)
     look = _Look(model, blocks, device)
     embedding: Any = model.get_input_embeddings()
@@ -121,12 +126,14 @@ class _Look:
     blocks: nn.ModuleList
     device: Any
     manners: Manners = field(init=False)
+    short: _Short = field(init=False)
     version: int = 0
 
     def __post_init__(self) -> None:
         makes = [repr(block) for block in self.blocks]
         self.first = [makes.index(make) for make in makes]
         self.manners = Manners([Returned() for _ in makes])
+        self.short = _Short()
 
     def run(self, batch: Batch) -> tuple[Tensor, bool]:
         """Return the hidden states that leave the last block, and whether layers' inputs were those of the tokens."""
@@ -148,7 +155,8 @@ class _Look:
             self.version = state.hidden._version
             return state.hidden
 
-        with stubbed(self.blocks, stub, self.manners.returned), self._without_head(), suppress(StopForward):
+        stubs = stubbed(self.blocks, stub, self.manners.returned)
+        with stubs, self._without_head(), self.short, suppress(StopForward):
             self.model(**model_inputs(self.model, batch, self.device))
         if len(state.calls) < len(self.blocks):
             raise LowdimError(_cannot(self.model, f"its forward ends before block {len(state.calls)}"))
@@ -185,7 +193,7 @@ class _Look:
         before, told = [set(mapping) for mapping in shared], list[bool]()
         block, note = self.blocks[index], _noting(told, state.batch.input_ids.numel())
         with self._unstubbed(index), ExitStack() as hooks:
-            for _, layer in find_layers(block)[0]:
+            for layer in filter(_multiplies, block.modules()):
                 hooks.callback(layer.register_forward_pre_hook(note).remove)
             once, out = state.run(block, index, keep=False), state.run(block, index, keep=True)
         returned = Returned.of(out, state.hidden)
@@ -212,29 +220,41 @@ class _Look:
         mask = torch.ones(3, TOKENS, dtype=torch.int64)
         mask[1, :2], mask[2, -2:] = 0, 0
         rows = torch.stack([ids, ids, ids[2:].repeat(2)[:TOKENS]])
-        choosing = _Choosing()
         try:
-            with choosing:
-                hidden, told = self.run(Batch(rows, mask))
+            hidden, told = self.run(Batch(rows, mask))
         except Exception:  # whatever a model says against padding, it runs without
             return False
-        if not told or choosing.seen or hidden.shape[:2] != mask.shape:
+        if not told or self.short.chosen or hidden.shape[:2] != mask.shape:
             return False
         pairs = ((hidden[0], whole[0]), (hidden[1, 2:], part[0]), (hidden[2, :-2], part[0]))
         return all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max())) for a, b in pairs)
 
 
-class _Choosing(TorchFunctionMode):
-    """Notes whether the best of all positions are chosen: padding changes which of equally good ones are."""
+class _Short(TorchFunctionMode):
+    """Multiplies by stretched weights in short; notes whether the best of all positions are chosen.
 
-    seen = False
+    Padding changes which of equally good positions are chosen. A short product looks at all of its inputs, but takes
+    only a few of them apart.
+    """
+
+    chosen = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in _CHOICES and args and args[0].dim() and args[0].shape[-1] == TOKENS:
-            self.seen = True
+            self.chosen = True
+        at = 2 if func in _BIASED else 1
+        if func in _PRODUCTS | _BIASED and len(args) > at and _is_stretched(args[at]):
+            turned = func is linear
+            x, weight = args[at - 1], args[at].mT if turned else args[at]
+            x, weight = x[..., :_APART] + x @ weight[..., :1], weight[..., :_APART, :]
+            args = (*args[: at - 1], x, weight.mT if turned else weight, *args[at + 1 :])
         return func(*args, **(kwargs or {}))
+
+
+def _is_stretched(weight: Any) -> bool:
+    return isinstance(weight, Tensor) and weight.dim() > 1 and set(weight.stride()) == {1}
 
 
 def _given(call: Call) -> list[Any]:
@@ -243,6 +263,13 @@ def _given(call: Call) -> list[Any]:
 
 def _mappings(call: Call) -> list[MutableMapping[Any, Any]]:
     return [value for value in _given(call) if isinstance(value, MutableMapping)]
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Tell whether a module may multiply each token by a matrix of its own, or by those of experts."""
+    if isinstance(module, (nn.Embedding, nn.Conv1d, nn.Conv2d)):
+        return False
+    return any(p.dim() > 1 and p.is_floating_point() for p in module.parameters(recurse=False))
 
 
 def _noting(told: list[bool], tokens: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
