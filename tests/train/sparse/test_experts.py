@@ -21,6 +21,7 @@ from lowdim.models.walk.routers import stacks
 from lowdim.nn.csr.swap import sparse_
 from lowdim.train import SET, Method, RandomMasks, RigL, SparseTraining, Static
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*no gradient came to")  # few tokens for many experts
 UP = "model.layers.0.mlp.experts.gate_up_proj"
 EXPERTS = ["*.experts.*_proj"]
 
@@ -48,7 +49,7 @@ def experts(model: PreTrainedModel) -> dict[str, Tensor]:
     }
 
 
-LAYERWISE = {"ctre": "linear"}
+LAYERWISE = {"ctre": "linear", "selfish-rnn": "recurrent|LSTM"}
 """Methods that look at more of a layer than its weight, and what their refusal says."""
 METHODS = {name: registry.find("training", name) for name in registry.names("training")}
 
