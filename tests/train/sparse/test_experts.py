@@ -21,7 +21,6 @@ from lowdim.models.walk.routers import stacks
 from lowdim.nn.csr.swap import sparse_
 from lowdim.train import SET, Method, RandomMasks, RigL, SparseTraining, Static
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*no gradient came to")  # few tokens for many experts
 UP = "model.layers.0.mlp.experts.gate_up_proj"
 EXPERTS = ["*.experts.*_proj"]
 
@@ -103,8 +102,7 @@ def test_an_expert_without_tokens_stands_still_and_is_noted() -> None:
         model.get_parameter("model.layers.0.mlp.gate.weight").zero_()  # ties go to two of them
     model.get_parameter("model.layers.0.mlp.gate.weight").requires_grad_(False)
     before = training.masks[UP]
-    with pytest.warns(UserWarning, match=r"no gradient came to .*\[\d\]"):
-        train(model, optimizer, range(2))
+    train(model, optimizer, range(2))
     after = training.masks[UP]
     moved = [not torch.equal(a, b) for a, b in zip(after, before, strict=True)]
     assert sum(moved) == 2

@@ -33,10 +33,6 @@ class Saved(Rider):
     _drawn: bool
 
     @abstractmethod
-    def settle(self) -> None:
-        """Zero what is off."""
-
-    @abstractmethod
     def _watch(self, step: int) -> None:
         """Prepare the layers for a step."""
 

@@ -304,11 +304,13 @@ class SparseTraining(Saved):
         looks, prunes = self._looks(step), self.method.changes_density and not self._shake
         still = [layer.name for layer in self.layers if (looks or not prunes) and layer.still(looks)]
         self._idle = sorted(set(any_rank(still))) if self._agree else still
-        if self._idle and not self._told:
+        # zeros are what a stacked expert without tokens gets at many a step: recorded, and not said
+        left = [n.name for n in self.layers if n.name in self._idle and n.still(looks=False)]
+        if left and not self._told:
             self._told = True
             warnings.warn(
-                f"step {step} moves masks, but no gradient came to {', '.join(self._idle[:5])}"
-                f"{' and others' * (len(self._idle) > 5)}: masks stand still where and when that is so. This is said "
+                f"step {step} moves masks, but no gradient came to {', '.join(left[:5])}"
+                f"{' and others' * (len(left) > 5)}: masks stand still where and when that is so. This is said "
                 "once; history names the layers as idle at every update",
                 stacklevel=5,
             )
