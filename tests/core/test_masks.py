@@ -164,5 +164,5 @@ def test_what_holds_no_masks_is_refused(masks, tmp_path, made):
     if made == "training":
         masks.save(path / "sparse.masks.safetensors")
         (path / "training.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"out.*(neither a file nor a directory|no output of lowdim prune)"):
+    with pytest.raises(CheckpointError, match=r"neither a file nor a directory|no output of lowdim prune"):
         Masks.load(path)
