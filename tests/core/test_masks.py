@@ -154,3 +154,15 @@ def test_replacing_one_layer(masks):
     masks.add("b", torch.ones(1, 2, dtype=torch.bool))
     assert masks.density("b") == 1
     assert len(masks) == 3
+
+
+@pytest.mark.parametrize("made", ["missing", "folder", "training"])
+def test_what_holds_no_masks_is_refused(masks, tmp_path, made):
+    path = tmp_path / "out"
+    if made != "missing":
+        path.mkdir()
+    if made == "training":
+        masks.save(path / "sparse.masks.safetensors")
+        (path / "training.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"neither a file nor a directory|no output of lowdim prune"):
+        Masks.load(path)

@@ -124,3 +124,41 @@ def test_text_reads_words_and_ignores_what_stands_behind_the_end() -> None:
     net = parse("text").build(data, 0)
     one = data.train.x[:2]
     assert torch.equal(net(one), net(one[:, :10]))  # the rest is zeros
+
+
+@pytest.mark.parametrize("training", ["rigl", "set", "itop", "granet", "gradual-magnitude"])
+def test_the_interval_comes_from_the_length_of_the_run(training: str) -> None:
+    short, long = TrainingRecipe(training=training).sized(66), TrainingRecipe(training=training).sized(10**6)
+    last = short.training.last(66)
+    assert sum(short.training.due(step, 66) for step in range(1, 67)) >= 10
+    assert short.training.every == int(last) // 10
+    assert long.training == TrainingRecipe(training=training).training
+    assert TrainingRecipe.from_yaml(short.to_yaml()).sized(66) == short
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"training": {"name": "rigl", "every": 100}},
+        {"training": {"name": "granet", "every": 100}},
+        {"training": {"name": "set", "every": 66}},
+        {"training": {"name": "rigl", "until": 0.0}},
+    ],
+)
+def test_a_schedule_that_can_do_nothing_is_refused_first(given: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"would never (prune|move a mask)"):
+        TrainingRecipe(**given).sized(66)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"initialisation": "snip", "allocation": "uniform"}, "both say how the sparsity is spread"),
+        ({"initialisation": "random", "allocation": {"0.weight": 0.5}}, "both say how the sparsity is spread"),
+        ({"optimizer": {"name": "adamw", "momentum": 0.5}}, "optimizer.momentum is a setting of sgd"),
+    ],
+)
+def test_two_settings_for_one_thing(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        TrainingRecipe(**given)
+    TrainingRecipe(training="granet", initialisation="snip", allocation="uniform")

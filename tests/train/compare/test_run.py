@@ -123,6 +123,43 @@ def test_the_global_generator_is_left_alone(data: Dataset) -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": {"name": "granet", "every": 50}}, "would never prune"),
+        ({"training": {"name": "rigl", "every": 50}}, "would never move a mask"),
+        ({"training": "chase"}, "channel_every is 1000"),
+        ({"training": "granet", "pattern": "2:4", "sparsity": 0.5}, "changes how much is kept"),
+        ({"pattern": "2:4"}, "sparsity"),
+        ({"pattern": "7x7"}, "blocks of 7"),
+        ({"device": "cuda"}, "torch finds no GPU"),
+        (
+            {
+                "training": {"name": "chase", "every": 2, "channel_every": 2},
+                "net": {"name": "mlp", "hidden": [24]},
+                "include": "head*",
+            },
+            "no sparse layer whose channels can be removed",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_a_twin_is_trained(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: Any, message: str
+) -> None:
+    trained: list[str] = []
+    monkeypatch.setattr(Member, "train_epoch", lambda self, *_: trained.append(self.role))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LowdimError, match=message):
+        train(recipe(**changes), data=data, out=tmp_path / "out")
+    assert not trained
+
+
+def test_the_interval_of_a_short_run_is_recorded(data: Dataset) -> None:
+    result = train(recipe(training="rigl", twins="none"), data=data)
+    assert result.facts["recipe"]["training"]["every"] == 1
+    assert len(result.member("sparse")["updates"]) > 10
+
+
 def test_what_is_written_can_be_read(data: Dataset, tmp_path: Path) -> None:
     result = train(recipe(), data=data, out=tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.run.json"]

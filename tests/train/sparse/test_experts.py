@@ -48,7 +48,7 @@ def experts(model: PreTrainedModel) -> dict[str, Tensor]:
     }
 
 
-LAYERWISE = {"ctre": "linear"}
+LAYERWISE = {"ctre": "linear", "selfish-rnn": "recurrent|LSTM"}
 """Methods that look at more of a layer than its weight, and what their refusal says."""
 METHODS = {name: registry.find("training", name) for name in registry.names("training")}
 
@@ -102,8 +102,7 @@ def test_an_expert_without_tokens_stands_still_and_is_noted() -> None:
         model.get_parameter("model.layers.0.mlp.gate.weight").zero_()  # ties go to two of them
     model.get_parameter("model.layers.0.mlp.gate.weight").requires_grad_(False)
     before = training.masks[UP]
-    with pytest.warns(UserWarning, match=r"no gradient came to .*\[\d\]"):
-        train(model, optimizer, range(2))
+    train(model, optimizer, range(2))
     after = training.masks[UP]
     moved = [not torch.equal(a, b) for a, b in zip(after, before, strict=True)]
     assert sum(moved) == 2

@@ -102,7 +102,7 @@ class Turned(Units):
 
     def spread(self, kept: Tensor) -> Tensor:
         """Return the mask."""
-        split = self.inner.spread(kept).unflatten(0, (self.parts, -1)).transpose(1, 2)
+        split: Tensor = self.inner.spread(kept).unflatten(0, (self.parts, -1)).transpose(1, 2)
         return split.reshape(self.shape).contiguous()
 
 

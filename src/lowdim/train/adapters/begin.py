@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import ref
 
 from torch import nn
@@ -13,7 +13,7 @@ from lowdim.train.ride import Rider
 R = TypeVar("R", bound=Rider)
 
 
-class Beginning:
+class Beginning(Generic[R]):
     """Makes the riders of a callback, one for each training, and remembers of which model the last one was.
 
     Args:

@@ -126,7 +126,8 @@ def rehearse(optimizer: Optimizer, device: torch.device) -> None:
             double = type(optimizer)([weight], **_settings(optimizer))
             getattr(double, "train", lambda: None)()  # schedule-free ones have the two modes of a module
             weight.grad = torch.full_like(weight, 0.25)
-            double.step(*[closure] * ("closure" in inspect.signature(double.step).parameters))
+            step: Any = double.step
+            step(*[closure] * ("closure" in inspect.signature(step).parameters))
     except Exception:  # whatever an optimizer of somebody else asks for
         return
     one_gradient(optimizer, calls)

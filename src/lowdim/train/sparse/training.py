@@ -102,7 +102,7 @@ class SparseTraining(Saved):
         self._shake, self._pending, self._replaced = 0.0, False, False
         self._restart = False
         self._idle: list[str] = []
-        self._told: set[str] = set()
+        self._told = False
         self._unproven: Mapping[str, Any] | None = None
         self._drawn = masks is None
         self._agree = ranks_agree(model)
@@ -311,11 +311,14 @@ class SparseTraining(Saved):
         looks, prunes = self._looks(step), self.method.changes_density and not self._shake
         still = [layer.name for layer in self.layers if (looks or not prunes) and layer.still(looks)]
         self._idle = sorted(set(any_rank(still))) if self._agree else still
-        if new := [name for name in self._idle if name not in self._told]:
-            self._told.update(new)
+        # zeros are what a stacked expert without tokens gets at many a step: recorded, and not said
+        left = [n.name for n in self.layers if n.name in self._idle and n.still(looks=False)]
+        if left and not self._told:
+            self._told = True
             warnings.warn(
-                f"step {step} moves masks, but no gradient came to {', '.join(new[:5])}{' and others' * (len(new) > 5)}"
-                ": masks stand still where that is so (said once, and recorded in history as idle)",
+                f"step {step} moves masks, but no gradient came to {', '.join(left[:5])}"
+                f"{' and others' * (len(left) > 5)}: masks stand still where and when that is so. This is said "
+                "once; history names the layers as idle at every update",
                 stacklevel=5,
             )
         if len(self._idle) < len(self.layers) or prunes:
