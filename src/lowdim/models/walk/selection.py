@@ -148,7 +148,7 @@ def _reserved(model: nn.Module, found: Sequence[Weight]) -> dict[int, str]:
     steering = routers.routers(model, told=True)
     modules = {id(model.get_submodule(name)) for name in steering}
     reserved = {id(w.parameter): routers.ROUTER for w in found if id(w.module) in modules}
-    head = find_head(model, [(w.name, w.module, w.parameter) for w in found])
+    head = find_head(model, [(w.name, w.module, w.parameter) for w in found if id(w.parameter) not in reserved])
     return reserved if head is None else reserved | {id(head[0]): head[1]}
 
 
