@@ -98,6 +98,22 @@ def test_names_do_not_matter(router: nn.Module, names: set[str]) -> None:
     assert controls(block) == {f"x.{name}": ROUTER for name in names}
 
 
+class Stacked(nn.Module):
+    """Experts in one parameter, and nothing that says how many there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.choose = nn.Linear(64, 6)
+        self.matrices = nn.Parameter(torch.randn(6, 64, 64))
+        self.elsewhere = nn.Parameter(torch.randn(5, 64, 64))
+
+
+def test_the_layer_that_chooses_among_matrices_says_how_many_there_are() -> None:
+    block = nn.ModuleDict({"moe": Stacked(), "o": nn.Linear(64, 64)})
+    assert stacks(block) == {"moe": ["matrices"]}
+    assert controls(block) == {"moe.choose": ROUTER}
+
+
 def test_a_gate_without_experts_is_no_router() -> None:
     mlp = nn.ModuleDict({"gate": nn.Linear(64, 96), "up": nn.Linear(64, 96), "down": nn.Linear(96, 64)})
     assert [name for name, _ in find_layers(mlp)[0]] == ["gate", "up", "down"]

@@ -195,6 +195,8 @@ def opened(block: nn.Module) -> Iterator[list[OpenExperts]]:
     lists: list[OpenExperts] = []
     try:
         for name, parts in stacks(block).items():
+            if not name:  # parameters of the block itself, which has no place to be swapped in
+                continue
             owner, _, own = name.rpartition(".")
             parent, fused = block.get_submodule(owner), block.get_submodule(name)
             lists.append(OpenExperts(fused, parts))
