@@ -154,6 +154,14 @@ def test_to_include_what_cannot_be_sparse_is_refused_with_the_reason(name: str) 
         weights(Odd(), include=[name])
 
 
+def test_what_a_recurrent_layer_is_computed_from_is_no_weight_of_it() -> None:
+    net = nn.ModuleDict({"rnn": nn.GRU(4, 8), "out": nn.Linear(8, 4)})
+    prune.random_unstructured(net["rnn"], "weight_hh_l0", 0.5)
+    listed = {w.name: w.dense for w in weights(net)}
+    assert listed["rnn.weight_ih_l0"] == ""
+    assert "torch.nn.utils.prune" in listed["rnn.weight_hh_l0_orig"]
+
+
 def test_old_reparametrizations_are_named() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
