@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 import torch
 from tests.models.mixtures import CONFIGS, mixture
+from tests.models.tiny_configs import TYPES, randomise, tiny_config
 from tests.models.zoo import VOCAB
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lowdim.models.walk.layers import find_layers
-from lowdim.models.walk.routers import GATE, ROUTER, STREAMS, controls
+from lowdim.models.walk.opening import opened
+from lowdim.models.walk.routers import GATE, ROUTER, STREAMS, controls, stacks
 from lowdim.models.walk.stream import Stream
 
 
@@ -96,6 +98,22 @@ def test_names_do_not_matter(router: nn.Module, names: set[str]) -> None:
     assert controls(block) == {f"x.{name}": ROUTER for name in names}
 
 
+class Stacked(nn.Module):
+    """Experts in one parameter, and nothing that says how many there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.choose = nn.Linear(64, 6)
+        self.matrices = nn.Parameter(torch.randn(6, 64, 64))
+        self.elsewhere = nn.Parameter(torch.randn(5, 64, 64))
+
+
+def test_the_layer_that_chooses_among_matrices_says_how_many_there_are() -> None:
+    block = nn.ModuleDict({"moe": Stacked(), "o": nn.Linear(64, 64)})
+    assert stacks(block) == {"moe": ["matrices"]}
+    assert controls(block) == {"moe.choose": ROUTER}
+
+
 def test_a_gate_without_experts_is_no_router() -> None:
     mlp = nn.ModuleDict({"gate": nn.Linear(64, 96), "up": nn.Linear(64, 96), "down": nn.Linear(96, 64)})
     assert [name for name, _ in find_layers(mlp)[0]] == ["gate", "up", "down"]
@@ -132,3 +150,28 @@ def test_narrow_layers_that_lead_to_a_vector_are_pruned() -> None:
 def test_vocabulary_is_no_router() -> None:
     assert VOCAB not in {4, 5}
     assert controls(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, VOCAB))) == {}
+
+
+@pytest.mark.nightly
+def test_every_mixture_of_transformers_keeps_its_routers_and_its_bits() -> None:
+    ids, checked = torch.randint(3, 60, (1, 12), generator=torch.Generator().manual_seed(0)), 0
+    for kind in sorted(TYPES):
+        try:
+            model = AutoModelForCausalLM.from_config(tiny_config(kind)).eval()
+            model(ids, use_cache=False)
+        except Exception:  # which of them can be built and run is asked elsewhere
+            continue
+        if not stacks(model):
+            continue
+        randomise(model)
+        for module in model.modules():
+            if hasattr(module, "config") and hasattr(module.config, "_experts_implementation"):
+                module.config._experts_implementation = "eager"
+        with torch.no_grad(), Followed(model) as followed:
+            expected = model(ids, use_cache=False).logits
+        with torch.no_grad(), opened(model):
+            assert torch.equal(model(ids, use_cache=False).logits, expected), kind
+            prunable = {f"{name}.weight" for name, _ in find_layers(model)[0]}
+        assert not prunable & followed.chose, kind
+        checked += 1
+    assert checked > 40

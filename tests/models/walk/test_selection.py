@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+
 import pytest
+import torch
 from tests.models.zoo import ZOO
 from torch import nn
+from torch.nn.utils import prune
 
 from lowdim.core.errors import RecipeError
+from lowdim.models.walk.heads import GUESSED
 from lowdim.models.walk.selection import plain_name, select, weights
 
 
@@ -69,6 +75,99 @@ def test_wrappers_are_not_part_of_names() -> None:
     assert plain_name("_orig_mod.submodule.weight") == "submodule.weight"
     wrapped = nn.DataParallel(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
     assert list(select(wrapped)) == ["0.weight"]
+
+
+class HeadFirst(nn.Module):
+    """A network whose head is registered before what leads to it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        setattr(self, name, nn.Linear(8, 3))
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8))
+
+
+@pytest.mark.parametrize("name", ["head", "lm_head", "classifier", "fc", "score"])
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: nn.ModuleDict({"net": net})], ids=["bare", "wrapped"])
+def test_a_head_is_told_by_its_name_wherever_it_is_registered(
+    name: str, wrap: Callable[[nn.Module], nn.Module]
+) -> None:
+    dense = {w.name.removeprefix("net."): w.dense for w in weights(wrap(HeadFirst(name))) if w.dense}
+    assert dense == {f"{name}.weight": "head"}
+
+
+def test_a_model_says_which_layer_is_its_classifier() -> None:
+    net = HeadFirst("answer")
+    net.get_classifier = lambda: net.answer
+    assert {w.name: w.dense for w in weights(net) if w.dense} == {"answer.weight": "head"}
+
+
+def test_a_layer_named_like_a_head_that_others_follow_is_none() -> None:
+    net = nn.ModuleDict({"fc": nn.Linear(4, 8), "out": nn.Linear(8, 3), "side": nn.Linear(5, 9)})
+    assert {w.name: w.dense for w in weights(net) if w.dense} == {"side.weight": GUESSED}
+
+
+def test_a_guess_is_called_one() -> None:
+    dense = [w.dense for w in weights(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)))]
+    assert dense == ["", GUESSED]
+    assert "guess" in GUESSED
+
+
+class Odd(nn.Module):
+    """Weights of every kind that is no layer's plain weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Linear(6, 6)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(6, 6))
+        self.pruned = nn.Linear(6, 6)
+        prune.l1_unstructured(self.pruned, "weight", 0.5)
+        self.bilinear = nn.Bilinear(6, 6, 6)
+        self.raw = nn.Parameter(torch.zeros(6, 6))
+        self.table = nn.Embedding(5, 6)
+        self.spread = nn.LayerNorm([6, 6])
+        self.head = nn.Linear(6, 5, bias=False)
+        self.head.weight = self.table.weight
+
+
+def test_every_weight_of_two_dimensions_is_listed_with_its_reason() -> None:
+    net = Odd()
+    listed = {w.name: w.dense for w in weights(net, include=["plain"])}
+    assert listed.keys() == {name for name, p in net.named_parameters() if p.dim() >= 2}
+    assert listed.pop("plain.weight") == ""
+    said = {
+        "normed.parametrizations.weight.original0": "parametrized",
+        "normed.parametrizations.weight.original1": "parametrized",
+        "pruned.weight_orig": "torch.nn.utils.prune",
+        "bilinear.weight": "Bilinear is no linear",
+        "raw": "Odd is no linear",
+        "table.weight": "embedding, tied to head",
+        "spread.weight": "norm",
+        "spread.bias": "norm",
+    }
+    assert listed.keys() == said.keys()
+    assert all(reason in listed[name] for name, reason in said.items())
+
+
+@pytest.mark.parametrize("name", ["bilinear.weight", "table", "raw", "pruned.weight_orig"])
+def test_to_include_what_cannot_be_sparse_is_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(RecipeError, match=f"include '{name}' names {name}.*, which cannot be sparse: "):
+        weights(Odd(), include=[name])
+
+
+def test_what_a_recurrent_layer_is_computed_from_is_no_weight_of_it() -> None:
+    net = nn.ModuleDict({"rnn": nn.GRU(4, 8), "out": nn.Linear(8, 4)})
+    prune.random_unstructured(net["rnn"], "weight_hh_l0", 0.5)
+    listed = {w.name: w.dense for w in weights(net)}
+    assert listed["rnn.weight_ih_l0"] == ""
+    assert "torch.nn.utils.prune" in listed["rnn.weight_hh_l0_orig"]
+
+
+def test_old_reparametrizations_are_named() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4), nn.Linear(4, 2))
+    listed = {w.name: w.dense for w in weights(net)}
+    assert all("reparametrized by a hook" in listed[f"0.weight_{part}"] for part in "gv")
 
 
 def test_what_matches_nothing() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.models.mixtures import mixture
 from tests.models.zoo import VOCAB
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lowdim.core import registry
@@ -172,3 +172,11 @@ def test_truly_sparse_layers_cannot_hold_them() -> None:
     masks = RandomMasks("uniform").masks(model, sparsity=0.75, include=EXPERTS)
     with pytest.raises(LowdimError, match=r"gate_up_proj' holds 4 matrices in one tensor.*Train them masked"):
         sparse_(model, masks)
+
+
+def test_where_most_stays_dense_unasked_a_warning_says_both_numbers() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Bilinear(4, 4, 4), nn.Linear(4, 2))
+    with pytest.warns(UserWarning, match=r"72 of 88 weights stay dense.*largest is 1\.weight \(Bilinear is no linear"):
+        training = SparseTraining(net, torch.optim.SGD(net.parameters(), lr=0.1), sparsity=0.75, method=Static())
+    assert (training.sparsity(), training.model_sparsity()) == (0.75, 12 / 88)
+    assert "75.00% zeros in the sparse layers, 13.64% of all weights" in str(training)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.utils import parametrize
 
+RAW = ("_g", "_v", "_orig")
+"""How the parameters end that the hooks of ``torch.nn.utils`` compute a weight from."""
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -19,22 +21,22 @@ def embedded(model: nn.Module) -> dict[int, str]:
     return tables | tied
 
 
-def why_unknown(module: nn.Module, attribute: str) -> tuple[str, bool]:
-    """Return why a parameter cannot be sparse, and whether it is of a kind that is never meant to be.
+def why_unknown(module: nn.Module, attribute: str) -> str:
+    """Return why a parameter cannot be sparse.
 
     Example:
         >>> why_unknown(nn.Bilinear(2, 3, 4), "weight")
-        ('Bilinear is no linear, convolutional, recurrent or attention layer', False)
+        'Bilinear is no linear, convolutional, recurrent or attention layer'
     """
     kind = type(module).__name__
     if isinstance(module, parametrize.ParametrizationList):
-        return "parametrized: the weight is computed anew from it; remove_parametrizations first", False
-    if attribute == "weight_orig" and "weight_mask" in module._buffers:
-        return "pruned by torch.nn.utils.prune; call prune.remove first, and give its mask as masks=", False
-    if attribute.removesuffix("_v").removesuffix("_g").removesuffix("_orig") != attribute and module._forward_pre_hooks:
-        return f"reparametrized by a hook of {kind}: the weight is computed anew from it; remove the hook first", False
+        return "parametrized: the weight is computed anew from it; remove_parametrizations first"
+    if attribute.endswith("_orig") and f"{attribute.removesuffix('_orig')}_mask" in module._buffers:
+        return "pruned by torch.nn.utils.prune; call prune.remove first, and give its mask as masks="
+    if attribute.endswith(RAW) and module._forward_pre_hooks:
+        return f"reparametrized by a hook of {kind}: the weight is computed anew from it; remove the hook first"
     if isinstance(module, _NORMS):
-        return "norm", True
+        return "norm"
     if "bias" in attribute:
-        return "bias", True
-    return f"{kind} is no linear, convolutional, recurrent or attention layer", False
+        return "bias"
+    return f"{kind} is no linear, convolutional, recurrent or attention layer"

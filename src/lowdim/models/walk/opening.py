@@ -110,15 +110,17 @@ class _Watch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         held = [place for place, value in enumerate(args) if self._part(value)]
-        if func in _PRODUCTS and held == [1]:
-            args = (args[0], self._seen(func, args[0], args[1]), *args[2:])
-            return func(*args, **(kwargs or {}))
+        product = func in _PRODUCTS and held == [1]
+        if product and torch.is_grad_enabled():
+            args = (args[0], self._differentiable(args[1]), *args[2:])
         out = func(*args, **(kwargs or {}))
-        if held and isinstance(out, Tensor) and out.is_floating_point() and not self._part(out):
+        if product:
+            self._seen(func is functional.linear, args[0], args[1], out)
+        elif held and isinstance(out, Tensor) and out.is_floating_point() and not self._part(out):
             raise LowdimError(
                 f"{type(self._experts.__dict__['fused']).__name__} uses the weights of its experts in "
                 f"{getattr(func, '__name__', func)}, so that what enters an expert is unknown. Leave the experts out "
-                "with targets.exclude, or prune them with score='magnitude' on a copy whose experts are modules"
+                "with targets.exclude"
             )
         return out
 
@@ -128,58 +130,62 @@ class _Watch(TorchFunctionMode):
             return None
         return next((name for name, memory in self._parts.items() if value.data_ptr() in memory), None)
 
-    def _seen(self, func: Callable[..., Any], x: Tensor, weight: Tensor) -> Tensor:
-        """Tell the layers of a product, and return the weight, as their own tensors where a gradient is wanted."""
+    def _layers(self, weight: Tensor) -> list[nn.Module]:
+        """Return the layers whose weight this is: one, or those of all experts."""
         part = self._part(weight)
         assert part is not None
         if weight.dim() == 3:
-            layers = [self._experts.layer(index, part) for index in range(len(weight))]
-            for layer, rows in zip(layers, x, strict=True):
-                self._tell(layer, rows[(rows != 0).any(-1)])  # tokens that are not routed here are zeros
-            return _stacked(layers, weight) if torch.is_grad_enabled() else weight
+            return [self._experts.layer(index, part) for index in range(len(weight))]
         whole = self._experts.__dict__["fused"].get_parameter(part)
-        layer = self._experts.layer((weight.storage_offset() - whole.storage_offset()) // whole.stride(0), part)
-        turned = (weight.stride(-1) == 1) != (func is functional.linear)
-        if min(weight.shape) > 1 and turned != isinstance(layer, Conv1D):
-            raise LowdimError(
-                f"{type(self._experts.__dict__['fused']).__name__}.{part} is not laid out as its shape and its "
-                "is_transposed say: inputs and outputs are the other way round. Leave it out with targets.exclude"
-            )
-        if self._last is None or self._last[0] is not layer or self._last[1] is not x:
-            self._last = layer, x
-            self._tell(layer, x.reshape(-1, x.shape[-1]))
-        return _as(layer.get_parameter("weight"), weight) if torch.is_grad_enabled() else weight
+        return [self._experts.layer((weight.storage_offset() - whole.storage_offset()) // whole.stride(0), part)]
 
-    def _tell(self, layer: nn.Module, rows: Tensor) -> None:
+    def _differentiable(self, weight: Tensor) -> Tensor:
+        """Return a weight as a view of the layers' own, of which gradients may be asked."""
+        own = [layer.get_parameter("weight") for layer in self._layers(weight)]
+        if weight.dim() == 2:
+            return own[0].as_strided(weight.shape, weight.stride(), weight.storage_offset())
+        views = (o.as_strided(w.shape, w.stride(), w.storage_offset()) for o, w in zip(own, weight, strict=True))
+        return torch.stack(list(views))
+
+    def _seen(self, by_linear: bool, x: Tensor, weight: Tensor, out: Tensor) -> None:
+        """Tell the layers of a product."""
+        if not self._part(weight):  # a stack that gradients flow through; nobody listens then
+            return
+        layers = self._layers(weight)
+        if weight.dim() == 3:
+            for layer, rows, made in zip(layers, x, out, strict=True):
+                routed = (rows != 0).any(-1)  # a token that is not this expert's is zeros
+                self._tell(layer, rows[routed], made[routed])
+            return
+        turned = (weight.stride(-1) == 1) != by_linear
+        if min(weight.shape) > 1 and turned != isinstance(layers[0], Conv1D):
+            raise LowdimError(
+                f"{type(self._experts.__dict__['fused']).__name__}.{self._part(weight)} is not laid out as its shape "
+                "and its is_transposed say: inputs and outputs are the other way round. Leave it out with "
+                "targets.exclude"
+            )
+        if self._last is None or self._last[0] is not layers[0] or self._last[1] is not x:
+            self._last = layers[0], x
+            self._tell(layers[0], x.reshape(-1, x.shape[-1]), out.reshape(-1, out.shape[-1]))
+
+    def _tell(self, layer: nn.Module, rows: Tensor, made: Tensor) -> None:
         if self._marked:
-            rows = rows[~rows[:, 0].isnan()]
+            real = ~rows[:, 0].isnan()
+            rows, made = rows[real], made[real]
         if len(rows):
+            layer.__dict__["forward"] = lambda _: made
             layer(rows)
 
 
-def _as(own: Tensor, weight: Tensor) -> Tensor:
-    """Return a layer's weight as the view of it that a product takes."""
-    return own.as_strided(weight.shape, weight.stride(), weight.storage_offset())
-
-
-def _stacked(layers: list[nn.Module], weight: Tensor) -> Tensor:
-    return torch.stack([_as(m.get_parameter("weight"), w) for m, w in zip(layers, weight, strict=True)])
-
-
 def _view(weight: Tensor, turned: bool) -> nn.Module:
-    """Return a layer around a weight, which passes on what it is told."""
+    """Return a layer around a weight, which is told what it computes."""
     layer: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     if turned:
         with torch.device("meta"):
             layer = Conv1D(weight.shape[1], weight.shape[0])
         layer.register_parameter("bias", None)
     layer.weight = nn.Parameter(weight, requires_grad=False)
-    layer.__dict__["forward"] = _pass_on
     return layer
-
-
-def _pass_on(x: Tensor) -> Tensor:
-    return x
 
 
 @contextmanager
@@ -189,6 +195,8 @@ def opened(block: nn.Module) -> Iterator[list[OpenExperts]]:
     lists: list[OpenExperts] = []
     try:
         for name, parts in stacks(block).items():
+            if not name:  # parameters of the block itself, which has no place to be swapped in
+                continue
             owner, _, own = name.rpartition(".")
             parent, fused = block.get_submodule(owner), block.get_submodule(name)
             lists.append(OpenExperts(fused, parts))

@@ -20,7 +20,6 @@ STREAMS = "coefficients that weigh parallel streams"
 
 _FEW = 4
 _NUMBER_OF_EXPERTS = re.compile(r"(^|_)(num|n|total)_(\w+_)?experts$")
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def numbers_of_experts(*modules: nn.Module) -> set[int]:
@@ -32,17 +31,19 @@ def numbers_of_experts(*modules: nn.Module) -> set[int]:
 def stacks(block: nn.Module) -> dict[str, list[str]]:
     """Return the modules of a block that hold a matrix per expert in one parameter, by name, with those parameters.
 
-    Such a parameter has three dimensions, the first of which is a number of experts that a module of the block, or the
-    configuration of one, states.
+    Such a parameter has three dimensions, the first of which is a number of experts: one that a module of the block or
+    the configuration of one states, or the outputs of a layer beside it that has fewer of them than inputs.
     """
     told = [*block.modules(), *(c for m in block.modules() if (c := vars(m).get("config")) is not None)]
     known = numbers_of_experts(*told)
     found: dict[str, list[str]] = {}
     for name, module in block.named_modules():
-        if not isinstance(module, _CONVOLUTIONS):
-            mine = {part: p for part, p in module._parameters.items() if p is not None and p.dim() == 3}
-            if {p.shape[0] for p in mine.values()} & known:
-                found[name] = [part for part, p in mine.items() if p.is_floating_point()]
+        mine = {part: p for part, p in module._parameters.items() if p is not None and p.dim() == 3}
+        if mine and not type(module).__module__.startswith("torch.nn."):
+            near = [*module.modules(), *block.get_submodule(name.rpartition(".")[0]).children()]
+            counts = known | {shape[0] for m in near if (shape := _shape(m)) and 1 < shape[0] <= shape[1] // 2}
+            parts = [part for part, p in mine.items() if p.shape[0] in counts and p.is_floating_point()]
+            found |= {name: parts} if parts else {}
     return found
 
 
@@ -91,7 +92,7 @@ def controls(block: nn.Module) -> dict[str, str]:
 def _shape(module: nn.Module) -> tuple[int, int] | None:
     """Return ``(out, in)`` of a module that maps a vector to a vector by a matrix of its own."""
     weight = module._parameters.get("weight")
-    if isinstance(module, (nn.Embedding, *_CONVOLUTIONS)) or weight is None or weight.dim() != 2:
+    if isinstance(module, nn.Embedding) or weight is None or weight.dim() != 2:
         return None
     out, inputs = weight.shape
     return (inputs, out) if type(module).__name__ == "Conv1D" else (out, inputs)  # that of transformers
@@ -106,7 +107,8 @@ def _mixtures(block: nn.Module, told: bool) -> Iterator[tuple[str, str, set[int]
         listed = isinstance(module, nn.ModuleList | nn.ModuleDict) and len({type(m) for m in module.children()}) == 1
         if name in stacked:
             counts = {module.get_parameter(part).shape[0] for part in stacked[name]} | said
-            yield owner, name, counts | {count + 1 for count in counts}  # one more, which skips all experts
+            inside = f"{name}." if name else ""  # the router may be a part of the module that holds the experts
+            yield name, f"{inside}<experts>", counts | {count + 1 for count in counts}  # one more, which skips them all
         elif name and listed and len(alike := list(module.children())) > 1 and any(map(_shape, alike[0].modules())):
             if not told or len(alike) in numbers_of_experts(module, block.get_submodule(owner)):
                 yield owner, name, {len(alike), len(alike) + 1, *said}

@@ -11,7 +11,7 @@ from lowdim.core.errors import RecipeError
 from lowdim.core.recipe.which import choose, matches
 from lowdim.models.walk import routers
 from lowdim.models.walk.heads import find_head
-from lowdim.models.walk.kinds import embedded, why_unknown
+from lowdim.models.walk.kinds import RAW, embedded, why_unknown
 
 _PLAIN = (
     nn.Linear,
@@ -37,7 +37,6 @@ class Weight:
         parameter: the parameter.
         dense: why it stays dense; empty if it becomes sparse.
         stacked: whether the parameter holds a matrix per expert, each of which becomes sparse by itself.
-        known: whether the kind of layer is one that can be sparse, or is never meant to be (embeddings, norms).
     """
 
     name: str
@@ -46,7 +45,6 @@ class Weight:
     parameter: nn.Parameter
     dense: str = ""
     stacked: bool = False
-    known: bool = True
 
     @property
     def inputs_first(self) -> bool:
@@ -161,8 +159,7 @@ def inventory(model: nn.Module) -> Iterator[Weight]:
             elif experts or attribute in candidates:
                 yield Weight(name, module, attribute, parameter, stacked=experts)
             else:
-                reason, known = why_unknown(module, attribute)
-                yield Weight(name, module, attribute, parameter, reason, known=known)
+                yield Weight(name, module, attribute, parameter, why_unknown(module, attribute))
 
 
 def _check_included(every: Sequence[Weight], include: Sequence[str] | None) -> None:
@@ -178,14 +175,14 @@ def _reserved(model: nn.Module, found: Sequence[Weight]) -> dict[int, str]:
     steering = routers.routers(model, told=True)
     modules = {id(model.get_submodule(name)) for name in steering}
     reserved = {id(w.parameter): routers.ROUTER for w in found if id(w.module) in modules}
-    head = find_head(model, [(w.name, w.module, w.parameter) for w in found])
+    head = find_head(model, [(w.name, w.module, w.parameter) for w in found if id(w.parameter) not in reserved])
     return reserved if head is None else reserved | {id(head[0]): head[1]}
 
 
 def _attributes(module: nn.Module) -> list[str]:
     own = [name for name, p in module._parameters.items() if p is not None]
     if isinstance(module, _RECURRENT):
-        return [name for name in own if name.startswith("weight")]
+        return [name for name in own if name.startswith("weight") and not name.endswith(RAW)]
     if isinstance(module, nn.MultiheadAttention):
         return [name for name in own if name.endswith("proj_weight")]
     if isinstance(module, _PLAIN) or type(module).__name__ == "Conv1D":  # the transposed linear layer of transformers

@@ -25,18 +25,18 @@ class Part(nn.Parameter):
     """
 
     whole: nn.Parameter
-    index: int
+    place: int
 
-    def __new__(cls, whole: nn.Parameter, index: int) -> Part:
-        """Take part ``index`` of a parameter."""
-        made = super().__new__(cls, whole.data[index], requires_grad=False)
-        made.whole, made.index = whole, index
+    def __new__(cls, whole: nn.Parameter, place: int) -> Part:
+        """Take the part at a place of the first dimension."""
+        made = super().__new__(cls, whole.data[place], requires_grad=False)
+        made.whole, made.place = whole, place
         return made
 
     @property
     def grad(self) -> Tensor | None:  # type: ignore[override]
         """The whole's gradient of this part."""
-        return None if self.whole.grad is None else self.whole.grad[self.index]
+        return None if self.whole.grad is None else self.whole.grad[self.place]
 
     @property
     def requires_grad(self) -> bool:  # type: ignore[override]
@@ -49,7 +49,8 @@ class Part(nn.Parameter):
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
         """Call a hook when the whole has its gradient."""
-        return self.whole.register_post_accumulate_grad_hook(hook)
+        handle: RemovableHandle = self.whole.register_post_accumulate_grad_hook(hook)
+        return handle
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError("a part of a parameter is not saved; save the whole")
@@ -62,4 +63,4 @@ def whole_of(parameter: nn.Parameter) -> nn.Parameter:
 
 def part_of(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
     """Return what of a tensor of the whole's shape belongs to a parameter, sharing its memory."""
-    return tensor[parameter.index] if isinstance(parameter, Part) else tensor
+    return tensor[parameter.place] if isinstance(parameter, Part) else tensor

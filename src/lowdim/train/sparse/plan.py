@@ -166,8 +166,8 @@ def _matrices(weight: Weight) -> list[Weight]:
             f"{weight.name} holds the matrices of all experts and is sharded over ranks, so that no rank has an "
             "expert's own. Train with DistributedDataParallel, or leave the experts dense: exclude"
         )
-    parts = (Part(weight.parameter, index) for index in range(len(weight.parameter)))
-    return [replace(weight, name=f"{weight.name}[{part.index}]", parameter=part) for part in parts]
+    parts = (Part(weight.parameter, place) for place in range(len(weight.parameter)))
+    return [replace(weight, name=f"{weight.name}[{part.place}]", parameter=part) for part in parts]
 
 
 def _canonical(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
