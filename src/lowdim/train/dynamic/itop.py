@@ -11,7 +11,7 @@ from lowdim.core.lazy import Lazy
 from lowdim.core.schedule import power
 from lowdim.core.settings import count, share, within
 from lowdim.train.sparse.exchange import Candidates, replace
-from lowdim.train.sparse.method import Regrows, refuse_groups
+from lowdim.train.sparse.method import Regrows, refuse_groups, written
 from lowdim.train.sparse.moment import Moment, Order
 
 if TYPE_CHECKING:
@@ -72,6 +72,9 @@ class ITOP(Regrows):
         super().__post_init__()
         if self.death != "threshold" and self.threshold is not None:
             raise RecipeError(f"threshold={self.threshold:g} is of death='threshold'; death is {self.death!r}")
+
+    def __repr__(self) -> str:
+        return written(self, {"schedule": "cosine", "threshold": None})
 
     @property
     def wants_gradient(self) -> bool:
