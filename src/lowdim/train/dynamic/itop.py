@@ -55,7 +55,7 @@ class ITOP(Regrows):
         >>> [round(ITOP().share(t, 100), 4) for t in (0, 50, 100)]
         [0.5, 0.2525, 0.005]
         >>> [round(ITOP(schedule="stepwise").share(t, None), 4) for t in (599, 600, 1200)]
-        [0.5, 0.495, 0.4901]
+        [0.5, 0.495, 0.49]
     """
 
     every: int = count(1500)
