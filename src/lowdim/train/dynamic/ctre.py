@@ -98,7 +98,7 @@ class CTRE(Periodic):
         """
         linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
         following = dict(zip(linear, [*linear[1:], None], strict=True))
-        passes = correlation.Passes(model) if self.activations == "pass" else None
+        passes = correlation.Passes(model, optimizer, self.every) if self.activations == "pass" else None
         seen = {}
         for layer in layers:
             module: Any = layer.module  # linear, as `check` has found
