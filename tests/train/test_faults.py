@@ -192,7 +192,7 @@ class TestSettings:
         weights, mask = [-5.0, *[1.0] * 19, *[0.0] * 20], [1] * 20 + [0] * 20
         runs = set()
         for seed in range(4):
-            method = NeurRev(every=1, drop=0.2, schedule="constant", rho=0.25)
+            method = NeurRev(every=1, drop=0.2, schedule="constant", rho=0.25, reading="value")
             model, training = one_row(weights, mask, method, seed=seed)
             kept = step_with(model, training, [0.0] * 20 + [1.0] * 20)
             assert not kept[0]

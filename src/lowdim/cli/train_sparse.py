@@ -40,7 +40,7 @@ def train_sparse(
     lr: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
     twins: Annotated[
         str | None,
-        typer.Option(metavar="dense,small,static|none", help="Networks trained beside it, to compare with."),
+        typer.Option(metavar="dense,small,static,resampled|none", help="Networks trained beside it, to compare with."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, masks and the order of data.")] = None,
     assignments: Annotated[

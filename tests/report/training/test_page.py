@@ -163,6 +163,35 @@ def test_ratios_that_moved_are_not_called_told_apart(facts: dict[str, Any]) -> N
     assert rules(facts)[7].state == OPEN
 
 
+def test_what_the_rules_ask_for_is_said(facts: dict[str, Any]) -> None:
+    found = {rule.number: rule for rule in rules(facts)}
+    for part in ("1,500 parameters, ", "240 kept, ", "FLOPs per example"):
+        assert part in found[1].says
+    assert "CPU kernels" in found[2].says
+    assert "tensor cores" not in found[2].says
+    assert "0.12 of the dense ones were spent, 1.2e8 of 1e9, which would train it for 25.0 epochs" in found[7].says
+    facts["recipe"]["pattern"] = "2:4"
+    assert "2:4; lowdim's CPU kernels" in rules(facts)[1].says
+    assert "tensor cores of GPUs run 2:4" in rules(facts)[1].says
+
+
+def test_resampled_masks_tell_positions_from_numbers(facts: dict[str, Any]) -> None:
+    facts["members"]["sparse"]["layers"][0]["kept"] += 1
+    facts["members"]["resampled"] = member(0.85, sparse=True, flops=1e8)
+    assert rules(facts)[7].state == MET
+    assert "layer 85%; the positions of this recipe +3.00 points" in rules(facts)[7].says
+    assert [line.role for line in lines(facts)] == ["dense", "small", "static", "resampled", "sparse"]
+    assert "Resampled" in render(facts, RUN)
+
+
+def test_the_tenth_rule_is_kept_where_other_data_are_told_apart(facts: dict[str, Any]) -> None:
+    facts["members"]["sparse"]["test"]["unlike_auroc"] = 0.75
+    assert rules(facts)[9].state == MET
+    assert "AUROC of 0.750" in rules(facts)[9].says
+    del facts["members"]["sparse"]["test"]["noisy_accuracy"]
+    assert rules(facts)[9].state == PART
+
+
 def test_how_the_sparsity_arose(facts: dict[str, Any]) -> None:
     assert "Sparse from the first step: 90% zeros throughout" in rules(facts)[2].says
     sparse = facts["members"]["sparse"]

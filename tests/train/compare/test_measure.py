@@ -50,3 +50,19 @@ def test_thirds_are_those_of_all_networks() -> None:
     hits = {"a": torch.tensor([1, 0, 1, 1, 0, 1]).bool(), "b": torch.tensor([1, 0, 0, 1, 1, 1]).bool()}
     # means: .5 9 2 0 4 2 -> order 3 0 | 2 5 | 4 1
     assert measure.by_difficulty(losses, hits) == {"a": [1.0, 1.0, 0.0], "b": [1.0, 0.5, 0.5]}
+
+
+def test_examples_of_no_class_keep_every_feature_and_lose_their_company() -> None:
+    x = torch.arange(600.0).reshape(100, 1, 2, 3)
+    split = Split(x, torch.zeros(100, dtype=torch.long))
+    one, two = measure.unlike(split, 0).x, measure.unlike(split, 0).x
+    assert torch.equal(one, two)
+    assert torch.equal(one.sort(0).values, x)
+    rows = one.flatten(1) - torch.arange(6.0)
+    assert not bool((rows == rows[:, :1]).all(1).any())
+
+
+def test_auroc_by_hand() -> None:
+    assert measure.auroc(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2])) == 1.0
+    assert measure.auroc(torch.tensor([0.5]), torch.tensor([0.5, 0.5])) == 0.5
+    assert measure.auroc(torch.tensor([0.3]), torch.tensor([0.1, 0.2, 0.3, 0.4])) == 2.5 / 4

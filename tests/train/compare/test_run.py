@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tests.train.compare.conftest import made
 
-from lowdim.core.errors import LowdimError
+from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.masks import Masks
 from lowdim.data.classification import Dataset
 from lowdim.runs.fingerprint import ResumeError
@@ -282,3 +282,21 @@ def test_an_allocation_that_counts_the_classifier_trains_it(data: Dataset, alloc
     dense = "head.weight" if allocation == "erk-plus" else "hidden1.weight"
     for layer in found["sparse"]["layers"]:
         assert (layer["kept"] == layer["size"]) == (layer["name"] == dense)
+
+
+@pytest.mark.parametrize("executor", ["masked", "csr"])
+def test_the_resampled_twin_has_the_numbers_of_the_sparse_network_at_its_end(data: Dataset, executor: str) -> None:
+    moving = {"name": "granet", "every": 2, "until": 0.5} if executor == "masked" else {"name": "rigl", "every": 4}
+    asked = recipe(twins=["resampled"], training=moving, epochs=2, executor=executor)
+    assert roles(asked) == ["sparse", "resampled"]
+    result = train(asked, data=data)
+    ours, theirs = (result.member(role) for role in ("sparse", "resampled"))  # type: ignore[arg-type]
+    kept = [{layer["name"]: layer["kept"] for layer in member["layers"]} for member in (ours, theirs)]
+    assert kept[0] == kept[1]
+    assert ours["masks"] != theirs["masks"]
+    assert theirs["updates"] == []
+    assert 0.0 <= ours["test"]["unlike_auroc"] <= 1.0
+    assert roles(recipe(twins=["resampled"], training="static")) == ["sparse"]
+    assert roles(recipe(twins=["resampled"], training="static", initialisation="snip")) == ["sparse", "resampled"]
+    with pytest.raises(RecipeError, match="'resampled' draws single weights"):
+        recipe(twins=["resampled"], pattern="2:4")

@@ -114,6 +114,20 @@ class TestPasses:
         with torch.no_grad():
             assert torch.allclose(seen.cosine(), cosine(x, model[0](x).relu()), atol=1e-5)
 
+    def test_no_more_is_held_than_an_update_looks_at(self) -> None:
+        model = mlp(64, 32, 4)
+        method = CTRE(every=2, until=0.2)
+        training = SparseTraining(model, sgd(model), sparsity=0.7, method=method, total_steps=20)
+        held = []
+        for step in range(8):
+            train(model, training.optimizer, range(step, step + 1), flat=True)
+            held.append(len(training._observers["0.weight"]._passes.inputs))
+        assert [entry["step"] for entry in training.history] == [2, 4]
+        assert held == [1, 0, 1, 0, 1, 2, 2, 2]
+        training.shake(0.5)
+        train(model, training.optimizer, range(8, 9), flat=True)
+        assert training.history[-1]["step"] == 9
+
     def test_arguments_by_name_are_run_again(self) -> None:
         class Named(nn.Module):
             def __init__(self) -> None:

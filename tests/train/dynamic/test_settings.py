@@ -11,7 +11,7 @@ from tests.train.small import hold, mlp, train
 
 from lowdim.core import registry
 from lowdim.core.errors import RecipeError
-from lowdim.train import CTRE, RigL
+from lowdim.train import CTRE, ITOP, STRNN, GraNet, NeurRev, RigL
 from lowdim.train.sparse.method import Method
 
 STEPS = 16
@@ -78,10 +78,24 @@ def test_methods_are_written_as_ever() -> None:
         "GradualMagnitude(every=100, until=0.7, start=0.0, scope='global')",
         "GraNet(every=100, until=0.7, start=0.0, scope='global', drop=0.5, floor=0.005, candidates='any')",
         "NeurRev(order='replace_step', every=100, until=0.75, drop=0.3, schedule='cosine', "
-        "candidates='any', noise=1e-05, rho=0.1)",
-        "CTRE(every=100, until=1.0, drop=0.2, mode='similarity', switch=0.5, noise=1e-05)",
+        "candidates='any', noise=1e-05, rho=0.1, reading='change')",
+        "CTRE(every=100, until=1.0, drop=0.2, mode='similarity', switch=0.5, noise=1e-05, regrow='uniform', "
+        "activations='pass')",
         "Chase(every=1000, extra=0.05, soft=0.8125, channels=0.5, channel_every=1000, "
         "channel_until=0.8125, beta=0.5, score='mean', drop=0.5, floor=0.005)",
         "SelfishRNN(every=100, until=1.0, drop=0.8, floor=0.005)",
+        "STRNN(every=100, until=1.0, drop=0.3, rule='magnitude', schedule='cosine', gates=4, regrow='normal')",
+    ]
+    before = [  # what did then what these settings do now: their checkpoints go on
+        NeurRev(reading="value"),
+        CTRE(regrow="zero", activations="training"),
+        STRNN(rule="sign-share", schedule="constant"),
+    ]
+    assert [repr(method) for method in before] == [
+        "NeurRev(order='replace_step', every=100, until=0.75, drop=0.3, schedule='cosine', "
+        "candidates='any', noise=1e-05, rho=0.1)",
+        "CTRE(every=100, until=1.0, drop=0.2, mode='similarity', switch=0.5, noise=1e-05)",
         "STRNN(every=100, until=1.0, drop=0.3, gates=4, regrow='normal')",
     ]
+    assert "begin=0.1" in repr(GraNet(begin=0.1))
+    assert "threshold=0.5" in repr(ITOP(death="threshold", threshold=0.5))

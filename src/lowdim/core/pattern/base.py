@@ -27,9 +27,11 @@ class Pattern(Word, ABC):
     Attributes:
         joint: whether the masks of a whole decoder block are chosen at once, by ``joint_masks``; such a pattern has no
             mask for a single layer.
+        runs_on: what multiplies such masks faster than dense weights, as a clause.
     """
 
     joint: ClassVar[bool] = False
+    runs_on: ClassVar[str] = "lowdim's CPU kernels, in packed checkpoints and CSR layers, run it from some sparsity on"
 
     @property
     def swept(self) -> bool:

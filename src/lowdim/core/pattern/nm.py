@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.choices import Choices
 from lowdim.core.errors import PatternError, RecipeError, clash
@@ -35,6 +35,8 @@ class NM(Pattern):
         tensor([[1, 1, 0, 0],
                 [1, 0, 1, 0]], dtype=torch.int32)
     """
+
+    runs_on: ClassVar[str] = f"{Pattern.runs_on}; the sparse tensor cores of GPUs run 2:4, and no other"
 
     keep: int = 2
     group: int = 4

@@ -29,6 +29,7 @@ class Structured(Pattern):
     """
 
     joint: ClassVar[bool] = True
+    runs_on: ClassVar[str] = "any device runs it, once what is removed is cut out"
 
     heads: bool = True
     channels: bool = True

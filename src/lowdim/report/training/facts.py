@@ -16,6 +16,7 @@ HINTS = {
     "dense": "the same network, no masks",
     "small": "dense, as few parameters",
     "static": "random ERK masks that stand still",
+    "resampled": "random masks with its layers' numbers",
     "sparse": "this recipe",
 }
 
@@ -117,6 +118,7 @@ def verdict(facts: Json) -> str:
         "dense": "the dense network {}",
         "small": "a dense one of as few parameters {}",
         "static": "random masks that stand still {}",
+        "resampled": "random masks with as many weights in each layer {}",
     }
     others = [
         phrase.format(f"{100 * found[role]['test']['accuracy']:.1f}%")

@@ -12,7 +12,7 @@ from lowdim.report.pruning.figures import Picture
 from lowdim.report.training.facts import members, title
 
 Json = Mapping[str, Any]
-TONES = {"dense": "muted", "small": "faint", "static": "orange", "sparse": "blue"}
+TONES = {"dense": "muted", "small": "faint", "static": "orange", "resampled": "faint", "sparse": "blue"}
 
 
 def pictures(facts: Json) -> list[Picture]:
@@ -27,7 +27,7 @@ def _curves(facts: Json, measure: str) -> list[Track]:
             title(role, facts),
             [(point["epoch"], point[measure]) for point in member["curve"]],
             TONES[role],
-            role == "small",
+            role in ("small", "resampled"),
         )
         for role, member in members(facts).items()
         if len(member["curve"]) > 1

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lowdim.core import pattern as patterns
 from lowdim.report.draw import words
 from lowdim.report.training.facts import members, points
 
@@ -48,30 +49,29 @@ def _accuracy(member: Json) -> str:
     return words.percent(member["test"]["accuracy"], 2)
 
 
+def _flops(member: Json) -> str:
+    return f"{words.number(member['costs']['inference_flops'])} FLOPs per example"
+
+
 def _dense(facts: Json) -> tuple[str, str]:
     found = members(facts)
     sparse = found["sparse"]
     said = [
-        f"{name} {_accuracy(found[role])} ({found[role]['parameters']:,} parameters)"
+        f"{name} {_accuracy(found[role])} ({found[role]['parameters']:,} parameters, {_flops(found[role])})"
         for role, name in (("dense", "dense"), ("small", "small dense"))
         if role in found
     ]
     state = (OPEN, PART, MET)[len(said)]
-    text = "; ".join([*said, f"sparse {_accuracy(sparse)} ({sparse['kept']:,} kept)"])
+    text = "; ".join([*said, f"sparse {_accuracy(sparse)} ({sparse['kept']:,} kept, {_flops(sparse)})"])
     return state, f"{text}."
 
 
 def _pattern(facts: Json) -> tuple[str, str]:
-    pattern = words.clean(facts["recipe"].get("pattern", ""))
+    pattern = patterns.parse(facts["recipe"].get("pattern", "unstructured"))
+    name = f"Pattern: {words.clean(str(pattern))}; {pattern.runs_on}."
     if facts["execution"] == "csr":
-        return (
-            MET,
-            f"Pattern: {pattern}. Executed by lowdim's CSR layers on a CPU, which multiply kept weights alone.",
-        )
-    return (
-        MET,
-        f"Pattern: {pattern}. Executed as masks over dense weights, which no device runs faster for their zeros.",
-    )
+        return MET, f"{name} Executed by lowdim's CSR layers on a CPU, which multiply kept weights alone."
+    return MET, f"{name} Executed as masks over dense weights, which no device runs faster for their zeros."
 
 
 def _arose(facts: Json) -> tuple[str, str]:
@@ -135,12 +135,24 @@ def _budget(facts: Json) -> tuple[str, str]:
     text += f" {words.plural(skipped, 'update')} skipped for gradients that were not finite." if skipped else ""
     if "dense" not in found:
         return PART, f"{text} No dense budget to match."
-    share = found["sparse"]["costs"]["training_flops"] / found["dense"]["costs"]["training_flops"]
-    return MET, f"{text} Epochs are equal, FLOPs are not: {share:.2f} of the dense ones were spent."
+    spent, dense = (found[role]["costs"]["training_flops"] for role in ("sparse", "dense"))
+    return (
+        MET,
+        f"{text} Epochs are equal, FLOPs are not: {spent / dense:.2f} of the dense ones were spent, "
+        f"{words.number(spent)} of {words.number(dense)}, which would train it for "
+        f"{facts['recipe']['epochs'] * dense / spent:.1f} epochs.",
+    )
 
 
 def _ratios(facts: Json) -> tuple[str, str]:
     found = members(facts)
+    if "resampled" in found:
+        gain = found["sparse"]["test"]["accuracy"] - found["resampled"]["test"]["accuracy"]
+        return (
+            MET,
+            f"Random masks with as many weights in every layer {_accuracy(found['resampled'])}; the positions of this "
+            f"recipe {points(gain)} points.",
+        )
     if "static" not in found:
         return OPEN, "There is no random mask to compare with."
     counts = [{layer["name"]: layer["kept"] for layer in found[role]["layers"]} for role in ("static", "sparse")]
@@ -149,7 +161,7 @@ def _ratios(facts: Json) -> tuple[str, str]:
     return (
         OPEN,
         "This network spreads its weights over the layers in another way than the static twin: positions and ratios "
-        "are not told apart. Train its final ratios at random, with allocation set to them and training: static.",
+        "are not told apart. Add resampled to twins, which trains its final ratios at random.",
     )
 
 
@@ -165,4 +177,9 @@ def _beyond(facts: Json) -> tuple[str, str]:
     if "noisy_accuracy" in test:
         said.append(f"{words.percent(test['noisy_accuracy'])} right under noise")
     said.append(f"{words.percent(test['by_difficulty'][-1])} of the hardest third")
-    return PART, f"{'; '.join(said)}. Data of another distribution: not measured."
+    if "unlike_auroc" not in test:
+        return PART, f"{'; '.join(said)}. Data of another distribution: not measured."
+    said.append(
+        f"examples with shuffled features are told by its confidence with an AUROC of {test['unlike_auroc']:.3f}"
+    )
+    return (MET if "noisy_accuracy" in test else PART), f"{'; '.join(said)}."

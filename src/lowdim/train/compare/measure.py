@@ -53,6 +53,25 @@ def noisy(split: Split, seed: int) -> Split:
     return Split(split.x + NOISE * torch.randn(split.x.shape, generator=generator(seed, "measure", "noise")), split.y)
 
 
+def unlike(split: Split, seed: int) -> Split:
+    """Return examples of no class: every feature is taken from an example of its own, drawn for it."""
+    features = split.x.flatten(1)
+    order = torch.rand(features.shape, generator=generator(seed, "measure", "unlike")).argsort(0)
+    return Split(features.gather(0, order).reshape(split.x.shape), split.y)
+
+
+def auroc(high: Tensor, low: Tensor) -> float:
+    """Return how likely one of ``high`` is above one of ``low``, ties counting half.
+
+    Example:
+        >>> auroc(torch.tensor([0.9, 0.5]), torch.tensor([0.5, 0.1]))
+        0.875
+    """
+    ordered = low.sort().values
+    below, upto = (torch.searchsorted(ordered, high, right=right).double() for right in (False, True))
+    return float(((below + upto) / 2).mean() / len(low))
+
+
 def test(net: nn.Module, split: Split, seed: int) -> tuple[Answers, dict[str, float]]:
     """Measure a finished network once on examples that nothing was chosen on."""
     outcome = answer(net, split)
@@ -63,7 +82,8 @@ def test(net: nn.Module, split: Split, seed: int) -> tuple[Answers, dict[str, fl
     }
     if split.x.is_floating_point():
         found["noisy_accuracy"] = answer(net, noisy(split, seed)).accuracy
-    return outcome, found
+    odd = answer(net, unlike(split, seed)).confidences
+    return outcome, found | {"unlike_auroc": auroc(outcome.confidences, odd)}
 
 
 def by_difficulty(losses: Mapping[str, Tensor], hits: Mapping[str, Tensor]) -> dict[str, list[float]]:

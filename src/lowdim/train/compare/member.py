@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lowdim.core.allocation import ERK, Allocation, parse
-from lowdim.core.random import generator
+from lowdim.core.random import derive_seed, generator
 from lowdim.data.classification import Dataset
 from lowdim.models.small.nets import Net
 from lowdim.models.walk.blocks import evaluating
@@ -21,21 +21,26 @@ from lowdim.nn.csr.swap import sparse_
 from lowdim.train.compare import measure
 from lowdim.train.compare.recipe import TrainingRecipe
 from lowdim.train.dynamic.static import Static
+from lowdim.train.initial.random import draw_counts
 from lowdim.train.loop import Loop
 from lowdim.train.sparse.measured import measured
 from lowdim.train.sparse.training import SparseTraining
 
-Role = Literal["dense", "small", "static", "sparse"]
+Role = Literal["dense", "small", "static", "resampled", "sparse"]
+
+_MASKED = ("static", "resampled", "sparse")
 
 
 def roles(recipe: TrainingRecipe) -> list[Role]:
-    """Return what is trained, in this order: the twins asked for, then the sparse network.
+    """Return what is trained, in this order: the twins asked for, the sparse network, what is made of its numbers.
 
-    A static twin is left out where the run itself is one.
+    A static twin is left out where the run itself is one, resampled masks where they would be drawn as its own were.
     """
     itself = not recipe.training.moves and parse(recipe.allocation) == ERK() and recipe.initialisation is None
     twins: list[Role] = [role for role in ("dense", "small", "static") if role in recipe.twins]
-    return [*(twin for twin in twins if twin != "static" or not itself), "sparse"]
+    drawn = not recipe.training.moves and recipe.initialisation is None
+    after: list[Role] = ["resampled"] if "resampled" in recipe.twins and not drawn else []
+    return [*(twin for twin in twins if twin != "static" or not itself), "sparse", *after]
 
 
 def takes_classifier(recipe: TrainingRecipe) -> bool:
@@ -60,22 +65,32 @@ class Member:
 
     Args:
         role: "sparse" is what the recipe asks for; "dense" has the same weights at the start and no masks; "small" is
-            dense and has at most the parameters that the sparse one keeps; "static" has random ERK masks that stand.
+            dense and has at most the parameters that the sparse one keeps; "static" has random ERK masks that stand,
+            "resampled" random masks of given numbers.
         recipe: of the run.
         data: what it is trained on.
         device: where.
+        counts: weights that each layer of "resampled" keeps, by name.
     """
 
-    def __init__(self, role: Role, recipe: TrainingRecipe, data: Dataset, device: torch.device) -> None:
+    def __init__(
+        self,
+        role: Role,
+        recipe: TrainingRecipe,
+        data: Dataset,
+        device: torch.device,
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
         self.role, self.recipe, self.data, self.device = role, recipe, data, device
+        self._counts = counts or {}
         self.settings = self._settings()
         self.net = self.settings.build(data, recipe.seed).to(device)
         self.steps = steps_per_epoch(recipe, data) * recipe.epochs
         self.sparsity = None
-        if role in ("static", "sparse") and recipe.executor == "csr":
+        if role in _MASKED and recipe.executor == "csr":
             self._store_sparsely()
         self.optimizer = self._optimizer()
-        if role in ("static", "sparse"):
+        if role in _MASKED:
             self.sparsity = self._sparsity()
             with evaluating(self.net), torch.no_grad():
                 self.net(self._first_batch()[0][:2])  # what a method looks for in the network, it finds or misses now
@@ -119,10 +134,12 @@ class Member:
     def _sparsity(self) -> SparseTraining:
         recipe = self.recipe
         static = self.role == "static"
-        method = Static() if static else recipe.training
-        start = None if static else self._start()
+        method = Static() if self.role != "sparse" else recipe.training
         if any(isinstance(module, CSRLinear) for module in self.net.modules()):
             return SparseTraining(self.net, self.optimizer, method=method, total_steps=self.steps, seed=recipe.seed)
+        if self.role == "resampled":
+            return SparseTraining(self.net, self.optimizer, method=method, seed=recipe.seed, masks=self._resampled())
+        start = None if static else self._start()
         return SparseTraining(
             self.net,
             self.optimizer,
@@ -136,6 +153,11 @@ class Member:
             pattern=recipe.pattern,
             masks=start,
         )
+
+    def _resampled(self) -> dict[str, Tensor]:
+        """Return masks with the given numbers, drawn anew."""
+        shapes = {name: tuple(weight.shape) for name, weight in chosen(self.recipe, self.net).items()}
+        return draw_counts(shapes, self._counts, derive_seed(self.recipe.seed, "resampled"))
 
     def _first_batch(self) -> tuple[Tensor, Tensor]:
         return self._batch(self._order(0)[: self.recipe.batch])

@@ -14,7 +14,7 @@ from lowdim.core.recipe import Count, Document, Section, Seed, Share, Strings, f
 from lowdim.data import classification
 from lowdim.models.small import nets
 
-TWINS = ("dense", "small", "static")
+TWINS = ("dense", "small", "static", "resampled")
 
 
 class Data(Section):
@@ -107,7 +107,8 @@ class TrainingRecipe(Document):
         optimizer: a name, or see `Optimizer`.
         twins: networks trained beside it, in the same order of data: "dense", from the same weights; "small", dense
             with at most as many parameters as the sparse network keeps; "static", random masks spread by ERK that
-            stand still, from the same weights.
+            stand still, from the same weights; and, if it is asked for, "resampled", random masks with as many weights
+            in each layer as the sparse network ends with, which tells what their positions are worth.
         seed: of the weights, the masks and the order of the data.
         device: "auto" takes a GPU if there is one.
 
@@ -153,7 +154,7 @@ class TrainingRecipe(Document):
     epochs: Count = 5
     batch: Count = 128
     optimizer: Annotated[Optimizer, BeforeValidator(_named)] = Optimizer()
-    twins: Annotated[tuple[str, ...], BeforeValidator(_names)] = TWINS
+    twins: Annotated[tuple[str, ...], BeforeValidator(_names)] = TWINS[:3]
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -193,6 +194,10 @@ class TrainingRecipe(Document):
             raise RecipeError("batch 1 leaves batch norm nothing to average. Use a larger batch, or net.norm: none.")
         if self.net.name == "conv" and not self.include:
             self._check_inputs()
+        if "resampled" in self.twins and patterns.parse(self.pattern) != patterns.Unstructured():
+            raise RecipeError(
+                f"twin 'resampled' draws single weights, which pattern {self.pattern!r} does not allow. Leave it out."
+            )
         if self.executor == "csr":
             self._check_csr()
         spread = self.initialisation and not self.training.changes_density

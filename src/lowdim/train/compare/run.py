@@ -106,8 +106,12 @@ def _run(recipe: TrainingRecipe, data: Dataset, store: Store | None, progress: P
     device = torch.device("cuda" if recipe.device == "cuda" or free else "cpu")
     finished = {role: done for role in roles(recipe) if store and (done := store.get(f"{role}{DONE}"))}
     # All are made, and what cannot be is refused, before one is trained.
-    for member in [Member(role, recipe, data, device) for role in roles(recipe) if role not in finished]:
+    left = [role for role in roles(recipe) if role not in finished]
+    for member in [Member(role, recipe, data, device) for role in left if role != "resampled"]:
         finished[member.role] = _trained(member, store, progress)
+    if "resampled" in left:
+        counts = {layer["name"]: layer["kept"] for layer in finished["sparse"]["facts"]["layers"]}
+        finished["resampled"] = _trained(Member("resampled", recipe, data, device, counts), store, progress)
     facts = results.gather(recipe, data, finished)
     run = {
         "stages": [{"name": TITLES[role], "seconds": round(d["seconds"], 3)} for role, d in finished.items()],

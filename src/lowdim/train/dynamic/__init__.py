@@ -81,12 +81,7 @@ register(
     year=2023,
 )
 register(
-    _T,
-    "selfish-rnn",
-    f"{_HERE}.selfish:SelfishRNN",
-    title="Selfish Sparse RNN Training",
-    arxiv="2101.09048",
-    year=2021,
+    _T, "selfish-rnn", f"{_HERE}.selfish:SelfishRNN", title="Selfish Sparse RNN Training", arxiv="2101.09048", year=2021
 )
 register(
     _T,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,30 +10,50 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from lowdim.core.errors import LowdimError
 from lowdim.models.walk.blocks import evaluating
+from lowdim.train.ride import Ride, Rider
 from lowdim.train.sparse.distributed import local
 
 
-class Passes:
+class Passes(Rider):
     """The inputs of a model's training passes since the last mask update, to run it over them again.
 
     Args:
         model: whose own forward pass is watched.
+        optimizer: that trains it.
+        every: steps whose inputs are held at most, for the time when no more updates come.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self.inputs: list[Any] = []
+    def __init__(self, model: nn.Module, optimizer: Optimizer, every: int) -> None:
+        self._model, self._every = model, every
+        self.inputs: list[tuple[int, Any]] = []
+        self._ride = Ride.board(optimizer, self)
         self.running, self._done = False, False
         self._clear: list[Callable[[], None]] = []
         self._handle = model.register_forward_pre_hook(self._keep, with_kwargs=True)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the ride behind where a watched model is copied or pickled."""
+        return {name: value for name, value in vars(self).items() if name != "_ride"}
+
     def _keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if module.training and not self.running:
-            self.inputs.append(tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, (args, kwargs)))
+            held = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, (args, kwargs))
+            self.inputs.append((self.step, held))
+            self._done = False
+
+    def gradients(self, step: int) -> bool:
+        """Leave them as they are."""
+        return False
+
+    def stepped(self, step: int) -> None:
+        """Forget what is older than the steps of an update."""
+        if self.inputs and self.inputs[0][0] < step - self._every:
+            self.inputs = [(seen, held) for seen, held in self.inputs if seen >= step - self._every]
             self._done = False
 
     def feed(self, clear: Callable[[], None]) -> None:
@@ -50,19 +70,28 @@ class Passes:
         self.running = True
         try:
             with evaluating(self._model):
-                for args, kwargs in self.inputs:
+                for _, (args, kwargs) in self.inputs:
                     self._model(*args, **kwargs)
         finally:
             self.running = False
         self._done = True
 
     def load(self, inputs: list[Any]) -> None:
-        """Take the inputs of another's; none to forget them."""
-        self.inputs, self._done = list(inputs), False
+        """Take inputs, as if they had just been seen; none to forget them."""
+        self.inputs, self._done = [(self.step, held) for held in inputs], False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is held."""
+        return {"inputs": [held for _, held in self.inputs]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what a ``state_dict`` held."""
+        self.load(state["inputs"])
 
     def remove(self) -> None:
         """Take the hook off."""
         self._handle.remove()
+        self._ride.leave(self)
 
 
 class Correlation:
@@ -174,14 +203,14 @@ class Correlation:
     def state_dict(self) -> dict[str, Any]:
         """Return the sums."""
         sums = {"cross": self._cross, "out": self._out, "in": self._in}
-        held = [] if self._passes is None else list(self._passes.inputs)
-        return {"seen": self._seen, "inputs": held} | {name: total.clone() for name, total in sums.items()}
+        held = {} if self._passes is None else self._passes.state_dict()
+        return {"seen": self._seen} | held | {name: total.clone() for name, total in sums.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the sums of a ``state_dict``."""
         self._seen = state["seen"]
         if self._passes is not None:
-            self._passes.load(state["inputs"])
+            self._passes.load_state_dict(state)
         self._cross.copy_(state["cross"])
         self._out.copy_(state["out"])
         self._in.copy_(state["in"])

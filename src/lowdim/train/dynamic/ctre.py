@@ -11,7 +11,7 @@ from lowdim.core.lazy import Lazy, torch
 from lowdim.core.settings import share
 from lowdim.core.transition import member, union, whole
 from lowdim.train.sparse.exchange import Regrow, initial_values, kept
-from lowdim.train.sparse.method import Periodic, refuse_groups
+from lowdim.train.sparse.method import Periodic, refuse_groups, written
 from lowdim.train.sparse.moment import Moment
 
 if TYPE_CHECKING:
@@ -66,6 +66,9 @@ class CTRE(Periodic):
     regrow: Regrow = "uniform"
     activations: Literal["pass", "training"] = "pass"
 
+    def __repr__(self) -> str:
+        return written(self, {"regrow": "zero", "activations": "training"})
+
     @property
     def needs_total(self) -> bool:  # type: ignore[override]
         """Only the sequential mode knows how long a run is."""
@@ -94,7 +97,7 @@ class CTRE(Periodic):
         """
         linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
         following = dict(zip(linear, [*linear[1:], None], strict=True))
-        passes = correlation.Passes(model) if self.activations == "pass" else None
+        passes = correlation.Passes(model, optimizer, self.every) if self.activations == "pass" else None
         seen = {}
         for layer in layers:
             module: Any = layer.module  # linear, as `check` has found

@@ -12,7 +12,7 @@ from lowdim.core.lazy import Lazy
 from lowdim.core.schedule import power
 from lowdim.core.settings import share, within
 from lowdim.train.sparse.exchange import shrink
-from lowdim.train.sparse.method import Periodic
+from lowdim.train.sparse.method import Periodic, written
 from lowdim.train.sparse.moment import Moment
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ class GradualMagnitude(Periodic):
         super().__post_init__()
         if self.begin and self.begin >= self.until:
             raise RecipeError(f"begin must be below until, {self.until:g}; got {self.begin:g}")
+
+    def __repr__(self) -> str:
+        return written(self, {"begin": 0.0})
 
     def check_length(self, total: int | None) -> None:
         """Refuse a run with no update between its beginning and its end as well."""

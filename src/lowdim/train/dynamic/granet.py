@@ -12,7 +12,7 @@ from lowdim.train.sparse.method import Regrows
 from lowdim.train.sparse.moment import Moment
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GraNet(GradualMagnitude, Regrows):
     """Every ``every`` steps: gradual magnitude pruning, then as many weights drop and grow as zeta_t says.
 

@@ -11,7 +11,7 @@ from lowdim.core.lazy import Lazy
 from lowdim.core.schedule import power
 from lowdim.core.settings import count, share, within
 from lowdim.train.sparse.exchange import Candidates, replace
-from lowdim.train.sparse.method import Regrows, refuse_groups
+from lowdim.train.sparse.method import Regrows, refuse_groups, written
 from lowdim.train.sparse.moment import Moment, Order
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ITOP(Regrows):
         >>> [round(ITOP().share(t, 100), 4) for t in (0, 50, 100)]
         [0.5, 0.2525, 0.005]
         >>> [round(ITOP(schedule="stepwise").share(t, None), 4) for t in (599, 600, 1200)]
-        [0.5, 0.495, 0.4901]
+        [0.5, 0.495, 0.49]
     """
 
     every: int = count(1500)
@@ -71,6 +71,9 @@ class ITOP(Regrows):
         super().__post_init__()
         if self.death != "threshold" and self.threshold is not None:
             raise RecipeError(f"threshold={self.threshold:g} is of death='threshold'; death is {self.death!r}")
+
+    def __repr__(self) -> str:
+        return written(self, {"schedule": "cosine", "threshold": None})
 
     @property
     def wants_gradient(self) -> bool:  # type: ignore[override]

@@ -13,6 +13,7 @@ from lowdim.core.settings import share
 from lowdim.core.transition import drop_lowest, member, whole
 from lowdim.train.dynamic.rigl import RigL
 from lowdim.train.sparse.exchange import exchange, magnitudes
+from lowdim.train.sparse.method import written
 from lowdim.train.sparse.moment import Moment
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ class NeurRev(RigL):
 
     rho: float = share(0.1)
     reading: Literal["change", "value"] = "change"
+
+    def __repr__(self) -> str:
+        return written(self, {"reading": "value"})
 
     def check(self, layers: Sequence[SparseLayer]) -> None:
         """Refuse blocks as well, whose norms have no sign."""

@@ -14,7 +14,7 @@ from lowdim.core.schedule import cosine
 from lowdim.core.settings import count, share
 from lowdim.core.transition import draw, drop_by_sign, drop_lowest
 from lowdim.train.sparse.exchange import Regrow, initial_values
-from lowdim.train.sparse.method import Periodic
+from lowdim.train.sparse.method import Periodic, written
 from lowdim.train.sparse.moment import Moment
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ class STRNN(Periodic):
     schedule: Literal["cosine", "constant"] = "cosine"
     gates: int = count(4, why="LSTM 4, GRU 3")
     regrow: Regrow = "normal"
+
+    def __repr__(self) -> str:
+        return written(self, {"rule": "sign-share", "schedule": "constant"})
 
     @property
     def needs_total(self) -> bool:  # type: ignore[override]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lowdim.core.allocation import counts_for
+from lowdim.core.allocation import counts_for, parse
 from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
 from lowdim.core.settings import Settings, check_sparsity
@@ -135,6 +135,21 @@ class Initialisation(Settings, ABC):
     @abstractmethod
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
         """Return the masks."""
+
+
+class Allocated(Initialisation):
+    """Chooses masks with as many weights in each layer as an allocation gives it.
+
+    Attributes:
+        allocation: the name of an allocation of shapes alone, the object, or a sparsity for every layer by name.
+    """
+
+    allocation: Any
+
+    @property
+    def takes_classifier(self) -> bool:
+        """Whether the allocation counts the classifier."""
+        return parse(self.allocation).takes_classifier
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lowdim.core.allocation import parse
 from lowdim.core.budget import apportion
 from lowdim.core.lazy import torch
 from lowdim.core.random import derive_seed, generator
 from lowdim.core.settings import count, share, within
-from lowdim.train.initial.base import Initialisation, Start
+from lowdim.train.initial.base import Allocated, Start
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -20,7 +19,7 @@ Solver = Literal["greedy", "milp"]
 
 
 @dataclass(frozen=True)
-class NPB(Initialisation):
+class NPB(Allocated):
     """Balances effective nodes and effective paths, layer by layer, knowing the weights' places alone.
 
     With every weight 1, P_i is the number of paths that arrive at input i of a layer of C_in inputs and C_out outputs,
@@ -63,11 +62,6 @@ class NPB(Initialisation):
     allocation: Any = "erk"
     solver: Solver = "greedy"
     chunk: int | None = count(None)
-
-    @property
-    def takes_classifier(self) -> bool:
-        """Whether the allocation counts the classifier."""
-        return parse(self.allocation).takes_classifier
 
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
         """Return the masks."""

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lowdim.core.allocation import parse
 from lowdim.core.random import derive_seed
 from lowdim.core.settings import count
-from lowdim.train.initial.base import Initialisation, Start, shapes_of
+from lowdim.train.initial.base import Allocated, Start, shapes_of
 from lowdim.train.initial.random import draw_counts
 
 if TYPE_CHECKING:
@@ -19,16 +18,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sampled(Initialisation):
+class Sampled(Allocated):
     """Draws ``samples`` random masks by an allocation and picks among them."""
 
     allocation: Any = "erk"
     samples: int = count(10)
-
-    @property
-    def takes_classifier(self) -> bool:
-        """Whether the allocation counts the classifier."""
-        return parse(self.allocation).takes_classifier
 
     @abstractmethod
     def pick(self, start: Start, drawn: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lowdim.core.allocation import counts_for, parse
+from lowdim.core.allocation import counts_for
 from lowdim.core.lazy import torch
 from lowdim.core.random import generator
 from lowdim.core.transition import draw
-from lowdim.train.initial.base import Initialisation, Start, shapes_of
+from lowdim.train.initial.base import Allocated, Start, shapes_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class RandomMasks(Initialisation):
+class RandomMasks(Allocated):
     """Each layer keeps its share of the budget, at positions drawn uniformly: exactly that many.
 
     The baseline that every other mask has to beat. The authors' code keeps each weight with probability d_l
@@ -37,11 +37,6 @@ class RandomMasks(Initialisation):
     """
 
     allocation: Any = "erk"
-
-    @property
-    def takes_classifier(self) -> bool:
-        """Whether the allocation counts the classifier."""
-        return parse(self.allocation).takes_classifier
 
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
         """Draw masks on the weights' devices."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lowdim.core.errors import RecipeError
@@ -194,6 +194,13 @@ class Regrows(Periodic):
         for layer in moment.awake:
             count = math.ceil(fraction * layer.kept - 1e-9)
             replace(moment, layer, count, drop, grow, self.candidates)
+
+
+def written(method: Method, before: Mapping[str, Any]) -> str:
+    """Return a method as checkpoints hold it, without settings that are what they were ``before`` they had a name."""
+    shown = {field.name: getattr(method, field.name) for field in fields(method)}
+    told = [f"{name}={value!r}" for name, value in shown.items() if name not in before or value != before[name]]
+    return f"{type(method).__name__}({', '.join(told)})"
 
 
 def refuse_groups(layers: Sequence[SparseLayer], setting: str, remedy: str) -> None:
