@@ -37,7 +37,7 @@ EXPORTS = {
     "train",
 }
 
-NOT_IMPORTED = {"gguf", "sentencepiece", "protobuf"}
+NOT_IMPORTED = {"sentencepiece", "protobuf"}
 """Dependencies that transformers imports on lowdim's behalf."""
 
 IMPORT_NAMES = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.statistics import InputStatistics
-from lowdim.models.walk.layers import Layer
+from lowdim.models.structure.layers import Layer
 from lowdim.prune.bench import Outcome
 from lowdim.prune.budgets import Budget
 from lowdim.prune.engine import Engine

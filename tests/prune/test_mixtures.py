@@ -17,7 +17,7 @@ from lowdim.core.registry import names
 from lowdim.evaluate.inspect import inspect
 from lowdim.infer.sparse.load import load as load_sparse
 from lowdim.models.load import load, quiet
-from lowdim.models.walk.routers import inputs_first, stacks
+from lowdim.models.structure.routers import inputs_first, stacks
 from lowdim.prune.api import prune
 
 KINDS = ["mixtral", "qwen2-moe", "qwen3-moe", "olmoe", "deepseek-v3", "gpt-oss", "llama4", "jetmoe", "nemotron-h"]

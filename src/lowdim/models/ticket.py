@@ -34,7 +34,7 @@ def _named(model: torch.nn.Module) -> dict[str, tuple[str, torch.Tensor]]:
 
     Of a truly sparse layer the dense weight is made, in the place of its values.
     """
-    from lowdim.models.walk.selection import plain_name
+    from lowdim.models.structure.selection import plain_name
 
     sparse = _truly_sparse(model)
     first: dict[int, str] = {}

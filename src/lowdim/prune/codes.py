@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowdim.core.quantize import Grid, Quantized, spread
 from lowdim.models.disk.packed import Form, Packed, pack_levels
-from lowdim.models.walk.layers import Layer
+from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.stream import Stream
 
 

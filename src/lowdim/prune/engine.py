@@ -11,7 +11,7 @@ from lowdim.core.quantize import least_scale
 from lowdim.core.score import Evidence
 from lowdim.core.score.base import GRADIENT
 from lowdim.core.statistics import InputStatistics
-from lowdim.models.walk.layers import Layer
+from lowdim.models.structure.layers import Layer
 from lowdim.prune.bench import Bench, Outcome, Work
 from lowdim.prune.budgets import Budget
 from lowdim.prune.recipe import Recipe

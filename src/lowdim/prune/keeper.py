@@ -20,7 +20,7 @@ from lowdim.models.disk.packed import Packed, kept, pack, packed_bytes
 from lowdim.models.disk.packed_header import STEM, lay_out
 from lowdim.models.disk.shard import Stored
 from lowdim.models.disk.writer import Writer, shard_name
-from lowdim.models.walk.layers import Layer
+from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.stream import Block
 from lowdim.prune.bench import Outcome
 from lowdim.prune.codes import stored_codes

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from lowdim.core.statistics import InputStatistics
+from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.calls import Activation
 from lowdim.models.walk.collect import Collector
-from lowdim.models.walk.layers import Layer
 from lowdim.models.walk.stream import Block
 from lowdim.prune.bench import Outcome
 from lowdim.prune.engine import Engine

@@ -5,8 +5,8 @@ from lowdim.merge.soup import Soup as Soup
 from lowdim.models.channels.graph import find_channels as find_channels
 from lowdim.models.channels.slice import slice_channels as slice_channels
 from lowdim.models.norms import refresh_norm as refresh_norm
+from lowdim.models.structure.selection import select as select
 from lowdim.models.ticket import Ticket as Ticket
-from lowdim.models.walk.selection import select as select
 from lowdim.nn.csr.linear import CSRLinear as CSRLinear
 from lowdim.nn.csr.swap import sparse_ as sparse_
 from lowdim.train.dynamic.chase import Chase as Chase

@@ -21,8 +21,8 @@ from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.ops import GradientError
 from lowdim.infer.sparse.storage import KINDS
 from lowdim.models.load import quiet
+from lowdim.models.structure.routers import ROUTER
 from lowdim.models.walk.experts import ExpertList
-from lowdim.models.walk.routers import ROUTER
 
 TOKENS = torch.arange(12)[None] + 3
 GENERATING = ["llama", "qwen2", "qwen3", "gpt2", "gemma3", "mixtral", "qwen3-moe"]

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError
 from lowdim.data.batch import Batch
+from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.calls import Activation
 from lowdim.models.walk.collect import Collector
-from lowdim.models.walk.layers import Layer
 from lowdim.models.walk.stream import Block, Stream
 
 GROUPS = {

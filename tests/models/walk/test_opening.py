@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lowdim.core.errors import LowdimError
-from lowdim.models.walk.layers import find_layers
+from lowdim.models.structure.layers import find_layers
+from lowdim.models.structure.routers import stacks
 from lowdim.models.walk.opening import OpenExperts, opened
-from lowdim.models.walk.routers import stacks
 
 STACKED = [kind for kind in CONFIGS if kind != "dbrx"]  # whose experts share one matrix
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from lowdim.core import registry
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.masks import Masks
-from lowdim.models.walk.routers import stacks
+from lowdim.models.structure.routers import stacks
 from lowdim.nn.csr.swap import sparse_
 from lowdim.train import SET, Method, RandomMasks, RigL, SparseTraining, Static
 

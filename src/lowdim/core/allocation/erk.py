@@ -82,7 +82,7 @@ class ERKPlus(AroundEnds):
     """ERK with the classifier at a density of its own, the others sparser by as much.
 
     The classifier is part of the budget, and becomes one of the sparse layers even where it would stay dense by
-    default; see `lowdim.models.walk.selection.ends`.
+    default; see `lowdim.models.structure.selection.ends`.
 
     Args:
         classifier_density: share of its weights the classifier keeps.

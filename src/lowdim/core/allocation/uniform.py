@@ -31,9 +31,9 @@ class UniformPlus(AroundEnds):
     """Keep the first layer dense and the classifier at a density of 0.2 or more; the others share one density.
 
     The classifier is set to 0.2 when the target density D is below that, and is one of the others when not; it is
-    part of the budget even where it would stay dense by default, see `lowdim.models.walk.selection.ends`. The others
-    get (D * N - fixed weights) / (weights of the others). The authors' code divides by N instead, which misses the
-    target.
+    part of the budget even where it would stay dense by default, see `lowdim.models.structure.selection.ends`. The
+    others get (D * N - fixed weights) / (weights of the others). The authors' code divides by N instead, which misses
+    the target.
 
     Paper: "The Unreasonable Effectiveness of Random Pruning", arXiv 2202.02643.
 

@@ -13,7 +13,7 @@ from lowdim.core.allocation import Global, LayerInfo, ScannedLayer
 from lowdim.core.random import generator
 from lowdim.core.topk import keep_top
 from lowdim.evaluate.errors import EvaluationError
-from lowdim.models.walk.layers import Layer
+from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.stream import Stream
 
 

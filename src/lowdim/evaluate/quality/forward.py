@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lowdim.data.batch import Batch
 from lowdim.data.calibration import check_context
 from lowdim.data.tokens import check_vocabulary
-from lowdim.models.walk.blocks import evaluating
+from lowdim.models.structure.blocks import evaluating
 from lowdim.models.walk.inputs import model_inputs
 
 Forward = Callable[[Sequence[Batch]], Iterator[Tensor]]

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -15,6 +15,8 @@ from lowdim.core.machine import machine
 from lowdim.core.native import runtime_info
 from lowdim.core.progress import Progress, Silent
 from lowdim.data.calibration import positions
+from lowdim.data.windows import Windows, windows
+from lowdim.evaluate.quality.perplexity import perplexity
 from lowdim.infer.bench import advice, layers, models
 from lowdim.infer.bench.bandwidth import read_bandwidth
 from lowdim.infer.bench.decode import ROUNDS, Decoder, LowdimDecoder, TorchDecoder, time_prefill, time_steps
@@ -23,9 +25,6 @@ from lowdim.infer.bench.result import Contestant, LayerTime, ModelSpeed, Result,
 from lowdim.infer.bench.settings import PREFILL, Settings
 from lowdim.infer.bench.timing import Deadline, rates, threads
 from lowdim.models.walk.opened import open_model
-
-if TYPE_CHECKING:
-    from lowdim.data.windows import Windows
 
 WINDOWS, CONTEXT = 20, 512
 """Of the text that perplexity is measured on."""
@@ -95,8 +94,6 @@ def measure(
 def _windows(settings: Settings) -> Windows | None:
     if settings.text is None:
         return None
-    from lowdim.data.windows import windows
-
     assert settings.model is not None
     trusted = settings.trust_remote_code
     opened = open_model(settings.model, revision=settings.revision, trust_remote_code=trusted)
@@ -202,8 +199,6 @@ def _perplexities(
     built: Mapping[Contestant, PreTrainedModel], text: Windows | None, progress: Progress, deadline: Deadline
 ) -> tuple[dict[Contestant, float], Mapping[str, Any]]:
     """Measure the perplexity of every form, on as many windows as the time allows: the same ones for all."""
-    from lowdim.evaluate.quality.perplexity import perplexity
-
     if text is None:
         return {}, {}
     parts = text.input_ids.split(len(text) if math.isinf(deadline.seconds) else 1)

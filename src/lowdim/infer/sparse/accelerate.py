@@ -18,8 +18,8 @@ from lowdim.core.quantize import Grid
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.matrix import Matrix
 from lowdim.infer.sparse.storage import QUANTISED, kind_of
+from lowdim.models.structure.layers import find_layers
 from lowdim.models.walk.experts import ExpertList, is_fused
-from lowdim.models.walk.layers import find_layers
 
 MIN_SPARSITY = 0.3
 

@@ -30,8 +30,8 @@ from lowdim.infer.sparse.storage import QUANTISED, kind_of
 from lowdim.models import load as stock
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import Source, resolve
+from lowdim.models.structure.layers import find_layers
 from lowdim.models.walk.experts import ExpertList, is_fused
-from lowdim.models.walk.layers import find_layers
 from lowdim.models.walk.skeleton import Skeleton
 
 _TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16}

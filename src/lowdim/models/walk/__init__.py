@@ -1,1 +1,1 @@
-"""Walking through a model: its blocks, layers and what flows between them."""
+"""Walking through a model block by block, and what flows between them."""

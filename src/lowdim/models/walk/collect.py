@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from lowdim.core.errors import LowdimError
 from lowdim.core.statistics import InputStatistics
 from lowdim.models import ranks
+from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.calls import Activation, StopForward
-from lowdim.models.walk.layers import Layer
 from lowdim.models.walk.stream import Block
 
 

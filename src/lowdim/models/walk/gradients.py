@@ -14,8 +14,8 @@ from lowdim.core.errors import NumericalError
 from lowdim.core.progress import Progress
 from lowdim.data.batch import Batch
 from lowdim.models import ranks
+from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.calls import Activation
-from lowdim.models.walk.layers import Layer
 from lowdim.models.walk.stream import Block, Stream
 
 

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.errors import LowdimError
-from lowdim.models.walk.routers import inputs_first, stacks
+from lowdim.models.structure.routers import inputs_first, stacks
 
 _PRODUCTS = {
     *(functional.linear, torch.matmul, torch.mm, torch.bmm),

@@ -22,11 +22,11 @@ from transformers import PreTrainedModel
 from lowdim.core.errors import NumericalError
 from lowdim.core.progress import Progress
 from lowdim.data.batch import Batch
+from lowdim.models.structure.blocks import evaluating, find_blocks
+from lowdim.models.structure.layers import Layer, find_layers
 from lowdim.models.walk.attention import adopted
-from lowdim.models.walk.blocks import evaluating, find_blocks
 from lowdim.models.walk.calls import Activation, Call, Returned, StopForward, stubbed
 from lowdim.models.walk.inputs import joined, model_inputs, unpadded
-from lowdim.models.walk.layers import Layer, find_layers
 from lowdim.models.walk.opening import OpenExperts, opened
 from lowdim.models.walk.skeleton import Reader, Skeleton, masters, saved_names, unload
 from lowdim.models.walk.survey import Manners, survey

@@ -6,7 +6,7 @@ import torch
 
 from lowdim.core.errors import LowdimError
 from lowdim.models.disk.source import config_directory
-from lowdim.models.walk.layers import Layer
+from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.skeleton import empty_model
 from lowdim.models.walk.stream import Stream
 

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
-from lowdim.models.walk.selection import plain_name
+from lowdim.models.structure.selection import plain_name
 from lowdim.train.adapters.begin import Beginning
 from lowdim.train.ride import Rider
 from lowdim.train.sparse.training import SparseTraining

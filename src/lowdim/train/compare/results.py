@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lowdim.data.classification import Dataset, find
-from lowdim.models.walk import selection
+from lowdim.models.structure import selection
 from lowdim.train.compare import measure
 from lowdim.train.compare.costs import cost
 from lowdim.train.compare.member import Member, Role, steps_per_epoch, takes_classifier

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from lowdim.models.walk import selection
+    from lowdim.models.structure import selection
     from lowdim.train.sparse.layer import SparseLayer
 else:
-    selection = Lazy("lowdim.models.walk.selection")
+    selection = Lazy("lowdim.models.structure.selection")
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Start:
 
     def counts(self, allocation: Any, sparsity: float) -> dict[str, int]:
         """Return how many weights each layer keeps by an allocation of shapes alone."""
-        from lowdim.models.walk.selection import ends
+        from lowdim.models.structure.selection import ends
 
         return counts_for(shapes_of(self.apart(self.weights)), allocation, sparsity, ends(self.model))
 
@@ -94,7 +94,7 @@ class Initialisation(Settings, ABC):
                 of which the values do not matter, for those that need an "example".
             sparsity: share of zeros over the chosen weights.
             loss: loss(outputs, targets) for methods that need batches; cross-entropy if None.
-            include: globs of the weights to choose from, see ``lowdim.models.walk.selection.select``.
+            include: globs of the weights to choose from, see ``lowdim.models.structure.selection.select``.
             exclude: globs of weights that stay dense.
             seed: seeds what is drawn.
 
@@ -117,7 +117,7 @@ class Initialisation(Settings, ABC):
         seed: int = 0,
     ) -> Start:
         """Gather what the choice is based on."""
-        from lowdim.models.walk import selection
+        from lowdim.models.structure import selection
 
         if self.needs != "nothing" and data is None:
             wanted = {"batches": "batches (inputs, targets)", "example": "an example input"}[self.needs]

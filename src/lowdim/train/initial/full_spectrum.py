@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lowdim.core.lazy import torch
+from lowdim.evaluate.probe.full_spectrum import Coordinate, FullSpectrum
 from lowdim.train.initial.base import Start
 from lowdim.train.initial.ramanujan import Sampled
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from lowdim.evaluate.probe.full_spectrum import Coordinate
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,6 @@ class FullSpectrumMasks(Sampled):
 
     def pick(self, start: Start, drawn: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Return the masks farthest from the dense network."""
-        from lowdim.evaluate.probe.full_spectrum import FullSpectrum
-
         probe = FullSpectrum(minimum_degree=0)
         weights = {name: weight.detach() for name, weight in start.weights.items()}
         dense = probe.coordinate({name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}, weights)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lowdim.core.random import derive_seed
 from lowdim.core.settings import count
+from lowdim.evaluate.probe.ramanujan import Ramanujan
 from lowdim.train.initial.base import Allocated, Start, shapes_of
 from lowdim.train.initial.random import draw_counts
 
@@ -62,8 +63,6 @@ class RamanujanMasks(Sampled):
 
     def pick(self, start: Start, drawn: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Return the best mask of every layer."""
-        from lowdim.evaluate.probe.ramanujan import Ramanujan
-
         found = [Ramanujan(minimum_degree=0).measure(masks).layers for masks in drawn]
         chosen = {}
         for name in drawn[0]:

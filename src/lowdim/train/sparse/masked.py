@@ -14,7 +14,7 @@ from lowdim.core.packing.bits import pack_bits, unpack_bits
 from lowdim.core.pattern.units import Units
 from lowdim.core.topk import keep_top, keep_top_rows
 from lowdim.core.transition import draw
-from lowdim.models.walk.selection import Weight
+from lowdim.models.structure.selection import Weight
 from lowdim.train.sparse.distributed import full, local, part
 from lowdim.train.sparse.parts import whole_of
 from lowdim.train.sparse.state import begin, forget, per_weight, remember

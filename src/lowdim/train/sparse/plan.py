@@ -20,7 +20,7 @@ from lowdim.core.random import generator
 from lowdim.core.recipe.which import choose
 from lowdim.core.topk import keep_top_rows
 from lowdim.core.transition import draw
-from lowdim.models.walk.selection import Weight, ends, inventory, plain_name, shares_memory, weights
+from lowdim.models.structure.selection import Weight, ends, inventory, plain_name, shares_memory, weights
 from lowdim.nn.csr.linear import CSRLinear
 from lowdim.train.initial.base import warn_of_empty
 from lowdim.train.sparse.csr import CSRLayer

@@ -17,7 +17,7 @@ from lowdim.core.allocation import Allocation
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.masks import Masks
 from lowdim.core.pattern import Pattern
-from lowdim.models.walk.selection import plain_name
+from lowdim.models.structure.selection import plain_name
 from lowdim.train.ride import Ride, optimizer_of
 from lowdim.train.sparse.agree import disagreement, overwritten, zeros
 from lowdim.train.sparse.distributed import any_rank, check_agreement, ranks_agree
@@ -50,7 +50,7 @@ class SparseTraining(Saved):
             sparsity of every layer by name. One that reads weights reads those the model has now; one that looks at
             inputs is measured first, see `lowdim.train.sparse.measured.measured`.
         method: such as ``RigL(every=100)``; ``Static()`` keeps masks where they are.
-        include: globs of the weights that become sparse; see `lowdim.models.walk.selection.select`.
+        include: globs of the weights that become sparse; see `lowdim.models.structure.selection.select`.
         exclude: globs of weights that stay dense.
         total_steps: optimizer steps of the whole run, which schedules need.
         seed: of every random choice; the global generators are not used.

@@ -86,14 +86,14 @@ class InstantSoup(Settings):
             train: (epochs, seed) -> None, trains the model with the optimizer for a share of epochs on the data order
                 of the seed. It gets the same seed for every main training, another for each copy of a round.
             sparsity: share of zeros to reach over all pruned weights, exactly.
-            include: globs of the weights to prune, see `lowdim.models.walk.selection.select`.
+            include: globs of the weights to prune, see `lowdim.models.structure.selection.select`.
             exclude: globs of weights that stay dense.
             seed: of the main training; copy k gets seed + k + 1.
 
         Raises:
             RecipeError: sparsity is not from 0 to below 1, or a glob matches nothing.
         """
-        from lowdim.models.walk.selection import select
+        from lowdim.models.structure.selection import select
 
         check_sparsity(sparsity)
         weights = select(model, include, exclude)

@@ -99,7 +99,7 @@ class IMP:
 
     Args:
         model: the network, as it was initialised.
-        include: globs of the weights to prune, see ``lowdim.models.walk.selection.select``.
+        include: globs of the weights to prune, see ``lowdim.models.structure.selection.select``.
         exclude: globs of weights that stay dense.
         settings: of `LotteryTickets`.
 
@@ -128,7 +128,7 @@ class IMP:
         exclude: Sequence[str] | None = None,
         **settings: Any,
     ) -> None:
-        from lowdim.models.walk.selection import select
+        from lowdim.models.structure.selection import select
 
         self.settings = LotteryTickets(**settings)
         self.round = 0

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from lowdim.core.errors import RecipeError
-from lowdim.models.walk.heads import GUESSED
-from lowdim.models.walk.selection import plain_name, select, weights
+from lowdim.models.structure.heads import GUESSED
+from lowdim.models.structure.selection import plain_name, select, weights
 
 
 class Encoder(nn.Module):

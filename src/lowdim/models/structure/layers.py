@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.errors import NumericalError
-from lowdim.models.walk.routers import controls
+from lowdim.models.structure.routers import controls
 
 PLAIN = frozenset({"Linear", "Conv1D", "FalconLinear"})
 """Classes, by name, that compute ``x W^T + b`` from a stored matrix. Subclasses of other names may hold a quantised or

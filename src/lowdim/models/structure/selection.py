@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.recipe.which import choose, matches
-from lowdim.models.walk import routers
-from lowdim.models.walk.heads import find_head
-from lowdim.models.walk.kinds import RAW, embedded, why_unknown
+from lowdim.models.structure import routers
+from lowdim.models.structure.heads import find_head
+from lowdim.models.structure.kinds import RAW, embedded, why_unknown
 
 _PLAIN = (
     nn.Linear,
@@ -67,7 +67,7 @@ def select(
     Candidates are the weights, of two or more dimensions, of linear, convolutional and recurrent layers, of
     ``nn.MultiheadAttention`` and of experts (parameters of three dimensions that hold a matrix per expert); never
     biases, norms and embeddings, nor a weight tied to an embedding. By default the head
-    (`lowdim.models.walk.heads.find_head`), routers of experts and frozen parameters stay dense too.
+    (`lowdim.models.structure.heads.find_head`), routers of experts and frozen parameters stay dense too.
 
     Args:
         model: any module. The names that DistributedDataParallel and torch.compile prefix are left out.

@@ -7,7 +7,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.errors import NumericalError
-from lowdim.models.walk.layers import Layer, find_layers
+from lowdim.models.structure.layers import Layer, find_layers
 from lowdim.models.walk.stream import Stream
 
 

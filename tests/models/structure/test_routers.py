@@ -14,9 +14,9 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from lowdim.models.walk.layers import find_layers
+from lowdim.models.structure.layers import find_layers
+from lowdim.models.structure.routers import GATE, ROUTER, STREAMS, controls, stacks
 from lowdim.models.walk.opening import opened
-from lowdim.models.walk.routers import GATE, ROUTER, STREAMS, controls, stacks
 from lowdim.models.walk.stream import Stream
 
 
