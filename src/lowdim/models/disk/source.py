@@ -87,15 +87,15 @@ def resolve(
     return Source(spec, found, commit, _dtype(config, Checkpoint(found)) if dtype == "auto" else dtype)
 
 
-def config_directory(spec: str, revision: str | None = None) -> Path:
+def config_directory(spec: str, revision: str | None = None, trust_remote_code: bool = False) -> Path:
     """Return a directory that holds a model's ``config.json``; of a hub id, nothing else is fetched.
 
     Raises:
         CheckpointError: as `resolve`.
     """
     if _is_hub(spec):
-        return _config_from_hub(spec, revision, trust_remote_code=False, offline=None)[0]
-    return resolve(spec, revision).path
+        return _config_from_hub(spec, revision, trust_remote_code, offline=None)[0]
+    return resolve(spec, revision, trust_remote_code=trust_remote_code).path
 
 
 def _is_hub(spec: str) -> bool:
