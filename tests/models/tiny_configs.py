@@ -205,7 +205,7 @@ PER_KIND: dict[str, dict[str, Any]] = {
     },
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "dots3_note": {"text_config": _DOTS3},
+    "dots3_note": {"text_config": _DOTS3, "vision_config": {"adapter_in_dim": 32}},
     "dots3_note_text": _DOTS3,
     "falcon_h1": {"mamba_n_heads": 4},
     "gemma3n_text": {"num_kv_shared_layers": 1},
@@ -218,6 +218,14 @@ PER_KIND: dict[str, dict[str, Any]] = {
     "nemotron": _HEADS | {"num_key_value_heads": 2},
     "qwen4_exp": {"text_config": _QWEN4},
     "qwen4_exp_text": _QWEN4,
+    "zamba2": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "num_key_value_heads": 4,
+        "mamba_headdim": 32,
+    },
     "zamba": {
         "num_hidden_layers": 4,
         "layers_block_type": ["linear_attention", "hybrid"] * 2,

@@ -42,6 +42,13 @@ class Hands(Odd):
         return None, out.mean(-1, keepdim=True), out
 
 
+class Lists(Hands):
+    """The same in a list."""
+
+    def forward(self, hidden_states: Tensor, state: Tensor | None = None, **kwargs: Any) -> Any:
+        return list(super().forward(hidden_states, state))
+
+
 class Shares(Odd):
     """Writes into a dictionary that all blocks are given, and reads what the one before wrote."""
 
@@ -161,9 +168,10 @@ def two_walks(net: Net, batch: Batch) -> list[Tensor]:
         ([Odd, Odd, Odd], plainly),
         ([Odd, Other, Odd], plainly),
         ([Hands, Hands, Hands], handing),
+        ([Hands, Lists, Lists], handing),
         ([Shares, Shares, Shares], sharing),
     ],
-    ids=["alike", "two classes", "a state handed on", "a dictionary shared"],
+    ids=["alike", "two classes", "a state handed on", "a list", "a dictionary shared"],
 )
 def test_blocks_of_every_kind_give_the_models_own_logits(blocks: list[type[nn.Module]], loop: Loop) -> None:
     torch.manual_seed(0)

@@ -107,15 +107,15 @@ def read_config(directory: Path) -> dict[str, Any]:
     return decoded
 
 
-def config_directory(spec: str, revision: str | None = None) -> Path:
+def config_directory(spec: str, revision: str | None = None, trust_remote_code: bool = False) -> Path:
     """Return a directory that holds a model's ``config.json``; of a hub id, nothing else is fetched.
 
     Raises:
         CheckpointError: as `resolve`.
     """
     if _is_hub(spec):
-        return _config_from_hub(spec, revision, trust_remote_code=False, offline=None)[0]
-    return resolve(spec, revision).path
+        return _config_from_hub(spec, revision, trust_remote_code, offline=None)[0]
+    return resolve(spec, revision, trust_remote_code=trust_remote_code).path
 
 
 def _is_hub(spec: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -26,7 +26,8 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     decoder, layers = model, None
     if isinstance(model, PreTrainedModel):
         decoder = model.get_decoder()
-        layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+        with suppress(ValueError):  # a config of several decoders
+            layers = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
     found = list(_lists(model, decoder)) or list(_lists(model, model))
     if fitting := [(name, blocks) for name, blocks in found if len(blocks) == layers]:
         return max(fitting, key=lambda one: (-one[0].count("."), _numel(one[1])))

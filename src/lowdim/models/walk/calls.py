@@ -43,6 +43,7 @@ class Returned:
     Attributes:
         place: where they are in a tuple; ``None`` if they are returned alone.
         others: the tuple's members, a mark where a value is not the same for every input.
+        listed: whether it is a list instead.
 
     Example:
         >>> import torch
@@ -53,6 +54,7 @@ class Returned:
 
     place: int | None = None
     others: tuple[Any, ...] = ()
+    listed: bool = False
 
     @classmethod
     def of(cls, out: Any, hidden: Tensor) -> Returned:
@@ -63,9 +65,10 @@ class Returned:
         """
         if isinstance(out, Tensor) and out.shape == hidden.shape:
             return cls()
-        for place, value in enumerate(out if isinstance(out, tuple) else ()):
+        for place, value in enumerate(out if isinstance(out, tuple | list) else ()):
             if isinstance(value, Tensor) and value.shape == hidden.shape:
-                return cls(place, tuple(v if v is None or isinstance(v, bool | int | float) else _HANDED for v in out))
+                others = (v if v is None or isinstance(v, bool | int | float) else _HANDED for v in out)
+                return cls(place, tuple(others), isinstance(out, list))
         raise LowdimError("a block returns no hidden states of the shape that it is given")
 
     @property
@@ -87,7 +90,7 @@ class Returned:
             values[place] = blank = hidden.new_empty(0)
             issued[id(blank)] = Wire(index, place), blank
         values[self.place] = hidden
-        return tuple(values)
+        return values if self.listed else tuple(values)
 
 
 @dataclass

@@ -31,7 +31,7 @@ def prunable(stream: Stream) -> tuple[list[tuple[int, Layer]], list[tuple[str, s
     return found, skipped
 
 
-def verdict(spec: str, revision: str | None = None) -> str:
+def verdict(spec: str, revision: str | None = None, trust_remote_code: bool = False) -> str:
     """Return "supported", or "refused: " and the reason that `lowdim.prune.api.prune` would give.
 
     Of a hub id, the config alone is fetched. Methods that look at weights alone do without a walk, and prune some
@@ -40,9 +40,11 @@ def verdict(spec: str, revision: str | None = None) -> str:
     Args:
         spec: a directory, hub id, GGUF file or ``builtin:`` name.
         revision: branch, tag or commit of a hub id.
+        trust_remote_code: run the modelling code that the model brings along.
     """
     try:
-        stream = Stream(empty_model(config_directory(spec, revision), torch.float32))
+        path = config_directory(spec, revision, trust_remote_code)
+        stream = Stream(empty_model(path, torch.float32, trust_remote_code))
         prunable(stream)
         stream.manners  # noqa: B018 - finds out, or refuses
     except LowdimError as error:
