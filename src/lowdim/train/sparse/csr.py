@@ -176,11 +176,11 @@ class CSRLayer:
             return 0
         return int((self.written()[~member(self.positions(), state.cpu())] != 0).sum())
 
-    def still(self, looks: bool) -> bool:
-        """Tell whether there is no gradient to move by; where an update looks at it, zeros are none."""
+    def still(self, looks: bool, prunes: bool = False) -> bool:
+        """Tell whether there is no gradient to move by; see `lowdim.train.sparse.layer.Held`."""
         if self.parameter.grad is None or not self.parameter.requires_grad:
             return True
-        return looks and not bool(self.module.factors()[1].any())
+        return looks and not prunes and not bool(self.module.factors()[1].any())
 
     def hold_gradient(self) -> None:
         """Keep the gradient until ``release``, whatever happens to the parameter's own."""

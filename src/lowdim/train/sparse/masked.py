@@ -203,12 +203,13 @@ class MaskedLayer:
             off, weight = part(~self.units.spread(self._read(state)), self.parameter), self.written()
         return int(((weight != 0) & off).sum())
 
-    def still(self, looks: bool) -> bool:
-        """Tell whether there is no gradient to move by; where an update looks at it, zeros are none."""
+    def still(self, looks: bool, prunes: bool = False) -> bool:
+        """Tell whether there is no gradient to move by; see `Held`."""
         gradient = self.parameter.grad
         if gradient is None or not self.parameter.requires_grad:
             return True
-        return looks and not bool(full(gradient).any())
+        stacked = self.parameter is not whole_of(self.parameter)
+        return looks and (stacked or not prunes) and not bool(full(gradient).any())
 
     def hold_gradient(self) -> None:
         """Keep the dense gradient until ``release``, whatever happens to the parameter's own."""

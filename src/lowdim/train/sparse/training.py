@@ -302,7 +302,7 @@ class SparseTraining(Saved):
     def _any_moves(self, step: int) -> bool:
         """Find the layers without a gradient, whose masks stand still; say so once, and tell whether others move."""
         looks, prunes = self._looks(step), self.method.changes_density and not self._shake
-        still = [layer.name for layer in self.layers if (looks or not prunes) and layer.still(looks)]
+        still = [layer.name for layer in self.layers if (looks or not prunes) and layer.still(looks, prunes)]
         self._idle = sorted(set(any_rank(still))) if self._agree else still
         # zeros are what a stacked expert without tokens gets at many a step: recorded, and not said
         left = [n.name for n in self.layers if n.name in self._idle and n.still(looks=False)]
