@@ -300,5 +300,5 @@ class TestLoops:
         _, _, training = hold(0.8)
         text = str(training)
         assert "8.weight" in text
-        assert "dense (head)" in text
+        assert "dense (head" in text
         assert "80.00% zeros" in text

@@ -111,8 +111,6 @@ class SparseTraining(Saved):
         self._handles.append(self.optimizer.register_load_state_dict_post_hook(self._forget))
         claim(self, self.layers)
         self._watch(1)
-        if why := method.stands_still(total_steps):
-            warnings.warn(why, stacklevel=2)
 
     # ---------------------------------------------------------------- what users read
 
@@ -209,8 +207,10 @@ class SparseTraining(Saved):
                     named[name].data.masked_fill_(~mask.to(named[name].device), 0.0)
 
     def finish(self) -> None:
-        """End a run: warn if there are fewer zeros than asked for, in the masks or in the weights, and `remove`."""
+        """End a run: warn of masks that never moved, of fewer zeros than asked for or than masks leave; `remove`."""
         have, wanted = self.sparsity(), sum(self.targets.values())
+        if not self.history and (why := self.method.stands_still(self.total_steps)):
+            warnings.warn(why, stacklevel=2)
         if sum(layer.kept for layer in self.layers) > wanted:
             asked = 1.0 - wanted / sum(layer.size for layer in self.layers)
             warnings.warn(
