@@ -17,7 +17,7 @@ from lowdim.core.transition import draw
 from lowdim.models.walk.selection import Weight
 from lowdim.train.sparse.distributed import full, local, part
 from lowdim.train.sparse.parts import whole_of
-from lowdim.train.sparse.state import begin, forget, per_weight, remember
+from lowdim.train.sparse.state import begin, forget, mirrors, per_weight, remember
 
 
 class MaskedLayer:
@@ -151,14 +151,15 @@ class MaskedLayer:
             local(self.parameter).masked_fill_(fresh, 0.0)
             for key, state in per_weight(self._optimizer, self.parameter, self.name).items():
                 local(state).masked_fill_(fresh.to(state.device), begin(self._optimizer, self.parameter, key))
+                if values is not None and mirrors(self._optimizer, key):
+                    self._write(local(state), grown, values)
             if values is not None:
-                self._write(grown, values)
+                self._write(local(self.parameter), grown, values)
 
-    def _write(self, grown: Tensor, values: Tensor) -> None:
+    def _write(self, weight: Tensor, grown: Tensor, values: Tensor) -> None:
         marked, placed = torch.zeros_like(self._on), torch.zeros(self.size, device=self._on.device)
         marked[grown], placed[grown] = True, values.to(placed)
         where, new = (part(self.units.spread(x), self.parameter) for x in (marked, placed))
-        weight = local(self.parameter)
         weight.copy_(torch.where(where, new.to(weight.dtype), weight))
 
     # ---------------------------------------------------------------- around an optimizer step
