@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAver
 from tests.train.loops import STEPS, WAYS, Hugging, Light, Net, Points, Way, weights, zeros
 
 from lowdim.core.errors import LowdimError
-from lowdim.train import GradualMagnitude, Static
+from lowdim.train import GradualMagnitude, SparseTraining, Static
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(dataloader|num_workers|checkpoint directory|log_every|weights_only|callbacks used|isinstance.treespec)"
@@ -203,3 +204,32 @@ def test_a_loaded_optimizer_state_is_cleared(way: Way) -> None:
     way.fit(net, "a", {"sparsity": 0.8, "method": Static()}, each=look)
     assert len(seen) == 2 * STEPS
     assert not any(seen)
+
+
+def test_weights_written_between_steps_are_said_before_they_are_zeroed() -> None:
+    net = Net()
+    optimizer = net.make(net.parameters())
+    training = SparseTraining(net, optimizer, sparsity=0.8, method=Static())
+    for turn in range(3):
+        if turn == 1:
+            net.load_state_dict(Net(seed=1).state_dict())
+        net(**next(iter(torch.utils.data.DataLoader(Points(), 8))))["loss"].backward()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            optimizer.step()
+        numbers = r"masks leave 80\.\d+% zeros, but the weights have 0\.00%"
+        assert bool(said) == (turn == 1) == any(re.search(numbers, str(w.message)) for w in said)
+    assert training.sparsity() == pytest.approx(0.8, abs=1e-3)
+
+
+def test_masks_drawn_over_a_sparse_model_are_said_at_the_first_step() -> None:
+    net = Net()
+    first = SparseTraining(net, net.make(net.parameters()), sparsity=0.8, method=Static())
+    first.remove()
+    optimizer = net.make(net.parameters())
+    SparseTraining(net, optimizer, sparsity=0.8, method=Static(), seed=1)
+    net(**next(iter(torch.utils.data.DataLoader(Points(), 8))))["loss"].backward()
+    with pytest.warns(
+        UserWarning, match=r"80\.\d+% of the weights were zero already, and the masks drawn \(80\.\d+% zeros\)"
+    ):
+        optimizer.step()

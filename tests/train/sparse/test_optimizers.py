@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowdim.core.errors import LowdimError
-from lowdim.train import SET, RigL, SparseTraining, Static
+from lowdim.nn.csr.swap import sparse_
+from lowdim.train import SET, RandomMasks, RigL, SparseTraining, Static
 from lowdim.train.sparse.state import begin, per_weight
 
 REFUSED = {"LBFGS", "SparseAdam"}  # several gradients in a step; gradients that are stored sparsely
@@ -133,6 +134,26 @@ def test_the_weights_that_schedule_free_evaluates_are_zero_too(method: Any) -> N
         optimizer.eval()
         assert all(not layer.astray() for layer in training.layers)
         assert training.sparsity() == pytest.approx(0.8, abs=1e-3)
+
+
+@pytest.mark.parametrize("stored", ["masked", "csr"])
+def test_what_schedule_free_grows_with_a_value_has_it_in_both_copies(stored: str) -> None:
+    model = mlp(64, 32, 4)
+    if stored == "csr":
+        sparse_(model, RandomMasks().masks(model, sparsity=0.8))
+    optimizer = Free(model.parameters())
+    optimizer.train()
+    given = {} if stored == "csr" else {"sparsity": 0.8}
+    training = SparseTraining(model, optimizer, method=SET(every=2), **given)  # type: ignore[arg-type]
+    train(model, optimizer, range(1), flat=True)
+    before = training.masks["0.weight"]
+    train(model, optimizer, range(1, 2), flat=True)
+    grown = (training.masks["0.weight"] & ~before).flatten()
+    layer = training.layers[0]
+    at = grown[layer.positions()] if stored == "csr" else grown
+    weight, z = (t.detach().flatten()[at] for t in (layer.parameter, optimizer.state[layer.parameter]["z"]))
+    assert weight.any()
+    assert torch.equal(weight, z)
 
 
 class Coded(torch.optim.SGD):

@@ -15,7 +15,7 @@ from lowdim.core.topk import keep_top
 from lowdim.core.transition import draw, member
 from lowdim.nn.csr.index import Index
 from lowdim.nn.csr.linear import CSRLinear
-from lowdim.train.sparse.state import begin, per_weight
+from lowdim.train.sparse.state import begin, mirrors, per_weight
 
 _AT_ONCE = 1 << 16  # positions whose products with a batch are held at a time
 
@@ -132,7 +132,8 @@ class CSRLayer:
         gradient = None if self.parameter.grad is None else _pick(self.parameter.grad, source)
         new = _pick(self.parameter.detach(), source)
         if values is not None:
-            new[fresh] = values.to(new)
+            for tensor in (new, *(t for key, t in moved.items() if mirrors(self._optimizer, key))):
+                tensor[fresh] = values.to(tensor)
         self.module.set_index(index, new)
         self.parameter.grad = gradient
         state.update(moved)
@@ -176,11 +177,11 @@ class CSRLayer:
             return 0
         return int((self.written()[~member(self.positions(), state.cpu())] != 0).sum())
 
-    def still(self, looks: bool) -> bool:
-        """Tell whether there is no gradient to move by; where an update looks at it, zeros are none."""
+    def still(self, looks: bool, prunes: bool = False) -> bool:
+        """Tell whether there is no gradient to move by; see `lowdim.train.sparse.layer.Held`."""
         if self.parameter.grad is None or not self.parameter.requires_grad:
             return True
-        return looks and not bool(self.module.factors()[1].any())
+        return looks and not prunes and not bool(self.module.factors()[1].any())
 
     def hold_gradient(self) -> None:
         """Keep the gradient until ``release``, whatever happens to the parameter's own."""

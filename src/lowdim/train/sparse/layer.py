@@ -116,8 +116,13 @@ class Held(SparseLayer, Protocol):
     def clear_state(self) -> None:
         """Let the optimizer forget what it remembers of what is off."""
 
-    def still(self, looks: bool) -> bool:
-        """Tell whether there is no gradient to move by; where an update looks at it, zeros are none."""
+    def still(self, looks: bool, prunes: bool = False) -> bool:
+        """Tell whether there is no gradient to move by.
+
+        Args:
+            looks: whether the update looks at it, so that zeros are none: they say nothing of where to grow.
+            prunes: whether the update has a number to reach, so that zeros are none for stacked experts alone.
+        """
 
     @property
     def touched(self) -> bool:

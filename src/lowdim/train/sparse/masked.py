@@ -17,7 +17,7 @@ from lowdim.core.transition import draw
 from lowdim.models.structure.selection import Weight
 from lowdim.train.sparse.distributed import full, local, part
 from lowdim.train.sparse.parts import whole_of
-from lowdim.train.sparse.state import begin, forget, per_weight, remember
+from lowdim.train.sparse.state import begin, forget, mirrors, per_weight, remember
 
 
 class MaskedLayer:
@@ -151,14 +151,15 @@ class MaskedLayer:
             local(self.parameter).masked_fill_(fresh, 0.0)
             for key, state in per_weight(self._optimizer, self.parameter, self.name).items():
                 local(state).masked_fill_(fresh.to(state.device), begin(self._optimizer, self.parameter, key))
+                if values is not None and mirrors(self._optimizer, key):
+                    self._write(local(state), grown, values)
             if values is not None:
-                self._write(grown, values)
+                self._write(local(self.parameter), grown, values)
 
-    def _write(self, grown: Tensor, values: Tensor) -> None:
+    def _write(self, weight: Tensor, grown: Tensor, values: Tensor) -> None:
         marked, placed = torch.zeros_like(self._on), torch.zeros(self.size, device=self._on.device)
         marked[grown], placed[grown] = True, values.to(placed)
         where, new = (part(self.units.spread(x), self.parameter) for x in (marked, placed))
-        weight = local(self.parameter)
         weight.copy_(torch.where(where, new.to(weight.dtype), weight))
 
     # ---------------------------------------------------------------- around an optimizer step
@@ -203,12 +204,13 @@ class MaskedLayer:
             off, weight = part(~self.units.spread(self._read(state)), self.parameter), self.written()
         return int(((weight != 0) & off).sum())
 
-    def still(self, looks: bool) -> bool:
-        """Tell whether there is no gradient to move by; where an update looks at it, zeros are none."""
+    def still(self, looks: bool, prunes: bool = False) -> bool:
+        """Tell whether there is no gradient to move by; see `Held`."""
         gradient = self.parameter.grad
         if gradient is None or not self.parameter.requires_grad:
             return True
-        return looks and not bool(full(gradient).any())
+        stacked = self.parameter is not whole_of(self.parameter)
+        return looks and (stacked or not prunes) and not bool(full(gradient).any())
 
     def hold_gradient(self) -> None:
         """Keep the dense gradient until ``release``, whatever happens to the parameter's own."""

@@ -74,6 +74,11 @@ def begin(optimizer: Optimizer, parameter: nn.Parameter, key: str) -> float:
     return 0.0
 
 
+def mirrors(optimizer: Optimizer, key: str) -> bool:
+    """Tell whether a part of the state is a second copy of the weight, as schedule-free optimizers keep, as "z"."""
+    return key == "z" and callable(getattr(optimizer, "eval", None))
+
+
 def forget(
     optimizer: Optimizer, parameter: nn.Parameter, off: Tensor, name: str
 ) -> list[tuple[Tensor, Tensor, Tensor]]:

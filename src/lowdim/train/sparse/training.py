@@ -112,8 +112,6 @@ class SparseTraining(Saved):
         self._handles.append(self.optimizer.register_load_state_dict_post_hook(self._forget))
         claim(self, self.layers)
         self._watch(1)
-        if why := method.stands_still(total_steps):
-            warnings.warn(why, stacklevel=2)
 
     # ---------------------------------------------------------------- what users read
 
@@ -214,8 +212,10 @@ class SparseTraining(Saved):
                     named[name].data.masked_fill_(~mask.to(named[name].device), 0.0)
 
     def finish(self) -> None:
-        """End a run: warn if there are fewer zeros than asked for, in the masks or in the weights, and `remove`."""
+        """End a run: warn of masks that never moved, of fewer zeros than asked for or than masks leave; `remove`."""
         have, wanted = self.sparsity(), sum(self.targets.values())
+        if not self.history and (why := self.method.stands_still(self.total_steps)):
+            warnings.warn(why, stacklevel=2)
         if sum(layer.kept for layer in self.layers) > wanted:
             asked = 1.0 - wanted / sum(layer.size for layer in self.layers)
             warnings.warn(
@@ -309,7 +309,7 @@ class SparseTraining(Saved):
     def _any_moves(self, step: int) -> bool:
         """Find the layers without a gradient, whose masks stand still; say so once, and tell whether others move."""
         looks, prunes = self._looks(step), self.method.changes_density and not self._shake
-        still = [layer.name for layer in self.layers if (looks or not prunes) and layer.still(looks)]
+        still = [layer.name for layer in self.layers if (looks or not prunes) and layer.still(looks, prunes)]
         self._idle = sorted(set(any_rank(still))) if self._agree else still
         # zeros are what a stacked expert without tokens gets at many a step: recorded, and not said
         left = [n.name for n in self.layers if n.name in self._idle and n.still(looks=False)]
