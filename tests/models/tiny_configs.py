@@ -203,8 +203,9 @@ PER_KIND: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
         "ffn_config": {"ffn_hidden_size": 48},
     },
-    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
-    "dots3_note": {"text_config": _DOTS3},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "dots3_note": {"text_config": _DOTS3, "audio_config": {"adapter_in_dim": 32}},
     "dots3_note_text": _DOTS3,
     "falcon_h1": {"mamba_n_heads": 4},
     "gemma3n_text": {"num_kv_shared_layers": 1},
@@ -217,7 +218,20 @@ PER_KIND: dict[str, dict[str, Any]] = {
     "nemotron": _HEADS | {"num_key_value_heads": 2},
     "qwen4_exp": {"text_config": _QWEN4},
     "qwen4_exp_text": _QWEN4,
-    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zamba2": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "num_key_value_heads": 4,
+    },
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "num_key_value_heads": 4,
+    },
     "reformer": {"is_decoder": True},
 }
 """What the names of fields do not tell, by model type."""
