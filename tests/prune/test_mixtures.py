@@ -19,8 +19,11 @@ from lowdim.infer.sparse.load import load as load_sparse
 from lowdim.models.load import load, quiet
 from lowdim.models.structure.routers import inputs_first, stacks
 from lowdim.prune.api import prune
+from lowdim.prune.keeper import NO_CODES
 
-KINDS = ["mixtral", "qwen2-moe", "qwen3-moe", "olmoe", "deepseek-v3", "gpt-oss", "llama4", "jetmoe", "nemotron-h"]
+
+def kinds(quick: str, slow: str) -> list[Any]:
+    return [*quick.split(), *(pytest.param(kind, marks=pytest.mark.nightly) for kind in slow.split())]
 
 
 def experts(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -36,7 +39,9 @@ def zeros(weight: Tensor) -> list[float]:
     return [float((expert == 0).float().mean()) for expert in weight]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", kinds("qwen2-moe gpt-oss llama4", "mixtral qwen3-moe olmoe deepseek-v3 jetmoe nemotron-h")
+)
 def test_from_disk_to_disk_and_back(kind: str, tmp_path: Path) -> None:
     source = tiny.save_model(mixture(kind), tmp_path / "source")
     recipe = tiny.recipe(method="wanda", sparsity=0.5)
@@ -65,7 +70,7 @@ def test_from_disk_to_disk_and_back(kind: str, tmp_path: Path) -> None:
     assert {s["name"] for s in told["skipped"]} == {s["name"] for s in result.manifest["skipped"]}
 
 
-@pytest.mark.parametrize("kind", ["qwen3-moe", "gpt-oss", "llama4", "jetmoe"])
+@pytest.mark.parametrize("kind", kinds("gpt-oss", "qwen3-moe llama4 jetmoe"))
 def test_packed_is_the_same_and_runs_sparse(kind: str, tmp_path: Path) -> None:
     source = tiny.save_model(mixture(kind), tmp_path / "source")
     for storage in ("dense", "packed"):
@@ -79,7 +84,7 @@ def test_packed_is_the_same_and_runs_sparse(kind: str, tmp_path: Path) -> None:
     assert torch.allclose(tiny.logits(load_sparse(tmp_path / "packed", dtype="fp32")), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "gpt-oss", "jetmoe"])
+@pytest.mark.parametrize("kind", kinds("gpt-oss", "mixtral jetmoe"))
 @pytest.mark.parametrize("word", ["score", "repair", "refine"])
 def test_every_method_keeps_the_counts_of_every_expert(kind: str, word: str) -> None:
     for name in sorted(names(word)):
@@ -128,3 +133,13 @@ def test_every_kind_with_padding_and_patterns(kind: str, pattern: str) -> None:
     assert result.model is not None
     for weight in experts(result.model).values():
         assert set(zeros(weight)) <= {0.0, 0.5}
+
+
+def test_rounded_experts_of_which_inputs_come_first_are_plain_values_and_said_to_be(tmp_path: Path) -> None:
+    source = tiny.save_model(mixture("gpt-oss"), tmp_path / "source")
+    recipe = tiny.recipe(method="wanda", quantize="int8")
+    result = prune(str(source), recipe, calibration=tiny.tokens(), out=tmp_path / "out")
+    plain = {entry["layer"] for entry in result.manifest["fallbacks"] if entry["what"] == NO_CODES}
+    assert plain == {f"model.layers.{i}.mlp.experts.{part}" for i in range(2) for part in ("gate_up_proj", "down_proj")}
+    levels = tiny.stored(tmp_path / "out")["model.layers.0.mlp.experts.down_proj"][0]
+    assert all(len(column.abs().unique()) <= 128 for column in levels.t())

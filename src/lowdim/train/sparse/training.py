@@ -166,9 +166,9 @@ class SparseTraining(Saved):
             f"{self.model_sparsity():.2%} of all weights of two or more dimensions"
         ]
         width = max(len(weight.name) for weight in self._weights)
-        masks = self.masks
+        shapes = {layer.name: layer.shape for layer in self.layers}
         for weight in self._weights:
-            shape = "x".join(map(str, masks.shape(weight.name) if weight.name in masks else weight.parameter.shape))
+            shape = "x".join(map(str, shapes.get(weight.name, weight.parameter.shape)))
             state = f"dense ({weight.dense})" if weight.dense else f"{zeros(self._named(weight.name)):7.2%} zeros"
             lines.append(f"  {weight.name:{width}} {shape:>18}  {state}")
         return "\n".join(lines)
