@@ -158,6 +158,7 @@ class TestAdapters:
             with pytest.raises(CheckpointError, match=words):
                 use(str(source))
 
+    @pytest.mark.filterwarnings("ignore")  # of PEFT's own
     def test_peft_itself(self, tmp_path: Path) -> None:
         peft = pytest.importorskip("peft")
         config = peft.LoraConfig(r=2, target_modules=["q_proj"])
