@@ -47,7 +47,8 @@ class Calibration(Section):
         context: tokens per sequence; None takes the smaller of 2048 and the model's own limit.
         seed: of the draw; None takes the recipe's seed.
         format: "text", or one of the arrangements of questions: "zero", "single", "concat".
-        padding: side on which short samples are padded; padding never enters a statistic.
+        padding: side on which short samples are padded; padding never enters a statistic, and models that it would
+            disturb see samples of one length at a time.
         rationale: put the worked reasoning before the answer ("single" and "concat").
         in_context: with "concat", that many whole questions per sequence.
         bos: where the start-of-text token goes.
