@@ -249,7 +249,7 @@ def test_what_cannot_be_appended_is_refused_and_changes_nothing() -> None:
 
 
 def test_too_much_room_is_a_clear_error() -> None:
-    with pytest.raises(LowdimError, match="smaller max_length"):
+    with pytest.raises(LowdimError, match="shorter context or fewer slots"):
         open_backend(tiny("llama", max_position_embeddings=1 << 30), slots=1 << 20, max_length=1 << 30)
 
 
