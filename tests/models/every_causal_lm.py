@@ -38,8 +38,8 @@ from lowdim.prune.session import open_session
 OUTCOMES = ("exact", "refused", "not buildable")
 HEAD = """# Supported models
 
-Every model type that Transformers {version} lists as a causal language model, {types} of them: {numbers}. Each is built
-with tiny random weights and pruned from disk to disk. *Exact* means that
+Every model type that Transformers {version} lists as a causal language model, {types} of them:
+{numbers}. Each is built with tiny random weights and pruned from disk to disk. *Exact* means that
 
 - the masks of Wanda are those that whole forward passes of the plain model give, with samples of one length and of
   several;
