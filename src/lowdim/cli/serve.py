@@ -111,6 +111,7 @@ def _name_of(model: str) -> str:
 
 def _open(model: str, revision: str | None, dtype: str | None, name: str, limits: Limits, trusted: bool) -> Service:
     from lowdim.data.calibration import check_context
+    from lowdim.data.errors import DataError
     from lowdim.infer.decode.open import open_backend
     from lowdim.infer.serve.service import Service
     from lowdim.infer.sparse.load import load
@@ -119,7 +120,10 @@ def _open(model: str, revision: str | None, dtype: str | None, name: str, limits
 
     path = resolve(model, revision=revision, trust_remote_code=trusted).path
     if limits.context is not None:
-        check_context(limits.context, read_config(path, trusted), "--context")
+        try:
+            check_context(limits.context, read_config(path, trusted), "--context")
+        except DataError as error:
+            raise RecipeError(str(error)) from error
     tokenizer = need_tokenizer(model, path, trusted)
     loaded = load(path, dtype, trust_remote_code=trusted)
     most = longest(loaded.config.get_text_config(decoder=True))

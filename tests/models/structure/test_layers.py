@@ -52,10 +52,10 @@ def test_zeros_are_written_as_plus_zero() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_nan_and_inf_name_the_layer_and_the_way_around_it(value: float) -> None:
+def test_nan_and_inf_name_the_layer(value: float) -> None:
     layer = conv()
     layer.master[1, 1] = value
-    with pytest.raises(NumericalError, match=r"weight of 'h\.0\.c' holds NaN or Inf.*targets\.exclude=\['h\.0\.c'\]"):
+    with pytest.raises(NumericalError, match=r"weight of 'h\.0\.c' holds NaN or Inf\. Repair"):
         layer.weight()
 
 

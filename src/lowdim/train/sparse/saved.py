@@ -67,7 +67,7 @@ class Saved(Rider):
         """
         self._check(state)
         why = misfit(self.layers, state, self._agree)
-        if why and not self._waits():
+        if why and self._unproven is None and not self._waits():
             self._give_back()
             raise LowdimError(why)
         self._load(state, proven=not why)
