@@ -88,7 +88,7 @@ def inspect(
         (8, 0.0, ['3'])
     """
     probes = {f"{m:g}": {pooling: OWL(m=float(m), pooling=pooling) for pooling in POOLINGS} for m in ms}
-    support = SUPPORTED if isinstance(model, PreTrainedModel) else verdict(str(model), revision, trust_remote_code)
+    support = verdict(str(model), revision, trust_remote_code) if isinstance(model, str | Path) else SUPPORTED
     if support != SUPPORTED and probes and calibration is not None:
         raise LowdimError(support.removeprefix("refused: "))
     opened = open_model(

@@ -22,7 +22,7 @@ def check(recipe: Recipe) -> float:
         settings.check_sparsity(recipe.sparsity)
     for word in (recipe.pattern, recipe.allocation, recipe.score, recipe.refine, recipe.repair):
         word.check(recipe)
-    if recipe.sequential == "true" and not recipe.needs - {GRADIENT}:
+    if recipe.sequential == "true" and not recipe.idle and not recipe.needs - {GRADIENT}:
         raise clash(
             "sequential=true",
             f"score={recipe.word('score')}",
