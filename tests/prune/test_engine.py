@@ -181,7 +181,7 @@ def test_sparsity_zero_is_the_identity_to_the_bit(method: str) -> None:
 def test_a_nan_in_a_weight_names_the_layer() -> None:
     weight = one.matrix(4, 8)
     weight[2, 3] = torch.nan
-    with pytest.raises(NumericalError, match=r"'blocks.0.attn.q_proj' holds NaN.*targets\.exclude"):
+    with pytest.raises(NumericalError, match=r"'blocks.0.attn.q_proj' holds NaN"):
         one.prune(Recipe(sparsity=0.5, method="magnitude"), weight, one.inputs(50, 8))
 
 

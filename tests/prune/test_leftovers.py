@@ -142,7 +142,7 @@ def test_an_error_in_a_middle_layer_names_it_and_leaves_the_model_usable() -> No
     before = state(model)
     with torch.no_grad():
         model.get_parameter("model.layers.1.mlp.up_proj.weight")[3, 4] = torch.nan
-    with pytest.raises(NumericalError, match=r"'model\.layers\.1\.mlp\.up_proj' holds NaN or Inf"):
+    with pytest.raises(NumericalError, match=r"'model\.layers\.1\.mlp\.up_proj\.weight' holds NaN or Inf"):
         prune(model, tiny.recipe(method="magnitude"))
     assert state(model) == before
 

@@ -32,6 +32,8 @@ def stored_codes(
         By name on disk; ``None`` for a tensor that its levels and scales do not describe. Tensors left as they were are
         missing.
     """
+    if any(held[layer.parameter].dim() == 3 and layer.transposed for layer in layers):
+        return dict.fromkeys(stream.named_on_disk(held))  # scales run along inputs, no tensor's last axis here
     levels: dict[str, Tensor] = {}
     steps: dict[str, Tensor] = {}
     turned = False
