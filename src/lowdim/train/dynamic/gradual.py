@@ -66,15 +66,17 @@ class GradualMagnitude(Periodic):
     def __repr__(self) -> str:
         return written(self, {"begin": 0.0})
 
-    def check_length(self, total: int | None) -> None:
-        """Refuse a run with no update between its beginning and its end as well."""
-        super().check_length(total)
-        if self._updates(total) < 1:
-            raise RecipeError(
-                f"{type(self).__name__} would never prune: every is {self.every}, and no multiple of it lies between "
-                f"step {self._first(total):g} (begin * total_steps) and {self.last(total):g} (until * total_steps). "
-                "Choose a smaller every"
-            )
+    def stands_still(self, total: int | None) -> str:
+        """Say why no update comes between the beginning and the end."""
+        if not self.begin or total is None:
+            return super().stands_still(total)
+        if self._updates(total) >= 1:
+            return ""
+        return (
+            f"{type(self).__name__} would never prune: every is {self.every}, and no multiple of it lies between "
+            f"step {self._first(total):g} (begin * total_steps) and {self.last(total):g} (until * total_steps). "
+            "Choose a smaller every"
+        )
 
     def _first(self, total: int | None) -> float:
         assert total is not None, "SparseTraining asks for total_steps where needs_total is set"
