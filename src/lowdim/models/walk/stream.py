@@ -294,9 +294,10 @@ class Stream:
         activations = self.capture(batches)
         for index in range(len(self)):
             with self.block(index) as block:
-                for activation in activations:
+                for place, activation in enumerate(activations):
                     block.advance(activation)
-                    advance()
+                    if place < len(batches):  # padded ones may have been cut into more
+                        advance()
         made = self.logits(activations)
         yield from made if self.manners.padding else joined(batches, made)
 
