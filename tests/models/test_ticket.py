@@ -159,7 +159,7 @@ def test_killed_while_saving_leaves_the_old_file_whole(tmp_path):
         from tests.models.tickets import random_ticket
         random_ticket("mlp", 2).save({str(path)!r})
     """
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=root)
     assert done.returncode == -9, done.stderr
     assert same(Ticket.load(path), old)

@@ -29,7 +29,7 @@ def rows(x: Rows, chosen: Any) -> Tensor:
     """Return some examples, fp32 [chosen, features], dense."""
     found = x[chosen]
     dense = found.toarray() if hasattr(found, "toarray") else found
-    return torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32))
+    return torch.from_numpy(np.require(dense, np.float32, ["C", "W"]))
 
 
 def batches(x: Rows, y: Tensor, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
