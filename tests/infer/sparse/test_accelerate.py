@@ -17,12 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextIteratorS
 import lowdim
 from lowdim.core.errors import LowdimError, NumericalError
 from lowdim.infer.sparse.accelerate import LayerReport, accelerate
+from lowdim.infer.sparse.experts import ExpertList
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.ops import GradientError
 from lowdim.infer.sparse.storage import KINDS
 from lowdim.models.load import quiet
 from lowdim.models.structure.routers import ROUTER
-from lowdim.models.walk.experts import ExpertList
 
 TOKENS = torch.arange(12)[None] + 3
 GENERATING = ["llama", "qwen2", "qwen3", "gpt2", "gemma3", "mixtral", "qwen3-moe"]

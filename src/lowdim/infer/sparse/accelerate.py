@@ -15,11 +15,11 @@ from transformers.pytorch_utils import Conv1D
 from lowdim.core.errors import LowdimError, NumericalError
 from lowdim.core.native import library
 from lowdim.core.quantize import Grid
+from lowdim.infer.sparse.experts import ExpertList, is_fused
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.matrix import Matrix
 from lowdim.infer.sparse.storage import QUANTISED, kind_of
 from lowdim.models.structure.layers import find_layers
-from lowdim.models.walk.experts import ExpertList, is_fused
 
 MIN_SPARSITY = 0.3
 

@@ -24,6 +24,7 @@ from lowdim.infer.sparse.accelerate import (
     swap_experts,
     worth_packing,
 )
+from lowdim.infer.sparse.experts import ExpertList, is_fused
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.matrix import Matrix
 from lowdim.infer.sparse.storage import QUANTISED, kind_of
@@ -31,7 +32,6 @@ from lowdim.models import load as stock
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import Source, resolve
 from lowdim.models.structure.layers import find_layers
-from lowdim.models.walk.experts import ExpertList, is_fused
 from lowdim.models.walk.skeleton import Skeleton
 
 _TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -8,8 +8,8 @@ from tests.models.mixtures import mixture
 from tests.models.zoo import ZOO
 from torch import Tensor, nn
 
+from lowdim.infer.sparse.experts import ExpertList, is_fused
 from lowdim.models.structure.routers import stacks
-from lowdim.models.walk.experts import ExpertList, is_fused
 
 KINDS = ["mixtral", "qwen3-moe"]
 
