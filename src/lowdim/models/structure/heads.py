@@ -44,8 +44,12 @@ def find_head(model: nn.Module, found: Sequence[Found]) -> tuple[nn.Parameter, s
         last = next((w for w in reversed(linear) if id(w[1]) in inside), None)
         if last is not None and not _goes_on(last, linear, inside):
             return last[2], "head"
-    listed = {id(m) for outer in model.modules() if isinstance(outer, nn.ModuleList) for m in outer.modules()}
-    return None if id(linear[-1][1]) in listed else (linear[-1][2], GUESSED)
+    return None if id(linear[-1][1]) in listed(model) else (linear[-1][2], GUESSED)
+
+
+def listed(model: nn.Module) -> set[int]:
+    """Return the modules that are inside of an ``nn.ModuleList``, by id."""
+    return {id(m) for outer in model.modules() if isinstance(outer, nn.ModuleList) for m in outer.modules()}
 
 
 def _said(model: nn.Module) -> nn.Parameter | None:

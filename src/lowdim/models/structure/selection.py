@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lowdim.core.errors import RecipeError
 from lowdim.core.recipe.which import choose, matches
 from lowdim.models.structure import routers
-from lowdim.models.structure.heads import find_head
+from lowdim.models.structure.heads import find_head, listed
 from lowdim.models.structure.kinds import RAW, embedded, why_unknown
 
 _PLAIN = (
@@ -175,7 +175,7 @@ def _reserved(model: nn.Module, found: Sequence[Weight]) -> dict[int, str]:
     steering = routers.routers(model, told=True)
     modules = {id(model.get_submodule(name)) for name in steering}
     reserved = {id(w.parameter): routers.ROUTER for w in found if id(w.module) in modules}
-    head = find_head(model, [(w.name, w.module, w.parameter) for w in found if id(w.parameter) not in reserved])
+    head = _head(model, [w for w in found if id(w.parameter) not in reserved])
     return reserved if head is None else reserved | {id(head[0]): head[1]}
 
 
@@ -196,6 +196,10 @@ def inputs_first(module: nn.Module) -> bool:
     return isinstance(module, transposed) or type(module).__name__ == "Conv1D"
 
 
+def _head(model: nn.Module, found: Sequence[Weight]) -> tuple[nn.Parameter, str] | None:
+    return find_head(model, [(w.name, w.module, w.parameter) for w in found])
+
+
 def _asked_classifier(model: nn.Module, found: Sequence[Weight], exclude: Sequence[str]) -> Weight:
     last = _classifier(model, found)
     if last is None:
@@ -213,11 +217,11 @@ def _asked_classifier(model: nn.Module, found: Sequence[Weight], exclude: Sequen
 
 
 def _classifier(model: nn.Module, found: Sequence[Weight]) -> Weight | None:
-    head = find_head(model, [(w.name, w.module, w.parameter) for w in found])
+    head = _head(model, found)
     if head is None and found:
-        listed = {id(m) for outer in model.modules() if isinstance(outer, nn.ModuleList) for m in outer.modules()}
-        plain = [w for w in found[:-1] if isinstance(w.module, nn.Linear) and id(w.module) not in listed]
-        return None if plain and id(found[-1].module) in listed else found[-1]
+        inside = listed(model)
+        plain = [w for w in found[:-1] if isinstance(w.module, nn.Linear) and id(w.module) not in inside]
+        return None if plain and id(found[-1].module) in inside else found[-1]
     return next((w for w in found if head and w.parameter is head[0]), None)
 
 
