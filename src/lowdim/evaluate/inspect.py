@@ -24,7 +24,7 @@ from lowdim.models.walk.calls import Activation
 from lowdim.models.walk.collect import Collector
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.models.walk.stream import Block
-from lowdim.models.walk.support import SUPPORTED, verdict
+from lowdim.models.walk.support import SUPPORTED, judge, verdict
 
 TOKENS_PER_BATCH = 2048
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -88,7 +88,10 @@ def inspect(
         (8, 0.0, ['3'])
     """
     probes = {f"{m:g}": {pooling: OWL(m=float(m), pooling=pooling) for pooling in POOLINGS} for m in ms}
-    support = verdict(str(model), revision, trust_remote_code) if isinstance(model, str | Path) else SUPPORTED
+    if isinstance(model, str | Path):
+        support = verdict(str(model), revision, trust_remote_code)
+    else:
+        support = judge(open_model(model).stream)
     if support != SUPPORTED and probes and calibration is not None:
         raise LowdimError(support.removeprefix("refused: "))
     opened = open_model(

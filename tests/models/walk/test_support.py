@@ -86,3 +86,13 @@ def test_gradients_through_blocks_that_hand_each_other_more_are_refused(tmp_path
     shutil.rmtree(tmp_path / "in")
     build("llama", tmp_path / "in")
     assert open_session(str(tmp_path / "in"), taylor).layers
+
+
+@pytest.mark.parametrize(("kind", "why"), REFUSED.items())
+def test_a_model_in_memory_is_judged_too(kind: str, why: str, tmp_path: Path) -> None:
+    model = build(kind, tmp_path / "in")
+    found = inspect(model, calibration=None, alpha=False)
+    assert found.support.startswith("refused: ")
+    assert why in found.support
+    with pytest.raises(LowdimError, match=why):
+        inspect(model, calibration=torch.stack([ids[:9] for ids in tokens()]), alpha=False)

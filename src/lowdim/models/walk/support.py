@@ -44,7 +44,14 @@ def verdict(spec: str, revision: str | None = None, trust_remote_code: bool = Fa
     """
     try:
         path = config_directory(spec, revision, trust_remote_code)
-        stream = Stream(empty_model(path, torch.float32, trust_remote_code))
+        return judge(Stream(empty_model(path, torch.float32, trust_remote_code)))
+    except LowdimError as error:
+        return f"refused: {error}"
+
+
+def judge(stream: Stream) -> str:
+    """Return what `verdict` says of a model that is open already."""
+    try:
         prunable(stream)
         stream.manners  # noqa: B018 - finds out, or refuses
     except LowdimError as error:
