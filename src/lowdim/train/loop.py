@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -44,7 +45,9 @@ class Loop:
     the same. Ranks step together or not at all: when one has no batch left, all stop.
 
     With ``master`` the optimizer and its riders see fp32 copies in the place of narrower weights, which get the copies
-    rounded after each step: changes that bf16 cannot hold add up, and the optimizer's memory is fp32.
+    rounded after each step: changes that bf16 cannot hold add up, and the optimizer's memory is fp32. A weight that is
+    ``projected`` has such a copy in any case, and the model computes with a function of it: the copy masked, or rounded
+    to a grid. Gradients pass straight through: the one of what was computed with is taken for the copy's.
 
     Args:
         model: in the mode in which it is to train; its own draws (dropout) come from torch's global generators.
@@ -53,6 +56,8 @@ class Loop:
         accumulate: batches of a step.
         clip: largest norm of a step's gradient over all weights.
         master: whether weights narrower than fp32 have fp32 copies.
+        projected: by weight, what the model computes with, as a function of the fp32 copy; it may change from step to
+            step, and leaves its argument alone.
         schedule: factor on the learning rates for the step with an index, from 0.
         riders: what is saved and restored with the loop, such as the ``SparseTraining`` of the optimizer.
         size: counts a batch's examples, or whatever its loss is a mean over, such as tokens.
@@ -84,6 +89,7 @@ class Loop:
         accumulate: int = 1,
         clip: float | None = None,
         master: bool = False,
+        projected: Mapping[nn.Parameter, Callable[[Tensor], Tensor]] | None = None,
         schedule: Callable[[int], float] | None = None,
         riders: Sequence[Kept] = (),
         size: Callable[[Any], int] = examples,
@@ -95,16 +101,21 @@ class Loop:
         self._accumulate, self._clip = accumulate, clip
         self._together = ranks_agree(model)
         self._wide: dict[nn.Parameter, Tensor] = {}
+        self._projected = dict(projected or {})
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        for parameter in self._parameters() if master else []:
+        for parameter in self._parameters():
+            if not (master or parameter in self._projected):
+                continue
             if isinstance(parameter, DTensor):
                 raise LowdimError(
                     "master keeps copies of whole weights, and these are sharded; shard fp32 weights instead, with "
                     "MixedPrecisionPolicy(param_dtype=torch.bfloat16)"
                 )
-            if parameter.is_floating_point() and parameter.dtype.itemsize < 4:
-                self._wide[parameter] = parameter.detach().float()
+            narrow = parameter.is_floating_point() and parameter.dtype.itemsize < 4
+            if narrow or parameter in self._projected:
+                self._wide[parameter] = parameter.detach().to(torch.float32, copy=True)
+        self._show()
 
     def _parameters(self) -> list[Any]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -167,7 +178,7 @@ class Loop:
     @contextmanager
     def _widened(self) -> Iterator[None]:
         """Let weights and gradients be fp32 inside the block."""
-        narrow = {parameter: parameter.dtype for parameter in self._wide}
+        narrow = {parameter: parameter.data for parameter in self._wide}
         for parameter, wide in self._wide.items():
             gradient, parameter.grad = parameter.grad, None
             parameter.data = wide
@@ -175,10 +186,17 @@ class Loop:
         try:
             yield
         finally:
-            for parameter, dtype in narrow.items():
+            for parameter, shown in narrow.items():
                 parameter.grad = None
-                self._wide[parameter] = parameter.data
-                parameter.data = parameter.data.to(dtype)
+                self._wide[parameter], parameter.data = parameter.data, shown
+            self._show()
+
+    @torch.no_grad()
+    def _show(self) -> None:
+        """Let the model compute with the fp32 copies as they are now: rounded, and projected."""
+        for parameter, wide in self._wide.items():
+            made = self._projected.get(parameter)
+            parameter.copy_(wide if made is None else made(wide))
 
     def _gathered(self, value: float) -> list[Any]:
         """Return a number of every rank."""
