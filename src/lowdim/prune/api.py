@@ -260,29 +260,7 @@ class _Run:
 
     def _data(self, session: Session) -> CalibrationData | None:
         """Return the calibration data, ``None`` if the recipe looks at none."""
-        if not needs_data(self.recipe):
-            return None
-        settings, config = self.recipe.calibration, session.config
-        embedding: Any = session.stream.model.get_input_embeddings()
-        context = settings.context or min(2048, positions(config) or 2048)
-        if isinstance(self.source, CalibrationData):
-            data = self.source
-        else:
-            data = calibration(
-                settings.source if self.source is None else self.source,
-                self.tokenizer,
-                samples=settings.samples,
-                context=context,
-                seed=self.recipe.seed if settings.seed is None else settings.seed,
-                format=settings.format,
-                padding=settings.padding,
-                rationale=settings.rationale,
-                in_context=settings.in_context,
-                bos=settings.bos,
-                vocab_size=embedding.weight.shape[0],
-            )
-        check_context(data.context, config)
-        return data
+        return read_calibration(session, self.source, self.tokenizer) if needs_data(self.recipe) else None
 
     def _fingerprint(self, session: Session, data: CalibrationData | None) -> dict[str, Any]:
         """Return all that decides the output's bytes."""
@@ -312,6 +290,36 @@ def _parameters(session: Session) -> list[str]:
     chosen = {info.name for info in session.layers}
     layers = (layer for index in range(len(session.stream)) for layer in session.stream.describe(index)[0])
     return list(dict.fromkeys(layer.parameter for layer in layers if layer.name in chosen))
+
+
+def read_calibration(session: Session, source: Any, tokenizer: Any) -> CalibrationData:
+    """Return the calibration data of a session's recipe; a ``source`` that is given overrides the recipe's.
+
+    Raises:
+        DataError: there is too little of it, or it does not suit the model.
+    """
+    recipe, config = session.recipe, session.config
+    settings = recipe.calibration
+    embedding: Any = session.stream.model.get_input_embeddings()
+    context = settings.context or min(2048, positions(config) or 2048)
+    if isinstance(source, CalibrationData):
+        data = source
+    else:
+        data = calibration(
+            settings.source if source is None else source,
+            tokenizer,
+            samples=settings.samples,
+            context=context,
+            seed=recipe.seed if settings.seed is None else settings.seed,
+            format=settings.format,
+            padding=settings.padding,
+            rationale=settings.rationale,
+            in_context=settings.in_context,
+            bos=settings.bos,
+            vocab_size=embedding.weight.shape[0],
+        )
+    check_context(data.context, config)
+    return data
 
 
 def batches_of(data: CalibrationData) -> list[Batch]:

@@ -189,7 +189,7 @@ class Keeper:
 
 
 def record_block(
-    session: Session, block: Block, outcomes: Iterable[Outcome], targets: Mapping[str, float]
+    session: Session, block: Block, outcomes: Iterable[Outcome], targets: Mapping[str, float | None]
 ) -> tuple[BlockRecord, dict[str, Tensor | Packed]]:
     """Count what a block's pruned tensors hold now, as they will be stored.
 

@@ -55,7 +55,7 @@ class Loop:
         loss: (model, batch) -> the mean loss of the batch's examples.
         accumulate: batches of a step.
         clip: largest norm of a step's gradient over all weights.
-        master: whether weights narrower than fp32 have fp32 copies.
+        master: whether weights narrower than fp32 have fp32 copies; or, by weight, the copies to begin with.
         projected: by weight, what the model computes with, as a function of the fp32 copy; it may change from step to
             step, and leaves its argument alone.
         schedule: factor on the learning rates for the step with an index, from 0.
@@ -88,7 +88,7 @@ class Loop:
         loss: Callable[[nn.Module, Any], Tensor],
         accumulate: int = 1,
         clip: float | None = None,
-        master: bool = False,
+        master: bool | Mapping[nn.Parameter, Tensor] = False,
         projected: Mapping[nn.Parameter, Callable[[Tensor], Tensor]] | None = None,
         schedule: Callable[[int], float] | None = None,
         riders: Sequence[Kept] = (),
@@ -114,7 +114,8 @@ class Loop:
                 )
             narrow = parameter.is_floating_point() and parameter.dtype.itemsize < 4
             if narrow or parameter in self._projected:
-                self._wide[parameter] = parameter.detach().to(torch.float32, copy=True)
+                begun = parameter.detach() if isinstance(master, bool) else master.get(parameter, parameter.detach())
+                self._wide[parameter] = begun.to(parameter.device, torch.float32, copy=True)
         self._show()
 
     def _parameters(self) -> list[Any]:
@@ -205,6 +206,16 @@ class Loop:
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, value)
         return everyone
+
+    def copy_of(self, parameter: nn.Parameter) -> Tensor:
+        """Return what the optimizer trains in the place of a weight: its fp32 copy, or the weight itself."""
+        return self._wide.get(parameter, parameter.detach())
+
+    def replace_copies(self, copies: Mapping[nn.Parameter, Tensor]) -> None:
+        """Let fp32 copies be others; the model computes with these from now on."""
+        for parameter, copy in copies.items():
+            self._wide[parameter] = copy.clone()
+        self._show()
 
     # ---------------------------------------------------------------- what is kept
 

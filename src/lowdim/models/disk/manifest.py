@@ -125,6 +125,7 @@ class Manifest(_Part):
     evaluation: dict[str, Any] = {}
     probes: dict[str, Any] = {}
     packed: PackedPart | None = None
+    recovery: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is written: plain types, in the schema's order, without the parts that do not apply."""

@@ -1,0 +1,292 @@
+"""The second stage: the whole model, trained to predict what the dense one predicts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lowdim.core.errors import LowdimError
+from lowdim.core.progress import Progress
+from lowdim.core.quantize import Quantized, decode, least_scale
+from lowdim.core.random import generator
+from lowdim.data.batch import Batch, num_tokens
+from lowdim.models.load import load
+from lowdim.models.walk.attention import adopted
+from lowdim.models.walk.skeleton import Reader
+from lowdim.pipeline.recover.blocks import Text, write
+from lowdim.pipeline.recover.fit import cosine
+from lowdim.pipeline.recover.pair import Pair, trained
+from lowdim.prune.keeper import BlockRecord, Keeper
+from lowdim.train.loop import Loop
+from lowdim.train.nm.fixed import FixedMasks
+from lowdim.train.nm.rounded import RoundedWeight, Rounding
+from lowdim.train.objectives.distill import Distillation, Distiller
+
+FLOOR = 0.1
+"""Share of the learning rate that is left at the end."""
+SAVE_SECONDS = 180.0
+_REMEMBERED = 2 << 30
+_STATE = "distill.safetensors"
+
+
+@dataclass(frozen=True)
+class Held:
+    """The loss on held-out text before and after, and the steps taken."""
+
+    before: float
+    after: float
+    steps: int
+    tokens: int
+    seconds: float
+
+
+class _DivergedError(Exception):
+    """A step's loss was NaN or Inf."""
+
+
+class DistillStage:
+    """Trains a student in memory; the model is read from what the stage before has written.
+
+    Args:
+        pair: the models.
+        text: batches of tokens.
+        reader: what the blocks are read from; ``None`` for the student as it was given.
+    """
+
+    def __init__(self, pair: Pair, text: Text, reader: Reader | None) -> None:
+        self.pair, self.text, self._reader = pair, text, reader
+        self.names = {info.name for info in pair.student.layers}
+        self.student = self._model(pair.student)
+        self.teacher = self._model(pair.teacher)
+        settings = pair.recipe.distill
+        self.student.requires_grad_(False)
+        self.teacher.requires_grad_(False)
+        self._open()
+        if settings.checkpointing:
+            self.student.gradient_checkpointing_enable({"use_reentrant": False})
+            self.student.enable_input_require_grads()
+        parts = Distillation(settings.kl, settings.ce, settings.hidden, settings.temperature)
+        self.distiller = Distiller(parts, self.student, self.teacher)
+        self._taught: dict[int, Tensor] = {}
+        width = self.teacher.config.get_text_config().hidden_size
+        size = num_tokens(text.train) * width * next(self.teacher.parameters()).itemsize
+        self.remembers = size <= _REMEMBERED and not settings.hidden
+        self.accumulate = max(1, round(settings.sequences / len(text.train[0])))
+
+    def _model(self, opened: Any) -> PreTrainedModel:
+        assert opened.source is not None
+        stream = opened.stream
+        return load(opened.source.path, stream.compute, stream.device, self.pair.recipe.trust_remote_code)
+
+    def _open(self) -> None:
+        """Take masters, masks and grids from the checkpoint, block by block; let what is trained have gradients."""
+        self.masters: dict[nn.Parameter, Tensor] = {}
+        self.masks: dict[nn.Parameter, Tensor] = {}
+        self._grids: dict[nn.Parameter, RoundedWeight] = {}
+        stream, grid = self.pair.student.stream, self.pair.recipe.grid
+        for index in range(len(stream)):
+            with stream.block(index, self._reader) as block:
+                work = trained(block, self.names)
+                for name in [*(layer.parameter for layer in work.layers.values()), *self._named(block.name, work)]:
+                    parameter = self.student.get_parameter(name)
+                    parameter.requires_grad_(True)
+                    self.masters[parameter] = block.masters[name.removeprefix(f"{block.name}.")].float()
+                for layer in work.layers.values():
+                    parameter = self.student.get_parameter(layer.parameter)
+                    mask = self.masters[parameter] != 0
+                    if not bool(mask.all()):
+                        self.masks[parameter] = mask
+                    if grid is not None:
+                        self._grids[parameter] = self._rounded(layer.name, mask, layer.transposed, layer.master.dtype)
+                with torch.no_grad():
+                    for name, master in block.masters.items():
+                        self.student.get_parameter(f"{block.name}.{name}").copy_(master)
+
+    @staticmethod
+    def _named(block: str, work: Any) -> list[str]:
+        return [f"{block}.{name}" for name in work.others.values()]
+
+    def _rounded(self, name: str, mask: Tensor, turned: bool, dtype: torch.dtype) -> RoundedWeight:
+        grid = self.pair.recipe.grid
+        assert grid is not None
+        if mask.dim() != 2:
+            raise LowdimError(
+                f"{name} is one of several experts in one tensor, which the end-to-end stage does not round. Train "
+                "through the grid block by block, stage='blocks'."
+            )
+        own = mask.t() if turned else mask
+        return RoundedWeight(None if bool(mask.all()) else own, grid, least_scale(dtype), turned)
+
+    # ---------------------------------------------------------------- time
+
+    def time_step(self) -> tuple[float, float]:
+        """Return the seconds of a micro-batch, forward and back, and of what the teacher does for it."""
+        batch, found = self.text.train[0], (math.inf, math.inf)
+        for _ in range(2):
+            begun = time.perf_counter()
+            taught = self._teach(0) if self.remembers else None
+            asked = time.perf_counter()
+            with adopted():
+                self.distiller(self.student, batch, taught).backward()
+            done = time.perf_counter()
+            self.student.zero_grad()
+            self._taught.clear()
+            found = min(found[0], done - asked), min(found[1], asked - begun)
+        return found
+
+    # ---------------------------------------------------------------- training
+
+    def _teach(self, place: int) -> Tensor:
+        if place not in self._taught:
+            with adopted():
+                made = self.distiller.teach(self.text.train[place])
+            if not self.remembers:
+                return made
+            self._taught[place] = made
+        return self._taught[place]
+
+    def _loss(self, model: nn.Module, place: int) -> Tensor:
+        taught = self._teach(place) if self.remembers else None
+        with adopted():
+            return self.distiller(model, self.text.train[place], taught)
+
+    def _places(self, begin: int) -> Iterator[int]:
+        """Yield the batches from the micro-batch ``begin`` on, in a new order for every pass."""
+        count, seed = len(self.text.train), self.pair.recipe.seed
+        number = begin // count
+        while True:
+            order = torch.randperm(count, generator=generator(seed, "recover", "distill", number)).tolist()
+            yield from order[begin % count if number == begin // count else 0 :]
+            number += 1
+
+    @torch.no_grad()
+    def held_out(self) -> float:
+        """Return the loss on the held-out batches, each token weighing the same."""
+        sizes = [num_tokens(batch) for batch in self.text.held]
+        with adopted():
+            lost = [float(self.distiller(self.student, batch)) for batch in self.text.held]
+        return sum(one * size for one, size in zip(lost, sizes, strict=True)) / sum(sizes)
+
+    def run(self, steps: int, keeper: Keeper, store: Any, progress: Progress) -> Held:
+        """Train for so many steps, or what is left of them; the student then is as it did best, or as it began.
+
+        Args:
+            steps: of the optimizer.
+            keeper: of the run, whose state says how the stage began.
+            store: where the state of the training is kept while it lasts.
+            progress: told of every step.
+        """
+        settings, begun = self.pair.recipe.distill, time.perf_counter()
+        parameters = list(self.masters)
+        optimizer = torch.optim.Adam(parameters, lr=settings.lr, betas=(0.9, 0.95), fused=True)
+        riders: list[Any] = [FixedMasks(self.masks, optimizer)]
+        self.rounding = Rounding(self._grids, optimizer) if self._grids else None
+        riders += [self.rounding] if self.rounding else []
+        self.loop = Loop(
+            self.student,
+            optimizer,
+            loss=self._loss,
+            accumulate=self.accumulate,
+            clip=settings.clip,
+            master=self.masters,
+            projected=self.rounding.projections() if self.rounding else None,
+            schedule=lambda step: cosine(step, steps, FLOOR),
+            riders=riders,
+            size=lambda place: num_tokens(self.text.train[place]),
+        )
+        first = keeper.recall("held_out")
+        if first is None:
+            first = self.held_out()
+            keeper.remember("held_out", first)
+        start = {p: self.loop.copy_of(p).clone() for p in parameters}
+        if (state := store.get(_STATE)) is not None:
+            self.loop.load_state_dict(state)
+        try:
+            self._train(steps, store, progress)
+        except _DivergedError:
+            self._back(store, start, keeper)
+        last = self.held_out()
+        if not last <= first:
+            self._take(start)
+            keeper.remember("distill_note", f"training ended at {last:.4g} on held-out text, from {first:.4g}: undone")
+            last = first
+        tokens = self.loop.step * self.accumulate * num_tokens(self.text.train[0])
+        return Held(first, last, self.loop.step, tokens, round(time.perf_counter() - begun, 3))
+
+    def _train(self, steps: int, store: Any, progress: Progress) -> None:
+        saved = time.monotonic()
+        places = self._places(self.loop.step * self.accumulate)
+        with progress.stage("Recover end to end", steps, "steps") as stage:
+            stage.advance(self.loop.step)
+
+            def told(step: int, loss: float) -> None:
+                if not math.isfinite(loss):
+                    raise _DivergedError
+                stage.advance()
+
+            while self.loop.step < steps:
+                self.loop.run([next(places) for _ in range(self.accumulate)], told)
+                if time.monotonic() - saved > SAVE_SECONDS or self.loop.step == steps:
+                    store.put(_STATE, self.loop.state_dict())
+                    saved = time.monotonic()
+
+    def _back(self, store: Any, start: dict[nn.Parameter, Tensor], keeper: Keeper) -> None:
+        """Go back to the last state that was saved, or to the beginning."""
+        state, step = store.get(_STATE), self.loop.step
+        if state is not None:
+            self.loop.load_state_dict(state)
+        else:
+            self._take(start)
+            self.loop.step = 0
+        keeper.remember(
+            "distill_note", f"the loss of step {step} was not finite; training went back to step {self.loop.step}"
+        )
+
+    def _take(self, weights: dict[nn.Parameter, Tensor]) -> None:
+        self.loop.replace_copies(weights)
+
+    # ---------------------------------------------------------------- what comes out
+
+    def write(self, keeper: Keeper) -> dict[int, BlockRecord]:
+        """Write every block with the trained weights; return the records."""
+        stream, records = self.pair.student.stream, dict[int, BlockRecord]()
+        for index in range(len(stream)):
+            with stream.block(index, self._reader) as block:
+                work = trained(block, self.names)
+                codes: dict[nn.Parameter, Quantized] = {}
+                for own, layer in work.layers.items():
+                    parameter = self.student.get_parameter(layer.parameter)
+                    if self.rounding is not None:
+                        made = codes[own] = self.rounding.codes(parameter)
+                        layer.write(decode(made.levels, made.scales, self._grids[parameter].grid))
+                        continue
+                    wide = self.loop.copy_of(parameter)
+                    if wide.dim() == 3:
+                        wide = wide[int(layer.name.rsplit(".", 2)[1])]
+                    layer.write(wide.t() if layer.transposed else wide)
+                for own, name in work.others.items():
+                    work.masters[own].copy_(self.loop.copy_of(self.student.get_parameter(f"{block.name}.{name}")))
+                records[index] = write(self.pair, keeper, block, work, codes)
+        return records
+
+
+def split_text(batches: Sequence[Batch], share: float) -> Text:
+    """Return the batches to train on and those to hold out, at least one of each.
+
+    Raises:
+        LowdimError: there is only one.
+    """
+    if len(batches) < 2:
+        raise LowdimError(
+            f"the text fills {len(batches)} batch of tokens, and at least two are needed: one to train on and one to "
+            "judge by. Give more text (calibration.samples), or a shorter calibration.context."
+        )
+    held = max(1, round(share * len(batches)))
+    return Text(list(batches[held:]), list(batches[:held]))

@@ -1,0 +1,1 @@
+"""Masks in training that are given: fixed, adaptive, N:M."""
