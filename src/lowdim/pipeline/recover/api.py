@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from lowdim.core.errors import LowdimError
 from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
+from lowdim.data.batch import split
 from lowdim.data.calibration import CalibrationData, positions
 from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.writer import Writer
@@ -26,7 +27,7 @@ from lowdim.pipeline.recover.pair import Pair, open_pair
 from lowdim.pipeline.recover.plan import RecoveryPlan, StagePlan, counted, memory, plan_blocks, plan_distill
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.pipeline.recover.record import build_record
-from lowdim.prune.api import batches_of, read_calibration
+from lowdim.prune.api import read_calibration
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.measure import Measured, compare, make_windows, measure
 from lowdim.prune.sidecar import sizes
@@ -176,7 +177,7 @@ class _Run:
         return pair, read_calibration(pair.student, self.source, self.tokenizer)
 
     def _text(self, data: CalibrationData) -> Text:
-        return split_text(batches_of(data), self.recipe.calibration.held)
+        return split_text(list(split([data.whole], self.recipe.batch_tokens)), self.recipe.calibration.held)
 
     def _settled(self, pair: Pair, text: Text, keeper: Keeper) -> RecoveryPlan:
         """Return the plan of this run: an earlier attempt's, or one that is timed now; it is told before the work."""

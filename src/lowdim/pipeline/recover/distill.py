@@ -18,6 +18,7 @@ from lowdim.core.quantize import Quantized, decode, least_scale
 from lowdim.core.random import generator
 from lowdim.data.batch import Batch, num_tokens
 from lowdim.models.load import load
+from lowdim.models.structure.blocks import find_blocks
 from lowdim.models.walk.attention import adopted
 from lowdim.models.walk.skeleton import Reader
 from lowdim.pipeline.recover.blocks import Text, write
@@ -70,8 +71,11 @@ class DistillStage:
         self.teacher.requires_grad_(False)
         self._open()
         if settings.checkpointing:
-            self.student.gradient_checkpointing_enable({"use_reentrant": False})
-            self.student.enable_input_require_grads()
+            model: Any = self.student  # of older Transformers only the second name is known
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+            for block in find_blocks(model)[1]:
+                block.training = True  # blocks that only answer keep no checkpoints; what is in them drops nothing out
         parts = Distillation(settings.kl, settings.ce, settings.hidden, settings.temperature)
         self.distiller = Distiller(parts, self.student, self.teacher)
         self._taught: dict[int, Tensor] = {}

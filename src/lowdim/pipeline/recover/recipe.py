@@ -97,6 +97,7 @@ class Recovery(Document):
         stage: "blocks", "distill", or "both", one after the other.
         minutes: of training on this machine, shared between the stages; None trains the passes that they name.
         share: of the minutes that the blocks get where there are both stages.
+        batch_tokens: tokens that are computed at once, and in a step of a block's training; fewer need less memory.
         mask: "fixed" keeps the zeros where they are.
         teacher: the dense model; None is the one that ``lowdim.json`` says the model was made from.
         calibration: see `Text`.
@@ -123,6 +124,7 @@ class Recovery(Document):
     stage: Stage = "both"
     minutes: Positive | None = None
     share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    batch_tokens: Count = 2048
     mask: Literal["fixed"] = "fixed"
     teacher: Annotated[str, Field(min_length=1)] | None = None
     calibration: Text = Text()
