@@ -178,7 +178,7 @@ class MaskedLayer:
 
     def clear_state(self) -> None:
         """Let the optimizer forget what is off; ``load`` brings back what it knew, until the next step."""
-        self._forgotten = forget(self._optimizer, self.parameter, self._off, self.name)
+        self._forgotten = forget(self._optimizer, self.parameter, self._off)
 
     @property
     def touched(self) -> bool:
