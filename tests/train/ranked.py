@@ -84,6 +84,7 @@ def kept(part: slice, shard: bool) -> dict[str, Any]:
     net = model(0)
     for i, layer in enumerate(layer for layer in net if isinstance(layer, nn.Linear)):
         layer.weight.data[torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(i)) < 0.5] = 0.0
+    before = sum(int((p == 0).sum()) for p in net.parameters())
     wrong = {"2.weight": torch.zeros(14, 18).bool()}
     if shard:
         for layer in net:
@@ -99,7 +100,13 @@ def kept(part: slice, shard: bool) -> dict[str, Any]:
     weights = [layer.parameter.detach() for layer in keep.layers]
     whole = [w.full_tensor() if shard else w for w in weights]  # type: ignore[attr-defined]
     zeros = sum(int((w == 0).sum()) for w in whole)
-    return {**found, "said": said, "zeros": zeros, "total": float(sum(w.double().sum() for w in whole))}
+    return {
+        **found,
+        "said": said,
+        "before": before,
+        "zeros": zeros,
+        "total": float(sum(w.double().sum() for w in whole)),
+    }
 
 
 def main(rank: int, size: int, home: str) -> None:
