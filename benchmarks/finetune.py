@@ -108,7 +108,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(source)
     text = windows("builtin", tokenizer, 512, limit=given.windows)
     rows = calibration("builtin", tokenizer, samples=given.steps * given.batch, context=256, seed=1).whole.input_ids
-    recipe = lowdim.Recipe(sparsity=given.sparsity, method="wanda", evaluation={"text": None})
+    few = {"samples": 16, "context": 512}
+    recipe = lowdim.Recipe(sparsity=given.sparsity, method="wanda", calibration=few, evaluation={"text": None})
     with tempfile.TemporaryDirectory() as scratch:
         lowdim.prune(str(source), recipe, out=Path(scratch, "out"))
         masks = lowdim.Masks.load(Path(scratch, "out"))

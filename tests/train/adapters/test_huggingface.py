@@ -8,24 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.zoo import VOCAB, ZOO
+from tests.models.zoo import ZOO
+from tests.train.adapters.trainers import Text, tune
 from tests.train.small import Counter
-from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.core.masks import Masks
 from lowdim.train import RigL
 from lowdim.train.adapters.huggingface import KeepZerosCallback, RiderCallback, SparseTrainingCallback
-
-
-class Text(torch.utils.data.Dataset[dict[str, Tensor]]):
-    def __len__(self) -> int:
-        return 48
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        ids = torch.randint(VOCAB, (12,), generator=torch.Generator().manual_seed(index))
-        return {"input_ids": ids, "labels": ids}
 
 
 def train(home: Path, callbacks: list[Any], resume: Any = None) -> Any:
@@ -101,27 +92,6 @@ def pruned() -> Any:
         if "_proj" in name:
             weight.data[torch.rand(weight.shape, generator=torch.Generator().manual_seed(number)) < 0.5] = 0.0
     return model
-
-
-def tune(home: Path, model: Any, callback: Any, resume: Any = None, **settings: Any) -> Trainer:
-    given: dict[str, Any] = {
-        "max_steps": 6,
-        "per_device_train_batch_size": 2,
-        "gradient_accumulation_steps": 2,
-        "weight_decay": 0.5,
-        "learning_rate": 1e-2,
-        "lr_scheduler_type": "constant",
-        "save_steps": 3,
-        "report_to": [],
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
-    arguments = TrainingArguments(output_dir=str(home), **(given | settings))
-    callbacks = [callback] if callback else []
-    trainer = Trainer(model, arguments, train_dataset=Text(), eval_dataset=Text(), callbacks=callbacks)
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer
 
 
 def zeros(model: Any, masks: Masks) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.models.zoo import VOCAB, ZOO
+from tests.train.adapters.trainers import tune
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -18,6 +19,7 @@ peft = pytest.importorskip("peft")
 from lowdim.core.errors import LowdimError  # noqa: E402
 from lowdim.core.masks import Masks  # noqa: E402
 from lowdim.train import KeepZeros  # noqa: E402
+from lowdim.train.adapters.huggingface import KeepZerosCallback  # noqa: E402
 from lowdim.train.adapters.peft import mask_lora  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of PEFT's own
@@ -159,7 +161,7 @@ def test_several_adapters() -> None:
         model.merge_adapter([name])
         assert loss(model).item() == pytest.approx(outputs[name], abs=1e-5)
         masks.check(plain(model))
-        with pytest.raises(LowdimError, match=r"is merged with .*Call unmerge first"):
+        with pytest.raises(LowdimError, match=r"is merged with .*call unmerge_adapter first"):
             mask_lora(model)
         model.unmerge_adapter()
     merged = model.merge_and_unload(adapter_names=["default", "second"])
@@ -278,7 +280,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: adapted(pruned(), target_modules=["q_proj"], modules_to_save=["down_proj"]),
         r"modules_to_save trains a copy of model\.layers\.0\.mlp\.down_proj\.weight",
     ),
-    "merged": (merged, r"q_proj\.weight is merged with \['default'\].*Call unmerge first"),
+    "merged": (merged, r"q_proj is merged with \['default'\].*call unmerge_adapter first"),
     "unfrozen": (unfrozen, r"layers\.0\.mlp\.up_proj\.weight is trained itself"),
     "coded": (coded, r"layers\.0\.mlp\.up_proj\.weight is held by .*load the model unquantised"),
 }
@@ -320,3 +322,21 @@ def test_a_trained_copy_of_what_has_a_mask_and_full_training() -> None:
     copied = adapted(pruned(), target_modules=["q_proj"], modules_to_save=["up_proj"])
     with pytest.raises(LowdimError, match=r"trains a copy of model\.layers\.0\.mlp\.up_proj\.weight"):
         mask_lora(copied, masks)
+
+
+def test_in_a_trainer_that_loads_its_best(tmp_path: Path) -> None:
+    base = pruned()
+    masks, model = Masks.of(base), adapted(base)
+    mask_lora(model)
+    home = tmp_path / "run"
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    trainer = tune(home, model, None, eval_strategy="steps", eval_steps=3, **best)
+    assert trainer.state.best_model_checkpoint == str(home / "checkpoint-3")
+    tune(home, model, None, str(home / "checkpoint-3"))
+    model.eval()
+    before = loss(model).item()
+    merged = model.merge_and_unload()
+    assert loss(merged).item() == pytest.approx(before, abs=1e-5)
+    assert Masks.of(merged) == masks
+    with pytest.raises(LowdimError, match=r"mask_lora\(model\) instead"):
+        tune(home, adapted(pruned()), KeepZerosCallback())

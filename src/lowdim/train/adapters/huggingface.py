@@ -147,10 +147,6 @@ class KeepZerosCallback(RiderCallback[KeepZeros]):
 
     Attributes:
         training: the `KeepZeros`, from the beginning of training on.
-
-    Example:
-        >>> KeepZerosCallback().training is None
-        True
     """
 
     def __init__(self, masks: Mapping[str, Tensor] | None = None, checkpoint: str | Path | None = None) -> None:

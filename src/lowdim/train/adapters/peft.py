@@ -46,12 +46,11 @@ def mask_lora(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Ma
             trained copy); the model was not pruned; masks are not of these weights. Nothing has been changed then.
     """
     refuse_packed(model)
-    _refuse_others(model)
+    _refuse_others(model, masks)
     layers = dict(_layers(model))
     if not layers:
         raise LowdimError(f"{type(model).__name__} has no layer with LoRA. Call get_peft_model first, then mask_lora")
-    found = _zeros(layers) if masks is None else _given(model, layers, masks)
-    _refuse_copies(model, None if masks is None else found)
+    found = _zeros(layers) if masks is None else _given(model, masks)
     changed = {name: layer for name, layer in layers.items() if _key(name, found)}
     for name, layer in changed.items():
         _check(name, layer)
@@ -107,17 +106,12 @@ class Masked(LoraVariant):  # type: ignore[misc]
             return made
 
         x = module.lora_dropout[active_adapter](x)
-        held = (x, a.weight, b.weight)
-        added = (
-            checkpoint(product, *held, use_reentrant=False, preserve_rng_state=False)
-            if torch.is_grad_enabled()
-            else product(*held)
-        )
-        return result + added if b.bias is None else result + added + b.bias * scale
+        added = checkpoint(product, x, a.weight, b.weight, use_reentrant=False, preserve_rng_state=False)
+        out: Tensor = result + added if b.bias is None else result + added + b.bias * scale
+        return out
 
     def _off(self, device: torch.device) -> Tensor:
-        if self.off.device != device:
-            self.off = self.off.to(device)
+        self.off = self.off.to(device)
         return self.off
 
 
@@ -143,7 +137,6 @@ def _key(name: str, masks: Mapping[str, Any]) -> str:
 
 def _zeros(layers: Mapping[str, Any]) -> Masks:
     for name, layer in layers.items():
-        _refuse_merged(name, layer)
         if not getattr(layer.get_base_layer(), "weight", torch.empty(0, dtype=torch.uint8)).is_floating_point():
             _refuse_kind(name, layer)
     try:
@@ -155,17 +148,14 @@ def _zeros(layers: Mapping[str, Any]) -> Masks:
         ) from error
 
 
-def _given(model: nn.Module, layers: Mapping[str, Any], masks: Mapping[str, Tensor]) -> Masks:
-    """Return the masks of layers with LoRA, of those given, which must all be of weights that the model has."""
+def _given(model: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
+    """Return the masks given, all of which must be of weights that the model has."""
     packed = masks if isinstance(masks, Masks) else Masks.from_dict(masks)
     weights = {
         plain_name(name).replace(".base_layer.", ".").replace(".original_module.", "."): parameter
         for name, parameter in _inside(model).named_parameters(remove_duplicate=False)
         if ".modules_to_save." not in name
     }
-    for name, layer in layers.items():
-        if _key(name, packed):
-            _refuse_merged(name, layer)
     packed.check(weights)
     return packed
 
@@ -195,30 +185,20 @@ def _refuse_kind(name: str, layer: Any) -> None:
     )
 
 
-def _refuse_merged(name: str, layer: Any) -> None:
-    if layer.merged:
-        raise LowdimError(f"{name} is merged with {layer.merged_adapters}, so its zeros are gone. Call unmerge first")
-
-
-def _refuse_others(model: nn.Module) -> None:
-    """Refuse methods of PEFT other than LoRA."""
-    for name, module in model.named_modules():
+def _refuse_others(model: nn.Module, masks: Mapping[str, Any] | None) -> None:
+    """Refuse methods of PEFT other than LoRA, what is merged, and copies of pruned layers that PEFT trains in full."""
+    for name, module in _inside(model).named_modules():
         if isinstance(module, BaseTunerLayer) and not isinstance(module, LoraLayer):
             raise LowdimError(
                 f"{name} is a {type(module).__module__}.{type(module).__name__}; zeros are kept for LoRA alone. Use "
                 "LoraConfig, or merge it and zero the model afterwards: masks.apply_(model)"
             )
-
-
-def _refuse_copies(model: nn.Module, masks: Masks | None) -> None:
-    """Refuse copies of pruned layers that PEFT trains in full (``modules_to_save``)."""
-    for name, module in _inside(model).named_modules():
-        if not isinstance(module, AuxiliaryTrainingWrapper):
-            continue
-        for weight in inventory(module.original_module):
+        if isinstance(module, BaseTunerLayer) and module.merged:
+            raise LowdimError(f"{name} is merged with {module.merged_adapters}: call unmerge_adapter first")
+        copied = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else nn.Identity()
+        for weight in inventory(copied):
             plain = plain_name(f"{name}.{weight.name}")
-            pruned = is_pruned(weight) if masks is None else bool(_key(plain, masks))
-            if pruned:
+            if is_pruned(weight) if masks is None else _key(plain, masks):
                 raise LowdimError(
                     f"modules_to_save trains a copy of {plain}, which would lose its zeros. Take it out of "
                     "modules_to_save, and into target_modules"
