@@ -45,6 +45,7 @@ OPTIONAL = {
     "datasets": "data",
     "lm_eval": "eval",
     "lightning": "lightning",
+    "peft": "lora",
     "sklearn": "train",
 } | dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve")
 

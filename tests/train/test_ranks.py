@@ -50,8 +50,18 @@ def ranks(
 
 
 def test_all_ranks_agree(ranks: list[dict[str, dict[str, object]]]) -> None:
-    assert len(ranks[0]) == 3 * len(ranked.METHODS)
+    assert len(ranks[0]) == 3 * len(ranked.METHODS) + 2
     assert all(rank == ranks[0] for rank in ranks)
+
+
+def test_a_pruned_model_keeps_its_zeros(ranks: list[dict[str, dict[str, object]]]) -> None:
+    ddp, fsdp = ranks[0]["keep-ddp"], ranks[0]["keep-fsdp"]
+    assert ddp["hashes"] == fsdp["hashes"] == [ddp["hashes"][0]] * ranked.STEPS  # type: ignore[index]
+    assert ddp["zeros"] == fsdp["zeros"] == ddp["before"]
+    assert 200 < int(str(ddp["before"])) < 300
+    assert ddp["total"] == pytest.approx(fsdp["total"], rel=1e-5)
+    assert "weights of 2.weight that the masks switch off are not zero" in str(fsdp["said"])
+    assert ddp["said"] == fsdp["said"]
 
 
 @pytest.mark.parametrize("method", ranked.METHODS, ids=lambda m: type(m).__name__)
