@@ -191,8 +191,8 @@ def test_levels_beyond_the_scale_are_clamped():
 
 
 def test_refusals():
-    with pytest.raises(LowdimError, match="bits must be 8 or 4, got 3"):
-        Grid(3)
+    with pytest.raises(LowdimError, match="bits must be 8, 4 or 3, got 5"):
+        Grid(5)
     with pytest.raises(LowdimError, match="group must be 64 or 128 columns, got 32"):
         Grid(8, 32)
     with pytest.raises(LowdimError, match="Did you mean 'int8'"):

@@ -97,7 +97,7 @@ class Matrix(StoredMatrix):
         if form.grid is None and form.dtype == torch.float16:
             values = values.float()
         kind = form.grid.name if form.grid else KIND_OF.get(values.dtype)
-        if kind is None or packed.mask.ndim != 2:
+        if kind is None or (packed.table is not None and packed.table.ndim != 1):
             raise CheckpointError(f"there are no kernels for packed {form.dtype} of shape {list(form.shape)}")
         return cls(
             kind,
@@ -105,8 +105,8 @@ class Matrix(StoredMatrix):
             form.cols,
             form.grid.group if form.grid else 0,
             aligned(values.contiguous()),
-            aligned(packed.mask.contiguous()),
-            offsets(counts, kind),
+            None if packed.mask is None else aligned(packed.mask.contiguous()),
+            None if packed.mask is None else offsets(counts, kind),
             packed.scales,
             packed.table,
             bias,
@@ -134,16 +134,15 @@ class Matrix(StoredMatrix):
             CheckpointError: a tensor is missing, or has another type, shape or content than the format allows.
         """
         held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        if "mask" not in held:
-            check_dense(kind, *shape, group, held)
-            scales, table = held.get("scales"), held.get("table")
-            group = group if kind in QUANTISED else 0
-            return cls(kind, *shape, group, held["values"], scales=scales, table=table, bias=bias)
-        grid = Grid.of(kind, group) if kind in QUANTISED else None
-        form = Form(shape, torch.float32 if grid else VALUES[kind], grid)
+        grid, masked = Grid.of(kind, group) if kind in QUANTISED else None, "mask" in held
+        if grid is None and not masked:
+            check_dense(kind, *shape, held)
+            return cls(kind, *shape, 0, held["values"], bias=bias)
+        form = Form(shape, torch.float32 if grid else VALUES[kind], grid, masked=masked)
         if held.keys() != set(form.parts):
-            raise CheckpointError(f"a packed {kind} matrix has {sorted(form.parts)}, got {sorted(held)}")
-        return cls.from_packed(Packed(form, **held), bias)
+            stored = "packed" if masked else "dense"
+            raise CheckpointError(f"a {stored} {kind} matrix has {sorted(form.parts)}, got {sorted(held)}")
+        return cls.from_packed(Packed(form, held.pop("mask", None), **held), bias)
 
     def __post_init__(self) -> None:
         warn_without_kernels()

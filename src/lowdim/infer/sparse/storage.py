@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
-from lowdim.core.packing.codebook import ENTRIES
 from lowdim.core.packing.nibbles import pack_nibbles
 from lowdim.core.quantize import Grid, encode, indices
 from lowdim.models.disk.packed import Counts, Form, Packed, pack, pack_levels
@@ -113,19 +112,13 @@ def aligned(tensor: Tensor) -> Tensor:
     return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()
 
 
-def check_dense(kind: str, rows: int, cols: int, group: int, held: Mapping[str, Tensor]) -> None:
-    """Check that the tensors of a matrix without a mask are there, and have the types and shapes of its kind."""
-    wanted = {"values": (VALUES[kind], [-(-rows // 2) if kind == "int4" else rows, cols])}
-    if kind in QUANTISED:
-        wanted["scales"] = (torch.bfloat16, [rows, Grid.of(kind, group).groups(cols)])
-    if kind == "int4":
-        wanted["table"] = (torch.int8, [ENTRIES])
-    if held.keys() != wanted.keys():
-        raise CheckpointError(f"a dense {kind} matrix has {sorted(wanted)}, got {sorted(held)}")
-    for name, (dtype, shape) in wanted.items():
-        found = held[name]
-        if found.dtype != dtype or list(found.shape) != shape:
-            raise CheckpointError(f"{name} must be {dtype} {shape}, got {found.dtype} {list(found.shape)}")
+def check_dense(kind: str, rows: int, cols: int, held: Mapping[str, Tensor]) -> None:
+    """Check that a matrix of fp32 or bf16 without a mask has its values and nothing else, in the right type and shape."""
+    if held.keys() != {"values"}:
+        raise CheckpointError(f"a dense {kind} matrix has ['values'], got {sorted(held)}")
+    found = held["values"]
+    if found.dtype != VALUES[kind] or list(found.shape) != [rows, cols]:
+        raise CheckpointError(f"values must be {VALUES[kind]} {[rows, cols]}, got {found.dtype} {list(found.shape)}")
 
 
 def offsets(counts: Counts, kind: str) -> Tensor:
