@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from lowdim.models.disk.convert import convert
 from lowdim.models.disk.packed import Form, Packed, pack_levels
 from lowdim.models.disk.packed_header import lay_out
 from lowdim.models.disk.writer import Writer, shard_name
+from lowdim.models.quantize import quantize
 
 TOKENS = torch.arange(12)[None] + 3
 EXACT = sorted(set(ZOO) - {"mixtral"})  # whose experts Transformers sums in another order
@@ -129,6 +131,28 @@ def test_rounded_as_stored(tmp_path: Path, kind: str, bits: int, group: int) -> 
         assert held == sorted(tuple(made.values.tolist()) for made in packed_linears(path).values())
     dense = stock.load(path)
     assert float((logits(model) - logits(dense)).abs().max() / logits(dense).abs().max()) < 0.08
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3-moe"])
+def test_rounded_without_a_mask_as_stored(tmp_path: Path, kind: str, bits: int) -> None:
+    path = quantize(saved(tmp_path / "model", kind), tmp_path / "rounded", Grid(bits))
+    checkpoint, name = Checkpoint(path), f"int{bits}"
+    stored = {n: checkpoint.read_packed(n) for n in checkpoint.names() if checkpoint.is_packed(n)}
+    for dtype in (None, name):
+        model = lowdim.load(path, dtype)
+        layers = [layer for layer in sparse_layers(model).values() if layer.dtype == name and layer.table is not None]
+        layers = layers if bits < 8 else [layer for layer in sparse_layers(model).values() if layer.dtype == name]
+        held = sorted(hashed(layer.values) for layer in layers)
+        wanted = sorted(hashed(made.values) for made in stored.values())
+        assert (held == wanted) if dtype is None or bits < 8 else set(wanted) <= set(held)  # and the head
+        assert all(layer.mask is None and layer.kernel.startswith(f"dense {name}") for layer in layers)
+    dense = stock.load(path)
+    assert float((logits(model) - logits(dense)).abs().max() / logits(dense).abs().max()) < 0.08
+
+
+def hashed(values: torch.Tensor) -> bytes:
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).digest()
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [("fp32", 0.02), ("bf16", 0.01), ("int8", 0.06), ("int4", 0.4)])

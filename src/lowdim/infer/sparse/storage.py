@@ -113,7 +113,7 @@ def aligned(tensor: Tensor) -> Tensor:
 
 
 def check_dense(kind: str, rows: int, cols: int, held: Mapping[str, Tensor]) -> None:
-    """Check that a matrix of fp32 or bf16 without a mask has its values and nothing else, in the right type and shape."""
+    """Check that a matrix of fp32 or bf16 without a mask has its values alone, in the right type and shape."""
     if held.keys() != {"values"}:
         raise CheckpointError(f"a dense {kind} matrix has ['values'], got {sorted(held)}")
     found = held["values"]
