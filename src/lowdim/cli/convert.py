@@ -40,9 +40,14 @@ def convert(
     if (storage is None) == (dtype is None):
         raise RecipeError("give --storage, to keep every weight, or --dtype, to round: one of the two.")
     if dtype is not None:
-        return _round(source, out, dtype, group or 64, overwrite, trust_remote_code)
-    if group is not None:
+        _round(source, out, dtype, group or 64, overwrite, trust_remote_code)
+    elif group is not None:
         raise RecipeError(f"--group {group} goes with --dtype: nothing is rounded otherwise. Leave it out.")
+    else:
+        _store(source, out, storage, overwrite)
+
+
+def _store(source: Path, out: Path, storage: str | None, overwrite: bool) -> None:
     if storage not in STORAGES:
         raise RecipeError(f"--storage must be dense or packed, got {storage!r}. {suggest(str(storage), STORAGES)}")
     from lowdim.models.disk.convert import convert as run

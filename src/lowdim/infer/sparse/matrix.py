@@ -1,4 +1,4 @@
-"""A weight matrix as the kernels read it: dense, or a bitmask with packed values, in one of four kinds of number.
+"""A weight matrix as the kernels read it: dense, or a bitmask with packed values, in one of five kinds of number.
 
 | kind | values | activations |
 |---|---|---|
@@ -6,6 +6,7 @@
 | bf16 | bf16 | rounded to bf16 |
 | int8 | codes times a bf16 scale per row and group of columns | int8, one scale per token and group |
 | int4 | indices into 16 levels, times such a scale | as int8 |
+| int3 | indices into 8 levels, times such a scale; dense only | as int8 |
 
 Products sum in fp32. Up to `DIRECT_TOKENS` tokens go through a kernel that reads the packed weight once for eight of
 them; beyond that the matrix is decoded, a tile that fits the cache at a time, and torch multiplies: activations are
@@ -33,6 +34,7 @@ from lowdim.infer.sparse import fallback
 from lowdim.infer.sparse.storage import (
     KIND_OF,
     KINDS,
+    PACKABLE,
     QUANTISED,
     VALUES,
     StoredMatrix,
@@ -46,7 +48,7 @@ from lowdim.infer.sparse.storage import (
 )
 from lowdim.models.disk.packed import Form, Packed
 
-DIRECT_TOKENS = {"fp32": 128, "bf16": 24, "int8": 24, "int4": 24}
+DIRECT_TOKENS = {"fp32": 128, "bf16": 24, "int8": 24, "int4": 24, "int3": 24}
 TILE_BYTES = 4 << 20
 _FLOATS = {torch.float32: 0, torch.bfloat16: 1}
 _scratch = threading.local()
@@ -77,7 +79,7 @@ class Matrix(StoredMatrix):
         """
         kind, weight = kind_of(dtype), weight.detach()
         check_weight(weight, mask)
-        if packed and weight.numel():
+        if packed and (weight.numel() or kind not in PACKABLE):
             return cls.from_packed(pack_weight(weight, kind, group, mask), bias)
         if mask is not None and not packed:
             raise LowdimError("mask belongs to a packed matrix; leave it out, or packed=False.")
