@@ -133,7 +133,7 @@ def test_rounded_as_stored(tmp_path: Path, kind: str, bits: int, group: int) -> 
     assert float((logits(model) - logits(dense)).abs().max() / logits(dense).abs().max()) < 0.08
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, 4, 3])
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3-moe"])
 def test_rounded_without_a_mask_as_stored(tmp_path: Path, kind: str, bits: int) -> None:
     path = quantize(saved(tmp_path / "model", kind), tmp_path / "rounded", Grid(bits))
@@ -155,8 +155,18 @@ def hashed(values: torch.Tensor) -> bytes:
     return hashlib.sha256(values.contiguous().numpy().tobytes()).digest()
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("fp32", 0.02), ("bf16", 0.01), ("int8", 0.06), ("int4", 0.4)])
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
+LIMITS = {"fp32": 0.02, "bf16": 0.01, "int8": 0.06, "int4": 0.4, "int3": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limit", "kind"),
+    [
+        (dtype, limit, kind)
+        for dtype, limit in LIMITS.items()
+        for kind in ("llama", "gpt2", "mixtral")
+        if (dtype, kind) != ("int3", "mixtral")  # at 3 bits its tokens go to other experts
+    ],
+)
 def test_conversion(tmp_path: Path, kind: str, dtype: str, limit: float) -> None:
     path = packed_dir(tmp_path, kind)
     model, dense = lowdim.load(path, dtype), stock.load(path)
@@ -254,7 +264,7 @@ def test_weights_lie_in_ordinary_memory(tmp_path: Path) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     path = packed_dir(tmp_path)
-    with pytest.raises(LowdimError, match="dtype must be one of fp32, bf16, int8, int4, got 'bfloat16'"):
+    with pytest.raises(LowdimError, match="dtype must be one of fp32, bf16, int8, int4, int3, got 'bfloat16'"):
         lowdim.load(path, "bfloat16")
     with pytest.raises(LowdimError, match="group must be 64 or 128"):
         lowdim.load(path, "int8", group=32)

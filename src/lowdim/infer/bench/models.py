@@ -46,7 +46,7 @@ class Base:
         path: directory of a real model.
         original: directory of the model before it was pruned, which then stands for it wherever zeros are not skipped.
         trusted: whether Python code that the model brings along may be run.
-        rounded: dtype that a real model is stored in, every weight with a code; its zeros are none that could be skipped.
+        rounded: dtype that a real model is stored in, every weight with a code; none of its zeros are skipped.
     """
 
     model: PreTrainedModel

@@ -115,11 +115,11 @@ def accelerate(
 ) -> list[LayerReport]:
     """Swap the linear layers of a model for ones that skip zeros, in place; for inference on a CPU.
 
-    Layers with few zeros, and all of int3, are stored dense and still run faster than torch's for few tokens. The head of
-    a language model gets 8 bits where the rest gets 4 or 3. A head that is tied to the embedding shares its memory, unless it is
-    quantised: it then has a copy of its own, and the embedding stays as it is. Experts that are fused into one tensor
-    become layers of their own. Everything else (embeddings, routers) is left alone and listed. Afterwards no parameter
-    of the model needs a gradient, and ``save_pretrained`` is refused.
+    Layers with few zeros, and all of int3, are stored dense and still run faster than torch's for few tokens. The head
+    of a language model gets 8 bits where the rest gets 4 or 3. A head that is tied to the embedding shares its memory,
+    unless it is quantised: it then has a copy of its own, and the embedding stays as it is. Experts that are fused into
+    one tensor become layers of their own. Everything else (embeddings, routers) is left alone and listed. Afterwards no
+    parameter of the model needs a gradient, and ``save_pretrained`` is refused.
 
     Args:
         model: in evaluation mode and on the CPU; any module, usually a Transformers causal LM.

@@ -66,8 +66,8 @@ def load(
     Sparse layers (`SparseLinear`) need about the memory that the files have: weights are copied out of the files one
     after another. They are not mapped: when the system reclaims mapped pages, a model can slow down eightfold. fp16 is
     held as fp32, which no kernel rounds; ask for bf16 to halve that. A head that is tied to the embedding shares its
-    memory, unless it is to be int8 (which int4 and int3 mean too, for the head). On another device than the CPU a packed
-    checkpoint is decoded to a stock model.
+    memory, unless it is to be int8 (which int4 and int3 mean too, for the head). On another device than the CPU a
+    packed checkpoint is decoded to a stock model.
 
     Args:
         path: a checkpoint directory, dense or packed, a ``.gguf`` file, a hub id, or ``builtin:smollm2-135m``.
