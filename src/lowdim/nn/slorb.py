@@ -101,7 +101,8 @@ def pruned_blocks(weight: Tensor, mask: Tensor, k: int, how: str = "mean") -> Te
         >>> [pruned_blocks(weight, mask, 4, how).item() for how in ("mean", "sum")]
         [0.75, 3.0]
     """
-    blocks = weight.detach().float().masked_fill(mask.to(weight.device), 0.0).unflatten(1, (-1, k))
+    pruned = weight.detach().float().masked_fill(mask.to(weight.device), 0.0)
+    blocks: Tensor = pruned.reshape(len(weight), -1, k)
     return blocks.mean(-1) if how == "mean" else blocks.sum(-1)
 
 
