@@ -53,7 +53,7 @@ class AdaptiveMasks(Rider):
         >>> _ = model.weight.data.copy_(torch.tensor([[3.0, 2.0, 1.9, 0.1]]))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
         >>> masks = {"weight": torch.tensor([[True, True, False, False]])}
-        >>> moving = AdaptiveMasks({"weight": model.weight}, masks, "2:4", AST(every=2), optimizer, total_steps=4)
+        >>> moving = AdaptiveMasks({"weight": model.weight}, masks, "2:4", AST(every=2), optimizer, total_steps=5)
         >>> loop = Loop(
         ...     model,
         ...     optimizer,
@@ -61,7 +61,7 @@ class AdaptiveMasks(Rider):
         ...     projected=moving.projections(),
         ...     riders=[moving],
         ... )
-        >>> _ = loop.run([torch.tensor([[0.0, 0.1, -0.1, 0.0]])] * 4)
+        >>> _ = loop.run([torch.tensor([[0.0, 0.1, -0.1, 0.0]])] * 5)
         >>> moving.masks["weight"].tolist(), [update["flipped"] for update in moving.history]
         ([[True, False, True, False]], [0.5, 0.0])
     """
@@ -79,9 +79,9 @@ class AdaptiveMasks(Rider):
         transposed: Collection[str] = (),
     ) -> None:
         check("total_steps", total_steps, Range(least=1, whole=True))
-        if settings.every > total_steps:
+        if settings.every >= total_steps:
             raise RecipeError(
-                f"masks that are chosen every {settings.every} steps never move in a run of {total_steps}; choose a "
+                f"masks that are chosen every {settings.every} steps never move in a run of {total_steps}: choose a "
                 "smaller every, or fixed masks"
             )
         self.settings, self.total_steps = settings, total_steps
@@ -144,8 +144,8 @@ class AdaptiveMasks(Rider):
         return False
 
     def stepped(self, step: int) -> None:
-        """Choose the masks anew, where it is time."""
-        if step % self.settings.every:
+        """Choose the masks anew, where it is time; not after the last step, for nothing would be trained with them."""
+        if step % self.settings.every or step == self.total_steps:
             return
         for weight in self._weights:
             weight.redraw()

@@ -27,7 +27,7 @@ class AST(Settings):
         decay: lambda, once it is full. It is added to gradients, so that its right size depends on theirs: look at how
             many weights change sides.
         ramp: T_0 as a share of the run; 0 is full decay from the first step.
-        every: optimizer steps from one choice of masks to the next.
+        every: optimizer steps from one choice of masks to the next; there is none after the last step.
         score: what masks are chosen by: "magnitude", |W|, or "wanda", |W| times the size of the inputs, which is
             measured once, before training.
         slorb: k, the inputs that SLoRB adds up, such as 16; 0 is none.
