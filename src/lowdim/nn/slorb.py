@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +126,49 @@ def _add(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
     return output + added
 
 
+def hand_over(old: nn.Module, new: nn.Module) -> None:
+    """Let a layer that takes the place of another one add what that one added, if it did."""
+    beside = old._modules.get(NAME)
+    if isinstance(beside, SLoRB):
+        attach(new, beside)
+
+
+def detach(model: nn.Module) -> dict[str, Tensor]:
+    """Take away all that stands beside the layers of a model, which then computes without it.
+
+    Returns:
+        The tensors, by the names that they had in the model.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 1, bias=False))
+        >>> _ = add_slorb(model, {"0": torch.ones(1, 4, dtype=torch.bool)}, k=2)
+        >>> detach(model), slorb_of(model)
+        ({'0.slorb.s': tensor([[0., 0.]])}, {})
+    """
+    found = slorb_of(model)
+    for name in found:
+        layer = model.get_submodule(name)
+        for key in [key for key, hook in layer._forward_hooks.items() if hook is _add]:
+            del layer._forward_hooks[key]
+        del layer._modules[NAME]
+    if found:
+        model.__dict__.pop("save_pretrained", None)
+    return {f"{n}.{NAME}.{part}": p.detach() for n, each in found.items() for part, p in each.named_parameters()}
+
+
+def refuse_to_save(model: nn.Module) -> None:
+    """Let a model of Transformers refuse ``save_pretrained``: what it writes is loaded without SLoRB, unsaid."""
+    if hasattr(model, "save_pretrained"):
+        model.__dict__["save_pretrained"] = _refuse
+
+
+def _refuse(*_: object, **__: object) -> NoReturn:
+    raise LowdimError(
+        "a model with SLoRB cannot be saved as a stock one, which would compute without it. Take it off with "
+        "lowdim.nn.slorb.detach, save the rest, and join the two in lowdim.models.disk.convert.convert(..., beside=...)"
+    )
+
+
 def add_slorb(
     model: nn.Module,
     masks: Mapping[str, Tensor],
@@ -138,7 +181,8 @@ def add_slorb(
     """Put a `SLoRB` beside linear layers of a model, in place, and let it begin with what is pruned of their weights.
 
     Their weights must still be there: do this before they are masked, that is before the ``Loop`` is made, and before
-    the optimizer, which trains what is returned. A layer that was pruned before begins with S = 0.
+    the optimizer, which trains what is returned. A layer that was pruned before begins with S = 0. The model then
+    refuses ``save_pretrained``.
 
     Args:
         model: that holds the layers.
@@ -172,6 +216,7 @@ def add_slorb(
         made[name.removesuffix(".weight")] = beside
     for name, beside in made.items():
         attach(model.get_submodule(name), beside)
+    refuse_to_save(model)
     return {f"{n}.{NAME}.{part}": p for n, beside in made.items() for part, p in beside.named_parameters()}
 
 
