@@ -39,7 +39,8 @@ class AdaptiveMasks(Rider):
         settings: of the method.
         optimizer: that trains the weights.
         total_steps: of the whole run.
-        column_scales: by name, for ``score`` "wanda": the root mean square of each input, fp32 [in].
+        column_scales: by name, for ``score`` "wanda": the root mean square of each input, fp32 [in]; see
+            `lowdim.train.nm.scales.column_scales`.
         transposed: names of weights that are [in, out], as in GPT-2's Conv1D.
 
     Raises:
