@@ -126,14 +126,13 @@ class MovingMask:
 
     def projected(self, weight: Tensor) -> Tensor:
         """Return what the model computes with: this rank's weight, +0.0 where it is pruned."""
-        return weight.masked_fill(~self.mask, 0.0)
+        return (weight * self.mask).add_(0.0)  # which turns -0.0 into +0.0
 
     @torch.no_grad()
     def add_decay(self, decay: float) -> None:
         """Add ``decay`` * (1 - m) * W to the gradient, if there is one."""
         if self.parameter.grad is not None:
-            pruned = local(self.parameter).masked_fill(self.mask, 0.0)
-            local(self.parameter.grad).add_(pruned, alpha=decay)
+            local(self.parameter.grad).addcmul_(local(self.parameter), ~self.mask, value=decay)
 
     @torch.no_grad()
     def redraw(self) -> None:
