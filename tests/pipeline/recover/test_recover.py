@@ -157,7 +157,7 @@ DONE = {"lr": 1e-12, "passes": 0.01}
 def test_a_dense_model_is_trained_through_the_grid_as_well(saved: Saved, tmp_path: Path) -> None:
     dense = saved("llama")
     settings = {"teacher": str(dense), "quantize": "int4"}
-    made = small.run(dense, tmp_path / "out", **settings, stage="blocks").manifest
+    made = small.run(dense, tmp_path / "out", **settings, stage="blocks", blocks={"lr": 1e-3}).manifest
     assert all(fit["after"] < fit["before"] for fit in made["recovery"]["blocks"].values())
     assert made["layers"]["model.layers.0.mlp.up_proj"]["nonzeros"] > 0
 
