@@ -13,6 +13,7 @@ from tests.prune import tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from lowdim.core.errors import RecipeError
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.load import load, quiet
 from lowdim.pipeline.recover.api import plan, recover
@@ -154,12 +155,24 @@ DONE = {"lr": 1e-12, "passes": 0.01}
 """Rates and passes with which nothing moves."""
 
 
-def test_a_dense_model_is_trained_through_the_grid_as_well(saved: Saved, tmp_path: Path) -> None:
-    dense = saved("llama")
-    settings = {"teacher": str(dense), "quantize": "int4"}
-    made = small.run(dense, tmp_path / "out", **settings, stage="blocks", blocks={"lr": 1e-3}).manifest
-    assert all(fit["after"] < fit["before"] for fit in made["recovery"]["blocks"].values())
-    assert made["layers"]["model.layers.0.mlp.up_proj"]["nonzeros"] > 0
+@pytest.mark.parametrize("stage", ["blocks", "distill"])
+@pytest.mark.parametrize("bits", ["int8", "int4", "int3"])
+def test_a_dense_model_is_trained_through_the_grid_as_well(bits: str, stage: str, saved: Saved, tmp_path: Path) -> None:
+    dense, gentle = saved("llama"), {"lr": 3e-4}
+    made = small.run(
+        dense, tmp_path / "out", teacher=str(dense), quantize=bits, stage=stage, blocks=gentle, distill=gentle
+    )
+    found = made.manifest["recovery"]
+    for fit in [*found["blocks"].values(), *filter(None, [found["distill"]])]:
+        assert fit["after"] < fit["before"] or (bits == "int8" and fit["after"] == fit["before"])
+    form = Checkpoint(made.out).form("model.layers.0.mlp.up_proj.weight")
+    assert form is not None and form.grid is not None and form.grid.name == bits and not form.masked
+    assert made.manifest["fallbacks"] == []
+
+
+def test_three_bits_are_for_models_without_pruned_weights(pruned: Pruned, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"q_proj has pruned weights.*int4"):
+        small.run(pruned("llama"), tmp_path / "out", quantize="int3")
 
 
 def test_a_packed_model_is_recovered_as_its_dense_form_is(pruned: Pruned, tmp_path: Path) -> None:

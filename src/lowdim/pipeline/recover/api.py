@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -136,16 +136,16 @@ class _Run:
         """Time both stages."""
         pair, data = self._open(spec, revision)
         text = self._text(data)
-        stages = {name: self._plan_stage(name, pair, text) for name in self.recipe.stages}
-        return self._planned(pair, text, stages)
+        return self._planned(pair, text)
 
     def _plan_stage(self, name: str, pair: Pair, text: Text) -> StagePlan:
         return plan_blocks(pair, text) if name == "blocks" else plan_distill(DistillStage(pair, text, None))
 
-    def _planned(self, pair: Pair, text: Text, stages: Mapping[str, StagePlan]) -> RecoveryPlan:
-        most = max(stage.batches for stage in stages.values())
-        sizes = memory(pair, text, most)
-        return RecoveryPlan(dict(stages), *counted(pair), {name: sizes[name] for name in stages})
+    def _planned(self, pair: Pair, text: Text) -> RecoveryPlan:
+        weights, zeros = counted(pair)
+        stages = {name: self._plan_stage(name, pair, text) for name in self.recipe.stages}
+        needed = memory(pair, text, max(stage.batches for stage in stages.values()))
+        return RecoveryPlan(stages, weights, zeros, {name: needed[name] for name in stages})
 
     def to_disk(self, spec: str, out: Path, revision: str | None, resume: bool, overwrite: bool) -> RecoveryResult:
         """Recover from disk to disk."""
@@ -187,7 +187,7 @@ class _Run:
                 stages = {name: StagePlan(**stage) for name, stage in found["stages"].items()}
                 plan = RecoveryPlan(stages, found["weights"], found["zeros"], found["memory"])
             else:
-                plan = self._planned(pair, text, {n: self._plan_stage(n, pair, text) for n in self.recipe.stages})
+                plan = self._planned(pair, text)
                 keeper.remember("plan", plan.to_dict())
         self.announce(plan.render())
         return plan

@@ -19,11 +19,12 @@ from lowdim.core.random import generator
 from lowdim.data.batch import Batch, num_tokens
 from lowdim.models.load import load
 from lowdim.models.structure.blocks import find_blocks
+from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.attention import adopted
 from lowdim.models.walk.skeleton import Reader
 from lowdim.pipeline.recover.blocks import Text, write
 from lowdim.pipeline.recover.fit import cosine
-from lowdim.pipeline.recover.pair import Pair, trained
+from lowdim.pipeline.recover.pair import Pair, mask_of, trained
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.train.loop import Loop
 from lowdim.train.nm.fixed import FixedMasks
@@ -104,11 +105,11 @@ class DistillStage:
                     self.masters[parameter] = block.masters[name.removeprefix(f"{block.name}.")].float()
                 for layer in work.layers.values():
                     parameter = self.student.get_parameter(layer.parameter)
-                    mask = self.masters[parameter] != 0
-                    if not bool(mask.all()):
+                    mask = mask_of(self.masters[parameter])
+                    if mask is not None:
                         self.masks[parameter] = mask
                     if grid is not None:
-                        self._grids[parameter] = self._rounded(layer.name, mask, layer.transposed, layer.master.dtype)
+                        self._grids[parameter] = self._rounded(layer, self.masters[parameter].dim(), mask)
                 with torch.no_grad():
                     for name, master in block.masters.items():
                         self.student.get_parameter(f"{block.name}.{name}").copy_(master)
@@ -117,16 +118,16 @@ class DistillStage:
     def _named(block: str, work: Any) -> list[str]:
         return [f"{block}.{name}" for name in work.others.values()]
 
-    def _rounded(self, name: str, mask: Tensor, turned: bool, dtype: torch.dtype) -> RoundedWeight:
+    def _rounded(self, layer: Layer, dims: int, mask: Tensor | None) -> RoundedWeight:
         grid = self.pair.recipe.grid
         assert grid is not None
-        if mask.dim() != 2:
+        if dims != 2:
             raise LowdimError(
-                f"{name} is one of several experts in one tensor, which the end-to-end stage does not round. Train "
-                "through the grid block by block, stage='blocks'."
+                f"{layer.name} is one of several experts in one tensor, which the end-to-end stage does not round. "
+                "Train through the grid block by block: stage='blocks'."
             )
-        own = mask.t() if turned else mask
-        return RoundedWeight(None if bool(mask.all()) else own, grid, least_scale(dtype), turned)
+        own = mask.t() if mask is not None and layer.transposed else mask
+        return RoundedWeight(own, grid, least_scale(layer.master.dtype), layer.transposed)
 
     # ---------------------------------------------------------------- time
 

@@ -14,7 +14,6 @@ from lowdim.pipeline.recover.blocks import BlockStage, Text
 from lowdim.pipeline.recover.distill import DistillStage
 from lowdim.pipeline.recover.fit import LOOKS, Fitter
 from lowdim.pipeline.recover.pair import Pair, trained
-from lowdim.prune.keeper import Keeper
 
 LEAST = LOOKS
 """Batches that a stage trains on at least; with less time than that it does nothing that could be seen."""
@@ -163,14 +162,22 @@ def memory(pair: Pair, text: Text, batches: int) -> dict[str, int]:
     }
 
 
-def counted(pair: Pair, keeper: Keeper | None = None) -> tuple[int, float]:
-    """Return how many weights are trained, and the share of zeros among those of the layers."""
+def counted(pair: Pair) -> tuple[int, float]:
+    """Return how many weights are trained, and the share of pruned ones among those of the layers.
+
+    Raises:
+        RecipeError: pruned weights are to be stored on a grid that knows none.
+    """
     stream, names = pair.student.stream, {info.name for info in pair.student.layers}
     kept = total = others = 0
     for index in range(len(stream)):
-        with stream.block(index, keeper.reader() if keeper else None) as block:
+        with stream.block(index) as block:
             work = trained(block, names)
-            total += sum(layer.master.numel() for layer in work.layers.values())
-            kept += sum(int(torch.count_nonzero(layer.master)) for layer in work.layers.values())
+            for parameter, layer in work.layers.items():
+                mask = work.masks.get(parameter)
+                total += layer.master.numel()
+                kept += layer.master.numel() if mask is None else int(mask.sum())
+                if mask is not None and pair.recipe.quantize == "int3":
+                    raise RecipeError(f"{layer.name} has pruned weights, and quantize='int3' has no mask. Take 'int4'.")
             others += sum(parameter.numel() for parameter in work.others)
     return kept + others, 1 - kept / max(1, total)

@@ -104,7 +104,8 @@ class Recovery(Document):
         blocks: see `Blocks`.
         distill: see `Distill`.
         evaluation: see `lowdim.prune.recipe.schema.Evaluation`.
-        quantize: "int8" or "int4": the weights are trained through the grid that they are then stored on.
+        quantize: "int8", "int4" or "int3": the last stage trains weights through the grid that they are stored on.
+            Three bits are for models without pruned weights.
         quantize_group: columns of a row that share a scale, 64 or 128.
         storage: "dense" or "packed"; "auto" is packed where weights are rounded, else as the model is.
         compute: of the forward and backward passes; what is trained is fp32 in any case.
@@ -131,7 +132,7 @@ class Recovery(Document):
     blocks: Blocks = Blocks()
     distill: Distill = Distill()
     evaluation: Evaluation = Evaluation()
-    quantize: Literal["none", "int8", "int4"] = "none"
+    quantize: Literal["none", "int8", "int4", "int3"] = "none"
     quantize_group: Literal[64, 128] = 64
     storage: Literal["auto", "dense", "packed"] = "auto"
     compute: Annotated[Literal["auto", "float32", "bfloat16"], Short] = "auto"
@@ -141,6 +142,15 @@ class Recovery(Document):
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
+
+    @model_validator(mode="after")
+    def _stored(self) -> Self:
+        if self.grid is not None and self.storage == "dense":
+            raise RecipeError(
+                f"quantize={self.quantize!r} stores codes, which storage='dense' does not. Leave storage out, or write "
+                "the result again with lowdim convert --storage dense."
+            )
+        return self
 
     sections: ClassVar = {"calibration": Text, "blocks": Blocks, "distill": Distill, "evaluation": Evaluation}
 
@@ -154,6 +164,10 @@ class Recovery(Document):
         """What the weights are trained through; ``None`` if they are not rounded."""
         return None if self.quantize == "none" else Grid.of(self.quantize, self.quantize_group)
 
+    def grid_of(self, stage: str) -> Grid | None:
+        """Return what a stage trains its weights through: the last stage rounds, for what it writes is what remains."""
+        return self.grid if stage == self.stages[-1] else None
+
     def seconds(self, stage: str) -> float | None:
         """Return the time of a stage."""
         if self.minutes is None:
@@ -165,9 +179,7 @@ class Recovery(Document):
         """Return the recipe of pruning that writes what recovery makes: no new zero, the same text and storage."""
         return Recipe(
             sparsity=0.0,
-            quantize=self.quantize,
-            quantize_group=self.quantize_group,
-            storage=storage if self.storage == "auto" and self.grid is None else self.storage,
+            storage=storage if self.storage == "auto" and self.grid is None else self.storage.replace("auto", "packed"),
             compute=self.compute,
             calibration=self.calibration.model_dump(exclude={"held"}),
             evaluation=self.evaluation.model_dump(),

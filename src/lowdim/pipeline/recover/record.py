@@ -46,7 +46,7 @@ def build_record(
     }
     before = pair.record
     if before is not None:
-        made.recipe = before.recipe | {"quantize": recipe["quantize"], "quantize_group": recipe["quantize_group"]}
+        made.recipe = before.recipe
         made.seed, made.allocation, made.probes = before.seed, before.allocation, before.probes
         made.data = before.data
         made.model = before.model
