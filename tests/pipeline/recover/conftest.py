@@ -33,3 +33,17 @@ def pruned(saved: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactor
         return place
 
     return path
+
+
+@pytest.fixture(scope="session")
+def two_four(saved: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the directory of a tiny model of a kind with a 2:4 mask, written once."""
+    home = tmp_path_factory.mktemp("two-four")
+
+    def path(kind: str) -> Path:
+        if not (home / kind).exists():
+            recipe = tiny.recipe(method="magnitude", pattern="2:4")
+            prune(str(saved(kind)), recipe, calibration=tiny.tokens(), out=home / kind)
+        return home / kind
+
+    return path

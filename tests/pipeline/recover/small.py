@@ -27,7 +27,7 @@ def recipe(**settings: Any) -> Recovery:
         "distill": {"passes": 8, "lr": 3e-3, "sequences": 4},
     }
     for key, value in settings.items():
-        base[key] = {**base[key], **value} if isinstance(value, dict) else value
+        base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
     return Recovery(**base)
 
 

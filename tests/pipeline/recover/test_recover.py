@@ -13,9 +13,11 @@ from tests.prune import tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+import lowdim
 from lowdim.core.errors import RecipeError
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.load import load, quiet
+from lowdim.nn.slorb import slorb_of
 from lowdim.pipeline.recover.api import plan, recover
 
 Saved = Callable[[str], Path]
@@ -236,3 +238,41 @@ def test_a_step_that_is_not_finite_goes_back_and_says_so(
     assert "not finite" in made.manifest["recovery"]["note"]
     assert all(bool(tensor.isfinite().all()) for tensor in tiny.stored(made.out).values())
     assert small.same_zeros(pruned("llama"), made.out)
+
+
+def adaptive(**settings: Any) -> dict[str, Any]:
+    return {"name": "ast", "every": 2, "decay": 1e-3, **settings}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_masks_move_and_stay_of_the_pattern(kind: str, saved: Saved, two_four: Pruned, tmp_path: Path) -> None:
+    student = two_four(kind)
+    made = small.run(student, tmp_path / "out", masks=adaptive())
+    before, after = small.zeros(student), small.zeros(made.out)
+    assert any(not torch.equal(mask, after[name]) for name, mask in before.items())
+    for name, mask in after.items():
+        laid_out = mask.t() if kind == "gpt2" else mask
+        assert bool((laid_out.reshape(len(laid_out), -1, 4).sum(-1) == 2).all()), name
+    flips = made.manifest["recovery"]["masks"]
+    assert flips[0]["step"] == 2 and any(update["flipped"] > 0 for update in flips)
+    assert distance(made.out, saved(kind)) < distance(student, saved(kind))
+
+
+def test_moving_masks_keep_as_many_weights_in_every_layer(pruned: Pruned, tmp_path: Path) -> None:
+    made = small.run(pruned("llama"), tmp_path / "out", stage="distill", masks=adaptive(score="wanda"))
+    before, after = small.zeros(pruned("llama")), small.zeros(made.out)
+    assert {name: int(mask.sum()) for name, mask in before.items()} == {n: int(m.sum()) for n, m in after.items()}
+
+
+def test_what_stands_beside_the_layers_is_counted_saved_and_compared(two_four: Pruned, tmp_path: Path) -> None:
+    student = two_four("llama")
+    made = small.run(student, tmp_path / "out", stage="distill", masks=adaptive(slorb=4))
+    manifest = made.manifest
+    assert manifest["slorb"]["layers"] == len(manifest["layers"])
+    assert manifest["slorb"]["nbytes"] > 0
+    model = lowdim.load(made.out)
+    beside = slorb_of(model)
+    assert len(beside) == manifest["slorb"]["layers"]
+    assert all(bool(each.s.any()) for each in beside.values())
+    with quiet(), pytest.raises(OSError, match="no file named"):
+        AutoModelForCausalLM.from_pretrained(made.out)

@@ -379,6 +379,6 @@ def test_nan_is_named_by_its_weight() -> None:
 
 
 def test_it_is_registered() -> None:
-    entry = registry.find("recovery", "ast")
+    entry = registry.find("masks", "ast")
     assert entry.load() is AST
     assert (entry.arxiv, entry.year) == ("2407.20584", 2025)

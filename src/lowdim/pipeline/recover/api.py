@@ -16,11 +16,14 @@ from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
 from lowdim.data.batch import split
 from lowdim.data.calibration import CalibrationData, positions
+from lowdim.models.disk import manifest
+from lowdim.models.disk.convert import convert
 from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.writer import Writer
 from lowdim.models.save import save_model
 from lowdim.models.walk.opened import accepted
 from lowdim.models.walk.stream import Stream, Walk, watched
+from lowdim.nn.slorb import detach
 from lowdim.pipeline.recover.blocks import BlockStage, Text
 from lowdim.pipeline.recover.distill import DistillStage, Held, split_text
 from lowdim.pipeline.recover.pair import Pair, open_pair
@@ -162,11 +165,17 @@ class _Run:
             plan = self._settled(pair, text, keeper)
             before = self._measured("dense", pair, keeper, pair.teacher.stream.forward)
             pruned = self._measured("pruned", pair, keeper, pair.student.stream.forward)
-            records, held = self._stages(pair, text, plan, keeper, Store(writer.directory))
+            records, held, stage = self._stages(pair, text, plan, keeper, Store(writer.directory))
             after = self._measured("sparse", pair, keeper, self._written(pair, keeper))
+            alone = None
+            if stage is not None and stage.beside:
+                alone, after = after, self._measured("sparse", pair, keeper, stage.forward)
             evaluation = compare(before, after)
-            record = build_record(pair, data, plan, keeper, records, held, evaluation, pruned)
+            record = build_record(pair, data, plan, keeper, records, held, evaluation, pruned, alone)
             keeper.finish(record)
+        if stage is not None and stage.beside:
+            convert(out, out, "packed", overwrite=True, beside=detach(stage.student))
+            record = manifest.read(out)
         self._sidecar(out, pair, record)
         return RecoveryResult(record.to_dict(), out)
 
@@ -194,7 +203,7 @@ class _Run:
 
     def _stages(
         self, pair: Pair, text: Text, plan: RecoveryPlan, keeper: Keeper, store: Store
-    ) -> tuple[dict[int, BlockRecord], Held | None]:
+    ) -> tuple[dict[int, BlockRecord], Held | None, DistillStage | None]:
         records: dict[int, BlockRecord] = {}
         if "blocks" in plan.stages:
             own = plan.stages["blocks"]
@@ -204,14 +213,14 @@ class _Run:
                     records = BlockStage(pair, part, own.steps).run(keeper, self.progress)
             else:
                 records = keeper.blocks()
-        held = None
+        held = stage = None
         if "distill" in plan.stages:
             with self.clock.stage("Recover end to end"):
                 stage = DistillStage(pair, text, keeper.reader() if "blocks" in plan.stages else None)
                 held = stage.run(plan.stages["distill"].steps, keeper, store, self.progress)
                 records = stage.write(keeper)
             store.drop("distill.safetensors")
-        return records, held
+        return records, held, stage
 
     def _written(self, pair: Pair, keeper: Keeper) -> Walk:
         """Return the forward of what has been written."""

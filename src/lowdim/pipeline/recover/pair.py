@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError
+from lowdim.core.pattern import Pattern, parse
 from lowdim.models.disk import manifest
 from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.masks import masks_in
@@ -19,6 +20,7 @@ from lowdim.models.structure.zeros import PRUNED
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.models.walk.stream import Block, Stream
 from lowdim.pipeline.recover.recipe import Recovery
+from lowdim.prune.recipe import Recipe
 from lowdim.prune.session import Session, open_session
 
 
@@ -45,6 +47,12 @@ class Pair:
         """The share of zeros that each layer was to have when it was pruned; ``None`` where nobody says."""
         known = self.record.layers if self.record else {}
         return {info.name: known[info.name].target if info.name in known else None for info in self.student.layers}
+
+    @property
+    def pattern(self) -> Pattern:
+        """What moving masks must be like: N:M as the student was pruned, else as many zeros in every matrix as now."""
+        made = Recipe(**self.record.recipe).legal if self.record and self.record.recipe else None
+        return made if made is not None and made.groups_of else parse("unstructured").resolve("matrix")
 
     def check_weights(self) -> None:
         """Read every weight once and refuse what cannot be trained, or does not fit its record.

@@ -8,9 +8,10 @@ from pydantic import Field, model_validator
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.quantize import Grid
-from lowdim.core.recipe import Count, Document, Section, Seed
+from lowdim.core.recipe import Count, Document, Section, Seed, method_field
 from lowdim.prune.recipe import Recipe
 from lowdim.prune.recipe.schema import Calibration, Evaluation, Short
+from lowdim.train.nm.base import MaskRule
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weighting = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -98,7 +99,8 @@ class Recovery(Document):
         minutes: of training on this machine, shared between the stages; None trains the passes that they name.
         share: of the minutes that the blocks get where there are both stages.
         batch_tokens: tokens that are computed at once, and in a step of a block's training; fewer need less memory.
-        mask: "fixed" keeps the zeros where they are.
+        masks: "fixed" keeps the zeros where they are; "ast", or ``{name: ast, decay: 1e-4}``, lets them move while the
+            whole model is trained: pruned weights begin with the teacher's values and are trained too.
         teacher: the dense model; None is the one that ``lowdim.json`` says the model was made from.
         calibration: see `Text`.
         blocks: see `Blocks`.
@@ -126,7 +128,7 @@ class Recovery(Document):
     minutes: Positive | None = None
     share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     batch_tokens: Count = 2048
-    mask: Literal["fixed"] = "fixed"
+    masks: Annotated[MaskRule, *method_field("masks")] = Field("fixed", validate_default=True)
     teacher: Annotated[str, Field(min_length=1)] | None = None
     calibration: Text = Text()
     blocks: Blocks = Blocks()
@@ -144,6 +146,17 @@ class Recovery(Document):
         super().__init__(**values)
 
     @model_validator(mode="after")
+    def _moving(self) -> Self:
+        if self.masks.moves and self.stage == "blocks":
+            raise RecipeError("masks move while the whole model is trained: take stage='distill' or 'both'.")
+        if self.masks.moves and self.grid is not None:
+            raise RecipeError(
+                f"moving masks and quantize={self.quantize!r} each decide what the model computes with. Let the masks "
+                "settle first, then recover the result with quantize and masks='fixed'."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stored(self) -> Self:
         if self.grid is not None and self.storage == "dense":
             raise RecipeError(
@@ -152,6 +165,7 @@ class Recovery(Document):
             )
         return self
 
+    kinds = ("masks",)
     sections: ClassVar = {"calibration": Text, "blocks": Blocks, "distill": Distill, "evaluation": Evaluation}
 
     @property

@@ -26,10 +26,12 @@ def build_record(
     held: Held | None,
     evaluation: Mapping[str, Any],
     pruned: Measured,
+    alone: Measured | None,
 ) -> Manifest:
     """Collect the manifest: what pruning wrote of itself, the layers as they are now, and the recovery.
 
-    The model named is the dense one, as after pruning, so that a recovery can be recovered further.
+    The model named is the dense one, as after pruning, so that a recovery can be recovered further. ``alone`` is the
+    model without what stands beside its layers, if anything does.
     """
     made = build_manifest(pair.student, data, records, evaluation, AllocationResult({}, {}))
     recipe = pair.recipe.to_dict()
@@ -42,7 +44,9 @@ def build_record(
         "blocks": {index: _untimed(fit) for index, fit in (keeper.recall("fits") or {}).items()},
         "distill": None if held is None else _untimed(asdict(held)),
         "note": keeper.recall("distill_note"),
-        "pruned": {} if pruned.perplexity is None else {"perplexity": pruned.perplexity.value},
+        "pruned": _said(pruned),
+        "without_slorb": None if alone is None else _said(alone),
+        "masks": keeper.recall("masks"),
     }
     before = pair.record
     if before is not None:
@@ -66,6 +70,10 @@ def build_record(
             files=teacher.checkpoint.fingerprint() if teacher.checkpoint else {},
         )
     return made
+
+
+def _said(found: Measured) -> dict[str, float]:
+    return {} if found.perplexity is None else {"perplexity": found.perplexity.value}
 
 
 def _untimed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -18,12 +18,15 @@ from lowdim.core.pattern import Pattern
 from lowdim.core.registry import find
 from lowdim.core.score import ColumnScore
 from lowdim.core.settings import Range, check
-from lowdim.train.nm.ast import AST
+from lowdim.train.nm.base import MaskRider
 from lowdim.train.nm.weight import MovingMask
-from lowdim.train.ride import Ride, Rider, optimizer_of
+from lowdim.train.ride import Ride, optimizer_of
+
+if TYPE_CHECKING:
+    from lowdim.train.nm.ast import AST
 
 
-class AdaptiveMasks(Rider):
+class AdaptiveMasks(MaskRider):
     """The masks of `AST`: a `Loop` computes with masked weights, and this moves the masks while all weights train.
 
     The weights must be dense where they are pruned: those of the model before it was pruned. Construct this after the

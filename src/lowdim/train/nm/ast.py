@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from lowdim.core.settings import Settings, count, share, within
+from lowdim.core.settings import count, share, within
+from lowdim.train.nm.adaptive import AdaptiveMasks
+from lowdim.train.nm.base import MaskRider, MaskRule, Start
 
 
 @dataclass(frozen=True)
-class AST(Settings):
+class AST(MaskRule):
     """Annealed SR-STE: the model computes with m * W, and its gradient goes straight through to all of W.
 
     At step t the optimizer gets dL/d(m * W) + lambda_t * (1 - m) * W, where lambda_t = ``decay`` * min(1, t / T_0) and
@@ -39,6 +42,8 @@ class AST(Settings):
         [0.2, 0.4, 0.8, 0.8]
     """
 
+    moves: ClassVar[bool] = True
+
     decay: float = within(6e-5, least=0)
     ramp: float = share(0.25)
     every: int = count(10)
@@ -46,6 +51,23 @@ class AST(Settings):
     slorb: int = count(0, least=0)
     slorb_init: Literal["mean", "sum"] = "mean"
     slorb_trains_p: bool = False
+
+    def ride(self, start: Start) -> MaskRider:
+        """Let the masks move."""
+        return AdaptiveMasks(
+            start.parameters,
+            start.masks,
+            start.pattern,
+            self,
+            start.optimizer,
+            start.total_steps,
+            column_scales=start.scales() if self.score == "wanda" else None,
+            transposed=start.transposed,
+        )
+
+    def beside(self) -> Mapping[str, Any]:
+        """Return the settings of SLoRB, if there is one."""
+        return {"k": self.slorb, "init": self.slorb_init, "trains_p": self.slorb_trains_p} if self.slorb else {}
 
     def decay_at(self, step: int, total_steps: int) -> float:
         """Return lambda_t at a step, counted from 1."""

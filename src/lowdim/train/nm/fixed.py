@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowdim.train.ride import Ride, Rider
+from lowdim.train.nm.base import MaskRider, MaskRule, Start
+from lowdim.train.ride import Ride
 
 
-class FixedMasks(Rider):
+@dataclass(frozen=True)
+class Fixed(MaskRule):
+    """Keep every zero where it is, and train what is kept."""
+
+    def ride(self, start: Start) -> MaskRider:
+        """Hold the masks."""
+        masks = {parameter: start.masks[name] for name, parameter in start.parameters.items()}
+        return FixedMasks(masks, start.optimizer)
+
+
+class FixedMasks(MaskRider):
     """Takes the gradient from what is pruned, so that clipping does not see it and no optimizer moves it off zero.
 
     Weights that are zero to begin with stay exact zeros under every optimizer whose step is zero for a gradient that
@@ -39,6 +51,10 @@ class FixedMasks(Rider):
         self._masks = dict(masks)
         self._ride = Ride.board(optimizer, self)
         self._handles = [p.register_post_accumulate_grad_hook(self._clear) for p in self._masks]
+
+    def projections(self) -> dict[nn.Parameter, Any]:
+        """Return nothing: weights are zero where they are pruned."""
+        return {}
 
     def _clear(self, parameter: nn.Parameter) -> None:
         if parameter.grad is not None:
