@@ -90,7 +90,7 @@ class Writer:
         return {name: file_sha256(place / name) for name in self.directory.files() if name != "lowdim.json"}
 
     def _headers(self) -> dict[str, Header]:
-        return {path.name: read_header(path) for path in sorted(self.directory.place.glob("*.safetensors"))}
+        return {path.name: read_header(path) for path in sorted(self.directory.place.glob("[!.]*.safetensors"))}
 
     def write_index(self) -> None:
         """Write the index of several shards; called by `hashes` and `finish`."""

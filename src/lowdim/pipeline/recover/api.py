@@ -36,6 +36,8 @@ from lowdim.prune.measure import Measured, compare, make_windows, measure
 from lowdim.prune.sidecar import sizes
 from lowdim.runs import sidecar
 from lowdim.runs.clock import Clock
+from lowdim.runs.directory import tidy
+from lowdim.runs.fingerprint import refuse_differences
 from lowdim.train.compare.store import Store
 
 
@@ -152,6 +154,8 @@ class _Run:
 
     def to_disk(self, spec: str, out: Path, revision: str | None, resume: bool, overwrite: bool) -> RecoveryResult:
         """Recover from disk to disk."""
+        if resume and not overwrite and manifest.exists(out):
+            return self._finished(spec, out, revision)
         with Writer(out, overwrite=overwrite, resume=resume) as writer:
             with self.clock.stage("Open"):
                 pair, data = self._open(spec, revision)
@@ -185,6 +189,22 @@ class _Run:
         self.tokenizer = self.tokenizer or pair.student.tokenizer() or pair.teacher.tokenizer()
         return pair, read_calibration(pair.student, self.source, self.tokenizer)
 
+    def _finished(self, spec: str, out: Path, revision: str | None) -> RecoveryResult:
+        """Return the result of an earlier run of the same recipe, models and data, which is complete already."""
+        pair, data = self._open(spec, revision)
+        asked, found = self._fingerprint(pair, data), manifest.read(out)
+        own = found.recovery or {}
+        files = own.get("files", {})
+        made = {
+            "recovery": own.get("recipe"),
+            "model": files.get("student"),
+            "teacher": files.get("teacher"),
+            "data": own.get("data", {}).get("hash"),
+        }
+        refuse_differences(f"the finished run in {out}", made, {key: asked[key] for key in made})
+        tidy(out)
+        return RecoveryResult(found.to_dict(), out)
+
     def _text(self, data: CalibrationData) -> Text:
         return split_text(list(split([data.whole], self.recipe.batch_tokens)), self.recipe.calibration.held)
 
@@ -207,19 +227,17 @@ class _Run:
         records: dict[int, BlockRecord] = {}
         if "blocks" in plan.stages:
             own = plan.stages["blocks"]
-            if keeper.recall("held") is None:
+            records = keeper.blocks()
+            if len(records) < len(pair.student.stream):
                 with self.clock.stage("Recover block by block"):
                     part = Text(text.train[: own.batches], text.held)
                     records = BlockStage(pair, part, own.steps).run(keeper, self.progress)
-            else:
-                records = keeper.blocks()
         held = stage = None
         if "distill" in plan.stages:
             with self.clock.stage("Recover end to end"):
                 stage = DistillStage(pair, text, keeper.reader() if "blocks" in plan.stages else None)
                 held = stage.run(plan.stages["distill"].steps, keeper, store, self.progress)
                 records = stage.write(keeper)
-            store.drop("distill.safetensors")
         return records, held, stage
 
     def _written(self, pair: Pair, keeper: Keeper) -> Walk:

@@ -39,9 +39,8 @@ SCALED = 16
 """Batches on which the size of the layers' inputs is measured, for masks that are chosen by it."""
 FLOOR = 0.1
 """Share of the learning rate that is left at the end."""
-SAVE_SECONDS = 180.0
 _REMEMBERED = 2 << 30
-_STATE = "distill.safetensors"
+_STATE = ".distill.safetensors"
 
 
 @dataclass(frozen=True)
@@ -289,7 +288,7 @@ class DistillStage:
 
             while self.loop.step < steps:
                 self.loop.run([next(places) for _ in range(self.accumulate)], told)
-                if time.monotonic() - saved > SAVE_SECONDS or self.loop.step == steps:
+                if time.monotonic() - saved >= self.pair.recipe.save_seconds or self.loop.step == steps:
                     store.put(_STATE, self.loop.state_dict())
                     saved = time.monotonic()
 

@@ -99,6 +99,7 @@ class Recovery(Document):
         minutes: of training on this machine, shared between the stages; None trains the passes that they name.
         share: of the minutes that the blocks get where there are both stages.
         batch_tokens: tokens that are computed at once, and in a step of a block's training; fewer need less memory.
+        save_seconds: between two states of the second stage that are written to be gone on from.
         masks: "fixed" keeps the zeros where they are; "ast", or ``{name: ast, decay: 1e-4}``, lets them move while the
             whole model is trained: pruned weights begin with the teacher's values and are trained too.
         teacher: the dense model; None is the one that ``lowdim.json`` says the model was made from.
@@ -128,6 +129,7 @@ class Recovery(Document):
     minutes: Positive | None = None
     share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     batch_tokens: Count = 2048
+    save_seconds: Weighting = 180.0
     masks: Annotated[MaskRule, *method_field("masks")] = Field("fixed", validate_default=True)
     teacher: Annotated[str, Field(min_length=1)] | None = None
     calibration: Text = Text()

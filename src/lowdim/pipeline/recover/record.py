@@ -35,10 +35,12 @@ def build_record(
     """
     made = build_manifest(pair.student, data, records, evaluation, AllocationResult({}, {}))
     recipe = pair.recipe.to_dict()
+    assert pair.teacher.checkpoint is not None
     made.recovery = {
         "recipe": recipe,
         "teacher": pair.teacher_name,
         "student": pair.student.name,
+        "files": {"student": made.model.files, "teacher": pair.teacher.checkpoint.fingerprint()},
         "data": made.data.pop("calibration"),
         "stages": {name: {"steps": stage.steps, "batches": stage.batches} for name, stage in plan.stages.items()},
         "blocks": {index: _untimed(fit) for index, fit in (keeper.recall("fits") or {}).items()},
@@ -67,7 +69,7 @@ def build_record(
             revision=teacher.source.revision if teacher.source else None,
             architecture=made.model.architecture,
             dtype=made.model.dtype,
-            files=teacher.checkpoint.fingerprint() if teacher.checkpoint else {},
+            files=pair.teacher.checkpoint.fingerprint(),
         )
     return made
 
