@@ -11,6 +11,7 @@ from lowdim.cli.checks import check_text
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Model, Quiet, Revision, Trust
 from lowdim.cli.progress import terminal
+from lowdim.cli.prune import speed_of
 from lowdim.cli.screen import is_first, say, show
 from lowdim.cli.summary import finish
 from lowdim.core import registry
@@ -95,6 +96,7 @@ def recover(
         overwrite=overwrite,
         progress=terminal(quiet),
         announce=(lambda _: None) if quiet else say,
+        speed=speed_of(checked),
     )
     if is_first():
         finish(out)

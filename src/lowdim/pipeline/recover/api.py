@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from lowdim.data.batch import split
 from lowdim.data.calibration import CalibrationData, positions
 from lowdim.models.disk import manifest
 from lowdim.models.disk.convert import convert
-from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.writer import Writer
 from lowdim.models.save import save_model
 from lowdim.models.walk.opened import accepted
@@ -34,6 +34,7 @@ from lowdim.prune.api import read_calibration
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.measure import Measured, compare, make_windows, measure
 from lowdim.prune.sidecar import sizes
+from lowdim.prune.speed import MeasureSpeed, measure_speed
 from lowdim.runs import sidecar
 from lowdim.runs.clock import Clock
 from lowdim.runs.directory import tidy
@@ -74,6 +75,7 @@ def recover(
     overwrite: bool = False,
     progress: Progress | None = None,
     announce: Callable[[str], None] | None = None,
+    speed: MeasureSpeed | None = None,
 ) -> RecoveryResult:
     """Train a pruned model to be like its dense teacher again; its zeros stay where they are.
 
@@ -91,6 +93,7 @@ def recover(
         overwrite: replace an existing ``out``, once the new one is complete.
         progress: told of stages and their advance.
         announce: given the plan as text before the work begins.
+        speed: measures both models where the recipe sets ``evaluation.tokens``; Hugging Face ``generate`` if not given.
 
     Raises:
         LowdimError: anything that the caller can put right: recipe, models, data, output directory, numbers.
@@ -99,7 +102,7 @@ def recover(
     given = {"teacher": None if teacher is None else str(teacher), "minutes": minutes}
     recipe = Recovery(**recipe.to_dict() | {key: value for key, value in given.items() if value is not None})
     model, target = accepted(model), Path(out)
-    run = _Run(recipe, progress or Silent(), calibration, tokenizer, announce)
+    run = _Run(recipe, progress or Silent(), calibration, tokenizer, announce, speed)
     if isinstance(model, PreTrainedModel):
         with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=f".{target.name}.") as place:
             save_model(model, tokenizer, Path(place))
@@ -132,9 +135,11 @@ class _Run:
         source: Any,
         tokenizer: Any,
         announce: Callable[[str], None] | None,
+        speed: MeasureSpeed | None = None,
     ) -> None:
         self.recipe, self.progress, self.source, self.tokenizer = recipe, progress, source, tokenizer
         self.announce = announce or (lambda _: None)
+        self.speed = speed or partial(measure_speed, trust_remote_code=recipe.trust_remote_code)
         self.clock = Clock()
 
     def plan(self, spec: str, revision: str | None) -> RecoveryPlan:
@@ -180,7 +185,7 @@ class _Run:
         if stage is not None and stage.beside:
             convert(out, out, "packed", overwrite=True, beside=detach(stage.student))
             record = manifest.read(out)
-        self._sidecar(out, pair, record)
+        self._sidecar(out, pair)
         return RecoveryResult(record.to_dict(), out)
 
     def _open(self, spec: str, revision: str | None) -> tuple[Pair, CalibrationData]:
@@ -273,12 +278,20 @@ class _Run:
             "versions": {name: version(name) for name in ("lowdim", "torch", "transformers")},
         }
 
-    def _sidecar(self, out: Path, pair: Pair, record: Manifest) -> None:
+    def _sidecar(self, out: Path, pair: Pair) -> None:
+        """Write stages, machine, sizes and speed beside the output; the dense model is the teacher."""
+        teacher, tokens, speed = pair.teacher, self.recipe.evaluation.tokens, dict[str, Any]()
+        assert teacher.source is not None and teacher.checkpoint is not None
+        if tokens:
+            with self.clock.stage("Measure speed"):
+                text = make_windows(pair.student.recipe, self.tokenizer, pair.student.config)
+                compute = teacher.stream.compute or teacher.stored
+                speed = self.speed(teacher.source.path, out, compute, tokens, text, self.progress)
         content = {
             "stages": self.clock.stages,
             "machine": machine(),
-            "size": sizes(out, pair.student),
-            "speed": {},
+            "size": sizes(out, pair.student) | {"dense_bytes": teacher.checkpoint.size_bytes},
+            "speed": speed,
             "command": sidecar.command(),
         }
         sidecar.write_sidecar(out, content)

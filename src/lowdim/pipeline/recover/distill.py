@@ -159,18 +159,21 @@ class DistillStage:
     # ---------------------------------------------------------------- time
 
     def time_step(self) -> tuple[float, float]:
-        """Return the seconds of a micro-batch, forward and back, and of what the teacher does for it."""
-        batch, found = self.text.train[0], (math.inf, math.inf)
-        for _ in range(2):
+        """Return the seconds of a step of the optimizer, and of what the teacher does for a batch; nothing moves."""
+        loop = self._begin(10 * self.pair.recipe.distill.sequences, rate=0.0)
+        places, found = list(range(min(self.accumulate, len(self.text.train)))), (math.inf, math.inf)
+        for _ in range(3):
             begun = time.perf_counter()
-            taught = self._teach(0) if self.remembers else None
+            if self.remembers:
+                for place in places:
+                    self._teach(place)
             asked = time.perf_counter()
-            with adopted():
-                self.distiller(self.student, batch, taught).backward()
-            done = time.perf_counter()
-            self.student.zero_grad()
+            loop.run(places)
+            taught = (asked - begun) / len(places) if self.remembers else 0.0
+            found = min(found[0], time.perf_counter() - asked), min(found[1], taught)
             self._taught.clear()
-            found = min(found[0], done - asked), min(found[1], asked - begun)
+        for rider in self._riding:
+            rider.remove()
         return found
 
     # ---------------------------------------------------------------- training
@@ -215,22 +218,8 @@ class DistillStage:
             store: where the state of the training is kept while it lasts.
             progress: told of every step.
         """
-        settings, begun = self.pair.recipe.distill, time.perf_counter()
-        parameters = [*self.masters, *self.beside]
-        optimizer = torch.optim.Adam(parameters, lr=settings.lr, betas=(0.9, 0.95), fused=True)
-        riders, self._projected = self._riders(optimizer, steps)
-        self.loop = Loop(
-            self.student,
-            optimizer,
-            loss=self._loss,
-            accumulate=self.accumulate,
-            clip=settings.clip,
-            master=self.masters,
-            projected=self._projected,
-            schedule=lambda step: cosine(step, steps, FLOOR),
-            riders=riders,
-            size=lambda place: num_tokens(self.text.train[place]),
-        )
+        begun = time.perf_counter()
+        self.loop, parameters = self._begin(steps, self.pair.recipe.distill.lr), [*self.masters, *self.beside]
         first = keeper.recall("held_out")
         if first is None:
             first = self.held_out()
@@ -251,6 +240,24 @@ class DistillStage:
             last = first
         tokens = self.loop.step * self.accumulate * num_tokens(self.text.train[0])
         return Held(first, last, self.loop.step, tokens, round(time.perf_counter() - begun, 3))
+
+    def _begin(self, steps: int, rate: float) -> Loop:
+        """Return the loop that trains the student."""
+        parameters = [*self.masters, *self.beside]
+        optimizer = torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.95), fused=True)
+        self._riding, self._projected = self._riders(optimizer, steps)
+        return Loop(
+            self.student,
+            optimizer,
+            loss=self._loss,
+            accumulate=self.accumulate,
+            clip=self.pair.recipe.distill.clip,
+            master=self.masters,
+            projected=self._projected,
+            schedule=lambda step: cosine(step, steps, FLOOR),
+            riders=self._riding,
+            size=lambda place: num_tokens(self.text.train[place]),
+        )
 
     def _riders(self, optimizer: Optimizer, steps: int) -> tuple[list[Any], dict[nn.Parameter, Any]]:
         """Return what holds or moves the masks, and rounds; and what the model computes with."""

@@ -114,31 +114,29 @@ def _time_block(pair: Pair, text: Text) -> tuple[float, float]:
 
 
 def plan_distill(stage: DistillStage) -> StagePlan:
-    """Time a micro-batch and choose the steps.
+    """Time a step and choose how many there are.
 
     Raises:
         RecipeError: there is not time enough for anything.
     """
-    recipe, text = stage.pair.recipe, stage.text
-    own, taught = stage.time_step()
-    count, asked = len(text.train), recipe.seconds("distill")
+    recipe, count, each = stage.pair.recipe, len(stage.text.train), stage.accumulate
+    step, taught = stage.time_step()
+    asked, share = recipe.seconds("distill"), 1 - recipe.share if recipe.stage == "both" else 1.0
     if asked is None:
-        steps = max(1, round(recipe.distill.passes * count / stage.accumulate))
+        steps = max(1, round(recipe.distill.passes * count / each))
     else:
-        first = asked / (own + taught)  # micro-batches while the teacher still speaks for each
-        micro = first if first <= count or not stage.remembers else (asked - count * taught) / own
-        steps = int(micro / stage.accumulate)
+        steps = int(asked / (step + each * taught))  # while the teacher is asked about every batch
+        if steps * each > count:
+            steps = int((asked - count * taught) / step)
         if steps < LEAST:
-            least = LEAST * stage.accumulate * (own + taught) / 60
-            raise RecipeError(_short(recipe.minutes, least / (1 - recipe.share if recipe.stage == "both" else 1)))
-    micro = steps * stage.accumulate
-    heard = min(micro, count) if stage.remembers else micro
-    return StagePlan(steps, min(micro, count), micro * own + heard * taught)
+            raise RecipeError(_short(recipe.minutes, LEAST * (step + each * taught) / 60 / share))
+    micro = steps * each
+    return StagePlan(steps, min(micro, count), steps * step + min(micro, count) * taught)
 
 
 def _short(minutes: float | None, least: float) -> str:
     return (
-        f"minutes={minutes:g} is too short: on this machine {LEAST} steps take {least:.1f} minutes. Give at least so "
+        f"minutes={minutes} is too short: on this machine {LEAST} steps take {least:.1f} minutes. Give at least so "
         "many, a smaller calibration.context, or fewer distill.sequences."
     )
 

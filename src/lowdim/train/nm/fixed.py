@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lowdim.core.masks import zero_
+from lowdim.models import ranks
 from lowdim.train.nm.base import MaskRider, MaskRule, Start
 from lowdim.train.ride import Ride
 
@@ -48,9 +50,9 @@ class FixedMasks(MaskRider):
     """
 
     def __init__(self, masks: Mapping[nn.Parameter, Tensor], optimizer: Optimizer) -> None:
-        self._masks = dict(masks)
+        self._off = {parameter: ~mask for parameter, mask in masks.items()}
         self._ride = Ride.board(optimizer, self)
-        self._handles = [p.register_post_accumulate_grad_hook(self._clear) for p in self._masks]
+        self._handles = [p.register_post_accumulate_grad_hook(self._clear) for p in self._off]
 
     def projections(self) -> dict[nn.Parameter, Any]:
         """Return nothing: weights are zero where they are pruned."""
@@ -58,11 +60,11 @@ class FixedMasks(MaskRider):
 
     def _clear(self, parameter: nn.Parameter) -> None:
         if parameter.grad is not None:
-            parameter.grad.mul_(self._masks[parameter])
+            zero_(parameter.grad, self._off[parameter])
 
     def gradients(self, step: int) -> bool:
         """Zero the gradient of what is pruned once more: ranks may have averaged it since it arrived."""
-        for parameter in self._masks:
+        for parameter in self._off if ranks.active() else ():
             self._clear(parameter)
         return False
 
