@@ -221,7 +221,12 @@ class _Run:
                 stages = {name: StagePlan(**stage) for name, stage in found["stages"].items()}
                 plan = RecoveryPlan(stages, found["weights"], found["zeros"], found["memory"])
             else:
-                plan = self._planned(pair, text)
+                try:
+                    plan = self._planned(pair, text)
+                except LowdimError:
+                    assert keeper.writer is not None
+                    keeper.writer.directory.reset()  # nothing in it is worth going on from
+                    raise
                 keeper.remember("plan", plan.to_dict())
         self.announce(plan.render())
         return plan
