@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from tests.train.looped import batch, data, loss, made, main, net
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
 from lowdim.runs import tree
@@ -27,7 +27,7 @@ def weights(model: nn.Module) -> Tensor:
 
 
 def plain(model: nn.Module, optimizer: Any = torch.optim.SGD, **settings: Any) -> Loop:
-    return Loop(model, optimizer(model.parameters(), lr=0.1), loss=loss, **settings)
+    return Loop(model, optimizer(model.parameters(), lr=0.1), **{"loss": loss, **settings})
 
 
 def trained(batches: Any, **settings: Any) -> Tensor:
@@ -160,6 +160,45 @@ class Narrow(nn.Module):
 class Wide(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.float()
+
+
+def test_a_model_computes_with_the_projection_and_the_copy_gets_its_gradient() -> None:
+    model = nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[3.0, -1.0, 0.5]]))
+    mask = torch.tensor([[True, True, False]])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    project = {model.weight: lambda wide: wide * mask}
+    loop = Loop(model, optimizer, loss=lambda model, x: model(x).mean(), projected=project)
+    assert model.weight.tolist() == [[3.0, -1.0, 0.0]]
+    loop.run([torch.tensor([[0.0, 0.0, 0.25]])])
+    assert loop.state_dict()["master"][0].tolist() == [[3.0, -1.0, 0.25]]  # straight through the mask
+    mask[:] = torch.tensor([[True, False, True]])
+    loop.run([torch.tensor([[1.0, 0.0, 0.0]])])
+    assert model.weight.tolist() == [[2.0, 0.0, 0.25]]
+    assert loop.state_dict()["master"][0].tolist() == [[2.0, -1.0, 0.25]]
+
+
+def test_projected_weights_go_on_from_their_copies() -> None:
+    def begun() -> tuple[nn.Module, Loop]:
+        model = net().bfloat16()
+        project = {p: lambda wide: wide.mul(8).round().div(8) for p in model.parameters() if p.dim() == 2}
+        return model, plain(model, torch.optim.AdamW, master=True, projected=project, loss=narrow_loss)
+
+    def narrow_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return loss(model, (batch[0].bfloat16(), batch[1]))
+
+    batches = [batch(8, n) for n in range(6)]
+    model, loop = begun()
+    loop.run(batches)
+    first, half = begun()
+    half.run(batches[:3])
+    again, rest = begun()
+    rest.load_state_dict(deepcopy(half.state_dict()))
+    assert torch.equal(weights(first), weights(again))
+    rest.run(batches[3:])
+    assert torch.equal(weights(model), weights(again))
+    assert all(bool((p * 8 == (p * 8).round()).all()) for p in again.parameters() if p.dim() == 2)
 
 
 def test_masks_ride_on_master_weights() -> None:
@@ -304,3 +343,33 @@ def test_sharded_weights_accumulate_too_and_have_no_master() -> None:
         assert torch.allclose(theirs.full_tensor(), mine, atol=1e-6)  # type: ignore[attr-defined]
     with pytest.raises(LowdimError, match="MixedPrecisionPolicy"):
         plain(model, master=True)
+
+
+@pytest.mark.usefixtures("alone")
+def test_sharded_weights_are_projected_where_they_lie() -> None:
+    batches = [batch(8, n) for n in range(4)]
+
+    def begun(shard: bool, dtype: torch.dtype | None = None) -> tuple[nn.Module, Loop]:
+        model = net()
+        if shard:
+            fully_shard(model, mp_policy=MixedPrecisionPolicy(param_dtype=dtype))
+        projected = {p: lambda wide: wide.mul(8).round().div(8) for p in model.parameters() if p.dim() == 2}
+        return model, plain(model, torch.optim.AdamW, clip=0.5, projected=projected)
+
+    (whole, loop), (model, sharded) = begun(False), begun(True)
+    assert loop.run(batches) == pytest.approx(sharded.run(batches))
+    for mine, theirs in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(theirs.full_tensor(), mine, atol=1e-6)  # type: ignore[attr-defined]
+    for copy, other in zip(loop.state_dict()["master"], sharded.state_dict()["master"], strict=True):
+        assert torch.allclose(copy, other, atol=1e-6)
+        assert bool((copy * 8 != (copy * 8).round()).any())
+    model, sharded = begun(True, torch.bfloat16)
+    computed: list[torch.dtype] = []
+    model[0].register_forward_hook(lambda *seen: computed.append(seen[-1].dtype))  # type: ignore[operator]
+    sharded.run([(x.bfloat16(), y) for x, y in batches])
+    assert set(computed) == {torch.bfloat16}
+    assert all(copy.dtype == torch.float32 for copy in sharded.state_dict()["master"])
+    narrow = net().bfloat16()
+    fully_shard(narrow)
+    with pytest.raises(LowdimError, match="MixedPrecisionPolicy"):
+        plain(narrow, projected={next(narrow.parameters()): lambda wide: wide})

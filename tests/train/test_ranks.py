@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,15 @@ from torch import multiprocessing
 PATIENCE = 150.0  # seconds
 
 
-def start(size: int, home: Path) -> bool:
-    """Run the ranks; return False where they came to no end.
+def start(size: int, home: Path, main: Callable[[int, int, str], None] = ranked.main) -> bool:
+    """Run the ranks, each ``main(rank, size, home)``; return False where they came to no end.
 
     The all-gather of gloo that DTensor uses now and then never returns, or aborts, while it takes down its
     buffers (seen in torch 2.13: ``UnboundBuffer::~UnboundBuffer``). What a rank itself raises is raised here.
     """
     home.mkdir()
     context = multiprocessing.start_processes(  # type: ignore[no-untyped-call]
-        ranked.main, (size, str(home)), nprocs=size, join=False, start_method="spawn"
+        main, (size, str(home)), nprocs=size, join=False, start_method="spawn"
     )
     ends = time.monotonic() + PATIENCE
     try:

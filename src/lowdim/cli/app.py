@@ -15,6 +15,7 @@ from lowdim.cli import (
     inspect,
     methods,
     prune,
+    recover,
     report,
     screen,
     serve,
@@ -51,6 +52,7 @@ def _program(
 
 for _command in (
     prune.prune,
+    recover.recover,
     train_sparse.train_sparse,
     evaluate.evaluate,
     inspect.inspect,

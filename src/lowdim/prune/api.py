@@ -35,7 +35,7 @@ from lowdim.prune.session import Session, needs_data, open_session
 from lowdim.prune.sidecar import write_sidecar
 from lowdim.prune.speed import MeasureSpeed
 from lowdim.runs.clock import Clock
-from lowdim.runs.directory import Directory
+from lowdim.runs.directory import tidy
 from lowdim.runs.fingerprint import refuse_differences
 
 TOKENS_PER_BATCH = 2048
@@ -213,9 +213,8 @@ class _Run:
             "versions": {name: found.versions.get(name, found.lowdim) for name in asked["versions"]},
         }
         refuse_differences(f"the finished run in {out}", made, {key: asked[key] for key in made})
-        beside = (out.with_name(f"{out.name}.{end}") for end in ("partial", "replaced"))
-        if ranks.rank() == 0 and any(path.exists() for path in beside):
-            Directory(out, overwrite=True).close()  # tidies up after a run killed once its result had appeared
+        if ranks.rank() == 0:
+            tidy(out)
         return PruneResult(found.to_dict(), out)
 
     def _stages(
@@ -260,29 +259,7 @@ class _Run:
 
     def _data(self, session: Session) -> CalibrationData | None:
         """Return the calibration data, ``None`` if the recipe looks at none."""
-        if not needs_data(self.recipe):
-            return None
-        settings, config = self.recipe.calibration, session.config
-        embedding: Any = session.stream.model.get_input_embeddings()
-        context = settings.context or min(2048, positions(config) or 2048)
-        if isinstance(self.source, CalibrationData):
-            data = self.source
-        else:
-            data = calibration(
-                settings.source if self.source is None else self.source,
-                self.tokenizer,
-                samples=settings.samples,
-                context=context,
-                seed=self.recipe.seed if settings.seed is None else settings.seed,
-                format=settings.format,
-                padding=settings.padding,
-                rationale=settings.rationale,
-                in_context=settings.in_context,
-                bos=settings.bos,
-                vocab_size=embedding.weight.shape[0],
-            )
-        check_context(data.context, config)
-        return data
+        return read_calibration(session, self.source, self.tokenizer) if needs_data(self.recipe) else None
 
     def _fingerprint(self, session: Session, data: CalibrationData | None) -> dict[str, Any]:
         """Return all that decides the output's bytes."""
@@ -312,6 +289,36 @@ def _parameters(session: Session) -> list[str]:
     chosen = {info.name for info in session.layers}
     layers = (layer for index in range(len(session.stream)) for layer in session.stream.describe(index)[0])
     return list(dict.fromkeys(layer.parameter for layer in layers if layer.name in chosen))
+
+
+def read_calibration(session: Session, source: Any, tokenizer: Any) -> CalibrationData:
+    """Return the calibration data of a session's recipe; a ``source`` that is given overrides the recipe's.
+
+    Raises:
+        DataError: there is too little of it, or it does not suit the model.
+    """
+    recipe, config = session.recipe, session.config
+    settings = recipe.calibration
+    embedding: Any = session.stream.model.get_input_embeddings()
+    context = settings.context or min(2048, positions(config) or 2048)
+    if isinstance(source, CalibrationData):
+        data = source
+    else:
+        data = calibration(
+            settings.source if source is None else source,
+            tokenizer,
+            samples=settings.samples,
+            context=context,
+            seed=recipe.seed if settings.seed is None else settings.seed,
+            format=settings.format,
+            padding=settings.padding,
+            rationale=settings.rationale,
+            in_context=settings.in_context,
+            bos=settings.bos,
+            vocab_size=embedding.weight.shape[0],
+        )
+    check_context(data.context, config)
+    return data
 
 
 def batches_of(data: CalibrationData) -> list[Batch]:

@@ -31,8 +31,10 @@ from lowdim.infer.sparse.storage import QUANTISED, kind_of
 from lowdim.models import load as stock
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import Source, resolve
+from lowdim.models.slorb import put_beside
 from lowdim.models.structure.layers import find_layers
 from lowdim.models.walk.skeleton import Skeleton
+from lowdim.nn.slorb import hand_over
 
 _TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PORTION = 32 << 20  # bytes
@@ -59,21 +61,21 @@ def load(
     | stored | dtype | the model |
     |---|---|---|
     | dense | None, fp32, bf16 | a stock Transformers model, that can be trained and saved |
-    | dense | int8, int4 | sparse layers, rounded one by one while they are read |
+    | dense | int8, int4, int3 | sparse layers, rounded one by one while they are read |
     | packed | None | sparse layers with the numbers as they are stored |
     | packed | any | sparse layers, converted one by one; a layer that is stored in this kind stays as it is |
 
     Sparse layers (`SparseLinear`) need about the memory that the files have: weights are copied out of the files one
     after another. They are not mapped: when the system reclaims mapped pages, a model can slow down eightfold. fp16 is
     held as fp32, which no kernel rounds; ask for bf16 to halve that. A head that is tied to the embedding shares its
-    memory, unless it is to be int8 (which int4 means too, for the head). On another device than the CPU a packed
-    checkpoint is decoded to a stock model.
+    memory, unless it is to be int8 (which int4 and int3 mean too, for the head). On another device than the CPU a
+    packed checkpoint is decoded to a stock model.
 
     Args:
         path: a checkpoint directory, dense or packed, a ``.gguf`` file, a hub id, or ``builtin:smollm2-135m``.
-        dtype: "fp32", "bf16", "int8" or "int4", or the torch type of the first two; ``None`` is as stored.
+        dtype: "fp32", "bf16", "int8", "int4" or "int3", or the torch type of the first two; ``None`` is as stored.
         device: where the model goes.
-        group: columns per scale where weights are rounded to int8 or int4, 64 or 128.
+        group: columns per scale where weights are rounded to int8, int4 or int3, 64 or 128.
         trust_remote_code: run the modelling code that the checkpoint brings along.
 
     Raises:
@@ -120,6 +122,7 @@ class _Loader:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, dtype=self._dtype, trust_remote_code=trust_remote_code
             )
+        put_beside(model, {name: self._checkpoint.info(name).shape for name in self._checkpoint.names()})
         skeleton = Skeleton(model, self._checkpoint, self._dtype)
         parts = _sort(model, skeleton, self._checkpoint)
         for names in _portions(self._checkpoint, skeleton, parts.rest):
@@ -155,7 +158,9 @@ class _Loader:
             matrix = self._matrix(name, linear.bias, rules.for_head(None) if linear is head else rules, turned)
             shape = linear.weight.shape[::-1] if turned else linear.weight.shape
             self._check_shape(name, matrix, shape)
-            replace(model, linear, SparseLinear(matrix))
+            sparse = SparseLinear(matrix)
+            hand_over(linear, sparse)
+            replace(model, linear, sparse)
         if head is not None and tied is not None and tied.dtype != torch.float16:
             assert isinstance(head, nn.Linear)
             rules = self._rules(tied.dtype).for_head(tied)

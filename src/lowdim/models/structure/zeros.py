@@ -10,7 +10,7 @@ from lowdim.core.errors import LowdimError
 from lowdim.core.masks import Masks
 from lowdim.models.structure.selection import Weight, inventory
 
-_PRUNED = 0.01
+PRUNED = 0.01
 """Share of zeros below which a model, or a weight, counts as dense: some numbers are zero by chance in any."""
 
 
@@ -39,7 +39,7 @@ def zeros_in(weights: Iterable[tuple[str, Tensor]]) -> Masks:
         zeros, size = zeros + off, size + mask.numel()
         if off:
             masks.add(name, mask.cpu())
-    if zeros < _PRUNED * size or not size:
+    if zeros < PRUNED * size or not size:
         raise LowdimError(
             f"{zeros} of the {size} weights that pruning might have zeroed are zero, so the model was not pruned, or "
             "has lost its zeros since. Give the pruned model, as it was written, or the masks"
@@ -49,7 +49,7 @@ def zeros_in(weights: Iterable[tuple[str, Tensor]]) -> Masks:
 
 def is_pruned(weight: Weight) -> bool:
     """Tell whether one weight has more zeros than come by chance."""
-    return not weight.dense and int((weight.parameter == 0).sum()) >= _PRUNED * weight.parameter.numel()
+    return not weight.dense and int((weight.parameter == 0).sum()) >= PRUNED * weight.parameter.numel()
 
 
 def refuse_packed(model: nn.Module) -> None:

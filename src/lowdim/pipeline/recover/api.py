@@ -1,0 +1,284 @@
+"""The front door: `recover` and `plan`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from lowdim.core.errors import LowdimError
+from lowdim.core.machine import machine
+from lowdim.core.progress import Progress, Silent
+from lowdim.data.batch import split
+from lowdim.data.calibration import CalibrationData, positions
+from lowdim.models.disk import manifest
+from lowdim.models.disk.convert import convert
+from lowdim.models.disk.manifest import Manifest
+from lowdim.models.disk.writer import Writer
+from lowdim.models.save import save_model
+from lowdim.models.walk.opened import accepted
+from lowdim.models.walk.stream import Stream, Walk, watched
+from lowdim.nn.slorb import detach
+from lowdim.pipeline.recover.blocks import BlockStage, Text
+from lowdim.pipeline.recover.distill import DistillStage, Held, split_text
+from lowdim.pipeline.recover.pair import Pair, open_pair
+from lowdim.pipeline.recover.plan import RecoveryPlan, StagePlan, counted, memory, plan_blocks, plan_distill
+from lowdim.pipeline.recover.recipe import Recovery
+from lowdim.pipeline.recover.record import build_record
+from lowdim.prune.api import read_calibration
+from lowdim.prune.keeper import BlockRecord, Keeper
+from lowdim.prune.measure import Measured, compare, make_windows, measure
+from lowdim.prune.sidecar import sizes
+from lowdim.runs import sidecar
+from lowdim.runs.clock import Clock
+from lowdim.runs.directory import tidy
+from lowdim.runs.fingerprint import refuse_differences
+from lowdim.train.compare.store import Store
+
+
+@dataclass(frozen=True)
+class RecoveryResult:
+    """What a recovery made.
+
+    Attributes:
+        manifest: the contents of ``lowdim.json``.
+        out: the output directory.
+    """
+
+    manifest: dict[str, Any]
+    out: Path
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros over the layers."""
+        share: float = self.manifest["sparsity"]["prunable"]
+        return share
+
+
+def recover(
+    model: PreTrainedModel | str | Path,
+    recipe: Recovery | None = None,
+    *,
+    out: str | Path,
+    teacher: str | Path | None = None,
+    minutes: float | None = None,
+    calibration: CalibrationData | str | Path | Iterable[Any] | None = None,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> RecoveryResult:
+    """Train a pruned model to be like its dense teacher again; its zeros stay where they are.
+
+    Args:
+        model: a directory that ``lowdim prune`` wrote, dense or packed; any other checkpoint, whose zeros are its mask;
+            or a Transformers model in memory, which is left as it is.
+        recipe: what to do; by default both stages, one pass each.
+        out: output directory. It appears when it is complete; until then there is ``OUT.partial``.
+        teacher: the dense model; the one that ``lowdim.json`` names if not given.
+        minutes: of training on this machine; overrides the recipe's.
+        calibration: overrides the recipe's text: whatever `lowdim.data.calibration.calibration` takes.
+        tokenizer: for a model in memory; a model on disk brings its own.
+        revision: branch, tag or commit of a hub id.
+        resume: go on from ``OUT.partial``; the result is the same to the byte as that of an uninterrupted run.
+        overwrite: replace an existing ``out``, once the new one is complete.
+        progress: told of stages and their advance.
+        announce: given the plan as text before the work begins.
+
+    Raises:
+        LowdimError: anything that the caller can put right: recipe, models, data, output directory, numbers.
+    """
+    recipe = recipe or Recovery()
+    given = {"teacher": None if teacher is None else str(teacher), "minutes": minutes}
+    recipe = Recovery(**recipe.to_dict() | {key: value for key, value in given.items() if value is not None})
+    model, target = accepted(model), Path(out)
+    run = _Run(recipe, progress or Silent(), calibration, tokenizer, announce)
+    if isinstance(model, PreTrainedModel):
+        with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=f".{target.name}.") as place:
+            save_model(model, tokenizer, Path(place))
+            return run.to_disk(place, target, None, resume, overwrite)
+    return run.to_disk(model, target, revision, resume, overwrite)
+
+
+def plan(
+    model: str | Path,
+    recipe: Recovery,
+    *,
+    calibration: CalibrationData | str | Path | Iterable[Any] | None = None,
+    revision: str | None = None,
+) -> RecoveryPlan:
+    """Return what a recovery would do, timed on this machine; nothing is written.
+
+    Raises:
+        LowdimError: a model cannot be used, or the recipe does not fit it.
+    """
+    return _Run(recipe, Silent(), calibration, None, None).plan(str(model), revision)
+
+
+class _Run:
+    """One call of `recover`: what its stages hand to each other."""
+
+    def __init__(
+        self,
+        recipe: Recovery,
+        progress: Progress,
+        source: Any,
+        tokenizer: Any,
+        announce: Callable[[str], None] | None,
+    ) -> None:
+        self.recipe, self.progress, self.source, self.tokenizer = recipe, progress, source, tokenizer
+        self.announce = announce or (lambda _: None)
+        self.clock = Clock()
+
+    def plan(self, spec: str, revision: str | None) -> RecoveryPlan:
+        """Time both stages."""
+        pair, data = self._open(spec, revision)
+        text = self._text(data)
+        return self._planned(pair, text)
+
+    def _plan_stage(self, name: str, pair: Pair, text: Text) -> StagePlan:
+        return plan_blocks(pair, text) if name == "blocks" else plan_distill(DistillStage(pair, text, None))
+
+    def _planned(self, pair: Pair, text: Text) -> RecoveryPlan:
+        weights, zeros = counted(pair)
+        stages = {name: self._plan_stage(name, pair, text) for name in self.recipe.stages}
+        needed = memory(pair, text, max(stage.batches for stage in stages.values()))
+        return RecoveryPlan(stages, weights, zeros, {name: needed[name] for name in stages})
+
+    def to_disk(self, spec: str, out: Path, revision: str | None, resume: bool, overwrite: bool) -> RecoveryResult:
+        """Recover from disk to disk."""
+        if resume and not overwrite and manifest.exists(out):
+            return self._finished(spec, out, revision)
+        with Writer(out, overwrite=overwrite, resume=resume) as writer:
+            with self.clock.stage("Open"):
+                pair, data = self._open(spec, revision)
+                text = self._text(data)
+                keeper = Keeper(pair.student, writer, writer.directory.partial)
+                checkpoint = pair.student.checkpoint
+                assert checkpoint is not None
+                writer.directory.require_space(checkpoint.size_bytes)
+                keeper.start(self._fingerprint(pair, data))
+                keeper.write_outer()
+            plan = self._settled(pair, text, keeper)
+            before = self._measured("dense", pair, keeper, pair.teacher.stream.forward)
+            pruned = self._measured("pruned", pair, keeper, pair.student.stream.forward)
+            records, held, stage = self._stages(pair, text, plan, keeper, Store(writer.directory))
+            after = self._measured("sparse", pair, keeper, self._written(pair, keeper))
+            alone = None
+            if stage is not None and stage.beside:
+                alone, after = after, self._measured("sparse", pair, keeper, stage.forward)
+            evaluation = compare(before, after)
+            record = build_record(pair, data, plan, keeper, records, held, evaluation, pruned, alone)
+            keeper.finish(record)
+        if stage is not None and stage.beside:
+            convert(out, out, "packed", overwrite=True, beside=detach(stage.student))
+            record = manifest.read(out)
+        self._sidecar(out, pair, record)
+        return RecoveryResult(record.to_dict(), out)
+
+    def _open(self, spec: str, revision: str | None) -> tuple[Pair, CalibrationData]:
+        pair = open_pair(spec, self.recipe, revision=revision)
+        pair.check_weights()
+        self.tokenizer = self.tokenizer or pair.student.tokenizer() or pair.teacher.tokenizer()
+        return pair, read_calibration(pair.student, self.source, self.tokenizer)
+
+    def _finished(self, spec: str, out: Path, revision: str | None) -> RecoveryResult:
+        """Return the result of an earlier run of the same recipe, models and data, which is complete already."""
+        pair, data = self._open(spec, revision)
+        asked, found = self._fingerprint(pair, data), manifest.read(out)
+        own = found.recovery or {}
+        files = own.get("files", {})
+        made = {
+            "recovery": own.get("recipe"),
+            "model": files.get("student"),
+            "teacher": files.get("teacher"),
+            "data": own.get("data", {}).get("hash"),
+        }
+        refuse_differences(f"the finished run in {out}", made, {key: asked[key] for key in made})
+        tidy(out)
+        return RecoveryResult(found.to_dict(), out)
+
+    def _text(self, data: CalibrationData) -> Text:
+        return split_text(list(split([data.whole], self.recipe.batch_tokens)), self.recipe.calibration.held)
+
+    def _settled(self, pair: Pair, text: Text, keeper: Keeper) -> RecoveryPlan:
+        """Return the plan of this run: an earlier attempt's, or one that is timed now; it is told before the work."""
+        with self.clock.stage("Plan"):
+            found = keeper.recall("plan")
+            if found is not None:
+                stages = {name: StagePlan(**stage) for name, stage in found["stages"].items()}
+                plan = RecoveryPlan(stages, found["weights"], found["zeros"], found["memory"])
+            else:
+                plan = self._planned(pair, text)
+                keeper.remember("plan", plan.to_dict())
+        self.announce(plan.render())
+        return plan
+
+    def _stages(
+        self, pair: Pair, text: Text, plan: RecoveryPlan, keeper: Keeper, store: Store
+    ) -> tuple[dict[int, BlockRecord], Held | None, DistillStage | None]:
+        records: dict[int, BlockRecord] = {}
+        if "blocks" in plan.stages:
+            own = plan.stages["blocks"]
+            records = keeper.blocks()
+            if len(records) < len(pair.student.stream):
+                with self.clock.stage("Recover block by block"):
+                    part = Text(text.train[: own.batches], text.held)
+                    records = BlockStage(pair, part, own.steps).run(keeper, self.progress)
+        held = stage = None
+        if "distill" in plan.stages:
+            with self.clock.stage("Recover end to end"):
+                stage = DistillStage(pair, text, keeper.reader() if "blocks" in plan.stages else None)
+                held = stage.run(plan.stages["distill"].steps, keeper, store, self.progress)
+                records = stage.write(keeper)
+        return records, held, stage
+
+    def _written(self, pair: Pair, keeper: Keeper) -> Walk:
+        """Return the forward of what has been written."""
+        stream = pair.student.stream
+        return Stream(stream.model, keeper.reader(), compute=stream.compute, device=stream.device).forward
+
+    def _measured(self, name: str, pair: Pair, keeper: Keeper, forward: Walk) -> Measured:
+        """Measure a model, or recall what an earlier attempt measured."""
+        recipe, session = pair.student.recipe, pair.student
+        text = make_windows(recipe, self.tokenizer, session.config)
+        if text is None and not recipe.evaluation.tasks:
+            return Measured()
+        if name != "sparse" and (found := keeper.recall(name)):
+            return Measured.from_dict(found)
+        with self.clock.stage(f"Evaluate {name}"):
+            seen = watched(forward, len(session.stream), f"Evaluate the {name} model", self.progress)
+            found = measure(seen, recipe, self.tokenizer, text, positions(session.config))
+        if name != "sparse":
+            keeper.remember(name, found.to_dict())
+        return found
+
+    def _fingerprint(self, pair: Pair, data: CalibrationData) -> dict[str, Any]:
+        """Return all that decides the output's bytes."""
+        if pair.student.checkpoint is None or pair.teacher.checkpoint is None:
+            raise LowdimError("both models are read from disk")
+        return {
+            "recovery": self.recipe.to_dict(),
+            "model": pair.student.checkpoint.fingerprint(),
+            "teacher": pair.teacher.checkpoint.fingerprint(),
+            "data": data.hash,
+            "compute": str(pair.student.stream.compute),
+            "versions": {name: version(name) for name in ("lowdim", "torch", "transformers")},
+        }
+
+    def _sidecar(self, out: Path, pair: Pair, record: Manifest) -> None:
+        content = {
+            "stages": self.clock.stages,
+            "machine": machine(),
+            "size": sizes(out, pair.student),
+            "speed": {},
+            "command": sidecar.command(),
+        }
+        sidecar.write_sidecar(out, content)

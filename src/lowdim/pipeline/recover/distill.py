@@ -1,0 +1,358 @@
+"""The second stage: the whole model, trained to predict what the dense one predicts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from lowdim.core.errors import LowdimError
+from lowdim.core.progress import Progress
+from lowdim.core.quantize import Quantized, decode, least_scale
+from lowdim.core.random import generator
+from lowdim.data.batch import Batch, num_tokens
+from lowdim.models.load import load
+from lowdim.models.structure.blocks import find_blocks
+from lowdim.models.structure.layers import Layer
+from lowdim.models.walk.attention import adopted
+from lowdim.models.walk.inputs import model_inputs
+from lowdim.models.walk.skeleton import Reader
+from lowdim.nn.slorb import add_slorb
+from lowdim.pipeline.recover.blocks import Text, write
+from lowdim.pipeline.recover.fit import cosine
+from lowdim.pipeline.recover.pair import Pair, mask_of, trained
+from lowdim.prune.keeper import BlockRecord, Keeper
+from lowdim.train.loop import Loop
+from lowdim.train.nm.base import Start
+from lowdim.train.nm.rounded import RoundedWeight, Rounding
+from lowdim.train.nm.scales import column_scales
+from lowdim.train.objectives.distill import Distillation, Distiller
+
+SCALED = 16
+"""Batches on which the size of the layers' inputs is measured, for masks that are chosen by it."""
+FLOOR = 0.1
+"""Share of the learning rate that is left at the end."""
+_REMEMBERED = 2 << 30
+_STATE = ".distill.safetensors"
+
+
+@dataclass(frozen=True)
+class Held:
+    """The loss on held-out text before and after, and the steps taken."""
+
+    before: float
+    after: float
+    steps: int
+    tokens: int
+    seconds: float
+
+
+class _DivergedError(Exception):
+    """A step's loss was NaN or Inf."""
+
+
+class DistillStage:
+    """Trains a student in memory; the model is read from what the stage before has written.
+
+    Args:
+        pair: the models.
+        text: batches of tokens.
+        reader: what the blocks are read from; ``None`` for the student as it was given.
+    """
+
+    def __init__(self, pair: Pair, text: Text, reader: Reader | None) -> None:
+        self.pair, self.text, self._reader = pair, text, reader
+        self.names = {info.name for info in pair.student.layers}
+        self.student = self._model(pair.student)
+        self.teacher = self._model(pair.teacher)
+        settings = pair.recipe.distill
+        self.student.requires_grad_(False)
+        self.teacher.requires_grad_(False)
+        self._open()
+        self.beside = self._put_beside()
+        if settings.checkpointing:
+            model: Any = self.student  # of older Transformers only the second name is known
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+            for block in find_blocks(model)[1]:
+                block.training = True  # blocks that only answer keep no checkpoints; what is in them drops nothing out
+        parts = Distillation(settings.kl, settings.ce, settings.hidden, settings.temperature)
+        self.distiller = Distiller(parts, self.student, self.teacher)
+        self._taught: dict[int, Tensor] = {}
+        width = self.teacher.config.get_text_config().hidden_size
+        size = num_tokens(text.train) * width * next(self.teacher.parameters()).itemsize
+        self.remembers = size <= _REMEMBERED and not settings.hidden
+        self.accumulate = max(1, round(settings.sequences / len(text.train[0])))
+
+    def _model(self, opened: Any) -> PreTrainedModel:
+        assert opened.source is not None
+        stream = opened.stream
+        return load(opened.source.path, stream.compute, stream.device, self.pair.recipe.trust_remote_code)
+
+    def _open(self) -> None:
+        """Take masters, masks and grids from the checkpoint, block by block; let what is trained have gradients."""
+        self.masters: dict[nn.Parameter, Tensor] = {}
+        self.masks: dict[nn.Parameter, Tensor] = {}
+        self._turned: dict[str, bool] = {}
+        self._grids: dict[nn.Parameter, RoundedWeight] = {}
+        stream, grid = self.pair.student.stream, self.pair.recipe.grid
+        for index in range(len(stream)):
+            with stream.block(index, self._reader) as block:
+                work = trained(block, self.names)
+                for name in [*(layer.parameter for layer in work.layers.values()), *self._named(block.name, work)]:
+                    parameter = self.student.get_parameter(name)
+                    parameter.requires_grad_(True)
+                    self.masters[parameter] = block.masters[name.removeprefix(f"{block.name}.")].float()
+                for layer in work.layers.values():
+                    parameter = self.student.get_parameter(layer.parameter)
+                    mask = mask_of(self.masters[parameter])
+                    if mask is not None:
+                        self.masks[parameter] = mask
+                        self._turned[layer.parameter] = layer.transposed
+                        if self.pair.recipe.masks.moves:  # pruned weights live again, with the teacher's values
+                            dense = self.teacher.get_parameter(layer.parameter).detach().float()
+                            self.masters[parameter] = torch.where(mask, self.masters[parameter], dense)
+                    if grid is not None:
+                        self._grids[parameter] = self._rounded(layer, self.masters[parameter].dim(), mask)
+                with torch.no_grad():
+                    for name, master in block.masters.items():
+                        self.student.get_parameter(f"{block.name}.{name}").copy_(master)
+
+    @torch.no_grad()
+    def _put_beside(self) -> list[nn.Parameter]:
+        """Put beside pruned layers what the masks' rule asks for; return the parameters that are new."""
+        settings = self.pair.recipe.masks.beside()
+        if not settings or not self._turned:
+            return []
+        parameters = {name: self.student.get_parameter(name) for name in self._turned}
+        for parameter in parameters.values():
+            parameter.copy_(self.masters[parameter])  # it begins with what is pruned, which the loop will hide
+        masks = {name: self.masks[parameter] for name, parameter in parameters.items()}
+        turned = [name for name, transposed in self._turned.items() if transposed]
+        made = list(add_slorb(self.student, masks, transposed=turned, **settings).values())
+        for parameter in made:
+            parameter.requires_grad_(True)
+        return made
+
+    @staticmethod
+    def _named(block: str, work: Any) -> list[str]:
+        return [f"{block}.{name}" for name in work.others.values()]
+
+    def _rounded(self, layer: Layer, dims: int, mask: Tensor | None) -> RoundedWeight:
+        grid = self.pair.recipe.grid
+        assert grid is not None
+        if dims != 2:
+            raise LowdimError(
+                f"{layer.name} is one of several experts in one tensor, which the end-to-end stage does not round. "
+                "Train through the grid block by block: stage='blocks'."
+            )
+        own = mask.t() if mask is not None and layer.transposed else mask
+        return RoundedWeight(own, grid, least_scale(layer.master.dtype), layer.transposed)
+
+    # ---------------------------------------------------------------- time
+
+    def time_step(self) -> tuple[float, float]:
+        """Return the seconds of a micro-batch, forward and back, and of what the teacher does for it."""
+        batch, found = self.text.train[0], (math.inf, math.inf)
+        for _ in range(2):
+            begun = time.perf_counter()
+            taught = self._teach(0) if self.remembers else None
+            asked = time.perf_counter()
+            with adopted():
+                self.distiller(self.student, batch, taught).backward()
+            done = time.perf_counter()
+            self.student.zero_grad()
+            self._taught.clear()
+            found = min(found[0], done - asked), min(found[1], asked - begun)
+        return found
+
+    # ---------------------------------------------------------------- training
+
+    def _teach(self, place: int) -> Tensor:
+        if place not in self._taught:
+            with adopted():
+                made = self.distiller.teach(self.text.train[place])
+            if not self.remembers:
+                return made
+            self._taught[place] = made
+        return self._taught[place]
+
+    def _loss(self, model: nn.Module, place: int) -> Tensor:
+        taught = self._teach(place) if self.remembers else None
+        with adopted():
+            return self.distiller(model, self.text.train[place], taught)
+
+    def _places(self, begin: int) -> Iterator[int]:
+        """Yield the batches from the micro-batch ``begin`` on, in a new order for every pass."""
+        count, seed = len(self.text.train), self.pair.recipe.seed
+        number = begin // count
+        while True:
+            order = torch.randperm(count, generator=generator(seed, "recover", "distill", number)).tolist()
+            yield from order[begin % count if number == begin // count else 0 :]
+            number += 1
+
+    @torch.no_grad()
+    def held_out(self) -> float:
+        """Return the loss on the held-out batches, each token weighing the same."""
+        sizes = [num_tokens(batch) for batch in self.text.held]
+        with adopted():
+            lost = [float(self.distiller(self.student, batch)) for batch in self.text.held]
+        return sum(one * size for one, size in zip(lost, sizes, strict=True)) / sum(sizes)
+
+    def run(self, steps: int, keeper: Keeper, store: Any, progress: Progress) -> Held:
+        """Train for so many steps, or what is left of them; the student then is as it did best, or as it began.
+
+        Args:
+            steps: of the optimizer.
+            keeper: of the run, whose state says how the stage began.
+            store: where the state of the training is kept while it lasts.
+            progress: told of every step.
+        """
+        settings, begun = self.pair.recipe.distill, time.perf_counter()
+        parameters = [*self.masters, *self.beside]
+        optimizer = torch.optim.Adam(parameters, lr=settings.lr, betas=(0.9, 0.95), fused=True)
+        riders, self._projected = self._riders(optimizer, steps)
+        self.loop = Loop(
+            self.student,
+            optimizer,
+            loss=self._loss,
+            accumulate=self.accumulate,
+            clip=settings.clip,
+            master=self.masters,
+            projected=self._projected,
+            schedule=lambda step: cosine(step, steps, FLOOR),
+            riders=riders,
+            size=lambda place: num_tokens(self.text.train[place]),
+        )
+        first = keeper.recall("held_out")
+        if first is None:
+            first = self.held_out()
+            keeper.remember("held_out", first)
+        start = {p: self.loop.copy_of(p).clone() for p in parameters}
+        if (state := store.get(_STATE)) is not None:
+            self.loop.load_state_dict(state)
+        try:
+            self._train(steps, store, progress)
+        except _DivergedError:
+            self._back(store, start, keeper)
+        if flips := [dict(update) for rider in self._held for update in rider.history]:
+            keeper.remember("masks", flips)
+        last = self.held_out()
+        if not last <= first:
+            self._take(start)
+            keeper.remember("distill_note", f"training ended at {last:.4g} on held-out text, from {first:.4g}: undone")
+            last = first
+        tokens = self.loop.step * self.accumulate * num_tokens(self.text.train[0])
+        return Held(first, last, self.loop.step, tokens, round(time.perf_counter() - begun, 3))
+
+    def _riders(self, optimizer: Optimizer, steps: int) -> tuple[list[Any], dict[nn.Parameter, Any]]:
+        """Return what holds or moves the masks, and rounds; and what the model computes with."""
+        parameters = {name: self.student.get_parameter(name) for name in self._turned}
+        turned = [name for name, transposed in self._turned.items() if transposed]
+        start = Start(
+            parameters,
+            {name: self.masks[parameter] for name, parameter in parameters.items()},
+            self.pair.pattern,
+            optimizer,
+            steps,
+            lambda: column_scales(self.student, parameters, self.text.train[:SCALED], self._answer, turned),
+            turned,
+        )
+        self._held = [self.pair.recipe.masks.ride(start)] if parameters else []
+        riders: list[Any] = [*self._held]
+        self.rounding = Rounding(self._grids, optimizer) if self._grids else None
+        riders += [self.rounding] if self.rounding else []
+        return riders, {parameter: made for rider in riders for parameter, made in rider.projections().items()}
+
+    def _answer(self, model: nn.Module, batch: Batch) -> None:
+        with adopted():
+            model(**model_inputs(model, batch, next(model.parameters()).device))
+
+    def _train(self, steps: int, store: Any, progress: Progress) -> None:
+        saved = time.monotonic()
+        places = self._places(self.loop.step * self.accumulate)
+        with progress.stage("Recover end to end", steps, "steps") as stage:
+            stage.advance(self.loop.step)
+
+            def told(step: int, loss: float) -> None:
+                if not math.isfinite(loss):
+                    raise _DivergedError
+                stage.advance()
+
+            while self.loop.step < steps:
+                self.loop.run([next(places) for _ in range(self.accumulate)], told)
+                if time.monotonic() - saved >= self.pair.recipe.save_seconds or self.loop.step == steps:
+                    store.put(_STATE, self.loop.state_dict())
+                    saved = time.monotonic()
+
+    def _back(self, store: Any, start: dict[nn.Parameter, Tensor], keeper: Keeper) -> None:
+        """Go back to the last state that was saved, or to the beginning."""
+        state, step = store.get(_STATE), self.loop.step
+        if state is not None:
+            self.loop.load_state_dict(state)
+        else:
+            self._take(start)
+            self.loop.step = 0
+        keeper.remember(
+            "distill_note", f"the loss of step {step} was not finite; training went back to step {self.loop.step}"
+        )
+
+    def _take(self, weights: dict[nn.Parameter, Tensor]) -> None:
+        self.loop.replace_copies(weights)
+
+    # ---------------------------------------------------------------- what comes out
+
+    def forward(self, batches: Sequence[Batch], advance: Callable[[], None] = lambda: None) -> Iterator[Tensor]:
+        """Yield the logits of every batch, with all that stands beside the layers; see `Stream.forward`."""
+        for batch in batches:
+            with torch.no_grad(), adopted():
+                inputs = model_inputs(self.student, batch, next(self.student.parameters()).device)
+                logits = self.student(**inputs).logits
+            for _ in range(len(self.pair.student.stream)):
+                advance()
+            yield logits
+
+    def write(self, keeper: Keeper) -> dict[int, BlockRecord]:
+        """Write every block with the trained weights; return the records."""
+        stream, records = self.pair.student.stream, dict[int, BlockRecord]()
+        for index in range(len(stream)):
+            with stream.block(index, self._reader) as block:
+                work = trained(block, self.names)
+                codes: dict[nn.Parameter, Quantized] = {}
+                for own, layer in work.layers.items():
+                    parameter = self.student.get_parameter(layer.parameter)
+                    if self.rounding is not None:
+                        made = codes[own] = self.rounding.codes(parameter)
+                        layer.write(decode(made.levels, made.scales, self._grids[parameter].grid))
+                        continue
+                    wide = self.loop.copy_of(parameter)
+                    wide = self._projected[parameter](wide) if parameter in self._projected else wide
+                    if wide.dim() == 3:
+                        wide = wide[int(layer.name.rsplit(".", 2)[1])]
+                    layer.write(wide.t() if layer.transposed else wide)
+                for own, name in work.others.items():
+                    work.masters[own].copy_(self.loop.copy_of(self.student.get_parameter(f"{block.name}.{name}")))
+                records[index] = write(self.pair, keeper, block, work, codes)
+        return records
+
+
+def split_text(batches: Sequence[Batch], share: float) -> Text:
+    """Return the batches to train on and those to hold out, at least one of each.
+
+    Raises:
+        LowdimError: there is only one.
+    """
+    if len(batches) < 2:
+        raise LowdimError(
+            f"the text fills {len(batches)} batch of tokens, and at least two are needed: one to train on and one to "
+            "judge by. Give more text (calibration.samples), or a shorter calibration.context."
+        )
+    held = max(1, round(share * len(batches)))
+    return Text(list(batches[held:]), list(batches[:held]))

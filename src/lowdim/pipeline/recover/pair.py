@@ -1,0 +1,184 @@
+"""A pruned model and the dense one that it is to be like again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lowdim.core.errors import LowdimError
+from lowdim.core.pattern import Pattern, parse
+from lowdim.models.disk import manifest
+from lowdim.models.disk.manifest import Manifest
+from lowdim.models.disk.masks import masks_in
+from lowdim.models.disk.source import resolve
+from lowdim.models.structure.layers import Layer
+from lowdim.models.structure.zeros import PRUNED
+from lowdim.models.walk.opened import Opened, open_model
+from lowdim.models.walk.stream import Block, Stream
+from lowdim.pipeline.recover.recipe import Recovery
+from lowdim.prune.recipe import Recipe
+from lowdim.prune.session import Session, open_session
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a recovery works on.
+
+    Attributes:
+        recipe: of the recovery.
+        student: the pruned model, opened for writing it again.
+        teacher: the dense model.
+        teacher_name: how it was named.
+        record: the student's ``lowdim.json``; ``None`` if it has none.
+    """
+
+    recipe: Recovery
+    student: Session
+    teacher: Opened
+    teacher_name: str
+    record: Manifest | None
+
+    @property
+    def targets(self) -> dict[str, float | None]:
+        """The share of zeros that each layer was to have when it was pruned; ``None`` where nobody says."""
+        known = self.record.layers if self.record else {}
+        return {info.name: known[info.name].target if info.name in known else None for info in self.student.layers}
+
+    @property
+    def pattern(self) -> Pattern:
+        """What moving masks must be like: N:M as the student was pruned, else as many zeros in every matrix as now."""
+        made = Recipe(**self.record.recipe).legal if self.record and self.record.recipe else None
+        return made if made is not None and made.groups_of else parse("unstructured").resolve("matrix")
+
+    def check_weights(self) -> None:
+        """Read every weight once and refuse what cannot be trained, or does not fit its record.
+
+        Raises:
+            LowdimError: NaN or Inf, or a mask other than ``lowdim.json`` records.
+        """
+        self.student.check_weights()
+        self.teacher.check_weights()
+        if self.record is not None and self.student.source is not None:
+            masks_in(self.student.source.path)
+
+
+def open_pair(model: str | Path, recipe: Recovery, *, revision: str | None = None) -> Pair:
+    """Open both models; no weight is read.
+
+    Raises:
+        LowdimError: a model cannot be used, there is no teacher, the two differ in shape, or the student was rounded
+            and is not to be rounded again.
+    """
+    source = resolve(str(model), revision=revision, trust_remote_code=recipe.trust_remote_code)
+    record = manifest.read(source.path) if manifest.exists(source.path) else None
+    storage = record.storage if record else "dense"
+    _refuse_rounded(model, record, recipe)
+    name = _teacher(model, record, recipe)
+    student = open_session(str(model), recipe.writing(storage), revision=revision)
+    teacher = open_model(name, compute=recipe.compute, device=recipe.device, trust_remote_code=recipe.trust_remote_code)
+    _compare(student.stream, teacher.stream, name)
+    return Pair(recipe, student, teacher, name, record)
+
+
+def _refuse_rounded(model: str | Path, record: Manifest | None, recipe: Recovery) -> None:
+    grid = "none" if record is None else _grid_of(record)
+    if grid != "none" and recipe.grid is None:
+        raise LowdimError(
+            f"{model} holds weights that were rounded to {grid}; training moves them off that grid. Recover the model "
+            f"from before it was rounded, or train through the grid: quantize={grid!r}."
+        )
+
+
+def _grid_of(record: Manifest) -> str:
+    """Return what a model's weights were rounded to when they were written last; "none" if they were not."""
+    last: Mapping[str, Any] = record.recipe if record.recovery is None else record.recovery["recipe"]
+    grids = {f"int{grid['bits']}" for grid in (record.packed.quantized if record.packed else {}).values()}
+    return min(grids, default=str(last.get("quantize", "none")))
+
+
+def _teacher(model: str | Path, record: Manifest | None, recipe: Recovery) -> str:
+    if recipe.teacher is not None:
+        return recipe.teacher
+    if record is None:
+        raise LowdimError(
+            f"{model} has no {manifest.FILE} that says which dense model it was made from. Name it: teacher=DENSE."
+        )
+    return record.model.source
+
+
+def _compare(student: Stream, teacher: Stream, name: str) -> None:
+    """Refuse a teacher whose blocks or vocabulary are not those of the student."""
+    own, other = _shapes(student), _shapes(teacher)
+    wrong = next((key for key in [*own, *other] if own.get(key) != other.get(key)), None)
+    if wrong is not None:
+        raise LowdimError(
+            f"the teacher {name!r} is not the dense form of this model: {wrong} is {_said(own.get(wrong))} here and "
+            f"{_said(other.get(wrong))} there. Name the model that was pruned: teacher=DENSE."
+        )
+
+
+def _shapes(stream: Stream) -> dict[str, list[int]]:
+    table: Any = stream.model.get_input_embeddings()
+    found = {"the vocabulary's embedding": list(table.weight.shape), "the number of blocks": [len(stream)]}
+    for index, block in enumerate(stream.blocks):
+        names = block.named_parameters()
+        found |= {f"{stream.block_name(index)}.{name}": list(parameter.shape) for name, parameter in names}
+    return found
+
+
+def _said(shape: list[int] | None) -> str:
+    return "missing" if shape is None else " x ".join(map(str, shape))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained of a block: its layers' weights, and its norms and biases.
+
+    Attributes:
+        layers: by parameter, the layer whose weight it is.
+        others: by parameter, its name within the block.
+        masters: by parameter, the weight as the checkpoint has it, until it is written.
+        masks: by parameter, the kept entries, bool of its shape, of every layer that has pruned ones.
+    """
+
+    layers: Mapping[nn.Parameter, Layer]
+    others: Mapping[nn.Parameter, str]
+    masters: Mapping[nn.Parameter, Tensor]
+    masks: Mapping[nn.Parameter, Tensor]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All of them."""
+        return [*self.layers, *self.others]
+
+
+def trained(block: Block, names: set[str]) -> Trained:
+    """Return what is trained of a block; ``names`` are those of the layers that may be."""
+    layers: dict[nn.Parameter, Layer] = {}
+    for layer in block.layers:
+        weight = layer.module.weight
+        if layer.name in names and isinstance(weight, nn.Parameter):
+            layers[weight] = layer
+    others = {p: n for n, p in block.module.named_parameters() if p.dim() < 2 and p.is_floating_point()}
+    masters = {parameter: layer.master for parameter, layer in layers.items()}
+    masks = {parameter: mask for parameter, master in masters.items() if (mask := mask_of(master)) is not None}
+    masters |= {parameter: block.masters[name] for parameter, name in others.items()}
+    return Trained(layers, others, masters, masks)
+
+
+def mask_of(weight: Tensor) -> Tensor | None:
+    """Return the kept entries of a pruned weight, bool of its shape; ``None`` for one that was not pruned.
+
+    Dense weights hold a few zeros by chance.
+
+    Example:
+        >>> import torch
+        >>> mask_of(torch.tensor([[1.0, 0.0]])), mask_of(torch.ones(1, 2))
+        (tensor([[ True, False]]), None)
+    """
+    mask = weight != 0
+    return mask if float((~mask).float().mean()) >= PRUNED else None
