@@ -30,7 +30,7 @@ def mask_lora(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Ma
     another function than was trained. Adapters on disk do not know of it: call it again wherever one is loaded, and
     after ``add_adapter``.
 
-    A step costs about what a step of full fine-tuning does: the product M * (B A) is made dense, layer by layer, and
+    A step does the arithmetic of full fine-tuning: the product M * (B A) is made dense, layer by layer, and
     made again in the backward pass instead of being held.
 
     Args:
