@@ -162,5 +162,5 @@ def test_a_recipe_of_one_step(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="recover must be a mapping"):
         split(file, {}, [])
     file.write_text("sparsity: 0.5\nrecover: {minuts: 4}\n")
-    with pytest.raises(RecipeError, match="minuts.*minutes"):
+    with pytest.raises(RecipeError, match=r"minuts.*minutes"):
         split(file, {}, [])

@@ -17,7 +17,7 @@ from lowdim.models.walk.stream import Block
 from lowdim.pipeline.recover.pair import Trained
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.train.loop import Loop
-from lowdim.train.nm.fixed import FixedMasks
+from lowdim.train.nm.riders import FixedMasks
 from lowdim.train.nm.rounded import RoundedWeight, Rounding
 
 LOOKS = 8

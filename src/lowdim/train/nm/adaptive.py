@@ -18,7 +18,7 @@ from lowdim.core.pattern import Pattern
 from lowdim.core.registry import find
 from lowdim.core.score import ColumnScore
 from lowdim.core.settings import Range, check
-from lowdim.train.nm.base import MaskRider
+from lowdim.train.nm.riders import MaskRider
 from lowdim.train.nm.weight import MovingMask
 from lowdim.train.ride import Ride, optimizer_of
 
@@ -53,6 +53,7 @@ class AdaptiveMasks(MaskRider):
 
     Example:
         >>> from lowdim.train.loop import Loop
+        >>> from lowdim.train.nm.ast import AST
         >>> model = nn.Linear(4, 1, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[3.0, 2.0, 1.9, 0.1]]))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.5)

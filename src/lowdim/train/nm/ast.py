@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from lowdim.core.registry import find
 from lowdim.core.settings import count, share, within
-from lowdim.train.nm.adaptive import AdaptiveMasks
-from lowdim.train.nm.base import MaskRider, MaskRule, Start
+from lowdim.train.nm.base import MaskRule, Start
+
+if TYPE_CHECKING:
+    from lowdim.train.nm.riders import MaskRider
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class AST(MaskRule):
 
     def ride(self, start: Start) -> MaskRider:
         """Let the masks move."""
+        from lowdim.train.nm.adaptive import AdaptiveMasks  # which needs torch, and a recipe is refused without it
+
         return AdaptiveMasks(
             start.parameters,
             start.masks,
@@ -61,7 +66,7 @@ class AST(MaskRule):
             self,
             start.optimizer,
             start.total_steps,
-            column_scales=start.scales() if self.score == "wanda" else None,
+            column_scales=start.scales() if find("score", self.score).load().needs else None,
             transposed=start.transposed,
         )
 

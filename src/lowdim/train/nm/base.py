@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowdim.core.settings import Settings
-from lowdim.train.ride import Rider
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from lowdim.core.pattern import Pattern
+    from lowdim.train.nm.riders import MaskRider
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,6 @@ class Start:
     total_steps: int
     scales: Callable[[], Mapping[str, Tensor]]
     transposed: Collection[str] = ()
-
-
-class MaskRider(Rider):
-    """Holds the masks of a model in training.
-
-    Attributes:
-        history: what every choice of masks did, as plain values; nothing where masks stand.
-    """
-
-    history: Sequence[Mapping[str, Any]] = ()
-
-    @abstractmethod
-    def projections(self) -> dict[nn.Parameter, Callable[[Tensor], Tensor]]:
-        """Return what the model computes with, by weight, for `lowdim.train.loop.Loop`."""
 
 
 @dataclass(frozen=True)
