@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -98,6 +99,8 @@ def recover(
     Raises:
         LowdimError: anything that the caller can put right: recipe, models, data, output directory, numbers.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise LowdimError("recovery runs in one process, and this is one of several. Start it without torchrun.")
     recipe = recipe or Recovery()
     given = {"teacher": None if teacher is None else str(teacher), "minutes": minutes}
     recipe = Recovery(**recipe.to_dict() | {key: value for key, value in given.items() if value is not None})

@@ -109,11 +109,19 @@ def _tables(manifest: Json, run: Json) -> list[tuple[str, list[tuple[str, str]]]
     found = [
         ("Model", model | extra | shares),
         ("Calibration data", section(manifest, "data", "calibration")),
+        ("Recovery", _recovery(section(manifest, "recovery"))),
         ("Perplexity protocol", section(manifest, "evaluation", "perplexity", "protocol")),
         ("Machine", section(run, "machine")),
         ("Library versions", section(manifest, "versions")),
     ]
     return [(title, rows) for title, values in found if (rows := _pairs(values))]
+
+
+def _recovery(found: Json) -> Json:
+    """Return what the small print says of a recovery: all but what each block and each choice of masks did."""
+    recipe = {key: value for key, value in section(found, "recipe").items() if key not in ("evaluation", "calibration")}
+    kept = ("teacher", "data", "stages", "distill", "note", "pruned", "without_slorb")
+    return {**{key: found[key] for key in kept if found.get(key)}, **recipe} if found else {}
 
 
 def _pairs(values: Json) -> list[tuple[str, str]]:

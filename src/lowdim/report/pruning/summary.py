@@ -92,7 +92,11 @@ def _perplexity_words(manifest: Json) -> str:
     if sparse == dense:
         return f"perplexity stayed at {words.number(dense)}"
     verb = "rose" if sparse > dense else "fell"
-    return f"perplexity {verb} from {words.number(dense)} to {words.number(sparse)} ({_times(sparse / dense)})"
+    before = _value(section(manifest, "recovery", "pruned").get("perplexity"))
+    recovered = f"; before recovery it was {words.number(before)}" if before else ""
+    return (
+        f"perplexity {verb} from {words.number(dense)} to {words.number(sparse)} ({_times(sparse / dense)}){recovered}"
+    )
 
 
 def _times(ratio: float) -> str:
