@@ -289,3 +289,18 @@ def test_what_stands_beside_the_layers_is_counted_saved_and_compared(two_four: P
     assert all(bool(each.s.any()) for each in beside.values())
     with quiet(), pytest.raises(OSError, match="no file named"):
         AutoModelForCausalLM.from_pretrained(made.out)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral"])
+@pytest.mark.parametrize("stage", ["blocks", "distill"])
+def test_what_stands_in_padding_is_no_matter(stage: str, kind: str, pruned: Pruned, tmp_path: Path) -> None:
+    made = []
+    for fill in (0, 5):
+        ids, mask = small.TEXT.clone(), torch.ones_like(small.TEXT)
+        mask[::3, :6] = 0
+        ids[mask == 0] = fill
+        out, text = tmp_path / str(fill), [{"input_ids": ids, "attention_mask": mask}]
+        recover(pruned(kind), small.recipe(stage=stage), out=out, calibration=text)
+        made.append(out)
+    one, other = map(tiny.stored, made)
+    assert all(torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in one.items())

@@ -40,10 +40,10 @@ class BlockStage:
     def __init__(self, pair: Pair, text: Text, steps: int) -> None:
         self.pair, self.steps = pair, steps
         self.names = {info.name for info in pair.student.layers}
-        self._held = len(text.held)
-        batches = [*text.held, *text.train]
-        self._own = pair.student.stream.capture(batches)
-        self._dense = pair.teacher.stream.capture(batches)
+        held, other = (stream.capture(text.held) for stream in (pair.student.stream, pair.teacher.stream))
+        self._held = len(held)  # of which there may be more than batches: padded ones may be cut
+        self._own = held + pair.student.stream.capture(text.train)
+        self._dense = other + pair.teacher.stream.capture(text.train)
 
     def run(self, keeper: Keeper, progress: Progress) -> dict[int, BlockRecord]:
         """Train the blocks that are not finished yet, each written before the next; return the records of all."""

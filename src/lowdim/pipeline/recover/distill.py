@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -238,7 +239,8 @@ class DistillStage:
             self._take(start)
             keeper.remember("distill_note", f"training ended at {last:.4g} on held-out text, from {first:.4g}: undone")
             last = first
-        tokens = self.loop.step * self.accumulate * num_tokens(self.text.train[0])
+        seen = islice(self._places(0), self.loop.step * self.accumulate)
+        tokens = sum(num_tokens(self.text.train[place]) for place in seen)
         return Held(first, last, self.loop.step, tokens, round(time.perf_counter() - begun, 3))
 
     def _begin(self, steps: int, rate: float) -> Loop:
