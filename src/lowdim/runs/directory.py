@@ -254,6 +254,7 @@ def tidy(out: Path) -> None:
     """
     if any(out.with_name(f"{out.name}.{end}").exists() for end in ("partial", "replaced")):
         Directory(out, overwrite=True).close()
+    out.with_name(f".{out.name}.run.json.tmp").unlink(missing_ok=True)
 
 
 def _sync(directory: Path) -> None:

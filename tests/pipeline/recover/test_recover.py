@@ -222,6 +222,19 @@ def test_nothing_is_worse_than_it_was(pruned: Pruned, tmp_path: Path) -> None:
     assert made["note"]
 
 
+def test_masks_that_moved_for_nothing_move_back(two_four: Pruned, tmp_path: Path) -> None:
+    wild: dict[str, Any] = {"lr": 30.0, "clip": 1e9}
+    made = small.run(two_four("llama"), tmp_path / "out", stage="distill", masks=adaptive(), distill=wild)
+    assert "undone" in made.manifest["recovery"]["note"]
+    assert changed(two_four("llama"), made.out) == set()
+
+
+def test_masks_that_would_not_move_are_refused_before_the_first_stage(two_four: Pruned, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="never move in a run of"):
+        small.run(two_four("llama"), tmp_path / "out", masks=adaptive(every=1000))
+    assert not (tmp_path / "out.partial").exists()
+
+
 def test_a_step_that_is_not_finite_goes_back_and_says_so(
     pruned: Pruned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

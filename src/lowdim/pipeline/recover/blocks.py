@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 
@@ -74,7 +74,8 @@ class BlockStage:
         work = trained(block, self.names)
         fit, codes = fitter.fit(block, work, examples[self._held :], examples[: self._held])
         keeper.state.setdefault("fits", {})[str(block.index)] = asdict(fit)
-        return write(self.pair, keeper, block, work, codes)
+        pruned = {layer.name for parameter, layer in work.layers.items() if parameter in work.masks}
+        return write(self.pair, keeper, block, work, codes, pruned)
 
     @torch.no_grad()
     def examples(self, dense: Block) -> list[Example]:
@@ -88,11 +89,18 @@ class BlockStage:
         return made
 
 
-def write(pair: Pair, keeper: Keeper, block: Block, work: Trained, codes: dict[nn.Parameter, Quantized]) -> BlockRecord:
-    """Write a block whose masters hold what was trained; return its record."""
+def write(
+    pair: Pair,
+    keeper: Keeper,
+    block: Block,
+    work: Trained,
+    codes: dict[nn.Parameter, Quantized],
+    pruned: Container[str],
+) -> BlockRecord:
+    """Write a block whose masters hold what was trained; return its record. ``pruned``: names of its pruned layers."""
     stream = pair.student.stream
     outcomes = [
-        Outcome(layer.name, None, None, codes=codes.get(parameter), whole=parameter not in work.masks)
+        Outcome(layer.name, None, None, codes=codes.get(parameter), whole=layer.name not in pruned)
         for parameter, layer in work.layers.items()
     ]
     record, tensors = record_block(pair.student, block, outcomes, pair.targets, pair.recipe.grid)

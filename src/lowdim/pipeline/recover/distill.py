@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -25,6 +25,7 @@ from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.attention import adopted
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.models.walk.skeleton import Reader
+from lowdim.models.walk.stream import Block
 from lowdim.nn.slorb import add_slorb
 from lowdim.pipeline.recover.blocks import Text, write
 from lowdim.pipeline.recover.fit import cosine
@@ -40,8 +41,11 @@ SCALED = 16
 """Batches on which the size of the layers' inputs is measured, for masks that are chosen by it."""
 FLOOR = 0.1
 """Share of the learning rate that is left at the end."""
-_REMEMBERED = 2 << 30
+_REMEMBERED, _MANY = 2 << 30, 1_000_000
 _STATE = ".distill.safetensors"
+
+
+_Start = tuple[dict[nn.Parameter, Tensor], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -103,28 +107,36 @@ class DistillStage:
         self.masks: dict[nn.Parameter, Tensor] = {}
         self._turned: dict[str, bool] = {}
         self._grids: dict[nn.Parameter, RoundedWeight] = {}
-        stream, grid = self.pair.student.stream, self.pair.recipe.grid
+        self._pruned: set[str] = set()
+        stream = self.pair.student.stream
         for index in range(len(stream)):
-            with stream.block(index, self._reader) as block:
+            with stream.block(index) as block:  # as it was given: what a later stage rounds to zero was not pruned
+                masks = {name: mask_of(master) for name, master in block.masters.items()}
                 work = trained(block, self.names)
-                for name in [*(layer.parameter for layer in work.layers.values()), *self._named(block.name, work)]:
-                    parameter = self.student.get_parameter(name)
-                    parameter.requires_grad_(True)
-                    self.masters[parameter] = block.masters[name.removeprefix(f"{block.name}.")].float()
-                for layer in work.layers.values():
-                    parameter = self.student.get_parameter(layer.parameter)
-                    mask = mask_of(self.masters[parameter])
-                    if mask is not None:
-                        self.masks[parameter] = mask
-                        self._turned[layer.parameter] = layer.transposed
-                        if self.pair.recipe.masks.moves:  # pruned weights live again, with the teacher's values
-                            dense = self.teacher.get_parameter(layer.parameter).detach().float()
-                            self.masters[parameter] = torch.where(mask, self.masters[parameter], dense)
-                    if grid is not None:
-                        self._grids[parameter] = self._rounded(layer, self.masters[parameter].dim(), mask)
-                with torch.no_grad():
-                    for name, master in block.masters.items():
-                        self.student.get_parameter(f"{block.name}.{name}").copy_(master)
+                self._pruned |= {layer.name for parameter, layer in work.layers.items() if parameter in work.masks}
+            with stream.block(index, self._reader) as block:
+                self._take_block(block, masks)
+
+    def _take_block(self, block: Block, masks: Mapping[str, Tensor | None]) -> None:
+        work, grid = trained(block, self.names), self.pair.recipe.grid
+        for name in [*(layer.parameter for layer in work.layers.values()), *self._named(block.name, work)]:
+            parameter = self.student.get_parameter(name)
+            parameter.requires_grad_(True)
+            self.masters[parameter] = block.masters[name.removeprefix(f"{block.name}.")].float()
+        for layer in work.layers.values():
+            parameter = self.student.get_parameter(layer.parameter)
+            mask = masks[layer.parameter.removeprefix(f"{block.name}.")]
+            if mask is not None:
+                self.masks[parameter] = mask
+                self._turned[layer.parameter] = layer.transposed
+                if self.pair.recipe.masks.moves:  # pruned weights live again, with the teacher's values
+                    dense = self.teacher.get_parameter(layer.parameter).detach().float()
+                    self.masters[parameter] = torch.where(mask, self.masters[parameter], dense)
+            if grid is not None:
+                self._grids[parameter] = self._rounded(layer, self.masters[parameter].dim(), mask)
+        with torch.no_grad():
+            for name, master in block.masters.items():
+                self.student.get_parameter(f"{block.name}.{name}").copy_(master)
 
     @torch.no_grad()
     def _put_beside(self) -> list[nn.Parameter]:
@@ -161,7 +173,7 @@ class DistillStage:
 
     def time_step(self) -> tuple[float, float]:
         """Return the seconds of a step of the optimizer, and of what the teacher does for a batch; nothing moves."""
-        loop = self._begin(10 * self.pair.recipe.distill.sequences, rate=0.0)
+        loop = self._begin(_MANY, rate=0.0)
         places, found = list(range(min(self.accumulate, len(self.text.train)))), (math.inf, math.inf)
         for _ in range(3):
             begun = time.perf_counter()
@@ -221,11 +233,14 @@ class DistillStage:
         """
         begun = time.perf_counter()
         self.loop, parameters = self._begin(steps, self.pair.recipe.distill.lr), [*self.masters, *self.beside]
+        if (ended := keeper.recall("distilled")) is not None:  # what was read may be half overwritten with the outcome
+            self.loop.load_state_dict(store.get(_STATE))
+            return Held(**ended)
         first = keeper.recall("held_out")
         if first is None:
             first = self.held_out()
             keeper.remember("held_out", first)
-        start = {p: self.loop.copy_of(p).clone() for p in parameters}
+        start = {p: self.loop.copy_of(p).clone() for p in parameters}, [r.state_dict() for r in self._riding]
         if (state := store.get(_STATE)) is not None:
             self.loop.load_state_dict(state)
         try:
@@ -241,7 +256,10 @@ class DistillStage:
             last = first
         seen = islice(self._places(0), self.loop.step * self.accumulate)
         tokens = sum(num_tokens(self.text.train[place]) for place in seen)
-        return Held(first, last, self.loop.step, tokens, round(time.perf_counter() - begun, 3))
+        store.put(_STATE, self.loop.state_dict())
+        held = Held(first, last, self.loop.step, tokens, round(time.perf_counter() - begun, 3))
+        keeper.remember("distilled", asdict(held))
+        return held
 
     def _begin(self, steps: int, rate: float) -> Loop:
         """Return the loop that trains the student."""
@@ -297,11 +315,11 @@ class DistillStage:
 
             while self.loop.step < steps:
                 self.loop.run([next(places) for _ in range(self.accumulate)], told)
-                if time.monotonic() - saved >= self.pair.recipe.save_seconds or self.loop.step == steps:
+                if time.monotonic() - saved >= self.pair.recipe.save_seconds:
                     store.put(_STATE, self.loop.state_dict())
                     saved = time.monotonic()
 
-    def _back(self, store: Any, start: dict[nn.Parameter, Tensor], keeper: Keeper) -> None:
+    def _back(self, store: Any, start: _Start, keeper: Keeper) -> None:
         """Go back to the last state that was saved, or to the beginning."""
         state, step = store.get(_STATE), self.loop.step
         if state is not None:
@@ -313,7 +331,11 @@ class DistillStage:
             "distill_note", f"the loss of step {step} was not finite; training went back to step {self.loop.step}"
         )
 
-    def _take(self, weights: dict[nn.Parameter, Tensor]) -> None:
+    def _take(self, start: _Start) -> None:
+        """Go back to how the stage began: masks, grids, weights."""
+        weights, states = start
+        for rider, state in zip(self._riding, states, strict=True):
+            rider.load_state_dict(state)
         self.loop.replace_copies(weights)
 
     # ---------------------------------------------------------------- what comes out
@@ -348,7 +370,7 @@ class DistillStage:
                     layer.write(wide.t() if layer.transposed else wide)
                 for own, name in work.others.items():
                     work.masters[own].copy_(self.loop.copy_of(self.student.get_parameter(f"{block.name}.{name}")))
-                records[index] = write(self.pair, keeper, block, work, codes)
+                records[index] = write(self.pair, keeper, block, work, codes, self._pruned)
         return records
 
 

@@ -130,6 +130,7 @@ def plan_distill(stage: DistillStage) -> StagePlan:
             steps = int((asked - count * taught) / step)
         if steps < LEAST:
             raise RecipeError(_short(recipe.minutes, LEAST * (step + each * taught) / 60 / share))
+    recipe.masks.check(steps)
     micro = steps * each
     return StagePlan(steps, min(micro, count), steps * step + min(micro, count) * taught)
 

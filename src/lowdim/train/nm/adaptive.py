@@ -84,11 +84,7 @@ class AdaptiveMasks(MaskRider):
         transposed: Collection[str] = (),
     ) -> None:
         check("total_steps", total_steps, Range(least=1, whole=True))
-        if settings.every >= total_steps:
-            raise RecipeError(
-                f"masks that are chosen every {settings.every} steps never move in a run of {total_steps}: choose a "
-                "smaller every, or fixed masks"
-            )
+        settings.check(total_steps)
         self.settings, self.total_steps = settings, total_steps
         score = find("score", settings.score).load()()
         self.pattern = patterns.parse(pattern).resolve(score.default_group)

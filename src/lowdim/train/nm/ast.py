@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from lowdim.core.errors import RecipeError
 from lowdim.core.registry import find
 from lowdim.core.settings import count, share, within
 from lowdim.train.nm.base import MaskRule, Start
@@ -69,6 +70,14 @@ class AST(MaskRule):
             column_scales=start.scales() if find("score", self.score).load().needs else None,
             transposed=start.transposed,
         )
+
+    def check(self, total_steps: int) -> None:
+        """Refuse a run in which masks never move."""
+        if self.every >= total_steps:
+            raise RecipeError(
+                f"masks that are chosen every {self.every} steps never move in a run of {total_steps}: choose a "
+                "smaller every, or fixed masks"
+            )
 
     def beside(self) -> Mapping[str, Any]:
         """Return the settings of SLoRB, if there is one."""

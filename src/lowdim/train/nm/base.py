@@ -54,6 +54,13 @@ class MaskRule(Settings, ABC):
     def ride(self, start: Start) -> MaskRider:
         """Let the masks ride on an optimizer."""
 
+    def check(self, total_steps: int) -> None:
+        """Refuse a run in which the rule would do nothing.
+
+        Raises:
+            RecipeError: says why.
+        """
+
     def beside(self) -> Mapping[str, Any]:
         """Return the settings of what stands beside pruned layers, for `lowdim.nn.slorb.add_slorb`; none if nothing."""
         return {}
