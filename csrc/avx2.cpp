@@ -246,10 +246,35 @@ void int4_rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t en
       int4_pair<Tokens, true>(m, in, r, least(2, end - r), y, y_stride);
 }
 
+// The `rows` first rows of a block.
+template <int Tokens>
+void int3_block(const ld_matrix *m, const ld_input *in, int64_t row, int64_t rows, float *y, int64_t y_stride) {
+  const Int3 kind(m);
+  const int shift = m->group == 64 ? 6 : 7;
+  const char *p = static_cast<const char *>(m->values) + row / 8 * octet_bytes(m->cols);
+  Scales<Tokens> scales[8];
+  CodeSums<Tokens> sums[8];
+  for (int r = 0; r < 8; ++r) sums[r].clear();
+  for (int64_t c = 0; c < m->cols; c += 64, p += kOctetWord) {
+    const int64_t group = c >> shift;
+    if ((c & ((512 << (shift - 6)) - 1)) == 0)
+      for (int64_t r = 0; r < rows; ++r) scales[r].fill(m, in, row + r, group);
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; ++r)
+      if (r < rows) sums[r].add(kind.codes(p, r), kind.codes(p + 32, r), in, c, scales[r], group & 7);
+  }
+  for (int64_t r = 0; r < rows; ++r) sums[r].finish(m, row + r, y, y_stride);
+}
+
+template <int Tokens>
+void int3_rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
+  for (int64_t r = begin; r < end; r += 8) int3_block<Tokens>(m, in, r, least(8, end - r), y, y_stride);
+}
+
 using Rows = void (*)(const ld_matrix *, const ld_input *, int64_t, int64_t, float *, int64_t);
 
 template <int Tokens>
-constexpr Rows kRows[] = {number_rows<Fp32, Tokens>, number_rows<Bf16, Tokens>, int8_rows<Tokens>, int4_rows<Tokens>};
+constexpr Rows kRows[] = {number_rows<Fp32, Tokens>, number_rows<Bf16, Tokens>, int8_rows<Tokens>, int4_rows<Tokens>, int3_rows<Tokens>};
 
 constexpr const Rows *kByTokens[LD_MAX_TOKENS] = {kRows<1>, kRows<2>, kRows<3>, kRows<4>, kRows<5>, kRows<6>, kRows<7>, kRows<8>};
 

@@ -35,6 +35,7 @@ LD_INLINE Register load(const char *p, const char *end) {
 
 // May the row, whose values end there, be read in whole registers?
 inline bool inside(const ld_matrix *m, int64_t row) {
+  if (m->kind == LD_INT3) return true;  // whole words are stored
   const int64_t line = m->kind == LD_INT4 ? row / 2 : row;
   const int64_t width = m->kind == LD_FP32 ? 4 : m->kind == LD_BF16 ? 2 : 1;
   return (m->mask ? m->row_ptr[line + 1] : (line + 1) * m->cols * width) + kMargin <= m->value_bytes;
@@ -145,6 +146,26 @@ struct Int4 {
   LD_INLINE __m256i codes(__m256i v, int64_t half) const {
     const __m256i index = half ? _mm256_srli_epi16(v, 4) : v;
     return _mm256_shuffle_epi8(table, _mm256_and_si256(index, _mm256_set1_epi8(15)));
+  }
+};
+
+// Three bits. Each row of a block takes its codes from one or two of the three runs of a word; p: where in the first they begin.
+struct Int3 {
+  __m256i table;
+  explicit Int3(const ld_matrix *m) {
+    int64_t levels;
+    std::memcpy(&levels, m->table, sizeof levels);
+    table = _mm256_set1_epi64x(levels);
+  }
+  LD_INLINE __m256i codes(const char *p, int64_t row) const {
+    const auto run = [&](int64_t i) LD_ALWAYS { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p + 64 * i)); };
+    if (row < 6) return look_up(row % 2 ? _mm256_srli_epi16(run(row / 2), 3) : run(row / 2));
+    const __m256i low = _mm256_and_si256(_mm256_srli_epi16(run(row - 6), 6), _mm256_set1_epi8(3));
+    const __m256i high = row == 6 ? _mm256_srli_epi16(run(2), 4) : _mm256_srli_epi16(run(2), 5);
+    return look_up(_mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8(4))));
+  }
+  LD_INLINE __m256i look_up(__m256i index) const {
+    return _mm256_shuffle_epi8(table, _mm256_and_si256(index, _mm256_set1_epi8(7)));
   }
 };
 

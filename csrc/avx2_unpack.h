@@ -100,10 +100,23 @@ void unpack_dense_codes(const ld_matrix *m, int64_t row, Out *out) {
   });
 }
 
+template <class Out>
+void unpack_octet_codes(const ld_matrix *m, int64_t row, Out *out) {
+  const Int3 kind(m);
+  const char *const p = static_cast<const char *>(m->values) + row / 8 * octet_bytes(m->cols);
+  const uint16_t *const scales = m->scales + row * ((m->cols + m->group - 1) / m->group);
+  emit_columns(0, m->cols, out, [&](int64_t c, Out *to) LD_ALWAYS {
+    const float scale = widen(scales[c / m->group]);
+    emit_codes(kind.codes(p + c / 64 * kOctetWord, row % 8), scale, to);
+    emit_codes(kind.codes(p + c / 64 * kOctetWord + 32, row % 8), scale, to + 32);
+  });
+}
+
 template <bool Last, class Out>
 void unpack_row(const ld_matrix *m, int64_t row, Out *out) {
   if (m->kind == LD_FP32) return unpack_numbers<Fp32, Last>(m, row, out);
   if (m->kind == LD_BF16) return unpack_numbers<Bf16, Last>(m, row, out);
+  if (m->kind == LD_INT3) return unpack_octet_codes(m, row, out);
   if (!m->mask) return m->kind == LD_INT8 ? unpack_dense_codes<Int8, Last>(m, row, out) : unpack_dense_codes<Int4, Last>(m, row, out);
   const char *p = static_cast<const char *>(m->values) + m->row_ptr[m->kind == LD_INT8 ? row : row / 2];
   const char *const end = static_cast<const char *>(m->values) + m->value_bytes;

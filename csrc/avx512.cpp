@@ -1,6 +1,6 @@
 // AVX-512 with VBMI2, VNNI and BF16: Ice Lake's successors from Sapphire Rapids on, Zen 4 and later.
 
-#include "avx512.h"
+#include "avx512_octets.h"
 #include "avx512_unpack.h"
 
 namespace {
@@ -112,17 +112,6 @@ struct Int4 {
   // VPERMB looks at six bits of each index; the table repeats, so that the upper two do not matter.
   LD_INLINE __m512i codes(__m512i v, bool high) const {
     return _mm512_permutexvar_epi8(high ? _mm512_srli_epi16(v, 4) : v, table);
-  }
-};
-
-// Scales of up to 16 groups of one row, times those of the input.
-template <int Tokens>
-struct Scales {
-  alignas(64) float at[Tokens][16];
-  LD_INLINE void fill(const uint16_t *row, const float *input, int64_t groups, __mmask16 some) {
-    const __m512 w = widen(_mm256_maskz_loadu_epi16(some, row));
-    for (int t = 0; t < Tokens; ++t)
-      _mm512_store_ps(at[t], _mm512_mul_ps(w, _mm512_maskz_loadu_ps(some, input + t * groups)));
   }
 };
 
@@ -367,6 +356,7 @@ int together(const ld_matrix *m, int tokens, int64_t begin, int64_t end) {
 
 void rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
   if (begin >= end) return;
+  if (m->kind == LD_INT3) return octets(m, in, begin, end, y, y_stride);
   const int step = together(m, in->tokens, begin, end);
   const int64_t whole = begin + (end - begin) / step * step, safe = safe_end(m, begin, whole, step);
   const Range most = sparse(m, begin, safe) ? pick<Load::kHalf>(m, in->tokens, step) : pick<Load::kWhole>(m, in->tokens, step);

@@ -87,6 +87,49 @@ LD_INLINE __m128 sums_of(__m512 a, __m512 b, __m512 c, __m512 d) {
   return _mm512_castps512_ps128(_mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), one));
 }
 
+// Scales of up to 16 groups of one row, times those of the input.
+template <int Tokens>
+struct Scales {
+  alignas(64) float at[Tokens][16];
+  LD_INLINE void fill(const uint16_t *row, const float *input, int64_t groups, __mmask16 some) {
+    const __m512 w = widen(_mm256_maskz_loadu_epi16(some, row));
+    for (int t = 0; t < Tokens; ++t)
+      _mm512_store_ps(at[t], _mm512_mul_ps(w, _mm512_maskz_loadu_ps(some, input + t * groups)));
+  }
+};
+
+// ---------------------------------------------------------------- three bits
+
+// A word of a block of eight rows.
+struct Octets {
+  __m512i a, b, c;
+};
+
+// The codes of one of the rows, each xor `flip`. VPERMB looks at six bits of an index; the table repeats, so that the upper three do
+// not matter, and what a shift brings along from the next byte does not either.
+struct Int3 {
+  __m512i table;
+  Int3(const ld_matrix *m, char flip) {
+    int64_t levels;
+    std::memcpy(&levels, m->table, sizeof levels);
+    table = _mm512_xor_si512(_mm512_set1_epi64(levels), _mm512_set1_epi8(flip));
+  }
+  LD_INLINE static Octets word(const char *p) {
+    return {_mm512_loadu_si512(p), _mm512_loadu_si512(p + 64), _mm512_loadu_si512(p + 128)};
+  }
+  LD_INLINE __m512i codes(const Octets &word, int row) const {
+    const __m512i run = row < 2 || row == 6 ? word.a : row < 4 || row == 7 ? word.b : word.c;
+    __m512i index = run;
+    if (row >= 6) {  // bit 2 from the last run
+      const __m512i high = row == 6 ? _mm512_srli_epi16(word.c, 4) : _mm512_srli_epi16(word.c, 5);
+      index = _mm512_ternarylogic_epi64(_mm512_set1_epi8(4), high, _mm512_srli_epi16(run, 6), 0xCA);
+    } else if (row % 2) {
+      index = _mm512_srli_epi16(run, 3);
+    }
+    return _mm512_permutexvar_epi8(index, table);
+  }
+};
+
 // ---------------------------------------------------------------- fp32 and bf16
 
 struct Fp32 {

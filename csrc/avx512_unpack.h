@@ -131,6 +131,17 @@ inline void unpack_word(Row &row, int64_t c, Out *out, Fp32) {
   }
 }
 
+// 64 codes, of which `left` are stored, times their scale.
+template <bool Whole, class Out>
+inline void put_codes(Out *out, int64_t left, __m512i codes, float scale) {
+  const __m512 by = _mm512_set1_ps(scale);
+  const auto quarter = [&](__m128i some) __attribute__((always_inline)) {
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(some)), by);
+  };
+  put<Whole>(out, left, quarter(_mm512_castsi512_si128(codes)), quarter(_mm512_extracti32x4_epi32(codes, 1)));
+  put<Whole>(out + 32, left - 32, quarter(_mm512_extracti32x4_epi32(codes, 2)), quarter(_mm512_extracti32x4_epi32(codes, 3)));
+}
+
 // The codes as they are stored: INT8; or through the table: INT4.
 struct Stored {
   __m512i table;
@@ -145,12 +156,22 @@ inline void unpack_word(Row &row, int64_t c, Out *out, const Stored &stored) {
   if (stored.pairs) v = _mm512_permutexvar_epi8(stored.high ? _mm512_srli_epi16(v, 4) : v, stored.table);
   v = _mm512_mask_expand_epi8(zero(), bits, pinned(v));
   row.p += row.m->mask ? __builtin_popcountll(bits) : 64;
-  const __m512 scale = _mm512_set1_ps(widen(stored.scales[c / row.m->group]));
-  const auto quarter = [&](__m128i codes) __attribute__((always_inline)) {
-    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), scale);
-  };
-  put<Whole>(out + c, row.m->cols - c, quarter(_mm512_castsi512_si128(v)), quarter(_mm512_extracti32x4_epi32(v, 1)));
-  put<Whole>(out + c + 32, row.m->cols - c - 32, quarter(_mm512_extracti32x4_epi32(v, 2)), quarter(_mm512_extracti32x4_epi32(v, 3)));
+  put_codes<Whole>(out + c, row.m->cols - c, v, widen(stored.scales[c / row.m->group]));
+}
+
+template <class Out>
+void unpack_octets(const ld_matrix *m, int64_t row, Out *out) {
+  const Int3 kind(m, 0);
+  const char *p = static_cast<const char *>(m->values) + row / 8 * octet_bytes(m->cols);
+  const uint16_t *const scales = m->scales + row * ((m->cols + m->group - 1) / m->group);
+  for (int64_t c = 0; c < m->cols; c += 64, p += kOctetWord) {
+    const __m512i v = kind.codes(Int3::word(p), static_cast<int>(row % 8));
+    const float scale = widen(scales[c / m->group]);
+    if (c + 64 <= m->cols)
+      put_codes<true>(out + c, 64, v, scale);
+    else
+      put_codes<false>(out + c, m->cols - c, v, scale);
+  }
 }
 
 template <class Kind, class Out>
@@ -177,6 +198,8 @@ void unpack_rows(const ld_matrix *m, int64_t begin, int64_t end, Out *out, int64
       unpack_row(Row(m, row, 4), 4, out, Fp32());
     else if (m->kind == LD_BF16)
       unpack_row(Row(m, row, 2), 2, out, Bf16());
+    else if (m->kind == LD_INT3)
+      unpack_octets(m, row, out);
     else
       unpack_codes(m, row, out);
   }

@@ -54,6 +54,10 @@ inline float quantise(const float *x, int64_t count, int8_t *q) {
   return amax / 127.0f;
 }
 
+// LD_INT3: bytes of a word of 64 columns of a block of eight rows, and of a whole block.
+constexpr int64_t kOctetWord = 192;
+inline int64_t octet_bytes(int64_t cols) { return (cols + 63) / 64 * kOctetWord; }
+
 inline void prepare_rows(const float *x, int64_t x_stride, ld_input *in) {
   const size_t beyond = static_cast<size_t>(in->stride - in->cols);
   for (int32_t t = 0; t < in->tokens; ++t) {

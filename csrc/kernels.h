@@ -12,7 +12,7 @@ typedef struct ld_input {
   int64_t cols, stride, groups; /* groups = ceil(cols / group) */
   float *f32;                   /* LD_FP32: [tokens, stride] */
   uint16_t *bf16;               /* LD_BF16: [tokens, stride], rounded to nearest even */
-  int8_t *q;                    /* LD_INT8, LD_INT4: [tokens, stride], in [-127, 127] */
+  int8_t *q;                    /* codes: [tokens, stride], in [-127, 127] */
   float *scale;                 /* [tokens, groups]: x = q * scale; 0 where the group is all zero */
   int32_t *offset;              /* [tokens, groups, 16]: entry l is -128 * the sum of the group's q[c] with c / 4 % 16 == l, where
                                  * kernels that use weights + 128 in 16 lanes of four bytes begin their sums; others leave it */
@@ -24,7 +24,8 @@ typedef struct ld_kernels {
   /* x: fp32 [tokens, cols], x_stride apart, into the arrays of `in`, whose sizes are set. Quantised: amax = max |x| of the
    * group; scale = amax / 127, q = rint(x * (127 / amax)); amax < 1e-30: all zero; NaN or infinity: scale NaN, q zero. */
   void (*prepare)(const float *x, int64_t x_stride, ld_input *in);
-  /* y[t * y_stride + r] = the product plus bias, r in [begin, end). For LD_INT4 begin is even. Every result has the same bits
+  /* y[t * y_stride + r] = the product plus bias, r in [begin, end). For LD_INT4 begin is even, for LD_INT3 begin
+   * is a multiple of 8 and so is end, unless it is that of the matrix. Every result has the same bits
    * whatever the other tokens and rows of the call. */
   void (*rows)(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride);
   void (*unpack)(const ld_matrix *m, int64_t begin, int64_t end, int32_t out_kind, void *out, int64_t stride);

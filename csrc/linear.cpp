@@ -14,7 +14,8 @@ constexpr int64_t kWorkPerThread = int64_t{1} << 17;  // weights times tokens, b
 
 int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-bool codes(int32_t kind) { return kind == LD_INT8 || kind == LD_INT4; }
+bool codes(int32_t kind) { return kind == LD_INT8 || kind == LD_INT4 || kind == LD_INT3; }
+bool tables(int32_t kind) { return kind == LD_INT4 || kind == LD_INT3; }
 bool number(int32_t kind) { return kind == LD_FP32 || kind == LD_BF16; }
 int64_t width(int32_t kind) { return kind == LD_FP32 ? 4 : kind == LD_BF16 ? 2 : 1; }
 bool fits(int64_t a, int64_t b, int64_t bytes) {
@@ -27,6 +28,7 @@ bool array(const void *p, int64_t length, int64_t bytes) { return length == 0 ||
 bool sizes_allowed(int32_t kind, int64_t rows, int64_t cols, const uint64_t *mask, int64_t mask_words) {
   if (!number(kind) && !codes(kind)) return false;
   if (rows < 0 || cols < 0 || rows > kMostSize || cols > kMostSize || !fits(rows, cols, 4)) return false;
+  if (mask && kind == LD_INT3) return false;
   return !mask || (aligned(mask, 8) && mask_words >= ceil_div(cols, 64) && fits(rows, mask_words, 8));
 }
 
@@ -37,10 +39,11 @@ bool allowed(const ld_matrix *m) {
   if (m->mask && !(m->row_ptr && aligned(m->row_ptr, 8))) return false;
   if (!codes(m->kind)) return m->group == 0;
   if (m->group != 64 && m->group != 128) return false;
-  return array(m->scales, m->rows * ceil_div(m->cols, m->group), 2) && (m->kind != LD_INT4 || m->table);
+  return array(m->scales, m->rows * ceil_div(m->cols, m->group), 2) && (!tables(m->kind) || m->table);
 }
 
 int64_t dense_bytes(const ld_matrix *m) {
+  if (m->kind == LD_INT3) return ceil_div(m->rows, 8) * ceil_div(m->cols, 64) * 192;
   return (m->kind == LD_INT4 ? ceil_div(m->rows, 2) : m->rows) * m->cols * width(m->kind);
 }
 
@@ -169,7 +172,7 @@ void unpack_rows(void *context, int64_t begin, int64_t end) {
 }  // namespace
 
 int64_t ld_row_ptr(int32_t kind, int64_t rows, int64_t cols, const uint64_t *mask, int64_t mask_words, int64_t *row_ptr) {
-  if (!sizes_allowed(kind, rows, cols, mask, mask_words) || !row_ptr || (!mask && rows > 0 && cols > 0)) return -1;
+  if (!sizes_allowed(kind, rows, cols, mask, mask_words) || !row_ptr || kind == LD_INT3 || (!mask && rows > 0 && cols > 0)) return -1;
   const int64_t step = kind == LD_INT4 ? 2 : 1;
   int64_t bytes = 0;
   row_ptr[0] = 0;

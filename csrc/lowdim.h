@@ -9,9 +9,13 @@
  *   LD_INT4            indices into `table`; value = table[index] * scale. Rows go in pairs: one byte holds the i-th
  *                      index of row 2k in its low half and the i-th index of row 2k + 1 in its high half. A pair takes
  *                      as many bytes as the fuller of its rows has values; an odd last row has empty high halves.
+ *   LD_INT3            indices into the first 8 entries of `table`, dense only. Rows go in blocks of eight, columns in words of 64,
+ *                      the last of either filled up: 192 bytes a word, word after word. These are three runs A, B, C of 64 bytes,
+ *                      a byte for each column. Bits 0-2 and 3-5 hold the indices of rows 0 and 1 (A), 2 and 3 (B), 4 and 5 (C); bits
+ *                      6-7 of A the low bits of row 6, those of B of row 7; bit 6 of C the high bit of row 6, bit 7 of row 7.
  *
  * Activations take the kind of the values: fp32; rounded to bf16; or int8 with one scale per group of columns and
- * token (INT8 and INT4). Sums are fp32 (INT8 and INT4: exact int32 within a group).
+ * token (INT8, INT4, INT3). Sums are fp32 (of codes: exact int32 within a group).
  */
 #ifndef LOWDIM_H
 #define LOWDIM_H
@@ -24,14 +28,14 @@
 #define LD_API __attribute__((visibility("default")))
 #endif
 
-#define LD_ABI_VERSION 2
+#define LD_ABI_VERSION 3
 #define LD_MAX_TOKENS 8 /* that one pass over the weights serves */
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum ld_kind { LD_FP32 = 0, LD_BF16 = 1, LD_INT8 = 2, LD_INT4 = 3 };
+enum ld_kind { LD_FP32 = 0, LD_BF16 = 1, LD_INT8 = 2, LD_INT4 = 3, LD_INT3 = 4 };
 
 enum ld_status {
   LD_OK = 0,
@@ -45,15 +49,16 @@ enum ld_status {
 
 typedef struct ld_matrix {
   int32_t kind;            /* enum ld_kind */
-  int32_t group;           /* columns per scale: 64 or 128 (LD_INT8, LD_INT4); else 0 */
+  int32_t group;           /* columns per scale: 64 or 128 (codes); else 0 */
   int64_t rows, cols;
-  const uint64_t *mask;    /* [rows, mask_words]; NULL: dense, row-major [rows, cols] (LD_INT4: [ceil(rows/2), cols] bytes) */
+  const uint64_t *mask;    /* [rows, mask_words]; NULL: dense, row-major [rows, cols] (LD_INT4: [ceil(rows/2), cols] bytes;
+                            * LD_INT3, for which it is NULL: [ceil(rows/8), ceil(cols/64), 192] bytes) */
   int64_t mask_words;      /* words from one row to the next, >= ceil(cols / 64) */
   const void *values;
   int64_t value_bytes;     /* readable bytes at `values` */
   const int64_t *row_ptr;  /* byte at which a row's values begin, [rows + 1]; LD_INT4: a pair's, [ceil(rows/2) + 1]; dense: NULL */
-  const uint16_t *scales;  /* bf16 [rows, ceil(cols / group)] (LD_INT8, LD_INT4); else NULL */
-  const int8_t *table;     /* [16] (LD_INT4); else NULL */
+  const uint16_t *scales;  /* bf16 [rows, ceil(cols / group)] (codes); else NULL */
+  const int8_t *table;     /* [16] (LD_INT4), [8] (LD_INT3); else NULL */
   const float *bias;       /* [rows] or NULL */
 } ld_matrix;
 

@@ -78,6 +78,36 @@ class NibbleRow {
   const uint8_t *at_, *end_;
 };
 
+// The indices of row `row` of a block, for the 64 columns of a word.
+inline void octet_indices(const uint8_t *word, int row, uint8_t *out) {
+  const uint8_t *const run = word + (row < 6 ? row / 2 : row - 6) * 64, *const last = word + 128;
+  if (row < 6)
+    for (int c = 0; c < 64; ++c) out[c] = run[c] >> row % 2 * 3 & 7;
+  else  // bit 6 or 7 of the last run becomes bit 2
+    for (int c = 0; c < 64; ++c) out[c] = static_cast<uint8_t>(run[c] >> 6 | (last[c] >> (row - 2) & 4));
+}
+
+template <class Way>
+class OctetRow {
+ public:
+  using Element = int8_t;
+  OctetRow(const ld_matrix *m, int64_t row)
+      : row_(static_cast<int>(row % 8)), block_(static_cast<const uint8_t *>(m->values) + row / 8 * octet_bytes(m->cols)) {
+    std::memcpy(table_, m->table, 8);
+  }
+  const int8_t *next(int64_t begin, int64_t count, int8_t *buffer) {
+    uint8_t indices[kStretch];
+    for (int64_t c = 0; c < count; c += 64) octet_indices(block_ + (begin + c) / 64 * kOctetWord, row_, indices + c);
+    Way::look_up(table_, 0, indices, indices + sizeof indices, count, buffer);
+    return buffer;
+  }
+
+ private:
+  int row_;
+  const uint8_t *block_;
+  int8_t table_[16] = {};
+};
+
 // ---------------------------------------------------------------- products
 
 template <class Way, class Number>
@@ -123,7 +153,8 @@ void stretched_rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64
     case LD_FP32: return multiply<Way>(m, in, in->f32, begin, end, y, y_stride);
     case LD_BF16: return multiply<Way>(m, in, in->bf16, begin, end, y, y_stride);
     case LD_INT8: return multiply_codes<Way, PlainRow<Way, int8_t>>(m, in, begin, end, y, y_stride);
-    default: return multiply_codes<Way, NibbleRow<Way>>(m, in, begin, end, y, y_stride);
+    case LD_INT4: return multiply_codes<Way, NibbleRow<Way>>(m, in, begin, end, y, y_stride);
+    default: return multiply_codes<Way, OctetRow<Way>>(m, in, begin, end, y, y_stride);
   }
 }
 
@@ -161,7 +192,8 @@ void unpack_to(const ld_matrix *m, int64_t begin, int64_t end, Out *out, int64_t
       case LD_FP32: unpack_row<Way, float>(m, r, out); break;
       case LD_BF16: unpack_row<Way, uint16_t>(m, r, out); break;
       case LD_INT8: unpack_codes<PlainRow<Way, int8_t>>(m, r, out); break;
-      default: unpack_codes<NibbleRow<Way>>(m, r, out);
+      case LD_INT4: unpack_codes<NibbleRow<Way>>(m, r, out); break;
+      default: unpack_codes<OctetRow<Way>>(m, r, out);
     }
 }
 

@@ -147,3 +147,27 @@ def test_report_of_something_else(run, model: Path) -> None:
     done = run("report", model)
     assert done.exit_code == 1
     assert "lowdim.json" in done.stderr
+
+
+def test_convert_rounds_a_model(run, model: Path, tmp_path: Path) -> None:
+    done = run("convert", model, tmp_path / "out", "--dtype", "int4", "--group", "128")
+    assert done.exit_code == 0, done.output
+    assert "21 weights rounded to int4, all else as it was" in done.stdout.replace("\n", " ")
+    assert run("verify", tmp_path / "out").exit_code == 0
+    assert run("convert", tmp_path / "out", tmp_path / "dense", "--storage", "dense").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "give --storage, to keep every weight, or --dtype, to round"),
+        (("--storage", "packed", "--dtype", "int4"), "one of the two"),
+        (("--storage", "packed", "--group", "64"), "--group 64 goes with --dtype"),
+        (("--dtype", "int2"), "--dtype must be int8, int4 or int3, got 'int2'"),
+    ],
+)
+def test_convert_refuses_what_does_not_go_together(run, model: Path, tmp_path: Path, flags, words: str) -> None:
+    done = run("convert", model, tmp_path / "x", *flags)
+    assert done.exit_code == 2
+    assert words in " ".join(done.stderr.split())
+    assert not (tmp_path / "x").exists()

@@ -15,7 +15,7 @@ from lowdim.core.quantize import (
     to_levels,
 )
 
-GRIDS = [Grid(8, 64), Grid(8, 128), Grid(4, 64), Grid(4, 128)]
+GRIDS = [Grid(8, 64), Grid(8, 128), Grid(4, 64), Grid(4, 128), Grid(3, 64), Grid(3, 128)]
 
 
 @st.composite
@@ -88,7 +88,7 @@ def test_zero_stays_zero_and_kept_stays_kept(case, grid):
     assert int(made.levels.int().abs().max()) <= 127 if made.levels.numel() else True
     back = decode(made.levels, made.scales, grid)
     assert torch.equal(back != 0, mask)
-    assert bool((back * weight >= 0)[mask].all()) or grid.bits == 4
+    assert bool((back * weight >= 0)[mask].all()) or grid.bits < 8
 
 
 @settings(deadline=None)
@@ -107,10 +107,10 @@ def test_eight_bits_are_off_by_half_a_step_at_most(case, grid, masked):
 
 @settings(deadline=None)
 @given(matrices(), st.sampled_from(GRIDS[2:]), st.booleans())
-def test_four_bits_take_the_nearest_of_sixteen_levels(case, grid, masked):
+def test_few_bits_take_the_nearest_level_of_a_table(case, grid, masked):
     weight, mask = case
     made = encode(weight, mask if masked else None, grid)
-    assert made.table.shape == (16,)
+    assert made.table.shape == ({4: 16, 3: 8}[grid.bits],)
     assert made.table.tolist() == sorted(set(made.table.tolist()))
     assert (0 in made.table.tolist()) is not masked
     codes = indices(made.levels, made.table)
@@ -123,17 +123,17 @@ def test_four_bits_take_the_nearest_of_sixteen_levels(case, grid, masked):
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**32), st.booleans())
-def test_no_other_table_loses_less(seed, masked):
+@given(st.integers(0, 2**32), st.booleans(), st.sampled_from([4, 3]))
+def test_no_other_table_loses_less(seed, masked, bits):
     g = torch.Generator().manual_seed(seed)
     weight = torch.randn(1, 400, generator=g) ** 3
     weight = weight / weight.abs().max() * 127
     mask = torch.ones_like(weight, dtype=torch.bool) if masked else None
     importance = torch.rand(400, generator=g)
-    table = fit_table(weight, mask, torch.ones(1, 7, dtype=torch.bfloat16), Grid(4), importance)
+    table = fit_table(weight, mask, torch.ones(1, 7, dtype=torch.bfloat16), Grid(bits), importance)
     least = error(weight[0], table, importance)
     for _ in range(20):
-        other = table.int() + torch.randint(-3, 4, (16,), generator=g)
+        other = table.int() + torch.randint(-3, 4, (1 << bits,), generator=g)
         other = torch.where((table == 0) | (other == 0), table.int(), other).clamp(-127, 127)
         assert error(weight[0], other, importance) >= least * (1 - 1e-9)
 
@@ -144,6 +144,14 @@ def test_sixteen_values_are_met_exactly():
     made = encode(weight, torch.ones_like(weight, dtype=torch.bool), Grid(4, 128))
     assert made.table.tolist() == levels.tolist()
     assert torch.equal(decode(made.levels, made.scales, Grid(4, 128)), weight)
+
+
+def test_eight_values_are_met_exactly_with_a_zero_among_them():
+    levels = torch.tensor([-127, -80, -31, 0, 3, 44, 90, 127])
+    weight = levels.float().repeat(4, 16)
+    made = encode(weight, None, Grid(3, 128))
+    assert made.table.tolist() == levels.tolist()
+    assert torch.equal(decode(made.levels, made.scales, Grid(3, 128)), weight)
 
 
 def test_groups_count_by_their_scales():
@@ -191,8 +199,8 @@ def test_levels_beyond_the_scale_are_clamped():
 
 
 def test_refusals():
-    with pytest.raises(LowdimError, match="bits must be 8 or 4, got 3"):
-        Grid(3)
+    with pytest.raises(LowdimError, match="bits must be 8, 4 or 3, got 5"):
+        Grid(5)
     with pytest.raises(LowdimError, match="group must be 64 or 128 columns, got 32"):
         Grid(8, 32)
     with pytest.raises(LowdimError, match="Did you mean 'int8'"):

@@ -84,7 +84,7 @@ double draw_code(const Sample &s, std::vector<uint8_t> &row) {
     append(row, code);
     return code;
   }
-  const uint8_t index = static_cast<uint8_t>(below(16));
+  const uint8_t index = static_cast<uint8_t>(below(s.m.kind == LD_INT4 ? 16 : 8));
   append(row, index);
   return s.table.get()[index];
 }
@@ -109,14 +109,28 @@ std::vector<uint8_t> join_pair(const std::vector<uint8_t> &low, const std::vecto
   return bytes;
 }
 
+// A block of eight rows, of which the last may be missing, bit by bit.
+std::vector<uint8_t> join_octet(const std::vector<std::vector<uint8_t>> &rows, int64_t cols) {
+  std::vector<uint8_t> bytes(static_cast<size_t>((cols + 63) / 64 * 192));
+  for (size_t r = 0; r < rows.size(); ++r)
+    for (size_t c = 0; c < rows[r].size(); ++c)
+      for (unsigned bit = 0; bit < 3; ++bit) {
+        const size_t run = r < 6 ? r / 2 : bit < 2 ? r - 6 : 2;
+        const size_t place = r < 6 ? r % 2 * 3 + bit : bit < 2 ? 6 + bit : r;
+        uint8_t &byte = bytes[c / 64 * 192 + run * 64 + c % 64];
+        byte = static_cast<uint8_t>(byte | (rows[r][c] >> bit & 1) << place);
+      }
+  return bytes;
+}
+
 std::unique_ptr<Sample> draw_sample() {
   auto s = std::make_unique<Sample>();
   ld_matrix &m = s->m;
-  m.kind = static_cast<int32_t>(below(4));
+  m.kind = static_cast<int32_t>(below(5));
   m.rows = 1 + below(9);
   m.cols = 1 + below(once_in(8) ? 2200 : 300);
   m.mask_words = (m.cols + 63) / 64 + (once_in(4) ? 1 : 0);
-  const bool codes = m.kind >= LD_INT8, packed = !once_in(3);
+  const bool codes = m.kind >= LD_INT8, packed = m.kind != LD_INT3 && !once_in(3);
   if (codes) {
     m.group = once_in(2) ? 64 : 128;
     s->scales = Exact<uint16_t>(m.rows * ((m.cols + m.group - 1) / m.group));
@@ -132,6 +146,11 @@ std::unique_ptr<Sample> draw_sample() {
   std::vector<uint8_t> bytes;
   for (int64_t r = 0; r < m.rows; ++r) {
     std::vector<uint8_t> row = draw_row(*s, r, packed, density);
+    if (m.kind == LD_INT3) {
+      std::vector<std::vector<uint8_t>> block(1, row);
+      while (block.size() < 8 && r + 1 < m.rows) block.push_back(draw_row(*s, ++r, packed, density));
+      row = join_octet(block, m.cols);
+    }
     if (m.kind == LD_INT4) row = join_pair(row, ++r < m.rows ? draw_row(*s, r, packed, density) : std::vector<uint8_t>());
     bytes.insert(bytes.end(), row.begin(), row.end());
   }
@@ -171,7 +190,7 @@ void set_size(int64_t *size, bool told) {
 // Offsets of row pairs are fewer than those of rows.
 void set_kind(ld_matrix &m) {
   if (m.mask && m.kind == LD_INT4) m.rows = m.rows < 2 ? 0 : m.rows / 2;
-  m.kind = static_cast<int32_t>(once_in(2) ? below(4) : draw_number());
+  m.kind = static_cast<int32_t>(once_in(2) ? below(5) : draw_number());
 }
 
 void corrupt(Sample &s) {

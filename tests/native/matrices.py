@@ -11,8 +11,10 @@ import numpy as np
 
 from lowdim.core.native import Library, MatrixStruct
 
-FP32, BF16, INT8, INT4 = KINDS = range(4)
-NAMES = ("fp32", "bf16", "int8", "int4")
+FP32, BF16, INT8, INT4, INT3 = KINDS = range(5)
+NAMES = ("fp32", "bf16", "int8", "int4", "int3")
+PACKED = range(INT3)  # kinds that are stored with a mask too
+FORMS = [*((kind, True) for kind in KINDS), *((kind, False) for kind in PACKED)]  # and whether dense
 PATTERNS = ("random", "first", "last", "alternate", "2:4", "4:8")
 
 Array = np.ndarray[Any, Any]
@@ -76,7 +78,7 @@ class Matrix:
 
 
 def _codes(rng: np.random.Generator, kind: int, shape: tuple[int, int], group: int) -> tuple[Array, ...]:
-    """Return codes, their numbers, scales, and a table for int4."""
+    """Return codes, their numbers, scales, and a table for int4 and int3."""
     if kind == FP32:
         codes = rng.standard_normal(shape).astype(np.float32)
         return codes, codes, None, None
@@ -88,8 +90,9 @@ def _codes(rng: np.random.Generator, kind: int, shape: tuple[int, int], group: i
     if kind == INT8:
         codes = rng.integers(-127, 128, shape).astype(np.int8)
         return codes, codes * wide, scales, None
-    table = rng.integers(-127, 128, 16).astype(np.int8)
-    codes = rng.integers(0, 16, shape).astype(np.uint8)
+    entries = 16 if kind == INT4 else 8
+    table = rng.integers(-127, 128, entries).astype(np.int8)
+    codes = rng.integers(0, entries, shape).astype(np.uint8)
     return codes, table[codes] * wide, scales, table
 
 
@@ -102,6 +105,20 @@ def _pairs(codes: Array, keep: Array) -> Array:
         part[: len(high)] |= high << 4
         parts.append(part)
     return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+
+
+def _octets(codes: Array) -> Array:
+    """Three bytes for each column of eight rows, in words of 64 columns, bit by bit as ``lowdim.h`` says."""
+    (rows, cols), (blocks, words) = codes.shape, (-(-codes.shape[0] // 8), -(-codes.shape[1] // 64))
+    whole = np.zeros((blocks, 8, 64 * words), np.uint8)
+    whole.reshape(8 * blocks, 64 * words)[:rows, :cols] = codes
+    runs = np.zeros((blocks, 3, 64 * words), np.uint8)
+    places = {row: [(row // 2, row % 2 * 3 + bit) for bit in range(3)] for row in range(6)}  # run and bit of each bit
+    places |= {6: [(0, 6), (0, 7), (2, 6)], 7: [(1, 6), (1, 7), (2, 7)]}
+    for row, bits in places.items():
+        for bit, (run, place) in enumerate(bits):
+            runs[:, run] |= (whole[:, row] >> bit & 1) << place
+    return np.ascontiguousarray(runs.reshape(blocks, 3, words, 64).transpose(0, 2, 1, 3)).reshape(192 * blocks * words)
 
 
 def _row_ptr(kind: int, keep: Array, width: int) -> Array:
@@ -120,11 +137,12 @@ def build(
     keep: Array | None = None,
     bias: bool = True,
 ) -> Matrix:
-    """A random matrix; dense without `keep`."""
+    """A random matrix; dense without `keep`, as int3 always is."""
+    assert keep is None or kind in PACKED
     rows, cols = shape
     codes, numbers, scales, table = _codes(rng, kind, shape, group)
     stored = np.ones(shape, bool) if keep is None else keep
-    values = _pairs(codes, stored) if kind == INT4 else codes[stored]
+    values = _octets(codes) if kind == INT3 else _pairs(codes, stored) if kind == INT4 else codes[stored]
     mask = row_ptr = None
     if keep is not None:
         bits = np.zeros((rows, -(-cols // 64) * 64), bool)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.native import matrices as t
 from tests.native.guard import guarded
-from tests.native.matrices import BF16, FP32, INT4, INT8, KINDS, NAMES, Array, Matrix
+from tests.native.matrices import BF16, FP32, INT3, INT4, INT8, KINDS, NAMES, Array, Matrix
 
 from lowdim.core.native import LEVELS, Library
 
@@ -25,16 +25,15 @@ SIZE = "fewer values than the mask or the shape asks for"
 
 def matrix(kind: int, dense: bool = False, shape: tuple[int, int] = (7, 100)) -> Matrix:
     rng = np.random.default_rng(8)
-    return t.build(rng, kind, shape, keep=None if dense else t.kept(rng, "random", *shape, 0.5))
+    return t.build(rng, kind, shape, keep=None if dense or kind not in t.PACKED else t.kept(rng, "random", *shape, 0.5))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
-@pytest.mark.parametrize("dense", [True, False], ids=["dense", "packed"])
+@pytest.mark.parametrize(("kind", "dense"), t.FORMS)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("kind", -1),
-        ("kind", 4),
+        ("kind", 5),
         ("group", 32),
         ("group", -64),
         ("group", 256),
@@ -54,7 +53,7 @@ def test_sizes_and_pointers(library: Library, kind: int, dense: bool, name: str,
     assert t.check(library, m) == ARGUMENT
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+@pytest.mark.parametrize("kind", t.PACKED, ids=NAMES[: t.INT3])
 def test_what_a_packed_matrix_needs(library: Library, kind: int) -> None:
     for name, value in (("row_ptr", None), ("mask_words", 1), ("mask_words", -1), ("mask_words", 2**62)):
         m = matrix(kind)
@@ -62,7 +61,7 @@ def test_what_a_packed_matrix_needs(library: Library, kind: int) -> None:
         assert t.check(library, m) == ARGUMENT, name
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+@pytest.mark.parametrize("kind", t.PACKED, ids=NAMES[: t.INT3])
 def test_arrays_are_aligned(library: Library, kind: int) -> None:
     m = matrix(kind)
     width = (4, 2, 1, 1)[kind]
@@ -74,7 +73,7 @@ def test_arrays_are_aligned(library: Library, kind: int) -> None:
 
 
 def test_codes_need_scales_and_a_table(library: Library) -> None:
-    for kind, name in ((INT8, "scales"), (INT4, "scales"), (INT4, "table")):
+    for kind, name in ((INT8, "scales"), (INT4, "scales"), (INT4, "table"), (INT3, "scales"), (INT3, "table")):
         for dense in (True, False):
             m = matrix(kind, dense)
             setattr(m.struct, name, None)
@@ -86,7 +85,7 @@ def test_codes_need_scales_and_a_table(library: Library) -> None:
     assert library.message(library.check(None)) == ARGUMENT
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+@pytest.mark.parametrize("kind", t.PACKED, ids=NAMES[: t.INT3])
 def test_masks_offsets_and_values(library: Library, kind: int) -> None:
     m = matrix(kind)
     mask, offsets = m.arrays["mask"], m.arrays["row_ptr"]
@@ -111,7 +110,24 @@ def test_masks_offsets_and_values(library: Library, kind: int) -> None:
     assert t.check(library, m) == "no error"
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+def test_three_bits_are_stored_dense(library: Library) -> None:
+    for shape, size in (((7, 100), 384), ((8, 64), 192), ((9, 65), 768), ((0, 64), 0), ((3, 0), 0)):
+        m = matrix(INT3, shape=shape)
+        assert m.struct.value_bytes == size
+        assert t.check(library, m) == "no error"
+        m.struct.value_bytes -= 1
+        assert t.check(library, m) == (SIZE if size else ARGUMENT)
+    masked, m = matrix(INT4), matrix(INT3)
+    m.struct.mask, m.struct.mask_words, m.struct.row_ptr = (
+        getattr(masked.struct, name) for name in ("mask", "mask_words", "row_ptr")
+    )
+    assert t.check(library, m) == ARGUMENT
+    found = np.zeros(8, np.int64)
+    assert library.row_ptr(INT3, 7, 100, masked.struct.mask, masked.struct.mask_words, t.address(found)) == -1
+    assert library.row_ptr(INT3, 0, 0, None, 0, t.address(found)) == -1
+
+
+@pytest.mark.parametrize("kind", t.PACKED, ids=NAMES[: t.INT3])
 def test_row_offsets_are_derived_from_the_mask(library: Library, kind: int) -> None:
     for shape in ((7, 100), (8, 64), (1, 1), (0, 9)):
         m = matrix(kind, shape=shape)

@@ -111,7 +111,7 @@ def decoders(draw: st.DrawFn, kind: int = t.FP32) -> Decoder:
     )
 
     def matrix(rows: int, cols: int) -> Matrix:
-        keep = t.kept(rng, "random", rows, cols, 0.5) if draw(st.booleans()) else None
+        keep = t.kept(rng, "random", rows, cols, 0.5) if kind in t.PACKED and draw(st.booleans()) else None
         built = t.build(rng, kind, (rows, cols), keep=keep, bias=draw(st.booleans()))
         return built.point(lambda array: guarded(array, "behind"))
 

@@ -34,7 +34,7 @@ def test_rows_come_back(library: Library, kind: int, data: st.DataObject) -> Non
 def test_threads_share_the_rows(library: Library, kind: int) -> None:
     rng = np.random.default_rng(0)
     shape = (701, 1000)
-    for keep in (None, t.kept(rng, "random", *shape, 0.4)):
+    for keep in (None, t.kept(rng, "random", *shape, 0.4))[: 1 + (kind in t.PACKED)]:
         assert_rows(library, t.build(rng, kind, shape, keep=keep), 1, 700, threads=4)
 
 

@@ -1,4 +1,4 @@
-"""``lowdim convert``: dense to packed and back, every weight keeps its value."""
+"""``lowdim convert``: dense to packed and back, every weight keeps its value; or all weights of the layers rounded."""
 
 from __future__ import annotations
 
@@ -8,24 +8,48 @@ from typing import Annotated
 import typer
 
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug
+from lowdim.cli.options import Debug, Trust
 from lowdim.cli.screen import show
 from lowdim.core.errors import RecipeError, suggest
+from lowdim.core.quantize import GROUPS, NAMES
 
 STORAGES = ("dense", "packed")
 
 
 @guarded(after_interrupt="Nothing was written: run the same command again.")
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A model directory.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A model directory; with --dtype any model.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to write.")],
-    storage: Annotated[str, typer.Option(metavar="dense|packed", help="The form to write.")],
+    storage: Annotated[
+        str | None, typer.Option(metavar="dense|packed", help="The form to write; every weight keeps its value.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="|".join(NAMES), help="Round the linear layers of the blocks instead.")
+    ] = None,
+    group: Annotated[
+        int | None,
+        typer.Option(
+            metavar="|".join(map(str, GROUPS)), help="Columns that share a scale, with --dtype; 64 if not given."
+        ),
+    ] = None,
+    trust_remote_code: Trust = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Write a model again in the other form of storage; every weight keeps its value."""
+    """Write a model again in the other form of storage, or with the linear layers of its blocks rounded."""
+    if (storage is None) == (dtype is None):
+        raise RecipeError("give --storage, to keep every weight, or --dtype, to round: one of the two.")
+    if dtype is not None:
+        _round(source, out, dtype, group or 64, overwrite, trust_remote_code)
+    elif group is not None:
+        raise RecipeError(f"--group {group} goes with --dtype: nothing is rounded otherwise. Leave it out.")
+    else:
+        _store(source, out, storage, overwrite)
+
+
+def _store(source: Path, out: Path, storage: str | None, overwrite: bool) -> None:
     if storage not in STORAGES:
-        raise RecipeError(f"--storage must be dense or packed, got {storage!r}. {suggest(storage, STORAGES)}")
+        raise RecipeError(f"--storage must be dense or packed, got {storage!r}. {suggest(str(storage), STORAGES)}")
     from lowdim.models.disk.convert import convert as run
 
     rounded, before = _rounded(source), _size(source)
@@ -34,6 +58,19 @@ def convert(
     show(f"{written}: {after / 1e6:.1f} MB, {storage} ({source} has {before / 1e6:.1f} MB)")
     if rounded:
         show(f"{rounded} rounded weights are written as level x scale; packing them again does not find their codes.")
+
+
+def _round(source: Path, out: Path, dtype: str, group: int, overwrite: bool, trust_remote_code: bool) -> None:
+    from lowdim.core.quantize import Grid
+    from lowdim.models.quantize import quantize
+
+    if dtype not in NAMES:
+        raise RecipeError(f"--dtype must be int8, int4 or int3, got {dtype!r}. {suggest(dtype, NAMES)}")
+    grid = Grid.of(dtype, group)
+    written = quantize(str(source), out, grid, overwrite=overwrite, trust_remote_code=trust_remote_code)
+    show(
+        f"{written}: {_size(written) / 1e6:.1f} MB, {_rounded(written)} weights rounded to {dtype}, all else as it was"
+    )
 
 
 def _size(directory: Path) -> int:

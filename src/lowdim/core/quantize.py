@@ -1,9 +1,9 @@
 """Rounding of kept weights to a few bits: integer levels times one scale per row and group of columns.
 
 A weight ``w`` of row ``r`` and group ``g`` becomes ``level * scale[r, g]``, where the level is an integer in
-``[-127, 127]``. With 8 bits any level will do; with 4 bits a matrix makes do with the 16 levels of a table fitted
-to it, so that a stored code is an index. A level of 0 means a pruned weight and nothing else: a kept weight never
-rounds to it, and so the mask is never touched. A matrix without a mask has no such rule.
+``[-127, 127]``. With 8 bits any level will do; with 4 or 3 bits a matrix makes do with the 16 or 8 levels of a table
+fitted to it, so that a stored code is an index. A level of 0 means a pruned weight and nothing else: a kept weight
+never rounds to it, and so the mask is never touched. A matrix without a mask has no such rule; 0 is in its table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GROUPS = (64, 128)
-NAMES = {"int8": 8, "int4": 4}
+NAMES = {"int8": 8, "int4": 4, "int3": 3}
 _SAMPLED = 1 << 22
 _CHUNK = 1 << 20
 
@@ -29,15 +29,15 @@ class Grid:
     """How finely weights are rounded.
 
     Args:
-        bits: 8 or 4, per stored code.
+        bits: 8, 4 or 3, per stored code.
         group: columns that share a scale, 64 or 128.
 
     Raises:
         LowdimError: another number.
 
     Example:
-        >>> Grid.of("int4").name, Grid(8, 128).groups(300)
-        ('int4', 3)
+        >>> Grid.of("int4").name, Grid(8, 128).groups(300), Grid(3).entries
+        ('int4', 3, 8)
     """
 
     bits: int
@@ -45,21 +45,26 @@ class Grid:
 
     def __post_init__(self) -> None:
         if self.bits not in NAMES.values():
-            raise LowdimError(f"bits must be 8 or 4, got {self.bits!r}.")
+            raise LowdimError(f"bits must be 8, 4 or 3, got {self.bits!r}.")
         if self.group not in GROUPS:
             raise LowdimError(f"group must be 64 or 128 columns, got {self.group!r}.")
 
     @classmethod
     def of(cls, name: str, group: int = 64) -> Grid:
-        """Return the grid called "int8" or "int4"."""
+        """Return the grid called "int8", "int4" or "int3"."""
         if name not in NAMES:
-            raise LowdimError(f"a grid is int8 or int4, got {name!r}. {suggest(name, NAMES)}")
+            raise LowdimError(f"a grid is int8, int4 or int3, got {name!r}. {suggest(name, NAMES)}")
         return cls(NAMES[name], group)
 
     @property
     def name(self) -> str:
-        """The grid's name: int8 or int4."""
+        """The grid's name: int8, int4 or int3."""
         return f"int{self.bits}"
+
+    @property
+    def entries(self) -> int:
+        """Levels of a matrix's table: 16 or 8; 0 with 8 bits, which need none."""
+        return 0 if self.bits == 8 else 1 << self.bits
 
     def groups(self, cols: int) -> int:
         """Return how many scales a row of so many columns has."""
@@ -72,7 +77,7 @@ class Quantized(NamedTuple):
     Attributes:
         levels: int8 ``[rows, cols]``; 0 where the mask has pruned.
         scales: bf16 ``[rows, groups]``; 0 for a group without a kept weight.
-        table: int8 ``[16]``, the levels that occur, ascending; ``None`` with 8 bits.
+        table: int8 ``[16]`` or ``[8]``, the levels that occur, ascending; ``None`` with 8 bits.
     """
 
     levels: Tensor
@@ -149,7 +154,7 @@ def to_levels(units: Tensor, mask: Tensor | None, table: Tensor | None) -> Tenso
     Args:
         units: fp32, any shape; beyond [-127, 127] they are clamped.
         mask: kept entries; a kept weight gets at least the level 1 of its sign, and +1 if it is zero.
-        table: the levels of 4 bits, of which the nearest is taken; ``None`` for 8 bits.
+        table: the levels of 4 or 3 bits, of which the nearest is taken; ``None`` for 8 bits.
 
     Returns:
         int8 of the same shape, 0 off the mask.
@@ -173,7 +178,9 @@ def to_levels(units: Tensor, mask: Tensor | None, table: Tensor | None) -> Tenso
 def fit_table(
     weight: Tensor, mask: Tensor | None, scales: Tensor, grid: Grid, importance: Tensor | None = None
 ) -> Tensor:
-    """Return the 16 levels that lose least: they minimise ``sum h_j (w_ij - scale * nearest level)^2`` exactly.
+    """Return the 16 (8 with 3 bits) levels that lose least.
+
+    They minimise ``sum h_j (w_ij - scale * nearest level)^2`` exactly.
 
     A big matrix is sampled, every n-th row of it.
 
@@ -181,12 +188,12 @@ def fit_table(
         weight: floating point ``[rows, cols]``.
         mask: kept entries, for which 0 is no level; without one 0 is among the levels.
         scales: of `scales_of`.
-        grid: the columns per group.
+        grid: the bits, 4 or 3, and the columns per group.
         importance: ``h``, the mean square of every column's input, or any multiple of it. Where it is not given it is
             estimated from what the mask keeps, see `lowdim.core.packing.codebook.column_importance`; 1 without a mask.
 
     Returns:
-        int8 ``[16]``, ascending and distinct.
+        int8 ``[16]`` or ``[8]``, ascending and distinct.
 
     Example:
         >>> import torch
@@ -206,7 +213,7 @@ def fit_table(
         scale = spread(scales[some], weight.shape[1], grid.group)
         units, counted = _units(weight[some], scale), scale > 0 if mask is None else mask[some]
         sums.add(units[counted], (scale * roots)[counted])
-    return sums.best_levels(zero=mask is None).to(weight.device)
+    return sums.best_levels(mask is None, grid.entries).to(weight.device)
 
 
 def encode(
@@ -232,7 +239,7 @@ def encode(
         ([[127, -2, 1]], [[2.0]], [[254.0, -4.0, 2.0]])
     """
     scales = scales_of(weight, mask, grid, least)
-    table = fit_table(weight, mask, scales, grid, importance) if grid.bits == 4 else None
+    table = fit_table(weight, mask, scales, grid, importance) if grid.entries else None
     levels = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     for some in _chunks(weight):
         units = _units(weight[some], spread(scales[some], weight.shape[1], grid.group))

@@ -53,6 +53,16 @@ def test_a_layers_own_zeros_are_measured_and_others_are_drawn_without_them():
     assert by_share[0.0].mask is None
 
 
+def test_three_bits_are_measured_dense_alone():
+    forms = layers._matrices(Product(("q",), 1, weight(zeros=0.6)), ["int4", "int3"], [0.3])
+    assert [(who.dtype, round(who.sparsity, 1)) for who in forms] == [
+        ("int4", 0.0),
+        ("int4", 0.3),
+        ("int4", 0.6),
+        ("int3", 0.0),
+    ]
+
+
 def test_the_head_is_dense():
     forms = layers._matrices(Product(("lm_head",), 1, weight(zeros=0.5), prunable=False), ["bf16"], [])
     assert [who.sparsity for who in forms] == [0.0]

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.models.results import saved
 
+from lowdim.core.quantize import Grid
 from lowdim.infer.bench import models
 from lowdim.infer.bench.decode import LowdimDecoder, TorchDecoder, time_prefill, time_steps
 from lowdim.infer.bench.errors import BenchError
@@ -14,6 +16,8 @@ from lowdim.infer.bench.result import Contestant
 from lowdim.infer.bench.settings import Settings
 from lowdim.infer.bench.shapes import SHAPES, Shape
 from lowdim.infer.sparse.linear import SparseLinear
+from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.quantize import quantize
 
 TINY = Shape(hidden=64, intermediate=96, layers=5, heads=4, kv_heads=2, vocab=50, tied=False)
 
@@ -46,6 +50,30 @@ def test_where_memory_holds_all_blocks_none_is_used_twice(settings, monkeypatch)
     base = models.random_base(settings)
     deep = models.build(base, Contestant("torch", "bf16"))
     assert len({layer.mlp.up_proj.weight.data_ptr() for layer in deep.model.layers}) == TINY.layers
+
+
+def test_three_bits_skip_no_zeros(settings):
+    asked = replace(settings, dtypes=("int4", "int3"))
+    assert [str(who) for who in models.wanted(asked)] == [
+        "torch bf16 dense",
+        "lowdim int4 dense",
+        "lowdim int4 50%",
+        "lowdim int3 dense",
+    ]
+    assert [str(who) for who in models.wanted(asked, 0.6)][2:] == ["lowdim int4 60%", "lowdim int3 dense"]
+
+
+def test_a_model_that_was_rounded_is_measured_as_it_is_stored(tmp_path):
+    out = quantize(saved(tmp_path / "model", "llama"), tmp_path / "out", Grid(4))
+    base = models.loaded_base(Settings(model=str(out), dtypes=("int4", "bf16")))
+    assert (base.rounded, base.zeros, base.sparse) == ("int4", 0.0, False)
+    made = models.build(base, Contestant("lowdim", "int4")).get_submodule("model.layers.0.mlp.up_proj")
+    stored = Checkpoint(out).read_packed("model.layers.0.mlp.up_proj.weight")
+    assert isinstance(made, SparseLinear)
+    assert torch.equal(made.values, stored.values)
+    decoded = models.build(base, Contestant("lowdim", "bf16")).get_submodule("model.layers.0.mlp.up_proj")
+    assert isinstance(decoded, SparseLinear)
+    assert torch.equal(decoded.weight, stored.weight())
 
 
 def test_a_tied_head_stays_tied(settings, monkeypatch):

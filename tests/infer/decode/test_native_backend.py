@@ -102,7 +102,7 @@ def test_greedy_text_is_that_of_transformers(name: str) -> None:
 
 
 @pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "int4", "int3"])
 @pytest.mark.parametrize("sparse", [True, False])
 def test_packed_and_dense_layers_of_every_kind(kind: str, sparse: bool) -> None:
     model = tiny("llama-biases", hidden_size=72, intermediate_size=200)

@@ -20,7 +20,7 @@ from lowdim.infer.sparse.accelerate import LayerReport, accelerate
 from lowdim.infer.sparse.experts import ExpertList
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.ops import GradientError
-from lowdim.infer.sparse.storage import KINDS
+from lowdim.infer.sparse.storage import KINDS, PACKABLE
 from lowdim.models.load import quiet
 from lowdim.models.structure.routers import ROUTER
 
@@ -62,7 +62,9 @@ def test_every_architecture_computes_the_same(kind: str) -> None:
     assert all("Embedding" in reason or reason == ROUTER for reason in alone)
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("fp32", 1e-5), ("bf16", 0.03), ("int8", 0.06), ("int4", 0.5)])
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [("fp32", 1e-5), ("bf16", 0.03), ("int8", 0.06), ("int4", 0.5), ("int3", 0.9)]
+)
 def test_kinds(dtype: str, limit: float) -> None:
     model, sparse, rows = pair("llama-untied-bias", dtype=dtype, min_sparsity=0.3)
     dense = logits(model)
@@ -70,16 +72,18 @@ def test_kinds(dtype: str, limit: float) -> None:
     by_name = {row.name: row for row in rows}
     layer = by_name["model.layers.1.mlp.up_proj"]
     assert (layer.shape, layer.sparsity) == ((64, 32), 0.5)
-    assert layer.kernel == f"packed {dtype}, {lowdim.runtime_info().level}"
+    form = "dense" if dtype == "int3" else "packed"
+    assert layer.kernel == f"{form} {dtype}, {lowdim.runtime_info().level}"
+    assert layer.note == ("stored dense: int3 weights skip no zeros" if dtype == "int3" else "")
     module = sparse.get_submodule(layer.name)
     assert isinstance(module, SparseLinear) and layer.nbytes == module.nbytes
-    assert by_name["lm_head"].kernel.startswith(f"dense {'int8' if dtype == 'int4' else dtype}")
-    assert "min_sparsity=0.3" in by_name["lm_head"].note
+    assert by_name["lm_head"].kernel.startswith(f"dense {'int8' if dtype in ('int4', 'int3') else dtype}")
+    assert "min_sparsity=0.3" in by_name["lm_head"].note  # of int8
     assert by_name["model.embed_tokens"].nbytes == VOCAB * 32 * 4
     assert [row.name for row in rows] == [n for n, _ in sparse.named_modules() if n in by_name]
 
 
-@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("dtype", sorted(PACKABLE))
 def test_codes_are_packed_where_expanding_them_pays(level: str, dtype: str) -> None:
     def packed(**options: Any) -> bool:
         layer = nn.Linear(128, 64).eval()
@@ -108,6 +112,7 @@ def test_min_sparsity() -> None:
         (torch.bfloat16, "fp32", "dense bf16", True),
         (torch.bfloat16, "int8", "dense int8", False),
         (torch.bfloat16, "int4", "dense int8", False),
+        (torch.bfloat16, "int3", "dense int8", False),
         (torch.float16, "bf16", "dense bf16", False),
     ],
 )
@@ -282,4 +287,5 @@ def test_any_module() -> None:
 
 def test_every_kind_is_named_alike() -> None:
     for kind in KINDS:
-        assert accelerate(pruned("llama"), kind, min_sparsity=0)[1].kernel.startswith(f"packed {kind}")
+        form = "packed" if kind in PACKABLE else "dense"
+        assert accelerate(pruned("llama"), kind, min_sparsity=0)[1].kernel.startswith(f"{form} {kind}")

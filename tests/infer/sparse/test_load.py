@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from lowdim.models.disk.convert import convert
 from lowdim.models.disk.packed import Form, Packed, pack_levels
 from lowdim.models.disk.packed_header import lay_out
 from lowdim.models.disk.writer import Writer, shard_name
+from lowdim.models.quantize import quantize
 
 TOKENS = torch.arange(12)[None] + 3
 EXACT = sorted(set(ZOO) - {"mixtral"})  # whose experts Transformers sums in another order
@@ -131,8 +133,40 @@ def test_rounded_as_stored(tmp_path: Path, kind: str, bits: int, group: int) -> 
     assert float((logits(model) - logits(dense)).abs().max() / logits(dense).abs().max()) < 0.08
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("fp32", 0.02), ("bf16", 0.01), ("int8", 0.06), ("int4", 0.4)])
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("bits", [8, 4, 3])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3-moe"])
+def test_rounded_without_a_mask_as_stored(tmp_path: Path, kind: str, bits: int) -> None:
+    path = quantize(saved(tmp_path / "model", kind), tmp_path / "rounded", Grid(bits))
+    checkpoint, name = Checkpoint(path), f"int{bits}"
+    stored = {n: checkpoint.read_packed(n) for n in checkpoint.names() if checkpoint.is_packed(n)}
+    for dtype in (None, name):
+        model = lowdim.load(path, dtype)
+        layers = [layer for layer in sparse_layers(model).values() if layer.dtype == name and layer.table is not None]
+        layers = layers if bits < 8 else [layer for layer in sparse_layers(model).values() if layer.dtype == name]
+        held = sorted(hashed(layer.values) for layer in layers)
+        wanted = sorted(hashed(made.values) for made in stored.values())
+        assert (held == wanted) if dtype is None or bits < 8 else set(wanted) <= set(held)  # and the head
+        assert all(layer.mask is None and layer.kernel.startswith(f"dense {name}") for layer in layers)
+    dense = stock.load(path)
+    assert float((logits(model) - logits(dense)).abs().max() / logits(dense).abs().max()) < 0.08
+
+
+def hashed(values: torch.Tensor) -> bytes:
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).digest()
+
+
+LIMITS = {"fp32": 0.02, "bf16": 0.01, "int8": 0.06, "int4": 0.4, "int3": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limit", "kind"),
+    [
+        (dtype, limit, kind)
+        for dtype, limit in LIMITS.items()
+        for kind in ("llama", "gpt2", "mixtral")
+        if (dtype, kind) != ("int3", "mixtral")  # at 3 bits its tokens go to other experts
+    ],
+)
 def test_conversion(tmp_path: Path, kind: str, dtype: str, limit: float) -> None:
     path = packed_dir(tmp_path, kind)
     model, dense = lowdim.load(path, dtype), stock.load(path)
@@ -230,7 +264,7 @@ def test_weights_lie_in_ordinary_memory(tmp_path: Path) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     path = packed_dir(tmp_path)
-    with pytest.raises(LowdimError, match="dtype must be one of fp32, bf16, int8, int4, got 'bfloat16'"):
+    with pytest.raises(LowdimError, match="dtype must be one of fp32, bf16, int8, int4, int3, got 'bfloat16'"):
         lowdim.load(path, "bfloat16")
     with pytest.raises(LowdimError, match="group must be 64 or 128"):
         lowdim.load(path, "int8", group=32)

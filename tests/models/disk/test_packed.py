@@ -36,6 +36,11 @@ def rounded(weight: Tensor, grid: Grid, dtype: torch.dtype = torch.float32) -> P
     return pack_levels(made.levels, made.scales, Form(tuple(weight.shape), dtype, grid))
 
 
+def all_rounded(weight: Tensor, grid: Grid, dtype: torch.dtype = torch.float32) -> Packed:
+    made = encode(weight, None, grid)
+    return pack_levels(made.levels, made.scales, Form(tuple(weight.shape), dtype, grid, masked=False))
+
+
 def test_worked_example_of_the_format_page() -> None:
     weight = torch.zeros(2, 70, dtype=torch.bfloat16)
     weight[0, 0], weight[0, 65], weight[1, 69] = 1.0, 2.0, -0.5
@@ -148,25 +153,28 @@ def test_three_dimensions_and_strides() -> None:
     assert same_bits(pack(transposed).weight(), transposed.contiguous())
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_three_dimensions_have_a_table_each(bits: int) -> None:
+FORMS = [(8, True), (4, True), (8, False), (4, False), (3, False)]
+
+
+@pytest.mark.parametrize(("bits", "masked"), FORMS)
+def test_three_dimensions_have_a_table_each(bits: int, masked: bool) -> None:
     grid, experts = Grid(bits), sparse(12, 70, 0.4, torch.float32).reshape(3, 4, 70)
-    each = [encode(expert, expert != 0, grid) for expert in experts]
-    form = Form((3, 4, 70), torch.float32, grid)
+    each = [encode(expert, expert != 0 if masked else None, grid) for expert in experts]
+    form = Form((3, 4, 70), torch.float32, grid, masked=masked)
     made = pack_levels(torch.cat([e.levels for e in each]), torch.cat([e.scales for e in each]), form)
-    assert (made.table is None) if bits == 8 else (made.table is not None and made.table.shape == (3, 16))
+    assert (made.table is None) if bits == 8 else (made.table is not None and made.table.shape == (3, 1 << bits))
     for expert, weight in zip(experts, made.weight(), strict=True):
-        assert torch.equal(weight, rounded(expert, grid).weight())
+        assert torch.equal(weight, (rounded if masked else all_rounded)(expert, grid).weight())
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_a_transposed_weight_has_its_scales_along_the_inputs(bits: int) -> None:
+@pytest.mark.parametrize(("bits", "masked"), FORMS)
+def test_a_transposed_weight_has_its_scales_along_the_inputs(bits: int, masked: bool) -> None:
     weight = sparse(12, 70, 0.4, torch.float32)  # [out, in], held as [in, out]
-    made = encode(weight, weight != 0, Grid(bits))
-    turned = pack_levels(made.levels, made.scales, Form((70, 12), torch.float32, Grid(bits), True))
+    made = encode(weight, weight != 0 if masked else None, Grid(bits))
+    turned = pack_levels(made.levels, made.scales, Form((70, 12), torch.float32, Grid(bits), True, masked))
     assert turned.scales is not None
     assert (turned.form.rows, turned.form.cols, turned.scales.shape) == (12, 70, (12, 2))
-    assert torch.equal(turned.weight(), rounded(weight, Grid(bits)).weight().T)
+    assert torch.equal(turned.weight(), (rounded if masked else all_rounded)(weight, Grid(bits)).weight().T)
 
 
 @pytest.mark.parametrize("shape", [(576, 576), (192, 576), (1536, 576), (576, 1536)])
@@ -209,7 +217,90 @@ def test_parts_that_do_not_fit_are_refused(mask: Tensor, values: Tensor, words: 
 
 
 def swapped(table: Tensor) -> Tensor:
-    return table[[1, 0, *range(2, 16)]]
+    return table[[1, 0, *range(2, len(table))]]
+
+
+def test_worked_example_without_a_mask() -> None:
+    levels = torch.tensor([[127, 0, -3], [-127, 5, 0], [1, 0, 2]], dtype=torch.int8)
+    scales = torch.tensor([[1.0], [0.5], [2.0]]).bfloat16()
+    wanted = [[127.0, 0.0, -3.0], [-63.5, 2.5, 0.0], [2.0, 0.0, 4.0]]
+    eight, four, three = (
+        pack_levels(levels, scales, Form((3, 3), torch.float32, Grid(bits), masked=False)) for bits in (8, 4, 3)
+    )
+    for made in (eight, four, three):
+        assert made.mask is None
+        assert torch.equal(made.levels(), levels)
+        assert made.weight().tolist() == wanted
+    assert torch.equal(eight.values, levels)
+    assert sorted(eight.tensors()) == ["scales", "values"]
+    assert four.table is not None
+    # the seven levels that occur and the nine smallest others; rows 0 and 1 share bytes, row 2 has no partner
+    assert four.table.tolist() == [-127, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 127]
+    assert four.values.tolist() == [[0x0F, 0xD8, 0x85], [9, 8, 10]]
+    assert three.table is not None
+    assert three.table.tolist() == [-127, -3, -1, 0, 1, 2, 5, 127]
+    # rows 0 and 1 in the bits 0-2 and 3-5 of the first 64 bytes, row 2 in the bits 0-2 of the next
+    assert three.values.shape == (1, 192)
+    assert three.values[0, :3].tolist() == [7 | 0 << 3, 3 | 6 << 3, 1 | 3 << 3]
+    assert three.values[0, 64:67].tolist() == [4, 3, 5]
+
+
+@given(
+    st.integers(0, 19),
+    st.integers(1, 200),
+    st.integers(0, 2**31),
+    st.sampled_from([Grid(8, 64), Grid(8, 128), Grid(4, 64), Grid(4, 128), Grid(3, 64), Grid(3, 128)]),
+    st.sampled_from(FLOATS[:3]),
+)
+@settings(max_examples=60, deadline=None)
+def test_codes_of_all_weights_survive(rows: int, cols: int, seed: int, grid: Grid, dtype: torch.dtype) -> None:
+    weight = sparse(rows, cols, 0.8, torch.float32, seed)
+    levels = encode(weight, None, grid).levels
+    made = all_rounded(weight, grid, dtype)
+    assert made.check().tolist() == [cols] * rows
+    assert torch.equal(made.levels(), levels)
+    assert made.weight().dtype == dtype
+    assert not made.weight()[weight == 0].any()
+    assert made.values.shape == made.form.codes_shape
+
+
+@pytest.mark.parametrize(("bits", "size"), [(8, 8.25), (4, 4.25), (3, 3.25)])
+def test_bits_per_weight_without_a_mask(bits: int, size: float) -> None:
+    made = all_rounded(torch.randn(512, 576), Grid(bits))
+    assert 8 * made.nbytes / (512 * 576) == pytest.approx(size, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("bits", "part", "change", "words"),
+    [
+        (8, "values", lambda v: v[1:], r"codes must be int8 \[5, 70\]"),
+        (8, "values", lambda v: v.index_fill(0, torch.tensor(3), -128), "a code is -128"),
+        (4, "values", lambda v: v[:, 1:], r"codes must be uint8 \[3, 70\]"),
+        (4, "values", lambda v: v | 240, "beyond the last row"),
+        (4, "table", swapped, "16 ascending levels from -127 to 127"),
+        (3, "values", lambda v: v[:, 1:], r"codes must be uint8 \[1, 384\]"),
+        (3, "values", lambda v: v | 64, "beyond the last row or column"),
+        (3, "table", lambda t: t[:7], r"table must be int8 \[8\]"),
+        (3, "table", swapped, "8 ascending levels from -127 to 127"),
+        (3, "scales", lambda s: -s, "negative, NaN or Inf"),
+        (3, "scales", lambda s: s.float(), "scales must be bfloat16"),
+    ],
+)
+def test_damaged_codes_of_all_weights_are_refused(bits: int, part: str, change: Any, words: str) -> None:
+    made = all_rounded(torch.randn(5, 70), Grid(bits))
+    made.weight()
+    with pytest.raises(CheckpointError, match=words):
+        replace(made, **{part: change(getattr(made, part))}).weight()
+
+
+def test_what_is_stored_without_a_mask() -> None:
+    with pytest.raises(CheckpointError, match="3 bits are stored without a mask only"):
+        Form((1, 3), torch.float32, Grid(3))
+    with pytest.raises(CheckpointError, match="only a rounded weight"):
+        Form((1, 3), torch.float32, masked=False)
+    form = Form((1, 9), torch.float32, Grid(3), masked=False)
+    with pytest.raises(ValueError, match="at most 8, got 9"):
+        pack_levels(torch.arange(9, dtype=torch.int8)[None], torch.ones(1, 1).bfloat16(), form)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +370,37 @@ def test_a_file_says_how_weights_were_rounded(tmp_path: Path) -> None:
     assert united([header, header]) == header.metadata
     for part, tensor in whole["a.weight"].tensors().items():
         assert torch.equal(read_tensor(header.tensors[f"a.{part}"]), tensor)
+
+
+def test_a_file_says_what_has_no_mask(tmp_path: Path) -> None:
+    weight = sparse(9, 70, 0.3, torch.float32)
+    whole = {
+        "a.weight": all_rounded(weight, Grid(3, 128), torch.bfloat16),
+        "b.weight": rounded(weight, Grid(4)),
+        "c.weight": all_rounded(weight, Grid(8)),
+    }
+    stored, metadata = lay_out(whole)
+    assert [name for name in sorted(stored) if name[0] != "b"] == [
+        *("a.scales", "a.table", "a.values"),
+        *("c.scales", "c.values"),
+    ]
+    assert metadata["lowdim.format"] == "3"
+    assert '"a.weight":{"bits":3,"group":128,"dtype":"BF16","dense":true}' in metadata["lowdim.quantized"]
+    with (tmp_path / "x.safetensors").open("wb") as file:
+        write_file(file, stored, metadata)
+    header = read_header(tmp_path / "x.safetensors")
+    assert read_forms("x", header) == {name: made.form for name, made in whole.items()}
+    assert united([header, header]) == header.metadata
+    for name in ("a", "c"):
+        short = replace(header, tensors={n: t for n, t in header.tensors.items() if n != f"{name}.scales"})
+        with pytest.raises(CheckpointError, match="lacks its scales"):
+            read_forms("x", short)
+    other = replace(header, tensors=header.tensors | {"c.values": header.tensors["c.scales"]})
+    with pytest.raises(CheckpointError, match=r"codes of 'c\.weight' do not fit"):
+        read_forms("x", other)
+    newer = replace(header, metadata=header.metadata | {"lowdim.format": "4"})
+    with pytest.raises(CheckpointError, match=r"format '4'; this lowdim reads 1 to 3\. Upgrade"):
+        read_forms("x", newer)
 
 
 def test_taken_names_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""The 16 whole numbers that stand for a matrix of 4-bit weights, chosen to lose the least."""
+"""The 16 or 8 whole numbers that stand for a matrix of 4-bit or 3-bit weights, chosen to lose the least."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Moments:
         for i, term in enumerate((weights, weights * u, weights * u * u)):
             self.sums[i, 1:] += np.bincount(place, term, minlength=_HALVES)
 
-    def best_levels(self, zero: bool) -> Tensor:
-        """Return the 16 whole numbers that lose least, int8 ascending; 0 is among them, or is not, as ``zero`` says.
+    def best_levels(self, zero: bool, entries: int = ENTRIES) -> Tensor:
+        """Return the whole numbers that lose least, int8 ascending; 0 is among them, or is not, as ``zero`` says.
 
         In one dimension the best choice follows from dynamic programming: no start, no iteration.
 
@@ -49,8 +49,8 @@ class Moments:
             >>> import torch
             >>> sums = Moments()
             >>> sums.add(torch.tensor([-9.0, 3.0, 4.0, 100.0]), torch.ones(4))
-            >>> {-9, 3, 4, 100} <= set(sums.best_levels(zero=False).tolist())
-            True
+            >>> {-9, 3, 4, 100} <= set(sums.best_levels(zero=False).tolist()), len(sums.best_levels(True, entries=8))
+            (True, 8)
         """
         import numpy as np
 
@@ -58,7 +58,7 @@ class Moments:
         places = places if zero else places[places != 0]
         before, between, after = self._losses(places, zero)
         best, came = before, []
-        for _ in range(ENTRIES - 1):
+        for _ in range(entries - 1):
             paths = best[:, None] + between
             came.append(paths.argmin(axis=0))
             best = paths[came[-1], np.arange(len(places))]
@@ -122,19 +122,27 @@ def column_importance(weight: Tensor, mask: Tensor) -> Tensor:
     return torch.where(count > 0, (low.min() / low).square(), 0.0)
 
 
-def table_of(levels: Tensor) -> Tensor:
-    """Return the levels other than 0 that occur, int8 ``[16]``; where fewer do, the smallest others join them.
+def table_of(levels: Tensor, entries: int = ENTRIES, zero: bool = False) -> Tensor:
+    """Return the levels that occur, int8 ``[entries]``, ascending; where fewer do, the smallest others join them.
+
+    Args:
+        levels: int8, any shape.
+        entries: of the table.
+        zero: whether 0 is a level like others; if not it is left out.
 
     Raises:
-        ValueError: more than 16 occur.
+        ValueError: more than ``entries`` occur.
 
     Example:
         >>> import torch
         >>> table_of(torch.tensor([[0, 5, -3, 5, 100]], dtype=torch.int8)).tolist()
         [-8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 100]
+        >>> table_of(torch.tensor([[5, -3, 5, 100]], dtype=torch.int8), 8, zero=True).tolist()
+        [-3, -2, -1, 0, 1, 2, 5, 100]
     """
-    found = [level for level in torch.unique(levels).tolist() if level]
-    if len(found) > ENTRIES:
-        raise ValueError(f"levels must be at most {ENTRIES} beside 0, got {len(found)}")
-    others = sorted({*range(-ENTRIES, ENTRIES + 1)} - {0, *found}, key=lambda level: (abs(level), level))
-    return torch.tensor(sorted([*found, *others[: ENTRIES - len(found)]]), dtype=torch.int8)
+    found = [level for level in torch.unique(levels).tolist() if level or zero]
+    if len(found) > entries:
+        raise ValueError(f"levels must be at most {entries}{'' if zero else ' beside 0'}, got {len(found)}")
+    unused = {*range(-entries, entries + 1)} - {*found} - (set() if zero else {0})
+    others = sorted(unused, key=lambda level: (abs(level), level))
+    return torch.tensor(sorted([*found, *others[: entries - len(found)]]), dtype=torch.int8)

@@ -15,6 +15,7 @@ from lowdim.core.random import generator
 from lowdim.infer.bench.result import Contestant, LayerTime, baseline
 from lowdim.infer.bench.timing import ROUNDS, copies, interleaved
 from lowdim.infer.sparse.matrix import Matrix
+from lowdim.infer.sparse.storage import PACKABLE
 
 CURVE = (0.3, 0.5, 0.7, 0.9)
 """Sparsities at which one layer of every model is measured, with zeros drawn at random."""
@@ -96,7 +97,7 @@ def _matrices(
     drawn = {s: drop(_filled(product.weight), s) for s in sparsities if round(s, 4) not in own}
     for dtype in dtypes:
         found[Contestant("lowdim", dtype)] = Matrix.from_dense(product.weight, dtype, group, packed=False)
-        for share, weight in sorted((own | drawn).items()):
+        for share, weight in sorted((own | drawn).items()) if dtype in PACKABLE else ():
             found[Contestant("lowdim", dtype, share)] = Matrix.from_dense(weight, dtype, group)
     return found
 

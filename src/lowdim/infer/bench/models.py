@@ -26,11 +26,12 @@ from lowdim.infer.bench.timing import STREAMED
 from lowdim.infer.sparse import load as runtime
 from lowdim.infer.sparse.accelerate import accelerate
 from lowdim.infer.sparse.linear import SparseLinear
+from lowdim.infer.sparse.storage import PACKABLE
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import resolve
 from lowdim.models.load import load
 
-BITS = {"fp32": 32.0, "bf16": 16.0, "int8": 8.25, "int4": 4.25}  # of a stored weight, scales included
+BITS = {"fp32": 32.0, "bf16": 16.0, "int8": 8.25, "int4": 4.25, "int3": 3.25}  # of a stored weight, scales included
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Base:
         path: directory of a real model.
         original: directory of the model before it was pruned, which then stands for it wherever zeros are not skipped.
         trusted: whether Python code that the model brings along may be run.
+        rounded: dtype that a real model is stored in, every weight with a code; none of its zeros are skipped.
     """
 
     model: PreTrainedModel
@@ -54,6 +56,7 @@ class Base:
     path: Path | None = None
     original: Path | None = None
     trusted: bool = False
+    rounded: str | None = None
 
     @property
     def sparse(self) -> bool:
@@ -100,15 +103,21 @@ def loaded_base(settings: Settings) -> Base:
     weights = sum(checkpoint.info(name).numel for name in checkpoint.names())
     check_memory(sum(bytes_of(who, weights) for who in wanted(settings)) + 4 * weights, settings.model)
     model = load(source.path, trust_remote_code=trusted)
-    pruned = [weight for _, weight, is_head in linears(model) if not is_head]
+    rounded = _rounded(checkpoint)
+    pruned = [weight for _, weight, is_head in linears(model) if not is_head and rounded is None]
     total = sum(weight.numel() for weight in pruned)
-    zeros = 1 - sum(int(torch.count_nonzero(weight)) for weight in pruned) / max(total, 1)
+    zeros = 1 - sum(int(torch.count_nonzero(weight)) for weight in pruned) / total if total else 0.0
     layers = model.config.num_hidden_layers
-    return Base(model, None, layers, round(zeros, 4), source.path, trusted=trusted)
+    return Base(model, None, layers, round(zeros, 4), source.path, trusted=trusted, rounded=rounded)
+
+
+def _rounded(checkpoint: Checkpoint) -> str | None:
+    forms = [checkpoint.form(name) for name in checkpoint.names()]
+    return next((f.grid.name for f in forms if f is not None and f.grid is not None and not f.masked), None)
 
 
 def wanted(settings: Settings, zeros: float = 0.0) -> list[Contestant]:
-    """Return who is to be measured: torch, and each dtype dense and sparse.
+    """Return who is to be measured: torch, and each dtype dense and, where it can skip zeros, sparse.
 
     Example:
         >>> [str(c) for c in wanted(Settings(shape="llama-7b", sparsities=(0.7,), dtypes=("int8",)))]
@@ -117,8 +126,8 @@ def wanted(settings: Settings, zeros: float = 0.0) -> list[Contestant]:
     found = [Contestant("torch", "bf16")]
     found += [Contestant("torch", "fp32")] if "fp32" in settings.dtypes else []
     for dtype in settings.dtypes:
-        shares = [0.0, zeros] if zeros else [0.0, *sorted(set(settings.sparsities))]
-        found += [Contestant("lowdim", dtype, share) for share in shares]
+        shares = [zeros] if zeros else sorted(set(settings.sparsities))
+        found += [Contestant("lowdim", dtype, share) for share in (0.0, *(shares if dtype in PACKABLE else ()))]
     return found
 
 
@@ -165,7 +174,7 @@ def check_memory(size: int, what: str) -> None:
 
 def build(base: Base, who: Contestant) -> PreTrainedModel:
     """Return the model in a contestant's form, at its full depth."""
-    if who.sparsity and base.sparse:
+    if (who.sparsity and base.sparse) or (who.engine == "lowdim" and who.dtype == base.rounded):
         return _as_stored(base, who.dtype)
     model: Any = load(base.original, trust_remote_code=base.trusted) if base.original else copy.deepcopy(base.model)
     if who.engine == "torch":
@@ -179,7 +188,7 @@ def build(base: Base, who: Contestant) -> PreTrainedModel:
 
 
 def _as_stored(base: Base, dtype: str) -> PreTrainedModel:
-    """Return a pruned model as its users get it: packed weights as they are, others packed where that pays."""
+    """Return a model as its users get it: packed weights as they are, others packed where that pays."""
     assert base.path is not None
     model = runtime.load(base.path, dtype, group=GROUP, trust_remote_code=base.trusted)
     if not any(isinstance(module, SparseLinear) for module in model.modules()):

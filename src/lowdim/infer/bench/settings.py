@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.infer.bench.shapes import SHAPES
 
-DTYPES = ("fp32", "bf16", "int8", "int4")
+DTYPES = ("fp32", "bf16", "int8", "int4", "int3")
 PREFILL = 256
 """Tokens of the prompt whose prefill is timed."""
 
@@ -19,7 +19,8 @@ class Settings:
     Attributes:
         model: a directory, hub id, GGUF file or builtin name; None with a shape.
         shape: a named shape with random weights; None with a model.
-        sparsities: shares of zeros, drawn at random, beside those that a model has.
+        sparsities: shares of zeros, drawn at random, beside those that a model has; int3 skips none and is measured
+            dense alone.
         dtypes: of the stored weights.
         tokens: generated per round.
         threads: of every contestant; None takes torch's own number.

@@ -23,7 +23,7 @@ def open_ready(
     Args:
         spec: whatever `lowdim.models.disk.source.resolve` finds.
         revision: branch, tag or commit of a hub id.
-        dtype: "fp32", "bf16", "int8" or "int4"; ``None`` keeps every number as it is stored.
+        dtype: "fp32", "bf16", "int8", "int4" or "int3"; ``None`` keeps every number as it is stored.
         trust_remote_code: run the Python code that a model brings along.
 
     Raises:

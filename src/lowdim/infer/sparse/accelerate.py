@@ -18,7 +18,7 @@ from lowdim.core.quantize import Grid
 from lowdim.infer.sparse.experts import ExpertList, is_fused
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.matrix import Matrix
-from lowdim.infer.sparse.storage import QUANTISED, kind_of
+from lowdim.infer.sparse.storage import PACKABLE, QUANTISED, kind_of
 from lowdim.models.structure.layers import find_layers
 
 MIN_SPARSITY = 0.3
@@ -27,7 +27,8 @@ MIN_SPARSITY = 0.3
 def worth_packing(kind: str) -> float:
     """Return the share of zeros from which on packing pays with the kernels of this machine.
 
-    Those of AVX2 expand codes of 8 and 4 bits so slowly that the dense ones win at any share, whence 1.0.
+    Those of AVX2 expand codes of 8 and 4 bits so slowly that the dense ones win at any share, whence 1.0; of int3 there
+    are dense ones only.
 
     Example:
         >>> worth_packing("bf16")
@@ -35,7 +36,7 @@ def worth_packing(kind: str) -> float:
     """
     kernels = library()
     slow = kernels is not None and kernels.level == "avx2" and kind in QUANTISED
-    return 1.0 if slow else MIN_SPARSITY
+    return 1.0 if slow or kind not in PACKABLE else MIN_SPARSITY
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class Rules:
     """How layers are to be stored.
 
     Args:
-        kind: "fp32", "bf16", "int8" or "int4".
-        group: columns per scale, for int8 and int4.
-        min_sparsity: share of zeros from which on a layer is packed; below it is stored dense.
+        kind: "fp32", "bf16", "int8", "int4" or "int3".
+        group: columns per scale, for int8, int4 and int3.
+        min_sparsity: share of zeros from which on a layer is packed; below it is stored dense, as int3 always is.
 
     Raises:
         LowdimError: a value that makes no sense.
@@ -84,7 +85,7 @@ class Rules:
 
     def for_head(self, tied: Tensor | None) -> Rules:
         """Return the rules for the head: 8 bits at least, and no rounding that would copy a tied embedding."""
-        if self.kind == "int4":
+        if self.kind in ("int4", "int3"):
             return Rules("int8", self.group, self.min_sparsity)
         if tied is None or self.kind in QUANTISED or tied.dtype not in (torch.float32, torch.bfloat16):
             return self
@@ -92,7 +93,7 @@ class Rules:
 
     def matrix(self, weight: Tensor, bias: Tensor | None) -> Matrix:
         """Store a weight ``[out, in]``: packed where it has zeros enough, else dense."""
-        packed = weight.numel() > 0 and share_of_zeros(weight) >= self.min_sparsity
+        packed = self.kind in PACKABLE and weight.numel() > 0 and share_of_zeros(weight) >= self.min_sparsity
         bias = None if bias is None else bias.detach().to(torch.float32, copy=True)
         return Matrix.from_dense(weight, self.kind, self.group, bias=bias, packed=packed)
 
@@ -100,6 +101,8 @@ class Rules:
         """Say why a layer is not packed."""
         if layer.mask is not None:
             return ""
+        if self.kind not in PACKABLE:
+            return f"stored dense: {self.kind} weights skip no zeros"
         return f"stored dense: below min_sparsity={self.min_sparsity:g} skipping zeros does not pay"
 
 
@@ -112,16 +115,16 @@ def accelerate(
 ) -> list[LayerReport]:
     """Swap the linear layers of a model for ones that skip zeros, in place; for inference on a CPU.
 
-    Layers with few zeros are stored dense and still run faster than torch's for few tokens. The head of a language
-    model gets 8 bits where the rest gets 4. A head that is tied to the embedding shares its memory, unless it is
-    quantised: it then has a copy of its own, and the embedding stays as it is. Experts that are fused into one tensor
-    become layers of their own. Everything else (embeddings, routers) is left alone and listed. Afterwards no parameter
-    of the model needs a gradient, and ``save_pretrained`` is refused.
+    Layers with few zeros, and all of int3, are stored dense and still run faster than torch's for few tokens. The head
+    of a language model gets 8 bits where the rest gets 4 or 3. A head that is tied to the embedding shares its memory,
+    unless it is quantised: it then has a copy of its own, and the embedding stays as it is. Experts that are fused into
+    one tensor become layers of their own. Everything else (embeddings, routers) is left alone and listed. Afterwards no
+    parameter of the model needs a gradient, and ``save_pretrained`` is refused.
 
     Args:
         model: in evaluation mode and on the CPU; any module, usually a Transformers causal LM.
-        dtype: of the stored weights: "fp32", "bf16", "int8" or "int4", or the torch type of the first two.
-        group: columns per scale, 64 or 128; for int8 and int4.
+        dtype: of the stored weights: "fp32", "bf16", "int8", "int4" or "int3", or the torch type of the first two.
+        group: columns per scale, 64 or 128; for int8, int4 and int3.
         min_sparsity: share of zeros from which on a layer is packed; ``None`` for where it begins to pay on this
             machine: 0.3, and 1 for int8 and int4 with AVX2.
         head: also swap the head of a language model.

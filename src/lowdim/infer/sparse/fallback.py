@@ -16,6 +16,7 @@ from torch.nn import functional
 from lowdim.core.packing.bits import unpack_bits, words_per_row
 from lowdim.core.packing.codebook import LARGEST
 from lowdim.core.packing.nibbles import unpack_nibbles
+from lowdim.core.packing.octets import ROWS, unpack_octets
 from lowdim.core.quantize import spread
 from lowdim.infer.sparse.storage import StoredMatrix
 
@@ -84,7 +85,7 @@ def _multiply_levels(matrix: StoredMatrix, codes: Tensor, scales: Tensor, begin:
 
 
 def _tiles(matrix: StoredMatrix) -> Iterator[tuple[int, int]]:
-    step = max(2, TILE // max(matrix.cols, 1) // 2 * 2)
+    step = max(ROWS, TILE // max(matrix.cols, 1) // ROWS * ROWS)
     return ((at, min(at + step, matrix.rows)) for at in range(0, matrix.rows, step))
 
 
@@ -109,6 +110,8 @@ def _stored(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
 def _levels(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
     if matrix.table is None:
         return _stored(matrix, begin, end)
+    if matrix.kind == "int3":
+        return _levels_of_octets(matrix, matrix.table, begin, end)
     start = begin // 2 * 2
     if matrix.mask is None:
         indices = unpack_nibbles(matrix.values[start // 2 : (end + 1) // 2], end + end % 2 - start)
@@ -119,3 +122,10 @@ def _levels(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
     first, last = int(matrix.row_ptr[start // 2]), int(matrix.row_ptr[(stop + 1) // 2])
     indices = unpack_nibbles(matrix.values[first:last], stop - start, kept)
     return (matrix.table[indices.int()] * kept)[begin - start : end - start]
+
+
+def _levels_of_octets(matrix: StoredMatrix, table: Tensor, begin: int, end: int) -> Tensor:
+    start, stop = begin // ROWS, -(-end // ROWS)
+    rows = min(stop * ROWS, matrix.rows) - start * ROWS
+    indices = unpack_octets(matrix.values[start:stop], rows, matrix.cols)
+    return table[indices[begin - start * ROWS : end - start * ROWS].int()]

@@ -28,7 +28,7 @@ class SparseLinear(nn.Module):
     Attributes:
         in_features: columns of the weight.
         out_features: rows of the weight.
-        dtype: kind of the stored values: "fp32", "bf16", "int8" or "int4".
+        dtype: kind of the stored values: "fp32", "bf16", "int8", "int4" or "int3".
         group: columns per scale; 0 where there are no scales.
 
     Example:
@@ -69,10 +69,11 @@ class SparseLinear(nn.Module):
 
         Args:
             linear: ``nn.Linear`` or ``Conv1D`` on the CPU.
-            dtype: "fp32", "bf16", "int8" or "int4", or the torch type of the first two.
-            group: columns per scale, 64 or 128; for int8 and int4.
+            dtype: "fp32", "bf16", "int8", "int4" or "int3", or the torch type of the first two.
+            group: columns per scale, 64 or 128; for int8, int4 and int3.
             mask: bool ``[out, in]``, what to keep; ``None`` keeps whatever is not zero.
-            packed: ``False`` stores every weight, which below some 30 % of zeros is faster.
+            packed: ``False`` stores every weight, which below some 30 % of zeros is faster; of int3 there is no other
+                form.
 
         Raises:
             LowdimError: another kind of module, an unknown dtype or group, or weights that are not on the CPU.

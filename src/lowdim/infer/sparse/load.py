@@ -59,21 +59,21 @@ def load(
     | stored | dtype | the model |
     |---|---|---|
     | dense | None, fp32, bf16 | a stock Transformers model, that can be trained and saved |
-    | dense | int8, int4 | sparse layers, rounded one by one while they are read |
+    | dense | int8, int4, int3 | sparse layers, rounded one by one while they are read |
     | packed | None | sparse layers with the numbers as they are stored |
     | packed | any | sparse layers, converted one by one; a layer that is stored in this kind stays as it is |
 
     Sparse layers (`SparseLinear`) need about the memory that the files have: weights are copied out of the files one
     after another. They are not mapped: when the system reclaims mapped pages, a model can slow down eightfold. fp16 is
     held as fp32, which no kernel rounds; ask for bf16 to halve that. A head that is tied to the embedding shares its
-    memory, unless it is to be int8 (which int4 means too, for the head). On another device than the CPU a packed
-    checkpoint is decoded to a stock model.
+    memory, unless it is to be int8 (which int4 and int3 mean too, for the head). On another device than the CPU a
+    packed checkpoint is decoded to a stock model.
 
     Args:
         path: a checkpoint directory, dense or packed, a ``.gguf`` file, a hub id, or ``builtin:smollm2-135m``.
-        dtype: "fp32", "bf16", "int8" or "int4", or the torch type of the first two; ``None`` is as stored.
+        dtype: "fp32", "bf16", "int8", "int4" or "int3", or the torch type of the first two; ``None`` is as stored.
         device: where the model goes.
-        group: columns per scale where weights are rounded to int8 or int4, 64 or 128.
+        group: columns per scale where weights are rounded to int8, int4 or int3, 64 or 128.
         trust_remote_code: run the modelling code that the checkpoint brings along.
 
     Raises:

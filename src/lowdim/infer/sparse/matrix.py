@@ -1,4 +1,4 @@
-"""A weight matrix as the kernels read it: dense, or a bitmask with packed values, in one of four kinds of number.
+"""A weight matrix as the kernels read it: dense, or a bitmask with packed values, in one of five kinds of number.
 
 | kind | values | activations |
 |---|---|---|
@@ -6,6 +6,7 @@
 | bf16 | bf16 | rounded to bf16 |
 | int8 | codes times a bf16 scale per row and group of columns | int8, one scale per token and group |
 | int4 | indices into 16 levels, times such a scale | as int8 |
+| int3 | indices into 8 levels, times such a scale; dense only | as int8 |
 
 Products sum in fp32. Up to `DIRECT_TOKENS` tokens go through a kernel that reads the packed weight once for eight of
 them; beyond that the matrix is decoded, a tile that fits the cache at a time, and torch multiplies: activations are
@@ -33,6 +34,7 @@ from lowdim.infer.sparse import fallback
 from lowdim.infer.sparse.storage import (
     KIND_OF,
     KINDS,
+    PACKABLE,
     QUANTISED,
     VALUES,
     StoredMatrix,
@@ -46,7 +48,7 @@ from lowdim.infer.sparse.storage import (
 )
 from lowdim.models.disk.packed import Form, Packed
 
-DIRECT_TOKENS = {"fp32": 128, "bf16": 24, "int8": 24, "int4": 24}
+DIRECT_TOKENS = {"fp32": 128, "bf16": 24, "int8": 24, "int4": 24, "int3": 24}
 TILE_BYTES = 4 << 20
 _FLOATS = {torch.float32: 0, torch.bfloat16: 1}
 _scratch = threading.local()
@@ -77,7 +79,7 @@ class Matrix(StoredMatrix):
         """
         kind, weight = kind_of(dtype), weight.detach()
         check_weight(weight, mask)
-        if packed and weight.numel():
+        if packed and (weight.numel() or kind not in PACKABLE):
             return cls.from_packed(pack_weight(weight, kind, group, mask), bias)
         if mask is not None and not packed:
             raise LowdimError("mask belongs to a packed matrix; leave it out, or packed=False.")
@@ -97,7 +99,7 @@ class Matrix(StoredMatrix):
         if form.grid is None and form.dtype == torch.float16:
             values = values.float()
         kind = form.grid.name if form.grid else KIND_OF.get(values.dtype)
-        if kind is None or packed.mask.ndim != 2:
+        if kind is None or (packed.table is not None and packed.table.ndim != 1):
             raise CheckpointError(f"there are no kernels for packed {form.dtype} of shape {list(form.shape)}")
         return cls(
             kind,
@@ -105,8 +107,8 @@ class Matrix(StoredMatrix):
             form.cols,
             form.grid.group if form.grid else 0,
             aligned(values.contiguous()),
-            aligned(packed.mask.contiguous()),
-            offsets(counts, kind),
+            None if packed.mask is None else aligned(packed.mask.contiguous()),
+            None if packed.mask is None else offsets(counts, kind),
             packed.scales,
             packed.table,
             bias,
@@ -134,16 +136,15 @@ class Matrix(StoredMatrix):
             CheckpointError: a tensor is missing, or has another type, shape or content than the format allows.
         """
         held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        if "mask" not in held:
-            check_dense(kind, *shape, group, held)
-            scales, table = held.get("scales"), held.get("table")
-            group = group if kind in QUANTISED else 0
-            return cls(kind, *shape, group, held["values"], scales=scales, table=table, bias=bias)
-        grid = Grid.of(kind, group) if kind in QUANTISED else None
-        form = Form(shape, torch.float32 if grid else VALUES[kind], grid)
+        grid, masked = Grid.of(kind, group) if kind in QUANTISED else None, "mask" in held
+        if grid is None and not masked:
+            check_dense(kind, *shape, held)
+            return cls(kind, *shape, 0, held["values"], bias=bias)
+        form = Form(shape, torch.float32 if grid else VALUES[kind], grid, masked=masked)
         if held.keys() != set(form.parts):
-            raise CheckpointError(f"a packed {kind} matrix has {sorted(form.parts)}, got {sorted(held)}")
-        return cls.from_packed(Packed(form, **held), bias)
+            stored = "packed" if masked else "dense"
+            raise CheckpointError(f"a {stored} {kind} matrix has {sorted(form.parts)}, got {sorted(held)}")
+        return cls.from_packed(Packed(form, held.pop("mask", None), **held), bias)
 
     def __post_init__(self) -> None:
         warn_without_kernels()

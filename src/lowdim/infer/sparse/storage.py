@@ -10,14 +10,22 @@ import torch
 from torch import Tensor
 
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
-from lowdim.core.packing.codebook import ENTRIES
 from lowdim.core.packing.nibbles import pack_nibbles
+from lowdim.core.packing.octets import pack_octets
 from lowdim.core.quantize import Grid, encode, indices
 from lowdim.models.disk.packed import Counts, Form, Packed, pack, pack_levels
 
-KINDS = ("fp32", "bf16", "int8", "int4")
-QUANTISED = frozenset({"int8", "int4"})
-VALUES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8, "int4": torch.uint8}
+KINDS = ("fp32", "bf16", "int8", "int4", "int3")  # in the order of ld_kind
+QUANTISED = frozenset({"int8", "int4", "int3"})
+PACKABLE = frozenset(KINDS) - {"int3"}
+"""Kinds that are stored with a mask too."""
+VALUES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "int8": torch.int8,
+    "int4": torch.uint8,
+    "int3": torch.uint8,
+}
 KIND_OF = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
@@ -30,11 +38,12 @@ class StoredMatrix:
         rows: outputs.
         cols: inputs.
         group: columns per scale, 64 or 128; 0 where there are no scales.
-        values: see ``csrc/lowdim.h``; 1-D if there is a mask, else ``[rows, cols]`` (int4: ``[ceil(rows / 2), cols]``).
+        values: see ``csrc/lowdim.h``; 1-D if there is a mask, else ``[rows, cols]`` (int4: ``[ceil(rows / 2), cols]``,
+            int3: ``[ceil(rows / 8), 192 * ceil(cols / 64)]``).
         mask: int64 ``[rows, ceil(cols / 64)]``; ``None``: dense.
         row_ptr: int64, where each row's (int4: pair of rows') values begin, in bytes; ``None``: dense.
         scales: bf16 ``[rows, ceil(cols / group)]``; ``None`` for fp32 and bf16.
-        table: int8 ``[16]``, int4 only.
+        table: int8 ``[16]``, int4 only; ``[8]``, int3 only.
         bias: fp32 ``[rows]``, or ``None``.
     """
 
@@ -84,8 +93,11 @@ def pack_weight(weight: Tensor, kind: str, group: int, mask: Tensor | None) -> P
     """Round a weight to a kind and pack it; ``mask``: what to keep, ``None`` for whatever is not zero.
 
     Raises:
+        LowdimError: a kind that is stored dense only.
         NumericalError: a weight to be quantised is NaN or Inf.
     """
+    if kind not in PACKABLE:
+        raise LowdimError(f"{kind} weights have no mask and skip no zeros: store them dense, packed=False.")
     mask = weight != 0 if mask is None else mask
     if kind not in QUANTISED:
         return pack(torch.where(mask, weight + 0.0, 0.0).to(VALUES[kind]))
@@ -105,7 +117,8 @@ def dense_tensors(weight: Tensor, kind: str, group: int) -> dict[str, Tensor]:
     levels, scales, table = encode(weight, None, Grid.of(kind, group))
     if table is None:
         return {"values": levels, "scales": scales}
-    return {"values": aligned(pack_nibbles(indices(levels, table))), "scales": scales, "table": table}
+    pack_codes = pack_octets if kind == "int3" else pack_nibbles
+    return {"values": aligned(pack_codes(indices(levels, table))), "scales": scales, "table": table}
 
 
 def aligned(tensor: Tensor) -> Tensor:
@@ -113,19 +126,13 @@ def aligned(tensor: Tensor) -> Tensor:
     return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()
 
 
-def check_dense(kind: str, rows: int, cols: int, group: int, held: Mapping[str, Tensor]) -> None:
-    """Check that the tensors of a matrix without a mask are there, and have the types and shapes of its kind."""
-    wanted = {"values": (VALUES[kind], [-(-rows // 2) if kind == "int4" else rows, cols])}
-    if kind in QUANTISED:
-        wanted["scales"] = (torch.bfloat16, [rows, Grid.of(kind, group).groups(cols)])
-    if kind == "int4":
-        wanted["table"] = (torch.int8, [ENTRIES])
-    if held.keys() != wanted.keys():
-        raise CheckpointError(f"a dense {kind} matrix has {sorted(wanted)}, got {sorted(held)}")
-    for name, (dtype, shape) in wanted.items():
-        found = held[name]
-        if found.dtype != dtype or list(found.shape) != shape:
-            raise CheckpointError(f"{name} must be {dtype} {shape}, got {found.dtype} {list(found.shape)}")
+def check_dense(kind: str, rows: int, cols: int, held: Mapping[str, Tensor]) -> None:
+    """Check that a matrix of fp32 or bf16 without a mask has its values alone, in the right type and shape."""
+    if held.keys() != {"values"}:
+        raise CheckpointError(f"a dense {kind} matrix has ['values'], got {sorted(held)}")
+    found = held["values"]
+    if found.dtype != VALUES[kind] or list(found.shape) != [rows, cols]:
+        raise CheckpointError(f"values must be {VALUES[kind]} {[rows, cols]}, got {found.dtype} {list(found.shape)}")
 
 
 def offsets(counts: Counts, kind: str) -> Tensor:

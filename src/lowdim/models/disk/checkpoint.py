@@ -181,7 +181,7 @@ class Checkpoint:
             raise CheckpointError(f"{name!r} is stored dense in {self.info(name).file}; use read()")
         form = self._packed[name]
         parts = {part: read_tensor(self._stored[stored_name(name, part)]) for part in form.parts}
-        return Packed(form, **parts)
+        return Packed(form, parts.pop("mask", None), **parts)
 
     def form(self, name: str) -> Form | None:
         """Return how a weight is packed, ``None`` for one that is stored dense."""

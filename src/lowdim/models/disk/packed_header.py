@@ -1,7 +1,7 @@
 """What a file of packed weights says of them: the names of their tensors, and the ``__metadata__`` to undo it.
 
 A weight ``layer.weight`` is stored as ``layer.mask``, ``layer.values`` and, if it was rounded, ``layer.scales`` and
-``layer.table``. Format 1 has no rounded weights, format 2 has.
+``layer.table``. Format 1 has no rounded weights, format 2 has, format 3 has some without a mask.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lowdim.models.disk.shard import DTYPES, NAMES, Header, Stored
 STEM = "packed"
 PREFIX = "lowdim."
 _FORMAT, _SHAPES, _GRIDS = "lowdim.format", "lowdim.packed", "lowdim.quantized"
-_PLAIN, _ROUNDED = "1", "2"
+_PLAIN, _ROUNDED, _DENSE = _FORMATS = "1", "2", "3"
 
 
 def stored_name(name: str, part: str) -> str:
@@ -75,16 +75,18 @@ def described(forms: Mapping[str, Form]) -> tuple[dict[str, list[int]], dict[str
 def _describe(form: Form) -> dict[str, Any]:
     assert form.grid is not None
     said = {"bits": form.grid.bits, "group": form.grid.group, "dtype": NAMES[form.dtype]}
-    return said | ({"transposed": True} if form.transposed else {})
+    return said | ({"transposed": True} if form.transposed else {}) | ({} if form.masked else {"dense": True})
 
 
 def _metadata(shapes: Mapping[str, Any], grids: Mapping[str, Any]) -> dict[str, str]:
-    made = {_FORMAT: _ROUNDED if grids else _PLAIN, _SHAPES: _json(shapes)}
+    made = {_FORMAT: format_of(grids), _SHAPES: _json(shapes)}
     return made | ({_GRIDS: _json(grids)} if grids else {})
 
 
 def format_of(grids: Mapping[str, Any]) -> str:
     """Return the version of the format, given what is said of rounded weights."""
+    if any(said.get("dense") for said in grids.values()):
+        return _DENSE
     return _ROUNDED if grids else _PLAIN
 
 
@@ -113,9 +115,9 @@ def read_forms(file: str, header: Header) -> dict[str, Form]:
     version = header.metadata.get(_FORMAT)
     if version is None and _SHAPES not in header.metadata:
         return {}
-    if version not in (_PLAIN, _ROUNDED):
+    if version not in _FORMATS:
         raise CheckpointError(
-            f"{file} is packed in format {version!r}; this one reads {_PLAIN} and {_ROUNDED}. Upgrade lowdim."
+            f"{file} is packed in format {version!r}; this lowdim reads {_PLAIN} to {_DENSE}. Upgrade lowdim."
         )
     try:
         shapes = json.loads(header.metadata[_SHAPES])
@@ -129,7 +131,7 @@ def read_forms(file: str, header: Header) -> dict[str, Form]:
             raise
         raise CheckpointError(f"{file}: the list of packed weights in its header is damaged") from error
     for name, form in forms.items():
-        _check_mask(file, name, form, header)
+        _check_parts(file, name, form, header)
     return forms
 
 
@@ -140,18 +142,23 @@ def _form(name: str, shape: tuple[int, ...], said: Mapping[str, Any] | None, hea
     dtype, turned = DTYPES[said["dtype"]], said.get("transposed", False)
     if not dtype.is_floating_point or len(shape) < 2 or (turned and len(shape) != 2):
         raise ValueError("a rounded weight is a floating-point matrix")
-    return Form(shape, dtype, Grid(int(said["bits"]), int(said["group"])), bool(turned))
+    grid = Grid(int(said["bits"]), int(said["group"]))
+    return Form(shape, dtype, grid, bool(turned), not said.get("dense", False))
 
 
-def _check_mask(file: str, name: str, form: Form, header: Header) -> None:
+def _check_parts(file: str, name: str, form: Form, header: Header) -> None:
     parts = {part: header.tensors.get(stored_name(name, part)) for part in form.parts}
     missing = [part for part, found in parts.items() if found is None]
     if missing:
         raise CheckpointError(f"{file}: packed weight {name!r} lacks its {' and its '.join(missing)}")
-    mask, values = parts["mask"], parts["values"]
-    assert mask is not None and values is not None
-    fits = bool(form.shape) and min(form.shape) >= 0 and mask.shape == (form.rows, form.words)
+    values, mask = parts["values"], parts.get("mask")
+    assert values is not None
     # Rows without columns take no bytes, however many they are.
-    fits = fits and (form.cols > 0 or form.rows == 0)
+    fits = bool(form.shape) and min(form.shape) >= 0 and (form.cols > 0 or form.rows == 0)
+    if mask is None:
+        if not fits or values.shape != form.codes_shape:
+            raise CheckpointError(f"{file}: the codes of {name!r} do not fit a weight of shape {list(form.shape)}")
+        return
+    fits = fits and mask.shape == (form.rows, form.words)
     if mask.dtype != torch.int64 or not fits or len(values.shape) != 1:
         raise CheckpointError(f"{file}: the mask of {name!r} does not fit a weight of shape {list(form.shape)}")

@@ -88,7 +88,7 @@ class Rounding:
         self._lost = torch.zeros(len(weight), dtype=torch.float64, device=expected.device)
         self._whole = torch.zeros_like(self._lost)
         self._tables: list[Tensor | None] = [None] * len(self.spans)
-        if grid.bits == 4:
+        if grid.entries:
             self._tables = [
                 self._fit(weight[a:b], kept[a:b], self._scales[:, a:b].t(), energies) for a, b in self.spans
             ]
