@@ -18,6 +18,7 @@ import typer
 import lowdim
 from lowdim.cli import app
 from lowdim.core import registry
+from lowdim.pipeline.recover.chain import SECTION, split
 from lowdim.prune.recipe import Recipe, read
 from lowdim.train.compare.recipe import TrainingRecipe
 
@@ -94,8 +95,13 @@ def test_recipes_of_the_examples_are_valid(path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [*blocks("yaml")])
-def test_recipes_are_valid(block: str) -> None:
+def test_recipes_are_valid(block: str, tmp_path: Path) -> None:
     values = read(block)
+    if SECTION in values:
+        file = tmp_path / "recipe.yaml"
+        file.write_text(block)
+        assert split(file, {}, [])[1] is not None
+        return
     kind = TrainingRecipe if "training" in values else Recipe
     recipe = kind(**values)
     assert kind.from_yaml(recipe.to_yaml()) == recipe

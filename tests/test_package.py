@@ -27,12 +27,14 @@ EXPORTS = {
     "LowdimError",
     "Masks",
     "Recipe",
+    "Recovery",
     "SparseLinear",
     "accelerate",
     "load",
     "perplexity",
     "plan",
     "prune",
+    "recover",
     "runtime_info",
     "train",
 }
@@ -45,6 +47,7 @@ OPTIONAL = {
     "datasets": "data",
     "lm_eval": "eval",
     "lightning": "lightning",
+    "peft": "lora",
     "sklearn": "train",
 } | dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve")
 

@@ -32,6 +32,14 @@ def test_the_tutorial_runs_and_learns(tmp_path: Path, monkeypatch: pytest.Monkey
     assert names["training"].step == 204
 
 
+def test_the_page_on_fine_tuning_runs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "finetune.md").read_text(encoding="utf-8")
+    found = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for number, block in enumerate(found):
+        exec(compile(block, f"docs/finetune.md, block {number}", "exec"), {"__name__": "tutorial"})
+    assert found
+
+
 def test_its_recipes_are_valid() -> None:
     for block in blocks("yaml"):
         recipe = TrainingRecipe(**read(block))

@@ -42,7 +42,7 @@ def test_an_unknown_kind_is_refused(run) -> None:
 
 @pytest.mark.parametrize("kind", list(registry.KINDS))
 def test_every_kind_has_methods(run, kind: str) -> None:
-    assert len(json.loads(run("methods", "--json", "--kind", kind).stdout)) >= 2
+    assert json.loads(run("methods", "--json", "--kind", kind).stdout)
 
 
 def test_what_is_registered_appears_everywhere() -> None:

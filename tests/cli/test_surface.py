@@ -19,8 +19,9 @@ SURFACE = {
     "prune": """MODEL OUT --sparsity --method --repair --allocation --pattern --refine --quantize --true-sequential
         --calibration --samples --context --seed --storage --dtype --set --recipe --revision --resume
         --overwrite --dry-run --trust-remote-code --quiet -q --debug""",
-    "recover": """MODEL OUT --teacher --minutes --stage --quantize --calibration --samples --context --seed --storage
-        --set --recipe --revision --resume --overwrite --dry-run --trust-remote-code --quiet -q --debug""",
+    "recover": """MODEL OUT --teacher --minutes --stage --mask --method --quantize --calibration --samples --context
+        --seed --storage --set --recipe --revision --resume --overwrite --dry-run --trust-remote-code --quiet -q
+        --debug""",
     "train-sparse": """--recipe --out --data --net --method --sparsity --allocation --epochs --batch --lr --twins --seed
         --set --resume --overwrite --quiet -q --debug""",
     "evaluate": """MODEL --text --context --windows --tasks --limit --bos --seed --compute --revision --json

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lowdim.core.errors import CheckpointError, LowdimError
-from lowdim.core.masks import Masks
+from lowdim.core.masks import Masks, zero_
 
 
 def random_mask(*shape, seed=0):
@@ -166,3 +166,22 @@ def test_what_holds_no_masks_is_refused(masks, tmp_path, made):
         (path / "training.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"neither a file nor a directory|no output of lowdim prune"):
         Masks.load(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32])
+def test_zeros_are_written_to_the_bit_in_place(dtype):
+    weight = torch.randn(6, 10).mul(9).to(dtype).t()  # not contiguous
+    if dtype.is_floating_point:
+        weight[0, :3] = torch.tensor([float("nan"), float("inf"), -0.0])
+    off = torch.rand(10, 6) < 0.5
+    off[0, :3] = True
+    expected, version = weight.masked_fill(off, 0), weight._version
+    zero_(weight, off)
+    size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    assert torch.equal(weight.view(size), expected.view(size))
+    assert weight._version > version
+    parameter = torch.nn.Parameter(torch.ones(2))
+    with torch.no_grad():
+        zero_(parameter, torch.tensor([True, False]))
+    assert parameter.tolist() == [0.0, 1.0]
+    assert parameter._version > 0

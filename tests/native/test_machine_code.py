@@ -44,7 +44,10 @@ def objects() -> dict[Path, str]:
     """The compiled files and the level of each; "" for those that every processor runs."""
     found = sorted(OBJECTS.glob("*.o"))
     need(found, f"no compiled objects in {OBJECTS}: make native")
-    names = {path: path.name.partition(".")[0].removeprefix("steps_").removeprefix("train_") for path in found}
+    names = {
+        path: path.name.partition(".")[0].removeprefix("steps_").removeprefix("train_").removeprefix("distill_")
+        for path in found
+    }
     return {path: name if name in BEYOND else "" for path, name in names.items()}
 
 

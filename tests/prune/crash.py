@@ -1,8 +1,8 @@
-"""A process that prunes and is killed, over and over: ``python -m tests.prune.crash PLAN.json``.
+"""A process that prunes or recovers and is killed, over and over: ``python -m tests.prune.crash PLAN.json``.
 
 Every attempt is a child of its own, forked after the imports; it kills itself with SIGKILL just before the n-th call
-that makes something durable or moves it. The plan is ``{"source", "home", "settings", "points", "old"}``; what was
-found after each kill goes to ``home/found.json``.
+that makes something durable or moves it. The plan is ``{"job", "source", "home", "settings", "points", "old"}``; what
+was found after each kill goes to ``home/found.json``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.pipeline.recover import small
 from tests.prune import tiny
 
+from lowdim.pipeline.recover.api import recover
 from lowdim.prune.api import prune
 
 STEPS = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
@@ -29,8 +31,12 @@ def attempt(plan: dict[str, Any], out: Path, kill_at: int | None, overwrite: boo
         status = 1
         try:
             steps = arm(kill_at)
-            recipe = tiny.recipe(**plan["settings"])
-            prune(plan["source"], recipe, calibration=tiny.tokens(), out=out, resume=True, overwrite=overwrite)
+            if plan.get("job") == "recover":
+                recovery, text = small.recipe(**plan["settings"]), small.TEXT
+                recover(plan["source"], recovery, calibration=text, out=out, resume=True, overwrite=overwrite)
+            else:
+                recipe = tiny.recipe(**plan["settings"])
+                prune(plan["source"], recipe, calibration=tiny.tokens(), out=out, resume=True, overwrite=overwrite)
             (out.parent / "steps").write_text(str(steps[0]))
             status = 0
         finally:

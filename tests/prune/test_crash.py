@@ -23,8 +23,15 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def crash(source: Path, home: Path, settings: dict[str, Any], points: tuple[int, int], old: Path | None) -> Any:
-    plan = {"source": str(source), "home": str(home), "settings": settings, "points": points}
+def crash(
+    source: Path,
+    home: Path,
+    settings: dict[str, Any],
+    points: tuple[int, int],
+    old: Path | None,
+    job: str = "prune",
+) -> Any:
+    plan = {"job": job, "source": str(source), "home": str(home), "settings": settings, "points": points}
     (home / "plan.json").write_text(json.dumps(plan | {"old": None if old is None else str(old)}))
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from lowdim.train import CTRE, ITOP, SET, GraNet, RigL, SparseTraining
+from lowdim.core.errors import LowdimError
+from lowdim.train import CTRE, ITOP, SET, GraNet, KeepZeros, RigL, SparseTraining
 from lowdim.train.sparse.method import Method
 
 METHODS: list[Method] = [
@@ -78,6 +79,36 @@ def sharded(method: Method, part: slice) -> dict[str, Any]:
     return found
 
 
+def kept(part: slice, shard: bool) -> dict[str, Any]:
+    """Fine-tune a pruned network, and keep its zeros."""
+    net = model(0)
+    for i, layer in enumerate(layer for layer in net if isinstance(layer, nn.Linear)):
+        layer.weight.data[torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(i)) < 0.5] = 0.0
+    before = sum(int((p == 0).sum()) for p in net.parameters())
+    wrong = {"2.weight": torch.zeros(14, 18).bool()}
+    if shard:
+        for layer in net:
+            fully_shard(layer) if isinstance(layer, nn.Linear) else None
+    wrapped: nn.Module = fully_shard(net) if shard else DistributedDataParallel(net)
+    optimizer = torch.optim.AdamW(wrapped.parameters(), lr=0.01, weight_decay=0.1)
+    try:
+        KeepZeros(wrapped, optimizer, wrong)
+    except LowdimError as error:
+        said = str(error)
+    keep = KeepZeros(wrapped, optimizer)
+    found = loop(wrapped, keep, part)
+    weights = [layer.parameter.detach() for layer in keep.layers]
+    whole = [w.full_tensor() if shard else w for w in weights]  # type: ignore[attr-defined]
+    zeros = sum(int((w == 0).sum()) for w in whole)
+    return {
+        **found,
+        "said": said,
+        "before": before,
+        "zeros": zeros,
+        "total": float(sum(w.double().sum() for w in whole)),
+    }
+
+
 def main(rank: int, size: int, home: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{home}/store", size)
@@ -91,6 +122,7 @@ def main(rank: int, size: int, home: str) -> None:
                 # ranks start from different weights; the wrapper sends those of rank 0 to all
                 found[f"ddp-{name}-{first}"] = run(model(rank), method, part, first)
             found[f"fsdp-{name}"] = sharded(method, part)
+        found["keep-ddp"], found["keep-fsdp"] = kept(part, False), kept(part, True)
         dist.barrier()  # a rank that leaves early takes its connections with it
     finally:
         dist.destroy_process_group()

@@ -67,7 +67,7 @@ class TestBadInput:
         model = conv_net()
         before = model[0].weight.detach().clone()  # type: ignore[operator,index,union-attr]
         with pytest.raises(LowdimError, match="Odd keeps 'preconditioner'"):
-            SparseTraining(model, Odd(model.parameters(), lr=0.1), sparsity=0.5, method=Static())
+            SparseTraining(model, Odd(model.parameters(), lr=0.1), sparsity=0.5, method=SET(), total_steps=200)
         assert torch.equal(before, model[0].weight)  # type: ignore[arg-type,index,union-attr]
 
     def test_a_parameter_replaced_later(self) -> None:

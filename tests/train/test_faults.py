@@ -164,7 +164,7 @@ class TestOptimizerStates:
         assert (momentum == 0).tolist() == [True, False, False]
 
     def test_lists_of_matrices(self) -> None:
-        model, optimizer, training = hold(0.5, model=mlp(64, 32, 4))
+        model, optimizer, training = hold(0.5, model=mlp(64, 32, 4), method=SET(), total_steps=200)
         optimizer.state[training.layers[0].parameter]["GG"] = [torch.eye(32), torch.eye(64)]
         with pytest.raises(LowdimError, match="keeps 'GG' of shape"):
             train(model, optimizer, range(1), flat=True)

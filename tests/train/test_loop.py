@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from tests.train.looped import batch, data, loss, made, main, net
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
 from lowdim.runs import tree
@@ -343,3 +343,33 @@ def test_sharded_weights_accumulate_too_and_have_no_master() -> None:
         assert torch.allclose(theirs.full_tensor(), mine, atol=1e-6)  # type: ignore[attr-defined]
     with pytest.raises(LowdimError, match="MixedPrecisionPolicy"):
         plain(model, master=True)
+
+
+@pytest.mark.usefixtures("alone")
+def test_sharded_weights_are_projected_where_they_lie() -> None:
+    batches = [batch(8, n) for n in range(4)]
+
+    def begun(shard: bool, dtype: torch.dtype | None = None) -> tuple[nn.Module, Loop]:
+        model = net()
+        if shard:
+            fully_shard(model, mp_policy=MixedPrecisionPolicy(param_dtype=dtype))
+        projected = {p: lambda wide: wide.mul(8).round().div(8) for p in model.parameters() if p.dim() == 2}
+        return model, plain(model, torch.optim.AdamW, clip=0.5, projected=projected)
+
+    (whole, loop), (model, sharded) = begun(False), begun(True)
+    assert loop.run(batches) == pytest.approx(sharded.run(batches))
+    for mine, theirs in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(theirs.full_tensor(), mine, atol=1e-6)  # type: ignore[attr-defined]
+    for copy, other in zip(loop.state_dict()["master"], sharded.state_dict()["master"], strict=True):
+        assert torch.allclose(copy, other, atol=1e-6)
+        assert bool((copy * 8 != (copy * 8).round()).any())
+    model, sharded = begun(True, torch.bfloat16)
+    computed: list[torch.dtype] = []
+    model[0].register_forward_hook(lambda *seen: computed.append(seen[-1].dtype))  # type: ignore[operator]
+    sharded.run([(x.bfloat16(), y) for x, y in batches])
+    assert set(computed) == {torch.bfloat16}
+    assert all(copy.dtype == torch.float32 for copy in sharded.state_dict()["master"])
+    narrow = net().bfloat16()
+    fully_shard(narrow)
+    with pytest.raises(LowdimError, match="MixedPrecisionPolicy"):
+        plain(narrow, projected={next(narrow.parameters()): lambda wide: wide})

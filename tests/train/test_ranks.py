@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,15 @@ from torch import multiprocessing
 PATIENCE = 150.0  # seconds
 
 
-def start(size: int, home: Path) -> bool:
-    """Run the ranks; return False where they came to no end.
+def start(size: int, home: Path, main: Callable[[int, int, str], None] = ranked.main) -> bool:
+    """Run the ranks, each ``main(rank, size, home)``; return False where they came to no end.
 
     The all-gather of gloo that DTensor uses now and then never returns, or aborts, while it takes down its
     buffers (seen in torch 2.13: ``UnboundBuffer::~UnboundBuffer``). What a rank itself raises is raised here.
     """
     home.mkdir()
     context = multiprocessing.start_processes(  # type: ignore[no-untyped-call]
-        ranked.main, (size, str(home)), nprocs=size, join=False, start_method="spawn"
+        main, (size, str(home)), nprocs=size, join=False, start_method="spawn"
     )
     ends = time.monotonic() + PATIENCE
     try:
@@ -50,8 +51,18 @@ def ranks(
 
 
 def test_all_ranks_agree(ranks: list[dict[str, dict[str, object]]]) -> None:
-    assert len(ranks[0]) == 3 * len(ranked.METHODS)
+    assert len(ranks[0]) == 3 * len(ranked.METHODS) + 2
     assert all(rank == ranks[0] for rank in ranks)
+
+
+def test_a_pruned_model_keeps_its_zeros(ranks: list[dict[str, dict[str, object]]]) -> None:
+    ddp, fsdp = ranks[0]["keep-ddp"], ranks[0]["keep-fsdp"]
+    assert ddp["hashes"] == fsdp["hashes"] == [ddp["hashes"][0]] * ranked.STEPS  # type: ignore[index]
+    assert ddp["zeros"] == fsdp["zeros"] == ddp["before"]
+    assert 200 < int(str(ddp["before"])) < 300
+    assert ddp["total"] == pytest.approx(fsdp["total"], rel=1e-5)
+    assert "weights of 2.weight that the masks switch off are not zero" in str(fsdp["said"])
+    assert ddp["said"] == fsdp["said"]
 
 
 @pytest.mark.parametrize("method", ranked.METHODS, ids=lambda m: type(m).__name__)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +13,13 @@ from lowdim.cli.checks import check_text
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Model, Quiet, Revision, Trust
 from lowdim.cli.progress import terminal
-from lowdim.cli.screen import is_first, show
+from lowdim.cli.screen import is_first, say, show
 from lowdim.cli.summary import finish
 from lowdim.core import registry
 from lowdim.prune.presets import METHODS
 
 if TYPE_CHECKING:
+    from lowdim.pipeline.recover.recipe import Recovery
     from lowdim.prune.recipe import Recipe
     from lowdim.prune.speed import MeasureSpeed
 
@@ -96,9 +98,7 @@ def prune(
         "dtype": dtype,
         "trust_remote_code": trust_remote_code or None,
     }
-    from lowdim.prune.recipe import Recipe
-
-    checked = Recipe.assemble(recipe, flags, assignments or [])
+    checked, recovery = _recipes(recipe, flags, assignments or [])
     check_text("calibration.source", checked.calibration.source)
     check_text("evaluation.text", checked.evaluation.text)
     from lowdim.prune import api
@@ -106,6 +106,11 @@ def prune(
     progress = terminal(quiet)
     if dry_run:
         show(api.plan(model, checked, revision=revision).render())
+        return
+    if recovery is not None:
+        _recovered(
+            model, checked, recovery, out=out, revision=revision, resume=resume, overwrite=overwrite, progress=progress
+        )
         return
     api.prune(
         model,
@@ -115,13 +120,35 @@ def prune(
         resume=resume,
         overwrite=overwrite,
         progress=progress,
-        speed=_speed(checked),
+        speed=speed_of(checked),
     )
     if is_first():
         finish(out)
 
 
-def _speed(recipe: Recipe) -> MeasureSpeed | None:
+def _recipes(file: Path | None, flags: Mapping[str, Any], given: list[str]) -> tuple[Recipe, Recovery | None]:
+    """Return the recipe, and what comes after it where it has a section ``recover``."""
+    from lowdim.core.recipe import read
+
+    if any(text.strip().startswith("recover.") for text in given) or (file and "recover" in read(file)):
+        from lowdim.pipeline.recover.chain import split
+
+        return split(file, flags, given)
+    from lowdim.prune.recipe import Recipe
+
+    return Recipe.assemble(file, flags, given), None
+
+
+def _recovered(model: str, recipe: Recipe, recovery: Recovery, *, out: Path, **how: Any) -> None:
+    from lowdim.pipeline.recover.chain import prune_and_recover
+
+    check_text("recover.calibration.source", recovery.calibration.source)
+    prune_and_recover(model, recipe, recovery, out=out, announce=say, speed=speed_of(recovery), **how)
+    if is_first():
+        finish(out)
+
+
+def speed_of(recipe: Recipe | Recovery) -> MeasureSpeed | None:
     """Return what measures the sparse model in this package's own runtime, if anything is to be measured."""
     if not recipe.evaluation.tokens:
         return None

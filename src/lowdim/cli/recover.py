@@ -11,8 +11,13 @@ from lowdim.cli.checks import check_text
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Model, Quiet, Revision, Trust
 from lowdim.cli.progress import terminal
+from lowdim.cli.prune import speed_of
 from lowdim.cli.screen import is_first, say, show
 from lowdim.cli.summary import finish
+from lowdim.core import registry
+from lowdim.core.errors import RecipeError
+
+MOVING = [name for name in registry.names("masks") if name != "fixed"]
 
 
 @guarded(after_interrupt="What is finished is safe: run the same command with --resume to go on.")
@@ -27,8 +32,13 @@ def recover(
     stage: Annotated[
         str | None, typer.Option(metavar="blocks|distill|both", help="Block by block, end to end, or both in turn.")
     ] = None,
+    mask: Annotated[
+        str | None, typer.Option(metavar="fixed|adaptive", help="Whether zeros stay where they are, or move.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(metavar="|".join(MOVING), help="How adaptive masks move.")] = None,
     quantize: Annotated[
-        str | None, typer.Option(metavar="none|int8|int4", help="Train through the grid that weights are stored on.")
+        str | None,
+        typer.Option(metavar="none|int8|int4|int3", help="Train through the grid that weights are stored on."),
     ] = None,
     calibration: Annotated[
         str | None, typer.Option(metavar="builtin|FILE", help="Text, JSONL or safetensors to train on.")
@@ -58,6 +68,7 @@ def recover(
         "teacher": teacher,
         "minutes": minutes,
         "stage": stage,
+        "masks": _masks(mask, method),
         "quantize": quantize,
         "calibration.source": calibration,
         "calibration.samples": samples,
@@ -85,6 +96,16 @@ def recover(
         overwrite=overwrite,
         progress=terminal(quiet),
         announce=(lambda _: None) if quiet else say,
+        speed=speed_of(checked),
     )
     if is_first():
         finish(out)
+
+
+def _masks(mask: str | None, method: str | None) -> str | None:
+    """Return the recipe's word for two flags: whether masks move, and how."""
+    if mask not in (None, "fixed", "adaptive"):
+        raise RecipeError(f"--mask must be fixed or adaptive, got {mask!r}.")
+    if mask == "fixed" and method is not None:
+        raise RecipeError("--method says how masks move, and --mask fixed keeps them. Leave one of them out.")
+    return method or (MOVING[0] if mask == "adaptive" else mask)

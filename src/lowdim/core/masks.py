@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 _outputs = Lazy("lowdim.models.disk.masks")  # a checkpoint is for the models' room to read
+_networks = Lazy("lowdim.models.structure.zeros")  # and so is which weights of a model are pruned
 
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -83,6 +84,25 @@ def as_mask(name: str, value: Any) -> Tensor:
     return mask.bool()
 
 
+def zero_(tensor: Tensor, off: Tensor) -> None:
+    """Write +0.0, in place, wherever ``off``, bool of the same shape, is True.
+
+    On a CPU that is a bitwise "and", three times as fast as ``masked_fill_``; NaN and -0.0 become +0.0 either way.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.tensor([1.0, float("nan"), -0.0])
+        >>> zero_(weight, torch.tensor([False, True, True]))
+        >>> weight
+        tensor([1., 0., 0.])
+    """
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size())
+    if tensor.device.type == "cpu" and tensor.is_floating_point() and whole is not None:
+        tensor.detach().view(whole).bitwise_and_(off.to(whole).sub_(1))
+    else:
+        tensor.masked_fill_(off, 0.0)
+
+
 class Masks(Mapping[str, "Tensor"]):
     """Which weights are kept, layer by layer: a read-only mapping from names to bool tensors (True = kept).
 
@@ -113,6 +133,27 @@ class Masks(Mapping[str, "Tensor"]):
         for name, mask in masks.items():
             made.add(name, mask)
         return made
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Masks:
+        """Take the zeros of a pruned model for its masks, by parameter name, of every layer that has some.
+
+        Embeddings, norms and biases have none. Of a model sharded by ``fully_shard`` every rank must call this.
+
+        Raises:
+            LowdimError: less than 1% of these weights is zero, so that the model was not pruned; or it holds packed
+                layers, which are for inference alone.
+
+        Example:
+            >>> import torch
+            >>> layer = torch.nn.Linear(2, 2)
+            >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+            >>> Masks.of(layer)["weight"]
+            tensor([[ True, False],
+                    [False,  True]])
+        """
+        found: Masks = _networks.masks_of(model)
+        return found
 
     def add(self, name: str, mask: Tensor) -> None:
         """Add or replace one layer's mask, of the weight's shape; see `as_mask`."""
@@ -194,7 +235,33 @@ class Masks(Mapping[str, "Tensor"]):
         found = {name: self._find(name, tensors) for name in self}
         with torch.no_grad():
             for name, tensor in found.items():
-                tensor.masked_fill_(~self[name].to(tensor.device), 0.0)
+                zero_(tensor, ~self[name].to(tensor.device))
+
+    def check(self, target: nn.Module | Mapping[str, Tensor]) -> None:
+        """Refuse weights that are not zero where they are not kept: these masks are then not of these weights.
+
+        Args:
+            target: as for ``apply_``; of sharded weights every rank must call this.
+
+        Raises:
+            LowdimError: names the first such layer, or one that is missing or has another shape.
+
+        Example:
+            >>> import torch
+            >>> Masks.from_dict({"a": torch.tensor([[True, False]])}).check({"a": torch.tensor([[1.0, 2.0]])})
+            Traceback (most recent call last):
+            lowdim.core.errors.LowdimError: 1 of the 1 weights of a that the masks switch off are not zero, ...
+        """
+        tensors = target if isinstance(target, Mapping) else dict(target.named_parameters(remove_duplicate=False))
+        for name in self:
+            tensor, off = self._find(name, tensors).detach(), ~self[name]
+            whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+            if wrong := int(((whole != 0) & off.to(whole.device)).sum()):
+                raise LowdimError(
+                    f"{wrong} of the {int(off.sum())} weights of {name} that the masks switch off are not zero, so the "
+                    "masks are not of these weights. Load the weights that the masks were made with; or, if they are "
+                    "to be zeroed, call masks.apply_(model) first"
+                )
 
     def _find(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
         for key in (name, f"{name}.weight"):

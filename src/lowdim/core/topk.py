@@ -169,10 +169,10 @@ def keep_top_rows(scores: Tensor, keep: Tensor | int) -> Tensor:
     if scores.ndim != 2:
         raise ValueError(f"scores must be a matrix [rows, cols]; got shape {tuple(scores.shape)}")
     rows, cols = scores.shape
-    counts = torch.full((rows,), keep) if isinstance(keep, int) else keep.to(scores.device)
-    if counts.shape != (rows,):
+    counts = keep if isinstance(keep, int) else keep.to(scores.device)
+    if not isinstance(counts, int) and counts.shape != (rows,):
         raise ValueError(f"keep must be one number or one per row ({rows}); got shape {tuple(counts.shape)}")
-    values: list[int] = counts.unique().tolist()
+    values: list[int] = [counts] * min(1, rows) if isinstance(counts, int) else counts.unique().tolist()
     if values and not 0 <= values[0] <= values[-1] <= cols:
         raise ValueError(f"keep must be between 0 and the row width ({cols}); got {values[0]} to {values[-1]}")
     scores = _ready(scores)

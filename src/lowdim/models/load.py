@@ -16,6 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 from lowdim.core.errors import CheckpointError
 from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.packed_header import is_beside
+from lowdim.models.slorb import fill_beside, put_beside
 
 _TOKENIZERS = ("tokenizer*", "vocab.*", "*.tiktoken", "spiece.model", "sentencepiece*.model")
 
@@ -43,7 +45,8 @@ def load(
     """Load a causal LM in evaluation mode.
 
     Weights are copied out of the files, decoded where they are packed: a model whose weights are mapped file
-    pages can slow down eightfold when the system reclaims them. Tied weights stay tied.
+    pages can slow down eightfold when the system reclaims them. Tied weights stay tied. What stands beside layers
+    (`lowdim.nn.slorb`) is put there again.
 
     Args:
         path: a directory that `Checkpoint` accepts.
@@ -55,6 +58,7 @@ def load(
         CheckpointError: the directory is damaged, or its weights are not those that its config asks for.
     """
     checkpoint = Checkpoint(path)
+    beside = [name for name in checkpoint.names() if is_beside(name)]
     with quiet():
         config = read_config(checkpoint.path, trust_remote_code)
         model = _class_of(config, trust_remote_code)
@@ -62,7 +66,7 @@ def load(
             loaded, info = cast(Any, model).from_pretrained(
                 None,
                 config=config,
-                state_dict=dict(checkpoint),
+                state_dict={n: checkpoint.read(n) for n in checkpoint.names() if n not in beside},
                 dtype=checkpoint.dtype if dtype is None else dtype,
                 output_loading_info=True,
             )
@@ -71,6 +75,8 @@ def load(
                 f"the weights in {path} do not fit its config.json: {error}. Check that both come from the same model."
             ) from error
         _check_complete(checkpoint, info)
+        put_beside(loaded, {name: checkpoint.info(name).shape for name in beside})
+        fill_beside(loaded, ((name, checkpoint.read(name)) for name in beside))
         if (checkpoint.path / "generation_config.json").exists():
             loaded.generation_config = GenerationConfig.from_pretrained(checkpoint.path, local_files_only=True)
     loaded.config._name_or_path = str(path)

@@ -35,7 +35,7 @@ from lowdim.prune.session import Session, needs_data, open_session
 from lowdim.prune.sidecar import write_sidecar
 from lowdim.prune.speed import MeasureSpeed
 from lowdim.runs.clock import Clock
-from lowdim.runs.directory import Directory
+from lowdim.runs.directory import tidy
 from lowdim.runs.fingerprint import refuse_differences
 
 TOKENS_PER_BATCH = 2048
@@ -213,9 +213,8 @@ class _Run:
             "versions": {name: found.versions.get(name, found.lowdim) for name in asked["versions"]},
         }
         refuse_differences(f"the finished run in {out}", made, {key: asked[key] for key in made})
-        beside = (out.with_name(f"{out.name}.{end}") for end in ("partial", "replaced"))
-        if ranks.rank() == 0 and any(path.exists() for path in beside):
-            Directory(out, overwrite=True).close()  # tidies up after a run killed once its result had appeared
+        if ranks.rank() == 0:
+            tidy(out)
         return PruneResult(found.to_dict(), out)
 
     def _stages(

@@ -91,6 +91,7 @@ class Outcome:
         notes: fallbacks and other remarks.
         codes: levels and scales ``[out, in]`` of a rounded layer.
         rounding: the share of the kept weights' energy that was lost when they were rounded.
+        whole: whether every weight has a code, so that a level of 0 is one like others and no mask is stored.
     """
 
     name: str
@@ -99,3 +100,4 @@ class Outcome:
     notes: tuple[str, ...] = ()
     codes: Quantized | None = None
     rounding: float | None = None
+    whole: bool = False

@@ -14,7 +14,12 @@ from lowdim.models.walk.stream import Stream
 
 
 def stored_codes(
-    stream: Stream, layers: Sequence[Layer], codes: Mapping[str, Quantized], held: Mapping[str, Tensor], grid: Grid
+    stream: Stream,
+    layers: Sequence[Layer],
+    codes: Mapping[str, Quantized],
+    held: Mapping[str, Tensor],
+    grid: Grid,
+    masked: bool = True,
 ) -> dict[str, Packed | None]:
     """Return the tensors of parameters that are stored together as they are stored: their codes, packed.
 
@@ -27,6 +32,7 @@ def stored_codes(
         codes: by layer; a layer that was left as it is has none.
         held: the parameters.
         grid: what was rounded to.
+        masked: whether a level of 0 is a pruned weight; otherwise it is one like others, and no mask is stored.
 
     Returns:
         By name on disk; ``None`` for a tensor that its levels and scales do not describe. Tensors left as they were are
@@ -46,7 +52,7 @@ def stored_codes(
     found: dict[str, Packed | None] = {}
     for key, part in stream.named_on_disk(levels).items():
         if bool(part.any()) or not bool(tensors[key].any()):
-            form = Form(tuple(tensors[key].shape), tensors[key].dtype, grid, turned)
+            form = Form(tuple(tensors[key].shape), tensors[key].dtype, grid, turned, masked)
             found[key] = _pack(part, scales[key], tensors[key], form)
     return found
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lowdim.core.files import read_json
+from lowdim.core.quantize import Grid
 from lowdim.models import ranks
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.checks import mask_hash
@@ -189,7 +190,11 @@ class Keeper:
 
 
 def record_block(
-    session: Session, block: Block, outcomes: Iterable[Outcome], targets: Mapping[str, float | None]
+    session: Session,
+    block: Block,
+    outcomes: Iterable[Outcome],
+    targets: Mapping[str, float | None],
+    grid: Grid | None,
 ) -> tuple[BlockRecord, dict[str, Tensor | Packed]]:
     """Count what a block's pruned tensors hold now, as they will be stored.
 
@@ -208,8 +213,8 @@ def record_block(
         held = {name: block.masters[name.removeprefix(f"{block.name}.")].cpu() for name in names}
         own = found[layers[0].name] if len(layers) == len(names) == 1 else None
         codes = {layer.name: made for layer in layers if (made := found[layer.name].codes)}
-        grid = session.recipe.grid
-        packed = stored_codes(session.stream, layers, codes, held, grid) if codes and grid else {}
+        masked = not all(found[layer.name].whole for layer in layers)
+        packed = stored_codes(session.stream, layers, codes, held, grid, masked) if codes and grid else {}
         for name, joined in session.stream.named_on_disk(held).items():
             tensor = joined if session.stream.skeleton is None else session.stream.skeleton.as_stored(name, joined)
             mask = kept(tensor)

@@ -62,7 +62,7 @@ def prune_blocks(
                 with stream.block(index, written if done else None) as block:
                     if not done:
                         outcomes = prune_block(engine, block, activations, session.config)
-                        records[index], pruned = record_block(session, block, outcomes, targets)
+                        records[index], pruned = record_block(session, block, outcomes, targets, recipe.grid)
                         if keeper:
                             keeper.write_block(block, records[index], pruned)
                         elif rounded is not None:

@@ -17,6 +17,7 @@ from lowdim.core.score.base import GRADIENT
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.models.walk.stream import Stream
 from lowdim.models.walk.support import prunable
+from lowdim.nn.slorb import slorb_of
 from lowdim.prune.recipe import Recipe
 
 
@@ -52,6 +53,11 @@ def open_session(model: PreTrainedModel | str | Path, recipe: Recipe, *, revisio
         device=recipe.device,
         trust_remote_code=recipe.trust_remote_code,
     )
+    if beside := next(iter(slorb_of(opened.stream.model)), None):
+        raise LowdimError(
+            f"{beside} has a SLoRB beside it, which masks and repairs would not know of; prune the model that it was "
+            "put into"
+        )
     if opened.stream.skeleton is not None:
         opened.stream.skeleton.check_ways_back()
     layers, skipped = _layers(opened.stream, recipe)

@@ -141,9 +141,9 @@ class Directory:
         return (self.partial / name).is_file() or (self.place / name).is_file()
 
     def files(self) -> list[str]:
-        """Return the names of the files that will appear, sorted."""
+        """Return the names of the files that will appear, sorted; those that begin with a dot are for the run alone."""
         names = sorted(path.name for path in self.place.iterdir() if path.is_file())
-        return [name for name in names if name not in {LOCK, STATE}]
+        return [name for name in names if name != STATE and not name.startswith(".")]
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file: UTF-8, two spaces, keys in the order given."""
@@ -184,7 +184,10 @@ class Directory:
         """
         self._check_out()
         with self._reporting(self.out, 0):
-            (self.place / STATE).unlink(missing_ok=True)
+            (self.place / STATE).unlink(missing_ok=True)  # first: without it a killed run begins anew
+            for own in self.place.glob(".*"):
+                if own.is_file() and own.name != LOCK:
+                    own.unlink()
             _sync(self.place)
             self._swap()
             _sync(self.out.parent)
@@ -241,6 +244,16 @@ class Directory:
             if self.partial.is_dir():
                 kept = f" What is finished stays in {self.partial}: resume from there."
             raise OutputError(f"cannot write {path}{size}: {error.strerror or error}.{kept}") from error
+
+
+def tidy(out: Path) -> None:
+    """Remove what a run leaves beside its output that was killed once this had appeared.
+
+    Raises:
+        OutputError: another process is writing it.
+    """
+    if any(out.with_name(f"{out.name}.{end}").exists() for end in ("partial", "replaced")):
+        Directory(out, overwrite=True).close()
 
 
 def _sync(directory: Path) -> None:

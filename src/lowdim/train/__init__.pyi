@@ -34,6 +34,9 @@ from lowdim.train.initial.sanity import reinitialise_ as reinitialise_
 from lowdim.train.initial.sanity import shuffled as shuffled
 from lowdim.train.initial.snip import SNIP as SNIP
 from lowdim.train.initial.synflow import SynFlow as SynFlow
+from lowdim.train.keep import KeepZeros as KeepZeros
+from lowdim.train.nm.adaptive import AdaptiveMasks as AdaptiveMasks
+from lowdim.train.nm.ast import AST as AST
 from lowdim.train.optimizers.sntasgd import SNTASGD as SNTASGD
 from lowdim.train.sparse.method import Method as Method
 from lowdim.train.sparse.training import SparseTraining as SparseTraining

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.core.settings import Range, check
-from lowdim.train.sparse.distributed import ranks_agree
+from lowdim.train.sparse.distributed import local, ranks_agree
 
 
 class Kept(Protocol):
@@ -47,7 +47,8 @@ class Loop:
     With ``master`` the optimizer and its riders see fp32 copies in the place of narrower weights, which get the copies
     rounded after each step: changes that bf16 cannot hold add up, and the optimizer's memory is fp32. A weight that is
     ``projected`` has such a copy in any case, and the model computes with a function of it: the copy masked, or rounded
-    to a grid. Gradients pass straight through: the one of what was computed with is taken for the copy's.
+    to a grid. Gradients pass straight through: the one of what was computed with is taken for the copy's. Of a sharded
+    weight (``fully_shard``) each rank has the copy of its own part, and the function is given that part.
 
     Args:
         model: in the mode in which it is to train; its own draws (dropout) come from torch's global generators.
@@ -56,15 +57,15 @@ class Loop:
         accumulate: batches of a step.
         clip: largest norm of a step's gradient over all weights.
         master: whether weights narrower than fp32 have fp32 copies; or, by weight, the copies to begin with.
-        projected: by weight, what the model computes with, as a function of the fp32 copy; it may change from step to
-            step, and leaves its argument alone.
+        projected: by weight, what the model computes with, as a function of the fp32 copy, or of this rank's part of
+            it; it may change from step to step, and leaves its argument alone.
         schedule: factor on the learning rates for the step with an index, from 0.
         riders: what is saved and restored with the loop, such as the ``SparseTraining`` of the optimizer.
         size: counts a batch's examples, or whatever its loss is a mean over, such as tokens.
 
     Raises:
         RecipeError: a setting is out of range.
-        LowdimError: ``master`` is asked for weights that are sharded.
+        LowdimError: ``master`` is asked for weights that are sharded, or ones narrower than fp32 are ``projected``.
 
     Example:
         >>> import torch
@@ -105,17 +106,16 @@ class Loop:
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         for parameter in self._parameters():
-            if not (master or parameter in self._projected):
-                continue
-            if isinstance(parameter, DTensor):
-                raise LowdimError(
-                    "master keeps copies of whole weights, and these are sharded; shard fp32 weights instead, with "
-                    "MixedPrecisionPolicy(param_dtype=torch.bfloat16)"
-                )
             narrow = parameter.is_floating_point() and parameter.dtype.itemsize < 4
-            if narrow or parameter in self._projected:
-                begun = parameter.detach() if isinstance(master, bool) else master.get(parameter, parameter.detach())
-                self._wide[parameter] = begun.to(parameter.device, torch.float32, copy=True)
+            if isinstance(parameter, DTensor) and (master or (narrow and parameter in self._projected)):
+                raise LowdimError(
+                    "the model computes with what the shards hold, so that they have no wider copies; shard fp32 "
+                    "weights instead, with MixedPrecisionPolicy(param_dtype=torch.bfloat16), and leave master out"
+                )
+            if (master and narrow) or parameter in self._projected:
+                own = local(parameter).detach()
+                begun = own if isinstance(master, bool) else master.get(parameter, own)
+                self._wide[parameter] = begun.to(own.device, torch.float32, copy=True)
         self._show()
 
     def _parameters(self) -> list[Any]:
@@ -179,17 +179,22 @@ class Loop:
     @contextmanager
     def _widened(self) -> Iterator[None]:
         """Let weights and gradients be fp32 inside the block."""
-        narrow = {parameter: parameter.data for parameter in self._wide}
-        for parameter, wide in self._wide.items():
+        narrow = {p: p.data for p in self._wide if not isinstance(p, DTensor)}
+        sharded = [p for p in self._wide if isinstance(p, DTensor)]
+        for parameter in narrow:
             gradient, parameter.grad = parameter.grad, None
-            parameter.data = wide
+            parameter.data = self._wide[parameter]
             parameter.grad = None if gradient is None else gradient.float()
+        for parameter in sharded:  # fully_shard gathers from the shards' own memory: they are written, not replaced
+            local(parameter).detach().copy_(self._wide[parameter])
         try:
             yield
         finally:
             for parameter, shown in narrow.items():
                 parameter.grad = None
                 self._wide[parameter], parameter.data = parameter.data, shown
+            for parameter in sharded:
+                self._wide[parameter].copy_(local(parameter).detach())
             self._show()
 
     @torch.no_grad()
@@ -197,7 +202,7 @@ class Loop:
         """Let the model compute with the fp32 copies as they are now: rounded, and projected."""
         for parameter, wide in self._wide.items():
             made = self._projected.get(parameter)
-            parameter.copy_(wide if made is None else made(wide))
+            local(parameter).copy_(wide if made is None else made(wide))
 
     def _gathered(self, value: float) -> list[Any]:
         """Return a number of every rank."""
@@ -211,10 +216,11 @@ class Loop:
         """Return what the optimizer trains in the place of a weight: its fp32 copy, or the weight itself."""
         return self._wide.get(parameter, parameter.detach())
 
+    @torch.no_grad()
     def replace_copies(self, copies: Mapping[nn.Parameter, Tensor]) -> None:
-        """Let fp32 copies be others; the model computes with these from now on."""
+        """Write what `copy_of` returns, by weight; the model computes with it from now on."""
         for parameter, copy in copies.items():
-            self._wide[parameter] = copy.clone()
+            self.copy_of(parameter).copy_(copy)
         self._show()
 
     # ---------------------------------------------------------------- what is kept

@@ -12,8 +12,10 @@ from torch import Tensor
 
 lightning = pytest.importorskip("lightning.pytorch")
 
+from lowdim.core.errors import LowdimError  # noqa: E402
+from lowdim.core.masks import Masks  # noqa: E402
 from lowdim.train import RigL  # noqa: E402
-from lowdim.train.adapters.lightning import RiderCallback, SparseTrainingCallback  # noqa: E402
+from lowdim.train.adapters.lightning import KeepZerosCallback, RiderCallback, SparseTrainingCallback  # noqa: E402
 
 
 class Net(lightning.LightningModule):  # type: ignore[misc, name-defined]
@@ -28,7 +30,9 @@ class Net(lightning.LightningModule):  # type: ignore[misc, name-defined]
         return torch.optim.AdamW(self.parameters(), lr=0.01)
 
 
-def train(home: Path, epochs: int, callbacks: list[Any], checkpoint: str | None = None) -> tuple[Net, Any]:
+def train(
+    home: Path, epochs: int, callbacks: list[Any], checkpoint: str | None = None, model: Net | None = None
+) -> tuple[Net, Any]:
     source = torch.Generator().manual_seed(0)
     data = torch.utils.data.TensorDataset(
         torch.randn(40, 16, generator=source), torch.randint(3, (40,), generator=source)
@@ -44,7 +48,7 @@ def train(home: Path, epochs: int, callbacks: list[Any], checkpoint: str | None 
         gradient_clip_val=1.0,
         callbacks=callbacks,
     )
-    model = Net()
+    model = model or Net()
     trainer.fit(model, torch.utils.data.DataLoader(data, batch_size=8), ckpt_path=checkpoint)
     return model, trainer
 
@@ -88,3 +92,25 @@ def test_any_rider_rides(tmp_path: Path) -> None:
     train(tmp_path, 4, [again], str(tmp_path / "half.ckpt"))
     assert again.training is not None
     assert again.training.state_dict() == {"step": 20, "before": 120, "after": 120}
+
+
+def pruned() -> Net:
+    net = Net()
+    for layer in (net.net[0], net.net[2]):
+        layer.weight.data[torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(0)) < 0.5] = 0.0
+    return net
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_pruned_model_keeps_its_zeros(tmp_path: Path) -> None:
+    masks = Masks.of(pruned())
+    model, trainer = train(tmp_path, 2, [KeepZerosCallback(masks)], model=pruned())
+    masks.check(model)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    whole, _ = train(tmp_path, 4, [KeepZerosCallback()], model=pruned())
+    again, _ = train(tmp_path, 4, [KeepZerosCallback()], str(tmp_path / "half.ckpt"), model=pruned())
+    masks.check(again)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    dense, _ = train(tmp_path, 1, [], model=pruned())
+    with pytest.raises(LowdimError, match="are not zero"):
+        masks.check(dense)

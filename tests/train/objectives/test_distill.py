@@ -157,7 +157,7 @@ def test_what_the_teacher_says_can_be_kept(kind: str) -> None:
         for parameter in teacher.model.parameters():
             parameter.zero_()  # it is not asked again
     assert distiller(student, PADDED, kept).item() == expected
-    with pytest.raises(LowdimError, match="taught is of 14 tokens and the batch has 20"):
+    with pytest.raises(LowdimError, match="the student has 20 tokens and teacher 14"):
         distiller(student, FULL, kept)
     with pytest.raises(LowdimError, match="leave taught out"):
         Distiller(Distillation(hidden=1.0), student, teacher)(student, FULL, kept)

@@ -11,8 +11,19 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, log_softmax
 
 from lowdim.core.errors import LowdimError
+from lowdim.train.objectives import native
 from lowdim.train.objectives.divergence import Side, divergence
 from lowdim.train.objectives.rows import Scratch
+
+
+@pytest.fixture(autouse=True, params=["kernel", "torch"])
+def _computed_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test runs with the compiled kernel, if there is one, and in plain torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "library", lambda: None)
+    elif native.library() is None:
+        pytest.skip("lowdim is installed without its kernels")
+
 
 HALF, TENTH = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.9, 0.1]]).log()
 
@@ -194,6 +205,11 @@ def test_what_cannot_be_is_refused() -> None:
         divergence(Side(HALF), Side(torch.zeros(1, 3)))
     with pytest.raises(LowdimError, match="no token"):
         divergence(Side(HALF[:0]), Side(HALF[:0]))
+    with pytest.raises(LowdimError, match="1 tokens and teacher 2"):
+        divergence(Side(HALF), Side(torch.zeros(2, 2)))
+    for label in (2, -1):
+        with pytest.raises(LowdimError, match="labels must be -100, for none, or from 0 to 1"):
+            divergence(Side(HALF), None, torch.tensor([label]), kl=0.0, ce=1.0)
 
 
 def test_there_is_no_second_derivative() -> None:

@@ -64,6 +64,18 @@ class TestTwoArgumentsForOneQuantity:
             training(masks(0.7), allocation=allocation, sparsity=sparsity)
 
 
+def test_frozen_layers_are_no_hindrance_and_take_no_mask() -> None:
+    model = mlp(64, 32, 16, 4)
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    given = masks(0.7)
+    with pytest.raises(RecipeError, match=r"masks names '0\.weight', which is frozen"):
+        SparseTraining(model, optimizer, method=Static(), masks=given)
+    made = SparseTraining(model, optimizer, method=Static(), masks={"2.weight": given["2.weight"]})
+    assert list(made.masks) == ["2.weight"]
+    assert "dense (no mask given)" in str(made)
+
+
 class TestWhatMasksAreMadeOf:
     @pytest.mark.parametrize("of", [np.asarray, np.uint8, Tensor.float, Tensor.tolist], ids=lambda of: of.__name__)
     def test_bools_and_ones_of_any_kind(self, of: Any) -> None:

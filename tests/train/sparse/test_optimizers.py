@@ -192,7 +192,7 @@ class TestRefusedAtConstruction:
         model = mlp(64, 32, 4)
         before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
         with pytest.raises(LowdimError, match=cls.__name__):
-            SparseTraining(model, cls(model.parameters(), lr=0.1), sparsity=0.5, method=Static())
+            SparseTraining(model, cls(model.parameters(), lr=0.1), sparsity=0.5, method=SET(), total_steps=200)
         assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
         assert torch.equal(state, torch.get_rng_state())
         SparseTraining(model, sgd(model), sparsity=0.5, method=Static())
@@ -204,9 +204,21 @@ class TestRefusedAtConstruction:
 
         model = mlp(64, 32, 4)
         optimizer = Choosy(model.parameters(), "be given")
-        SparseTraining(model, optimizer, sparsity=0.5, method=Static())
+        SparseTraining(model, optimizer, sparsity=0.5, method=SET(), total_steps=200)
         with pytest.raises(LowdimError, match="Choosy keeps 'state1'"):
             train(model, optimizer, range(1), flat=True)
+
+    @pytest.mark.parametrize("cls", [Coded, Wrapped, Blockwise, Eigen], ids=lambda cls: cls.__name__)
+    def test_only_where_masks_move(self, cls: Any) -> None:
+        model = mlp(64, 32, 16, 4)
+        optimizer = cls(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+        training = SparseTraining(model, optimizer, sparsity=0.5, method=Static())
+        train(model, optimizer, range(4), flat=True)
+        weights = dict(model.named_parameters())
+        assert all(torch.equal(weights[name] != 0, mask) for name, mask in training.masks.items())
+        training.shake(0.5)
+        with pytest.raises(LowdimError, match=f"{cls.__name__} keeps 'state1'"):
+            train(model, optimizer, range(4, 5), flat=True)
 
 
 class Outer(torch.optim.Optimizer):

@@ -84,7 +84,11 @@ class Document(Section):
     @classmethod
     def assemble(cls, file: Path | None, flags: Mapping[str, Any], assignments: Iterable[str] = ()) -> Self:
         """Return the recipe of a file, the flags that are not None laid over it and ``KEY=VALUE`` over both."""
-        values = read(file) if file else {}
+        return cls.laid_over(read(file) if file else {}, flags, assignments)
+
+    @classmethod
+    def laid_over(cls, values: Mapping[str, Any], flags: Mapping[str, Any], assignments: Iterable[str] = ()) -> Self:
+        """Return the recipe of a mapping, with flags and assignments laid over it as `assemble` does."""
         given = [(key, value) for key, value in flags.items() if value is not None]
         return cls(**override.override(cls, values, [*given, *override.assignments(assignments)]))
 

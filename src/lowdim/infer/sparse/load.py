@@ -31,8 +31,10 @@ from lowdim.infer.sparse.storage import QUANTISED, kind_of
 from lowdim.models import load as stock
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import Source, resolve
+from lowdim.models.slorb import put_beside
 from lowdim.models.structure.layers import find_layers
 from lowdim.models.walk.skeleton import Skeleton
+from lowdim.nn.slorb import hand_over
 
 _TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PORTION = 32 << 20  # bytes
@@ -120,6 +122,7 @@ class _Loader:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, dtype=self._dtype, trust_remote_code=trust_remote_code
             )
+        put_beside(model, {name: self._checkpoint.info(name).shape for name in self._checkpoint.names()})
         skeleton = Skeleton(model, self._checkpoint, self._dtype)
         parts = _sort(model, skeleton, self._checkpoint)
         for names in _portions(self._checkpoint, skeleton, parts.rest):
@@ -155,7 +158,9 @@ class _Loader:
             matrix = self._matrix(name, linear.bias, rules.for_head(None) if linear is head else rules, turned)
             shape = linear.weight.shape[::-1] if turned else linear.weight.shape
             self._check_shape(name, matrix, shape)
-            replace(model, linear, SparseLinear(matrix))
+            sparse = SparseLinear(matrix)
+            hand_over(linear, sparse)
+            replace(model, linear, sparse)
         if head is not None and tied is not None and tied.dtype != torch.float16:
             assert isinstance(head, nn.Linear)
             rules = self._rules(tied.dtype).for_head(tied)

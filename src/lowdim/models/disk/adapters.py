@@ -37,7 +37,12 @@ def check_model(model: Any) -> None:
     Raises:
         CheckpointError: it has.
     """
+    if is_adapted(model):
+        raise refuse_adapter(type(model).__name__)
+
+
+def is_adapted(model: Any) -> bool:
+    """Tell whether PEFT has wrapped a model, or has put its layers into it."""
     modules = model.modules() if isinstance(model, nn.Module) else ()
     tuned = any(hasattr(module, "base_layer") and hasattr(module, "adapter_layer_names") for module in modules)
-    if tuned or getattr(model, "peft_config", None):
-        raise refuse_adapter(type(model).__name__)
+    return tuned or bool(getattr(model, "peft_config", None))

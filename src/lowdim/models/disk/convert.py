@@ -11,9 +11,9 @@ from torch import Tensor
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
 from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
-from lowdim.models.disk.manifest import Manifest, PackedPart
+from lowdim.models.disk.manifest import Manifest, PackedPart, SLoRBPart
 from lowdim.models.disk.packed import Form, Packed, pack, packed_bytes
-from lowdim.models.disk.packed_header import STEM, lay_out
+from lowdim.models.disk.packed_header import STEM, is_beside, lay_out
 from lowdim.models.disk.shard import Stored
 from lowdim.models.disk.writer import Writer
 
@@ -26,6 +26,7 @@ def convert(
     storage: str,
     overwrite: bool = False,
     rounded: Mapping[str, Packed] | None = None,
+    beside: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a directory again in the other form of storage; every weight keeps the bits that reading it gives.
 
@@ -39,12 +40,14 @@ def convert(
         storage: ``"packed"`` or ``"dense"``.
         overwrite: replace an existing result.
         rounded: weights that are to be packed with the codes they were rounded to.
+        beside: what `lowdim.nn.slorb.detach` took off the model, which packed storage alone can hold.
 
     Returns:
         The directory.
 
     Raises:
-        CheckpointError: the source is damaged, in that form already, or has too few zeros to pack.
+        CheckpointError: the source is damaged, in that form already, has too few zeros to pack, or holds what dense
+            storage cannot.
         OutputError: the output cannot be written.
     """
     if storage not in STORAGES:
@@ -52,11 +55,16 @@ def convert(
     checkpoint = Checkpoint(source)
     if checkpoint.storage == storage:
         raise CheckpointError(f"{source} is stored {storage} already; copy it if you need another one")
+    if storage == "dense" and (lost := next(filter(is_beside, [*checkpoint.names(), *(beside or {})]), None)):
+        raise CheckpointError(
+            f"{lost} is part of what the model computes, and stock Transformers would pass over it in a dense "
+            "directory; keep it packed, or convert the model that was saved without it"
+        )
     record = manifest.read(source) if manifest.exists(source) else None
     to_pack = _packable(checkpoint, record) if storage == "packed" else set()
     with Writer(out, overwrite=overwrite) as writer:
         try:
-            return _convert(checkpoint, record, to_pack, rounded or {}, storage, writer)
+            return _convert(checkpoint, record, to_pack, rounded or {}, beside or {}, storage, writer)
         except BaseException:
             writer.directory.reset()
             raise
@@ -67,13 +75,14 @@ def _convert(
     record: Manifest | None,
     to_pack: set[str],
     rounded: Mapping[str, Packed],
+    beside: Mapping[str, Tensor],
     storage: str,
     writer: Writer,
 ) -> Path:
     writer.directory.require_space(sum(checkpoint.info(name).nbytes for name in checkpoint.names()) + (64 << 20))
     forms: dict[str, Form] = {}
-    for file in (name for name in checkpoint.files if name.endswith(".safetensors")):
-        forms |= _convert_shard(checkpoint, file, to_pack, rounded, writer)
+    for index, file in enumerate(name for name in checkpoint.files if name.endswith(".safetensors")):
+        forms |= _convert_shard(checkpoint, file, to_pack, rounded, {} if index else beside, writer)
     if storage == "packed" and not forms:
         raise CheckpointError(f"{checkpoint.path} has too few zeros: no weight would become smaller packed")
     for name in checkpoint.companions():
@@ -81,17 +90,23 @@ def _convert(
     if record is not None:
         record.storage = "packed" if forms else "dense"
         record.packed = PackedPart.of(forms) if forms else None
+        record.slorb = SLoRBPart.of(beside) if beside else None
         record.hashes.files = writer.hashes()
         writer.directory.write_text(manifest.FILE, manifest.to_text(record))
     return writer.finish()
 
 
 def _convert_shard(
-    checkpoint: Checkpoint, file: str, to_pack: Container[str], rounded: Mapping[str, Packed], writer: Writer
+    checkpoint: Checkpoint,
+    file: str,
+    to_pack: Container[str],
+    rounded: Mapping[str, Packed],
+    beside: Mapping[str, Tensor],
+    writer: Writer,
 ) -> dict[str, Form]:
     """Write one shard in the other form; return the forms of what is packed in it."""
     names = [name for name in checkpoint.names() if checkpoint.info(name).file == file]
-    tensors: dict[str, Tensor | Stored | Packed] = {}
+    tensors: dict[str, Tensor | Stored | Packed] = dict(beside)
     for name in names:
         small = (rounded.get(name) or _pack_if_smaller(checkpoint.read(name))) if name in to_pack else None
         tensors[name] = small or _as_stored(checkpoint, name)
@@ -113,7 +128,8 @@ def _packable(checkpoint: Checkpoint, record: Manifest | None) -> set[str]:
     if record is not None and record.layers:
         return {tensor_name(checkpoint, layer) for layer in record.layers}
     infos = {name: checkpoint.info(name) for name in checkpoint.names() if re.search(r"\.\d+\.", name)}
-    return {name for name, info in infos.items() if len(info.shape) >= 2 and info.dtype.is_floating_point}
+    matrices = {name for name, info in infos.items() if len(info.shape) >= 2 and info.dtype.is_floating_point}
+    return {name for name in matrices if not is_beside(name)}
 
 
 def tensor_name(checkpoint: Checkpoint, layer: str) -> str:

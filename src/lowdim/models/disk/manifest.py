@@ -19,6 +19,8 @@ from lowdim.core.errors import CheckpointError
 from lowdim.core.files import read_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lowdim.models.disk.packed import Form
 
 FILE = "lowdim.json"
@@ -105,6 +107,23 @@ class PackedPart(_Part):
         return cls(format=format_of(quantized), weights=weights, quantized=quantized)
 
 
+class SLoRBPart(_Part):
+    """How many layers have a `lowdim.nn.slorb.SLoRB`, and what all of these cost: bytes, and products per token."""
+
+    layers: int
+    nbytes: int
+    multiply_adds: int
+    trains_p: bool
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> SLoRBPart:
+        """Describe tensors by the names that they have on disk."""
+        sizes = [tensor.numel() for tensor in tensors.values()]
+        nbytes = sum(tensor.nbytes for tensor in tensors.values())
+        layers = {name.rpartition(".")[0] for name in tensors}
+        return cls(layers=len(layers), nbytes=nbytes, multiply_adds=sum(sizes), trains_p=len(sizes) > len(layers))
+
+
 class Manifest(_Part):
     """The whole of ``lowdim.json``."""
 
@@ -126,6 +145,7 @@ class Manifest(_Part):
     probes: dict[str, Any] = {}
     packed: PackedPart | None = None
     recovery: dict[str, Any] | None = None
+    slorb: SLoRBPart | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is written: plain types, in the schema's order, without the parts that do not apply."""

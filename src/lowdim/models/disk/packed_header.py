@@ -19,6 +19,8 @@ from lowdim.models.disk.packed import Form, Packed
 from lowdim.models.disk.shard import DTYPES, NAMES, Header, Stored
 
 STEM = "packed"
+BESIDE = (".slorb.s", ".slorb.p")
+"""How tensors end that stand beside a layer (`lowdim.nn.slorb`) and change what it computes."""
 PREFIX = "lowdim."
 _FORMAT, _SHAPES, _GRIDS = "lowdim.format", "lowdim.packed", "lowdim.quantized"
 _PLAIN, _ROUNDED, _DENSE = _FORMATS = "1", "2", "3"
@@ -32,6 +34,16 @@ def stored_name(name: str, part: str) -> str:
         'model.layers.0.mlp.up_proj.mask'
     """
     return f"{name.removesuffix('.weight')}.{part}"
+
+
+def is_beside(name: str) -> bool:
+    """Tell whether a tensor stands beside a layer; such tensors are in packed files alone.
+
+    Example:
+        >>> is_beside("model.layers.0.mlp.up_proj.slorb.s"), is_beside("model.layers.0.mlp.up_proj.weight")
+        (True, False)
+    """
+    return name.endswith(BESIDE)
 
 
 def lay_out(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lowdim.core.files import file_sha256
 from lowdim.models.disk.consolidate import MAX_SHARD_BYTES, group, joined
+from lowdim.models.disk.packed_header import STEM, is_beside
 from lowdim.models.disk.shard import Header, Stored, nbytes, read_header, write_file
 from lowdim.runs.directory import Directory
 from lowdim.runs.lock import OutputError
@@ -70,7 +71,16 @@ class Writer:
     def write_shard(
         self, name: str, tensors: Mapping[str, Tensor | Stored], metadata: Mapping[str, str] | None = None
     ) -> None:
-        """Write one shard, see `shard_name` and `write_tensors`."""
+        """Write one shard, see `shard_name` and `write_tensors`.
+
+        Raises:
+            OutputError: the file is one that stock Transformers reads, and a tensor in it is one that it passes over.
+        """
+        lost = next((each for each in tensors if is_beside(each)), None)
+        if lost is not None and not name.startswith(STEM):
+            raise OutputError(
+                f"{lost} would be passed over in {name}, without a word. Write packed storage ({STEM}...)"
+            )
         write_tensors(self.directory, name, tensors, metadata)
 
     def hashes(self) -> dict[str, str]:
@@ -80,7 +90,7 @@ class Writer:
         return {name: file_sha256(place / name) for name in self.directory.files() if name != "lowdim.json"}
 
     def _headers(self) -> dict[str, Header]:
-        return {path.name: read_header(path) for path in sorted(self.directory.place.glob("*.safetensors"))}
+        return {path.name: read_header(path) for path in sorted(self.directory.place.glob("[!.]*.safetensors"))}
 
     def write_index(self) -> None:
         """Write the index of several shards; called by `hashes` and `finish`."""

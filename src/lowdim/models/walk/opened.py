@@ -16,6 +16,7 @@ from lowdim.models.disk.adapters import check_model
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import Source, resolve
 from lowdim.models.load import read_tokenizer
+from lowdim.models.slorb import put_beside
 from lowdim.models.walk.skeleton import empty_model
 from lowdim.models.walk.stream import Stream, compute_dtype
 
@@ -143,8 +144,10 @@ def open_model(
     stored = getattr(torch, source.dtype)
     assert isinstance(stored, torch.dtype)
     where = pick_device(device)
+    empty = empty_model(source.path, stored, trust_remote_code)
+    put_beside(empty, {name: checkpoint.info(name).shape for name in checkpoint.names()})
     stream = Stream(
-        empty_model(source.path, stored, trust_remote_code),
+        empty,
         checkpoint,
         stored=None if dtype == "auto" else stored,
         compute=compute_dtype(compute, stored, where),

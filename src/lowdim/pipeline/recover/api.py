@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,30 @@ from transformers import PreTrainedModel
 from lowdim.core.errors import LowdimError
 from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
+from lowdim.data.batch import split
 from lowdim.data.calibration import CalibrationData, positions
-from lowdim.models.disk.manifest import Manifest
+from lowdim.models.disk import manifest
+from lowdim.models.disk.convert import convert
 from lowdim.models.disk.writer import Writer
 from lowdim.models.save import save_model
 from lowdim.models.walk.opened import accepted
 from lowdim.models.walk.stream import Stream, Walk, watched
+from lowdim.nn.slorb import detach
 from lowdim.pipeline.recover.blocks import BlockStage, Text
 from lowdim.pipeline.recover.distill import DistillStage, Held, split_text
 from lowdim.pipeline.recover.pair import Pair, open_pair
 from lowdim.pipeline.recover.plan import RecoveryPlan, StagePlan, counted, memory, plan_blocks, plan_distill
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.pipeline.recover.record import build_record
-from lowdim.prune.api import batches_of, read_calibration
+from lowdim.prune.api import read_calibration
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.measure import Measured, compare, make_windows, measure
 from lowdim.prune.sidecar import sizes
+from lowdim.prune.speed import MeasureSpeed, measure_speed
 from lowdim.runs import sidecar
 from lowdim.runs.clock import Clock
+from lowdim.runs.directory import tidy
+from lowdim.runs.fingerprint import refuse_differences
 from lowdim.train.compare.store import Store
 
 
@@ -68,6 +75,7 @@ def recover(
     overwrite: bool = False,
     progress: Progress | None = None,
     announce: Callable[[str], None] | None = None,
+    speed: MeasureSpeed | None = None,
 ) -> RecoveryResult:
     """Train a pruned model to be like its dense teacher again; its zeros stay where they are.
 
@@ -85,6 +93,7 @@ def recover(
         overwrite: replace an existing ``out``, once the new one is complete.
         progress: told of stages and their advance.
         announce: given the plan as text before the work begins.
+        speed: measures both models where the recipe sets ``evaluation.tokens``; Hugging Face ``generate`` if not given.
 
     Raises:
         LowdimError: anything that the caller can put right: recipe, models, data, output directory, numbers.
@@ -93,7 +102,7 @@ def recover(
     given = {"teacher": None if teacher is None else str(teacher), "minutes": minutes}
     recipe = Recovery(**recipe.to_dict() | {key: value for key, value in given.items() if value is not None})
     model, target = accepted(model), Path(out)
-    run = _Run(recipe, progress or Silent(), calibration, tokenizer, announce)
+    run = _Run(recipe, progress or Silent(), calibration, tokenizer, announce, speed)
     if isinstance(model, PreTrainedModel):
         with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=f".{target.name}.") as place:
             save_model(model, tokenizer, Path(place))
@@ -126,28 +135,32 @@ class _Run:
         source: Any,
         tokenizer: Any,
         announce: Callable[[str], None] | None,
+        speed: MeasureSpeed | None = None,
     ) -> None:
         self.recipe, self.progress, self.source, self.tokenizer = recipe, progress, source, tokenizer
         self.announce = announce or (lambda _: None)
+        self.speed = speed or partial(measure_speed, trust_remote_code=recipe.trust_remote_code)
         self.clock = Clock()
 
     def plan(self, spec: str, revision: str | None) -> RecoveryPlan:
         """Time both stages."""
         pair, data = self._open(spec, revision)
         text = self._text(data)
-        stages = {name: self._plan_stage(name, pair, text) for name in self.recipe.stages}
-        return self._planned(pair, text, stages)
+        return self._planned(pair, text)
 
     def _plan_stage(self, name: str, pair: Pair, text: Text) -> StagePlan:
         return plan_blocks(pair, text) if name == "blocks" else plan_distill(DistillStage(pair, text, None))
 
-    def _planned(self, pair: Pair, text: Text, stages: Mapping[str, StagePlan]) -> RecoveryPlan:
-        most = max(stage.batches for stage in stages.values())
-        sizes = memory(pair, text, most)
-        return RecoveryPlan(dict(stages), *counted(pair), {name: sizes[name] for name in stages})
+    def _planned(self, pair: Pair, text: Text) -> RecoveryPlan:
+        weights, zeros = counted(pair)
+        stages = {name: self._plan_stage(name, pair, text) for name in self.recipe.stages}
+        needed = memory(pair, text, max(stage.batches for stage in stages.values()))
+        return RecoveryPlan(stages, weights, zeros, {name: needed[name] for name in stages})
 
     def to_disk(self, spec: str, out: Path, revision: str | None, resume: bool, overwrite: bool) -> RecoveryResult:
         """Recover from disk to disk."""
+        if resume and not overwrite and manifest.exists(out):
+            return self._finished(spec, out, revision)
         with Writer(out, overwrite=overwrite, resume=resume) as writer:
             with self.clock.stage("Open"):
                 pair, data = self._open(spec, revision)
@@ -161,12 +174,18 @@ class _Run:
             plan = self._settled(pair, text, keeper)
             before = self._measured("dense", pair, keeper, pair.teacher.stream.forward)
             pruned = self._measured("pruned", pair, keeper, pair.student.stream.forward)
-            records, held = self._stages(pair, text, plan, keeper, Store(writer.directory))
+            records, held, stage = self._stages(pair, text, plan, keeper, Store(writer.directory))
             after = self._measured("sparse", pair, keeper, self._written(pair, keeper))
+            alone = None
+            if stage is not None and stage.beside:
+                alone, after = after, self._measured("sparse", pair, keeper, stage.forward)
             evaluation = compare(before, after)
-            record = build_record(pair, data, plan, keeper, records, held, evaluation, pruned)
+            record = build_record(pair, data, plan, keeper, records, held, evaluation, pruned, alone)
             keeper.finish(record)
-        self._sidecar(out, pair, record)
+        if stage is not None and stage.beside:
+            convert(out, out, "packed", overwrite=True, beside=detach(stage.student))
+            record = manifest.read(out)
+        self._sidecar(out, pair)
         return RecoveryResult(record.to_dict(), out)
 
     def _open(self, spec: str, revision: str | None) -> tuple[Pair, CalibrationData]:
@@ -175,8 +194,24 @@ class _Run:
         self.tokenizer = self.tokenizer or pair.student.tokenizer() or pair.teacher.tokenizer()
         return pair, read_calibration(pair.student, self.source, self.tokenizer)
 
+    def _finished(self, spec: str, out: Path, revision: str | None) -> RecoveryResult:
+        """Return the result of an earlier run of the same recipe, models and data, which is complete already."""
+        pair, data = self._open(spec, revision)
+        asked, found = self._fingerprint(pair, data), manifest.read(out)
+        own = found.recovery or {}
+        files = own.get("files", {})
+        made = {
+            "recovery": own.get("recipe"),
+            "model": files.get("student"),
+            "teacher": files.get("teacher"),
+            "data": own.get("data", {}).get("hash"),
+        }
+        refuse_differences(f"the finished run in {out}", made, {key: asked[key] for key in made})
+        tidy(out)
+        return RecoveryResult(found.to_dict(), out)
+
     def _text(self, data: CalibrationData) -> Text:
-        return split_text(batches_of(data), self.recipe.calibration.held)
+        return split_text(list(split([data.whole], self.recipe.batch_tokens)), self.recipe.calibration.held)
 
     def _settled(self, pair: Pair, text: Text, keeper: Keeper) -> RecoveryPlan:
         """Return the plan of this run: an earlier attempt's, or one that is timed now; it is told before the work."""
@@ -186,31 +221,34 @@ class _Run:
                 stages = {name: StagePlan(**stage) for name, stage in found["stages"].items()}
                 plan = RecoveryPlan(stages, found["weights"], found["zeros"], found["memory"])
             else:
-                plan = self._planned(pair, text, {n: self._plan_stage(n, pair, text) for n in self.recipe.stages})
+                try:
+                    plan = self._planned(pair, text)
+                except LowdimError:
+                    assert keeper.writer is not None
+                    keeper.writer.directory.reset()  # nothing in it is worth going on from
+                    raise
                 keeper.remember("plan", plan.to_dict())
         self.announce(plan.render())
         return plan
 
     def _stages(
         self, pair: Pair, text: Text, plan: RecoveryPlan, keeper: Keeper, store: Store
-    ) -> tuple[dict[int, BlockRecord], Held | None]:
+    ) -> tuple[dict[int, BlockRecord], Held | None, DistillStage | None]:
         records: dict[int, BlockRecord] = {}
         if "blocks" in plan.stages:
             own = plan.stages["blocks"]
-            if keeper.recall("held") is None:
+            records = keeper.blocks()
+            if len(records) < len(pair.student.stream):
                 with self.clock.stage("Recover block by block"):
                     part = Text(text.train[: own.batches], text.held)
                     records = BlockStage(pair, part, own.steps).run(keeper, self.progress)
-            else:
-                records = keeper.blocks()
-        held = None
+        held = stage = None
         if "distill" in plan.stages:
             with self.clock.stage("Recover end to end"):
                 stage = DistillStage(pair, text, keeper.reader() if "blocks" in plan.stages else None)
                 held = stage.run(plan.stages["distill"].steps, keeper, store, self.progress)
                 records = stage.write(keeper)
-            store.drop("distill.safetensors")
-        return records, held
+        return records, held, stage
 
     def _written(self, pair: Pair, keeper: Keeper) -> Walk:
         """Return the forward of what has been written."""
@@ -245,12 +283,20 @@ class _Run:
             "versions": {name: version(name) for name in ("lowdim", "torch", "transformers")},
         }
 
-    def _sidecar(self, out: Path, pair: Pair, record: Manifest) -> None:
+    def _sidecar(self, out: Path, pair: Pair) -> None:
+        """Write stages, machine, sizes and speed beside the output; the dense model is the teacher."""
+        teacher, tokens, speed = pair.teacher, self.recipe.evaluation.tokens, dict[str, Any]()
+        assert teacher.source is not None and teacher.checkpoint is not None
+        if tokens:
+            with self.clock.stage("Measure speed"):
+                text = make_windows(pair.student.recipe, self.tokenizer, pair.student.config)
+                compute = teacher.stream.compute or teacher.stored
+                speed = self.speed(teacher.source.path, out, compute, tokens, text, self.progress)
         content = {
             "stages": self.clock.stages,
             "machine": machine(),
-            "size": sizes(out, pair.student),
-            "speed": {},
+            "size": sizes(out, pair.student) | {"dense_bytes": teacher.checkpoint.size_bytes},
+            "speed": speed,
             "command": sidecar.command(),
         }
         sidecar.write_sidecar(out, content)

@@ -92,9 +92,10 @@ def write(pair: Pair, keeper: Keeper, block: Block, work: Trained, codes: dict[n
     """Write a block whose masters hold what was trained; return its record."""
     stream = pair.student.stream
     outcomes = [
-        Outcome(layer.name, None, None, (), codes.get(parameter), None) for parameter, layer in work.layers.items()
+        Outcome(layer.name, None, None, codes=codes.get(parameter), whole=parameter not in work.masks)
+        for parameter, layer in work.layers.items()
     ]
-    record, tensors = record_block(pair.student, block, outcomes, pair.targets)
+    record, tensors = record_block(pair.student, block, outcomes, pair.targets, pair.recipe.grid)
     others = {f"{block.name}.{name}": work.masters[parameter].cpu() for parameter, name in work.others.items()}
     assert stream.skeleton is not None
     for name, tensor in stream.named_on_disk(others).items():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lowdim.core.errors import LowdimError
@@ -18,22 +19,28 @@ from lowdim.core.quantize import Quantized, decode, least_scale
 from lowdim.core.random import generator
 from lowdim.data.batch import Batch, num_tokens
 from lowdim.models.load import load
+from lowdim.models.structure.blocks import find_blocks
+from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.attention import adopted
+from lowdim.models.walk.inputs import model_inputs
 from lowdim.models.walk.skeleton import Reader
+from lowdim.nn.slorb import add_slorb
 from lowdim.pipeline.recover.blocks import Text, write
 from lowdim.pipeline.recover.fit import cosine
-from lowdim.pipeline.recover.pair import Pair, trained
+from lowdim.pipeline.recover.pair import Pair, mask_of, trained
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.train.loop import Loop
-from lowdim.train.nm.fixed import FixedMasks
+from lowdim.train.nm.base import Start
 from lowdim.train.nm.rounded import RoundedWeight, Rounding
+from lowdim.train.nm.scales import column_scales
 from lowdim.train.objectives.distill import Distillation, Distiller
 
+SCALED = 16
+"""Batches on which the size of the layers' inputs is measured, for masks that are chosen by it."""
 FLOOR = 0.1
 """Share of the learning rate that is left at the end."""
-SAVE_SECONDS = 180.0
 _REMEMBERED = 2 << 30
-_STATE = "distill.safetensors"
+_STATE = ".distill.safetensors"
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,13 @@ class DistillStage:
         self.student.requires_grad_(False)
         self.teacher.requires_grad_(False)
         self._open()
+        self.beside = self._put_beside()
         if settings.checkpointing:
-            self.student.gradient_checkpointing_enable({"use_reentrant": False})
-            self.student.enable_input_require_grads()
+            model: Any = self.student  # of older Transformers only the second name is known
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+            for block in find_blocks(model)[1]:
+                block.training = True  # blocks that only answer keep no checkpoints; what is in them drops nothing out
         parts = Distillation(settings.kl, settings.ce, settings.hidden, settings.temperature)
         self.distiller = Distiller(parts, self.student, self.teacher)
         self._taught: dict[int, Tensor] = {}
@@ -89,6 +100,7 @@ class DistillStage:
         """Take masters, masks and grids from the checkpoint, block by block; let what is trained have gradients."""
         self.masters: dict[nn.Parameter, Tensor] = {}
         self.masks: dict[nn.Parameter, Tensor] = {}
+        self._turned: dict[str, bool] = {}
         self._grids: dict[nn.Parameter, RoundedWeight] = {}
         stream, grid = self.pair.student.stream, self.pair.recipe.grid
         for index in range(len(stream)):
@@ -100,45 +112,68 @@ class DistillStage:
                     self.masters[parameter] = block.masters[name.removeprefix(f"{block.name}.")].float()
                 for layer in work.layers.values():
                     parameter = self.student.get_parameter(layer.parameter)
-                    mask = self.masters[parameter] != 0
-                    if not bool(mask.all()):
+                    mask = mask_of(self.masters[parameter])
+                    if mask is not None:
                         self.masks[parameter] = mask
+                        self._turned[layer.parameter] = layer.transposed
+                        if self.pair.recipe.masks.moves:  # pruned weights live again, with the teacher's values
+                            dense = self.teacher.get_parameter(layer.parameter).detach().float()
+                            self.masters[parameter] = torch.where(mask, self.masters[parameter], dense)
                     if grid is not None:
-                        self._grids[parameter] = self._rounded(layer.name, mask, layer.transposed, layer.master.dtype)
+                        self._grids[parameter] = self._rounded(layer, self.masters[parameter].dim(), mask)
                 with torch.no_grad():
                     for name, master in block.masters.items():
                         self.student.get_parameter(f"{block.name}.{name}").copy_(master)
+
+    @torch.no_grad()
+    def _put_beside(self) -> list[nn.Parameter]:
+        """Put beside pruned layers what the masks' rule asks for; return the parameters that are new."""
+        settings = self.pair.recipe.masks.beside()
+        if not settings or not self._turned:
+            return []
+        parameters = {name: self.student.get_parameter(name) for name in self._turned}
+        for parameter in parameters.values():
+            parameter.copy_(self.masters[parameter])  # it begins with what is pruned, which the loop will hide
+        masks = {name: self.masks[parameter] for name, parameter in parameters.items()}
+        turned = [name for name, transposed in self._turned.items() if transposed]
+        made = list(add_slorb(self.student, masks, transposed=turned, **settings).values())
+        for parameter in made:
+            parameter.requires_grad_(True)
+        return made
 
     @staticmethod
     def _named(block: str, work: Any) -> list[str]:
         return [f"{block}.{name}" for name in work.others.values()]
 
-    def _rounded(self, name: str, mask: Tensor, turned: bool, dtype: torch.dtype) -> RoundedWeight:
+    def _rounded(self, layer: Layer, dims: int, mask: Tensor | None) -> RoundedWeight:
         grid = self.pair.recipe.grid
         assert grid is not None
-        if mask.dim() != 2:
+        if dims != 2:
             raise LowdimError(
-                f"{name} is one of several experts in one tensor, which the end-to-end stage does not round. Train "
-                "through the grid block by block, stage='blocks'."
+                f"{layer.name} is one of several experts in one tensor, which the end-to-end stage does not round. "
+                "Train through the grid block by block: stage='blocks'."
             )
-        own = mask.t() if turned else mask
-        return RoundedWeight(None if bool(mask.all()) else own, grid, least_scale(dtype), turned)
+        own = mask.t() if mask is not None and layer.transposed else mask
+        return RoundedWeight(own, grid, least_scale(layer.master.dtype), layer.transposed)
 
     # ---------------------------------------------------------------- time
 
     def time_step(self) -> tuple[float, float]:
-        """Return the seconds of a micro-batch, forward and back, and of what the teacher does for it."""
-        batch, found = self.text.train[0], (math.inf, math.inf)
-        for _ in range(2):
+        """Return the seconds of a step of the optimizer, and of what the teacher does for a batch; nothing moves."""
+        loop = self._begin(10 * self.pair.recipe.distill.sequences, rate=0.0)
+        places, found = list(range(min(self.accumulate, len(self.text.train)))), (math.inf, math.inf)
+        for _ in range(3):
             begun = time.perf_counter()
-            taught = self._teach(0) if self.remembers else None
+            if self.remembers:
+                for place in places:
+                    self._teach(place)
             asked = time.perf_counter()
-            with adopted():
-                self.distiller(self.student, batch, taught).backward()
-            done = time.perf_counter()
-            self.student.zero_grad()
+            loop.run(places)
+            taught = (asked - begun) / len(places) if self.remembers else 0.0
+            found = min(found[0], time.perf_counter() - asked), min(found[1], taught)
             self._taught.clear()
-            found = min(found[0], done - asked), min(found[1], asked - begun)
+        for rider in self._riding:
+            rider.remove()
         return found
 
     # ---------------------------------------------------------------- training
@@ -183,24 +218,8 @@ class DistillStage:
             store: where the state of the training is kept while it lasts.
             progress: told of every step.
         """
-        settings, begun = self.pair.recipe.distill, time.perf_counter()
-        parameters = list(self.masters)
-        optimizer = torch.optim.Adam(parameters, lr=settings.lr, betas=(0.9, 0.95), fused=True)
-        riders: list[Any] = [FixedMasks(self.masks, optimizer)]
-        self.rounding = Rounding(self._grids, optimizer) if self._grids else None
-        riders += [self.rounding] if self.rounding else []
-        self.loop = Loop(
-            self.student,
-            optimizer,
-            loss=self._loss,
-            accumulate=self.accumulate,
-            clip=settings.clip,
-            master=self.masters,
-            projected=self.rounding.projections() if self.rounding else None,
-            schedule=lambda step: cosine(step, steps, FLOOR),
-            riders=riders,
-            size=lambda place: num_tokens(self.text.train[place]),
-        )
+        begun = time.perf_counter()
+        self.loop, parameters = self._begin(steps, self.pair.recipe.distill.lr), [*self.masters, *self.beside]
         first = keeper.recall("held_out")
         if first is None:
             first = self.held_out()
@@ -212,6 +231,8 @@ class DistillStage:
             self._train(steps, store, progress)
         except _DivergedError:
             self._back(store, start, keeper)
+        if flips := [dict(update) for rider in self._held for update in rider.history]:
+            keeper.remember("masks", flips)
         last = self.held_out()
         if not last <= first:
             self._take(start)
@@ -219,6 +240,47 @@ class DistillStage:
             last = first
         tokens = self.loop.step * self.accumulate * num_tokens(self.text.train[0])
         return Held(first, last, self.loop.step, tokens, round(time.perf_counter() - begun, 3))
+
+    def _begin(self, steps: int, rate: float) -> Loop:
+        """Return the loop that trains the student."""
+        parameters = [*self.masters, *self.beside]
+        optimizer = torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.95), fused=True)
+        self._riding, self._projected = self._riders(optimizer, steps)
+        return Loop(
+            self.student,
+            optimizer,
+            loss=self._loss,
+            accumulate=self.accumulate,
+            clip=self.pair.recipe.distill.clip,
+            master=self.masters,
+            projected=self._projected,
+            schedule=lambda step: cosine(step, steps, FLOOR),
+            riders=self._riding,
+            size=lambda place: num_tokens(self.text.train[place]),
+        )
+
+    def _riders(self, optimizer: Optimizer, steps: int) -> tuple[list[Any], dict[nn.Parameter, Any]]:
+        """Return what holds or moves the masks, and rounds; and what the model computes with."""
+        parameters = {name: self.student.get_parameter(name) for name in self._turned}
+        turned = [name for name, transposed in self._turned.items() if transposed]
+        start = Start(
+            parameters,
+            {name: self.masks[parameter] for name, parameter in parameters.items()},
+            self.pair.pattern,
+            optimizer,
+            steps,
+            lambda: column_scales(self.student, parameters, self.text.train[:SCALED], self._answer, turned),
+            turned,
+        )
+        self._held = [self.pair.recipe.masks.ride(start)] if parameters else []
+        riders: list[Any] = [*self._held]
+        self.rounding = Rounding(self._grids, optimizer) if self._grids else None
+        riders += [self.rounding] if self.rounding else []
+        return riders, {parameter: made for rider in riders for parameter, made in rider.projections().items()}
+
+    def _answer(self, model: nn.Module, batch: Batch) -> None:
+        with adopted():
+            model(**model_inputs(model, batch, next(model.parameters()).device))
 
     def _train(self, steps: int, store: Any, progress: Progress) -> None:
         saved = time.monotonic()
@@ -233,7 +295,7 @@ class DistillStage:
 
             while self.loop.step < steps:
                 self.loop.run([next(places) for _ in range(self.accumulate)], told)
-                if time.monotonic() - saved > SAVE_SECONDS or self.loop.step == steps:
+                if time.monotonic() - saved >= self.pair.recipe.save_seconds or self.loop.step == steps:
                     store.put(_STATE, self.loop.state_dict())
                     saved = time.monotonic()
 
@@ -254,6 +316,16 @@ class DistillStage:
 
     # ---------------------------------------------------------------- what comes out
 
+    def forward(self, batches: Sequence[Batch], advance: Callable[[], None] = lambda: None) -> Iterator[Tensor]:
+        """Yield the logits of every batch, with all that stands beside the layers; see `Stream.forward`."""
+        for batch in batches:
+            with torch.no_grad(), adopted():
+                inputs = model_inputs(self.student, batch, next(self.student.parameters()).device)
+                logits = self.student(**inputs).logits
+            for _ in range(len(self.pair.student.stream)):
+                advance()
+            yield logits
+
     def write(self, keeper: Keeper) -> dict[int, BlockRecord]:
         """Write every block with the trained weights; return the records."""
         stream, records = self.pair.student.stream, dict[int, BlockRecord]()
@@ -268,6 +340,7 @@ class DistillStage:
                         layer.write(decode(made.levels, made.scales, self._grids[parameter].grid))
                         continue
                     wide = self.loop.copy_of(parameter)
+                    wide = self._projected[parameter](wide) if parameter in self._projected else wide
                     if wide.dim() == 3:
                         wide = wide[int(layer.name.rsplit(".", 2)[1])]
                     layer.write(wide.t() if layer.transposed else wide)

@@ -17,7 +17,7 @@ from lowdim.models.walk.stream import Block
 from lowdim.pipeline.recover.pair import Trained
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.train.loop import Loop
-from lowdim.train.nm.fixed import FixedMasks
+from lowdim.train.nm.riders import FixedMasks
 from lowdim.train.nm.rounded import RoundedWeight, Rounding
 
 LOOKS = 8
@@ -95,8 +95,8 @@ class Fitter:
         for parameter in work.parameters:
             parameter.requires_grad_(True)
         optimizer = torch.optim.Adam(work.parameters, lr=self.recipe.blocks.lr, betas=(0.9, 0.95), fused=fused(work))
-        masks = FixedMasks(work.masks(), optimizer)
-        rounding = rounded(self.recipe, work, optimizer)
+        masks = FixedMasks(work.masks, optimizer)
+        rounding = rounded(self.recipe.grid_of("blocks"), work, optimizer)
         loop = Loop(
             block.module,
             optimizer,
@@ -108,7 +108,7 @@ class Fitter:
             size=lambda example: tokens(example.given),
         )
         before = self.error(block, held)
-        best = _Best(loop, work, rounding, self.recipe.grid, before)
+        best = _Best(loop, work, rounding, self.recipe.grid_of("blocks"), before)
         order = self._order(block.index, examples)
         while loop.step < self.steps and best.idle < self.recipe.blocks.patience:
             part = min(math.ceil(self.steps / LOOKS), self.steps - loop.step)
@@ -168,16 +168,15 @@ class _Best:
                 layer.write(wide.t() if layer.transposed else wide)
 
 
-def rounded(recipe: Recovery, work: Trained, optimizer: torch.optim.Optimizer) -> Rounding | None:
-    """Return what rounds the layers' weights in the loop, if the recipe asks for it."""
-    if recipe.grid is None:
+def rounded(grid: Grid | None, work: Trained, optimizer: torch.optim.Optimizer) -> Rounding | None:
+    """Return what rounds the layers' weights in the loop; ``None`` without a grid."""
+    if grid is None:
         return None
     weights = {}
     for parameter, layer in work.layers.items():
-        mask = (layer.master.t() if layer.transposed else layer.master) != 0
-        least = least_scale(layer.master.dtype)
-        dense = bool(mask.all())
-        weights[parameter] = RoundedWeight(None if dense else mask, recipe.grid, least, layer.transposed)
+        mask = work.masks.get(parameter)
+        own = mask.t() if mask is not None and layer.transposed else mask
+        weights[parameter] = RoundedWeight(own, grid, least_scale(layer.master.dtype), layer.transposed)
     return Rounding(weights, optimizer)
 
 

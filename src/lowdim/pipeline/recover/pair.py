@@ -10,14 +10,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError
+from lowdim.core.pattern import Pattern, parse
 from lowdim.models.disk import manifest
 from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.masks import masks_in
 from lowdim.models.disk.source import resolve
 from lowdim.models.structure.layers import Layer
+from lowdim.models.structure.zeros import PRUNED
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.models.walk.stream import Block, Stream
 from lowdim.pipeline.recover.recipe import Recovery
+from lowdim.prune.recipe import Recipe
 from lowdim.prune.session import Session, open_session
 
 
@@ -44,6 +47,12 @@ class Pair:
         """The share of zeros that each layer was to have when it was pruned; ``None`` where nobody says."""
         known = self.record.layers if self.record else {}
         return {info.name: known[info.name].target if info.name in known else None for info in self.student.layers}
+
+    @property
+    def pattern(self) -> Pattern:
+        """What moving masks must be like: N:M as the student was pruned, else as many zeros in every matrix as now."""
+        made = Recipe(**self.record.recipe).legal if self.record and self.record.recipe else None
+        return made if made is not None and made.groups_of else parse("unstructured").resolve("matrix")
 
     def check_weights(self) -> None:
         """Read every weight once and refuse what cannot be trained, or does not fit its record.
@@ -76,12 +85,19 @@ def open_pair(model: str | Path, recipe: Recovery, *, revision: str | None = Non
 
 
 def _refuse_rounded(model: str | Path, record: Manifest | None, recipe: Recovery) -> None:
-    grid = record.recipe.get("quantize", "none") if record else "none"
+    grid = "none" if record is None else _grid_of(record)
     if grid != "none" and recipe.grid is None:
         raise LowdimError(
             f"{model} holds weights that were rounded to {grid}; training moves them off that grid. Recover the model "
             f"from before it was rounded, or train through the grid: quantize={grid!r}."
         )
+
+
+def _grid_of(record: Manifest) -> str:
+    """Return what a model's weights were rounded to when they were written last; "none" if they were not."""
+    last: Mapping[str, Any] = record.recipe if record.recovery is None else record.recovery["recipe"]
+    grids = {f"int{grid['bits']}" for grid in (record.packed.quantized if record.packed else {}).values()}
+    return min(grids, default=str(last.get("quantize", "none")))
 
 
 def _teacher(model: str | Path, record: Manifest | None, recipe: Recovery) -> str:
@@ -125,22 +141,19 @@ class Trained:
     Attributes:
         layers: by parameter, the layer whose weight it is.
         others: by parameter, its name within the block.
-        masters: by parameter, the weight as the checkpoint has it.
+        masters: by parameter, the weight as the checkpoint has it, until it is written.
+        masks: by parameter, the kept entries, bool of its shape, of every layer that has pruned ones.
     """
 
     layers: Mapping[nn.Parameter, Layer]
     others: Mapping[nn.Parameter, str]
     masters: Mapping[nn.Parameter, Tensor]
+    masks: Mapping[nn.Parameter, Tensor]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """All of them."""
         return [*self.layers, *self.others]
-
-    def masks(self) -> dict[nn.Parameter, Tensor]:
-        """Return the kept entries of every layer that has pruned ones, bool of the parameter's shape."""
-        found = {parameter: layer.master != 0 for parameter, layer in self.layers.items()}
-        return {parameter: mask for parameter, mask in found.items() if not bool(mask.all())}
 
 
 def trained(block: Block, names: set[str]) -> Trained:
@@ -152,4 +165,20 @@ def trained(block: Block, names: set[str]) -> Trained:
             layers[weight] = layer
     others = {p: n for n, p in block.module.named_parameters() if p.dim() < 2 and p.is_floating_point()}
     masters = {parameter: layer.master for parameter, layer in layers.items()}
-    return Trained(layers, others, masters | {parameter: block.masters[name] for parameter, name in others.items()})
+    masks = {parameter: mask for parameter, master in masters.items() if (mask := mask_of(master)) is not None}
+    masters |= {parameter: block.masters[name] for parameter, name in others.items()}
+    return Trained(layers, others, masters, masks)
+
+
+def mask_of(weight: Tensor) -> Tensor | None:
+    """Return the kept entries of a pruned weight, bool of its shape; ``None`` for one that was not pruned.
+
+    Dense weights hold a few zeros by chance.
+
+    Example:
+        >>> import torch
+        >>> mask_of(torch.tensor([[1.0, 0.0]])), mask_of(torch.ones(1, 2))
+        (tensor([[ True, False]]), None)
+    """
+    mask = weight != 0
+    return mask if float((~mask).float().mean()) >= PRUNED else None

@@ -14,7 +14,6 @@ from lowdim.pipeline.recover.blocks import BlockStage, Text
 from lowdim.pipeline.recover.distill import DistillStage
 from lowdim.pipeline.recover.fit import LOOKS, Fitter
 from lowdim.pipeline.recover.pair import Pair, trained
-from lowdim.prune.keeper import Keeper
 
 LEAST = LOOKS
 """Batches that a stage trains on at least; with less time than that it does nothing that could be seen."""
@@ -115,31 +114,29 @@ def _time_block(pair: Pair, text: Text) -> tuple[float, float]:
 
 
 def plan_distill(stage: DistillStage) -> StagePlan:
-    """Time a micro-batch and choose the steps.
+    """Time a step and choose how many there are.
 
     Raises:
         RecipeError: there is not time enough for anything.
     """
-    recipe, text = stage.pair.recipe, stage.text
-    own, taught = stage.time_step()
-    count, asked = len(text.train), recipe.seconds("distill")
+    recipe, count, each = stage.pair.recipe, len(stage.text.train), stage.accumulate
+    step, taught = stage.time_step()
+    asked, share = recipe.seconds("distill"), 1 - recipe.share if recipe.stage == "both" else 1.0
     if asked is None:
-        steps = max(1, round(recipe.distill.passes * count / stage.accumulate))
+        steps = max(1, round(recipe.distill.passes * count / each))
     else:
-        first = asked / (own + taught)  # micro-batches while the teacher still speaks for each
-        micro = first if first <= count or not stage.remembers else (asked - count * taught) / own
-        steps = int(micro / stage.accumulate)
+        steps = int(asked / (step + each * taught))  # while the teacher is asked about every batch
+        if steps * each > count:
+            steps = int((asked - count * taught) / step)
         if steps < LEAST:
-            least = LEAST * stage.accumulate * (own + taught) / 60
-            raise RecipeError(_short(recipe.minutes, least / (1 - recipe.share if recipe.stage == "both" else 1)))
-    micro = steps * stage.accumulate
-    heard = min(micro, count) if stage.remembers else micro
-    return StagePlan(steps, min(micro, count), micro * own + heard * taught)
+            raise RecipeError(_short(recipe.minutes, LEAST * (step + each * taught) / 60 / share))
+    micro = steps * each
+    return StagePlan(steps, min(micro, count), steps * step + min(micro, count) * taught)
 
 
 def _short(minutes: float | None, least: float) -> str:
     return (
-        f"minutes={minutes:g} is too short: on this machine {LEAST} steps take {least:.1f} minutes. Give at least so "
+        f"minutes={minutes} is too short: on this machine {LEAST} steps take {least:.1f} minutes. Give at least so "
         "many, a smaller calibration.context, or fewer distill.sequences."
     )
 
@@ -163,14 +160,22 @@ def memory(pair: Pair, text: Text, batches: int) -> dict[str, int]:
     }
 
 
-def counted(pair: Pair, keeper: Keeper | None = None) -> tuple[int, float]:
-    """Return how many weights are trained, and the share of zeros among those of the layers."""
+def counted(pair: Pair) -> tuple[int, float]:
+    """Return how many weights are trained, and the share of pruned ones among those of the layers.
+
+    Raises:
+        RecipeError: pruned weights are to be stored on a grid that knows none.
+    """
     stream, names = pair.student.stream, {info.name for info in pair.student.layers}
     kept = total = others = 0
     for index in range(len(stream)):
-        with stream.block(index, keeper.reader() if keeper else None) as block:
+        with stream.block(index) as block:
             work = trained(block, names)
-            total += sum(layer.master.numel() for layer in work.layers.values())
-            kept += sum(int(torch.count_nonzero(layer.master)) for layer in work.layers.values())
+            for parameter, layer in work.layers.items():
+                mask = work.masks.get(parameter)
+                total += layer.master.numel()
+                kept += layer.master.numel() if mask is None else int(mask.sum())
+                if mask is not None and pair.recipe.quantize == "int3":
+                    raise RecipeError(f"{layer.name} has pruned weights, and quantize='int3' has no mask. Take 'int4'.")
             others += sum(parameter.numel() for parameter in work.others)
     return kept + others, 1 - kept / max(1, total)

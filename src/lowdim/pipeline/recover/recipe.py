@@ -8,9 +8,10 @@ from pydantic import Field, model_validator
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.quantize import Grid
-from lowdim.core.recipe import Count, Document, Section, Seed
+from lowdim.core.recipe import Count, Document, Section, Seed, method_field
 from lowdim.prune.recipe import Recipe
 from lowdim.prune.recipe.schema import Calibration, Evaluation, Short
+from lowdim.train.nm.base import MaskRule
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weighting = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -97,13 +98,17 @@ class Recovery(Document):
         stage: "blocks", "distill", or "both", one after the other.
         minutes: of training on this machine, shared between the stages; None trains the passes that they name.
         share: of the minutes that the blocks get where there are both stages.
-        mask: "fixed" keeps the zeros where they are.
+        batch_tokens: tokens that are computed at once, and in a step of a block's training; fewer need less memory.
+        save_seconds: between two states of the second stage that are written to be gone on from.
+        masks: "fixed" keeps the zeros where they are; "ast", or ``{name: ast, decay: 1e-4}``, lets them move while the
+            whole model is trained: pruned weights begin with the teacher's values and are trained too.
         teacher: the dense model; None is the one that ``lowdim.json`` says the model was made from.
         calibration: see `Text`.
         blocks: see `Blocks`.
         distill: see `Distill`.
         evaluation: see `lowdim.prune.recipe.schema.Evaluation`.
-        quantize: "int8" or "int4": the weights are trained through the grid that they are then stored on.
+        quantize: "int8", "int4" or "int3": the last stage trains weights through the grid that they are stored on.
+            Three bits are for models without pruned weights.
         quantize_group: columns of a row that share a scale, 64 or 128.
         storage: "dense" or "packed"; "auto" is packed where weights are rounded, else as the model is.
         compute: of the forward and backward passes; what is trained is fp32 in any case.
@@ -123,13 +128,15 @@ class Recovery(Document):
     stage: Stage = "both"
     minutes: Positive | None = None
     share: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    mask: Literal["fixed"] = "fixed"
+    batch_tokens: Count = 2048
+    save_seconds: Weighting = 180.0
+    masks: Annotated[MaskRule, *method_field("masks")] = Field("fixed", validate_default=True)
     teacher: Annotated[str, Field(min_length=1)] | None = None
     calibration: Text = Text()
     blocks: Blocks = Blocks()
     distill: Distill = Distill()
     evaluation: Evaluation = Evaluation()
-    quantize: Literal["none", "int8", "int4"] = "none"
+    quantize: Literal["none", "int8", "int4", "int3"] = "none"
     quantize_group: Literal[64, 128] = 64
     storage: Literal["auto", "dense", "packed"] = "auto"
     compute: Annotated[Literal["auto", "float32", "bfloat16"], Short] = "auto"
@@ -140,6 +147,27 @@ class Recovery(Document):
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
 
+    @model_validator(mode="after")
+    def _moving(self) -> Self:
+        if self.masks.moves and self.stage == "blocks":
+            raise RecipeError("masks move while the whole model is trained: take stage='distill' or 'both'.")
+        if self.masks.moves and self.grid is not None:
+            raise RecipeError(
+                f"moving masks and quantize={self.quantize!r} each decide what the model computes with. Let the masks "
+                "settle first, then recover the result with quantize and masks='fixed'."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stored(self) -> Self:
+        if self.grid is not None and self.storage == "dense":
+            raise RecipeError(
+                f"quantize={self.quantize!r} stores codes, which storage='dense' does not. Leave storage out, or write "
+                "the result again with lowdim convert --storage dense."
+            )
+        return self
+
+    kinds = ("masks",)
     sections: ClassVar = {"calibration": Text, "blocks": Blocks, "distill": Distill, "evaluation": Evaluation}
 
     @property
@@ -152,6 +180,10 @@ class Recovery(Document):
         """What the weights are trained through; ``None`` if they are not rounded."""
         return None if self.quantize == "none" else Grid.of(self.quantize, self.quantize_group)
 
+    def grid_of(self, stage: str) -> Grid | None:
+        """Return what a stage trains its weights through: the last stage rounds, for what it writes is what remains."""
+        return self.grid if stage == self.stages[-1] else None
+
     def seconds(self, stage: str) -> float | None:
         """Return the time of a stage."""
         if self.minutes is None:
@@ -163,9 +195,7 @@ class Recovery(Document):
         """Return the recipe of pruning that writes what recovery makes: no new zero, the same text and storage."""
         return Recipe(
             sparsity=0.0,
-            quantize=self.quantize,
-            quantize_group=self.quantize_group,
-            storage=storage if self.storage == "auto" and self.grid is None else self.storage,
+            storage=storage if self.storage == "auto" and self.grid is None else self.storage.replace("auto", "packed"),
             compute=self.compute,
             calibration=self.calibration.model_dump(exclude={"held"}),
             evaluation=self.evaluation.model_dump(),

@@ -26,27 +26,33 @@ def build_record(
     held: Held | None,
     evaluation: Mapping[str, Any],
     pruned: Measured,
+    alone: Measured | None,
 ) -> Manifest:
     """Collect the manifest: what pruning wrote of itself, the layers as they are now, and the recovery.
 
-    The model named is the dense one, as after pruning, so that a recovery can be recovered further.
+    The model named is the dense one, as after pruning, so that a recovery can be recovered further. ``alone`` is the
+    model without what stands beside its layers, if anything does.
     """
     made = build_manifest(pair.student, data, records, evaluation, AllocationResult({}, {}))
     recipe = pair.recipe.to_dict()
+    assert pair.teacher.checkpoint is not None
     made.recovery = {
         "recipe": recipe,
         "teacher": pair.teacher_name,
         "student": pair.student.name,
+        "files": {"student": made.model.files, "teacher": pair.teacher.checkpoint.fingerprint()},
         "data": made.data.pop("calibration"),
         "stages": {name: {"steps": stage.steps, "batches": stage.batches} for name, stage in plan.stages.items()},
         "blocks": {index: _untimed(fit) for index, fit in (keeper.recall("fits") or {}).items()},
         "distill": None if held is None else _untimed(asdict(held)),
         "note": keeper.recall("distill_note"),
-        "pruned": {} if pruned.perplexity is None else {"perplexity": pruned.perplexity.value},
+        "pruned": _said(pruned),
+        "without_slorb": None if alone is None else _said(alone),
+        "masks": keeper.recall("masks"),
     }
     before = pair.record
     if before is not None:
-        made.recipe = before.recipe | {"quantize": recipe["quantize"], "quantize_group": recipe["quantize_group"]}
+        made.recipe = before.recipe
         made.seed, made.allocation, made.probes = before.seed, before.allocation, before.probes
         made.data = before.data
         made.model = before.model
@@ -63,9 +69,13 @@ def build_record(
             revision=teacher.source.revision if teacher.source else None,
             architecture=made.model.architecture,
             dtype=made.model.dtype,
-            files=teacher.checkpoint.fingerprint() if teacher.checkpoint else {},
+            files=pair.teacher.checkpoint.fingerprint(),
         )
     return made
+
+
+def _said(found: Measured) -> dict[str, float]:
+    return {} if found.perplexity is None else {"perplexity": found.perplexity.value}
 
 
 def _untimed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,8 @@ def _sparsity_words(manifest: Json) -> str:
     share = section(manifest, "sparsity").get("prunable")
     if share is None:
         return "the share of zeros was not recorded"
-    grid = section(manifest, "recipe").get("quantize", "none")
+    last = section(manifest, "recovery", "recipe") or section(manifest, "recipe")
+    grid = last.get("quantize", "none")
     rounded = "" if grid == "none" else f", the others rounded to {words.clean(grid)}"
     return f"{words.percent(share)} of the prunable weights are zero{rounded}"
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
 from lowdim.train.adapters.begin import Beginning
+from lowdim.train.keep import KeepZeros
 from lowdim.train.ride import Rider
 from lowdim.train.sparse.training import SparseTraining
 
@@ -133,3 +135,19 @@ class SparseTrainingCallback(RiderCallback[SparseTraining]):
 
     def __init__(self, checkpoint: str | Path | None = None, **settings: Any) -> None:
         super().__init__(SparseTraining, "sparse_training", checkpoint, **settings)
+
+
+class KeepZerosCallback(RiderCallback[KeepZeros]):
+    """Keeps the zeros of a pruned model that `transformers.Trainer` fine-tunes: add it to ``callbacks``.
+
+    Args:
+        masks: which weights are kept, such as ``Masks.load("pruned/")``; None takes the zeros that the model has when
+            training begins.
+        checkpoint: directory of the checkpoint to resume from, where it is not the Trainer's own output directory.
+
+    Attributes:
+        training: the `KeepZeros`, from the beginning of training on.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor] | None = None, checkpoint: str | Path | None = None) -> None:
+        super().__init__(KeepZeros, "keep_zeros", checkpoint, masks=masks)

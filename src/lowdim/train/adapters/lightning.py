@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
 from lowdim.models.structure.selection import plain_name
 from lowdim.train.adapters.begin import Beginning
+from lowdim.train.keep import KeepZeros
 from lowdim.train.ride import Rider
 from lowdim.train.sparse.training import SparseTraining
 
@@ -140,3 +141,18 @@ class SparseTrainingCallback(RiderCallback[SparseTraining]):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(SparseTraining, type(self).__qualname__, **settings)
+
+
+class KeepZerosCallback(RiderCallback[KeepZeros]):
+    """Keeps the zeros of a pruned model that `lightning.pytorch.Trainer` fine-tunes: add it to ``callbacks``.
+
+    Args:
+        masks: which weights are kept, by their names in the module; None takes the zeros that it has when training
+            starts.
+
+    Attributes:
+        training: the `KeepZeros`, from the start of training on.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(KeepZeros, type(self).__qualname__, masks=masks)

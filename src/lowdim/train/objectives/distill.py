@@ -115,7 +115,7 @@ class Distiller:
             taught: what `teach` returned for this batch, instead of running the teacher.
 
         Raises:
-            LowdimError: another student; ``taught`` is of another batch, or is given for a loss of hidden states.
+            LowdimError: another student; ``taught`` has another number of tokens, or is given with ``hidden``.
         """
         inner = student.module if isinstance(student, DistributedDataParallel) else student
         if inner is not self.student:
@@ -146,11 +146,6 @@ class Distiller:
         settings = self.settings
         student = self._side(self.student, states)
         teacher = None if taught is None else self._side(self.teacher, taught.to(states.device))
-        if teacher is not None and len(teacher.states) != len(states):
-            raise LowdimError(
-                f"taught is of {len(teacher.states)} tokens and the batch has {len(states)} that are not padding; give "
-                "what teach returned for this batch"
-            )
         labels = next_tokens(batch).to(states.device) if settings.ce else None
         return divergence(
             student,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowdim.core.errors import LowdimError
-from lowdim.train.objectives.rows import Parts, Scratch, differentiate_
+from lowdim.train.objectives.rows import NO_LABEL, Parts, Scratch, differentiate_
 
 CHUNK = 128
 
@@ -76,22 +76,32 @@ def divergence(
         scratch: memory to be used again in the next call.
 
     Raises:
-        LowdimError: no tokens, or two vocabularies.
+        LowdimError: no tokens, two vocabularies, two numbers of tokens, or a label that is no token.
 
     Example:
         >>> same = Side(torch.tensor([[0.0, 1.0, 2.0]]))
         >>> float(divergence(same, same))
         0.0
     """
-    if not len(student.states):
-        raise LowdimError("there is no token to be counted, so the loss has no mean; leave such batches out")
-    if teacher is not None and teacher.vocabulary != student.vocabulary:
-        raise LowdimError(two_vocabularies(student.vocabulary, teacher.vocabulary))
+    _check(student, teacher, labels)
     run = _Run(teacher if kl else None, labels if ce else None, Parts(kl, ce, temperature), chunk, scratch or Scratch())
     loss: Tensor = _Divergence.apply(  # type: ignore[no-untyped-call]
         student.states, student.weight, student.bias, run
     )
     return loss
+
+
+def _check(student: Side, teacher: Side | None, labels: Tensor | None) -> None:
+    tokens, words = len(student.states), student.vocabulary
+    if not tokens:
+        raise LowdimError("there is no token to be counted, so the loss has no mean; leave such batches out")
+    if teacher is not None and teacher.vocabulary != words:
+        raise LowdimError(two_vocabularies(words, teacher.vocabulary))
+    for name, given in (("teacher", None if teacher is None else teacher.states), ("labels", labels)):
+        if given is not None and len(given) != tokens:
+            raise LowdimError(f"the student has {tokens} tokens and {name} {len(given)}; give one for each")
+    if labels is not None and bool(((labels != NO_LABEL) & ((labels < 0) | (labels >= words))).any()):
+        raise LowdimError(f"labels must be {NO_LABEL}, for none, or from 0 to {words - 1}")
 
 
 def two_vocabularies(student: int, teacher: int) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lowdim.train.objectives import native
+
 NO_LABEL = -100
 
 
@@ -48,8 +50,17 @@ def differentiate_(
         teacher: Q ``[n, V]``; None adds no KL.
         labels: ids, int64 ``[n]``, or -100 for none; None adds no cross entropy.
         parts: the weights kl and ce, and T.
-        scratch: three matrices ``[n, V]`` are taken from it.
+        scratch: three matrices ``[n, V]`` are taken from it where there is no kernel.
     """
+    if native.usable(student, teacher):
+        return native.differentiate_(student, teacher, labels, parts.kl, parts.ce, parts.temperature)
+    return differentiate_plainly_(student, teacher, labels, parts, scratch)
+
+
+def differentiate_plainly_(
+    student: Tensor, teacher: Tensor | None, labels: Tensor | None, parts: Parts, scratch: Scratch
+) -> tuple[Tensor, Tensor]:
+    """Do the same in plain torch, on any device and in any dtype."""
     dtype = torch.promote_types(student.dtype, torch.float32)
     n, words = student.shape
     one, two, three = (scratch.take(name, n, words, dtype, student.device) for name in ("one", "two", "three"))

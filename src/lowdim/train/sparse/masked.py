@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lowdim.core.errors import LowdimError
+from lowdim.core.masks import zero_
 from lowdim.core.packing.bits import pack_bits, unpack_bits
 from lowdim.core.pattern.units import Units
 from lowdim.core.topk import keep_top, keep_top_rows
@@ -168,17 +169,17 @@ class MaskedLayer:
         """Zero the gradient of what is off."""
         self._cleared = True
         if self.parameter.grad is not None:
-            local(self.parameter.grad).masked_fill_(self._off, 0.0)
+            zero_(local(self.parameter.grad), self._off)
 
     def clear_weight(self) -> None:
         """Zero what is off."""
         with torch.no_grad():
-            local(self.parameter).masked_fill_(self._off, 0.0)
+            zero_(local(self.parameter), self._off)
         self._version = local(self.parameter)._version
 
     def clear_state(self) -> None:
         """Let the optimizer forget what is off; ``load`` brings back what it knew, until the next step."""
-        self._forgotten = forget(self._optimizer, self.parameter, self._off, self.name)
+        self._forgotten = forget(self._optimizer, self.parameter, self._off)
 
     @property
     def touched(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from lowdim.core.recipe.which import choose
 from lowdim.core.topk import keep_top_rows
 from lowdim.core.transition import draw
 from lowdim.models.structure.selection import Weight, ends, inventory, plain_name, shares_memory, weights
+from lowdim.models.structure.zeros import refuse_packed
 from lowdim.nn.csr.linear import CSRLinear
 from lowdim.train.initial.base import warn_of_empty
 from lowdim.train.sparse.csr import CSRLayer
@@ -79,6 +80,7 @@ def build(request: Request) -> LayerPlan:
         RecipeError: an argument is out of range, or names nothing.
         LowdimError: the optimizer lacks a weight, or two weights share memory.
     """
+    refuse_packed(request.model)
     if truly := truly_sparse(request):
         return truly
     if request.masks is not None:
@@ -92,7 +94,7 @@ def build(request: Request) -> LayerPlan:
     chosen = [w for w in found if not w.dense]
     _target(request)
     _check_memory(request.model, chosen)
-    _check_optimizer(request.optimizer, chosen)
+    _check_optimizer(request, chosen)
     check_free(chosen)
     if request.masks is not None:
         request = replace(request, masks=_by_matrix(request.masks, chosen))
@@ -140,12 +142,26 @@ def _chosen(request: Request) -> list[Weight]:
     if request.masks is None:
         classifier = request.allocation.takes_classifier
         return weights(request.model, request.include, request.exclude, classifier=classifier)
-    found = weights(request.model, ["*"] if request.include is None else request.include, request.exclude)
-    known = [w.name for w in found if not w.dense]
-    for name in request.masks:
+    _check_named(request.masks, inventory(request.model))
+    include, bare = (
+        (request.include, ("",)) if request.include is not None else (list(request.masks), ("", "not included"))
+    )
+    found = weights(request.model, include, request.exclude)
+    _check_named(request.masks, found)
+    return [w if w.name in request.masks or w.dense not in bare else replace(w, dense="no mask given") for w in found]
+
+
+def _check_named(masks: Mapping[str, Tensor], weights: Iterable[Weight]) -> None:
+    """Refuse masks of what is frozen, or cannot be sparse."""
+    known = {w.name: w.parameter for w in weights if not w.dense}
+    for name in masks:
         if name not in known:
             raise RecipeError(f"masks names {name!r}, which cannot be sparse here. {suggest(name, known)}")
-    return [w if w.name in request.masks or w.dense else replace(w, dense="no mask given") for w in found]
+        if not known[name].requires_grad:
+            raise RecipeError(
+                f"masks names {name!r}, which is frozen (requires_grad is False): its zeros stay by themselves. "
+                "Leave it out, or unfreeze it"
+            )
 
 
 def _by_matrix(masks: Mapping[str, Tensor], chosen: Sequence[Weight]) -> dict[str, Tensor]:
@@ -214,16 +230,18 @@ def _units(pattern: Pattern, weight: Weight) -> Units:
     return Turned(shape, turned.size, turned.groups, inner=turned, parts=parts)
 
 
-def _check_optimizer(optimizer: Optimizer, sparse: list[Weight]) -> None:
+def _check_optimizer(request: Request, sparse: list[Weight]) -> None:
+    optimizer, moves = request.optimizer, request.method.moves
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for weight in sparse:
         if id(weight.parameter) not in held:
             raise LowdimError(
                 f"the optimizer does not hold {weight.name}. Give it model.parameters(), made after the model has its "
-                "final parameters, or exclude the layer"
+                "final parameters, or leave the layer out (exclude, masks)"
             )
-        per_weight(optimizer, weight.parameter, weight.name)
-    rehearse(optimizer, sparse[0].parameter.device)
+        if moves:  # a weight that never comes back inherits nothing
+            per_weight(optimizer, weight.parameter, weight.name)
+    rehearse(optimizer, sparse[0].parameter.device, moves)
 
 
 def truly_sparse(request: Request) -> LayerPlan | None:
@@ -243,7 +261,7 @@ def truly_sparse(request: Request) -> LayerPlan | None:
     found = [Weight(n, m, "values", m.values, "" if n in chosen else "not chosen") for n, m in named.items()]
     sparse = [w for w in found if not w.dense]
     found += [w if w.dense else replace(w, dense="held dense") for w in inventory(request.model)]
-    _check_optimizer(request.optimizer, sparse)
+    _check_optimizer(request, sparse)
     check_free(sparse)
     layers = tuple(CSRLayer(w.name, named[w.name], request.optimizer) for w in sparse)
     targets = {layer.name: layer.kept for layer in layers}

@@ -39,7 +39,7 @@ def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict
         LowdimError: a tensor of the state is none of these, so that a regrown weight could inherit what it had
             before.
     """
-    found, whole = {}, whole_of(parameter)
+    whole = whole_of(parameter)
     for key, value in optimizer.state.get(whole, {}).items():
         if isinstance(value, Tensor) and value.shape == whole.shape and value.numel() > 1 and _is_coded(value):
             raise LowdimError(
@@ -47,16 +47,27 @@ def per_weight(optimizer: Optimizer, parameter: nn.Parameter, name: str) -> dict
                 "in which a single weight cannot be cleared. Use an optimizer whose state has the weight's shape in "
                 "floating point, such as SGD, AdamW or Adafactor"
             )
-        if isinstance(value, Tensor) and value.shape == whole.shape:
-            found[key] = part_of(value, parameter)
-        elif wrong := [t for t in _tensors(value) if not _is_sum(tuple(t.shape), tuple(whole.shape))]:
+        same = isinstance(value, Tensor) and value.shape == whole.shape
+        wrong = [] if same else [t for t in _tensors(value) if not _is_sum(tuple(t.shape), tuple(whole.shape))]
+        if wrong:
             raise LowdimError(
                 f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(wrong[0].shape)} for {name}, whose shape "
                 f"is {tuple(parameter.shape)}: which of it belongs to which weight is unknown, so what a dropped "
                 "weight left would leak into it when it grows again. Use an optimizer whose state has the weight's "
                 "shape, such as SGD, AdamW or Adafactor"
             )
-    return found
+    return _numbers(optimizer, parameter)
+
+
+def _numbers(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """Return the parts of a state that hold a number per weight, whatever else there is."""
+    whole = whole_of(parameter)
+    held = optimizer.state.get(whole, {})
+    return {
+        key: part_of(value, parameter)
+        for key, value in held.items()
+        if isinstance(value, Tensor) and value.shape == whole.shape and not _is_coded(value)
+    }
 
 
 def begin(optimizer: Optimizer, parameter: nn.Parameter, key: str) -> float:
@@ -79,16 +90,14 @@ def mirrors(optimizer: Optimizer, key: str) -> bool:
     return key == "z" and callable(getattr(optimizer, "eval", None))
 
 
-def forget(
-    optimizer: Optimizer, parameter: nn.Parameter, off: Tensor, name: str
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Let an optimizer forget what it remembers of weights that are off, bool [shape on this rank].
+def forget(optimizer: Optimizer, parameter: nn.Parameter, off: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Let an optimizer forget what it remembers, weight by weight, of those that are off, bool [shape on this rank].
 
     Returns:
         Its tensors, where they held something, and what: for ``remember``.
     """
     gone = []
-    for key, state in per_weight(optimizer, parameter, name).items():
+    for key, state in _numbers(optimizer, parameter).items():
         held, start = local(state), begin(optimizer, parameter, key)
         where = off.to(held.device) & (held != start)
         if bool(where.any()):
@@ -108,13 +117,13 @@ def _is_coded(value: Tensor) -> bool:
     return not (value.is_floating_point() or value.is_complex()) or type(value) not in (Tensor, nn.Parameter, DTensor)
 
 
-def rehearse(optimizer: Optimizer, device: torch.device) -> None:
+def rehearse(optimizer: Optimizer, device: torch.device, moves: bool) -> None:
     """Let an optimizer of the same kind train a small weight, so that one that cannot be used is refused beforehand.
 
     One that cannot be made again from its settings is left for its first step to show.
 
     Raises:
-        LowdimError: it needs several gradients in a step, or its state cannot be told apart by weights.
+        LowdimError: it needs several gradients in a step, or masks move and its state cannot be told apart by weights.
     """
     weight = nn.Parameter(torch.full((64, 128), 0.5, device=device))
     calls = 0
@@ -136,7 +145,8 @@ def rehearse(optimizer: Optimizer, device: torch.device) -> None:
     except Exception:  # whatever an optimizer of somebody else asks for
         return
     one_gradient(optimizer, calls)
-    per_weight(double, weight, "a weight")
+    if moves:
+        per_weight(double, weight, "a weight")
 
 
 def _settings(optimizer: Optimizer) -> dict[str, Any]:

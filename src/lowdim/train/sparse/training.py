@@ -260,7 +260,7 @@ class SparseTraining(Saved):
                 layer.clear_gradient()
             layer.release()
             layer.clear_weight()
-            if step == 1:
+            if step == 1 and self.method.moves:
                 per_weight(self.optimizer, layer.parameter, layer.name)
         self._shake, self._pending, self._replaced = 0.0, False, False
         self._watch(step + 1)

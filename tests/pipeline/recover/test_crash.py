@@ -1,0 +1,29 @@
+"""A recovery killed at any moment and resumed ends in the bytes of an undisturbed one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.prune.test_crash import check, crash
+
+BRIEF: dict[str, Any] = {"blocks": {"passes": 1}, "distill": {"passes": 2}, "save_seconds": 0.0}
+STAGES: dict[str, dict[str, Any]] = {
+    "both": BRIEF,
+    "moving masks": {**BRIEF, "stage": "distill", "masks": {"name": "ast", "every": 2}},
+    "rounded": {**BRIEF, "quantize": "int8"},
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_killed_at_some_points(name: str, pruned: Callable[..., Path], tmp_path: Path) -> None:
+    first = list(STAGES).index(name)
+    check(crash(pruned("llama"), tmp_path, STAGES[name], (first, 11), None, "recover"), replaced=False)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", STAGES)
+def test_killed_at_every_point(name: str, pruned: Callable[..., Path], tmp_path: Path) -> None:
+    check(crash(pruned("llama"), tmp_path, STAGES[name], (0, 1), None, "recover"), replaced=False)
