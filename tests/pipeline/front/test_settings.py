@@ -29,6 +29,7 @@ def test_all_forms_that_can_be_had_by_default() -> None:
         ({"forms": ("dense-in8",)}, "Did you mean 'dense-int8'"),
         ({"forms": ("dense-int8", "dense-int4-trained")}, "Add --recover"),
         ({"forms": ("dense-int4",)}, "--forms leaves out dense-int8"),
+        ({"forms": ("source",), "budget_mb": 1}, "nothing that is measured here"),
         ({"tasks": ("piqua",)}, "Did you mean 'piqa'"),
         ({"windows": 0}, "--windows must be at least 1"),
     ],

@@ -15,20 +15,18 @@ from lowdim.data.calibration import check_context, positions
 from lowdim.data.windows import Windows, windows
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.pipeline.front.forms import Form
-from lowdim.pipeline.front.make import Maker
+from lowdim.pipeline.front.make import Maker, check_text
 from lowdim.pipeline.front.measure import Row, measure
 from lowdim.pipeline.front.peers import foreign
 from lowdim.pipeline.front.plan import make_plan
 from lowdim.pipeline.front.result import Result, budget_of
-from lowdim.pipeline.front.settings import Settings
+from lowdim.pipeline.front.settings import CONTEXT, Settings
 from lowdim.prune.api import prune
 from lowdim.prune.recipe import Recipe
 from lowdim.runs.directory import Directory
 from lowdim.runs.fingerprint import refuse_differences
 
 FILE = "front.json"
-CONTEXT = 512
-"""Tokens in a window where the settings do not say, and the model takes as many."""
 
 
 def front(
@@ -95,6 +93,9 @@ def _ready(settings: Settings) -> tuple[Opened, Any, Windows]:
     context = settings.context or min(CONTEXT, positions(opened.config) or CONTEXT)
     check_context(context, opened.config, "context")
     text = windows(settings.text, tokenizer, context, limit=settings.windows)
+    embedding: Any = opened.stream.model.get_input_embeddings()
+    most = positions(opened.config)
+    check_text(settings.chosen(), settings, most, tokenizer, embedding.weight.shape[0])
     opened.check_weights()
     return opened, tokenizer, text
 
@@ -111,7 +112,8 @@ def _rows(
 ) -> list[Row]:
     """Return the row of every form: an earlier attempt's, or one that is made and measured now."""
     done: dict[str, Any] = directory.state.setdefault("rows", {})
-    maker = Maker(_in_bf16(opened, directory, progress), directory.partial, settings, progress, announce)
+    base, most = _in_bf16(opened, directory, progress), positions(opened.config)
+    maker = Maker(base, directory.partial, settings, most, progress, announce)
     with progress.stage("Front", len(forms), "forms") as stage:
         for form in forms:
             if form.name not in done:

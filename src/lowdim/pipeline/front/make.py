@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowdim.core.progress import Progress
 from lowdim.core.quantize import Grid
+from lowdim.data.batch import split
+from lowdim.data.calibration import calibration
 from lowdim.models.disk import manifest
 from lowdim.models.quantize import quantize
 from lowdim.pipeline.front.forms import FORMS, Form
-from lowdim.pipeline.front.settings import Settings
+from lowdim.pipeline.front.settings import CONTEXT, Settings
 from lowdim.pipeline.recover.api import recover
+from lowdim.pipeline.recover.distill import split_text
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.prune.api import prune
 from lowdim.prune.recipe import Recipe
@@ -25,14 +28,21 @@ class Maker:
         base: directory of the dense model in bf16.
         place: where the forms' directories are.
         settings: of the front.
+        most: the longest sequence that the model takes; ``None`` where it does not say.
         progress: told of stages and their advance.
         announce: given the plan of every training.
     """
 
     def __init__(
-        self, base: Path, place: Path, settings: Settings, progress: Progress, announce: Callable[[str], None]
+        self,
+        base: Path,
+        place: Path,
+        settings: Settings,
+        most: int | None,
+        progress: Progress,
+        announce: Callable[[str], None],
     ) -> None:
-        self.base, self.place, self.settings = base, place, settings
+        self.base, self.place, self.settings, self.most = base, place, settings, most
         self.progress, self.announce = progress, announce
 
     def make(self, form: Form) -> Path:
@@ -61,7 +71,7 @@ class Maker:
             student = self.make(FORMS[f"sparse-{form.pattern}-bf16"])
         recover(
             str(student),
-            recovery_recipe(form, self.settings),
+            recovery_recipe(form, self.settings, self.most),
             teacher=self.base,
             out=out,
             resume=True,
@@ -92,16 +102,45 @@ def sparse_recipe(form: Form, settings: Settings) -> Recipe:
     )
 
 
-def recovery_recipe(form: Form, settings: Settings) -> Recovery:
-    """Return how a form is trained: both stages, masks fixed, the last stage through the grid if there is one."""
+def recovery_recipe(form: Form, settings: Settings, most: int | None) -> Recovery:
+    """Return how a form is trained: both stages, masks fixed, the last stage through the grid if there is one.
+
+    Args:
+        form: a trained one.
+        settings: of the front.
+        most: the longest sequence that the model takes.
+    """
+    chosen = _calibration(settings)
     return Recovery(
         minutes=settings.each,
         quantize="none" if form.kind == "bf16" else form.kind,
         storage="packed",
-        calibration=_calibration(settings),
+        calibration={"context": min(CONTEXT, most or CONTEXT)} | chosen,
         evaluation={"text": None},
         seed=settings.seed,
     )
+
+
+def check_text(forms: Sequence[Form], settings: Settings, most: int | None, tokenizer: Any, vocabulary: int) -> None:
+    """Refuse a text for training that is too short, before anything is made.
+
+    Raises:
+        LowdimError: there are fewer sequences than asked for, or fewer than two batches.
+    """
+    trained = next((form for form in forms if form.trained), None)
+    if trained is None:
+        return
+    recipe = recovery_recipe(trained, settings, most)
+    asked = recipe.calibration
+    data = calibration(
+        asked.source,
+        tokenizer,
+        samples=asked.samples,
+        context=asked.context or CONTEXT,
+        seed=recipe.seed,
+        vocab_size=vocabulary,
+    )
+    split_text(list(split([data.whole], recipe.batch_tokens)), asked.held)
 
 
 def _calibration(settings: Settings) -> dict[str, Any]:

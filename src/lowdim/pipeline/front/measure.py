@@ -69,8 +69,9 @@ def measure(
     model = opened(form, path)
     with progress.stage(f"Measure {form.name}", 2 * ROUNDS + 1, "turns") as stage, torch.inference_mode():
         quality = perplexity(model, text, tokens_per_batch=_TOKENS)
-        limit, bos = settings.limit, {"seed": settings.seed, "tokens_per_batch": _TOKENS}
-        scores = evaluate_tasks(model, tokenizer, settings.tasks, limit=limit, **bos) if settings.tasks else {}
+        scores = evaluate_tasks(
+            model, tokenizer, settings.tasks, limit=settings.limit, seed=settings.seed, tokens_per_batch=_TOKENS
+        )
         stage.advance(ROUNDS)
         who, room = Contestant("lowdim", form.kind, form.zeros), positions(model.config) or settings.tokens + START
         decoder = LowdimDecoder(model)

@@ -12,6 +12,8 @@ from lowdim.pipeline.front.forms import Form, choose
 
 MINUTES = 10.0
 """Of training that each trained form gets where the user does not say."""
+CONTEXT = 512
+"""Tokens in a window, and in a sequence of training, where the user does not say and the model takes as many."""
 REFERENCE = "dense-int8"
 """The form whose bytes per token are the budget where the user does not say."""
 
@@ -72,7 +74,9 @@ class Settings:
                 raise RecipeError(f"--{name} must be at least {least}, got {value}.")
         for task in self.tasks:
             tasks.find(task)
-        names = {form.name for form in self.chosen()}
+        names = {form.name for form in self.chosen() if form.made}
+        if not names:
+            raise RecipeError("--forms names nothing that is measured here. Add a dense or a sparse form.")
         if self.budget_mb is None and REFERENCE not in names:
             raise RecipeError(
                 f"--forms leaves out {REFERENCE}, whose bytes are the budget unless --budget-mb gives another. Add "
