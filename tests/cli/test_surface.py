@@ -26,6 +26,8 @@ SURFACE = {
         --set --resume --overwrite --quiet -q --debug""",
     "evaluate": """MODEL --text --context --windows --tasks --limit --bos --seed --compute --revision --json
         --trust-remote-code --quiet -q --debug""",
+    "front": """MODEL --out --recover --minutes --forms --budget-mb --text --windows --context --tasks --limit
+        --calibration --samples --tokens --seed --resume --json --quiet -q --debug""",
     "inspect": """MODEL --calibration --samples --context --outliers --alpha --layers --essential --junk-dna
         --difficulty --grid --text --windows --limit --bos --seed --compute --revision --json --quiet -q --debug
         --trust-remote-code""",

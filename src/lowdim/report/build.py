@@ -34,7 +34,7 @@ def build(out: Path, html: Path | None = None) -> Path:
     out = Path(os.path.abspath(out))
     html = beside(out, ".html") if html is None else Path(html)
     if (out / training.FILE).exists():
-        _write(html, training.render(training.read(out), _sidecar(beside(out, ".run.json"), "")[0], out.name))
+        write_page(html, training.render(training.read(out), _sidecar(beside(out, ".run.json"), "")[0], out.name))
         return html
     if not manifest.exists(out):
         raise CheckpointError(
@@ -47,7 +47,7 @@ def build(out: Path, html: Path | None = None) -> Path:
     if bench and bench.get("schema") != BENCH_SCHEMA:
         bench, other = ({}, f"what lowdim bench measured is missing: {out.name}.bench.json is of another version")
     problems = [text for text in (problem, other) if text]
-    _write(html, render(facts, run, bench=bench, problems=problems, out=out.name))
+    write_page(html, render(facts, run, bench=bench, problems=problems, out=out.name))
     return html
 
 
@@ -71,7 +71,12 @@ def _sidecar(path: Path, missing: str) -> tuple[dict[str, Any], str]:
         return {}, f"{missing}: {error}"
 
 
-def _write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
+    """Replace a page in one step.
+
+    Raises:
+        LowdimError: it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("w", encoding="utf-8", errors="replace", newline="\n") as file:

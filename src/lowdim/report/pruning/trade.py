@@ -78,12 +78,12 @@ def named_points(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write_x(value)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tick(value)))
         axes.set_xlabel(xlabel)
-        _label(axes, points)
+        write_names(axes, points)
 
     return draw(key, label, 270, paint)
 
 
-def _label(axes: Axes, points: Sequence[tuple[float, float, str, bool]]) -> None:
+def write_names(axes: Axes, points: Sequence[tuple[float, float, str, bool]]) -> None:
     """Write each point's name beside it, above or below by turns where neighbours are near."""
     place = axes.transData.transform
     taken: list[tuple[float, float]] = []

@@ -1,0 +1,149 @@
+"""Each form of a model, written to a directory of its own by what this package offers every user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowdim.core.progress import Progress
+from lowdim.core.quantize import Grid
+from lowdim.data.batch import split
+from lowdim.data.calibration import calibration
+from lowdim.models.disk import manifest
+from lowdim.models.quantize import quantize
+from lowdim.pipeline.front.forms import FORMS, Form
+from lowdim.pipeline.front.settings import CONTEXT, Settings
+from lowdim.pipeline.recover.api import recover
+from lowdim.pipeline.recover.distill import split_text
+from lowdim.pipeline.recover.recipe import Recovery
+from lowdim.prune.api import prune
+from lowdim.prune.recipe import Recipe
+
+
+class Maker:
+    """Makes forms; what is finished is found again, and what was interrupted goes on.
+
+    Args:
+        base: directory of the dense model in bf16.
+        place: where the forms' directories are.
+        settings: of the front.
+        most: the longest sequence that the model takes; ``None`` where it does not say.
+        progress: told of stages and their advance.
+        announce: given the plan of every training.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        place: Path,
+        settings: Settings,
+        most: int | None,
+        progress: Progress,
+        announce: Callable[[str], None],
+    ) -> None:
+        self.base, self.place, self.settings, self.most = base, place, settings, most
+        self.progress, self.announce = progress, announce
+
+    def make(self, form: Form) -> Path:
+        """Return the directory of a form, made if need be.
+
+        Raises:
+            LowdimError: as pruning, recovery and rounding raise.
+        """
+        if form.name == "dense-bf16":
+            return self.base
+        out = self.place / form.name.replace(":", "of")
+        if form.trained:
+            self._train(form, out)
+        elif form.sort == "sparse":
+            options: dict[str, Any] = {"out": out, "resume": True, "progress": self.progress}
+            prune(str(self.base), sparse_recipe(form, self.settings), **options)
+        elif not manifest.exists(out):
+            with self.progress.stage(f"Round to {form.kind}", 1, "models") as stage:
+                quantize(self.base, out, Grid.of(form.kind, 64), overwrite=True)
+                stage.advance()
+        return out
+
+    def _train(self, form: Form, out: Path) -> None:
+        student = self.base
+        if form.sort == "sparse":
+            student = self.make(FORMS[f"sparse-{form.pattern}-bf16"])
+        recover(
+            str(student),
+            recovery_recipe(form, self.settings, self.most),
+            teacher=self.base,
+            out=out,
+            resume=True,
+            progress=self.progress,
+            announce=self.announce,
+        )
+
+
+def sparse_recipe(form: Form, settings: Settings) -> Recipe:
+    """Return how a sparse form is pruned: Wanda's mask, kept weights refitted, packed.
+
+    Example:
+        >>> from lowdim.pipeline.front.forms import FORMS
+        >>> recipe = sparse_recipe(FORMS["sparse-2:4-int8"], Settings("model"))
+        >>> recipe.target, recipe.quantize, recipe.storage
+        (0.5, 'int8', 'packed')
+    """
+    shape: dict[str, Any] = {"pattern": form.pattern} if ":" in form.pattern else {"sparsity": form.zeros}
+    return Recipe(
+        **shape,
+        score="wanda",
+        repair="refit",
+        quantize="none" if form.kind == "bf16" else form.kind,
+        storage="packed",
+        calibration=_calibration(settings),
+        evaluation={"text": None},
+        seed=settings.seed,
+    )
+
+
+def recovery_recipe(form: Form, settings: Settings, most: int | None) -> Recovery:
+    """Return how a form is trained: both stages, masks fixed, the last stage through the grid if there is one.
+
+    Args:
+        form: a trained one.
+        settings: of the front.
+        most: the longest sequence that the model takes.
+    """
+    chosen = _calibration(settings)
+    return Recovery(
+        minutes=settings.each,
+        quantize="none" if form.kind == "bf16" else form.kind,
+        storage="packed",
+        calibration={"context": min(CONTEXT, most or CONTEXT)} | chosen,
+        evaluation={"text": None},
+        seed=settings.seed,
+    )
+
+
+def check_text(forms: Sequence[Form], settings: Settings, most: int | None, tokenizer: Any, vocabulary: int) -> None:
+    """Refuse a text for training that is too short, before anything is made.
+
+    Raises:
+        LowdimError: there are fewer sequences than asked for, or fewer than two batches.
+    """
+    trained = next((form for form in forms if form.trained), None)
+    if trained is None:
+        return
+    recipe = recovery_recipe(trained, settings, most)
+    asked = recipe.calibration
+    data = calibration(
+        asked.source,
+        tokenizer,
+        samples=asked.samples,
+        context=asked.context or CONTEXT,
+        seed=recipe.seed,
+        vocab_size=vocabulary,
+    )
+    split_text(list(split([data.whole], recipe.batch_tokens)), asked.held)
+
+
+def _calibration(settings: Settings) -> dict[str, Any]:
+    context = {} if settings.context is None else {"context": settings.context}
+    samples = {} if settings.samples is None else {"samples": settings.samples}
+    return {"source": settings.calibration} | context | samples

@@ -1,0 +1,109 @@
+"""A form as its users run it: quality, bytes, files and speed of one and the same loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from lowdim.core.progress import Progress
+from lowdim.data.calibration import positions
+from lowdim.data.windows import Windows
+from lowdim.evaluate.quality.perplexity import perplexity
+from lowdim.evaluate.quality.zeroshot import evaluate_tasks
+from lowdim.infer.bench.decode import ROUNDS, START, LowdimDecoder, time_steps
+from lowdim.infer.bench.models import bytes_per_token
+from lowdim.infer.bench.result import Contestant
+from lowdim.infer.bench.timing import rates
+from lowdim.infer.sparse import load as runtime
+from lowdim.infer.sparse.accelerate import accelerate
+from lowdim.pipeline.front.forms import Form
+from lowdim.pipeline.front.settings import Settings
+
+_TOKENS = 1024  # positions in a forward of the evaluation
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of a form.
+
+    Attributes:
+        form: its name.
+        sort: see `lowdim.pipeline.front.forms.Form`.
+        perplexity: on the windows.
+        tasks: accuracy by task.
+        bytes_per_token: of the loaded matrices that a step reads, the head's among them, and one row of the embedding.
+        file_bytes: of the files with weights.
+        tokens_per_s: of greedy decoding in this runtime, one sequence.
+        backend: what drove it.
+        note: why numbers are missing, or what must be known with them.
+    """
+
+    form: str
+    sort: str
+    perplexity: float | None = None
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    bytes_per_token: int | None = None
+    file_bytes: int | None = None
+    tokens_per_s: float | None = None
+    backend: str = ""
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def measure(
+    form: Form, path: Path, settings: Settings, tokenizer: Any, text: Windows, progress: Progress
+) -> tuple[Row, Mapping[str, Any]]:
+    """Measure a form that lies in a directory.
+
+    Returns:
+        The row, and the protocol of its perplexity.
+    """
+    model = opened(form, path)
+    with progress.stage(f"Measure {form.name}", 2 * ROUNDS + 1, "turns") as stage, torch.inference_mode():
+        quality = perplexity(model, text, tokens_per_batch=_TOKENS)
+        scores = evaluate_tasks(
+            model, tokenizer, settings.tasks, limit=settings.limit, seed=settings.seed, tokens_per_batch=_TOKENS
+        )
+        stage.advance(ROUNDS)
+        who, room = Contestant("lowdim", form.kind, form.zeros), positions(model.config) or settings.tokens + START
+        decoder = LowdimDecoder(model)
+        tokens = max(1, min(settings.tokens, room - START - 1))
+        times = time_steps({who: decoder}, tokens, model.config.vocab_size, advance=stage.advance)
+    row = Row(
+        form.name,
+        form.sort,
+        perplexity=quality.value,
+        tasks={name: found.value for name, found in scores.items()},
+        bytes_per_token=bytes_per_token(model) + embedding_row(model),
+        file_bytes=file_bytes(path),
+        tokens_per_s=rates(times[who])["tokens_per_s"],
+        backend=decoder.backend,
+    )
+    return row, quality.protocol
+
+
+def opened(form: Form, path: Path) -> PreTrainedModel:
+    """Return a form in this runtime; with rounded weights the head is rounded to int8 as it is loaded."""
+    model = runtime.load(path, form.kind)
+    if form.name == "dense-bf16":
+        accelerate(model, dtype=form.kind, min_sparsity=1.0)
+    return model
+
+
+def embedding_row(model: PreTrainedModel) -> int:
+    """Return the bytes of one token's row of the embedding."""
+    weight: Any = model.get_input_embeddings().weight
+    return int(weight[0].nbytes)
+
+
+def file_bytes(path: Path) -> int:
+    """Return the bytes of the files with weights in a directory."""
+    return sum(file.stat().st_size for file in path.glob("*.safetensors"))

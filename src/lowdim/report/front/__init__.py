@@ -1,0 +1,1 @@
+"""The page of a front: perplexity against what a form costs."""

@@ -1,0 +1,91 @@
+"""The page of a front: the sentence, the pictures with the front drawn, the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lowdim.report.build import beside, write_page
+from lowdim.report.draw import words
+from lowdim.report.draw.palette import css_variables
+from lowdim.report.environment import templates
+from lowdim.report.front.draw import Mark, staircase
+from lowdim.report.pruning.figures import Picture
+
+Json = Mapping[str, Any]
+_AXES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "bytes_per_token": ("weights read per token", words.size),
+    "file_bytes": ("size of the files", words.size),
+    "seconds_per_token": ("milliseconds per token", lambda seconds: words.tick(1e3 * seconds)),
+}
+
+
+def write(found: Json, out: Path) -> Path:
+    """Write the page beside a front's directory, and return its path.
+
+    Raises:
+        LowdimError: the page cannot be written.
+    """
+    path = beside(out.absolute(), ".html")
+    write_page(path, render(found))
+    return path
+
+
+def render(found: Json) -> str:
+    """Return the page as text.
+
+    Args:
+        found: the contents of ``front.json``.
+    """
+    tasks = list(dict.fromkeys(name for row in found["rows"] for name in row["tasks"]))
+    return (
+        templates()
+        .get_template("front.html")
+        .render(
+            light=css_variables(0),
+            dark=css_variables(1),
+            version=found["lowdim"],
+            model=words.clean(found["model"]),
+            sentence=words.clean(found["sentence"]),
+            pictures=[picture for name in _AXES if (picture := _picture(found, name)) is not None],
+            tasks=[words.clean(name) for name in tasks],
+            rows=[_row(row, tasks, found) for row in found["rows"]],
+            tables=[("Perplexity protocol", _pairs(found["protocol"])), ("Machine", _pairs(found["machine"]))],
+        )
+    )
+
+
+def _picture(found: Json, cost: str) -> Picture | None:
+    label, write_x = _AXES[cost]
+    kept = found["fronts"][cost]
+    marks = []
+    for row in found["rows"]:
+        value = row.get(cost)
+        if cost == "seconds_per_token" and row["tokens_per_s"]:
+            value = 1 / row["tokens_per_s"]
+        if value and row["perplexity"] is not None:
+            name = words.clean(row["form"])
+            marks.append(Mark(value, row["perplexity"], name, row["sort"] == "dense", row["form"] in kept))
+    if len(marks) < 2:
+        return None
+    svg = staircase(f"front-{cost}", f"Perplexity against {label}, a point per form", marks, label, write_x)
+    caption = "Ring dense, dot sparse; left and down is better. The line joins the forms that no other beats."
+    return Picture(f"Perplexity against {label}", caption, svg)
+
+
+def _row(row: Json, tasks: list[str], found: Json) -> dict[str, Any]:
+    return {
+        "name": words.clean(row["form"]),
+        "front": row["form"] in found["fronts"]["bytes_per_token"],
+        "perplexity": words.number(row["perplexity"]),
+        "tasks": [words.percent(row["tasks"].get(name)) for name in tasks],
+        "bytes": words.size(row["bytes_per_token"]),
+        "file": words.size(row["file_bytes"]),
+        "speed": words.number(row["tokens_per_s"]),
+        "note": words.clean(row["note"]),
+    }
+
+
+def _pairs(values: Json) -> list[tuple[str, str]]:
+    return [(words.clean(k).replace("_", " "), words.clean(str(v))) for k, v in values.items() if v is not None]

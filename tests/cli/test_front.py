@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FORMS = "dense-bf16,dense-int8,sparse-50-int8,source,llama.cpp-Q2_K"
+
+
+@pytest.fixture
+def brief(text: Path) -> list[str]:
+    """Flags of a front of a tiny model that is over at once."""
+    source = ["--text", str(text), "--calibration", str(text)]
+    return [*source, "--windows", "2", "--context", "32", "--samples", "4", "--tokens", "2", "--quiet"]
+
+
+def test_one_table_one_json_one_page_one_sentence(run, model: Path, brief: list[str], tmp_path: Path) -> None:
+    out, file = tmp_path / "out", tmp_path / "found.json"
+    done = run("front", model, "--out", out, "--forms", FORMS, "--json", file, *brief)
+    assert done.exit_code == 0, done.output
+    found = json.loads(file.read_text())
+    assert found == json.loads((out / "front.json").read_text())
+    rows = {row["form"]: row for row in found["rows"]}
+    assert list(rows) == FORMS.split(",")
+    assert found["sentence"] in " ".join(done.output.split())
+    for name in FORMS.split(",")[:3]:
+        assert rows[name]["perplexity"] > 1 and rows[name]["tokens_per_s"] > 0
+    place = out / "sparse-50-int8"
+    assert rows["sparse-50-int8"]["file_bytes"] == sum(f.stat().st_size for f in place.glob("*.safetensors"))
+    assert rows["source"]["perplexity"] is None and "GGUF" in rows["source"]["note"]
+    page = (tmp_path / "out.html").read_text()
+    assert "<svg" in page and "dense-int8" in page
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_bytes_per_token_are_those_of_the_matrices_and_one_row(
+    run, model: Path, brief: list[str], tmp_path: Path
+) -> None:
+    done = run("front", model, "--out", tmp_path / "out", "--forms", "dense-bf16", "--budget-mb", "1", *brief)
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads((tmp_path / "out" / "front.json").read_text())["rows"]
+    vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+    block = 32 * 32 + 2 * 16 * 32 + 32 * 32 + 3 * 32 * 64  # q, k and v, o, the three of the MLP
+    assert row["bytes_per_token"] == 2 * (3 * block + vocabulary * 32 + 32)
+
+
+def test_a_killed_front_goes_on(run, model: Path, brief: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    from lowdim.pipeline.front import api
+
+    measured: list[str] = []
+    real = api.measure
+
+    def killed(form: Any, *rest: Any) -> Any:
+        if len(measured) == 1:
+            raise KeyboardInterrupt
+        measured.append(form.name)
+        return real(form, *rest)
+
+    command = ["front", model, "--out", tmp_path / "out", "--forms", "dense-bf16,dense-int8", *brief]
+    monkeypatch.setattr(api, "measure", killed)
+    done = run(*command)
+    assert done.exit_code == 130 and "--resume" in done.output
+    monkeypatch.setattr(api, "measure", lambda form, *rest: measured.append(form.name) or real(form, *rest))
+    refused = run(*command)
+    assert refused.exit_code == 1 and "unfinished" in refused.output
+    other = run(*command, "--resume", "--seed", "7")
+    assert other.exit_code == 1 and "settings.seed" in other.output
+    assert run(*command, "--resume").exit_code == 0
+    assert measured == ["dense-bf16", "dense-int8"]
+    assert run(*command, "--resume").exit_code == 0  # finished: nothing is done again
+    assert measured == ["dense-bf16", "dense-int8"]
+
+
+@pytest.mark.slow
+def test_trained_and_recovered_forms(run, model: Path, brief: list[str], tmp_path: Path) -> None:
+    forms = "dense-int8,dense-int3-trained,sparse-2:4-int8-recovered"
+    command = ["front", model, "--out", tmp_path / "out", "--recover", "--minutes", "0.02", "--forms", forms, *brief]
+    short = run(*command)
+    assert short.exit_code == 1 and "at least two are needed" in short.output
+    assert not (tmp_path / "out.partial").exists()
+    done = run(*command, "--samples", "128")
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out" / "front.json").read_text())
+    assert found["minutes"] == 0.02
+    assert all(row["perplexity"] > 1 for row in found["rows"])
+
+
+def test_the_plan_comes_first(run, model: Path, brief: list[str], tmp_path: Path) -> None:
+    flags = [flag for flag in brief if flag != "--quiet"]
+    done = run("front", model, "--out", tmp_path / "out", "--forms", "dense-int8", *flags)
+    assert done.exit_code == 0, done.output
+    assert "1 forms, about" in done.output and done.output.index("about") < done.output.index("Measure dense-int8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said", "code"),
+    [
+        (["--minutes", "3"], "without --recover", 2),
+        (["--forms", "dense-int9"], "Did you mean", 2),
+        (["--text", "nowhere.txt"], "there is no file", 2),
+        (["--calibration", "nowhere.txt"], "there is no file", 2),
+        (["--context", "4000"], "4000", 1),
+    ],
+)
+def test_bad_input_before_any_work(
+    flags: list[str], said: str, code: int, run, model: Path, tmp_path: Path, brief: list[str]
+) -> None:
+    done = run("front", model, "--out", tmp_path / "out", *brief, *flags)
+    assert done.exit_code == code, done.output
+    assert said in " ".join(done.output.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_a_tokenizer(run, model: Path, brief: list[str], tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("tokenizer*", "special*"))
+    done = run("front", bare, "--out", tmp_path / "out", *brief)
+    assert done.exit_code == 1 and "no tokenizer" in done.output
+    assert not (tmp_path / "out.partial").exists()
