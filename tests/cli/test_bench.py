@@ -29,7 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         ([], "MODEL or --shape"),
         (["m", "--shape", "llama-7b", "--sparsity", "0.5"], "not both"),
         (["--shape", "llama-7b"], "--sparsity"),
-        (["m", "--dtype", "int3"], "unknown type 'int3'"),
+        (["m", "--dtype", "int5"], "unknown type 'int5'"),
         (["m", "--sparsity", "70"], "Did you mean 0.7?"),
         (["m", "--text", "nowhere.txt"], "nowhere.txt"),
         (["m", "--json", "no/such/folder.json"], "no/such"),

@@ -62,7 +62,7 @@ def test_from_disk_to_disk_and_back(kind: str, tmp_path: Path) -> None:
     assert changed <= set(result.manifest["layers"])
     assert not [n for n in changed if "router" in n or n.endswith(("gate", "bias"))]
     assert {s["name"] for s in result.manifest["skipped"] if "router" in s["name"] or "gate" in s["name"]}
-    assert torch.equal(tiny.logits(load(tmp_path / "out")), tiny.logits(memory.model))
+    assert torch.allclose(tiny.logits(load(tmp_path / "out")), tiny.logits(memory.model), atol=1e-6)
     told = inspect(str(tmp_path / "out")).to_dict()
     assert sum(layer["nonzeros"] for layer in told["layers"].values()) == sum(
         layer["nonzeros"] for layer in result.manifest["layers"].values()

@@ -67,7 +67,7 @@ def test_sparsegpt_equals_the_naive_loop(kind: str) -> None:
 
     for name, expected, made in both(kind, rule, MANY, method="sparsegpt", sparsity=0.5):
         assert torch.equal(made != 0, expected != 0), name
-        assert close(made, expected, 1e-5), name
+        assert close(made, expected, 1e-4), name
 
 
 def test_sparsegpt_by_groups_equals_the_naive_loop() -> None:

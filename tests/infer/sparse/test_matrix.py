@@ -112,7 +112,9 @@ def test_strided_activations(level: str, kind: str) -> None:
         torch.randn(100, 4).t(),
         torch.randn(1, 100).expand(3, 100),
     ):
-        assert torch.equal(matrix.linear(x), matrix.linear(x.contiguous()))
+        one, other = matrix.linear(x), matrix.linear(x.contiguous())
+        # torch multiplies by strides in another order on some processors
+        assert torch.allclose(one, other, atol=1e-5) if level == "torch" else torch.equal(one, other)
 
 
 @pytest.mark.parametrize(("kind", "packed"), FORMS)

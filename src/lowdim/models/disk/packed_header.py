@@ -139,8 +139,6 @@ def read_forms(file: str, header: Header) -> dict[str, Form]:
         sizes = {name: tuple(int(size) for size in shape) for name, shape in shapes.items()}
         forms = {name: _form(name, shape, grids.get(name), header) for name, shape in sizes.items()}
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"{file}: the list of packed weights in its header is damaged") from error
     for name, form in forms.items():
         _check_parts(file, name, form, header)
