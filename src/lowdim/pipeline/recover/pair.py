@@ -89,7 +89,7 @@ def _refuse_rounded(model: str | Path, record: Manifest | None, recipe: Recovery
     if grid != "none" and recipe.grid is None:
         raise LowdimError(
             f"{model} holds weights that were rounded to {grid}; training moves them off that grid. Recover the model "
-            f"from before it was rounded, or train through the grid: quantize={grid!r}."
+            f"from before it was rounded, or train through the grid: use quantize={grid!r}."
         )
 
 
@@ -105,7 +105,7 @@ def _teacher(model: str | Path, record: Manifest | None, recipe: Recovery) -> st
         return recipe.teacher
     if record is None:
         raise LowdimError(
-            f"{model} has no {manifest.FILE} that says which dense model it was made from. Name it: teacher=DENSE."
+            f"{model} has no {manifest.FILE} that says which dense model it was made from. Name it: use teacher=DENSE."
         )
     return record.model.source
 
@@ -117,7 +117,7 @@ def _compare(student: Stream, teacher: Stream, name: str) -> None:
     if wrong is not None:
         raise LowdimError(
             f"the teacher {name!r} is not the dense form of this model: {wrong} is {_said(own.get(wrong))} here and "
-            f"{_said(other.get(wrong))} there. Name the model that was pruned: teacher=DENSE."
+            f"{_said(other.get(wrong))} there. Name the model that was pruned: use teacher=DENSE."
         )
 
 
