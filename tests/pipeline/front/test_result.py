@@ -37,6 +37,7 @@ def test_a_sparse_form_is_recommended_where_it_is_the_best() -> None:
     assert found.to_dict()["recommended"] == "sparse-60-int8"
     assert "the best dense form that fits is dense-int4 with 25.00" in found.sentence()
     assert "no dense form fits" in result(DENSE8, better, megabytes=90).sentence()
+    assert "no dense form was measured" in result(better, megabytes=90).sentence()
 
 
 def test_where_nothing_fits_the_smallest_is_named() -> None:

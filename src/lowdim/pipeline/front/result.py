@@ -65,7 +65,8 @@ class Result:
         other = "sparse" if best.sort == "dense" else "dense"
         rivals = [row for row in rows if row.sort == other and (row.bytes_per_token or 0) <= self.budget]
         rival = min(rivals, key=lambda row: row.perplexity or 0.0, default=None)
-        compared = f"no {other} form fits"
+        tried = any(row.sort == other for row in rows)
+        compared = f"no {other} form fits" if tried else f"no {other} form was measured"
         if rival is not None:
             compared = f"the best {other} form that fits is {rival.form} with {rival.perplexity:.2f}"
         return (
