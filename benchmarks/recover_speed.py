@@ -25,8 +25,9 @@ from waiting import sleep_while_waiting
 from lowdim.core.machine import machine
 from lowdim.data.batch import split
 from lowdim.models.load import load
+from lowdim.models.structure.zeros import mask_of
 from lowdim.pipeline.recover.distill import DistillStage, split_text
-from lowdim.pipeline.recover.pair import mask_of, open_pair
+from lowdim.pipeline.recover.pair import open_pair
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.prune.api import read_calibration
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from tests.train.gloo import joined
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -44,15 +43,10 @@ def made(model: nn.Module, **settings: Any) -> Loop:
 
 
 def main(rank: int, home: str) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{home}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=datetime.timedelta(minutes=5))
-    try:
+    with joined(rank, 2, home):
         model = net()
         loop = made(DistributedDataParallel(model), accumulate=2)
         mean = loop.run(data(rank))
         masks = loop.state_dict()["riders"][0]["masks"]
         found = {"mean": mean, "step": loop.step, "model": model.state_dict(), "masks": masks}
         torch.save(found, f"{home}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()

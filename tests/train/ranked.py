@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from tests.train.gloo import joined
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -110,12 +110,9 @@ def kept(part: slice, shard: bool) -> dict[str, Any]:
 
 
 def main(rank: int, size: int, home: str) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{home}/store", size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(minutes=5))
     part = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
     found = {}
-    try:
+    with joined(rank, size, home):
         for method in METHODS:
             name = type(method).__name__
             for first in (False, True):
@@ -123,7 +120,4 @@ def main(rank: int, size: int, home: str) -> None:
                 found[f"ddp-{name}-{first}"] = run(model(rank), method, part, first)
             found[f"fsdp-{name}"] = sharded(method, part)
         found["keep-ddp"], found["keep-fsdp"] = kept(part, False), kept(part, True)
-        dist.barrier()  # a rank that leaves early takes its connections with it
-    finally:
-        dist.destroy_process_group()
     (Path(home) / f"{rank}.json").write_text(json.dumps(found))

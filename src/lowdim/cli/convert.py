@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Trust
+from lowdim.cli.options import Debug, Overwrite, Trust
 from lowdim.cli.screen import show
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.quantize import GROUPS, NAMES
@@ -33,7 +33,7 @@ def convert(
         ),
     ] = None,
     trust_remote_code: Trust = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
     """Write a model again in the other form of storage, or with the linear layers of its blocks rounded."""

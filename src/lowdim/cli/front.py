@@ -11,7 +11,7 @@ import typer
 
 from lowdim.cli.checks import check_folder, check_text
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Json, Model, Quiet
+from lowdim.cli.options import Debug, Json, Model, Quiet, Resume
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import say, show, table
 
@@ -35,7 +35,7 @@ def front(
     samples: Annotated[int | None, typer.Option(help="Sequences of that text.")] = None,
     tokens: Annotated[int, typer.Option(help="Tokens generated per timed round.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
+    resume: Resume = False,
     json_file: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -17,6 +17,13 @@ Trust = Annotated[
     typer.Option("--trust-remote-code", help="Run the Python code that a model brings along. Read it first."),
 ]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here.")]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe in YAML; flags override it.")
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of every draw.")]
+Storage = Annotated[str | None, typer.Option(metavar="dense|packed", help="How the weights are stored.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Dtype = Annotated[

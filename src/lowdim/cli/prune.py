@@ -11,7 +11,7 @@ import typer
 
 from lowdim.cli.checks import check_text
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Model, Quiet, Revision, Trust
+from lowdim.cli.options import Debug, Model, Overwrite, Quiet, RecipeFile, Resume, Revision, Seed, Storage, Trust
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import is_first, say, show
 from lowdim.cli.summary import finish
@@ -59,8 +59,8 @@ def prune(
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Calibration sequences.")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens per calibration sequence.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
-    storage: Annotated[str | None, typer.Option(metavar="dense|packed", help="How the weights are stored.")] = None,
+    seed: Seed = None,
+    storage: Storage = None,
     dtype: Annotated[
         str | None, typer.Option(metavar="auto|float32|bfloat16|float16", help="Type of the stored weights.")
     ] = None,
@@ -68,11 +68,11 @@ def prune(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. allocation.m=7."),
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A recipe in YAML; flags override it.")] = None,
+    recipe: RecipeFile = None,
     revision: Revision = None,
     trust_remote_code: Trust = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,

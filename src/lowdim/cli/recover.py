@@ -9,7 +9,7 @@ import typer
 
 from lowdim.cli.checks import check_text
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Model, Quiet, Revision, Trust
+from lowdim.cli.options import Debug, Model, Overwrite, Quiet, RecipeFile, Resume, Revision, Seed, Storage, Trust
 from lowdim.cli.progress import terminal
 from lowdim.cli.prune import speed_of
 from lowdim.cli.screen import is_first, say, show
@@ -45,17 +45,17 @@ def recover(
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Sequences of text.")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens per sequence.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
-    storage: Annotated[str | None, typer.Option(metavar="dense|packed", help="How the weights are stored.")] = None,
+    seed: Seed = None,
+    storage: Storage = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. distill.temperature=2."),
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A recipe in YAML; flags override it.")] = None,
+    recipe: RecipeFile = None,
     revision: Revision = None,
     trust_remote_code: Trust = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Time a step, print the plan and stop.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,

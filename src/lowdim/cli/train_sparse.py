@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Quiet
+from lowdim.cli.options import Debug, Overwrite, Quiet, RecipeFile, Resume
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 from lowdim.core import registry
@@ -18,9 +18,7 @@ from lowdim.report.training.facts import execution, lines, seconds, verdict
 
 @guarded(after_interrupt="Finished epochs are safe if --out was given: repeat the command with --resume to go on.")
 def train_sparse(
-    recipe: Annotated[
-        Path | None, typer.Option("--recipe", metavar="FILE", help="A recipe in YAML; flags override it.")
-    ] = None,
+    recipe: RecipeFile = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where networks, masks and results go.")
     ] = None,
@@ -47,8 +45,8 @@ def train_sparse(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. training.every=50."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:

@@ -240,11 +240,22 @@ def encode(
     """
     scales = scales_of(weight, mask, grid, least)
     table = fit_table(weight, mask, scales, grid, importance) if grid.entries else None
+    return Quantized(nearest(weight, mask, grid, scales, table), scales, table)
+
+
+def nearest(weight: Tensor, mask: Tensor | None, grid: Grid, scales: Tensor, table: Tensor | None) -> Tensor:
+    """Return the level nearest to every weight, given the scales and the table: int8 ``[rows, cols]``, see `encode`.
+
+    Example:
+        >>> import torch
+        >>> nearest(torch.tensor([[254.0, -3.1]]), None, Grid(8), torch.tensor([[2.0]]).bfloat16(), None)
+        tensor([[127,  -2]], dtype=torch.int8)
+    """
     levels = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     for some in _chunks(weight):
         units = _units(weight[some], spread(scales[some], weight.shape[1], grid.group))
         levels[some] = to_levels(units, None if mask is None else mask[some], table)
-    return Quantized(levels, scales, table)
+    return levels
 
 
 def decode(levels: Tensor, scales: Tensor, grid: Grid) -> Tensor:

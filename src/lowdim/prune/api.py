@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from lowdim.prune.sidecar import write_sidecar
 from lowdim.prune.speed import MeasureSpeed
 from lowdim.runs.clock import Clock
 from lowdim.runs.directory import tidy
-from lowdim.runs.fingerprint import refuse_differences
+from lowdim.runs.fingerprint import refuse_differences, versions
 
 TOKENS_PER_BATCH = 2048
 
@@ -270,7 +269,7 @@ class _Run:
             "data": data.hash if data else None,
             "compute": str(session.stream.compute),
             "ranks": ranks.size(),
-            "versions": {name: version(name) for name in ("lowdim", "torch", "transformers")},
+            "versions": versions(),
         }
 
     def _save(self, writer: Writer, session: Session, record: Manifest) -> None:

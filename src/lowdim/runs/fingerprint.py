@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,16 @@ from lowdim.core.errors import LowdimError
 
 class ResumeError(LowdimError):
     """The run that is to be resumed was made from another recipe, model or data."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide a result's bytes.
+
+    Example:
+        >>> list(versions())
+        ['lowdim', 'torch', 'transformers']
+    """
+    return {name: version(name) for name in ("lowdim", "torch", "transformers")}
 
 
 def goes_on(state: Mapping[str, Any], fingerprint: Mapping[str, Any], where: Path) -> bool:

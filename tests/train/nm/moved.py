@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Callable
 from copy import deepcopy
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from tests.train.gloo import joined
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -98,17 +97,11 @@ def resumed(pattern: Pattern, part: slice) -> Found:
 
 
 def main(rank: int, size: int, home: str) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{home}/store", size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(minutes=5))
     part = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
     found = {}
-    try:
+    with joined(rank, size, home):
         for pattern in PATTERNS:
             found[f"ddp-{pattern!r}"] = run(pattern, part, DistributedDataParallel)
             found[f"fsdp-{pattern!r}"] = run(pattern, part, sharded)
         found["resumed"] = resumed(PATTERNS[0], part)
-        dist.barrier()  # a rank that leaves early takes its connections with it
-    finally:
-        dist.destroy_process_group()
     (Path(home) / f"{rank}.json").write_text(json.dumps(found))

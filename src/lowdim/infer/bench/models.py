@@ -20,7 +20,7 @@ from lowdim.core.random import generator
 from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.layers import GROUP, TORCH, Product, drop
 from lowdim.infer.bench.result import Contestant
-from lowdim.infer.bench.settings import Settings
+from lowdim.infer.bench.settings import BITS, Settings
 from lowdim.infer.bench.shapes import SHAPES, Shape
 from lowdim.infer.bench.timing import STREAMED
 from lowdim.infer.sparse import load as runtime
@@ -30,8 +30,6 @@ from lowdim.infer.sparse.storage import PACKABLE
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import resolve
 from lowdim.models.load import load
-
-BITS = {"fp32": 32.0, "bf16": 16.0, "int8": 8.25, "int4": 4.25, "int3": 3.25}  # of a stored weight, scales included
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.infer.bench.shapes import SHAPES
 
-DTYPES = ("fp32", "bf16", "int8", "int4", "int3")
+BITS = {"fp32": 32.0, "bf16": 16.0, "int8": 8.25, "int4": 4.25, "int3": 3.25}  # of a stored weight, scales included
+DTYPES = tuple(BITS)
 PREFILL = 256
 """Tokens of the prompt whose prefill is timed."""
 

@@ -49,7 +49,19 @@ def zeros_in(weights: Iterable[tuple[str, Tensor]]) -> Masks:
 
 def is_pruned(weight: Weight) -> bool:
     """Tell whether one weight has more zeros than come by chance."""
-    return not weight.dense and int((weight.parameter == 0).sum()) >= PRUNED * weight.parameter.numel()
+    return not weight.dense and mask_of(weight.parameter) is not None
+
+
+def mask_of(weight: Tensor) -> Tensor | None:
+    """Return the kept entries of a pruned weight, bool of its shape; ``None`` for one whose zeros came by chance.
+
+    Example:
+        >>> import torch
+        >>> mask_of(torch.tensor([[1.0, 0.0]])), mask_of(torch.ones(1, 2))
+        (tensor([[ True, False]]), None)
+    """
+    mask = weight != 0
+    return mask if mask.numel() - int(mask.sum()) >= PRUNED * mask.numel() else None
 
 
 def refuse_packed(model: nn.Module) -> None:

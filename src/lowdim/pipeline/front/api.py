@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from lowdim.pipeline.front.settings import CONTEXT, Settings
 from lowdim.prune.api import prune
 from lowdim.prune.recipe import Recipe
 from lowdim.runs.directory import Directory
-from lowdim.runs.fingerprint import refuse_differences
+from lowdim.runs.fingerprint import refuse_differences, versions
 
 FILE = "front.json"
 
@@ -59,7 +58,7 @@ def front(
     fingerprint = {
         "settings": settings.to_dict(),
         "model": opened.checkpoint.fingerprint(),
-        "versions": {name: version(name) for name in ("lowdim", "torch", "transformers")},
+        "versions": versions(),
     }
     if resume and (target / FILE).exists():
         found = read_json(target / FILE)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lowdim.core.errors import RecipeError, suggest
+from lowdim.infer.bench.settings import BITS
 
 Sort = Literal["dense", "sparse", "file", "llama.cpp"]
-BITS = {"bf16": 16.0, "int8": 8.25, "int4": 4.25, "int3": 3.25}  # of a stored weight, scales included
+KINDS = ("bf16", "int8", "int4", "int3")
 PATTERNS = ("50", "60", "2:4")
 """Shares of zeros in percent, anywhere in a matrix; or N:M."""
 FOREIGN = ("Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -63,8 +64,8 @@ class Form:
 
 
 def _catalogue() -> dict[str, Form]:
-    dense = [Form(f"dense-{kind}", "dense", kind) for kind in BITS]
-    dense += [Form(f"dense-{kind}-trained", "dense", kind, trained=True) for kind in BITS if kind != "bf16"]
+    dense = [Form(f"dense-{kind}", "dense", kind) for kind in KINDS]
+    dense += [Form(f"dense-{kind}-trained", "dense", kind, trained=True) for kind in KINDS[1:]]
     sparse = [
         Form(f"sparse-{pattern}-{kind}{'-recovered' * trained}", "sparse", kind, pattern, trained)
         for trained in (False, True)

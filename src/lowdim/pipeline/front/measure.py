@@ -23,6 +23,7 @@ from lowdim.infer.sparse import load as runtime
 from lowdim.infer.sparse.accelerate import accelerate
 from lowdim.pipeline.front.forms import Form
 from lowdim.pipeline.front.settings import Settings
+from lowdim.prune.sidecar import weight_bytes
 
 _TOKENS = 1024  # positions in a forward of the evaluation
 
@@ -83,7 +84,7 @@ def measure(
         perplexity=quality.value,
         tasks={name: found.value for name, found in scores.items()},
         bytes_per_token=bytes_per_token(model) + embedding_row(model),
-        file_bytes=file_bytes(path),
+        file_bytes=weight_bytes(path),
         tokens_per_s=rates(times[who])["tokens_per_s"],
         backend=decoder.backend,
     )
@@ -102,8 +103,3 @@ def embedding_row(model: PreTrainedModel) -> int:
     """Return the bytes of one token's row of the embedding."""
     weight: Any = model.get_input_embeddings().weight
     return int(weight[0].nbytes)
-
-
-def file_bytes(path: Path) -> int:
-    """Return the bytes of the files with weights in a directory."""
-    return sum(file.stat().st_size for file in path.glob("*.safetensors"))

@@ -6,15 +6,12 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from lowdim.core.errors import LowdimError
-from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
 from lowdim.data.batch import split
 from lowdim.data.calibration import CalibrationData, positions
@@ -34,12 +31,11 @@ from lowdim.pipeline.recover.record import build_record
 from lowdim.prune.api import read_calibration
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.measure import Measured, compare, make_windows, measure
-from lowdim.prune.sidecar import sizes
-from lowdim.prune.speed import MeasureSpeed, measure_speed
-from lowdim.runs import sidecar
+from lowdim.prune.sidecar import write_sidecar
+from lowdim.prune.speed import MeasureSpeed
 from lowdim.runs.clock import Clock
 from lowdim.runs.directory import tidy
-from lowdim.runs.fingerprint import refuse_differences
+from lowdim.runs.fingerprint import refuse_differences, versions
 from lowdim.train.compare.store import Store
 
 
@@ -142,7 +138,7 @@ class _Run:
     ) -> None:
         self.recipe, self.progress, self.source, self.tokenizer = recipe, progress, source, tokenizer
         self.announce = announce or (lambda _: None)
-        self.speed = speed or partial(measure_speed, trust_remote_code=recipe.trust_remote_code)
+        self.speed = speed
         self.clock = Clock()
 
     def plan(self, spec: str, revision: str | None) -> RecoveryPlan:
@@ -175,6 +171,7 @@ class _Run:
                 keeper.start(self._fingerprint(pair, data))
                 keeper.write_outer()
             plan = self._settled(pair, text, keeper)
+            self._windows = make_windows(pair.student.recipe, self.tokenizer, pair.student.config)
             before = self._measured("dense", pair, keeper, pair.teacher.stream.forward)
             pruned = self._measured("pruned", pair, keeper, pair.student.stream.forward)
             records, held, stage = self._stages(pair, text, plan, keeper, Store(writer.directory))
@@ -188,7 +185,7 @@ class _Run:
         if stage is not None and stage.beside:
             convert(out, out, "packed", overwrite=True, beside=detach(stage.student))
             record = manifest.read(out)
-        self._sidecar(out, pair)
+        write_sidecar(out, pair.student, self.clock, self.progress, self.speed, pair.teacher)
         return RecoveryResult(record.to_dict(), out)
 
     def _open(self, spec: str, revision: str | None) -> tuple[Pair, CalibrationData]:
@@ -261,7 +258,7 @@ class _Run:
     def _measured(self, name: str, pair: Pair, keeper: Keeper, forward: Walk) -> Measured:
         """Measure a model, or recall what an earlier attempt measured."""
         recipe, session = pair.student.recipe, pair.student
-        text = make_windows(recipe, self.tokenizer, session.config)
+        text = self._windows
         if text is None and not recipe.evaluation.tasks:
             return Measured()
         if name != "sparse" and (found := keeper.recall(name)):
@@ -283,23 +280,5 @@ class _Run:
             "teacher": pair.teacher.checkpoint.fingerprint(),
             "data": data.hash,
             "compute": str(pair.student.stream.compute),
-            "versions": {name: version(name) for name in ("lowdim", "torch", "transformers")},
+            "versions": versions(),
         }
-
-    def _sidecar(self, out: Path, pair: Pair) -> None:
-        """Write stages, machine, sizes and speed beside the output; the dense model is the teacher."""
-        teacher, tokens, speed = pair.teacher, self.recipe.evaluation.tokens, dict[str, Any]()
-        assert teacher.source is not None and teacher.checkpoint is not None
-        if tokens:
-            with self.clock.stage("Measure speed"):
-                text = make_windows(pair.student.recipe, self.tokenizer, pair.student.config)
-                compute = teacher.stream.compute or teacher.stored
-                speed = self.speed(teacher.source.path, out, compute, tokens, text, self.progress)
-        content = {
-            "stages": self.clock.stages,
-            "machine": machine(),
-            "size": sizes(out, pair.student) | {"dense_bytes": teacher.checkpoint.size_bytes},
-            "speed": speed,
-            "command": sidecar.command(),
-        }
-        sidecar.write_sidecar(out, content)

@@ -16,20 +16,21 @@ from transformers import PreTrainedModel
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.progress import Progress
-from lowdim.core.quantize import Quantized, decode, least_scale
+from lowdim.core.quantize import Quantized, decode
 from lowdim.core.random import generator
 from lowdim.data.batch import Batch, num_tokens
 from lowdim.models.load import load
 from lowdim.models.structure.blocks import find_blocks
 from lowdim.models.structure.layers import Layer
+from lowdim.models.structure.zeros import mask_of
 from lowdim.models.walk.attention import adopted
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.models.walk.skeleton import Reader
 from lowdim.models.walk.stream import Block
 from lowdim.nn.slorb import add_slorb
 from lowdim.pipeline.recover.blocks import Text, write
-from lowdim.pipeline.recover.fit import cosine
-from lowdim.pipeline.recover.pair import Pair, mask_of, trained
+from lowdim.pipeline.recover.fit import on_grid, rate
+from lowdim.pipeline.recover.pair import Pair, trained
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.train.loop import Loop
 from lowdim.train.nm.base import Start
@@ -166,14 +167,13 @@ class DistillStage:
                 f"{layer.name} is one of several experts in one tensor, which the end-to-end stage does not round. "
                 "Train through the grid block by block: stage='blocks'."
             )
-        own = mask.t() if mask is not None and layer.transposed else mask
-        return RoundedWeight(own, grid, least_scale(layer.master.dtype), layer.transposed)
+        return on_grid(layer, mask, grid)
 
     # ---------------------------------------------------------------- time
 
     def time_step(self) -> tuple[float, float]:
         """Return the seconds of a step of the optimizer, and of what the teacher does for a batch; nothing moves."""
-        loop = self._begin(_MANY, rate=0.0)
+        loop = self._begin(_MANY, lr=0.0)
         places, found = list(range(min(self.accumulate, len(self.text.train)))), (math.inf, math.inf)
         for _ in range(3):
             begun = time.perf_counter()
@@ -261,10 +261,10 @@ class DistillStage:
         keeper.remember("distilled", asdict(held))
         return held
 
-    def _begin(self, steps: int, rate: float) -> Loop:
+    def _begin(self, steps: int, lr: float) -> Loop:
         """Return the loop that trains the student."""
         parameters = [*self.masters, *self.beside]
-        optimizer = torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.95), fused=True)
+        optimizer = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.95), fused=True)
         self._riding, self._projected = self._riders(optimizer, steps)
         return Loop(
             self.student,
@@ -274,7 +274,7 @@ class DistillStage:
             clip=self.pair.recipe.distill.clip,
             master=self.masters,
             projected=self._projected,
-            schedule=lambda step: cosine(step, steps, FLOOR),
+            schedule=lambda step: rate(step, steps, FLOOR),
             riders=self._riding,
             size=lambda place: num_tokens(self.text.train[place]),
         )

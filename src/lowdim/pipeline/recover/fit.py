@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from lowdim.core.quantize import Grid, Quantized, decode, least_scale
 from lowdim.core.random import generator
+from lowdim.core.schedule import cosine
+from lowdim.data.batch import num_tokens
+from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.calls import Activation
 from lowdim.models.walk.stream import Block
 from lowdim.pipeline.recover.pair import Trained
@@ -19,6 +22,7 @@ from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.train.loop import Loop
 from lowdim.train.nm.riders import FixedMasks
 from lowdim.train.nm.rounded import RoundedWeight, Rounding
+from lowdim.train.objectives.distill import real, relative_error
 
 LOOKS = 8
 """How often a block's training looks at the held-out text."""
@@ -43,27 +47,6 @@ class Fit:
     seconds: float
 
 
-def relative_error(made: Tensor, wanted: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the squared error of each token's hidden state in shares of what was wanted of it, the mean over tokens.
-
-    A few tokens (the first of a text, in many models) have states a thousand times larger than others; in plain sums of
-    squares nothing but them would count.
-
-    Args:
-        made: ``[B, T, D]``.
-        wanted: ``[B, T, D]``.
-        mask: bool ``[B, T]``, True = a real token; ``None`` if all are.
-
-    Example:
-        >>> made, wanted = torch.tensor([[[3.0, 4.0], [0.0, 1.0]]]), torch.tensor([[[3.0, 0.0], [0.0, 1.0]]])
-        >>> relative_error(made, wanted, None)
-        tensor(0.8889)
-    """
-    wanted = wanted.float()
-    lost = (made.float() - wanted).square().sum(-1) / wanted.square().sum(-1).clamp_min(1e-12)
-    return lost.mean() if mask is None else lost[mask].mean()
-
-
 class Fitter:
     """Trains blocks, one after the other, as a recipe says."""
 
@@ -72,12 +55,13 @@ class Fitter:
 
     def loss(self, block: Block, example: Example) -> Tensor:
         """Return a block's error on an example."""
-        return relative_error(block.forward(example.given), example.wanted, example.given.mask)
+        batch = example.given.batch
+        return relative_error(real(block.forward(example.given), batch), real(example.wanted, batch))
 
     @torch.no_grad()
     def error(self, block: Block, examples: Sequence[Example]) -> float:
         """Return a block's mean error on examples, each weighing as its tokens."""
-        sizes = [tokens(example.given) for example in examples]
+        sizes = [num_tokens(example.given.batch) for example in examples]
         lost = (float(self.loss(block, example)) * size for example, size in zip(examples, sizes, strict=True))
         return sum(lost) / sum(sizes)
 
@@ -94,7 +78,7 @@ class Fitter:
         begun = time.perf_counter()
         for parameter in work.parameters:
             parameter.requires_grad_(True)
-        optimizer = torch.optim.Adam(work.parameters, lr=self.recipe.blocks.lr, betas=(0.9, 0.95), fused=fused(work))
+        optimizer = torch.optim.Adam(work.parameters, lr=self.recipe.blocks.lr, betas=(0.9, 0.95), fused=True)
         masks = FixedMasks(work.masks, optimizer)
         rounding = rounded(self.recipe.grid_of("blocks"), work, optimizer)
         loop = Loop(
@@ -104,8 +88,8 @@ class Fitter:
             clip=1.0,
             master=work.masters,
             projected=rounding.projections() if rounding else None,
-            schedule=lambda step: cosine(step, self.steps),
-            size=lambda example: tokens(example.given),
+            schedule=lambda step: rate(step, self.steps),
+            size=lambda example: num_tokens(example.given.batch),
         )
         before = self.error(block, held)
         best = _Best(loop, work, rounding, self.recipe.grid_of("blocks"), before)
@@ -172,33 +156,21 @@ def rounded(grid: Grid | None, work: Trained, optimizer: torch.optim.Optimizer) 
     """Return what rounds the layers' weights in the loop; ``None`` without a grid."""
     if grid is None:
         return None
-    weights = {}
-    for parameter, layer in work.layers.items():
-        mask = work.masks.get(parameter)
-        own = mask.t() if mask is not None and layer.transposed else mask
-        weights[parameter] = RoundedWeight(own, grid, least_scale(layer.master.dtype), layer.transposed)
-    return Rounding(weights, optimizer)
+    return Rounding({p: on_grid(layer, work.masks.get(p), grid) for p, layer in work.layers.items()}, optimizer)
 
 
-def fused(work: Trained) -> bool:
-    """Whether torch has a fused Adam for where the weights are."""
-    return all(parameter.device.type in ("cpu", "cuda") for parameter in work.parameters)
+def on_grid(layer: Layer, mask: Tensor | None, grid: Grid) -> RoundedWeight:
+    """Return how a layer's weight is rounded; the mask lies as the weight does."""
+    own = mask.t() if mask is not None and layer.transposed else mask
+    return RoundedWeight(own, grid, least_scale(layer.master.dtype), layer.transposed)
 
 
-def cosine(step: int, steps: int, floor: float = 0.0) -> float:
+def rate(step: int, steps: int, floor: float = 0.0) -> float:
     """Return the factor on the learning rate: a short linear rise, then a cosine down to ``floor``.
 
     Example:
-        >>> [round(cosine(step, 100), 3) for step in (0, 4, 5, 99)]
+        >>> [round(rate(step, 100), 3) for step in (0, 4, 5, 99)]
         [0.2, 1.0, 1.0, 0.0]
     """
     rise = max(1, round(WARMUP * steps))
-    if step < rise:
-        return (step + 1) / rise
-    return floor + (1 - floor) * (1 + math.cos(math.pi * (step + 1 - rise) / max(1, steps + 1 - rise))) / 2
-
-
-def tokens(activation: Activation) -> int:
-    """Count the tokens of a batch that are not padding."""
-    mask = activation.mask
-    return activation.batch.input_ids.numel() if mask is None else int(mask.sum())
+    return (step + 1) / rise if step < rise else cosine(step + 1 - rise, max(1, steps + 1 - rise), 1.0, floor)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lowdim.report.draw import words
-from lowdim.report.draw.axes import spans_decades
 from lowdim.report.draw.palette import colour
 from lowdim.report.draw.svg import Tips, draw
-from lowdim.report.pruning.trade import write_names
+from lowdim.report.pruning.trade import dress, mark, write_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,29 +36,17 @@ class Mark:
 
 def staircase(key: str, label: str, marks: Sequence[Mark], xlabel: str, write_x: Callable[[float], str]) -> str:
     """Draw the marks and the front through the kept ones, which alone are named: the rest say so when pointed at."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     def paint(figure: Figure, tips: Tips) -> None:
         axes = figure.subplots()
         axes.grid(True, axis="both")
-        kept = sorted((mark.x, mark.y) for mark in marks if mark.kept)
+        kept = sorted((each.x, each.y) for each in marks if each.kept)
         xs, ys = [x for x, _ in kept], [y for _, y in kept]
         axes.plot(xs, ys, color=colour("line"), drawstyle="steps-post", zorder=2)
-        for mark in marks:
-            look: dict[str, Any] = {"facecolors": colour("paper"), "edgecolors": colour("muted")}
-            look = look if mark.dense else {"color": colour("blue")}
-            text = f"{mark.name}: {words.number(mark.y)} at {write_x(mark.x)} {xlabel}"
-            tips.add(axes.scatter([mark.x], [mark.y], s=42, linewidths=2, zorder=3, **look), [text])
-        if spans_decades([mark.y for mark in marks], 5):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.margins(0.14)
-        axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write_x(value)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tick(value)))
-        axes.set_xlabel(xlabel)
-        write_names(axes, [(mark.x, mark.y, mark.name, mark.dense) for mark in marks if mark.kept])
+        for each in marks:
+            text = f"{each.name}: {words.number(each.y)} at {write_x(each.x)} {xlabel}"
+            mark(axes, tips, each.x, each.y, text, each.dense)
+        dress(axes, [each.y for each in marks], xlabel, write_x)
+        write_names(axes, [(each.x, each.y, each.name, each.dense) for each in marks if each.kept])
 
     return draw(key, label, 290, paint)

@@ -12,6 +12,7 @@ from lowdim.report.draw.palette import css_variables
 from lowdim.report.environment import templates
 from lowdim.report.front.draw import Mark, staircase
 from lowdim.report.pruning.figures import Picture
+from lowdim.report.pruning.page import pairs
 
 Json = Mapping[str, Any]
 _AXES: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -51,7 +52,7 @@ def render(found: Json) -> str:
             pictures=[picture for name in _AXES if (picture := _picture(found, name)) is not None],
             tasks=[words.clean(name) for name in tasks],
             rows=[_row(row, tasks, found) for row in found["rows"]],
-            tables=[("Perplexity protocol", _pairs(found["protocol"])), ("Machine", _pairs(found["machine"]))],
+            tables=[("Perplexity protocol", pairs(found["protocol"])), ("Machine", pairs(found["machine"]))],
         )
     )
 
@@ -85,7 +86,3 @@ def _row(row: Json, tasks: list[str], found: Json) -> dict[str, Any]:
         "speed": words.number(row["tokens_per_s"]),
         "note": words.clean(row["note"]),
     }
-
-
-def _pairs(values: Json) -> list[tuple[str, str]]:
-    return [(words.clean(k).replace("_", " "), words.clean(str(v))) for k, v in values.items() if v is not None]

@@ -114,7 +114,7 @@ def _tables(manifest: Json, run: Json) -> list[tuple[str, list[tuple[str, str]]]
         ("Machine", section(run, "machine")),
         ("Library versions", section(manifest, "versions")),
     ]
-    return [(title, rows) for title, values in found if (rows := _pairs(values))]
+    return [(title, rows) for title, values in found if (rows := pairs(values))]
 
 
 def _recovery(found: Json) -> Json:
@@ -124,13 +124,13 @@ def _recovery(found: Json) -> Json:
     return {**{key: found[key] for key in kept if found.get(key)}, **recipe} if found else {}
 
 
-def _pairs(values: Json) -> list[tuple[str, str]]:
+def pairs(values: Json) -> list[tuple[str, str]]:
     """Write keys and values; those of a mapping inside carry its key before their own."""
     rows = []
     for key, value in values.items():
         name = words.clean(key).replace("_", " ")
         if isinstance(value, Mapping):
-            rows += [(f"{name}, {inner}", text) for inner, text in _pairs(value)]
+            rows += [(f"{name}, {inner}", text) for inner, text in pairs(value)]
         elif value is not None:
             rows.append((name, _plain(value)))
     return rows

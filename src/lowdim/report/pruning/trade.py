@@ -58,29 +58,39 @@ def named_points(
     write_x: Callable[[float], str],
 ) -> str:
     """Draw points (x, y, name, dense), each with its name beside it: rings for dense ones, dots for sparse ones."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     def paint(figure: Figure, tips: Tips) -> None:
         axes = figure.subplots()
         axes.grid(True, axis="both")
         for x, y, name, dense in points:
-            look: dict[str, Any] = {"facecolors": colour("paper"), "edgecolors": colour("muted")}
-            look = look if dense else {"color": colour("blue")}
-            text = f"{name}: {words.number(y)} at {write_x(x)} {xlabel}"
-            tips.add(axes.scatter([x], [y], s=42, linewidths=2, zorder=3, **look), [text])
-        if spans_decades([y for _, y, *_ in points], 5):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.margins(0.14)
-        axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write_x(value)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tick(value)))
-        axes.set_xlabel(xlabel)
+            mark(axes, tips, x, y, f"{name}: {words.number(y)} at {write_x(x)} {xlabel}", dense)
+        dress(axes, [y for _, y, *_ in points], xlabel, write_x)
         write_names(axes, points)
 
     return draw(key, label, 270, paint)
+
+
+def mark(axes: Axes, tips: Tips, x: float, y: float, text: str, dense: bool) -> None:
+    """Draw a point that says something when pointed at: a ring for a dense model, a dot for a sparse one."""
+    look: dict[str, Any] = {"facecolors": colour("paper"), "edgecolors": colour("muted")}
+    look = look if dense else {"color": colour("blue")}
+    tips.add(axes.scatter([x], [y], s=42, linewidths=2, zorder=3, **look), [text])
+
+
+def dress(axes: Axes, ys: Sequence[float], xlabel: str, write_x: Callable[[float], str]) -> None:
+    """Give axes their scales, ticks and label: a cost from 0 on, and values that may span decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    if spans_decades(ys, 5):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.margins(0.14)
+    axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write_x(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tick(value)))
+    axes.set_xlabel(xlabel)
 
 
 def write_names(axes: Axes, points: Sequence[tuple[float, float, str, bool]]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowdim.core.quantize import Grid, Quantized, encode, spread, to_levels
+from lowdim.core.quantize import Grid, Quantized, decode, encode, nearest
 from lowdim.train.ride import Ride, Rider
 
 
@@ -41,11 +41,10 @@ class RoundedWeight:
         if self.codes is None:
             self.refresh(wide)
         assert self.codes is not None
-        weight = self._laid_out(wide)
-        scale = spread(self.codes.scales, weight.shape[1], self.grid.group)
-        units = torch.where(scale > 0, weight / scale, 0.0)
-        self.codes = self.codes._replace(levels=to_levels(units, self.mask, self.codes.table))
-        made = self.codes.levels.float().mul_(scale)
+        scales, table = self.codes.scales, self.codes.table
+        levels = nearest(self._laid_out(wide), self.mask, self.grid, scales, table)
+        self.codes = Quantized(levels, scales, table)
+        made = decode(levels, scales, self.grid)
         return made.t() if self.turned else made
 
     def _laid_out(self, wide: Tensor) -> Tensor:
