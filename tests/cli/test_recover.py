@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,21 @@ def test_a_recipe_prunes_and_recovers(run, model: Path, brief: list[str], text: 
     assert made["storage"] == "packed" and made["recipe"]["sparsity"] == 0.5
     assert made["recovery"]["recipe"]["quantize"] == "int8"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.html", "out.run.json", "recipe.yaml"]
+
+
+def test_the_dense_model_of_a_recipe_is_the_one_it_names(run, model: Path, text: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(model, copied)
+    lines = (
+        f"sparsity: 0.5\nmethod: magnitude\ncalibration: {{source: {text}, samples: 4, context: 32}}\n"
+        "evaluation: {text: null}\nrecover:\n  stage: blocks\n  batch_tokens: 64\n  blocks: {passes: 1}\n"
+        "  calibration: {samples: 16, context: 32}\n"
+    )
+    teachers = {}
+    for name, more in (("own", ""), ("named", f"  teacher: {copied}\n")):
+        recipe = tmp_path / f"{name}.yaml"
+        recipe.write_text(lines + more)
+        done = run("prune", model, tmp_path / name, "--recipe", recipe, "--quiet")
+        assert done.exit_code == 0, done.output
+        teachers[name] = facts(tmp_path / name)["recovery"]["teacher"]
+    assert teachers == {"own": str(model), "named": str(copied)}

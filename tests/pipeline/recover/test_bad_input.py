@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,25 @@ def refused(model: Path, tmp_path: Path, **settings: Any) -> str:
 
 def test_a_model_that_names_no_teacher(saved: Callable[[str], Path], tmp_path: Path) -> None:
     assert "teacher=DENSE" in refused(saved("llama"), tmp_path)
+
+
+def test_the_teacher_is_opened_in_the_revision_that_was_pruned(
+    pruned: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    copied = tmp_path / "copied"
+    shutil.copytree(pruned("llama"), copied)
+    record = json.loads((copied / "lowdim.json").read_text())
+    record["model"]["revision"] = "0123abc"
+    (copied / "lowdim.json").write_text(json.dumps(record))
+
+    def opened(name: str, **how: Any) -> Any:
+        asked.update(how, name=name)
+        raise LowdimError("seen")
+
+    monkeypatch.setattr("lowdim.pipeline.recover.pair.open_model", opened)
+    assert refused(copied, tmp_path) == "seen"
+    assert (asked["name"], asked["revision"]) == (record["model"]["source"], "0123abc")
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mixtral"])

@@ -85,7 +85,6 @@ def prune_and_recover(
         between,
         recovery,
         out=out,
-        teacher=model,
         resume=resume,
         overwrite=overwrite,
         progress=progress,

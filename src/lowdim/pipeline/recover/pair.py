@@ -16,7 +16,7 @@ from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.masks import masks_in
 from lowdim.models.disk.source import resolve
 from lowdim.models.structure.layers import Layer
-from lowdim.models.structure.zeros import PRUNED
+from lowdim.models.structure.zeros import mask_of
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.models.walk.stream import Block, Stream
 from lowdim.pipeline.recover.recipe import Recovery
@@ -77,9 +77,10 @@ def open_pair(model: str | Path, recipe: Recovery, *, revision: str | None = Non
     record = manifest.read(source.path) if manifest.exists(source.path) else None
     storage = record.storage if record else "dense"
     _refuse_rounded(model, record, recipe)
-    name = _teacher(model, record, recipe)
+    name, of = _teacher(model, record, recipe)
     student = open_session(str(model), recipe.writing(storage), revision=revision)
-    teacher = open_model(name, compute=recipe.compute, device=recipe.device, trust_remote_code=recipe.trust_remote_code)
+    trusted = recipe.trust_remote_code
+    teacher = open_model(name, revision=of, compute=recipe.compute, device=recipe.device, trust_remote_code=trusted)
     _compare(student.stream, teacher.stream, name)
     return Pair(recipe, student, teacher, name, record)
 
@@ -100,14 +101,15 @@ def _grid_of(record: Manifest) -> str:
     return min(grids, default=str(last.get("quantize", "none")))
 
 
-def _teacher(model: str | Path, record: Manifest | None, recipe: Recovery) -> str:
+def _teacher(model: str | Path, record: Manifest | None, recipe: Recovery) -> tuple[str, str | None]:
+    """Return how the dense model is named, and its revision where that is recorded."""
     if recipe.teacher is not None:
-        return recipe.teacher
+        return recipe.teacher, None
     if record is None:
         raise LowdimError(
             f"{model} has no {manifest.FILE} that says which dense model it was made from. Name it: use teacher=DENSE."
         )
-    return record.model.source
+    return record.model.source, record.model.revision
 
 
 def _compare(student: Stream, teacher: Stream, name: str) -> None:
@@ -168,17 +170,3 @@ def trained(block: Block, names: set[str]) -> Trained:
     masks = {parameter: mask for parameter, master in masters.items() if (mask := mask_of(master)) is not None}
     masters |= {parameter: block.masters[name] for parameter, name in others.items()}
     return Trained(layers, others, masters, masks)
-
-
-def mask_of(weight: Tensor) -> Tensor | None:
-    """Return the kept entries of a pruned weight, bool of its shape; ``None`` for one that was not pruned.
-
-    Dense weights hold a few zeros by chance.
-
-    Example:
-        >>> import torch
-        >>> mask_of(torch.tensor([[1.0, 0.0]])), mask_of(torch.ones(1, 2))
-        (tensor([[ True, False]]), None)
-    """
-    mask = weight != 0
-    return mask if float((~mask).float().mean()) >= PRUNED else None

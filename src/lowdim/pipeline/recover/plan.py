@@ -57,7 +57,7 @@ class RecoveryPlan:
     def render(self) -> str:
         """Return the plan as text."""
         words = {"blocks": "Block by block", "distill": "End to end"}
-        lines = [f"{self.weights:,} weights are trained; {self.zeros:.1%} of the layers' are zero and stay so"]
+        lines = [f"{self.weights:,} weights are trained; {self.zeros:.1%} of the layers' are zero"]
         for name, stage in self.stages.items():
             each = " for every block" if name == "blocks" else ""
             memory = self.memory[name] / 2**20
@@ -168,15 +168,16 @@ def counted(pair: Pair) -> tuple[int, float]:
         RecipeError: pruned weights are to be stored on a grid that knows none.
     """
     stream, names = pair.student.stream, {info.name for info in pair.student.layers}
-    kept = total = others = 0
+    total = pruned = others = 0
     for index in range(len(stream)):
         with stream.block(index) as block:
             work = trained(block, names)
             for parameter, layer in work.layers.items():
                 mask = work.masks.get(parameter)
                 total += layer.master.numel()
-                kept += layer.master.numel() if mask is None else int(mask.sum())
+                pruned += 0 if mask is None else layer.master.numel() - int(mask.sum())
                 if mask is not None and pair.recipe.quantize == "int3":
                     raise RecipeError(f"{layer.name} has pruned weights, and quantize='int3' has no mask. Take 'int4'.")
             others += sum(parameter.numel() for parameter in work.others)
-    return kept + others, 1 - kept / max(1, total)
+    idle = 0 if pair.recipe.masks.moves else pruned
+    return total - idle + others, pruned / max(1, total)

@@ -68,7 +68,7 @@ class Distill(Section):
         passes: over the text, where no time is given.
         kl: weight of the forward KL divergence from the teacher, temperature^2 times that of the softened ones.
         ce: weight of the cross-entropy of the text's own next tokens.
-        hidden: weight of the squared error of the last hidden states, each token's in shares of the teacher's energy.
+        hidden: weight of the squared error of what the blocks give, each token's in shares of the teacher's energy.
         temperature: that softens both predictions for the divergence.
         clip: largest norm of a step's gradient.
         checkpointing: compute each block twice rather than keep its activations; less memory, a third more time.
