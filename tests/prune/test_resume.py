@@ -162,7 +162,7 @@ def test_another_version_of_a_library_is_refused_and_named(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped(source, out, monkeypatch)
-    monkeypatch.setattr("lowdim.prune.api.version", lambda name: "9" if name == "transformers" else "?")
+    monkeypatch.setattr("lowdim.runs.fingerprint.version", lambda name: "9" if name == "transformers" else "?")
     with pytest.raises(ResumeError, match=r"differs in versions\..*versions\.transformers"):
         go(source, out, resume=True)
 
