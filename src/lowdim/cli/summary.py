@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowdim.cli.screen import show, table
+from lowdim.report.pruning.rivals import rivals
 from lowdim.report.pruning.summary import headline, notices, verdict
 
 PLACES = 2
@@ -20,6 +21,10 @@ def finish(out: Path) -> None:
     rows = headline(manifest, run)
     table(("", "dense", "sparse", "change"), [(r.label, r.dense, r.sparse, r.change) for r in rows], 1)
     show(verdict(manifest, run))
+    beside_it = rivals(run)
+    table(("in this runtime", "perplexity", "read per token", "tokens/s"), [r.cells for r in beside_it], 1)
+    for rival in beside_it[1:]:
+        show(rival.sentence)
     for notice in notices(manifest):
         more = "" if len(notice.places) <= PLACES else f" and {len(notice.places) - PLACES} more"
         show(f"{notice.kind}: {notice.what} ({', '.join(notice.places[:PLACES])}{more})")

@@ -47,6 +47,16 @@ class Batch:
         mask = self.attention_mask
         return Batch(self.input_ids[start:stop], None if mask is None else mask[start:stop])
 
+    def share(self, index: int, of: int) -> Batch:
+        """Return one of so many parts that are as equal as can be; some may be empty.
+
+        Example:
+            >>> import torch
+            >>> [len(Batch(torch.zeros(5, 8, dtype=torch.int64)).share(index, of=3)) for index in range(3)]
+            [1, 2, 2]
+        """
+        return self.rows(index * len(self) // of, (index + 1) * len(self) // of)
+
 
 def num_tokens(batches: Batch | Iterable[Batch]) -> int:
     """Return the number of tokens that are not padding."""

@@ -62,6 +62,8 @@ class Loop:
         schedule: factor on the learning rates for the step with an index, from 0.
         riders: what is saved and restored with the loop, such as the ``SparseTraining`` of the optimizer.
         size: counts a batch's examples, or whatever its loss is a mean over, such as tokens.
+        together: whether the model is one of equal copies in all ranks of the process group that nothing wraps, so that
+            the loop itself adds up their gradients, in fp32 where there are fp32 copies.
 
     Raises:
         RecipeError: a setting is out of range.
@@ -94,13 +96,15 @@ class Loop:
         schedule: Callable[[int], float] | None = None,
         riders: Sequence[Kept] = (),
         size: Callable[[Any], int] = examples,
+        together: bool = False,
     ) -> None:
         check("accumulate", accumulate, Range(least=1, whole=True))
         check("clip", clip, Range(above=0, optional=True))
         self.model, self.optimizer, self.riders, self.step = model, optimizer, tuple(riders), 0
         self._loss, self._size, self._schedule = loss, size, schedule
         self._accumulate, self._clip = accumulate, clip
-        self._together = ranks_agree(model)
+        self._adds_up = together
+        self._together = together or ranks_agree(model)
         self._wide: dict[nn.Parameter, Tensor] = {}
         self._projected = dict(projected or {})
         for group in optimizer.param_groups:
@@ -170,11 +174,25 @@ class Loop:
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
         with self._widened():
+            if self._adds_up:
+                self._add_up()
             if self._clip is not None:
                 nn.utils.clip_grad_norm_(self._parameters(), self._clip)
             self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
+
+    def _add_up(self) -> None:
+        """Give every rank the mean gradient of all; a weight that none has a gradient of keeps none."""
+        own = self._parameters()
+        there = torch.tensor([parameter.grad is not None for parameter in own], dtype=torch.int32)
+        there = there.to(own[0].device)
+        dist.all_reduce(there)
+        for parameter, ranks in zip(own, there.tolist(), strict=True):
+            if ranks:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= dist.get_world_size()
 
     @contextmanager
     def _widened(self) -> Iterator[None]:

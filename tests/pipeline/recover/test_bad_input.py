@@ -135,11 +135,6 @@ def test_weights_that_no_forward_survives(pruned: Callable[..., Path], tmp_path:
     assert "NaN or Inf" in refused(damaged, tmp_path)
 
 
-def test_one_of_several_processes(pruned: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "without torchrun" in refused(pruned("llama"), tmp_path)
-
-
 def test_an_output_that_exists(pruned: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")

@@ -225,7 +225,8 @@ def test_nothing_is_worse_than_it_was(pruned: Pruned, tmp_path: Path) -> None:
 def test_masks_that_moved_for_nothing_move_back(two_four: Pruned, tmp_path: Path) -> None:
     wild: dict[str, Any] = {"lr": 30.0, "clip": 1e9}
     made = small.run(two_four("llama"), tmp_path / "out", stage="distill", masks=adaptive(), distill=wild)
-    assert "undone" in made.manifest["recovery"]["note"]
+    note = made.manifest["recovery"]["note"]
+    assert "undone" in note or "went back to step 0" in note  # whether the weights survive it is the processor's
     assert changed(two_four("llama"), made.out) == set()
 
 

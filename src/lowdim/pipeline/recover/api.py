@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lowdim.core.errors import LowdimError
 from lowdim.core.progress import Progress, Silent
 from lowdim.data.batch import split
 from lowdim.data.calibration import CalibrationData, positions
+from lowdim.models import ranks
 from lowdim.models.disk import manifest
 from lowdim.models.disk.convert import convert
 from lowdim.models.disk.writer import Writer
@@ -28,6 +29,7 @@ from lowdim.pipeline.recover.pair import Pair, open_pair
 from lowdim.pipeline.recover.plan import RecoveryPlan, StagePlan, counted, memory, plan_blocks, plan_distill
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.pipeline.recover.record import build_record
+from lowdim.pipeline.recover.shared import Shared, own_part
 from lowdim.prune.api import read_calibration
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.measure import Measured, compare, make_windows, measure
@@ -36,7 +38,6 @@ from lowdim.prune.speed import MeasureSpeed
 from lowdim.runs.clock import Clock
 from lowdim.runs.directory import tidy
 from lowdim.runs.fingerprint import refuse_differences, versions
-from lowdim.train.compare.store import Store
 
 
 @dataclass(frozen=True)
@@ -95,18 +96,19 @@ def recover(
     Raises:
         LowdimError: anything that the caller can put right: recipe, models, data, output directory, numbers.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise LowdimError("recovery runs in one process, and this is one of several. Start it without torchrun.")
     recipe = recipe or Recovery()
     given = {"teacher": None if teacher is None else str(teacher), "minutes": minutes}
     recipe = Recovery(**recipe.to_dict() | {key: value for key, value in given.items() if value is not None})
     model, target = accepted(model), Path(out)
     run = _Run(recipe, progress or Silent(), calibration, tokenizer, announce, speed)
-    if isinstance(model, PreTrainedModel):
+    with ranks.launched():
+        if not isinstance(model, PreTrainedModel):
+            return run.to_disk(model, target, revision, resume, overwrite)
+        if ranks.active():
+            raise LowdimError("several ranks recover a model from disk together: save it, and give its directory.")
         with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=f".{target.name}.") as place:
             save_model(model, tokenizer, Path(place))
             return run.to_disk(place, target, None, resume, overwrite)
-    return run.to_disk(model, target, revision, resume, overwrite)
 
 
 def plan(
@@ -160,32 +162,38 @@ class _Run:
         """Recover from disk to disk."""
         if resume and not overwrite and manifest.exists(out):
             return self._finished(spec, out, revision)
-        with Writer(out, overwrite=overwrite, resume=resume) as writer:
+        writer = Writer(out, overwrite=overwrite, resume=resume) if ranks.rank() == 0 else None
+        with nullcontext() if writer is None else writer:
             with self.clock.stage("Open"):
                 pair, data = self._open(spec, revision)
                 text = self._text(data)
-                keeper = Keeper(pair.student, writer, writer.directory.partial)
+                partial = out.resolve().with_name(f"{out.resolve().name}.partial")
+                keeper, store = Keeper(pair.student, writer, partial), Shared(writer, partial)
                 checkpoint = pair.student.checkpoint
                 assert checkpoint is not None
-                writer.directory.require_space(checkpoint.size_bytes)
+                if writer is not None:
+                    writer.directory.require_space(checkpoint.size_bytes)
                 keeper.start(self._fingerprint(pair, data))
                 keeper.write_outer()
             plan = self._settled(pair, text, keeper)
             self._windows = make_windows(pair.student.recipe, self.tokenizer, pair.student.config)
             before = self._measured("dense", pair, keeper, pair.teacher.stream.forward)
             pruned = self._measured("pruned", pair, keeper, pair.student.stream.forward)
-            records, held, stage = self._stages(pair, text, plan, keeper, Store(writer.directory))
+            records, held, stage = self._stages(pair, text, plan, keeper, store)
             after = self._measured("sparse", pair, keeper, self._written(pair, keeper))
             alone = None
             if stage is not None and stage.beside:
                 alone, after = after, self._measured("sparse", pair, keeper, stage.forward)
             evaluation = compare(before, after)
             record = build_record(pair, data, plan, keeper, records, held, evaluation, pruned, alone)
-            keeper.finish(record)
-        if stage is not None and stage.beside:
-            convert(out, out, "packed", overwrite=True, beside=detach(stage.student))
-            record = manifest.read(out)
-        write_sidecar(out, pair.student, self.clock, self.progress, self.speed, pair.teacher)
+            if writer is not None:
+                keeper.finish(record)
+        if writer is not None:
+            if stage is not None and stage.beside:
+                convert(out, out, "packed", overwrite=True, beside=detach(stage.student))
+                record = manifest.read(out)
+            write_sidecar(out, pair.student, self.clock, self.progress, self.speed, pair.teacher)
+        ranks.barrier()
         return RecoveryResult(record.to_dict(), out)
 
     def _open(self, spec: str, revision: str | None) -> tuple[Pair, CalibrationData]:
@@ -207,11 +215,12 @@ class _Run:
             "data": own.get("data", {}).get("hash"),
         }
         refuse_differences(f"the finished run in {out}", made, {key: asked[key] for key in made})
-        tidy(out)
+        if ranks.rank() == 0:
+            tidy(out)
         return RecoveryResult(found.to_dict(), out)
 
     def _text(self, data: CalibrationData) -> Text:
-        return split_text(list(split([data.whole], self.recipe.batch_tokens)), self.recipe.calibration.held)
+        return own_part(split_text(list(split([data.whole], self.recipe.batch_tokens)), self.recipe.calibration.held))
 
     def _settled(self, pair: Pair, text: Text, keeper: Keeper) -> RecoveryPlan:
         """Return the plan of this run: an earlier attempt's, or one that is timed now; it is told before the work."""
@@ -224,15 +233,15 @@ class _Run:
                 try:
                     plan = self._planned(pair, text)
                 except LowdimError:
-                    assert keeper.writer is not None
-                    keeper.writer.directory.reset()  # nothing in it is worth going on from
+                    if keeper.writer is not None:
+                        keeper.writer.directory.reset()  # nothing in it is worth going on from
                     raise
                 keeper.remember("plan", plan.to_dict())
         self.announce(plan.render())
         return plan
 
     def _stages(
-        self, pair: Pair, text: Text, plan: RecoveryPlan, keeper: Keeper, store: Store
+        self, pair: Pair, text: Text, plan: RecoveryPlan, keeper: Keeper, store: Shared
     ) -> tuple[dict[int, BlockRecord], Held | None, DistillStage | None]:
         records: dict[int, BlockRecord] = {}
         if "blocks" in plan.stages:
@@ -263,12 +272,14 @@ class _Run:
             return Measured()
         if name != "sparse" and (found := keeper.recall(name)):
             return Measured.from_dict(found)
-        with self.clock.stage(f"Evaluate {name}"):
-            seen = watched(forward, len(session.stream), f"Evaluate the {name} model", self.progress)
-            found = measure(seen, recipe, self.tokenizer, text, positions(session.config))
+        measured = Measured()
+        if ranks.rank() == 0:
+            with self.clock.stage(f"Evaluate {name}"):
+                seen = watched(forward, len(session.stream), f"Evaluate the {name} model", self.progress)
+                measured = measure(seen, recipe, self.tokenizer, text, positions(session.config))
         if name != "sparse":
-            keeper.remember(name, found.to_dict())
-        return found
+            keeper.remember(name, measured.to_dict())
+        return measured
 
     def _fingerprint(self, pair: Pair, data: CalibrationData) -> dict[str, Any]:
         """Return all that decides the output's bytes."""
@@ -280,5 +291,6 @@ class _Run:
             "teacher": pair.teacher.checkpoint.fingerprint(),
             "data": data.hash,
             "compute": str(pair.student.stream.compute),
+            "ranks": ranks.size(),
             "versions": versions(),
         }

@@ -11,6 +11,7 @@ from lowdim.core.errors import RecipeError
 from lowdim.core.progress import Progress
 from lowdim.core.recipe import read
 from lowdim.core.recipe.override import assignments
+from lowdim.models import ranks
 from lowdim.pipeline.recover.api import recover
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.prune.api import prune
@@ -72,25 +73,27 @@ def prune_and_recover(
         LowdimError: anything that the caller can put right; what is finished of either step stays for ``resume``.
     """
     between = out.with_name(f"{out.name}.pruned")
-    prune(
-        model,
-        recipe,
-        out=between,
-        revision=revision,
-        resume=resume,
-        overwrite=overwrite and not resume,
-        progress=progress,
-    )
-    recover(
-        between,
-        recovery,
-        out=out,
-        resume=resume,
-        overwrite=overwrite,
-        progress=progress,
-        announce=announce,
-        speed=speed,
-    )
-    shutil.rmtree(between, ignore_errors=True)
-    between.with_name(f"{between.name}.run.json").unlink(missing_ok=True)
+    with ranks.launched():
+        prune(
+            model,
+            recipe,
+            out=between,
+            revision=revision,
+            resume=resume,
+            overwrite=overwrite and not resume,
+            progress=progress,
+        )
+        recover(
+            between,
+            recovery,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+            announce=announce,
+            speed=speed,
+        )
+        if ranks.rank() == 0:
+            shutil.rmtree(between, ignore_errors=True)
+            between.with_name(f"{between.name}.run.json").unlink(missing_ok=True)
     return out

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from lowdim.core.errors import LowdimError
+from lowdim.core.errors import LowdimError, NumericalError
 from lowdim.core.progress import Progress
 from lowdim.core.quantize import Quantized, decode
 from lowdim.core.random import generator
 from lowdim.data.batch import Batch, num_tokens
+from lowdim.models import ranks
 from lowdim.models.load import load
 from lowdim.models.structure.blocks import find_blocks
 from lowdim.models.structure.layers import Layer
@@ -29,8 +30,9 @@ from lowdim.models.walk.skeleton import Reader
 from lowdim.models.walk.stream import Block
 from lowdim.nn.slorb import add_slorb
 from lowdim.pipeline.recover.blocks import Text, write
-from lowdim.pipeline.recover.fit import on_grid, rate
+from lowdim.pipeline.recover.fit import mean, on_grid, rate
 from lowdim.pipeline.recover.pair import Pair, trained
+from lowdim.pipeline.recover.shared import Shared
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.train.loop import Loop
 from lowdim.train.nm.base import Start
@@ -94,8 +96,8 @@ class DistillStage:
         self._taught: dict[int, Tensor] = {}
         width = self.teacher.config.get_text_config().hidden_size
         size = num_tokens(text.train) * width * next(self.teacher.parameters()).itemsize
-        self.remembers = size <= _REMEMBERED and not settings.hidden
-        self.accumulate = max(1, round(settings.sequences / len(text.train[0])))
+        self.remembers = ranks.broadcast(size <= _REMEMBERED) and not settings.hidden
+        self.accumulate = max(1, round(settings.sequences / sum(ranks.gathered(len(text.train[0])))))
 
     def _model(self, opened: Any) -> PreTrainedModel:
         assert opened.source is not None
@@ -217,12 +219,10 @@ class DistillStage:
     @torch.no_grad()
     def held_out(self) -> float:
         """Return the loss on the held-out batches, each token weighing the same."""
-        sizes = [num_tokens(batch) for batch in self.text.held]
         with adopted():
-            lost = [float(self.distiller(self.student, batch)) for batch in self.text.held]
-        return sum(one * size for one, size in zip(lost, sizes, strict=True)) / sum(sizes)
+            return mean((float(self.distiller(self.student, batch)), num_tokens(batch)) for batch in self.text.held)
 
-    def run(self, steps: int, keeper: Keeper, store: Any, progress: Progress) -> Held:
+    def run(self, steps: int, keeper: Keeper, store: Shared, progress: Progress) -> Held:
         """Train for so many steps, or what is left of them; the student then is as it did best, or as it began.
 
         Args:
@@ -245,7 +245,7 @@ class DistillStage:
             self.loop.load_state_dict(state)
         try:
             self._train(steps, store, progress)
-        except _DivergedError:
+        except (_DivergedError, NumericalError):  # the loss is NaN, or the weights that masks are chosen by
             self._back(store, start, keeper)
         if flips := [dict(update) for rider in self._held for update in rider.history]:
             keeper.remember("masks", flips)
@@ -255,7 +255,7 @@ class DistillStage:
             keeper.remember("distill_note", f"training ended at {last:.4g} on held-out text, from {first:.4g}: undone")
             last = first
         seen = islice(self._places(0), self.loop.step * self.accumulate)
-        tokens = sum(num_tokens(self.text.train[place]) for place in seen)
+        tokens = sum(ranks.gathered(sum(num_tokens(self.text.train[place]) for place in seen)))
         store.put(_STATE, self.loop.state_dict())
         held = Held(first, last, self.loop.step, tokens, round(time.perf_counter() - begun, 3))
         keeper.remember("distilled", asdict(held))
@@ -277,6 +277,7 @@ class DistillStage:
             schedule=lambda step: rate(step, steps, FLOOR),
             riders=self._riding,
             size=lambda place: num_tokens(self.text.train[place]),
+            together=ranks.active(),
         )
 
     def _riders(self, optimizer: Optimizer, steps: int) -> tuple[list[Any], dict[nn.Parameter, Any]]:
@@ -302,24 +303,24 @@ class DistillStage:
         with adopted():
             model(**model_inputs(model, batch, next(model.parameters()).device))
 
-    def _train(self, steps: int, store: Any, progress: Progress) -> None:
+    def _train(self, steps: int, store: Shared, progress: Progress) -> None:
         saved = time.monotonic()
         places = self._places(self.loop.step * self.accumulate)
         with progress.stage("Recover end to end", steps, "steps") as stage:
             stage.advance(self.loop.step)
 
             def told(step: int, loss: float) -> None:
-                if not math.isfinite(loss):
+                if not all(map(math.isfinite, ranks.gathered(loss))):
                     raise _DivergedError
                 stage.advance()
 
             while self.loop.step < steps:
                 self.loop.run([next(places) for _ in range(self.accumulate)], told)
-                if time.monotonic() - saved >= self.pair.recipe.save_seconds:
+                if ranks.broadcast(time.monotonic() - saved >= self.pair.recipe.save_seconds):
                     store.put(_STATE, self.loop.state_dict())
                     saved = time.monotonic()
 
-    def _back(self, store: Any, start: _Start, keeper: Keeper) -> None:
+    def _back(self, store: Shared, start: _Start, keeper: Keeper) -> None:
         """Go back to the last state that was saved, or to the beginning."""
         state, step = store.get(_STATE), self.loop.step
         if state is not None:

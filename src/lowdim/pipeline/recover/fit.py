@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from lowdim.core.quantize import Grid, Quantized, decode, least_scale
 from lowdim.core.random import generator
 from lowdim.core.schedule import cosine
 from lowdim.data.batch import num_tokens
+from lowdim.models import ranks
 from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.calls import Activation
 from lowdim.models.walk.stream import Block
@@ -61,9 +62,7 @@ class Fitter:
     @torch.no_grad()
     def error(self, block: Block, examples: Sequence[Example]) -> float:
         """Return a block's mean error on examples, each weighing as its tokens."""
-        sizes = [num_tokens(example.given.batch) for example in examples]
-        lost = (float(self.loss(block, example)) * size for example, size in zip(examples, sizes, strict=True))
-        return sum(lost) / sum(sizes)
+        return mean((float(self.loss(block, example)), num_tokens(example.given.batch)) for example in examples)
 
     def fit(
         self, block: Block, work: Trained, examples: Sequence[Example], held: Sequence[Example]
@@ -90,6 +89,7 @@ class Fitter:
             projected=rounding.projections() if rounding else None,
             schedule=lambda step: rate(step, self.steps),
             size=lambda example: num_tokens(example.given.batch),
+            together=ranks.active(),
         )
         before = self.error(block, held)
         best = _Best(loop, work, rounding, self.recipe.grid_of("blocks"), before)
@@ -111,6 +111,13 @@ class Fitter:
         while True:
             for place in torch.randperm(len(examples), generator=rng).tolist():
                 yield examples[place]
+
+
+def mean(losses: Iterable[tuple[float, int]]) -> float:
+    """Return the mean of what was lost on some tokens each, over all ranks."""
+    own = [(lost * tokens, tokens) for lost, tokens in losses]
+    everyone = ranks.gathered((sum(lost for lost, _ in own), sum(tokens for _, tokens in own)))
+    return sum(lost for lost, _ in everyone) / sum(tokens for _, tokens in everyone)
 
 
 class _Best:

@@ -10,6 +10,7 @@ import torch
 
 from lowdim.core.errors import RecipeError
 from lowdim.data.batch import num_tokens
+from lowdim.models import ranks
 from lowdim.pipeline.recover.blocks import BlockStage, Text
 from lowdim.pipeline.recover.distill import DistillStage
 from lowdim.pipeline.recover.fit import LOOKS, Fitter
@@ -78,7 +79,7 @@ def plan_blocks(pair: Pair, text: Text) -> StagePlan:
     """
     recipe, blocks = pair.recipe, len(pair.student.stream)
     small = Text(text.train[:2], text.held[:1])
-    forward, step = _time_block(pair, small)
+    forward, step = ranks.broadcast(_time_block(pair, small))
     asked, held = recipe.seconds("blocks"), len(text.held)
     passes = 2 + (recipe.blocks.targets == "recovered")
     fixed = held * forward * (passes + LOOKS)
@@ -120,7 +121,7 @@ def plan_distill(stage: DistillStage) -> StagePlan:
         RecipeError: there is not time enough for anything.
     """
     recipe, count, each = stage.pair.recipe, len(stage.text.train), stage.accumulate
-    step, taught = stage.time_step()
+    step, taught = ranks.broadcast(stage.time_step())
     asked, share = recipe.seconds("distill"), 1 - recipe.share if recipe.stage == "both" else 1.0
     if asked is None:
         steps = max(1, round(recipe.distill.passes * count / each))

@@ -142,11 +142,11 @@ def _speed_words(run: Json) -> str:
 
 def _share_of_sparsity(run: Json) -> str:
     """Say how much of a gain is the zeros' own: that over the dense model in the same runtime."""
-    own = _measured_form(run).get("over_dense")
+    own = measured_form(run).get("over_dense")
     return "" if own is None else f" ({_times(own)} over the dense model in the same runtime)"
 
 
-def _measured_form(run: Json) -> Json:
+def measured_form(run: Json) -> Json:
     """Return what the runtime measured of the sparse model that the run's speed is of; empty if it measured none."""
     forms = section(run, "speed", "runtime").get("models") or []
     rate = section(run, "speed").get("sparse_tokens_per_s")
@@ -183,7 +183,7 @@ def headline(manifest: Json, run: Json) -> list[Row]:
 
 def _same_runtime_row(run: Json) -> Row | None:
     """Set the sparse model beside the dense one of the same dtype in the same runtime: what the zeros alone buy."""
-    sparse = _measured_form(run)
+    sparse = measured_form(run)
     if not sparse.get("over_dense"):
         return None
     rate = float(sparse["tokens_per_s"])

@@ -1,0 +1,55 @@
+"""What several ranks of a recovery share: the text, dealt out among them, and the state that the first one writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lowdim.core.errors import LowdimError
+from lowdim.data.batch import Batch
+from lowdim.models import ranks
+from lowdim.models.disk.writer import Writer
+from lowdim.pipeline.recover.blocks import Text
+from lowdim.train.compare.store import Store, read
+
+
+def own_part(text: Text) -> Text:
+    """Return this rank's sequences of every batch, so that a step sees the same tokens on any number of ranks.
+
+    Raises:
+        LowdimError: a batch that is trained on has fewer sequences than there are ranks.
+    """
+    least = min(map(len, text.train))
+    if least < ranks.size():
+        raise LowdimError(
+            f"a batch of the text holds {least} sequences, which {ranks.size()} ranks cannot share. Raise "
+            "batch_tokens, or give calibration.samples of which every batch has enough."
+        )
+    return Text(_parts(text.train), [part for part in _parts(text.held) if len(part)])
+
+
+def _parts(batches: Sequence[Batch]) -> list[Batch]:
+    return [batch.share(ranks.rank(), ranks.size()) for batch in batches]
+
+
+class Shared:
+    """The states of a training in the directory of a run: rank 0 writes, every rank reads.
+
+    Args:
+        writer: of the run; ``None`` on other ranks.
+        partial: the directory that it fills.
+    """
+
+    def __init__(self, writer: Writer | None, partial: Path) -> None:
+        self._store, self._partial = None if writer is None else Store(writer.directory), partial
+
+    def put(self, name: str, content: Any) -> None:
+        """Write a nested state; every rank must call it."""
+        if self._store is not None:
+            self._store.put(name, content)
+        ranks.barrier()
+
+    def get(self, name: str) -> Any:
+        """Return what `put` wrote, or None if it wrote nothing."""
+        return read(self._partial / name) if (self._partial / name).is_file() else None
