@@ -105,3 +105,37 @@ def test_the_dense_model_of_a_recipe_is_the_one_it_names(run, model: Path, text:
         assert done.exit_code == 0, done.output
         teachers[name] = facts(tmp_path / name)["recovery"]["teacher"]
     assert teachers == {"own": str(model), "named": str(copied)}
+
+
+@pytest.fixture
+def both(text: Path, tmp_path: Path) -> Path:
+    """A recipe of both steps."""
+    recipe = tmp_path / "both.yaml"
+    recipe.write_text(
+        f"sparsity: 0.5\nmethod: magnitude\ncalibration: {{source: {text}, samples: 4, context: 32}}\n"
+        "evaluation: {text: null}\nrecover:\n  stage: distill\n  batch_tokens: 64\n"
+        "  calibration: {samples: 16, context: 32}\n  distill: {sequences: 4}\n"
+    )
+    return recipe
+
+
+def test_the_plan_of_a_recipe_is_of_both_steps(run, model: Path, both: Path, tmp_path: Path) -> None:
+    done = run("prune", model, tmp_path / "out", "--recipe", both, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "50.0% of them to become zero" in done.output
+    assert "Then recovery" in done.output and "50.0% of the layers' are zero" in done.output
+    assert "End to end: 4 steps" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["both.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("minutes=1e-5", "minutes=1e-05 is too short"), ("quantize=int3", "which has no mask. Take 'int4'")],
+)
+def test_what_cannot_be_recovered_is_not_pruned(
+    given: str, said: str, run, model: Path, both: Path, tmp_path: Path
+) -> None:
+    done = run("prune", model, tmp_path / "out", "--recipe", both, "--quiet", "--set", f"recover.{given}")
+    assert done.exit_code != 0
+    assert said in " ".join(done.output.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["both.yaml"]

@@ -106,6 +106,10 @@ def prune(
     progress = terminal(quiet)
     if dry_run:
         show(api.plan(model, checked, revision=revision).render())
+        if recovery is not None:
+            from lowdim.pipeline.recover import chain
+
+            show("\nThen recovery\n" + chain.plan(model, checked, recovery, revision=revision).render())
         return
     if recovery is not None:
         _recovered(

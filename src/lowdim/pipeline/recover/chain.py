@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ from lowdim.core.progress import Progress
 from lowdim.core.recipe import read
 from lowdim.core.recipe.override import assignments
 from lowdim.models import ranks
+from lowdim.pipeline.recover.api import plan as plan_recovery
 from lowdim.pipeline.recover.api import recover
+from lowdim.pipeline.recover.plan import RecoveryPlan
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.prune.api import prune
 from lowdim.prune.recipe import Recipe
 from lowdim.prune.speed import MeasureSpeed
 
 SECTION = "recover"
-_SHARED = ("evaluation", "seed", "device", "compute", "trust_remote_code", "storage")
+_SHARED = ("evaluation", "seed", "device", "compute", "trust_remote_code")
 
 
 def split(file: Path | None, flags: Mapping[str, Any], given: Iterable[str]) -> tuple[Recipe, Recovery | None]:
@@ -46,12 +49,26 @@ def split(file: Path | None, flags: Mapping[str, Any], given: Iterable[str]) -> 
     if not isinstance(section or {}, Mapping):
         raise RecipeError(f"{SECTION} must be a mapping such as 'minutes: 10', got {section!r}.")
     whole = pruning.to_dict()
-    shared = {key: whole[key] for key in _SHARED if key in whole}
+    shared = {key: whole[key] for key in (*_SHARED, *({"storage"} & pruning.model_fields_set)) if key in whole}
     text = {"source": whole["calibration"]["source"]} | dict((section or {}).get("calibration") or {})
     base = {**shared, "quantize": whole["quantize"], "quantize_group": whole["quantize_group"]}
     recovery = Recovery.laid_over({**base, **(section or {}), "calibration": text}, dict(later))
     nothing = {"evaluation": {"text": None}, "quantize": "none", "storage": "dense"}
     return Recipe(**whole | nothing), recovery
+
+
+def plan(model: str, recipe: Recipe, recovery: Recovery, *, revision: str | None = None) -> RecoveryPlan:
+    """Return what the second step would do, timed with the dense model in the place of the pruned one.
+
+    Raises:
+        LowdimError: the model cannot be used, the text or the time is too short, or the recipe does not fit the model.
+    """
+    if recovery.quantize == "int3" and recipe.target:
+        raise RecipeError("pruned weights cannot be stored in quantize='int3', which has no mask. Take 'int4'.")
+    dense = Recovery(**recovery.to_dict() | {"teacher": recovery.teacher or model})
+    found = plan_recovery(model, dense, revision=revision)
+    idle = 0 if recovery.masks.moves else round(recipe.target * found.weights)
+    return replace(found, weights=found.weights - idle, zeros=recipe.target)
 
 
 def prune_and_recover(
@@ -70,10 +87,13 @@ def prune_and_recover(
     """Prune a model on disk into ``OUT.pruned``, recover that into ``OUT``, and remove it; see both steps' functions.
 
     Raises:
-        LowdimError: anything that the caller can put right; what is finished of either step stays for ``resume``.
+        LowdimError: anything that the caller can put right; what is finished of either step stays for ``resume``, and
+            what the second step would refuse is refused before the first.
     """
     between = out.with_name(f"{out.name}.pruned")
     with ranks.launched():
+        if not between.exists() and not out.exists():
+            plan(model, recipe, recovery, revision=revision)  # what cannot be recovered need not be pruned
         prune(
             model,
             recipe,
