@@ -30,6 +30,7 @@ def test_one_table_one_json_one_page_one_sentence(run, model: Path, brief: list[
         assert rows[name]["perplexity"] > 1 and rows[name]["tokens_per_s"] > 0
     place = out / "sparse-50-int8"
     assert rows["sparse-50-int8"]["file_bytes"] == sum(f.stat().st_size for f in place.glob("*.safetensors"))
+    assert json.loads((place / "lowdim.json").read_text())["model"]["source"] == str(model)
     assert rows["source"]["perplexity"] is None and "GGUF" in rows["source"]["note"]
     page = (tmp_path / "out.html").read_text()
     assert "<svg" in page and "dense-int8" in page
@@ -77,15 +78,19 @@ def test_a_killed_front_goes_on(run, model: Path, brief: list[str], tmp_path: Pa
 @pytest.mark.slow
 def test_trained_and_recovered_forms(run, model: Path, brief: list[str], tmp_path: Path) -> None:
     forms = "dense-int8,dense-int3-trained,sparse-2:4-int8-recovered"
-    command = ["front", model, "--out", tmp_path / "out", "--recover", "--minutes", "0.02", "--forms", forms, *brief]
+    command = ["front", model, "--out", tmp_path / "out", "--recover", "--minutes", "0.2", "--forms", forms, *brief]
     short = run(*command)
     assert short.exit_code == 1 and "at least two are needed" in short.output
     assert not (tmp_path / "out.partial").exists()
     done = run(*command, "--samples", "128")
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out" / "front.json").read_text())
-    assert found["minutes"] == 0.02
+    assert found["minutes"] == 0.2
     assert all(row["perplexity"] > 1 for row in found["rows"])
+    for name in ("dense-int3-trained", "sparse-2of4-int8-recovered"):
+        record = json.loads((tmp_path / "out" / name / "lowdim.json").read_text())
+        assert record["recovery"]["teacher"] == str(model)
+        assert "partial" not in record["model"]["source"]
 
 
 def test_the_plan_comes_first(run, model: Path, brief: list[str], tmp_path: Path) -> None:

@@ -1,27 +1,116 @@
+"""Rows of forms that llama.cpp runs."""
+
 from __future__ import annotations
 
-from importlib.util import find_spec
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from lowdim.core.errors import LowdimError
+from lowdim.core.progress import Silent
+from lowdim.data.batch import Batch
+from lowdim.data.windows import Windows
+from lowdim.models.disk.source import resolve
+from lowdim.models.load import load
+from lowdim.pipeline.front import llamacpp
 from lowdim.pipeline.front.forms import FORMS
-from lowdim.pipeline.front.peers import foreign
+from lowdim.pipeline.front.measure import Row
+from lowdim.pipeline.front.peers import foreign, source_file
+from lowdim.pipeline.front.settings import Settings
+
+TEXT = Windows(torch.ones(1, 8, dtype=torch.int64), {})
 
 
-def test_a_model_from_a_gguf_file_lies_on_its_grid(tmp_path: Path) -> None:
+def row(form: str, model: Path, place: Path) -> Row:
+    return foreign(FORMS[form], place, Settings(str(model)), 64, None, TEXT, Silent())
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llamacpp, "find_spec", lambda name: None)
+
+
+def write(path: Path, tied: bool) -> Path:
+    """Write a GGUF file of tensors: an embedding of 4 rows of 8, a matrix, and a head unless it is tied."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 8), np.float32))
+    writer.add_tensor("blk.0.ffn_up.weight", np.zeros((16, 8), np.float16))
+    if not tied:
+        writer.add_tensor("output.weight", np.zeros((4, 8), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.usefixtures("without")
+def test_without_the_library_the_file_has_its_size_and_the_reason(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF" * 3)
-    row = foreign(FORMS["source"], str(file))
-    assert row.file_bytes == 12 and row.perplexity is None
-    assert "lies on that file's grid" in row.note
+    found = row("source", file, tmp_path)
+    assert found.file_bytes == 12 and found.perplexity is None
+    assert "llama-cpp-python is not installed" in found.note
+    other = row("llama.cpp-Q4_K_M", file, tmp_path)
+    assert other.file_bytes is None and "llama-cpp-python is not installed" in other.note
 
 
-def test_a_model_from_elsewhere_has_no_source_file(tmp_path: Path) -> None:
-    row = foreign(FORMS["source"], str(tmp_path))
-    assert row.file_bytes is None and "does not come from a GGUF file" in row.note
+def test_a_model_from_elsewhere_has_no_file_that_llama_cpp_could_round(tmp_path: Path) -> None:
+    for name in ("source", "llama.cpp-Q4_K_M"):
+        found = row(name, tmp_path, tmp_path)
+        assert found.file_bytes is None and "does not come from a GGUF file" in found.note
 
 
-def test_llama_cpp_says_why_it_is_missing() -> None:
-    row = foreign(FORMS["llama.cpp-Q4_K_M"], "builtin:smollm2-135m")
-    assert row.perplexity is None and row.file_bytes is None
-    if find_spec("llama_cpp") is None:
-        assert "llama-cpp-python is not installed" in row.note
+def test_a_version_that_lacks_something_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    old: Any = ModuleType("llama_cpp")
+    old.llama_model_load_from_file = None
+    monkeypatch.setitem(sys.modules, "llama_cpp", old)
+    monkeypatch.setattr(llamacpp, "find_spec", lambda name: old)
+    monkeypatch.setattr(llamacpp, "version", lambda name: "0.1.0")
+    assert llamacpp.missing() == "llama-cpp-python 0.1.0 has no llama_init_from_model; take a newer one"
+
+
+@pytest.mark.parametrize(("tied", "bytes_read"), [(True, 128 + 256 + 32), (False, 256 + 128 + 32)])
+def test_a_step_reads_every_matrix_but_one_row_of_an_embedding_that_is_no_head(
+    tied: bool, bytes_read: int, tmp_path: Path
+) -> None:
+    assert llamacpp.bytes_read(write(tmp_path / "model.gguf", tied)) == bytes_read
+
+
+@pytest.mark.nightly
+def test_llama_cpp_says_what_the_model_says(tmp_path: Path) -> None:
+    """The embedded model's own file, in the engine that it was made for, against Transformers in fp32."""
+    pytest.importorskip("llama_cpp")
+    file = source_file("builtin:smollm2-135m")
+    assert file is not None
+    ids = torch.randint(5, 49_000, (2, 24), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 20:] = 0
+    model = load(resolve("builtin:smollm2-135m").path, dtype=torch.float32)
+    with torch.no_grad():
+        wanted = model(ids, attention_mask=mask).logits
+    peer = llamacpp.LlamaCpp(file, 64)
+    [found] = peer([Batch(ids, mask)])
+    assert bool((found[1, 20:] == 0).all())
+    for one, other, real in zip(found, wanted, mask.bool(), strict=True):
+        difference = torch.nn.functional.kl_div(
+            one[real].log_softmax(-1), other[real].log_softmax(-1), log_target=True, reduction="batchmean"
+        )
+        assert difference < 0.02
+    assert len(peer.decode([1, 2, 3], 4)) == 4
+    peer.close()
+    rounded = tmp_path / "model.gguf"
+    llamacpp.requantize(file, rounded, "Q2_K")
+    assert rounded.stat().st_size < file.stat().st_size
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF" * 3)
+    with pytest.raises(LowdimError, match="cannot load"):
+        llamacpp.LlamaCpp(tmp_path / "bad.gguf", 64)
+    with pytest.raises(LowdimError, match="cannot write"):
+        llamacpp.requantize(tmp_path / "bad.gguf", tmp_path / "never.gguf", "Q8_0")
+    assert not (tmp_path / "never.gguf").exists()

@@ -61,14 +61,27 @@ def test_a_model_that_names_no_teacher(saved: Callable[[str], Path], tmp_path: P
     assert "teacher=DENSE" in refused(saved("llama"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("source", "revision", "asked_for"),
+    [
+        ("org/name", "0123abc", "0123abc"),
+        ("builtin:smollm2-135m", "sha256:0123", None),  # a hash of the file, which is no branch or commit
+        ("model.gguf", "sha256:0123", None),
+    ],
+)
 def test_the_teacher_is_opened_in_the_revision_that_was_pruned(
-    pruned: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: str,
+    revision: str,
+    asked_for: str | None,
+    pruned: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: dict[str, Any] = {}
     copied = tmp_path / "copied"
     shutil.copytree(pruned("llama"), copied)
     record = json.loads((copied / "lowdim.json").read_text())
-    record["model"]["revision"] = "0123abc"
+    record["model"] |= {"source": source, "revision": revision}
     (copied / "lowdim.json").write_text(json.dumps(record))
 
     def opened(name: str, **how: Any) -> Any:
@@ -77,7 +90,7 @@ def test_the_teacher_is_opened_in_the_revision_that_was_pruned(
 
     monkeypatch.setattr("lowdim.pipeline.recover.pair.open_model", opened)
     assert refused(copied, tmp_path) == "seen"
-    assert (asked["name"], asked["revision"]) == (record["model"]["source"], "0123abc")
+    assert (asked["name"], asked["revision"]) == (source, asked_for)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mixtral"])

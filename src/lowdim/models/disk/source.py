@@ -74,8 +74,8 @@ def resolve(
     if not spec:
         raise CheckpointError("model is empty. Give a directory, a GGUF file, builtin:smollm2-135m, or a hub id.")
     path = Path(spec).expanduser()
-    is_hub = _is_hub(spec)
-    if revision is not None and not is_hub:
+    on_hub = is_hub(spec)
+    if revision is not None and not on_hub:
         raise CheckpointError(
             f"revision applies to hub ids only, and {spec!r} is not one. Leave revision={revision!r} out."
         )
@@ -83,7 +83,7 @@ def resolve(
         found, commit = _from_gguf(_builtin(spec.removeprefix("builtin:")), dtype)
     elif path.suffix == ".gguf":
         found, commit = _from_gguf(path, dtype)
-    elif is_hub:
+    elif on_hub:
         found, commit = _from_hub(spec, revision, trust_remote_code, offline)
     else:
         found, commit = _directory(path), None
@@ -113,12 +113,18 @@ def config_directory(spec: str, revision: str | None = None, trust_remote_code: 
     Raises:
         CheckpointError: as `resolve`.
     """
-    if _is_hub(spec):
+    if is_hub(spec):
         return _config_from_hub(spec, revision, trust_remote_code, offline=None)[0]
     return resolve(spec, revision, trust_remote_code=trust_remote_code).path
 
 
-def _is_hub(spec: str) -> bool:
+def is_hub(spec: str) -> bool:
+    """Tell whether a model's name is a hub id, which alone has branches, tags and commits.
+
+    Example:
+        >>> is_hub("org/name"), is_hub("builtin:smollm2-135m"), is_hub("model.gguf")
+        (True, False, False)
+    """
     path = Path(spec).expanduser()
     return bool(spec) and not spec.startswith("builtin:") and not path.exists() and path.suffix != ".gguf"
 

@@ -120,7 +120,7 @@ def _rows(
                     row, protocol = measure(form, maker.make(form), settings, tokenizer, text, progress)
                     directory.state["protocol"] = dict(protocol)
                 else:
-                    row = foreign(form, settings.model)
+                    row = foreign(form, directory.partial, settings, most, tokenizer, text, progress)
                 done[form.name] = row.to_dict()
                 directory.save_state()
             stage.advance()

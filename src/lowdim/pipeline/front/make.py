@@ -58,7 +58,7 @@ class Maker:
             self._train(form, out)
         elif form.sort == "sparse":
             options: dict[str, Any] = {"out": out, "resume": True, "progress": self.progress}
-            prune(str(self.base), sparse_recipe(form, self.settings), **options)
+            prune(self.settings.model, sparse_recipe(form, self.settings), **options)
         elif not manifest.exists(out):
             with self.progress.stage(f"Round to {form.kind}", 1, "models") as stage:
                 quantize(self.base, out, Grid.of(form.kind, 64), overwrite=True)
@@ -72,7 +72,7 @@ class Maker:
         recover(
             str(student),
             recovery_recipe(form, self.settings, self.most),
-            teacher=self.base,
+            teacher=self.settings.model,
             out=out,
             resume=True,
             progress=self.progress,
@@ -96,6 +96,7 @@ def sparse_recipe(form: Form, settings: Settings) -> Recipe:
         repair="refit",
         quantize="none" if form.kind == "bf16" else form.kind,
         storage="packed",
+        dtype="bfloat16",
         calibration=_calibration(settings),
         evaluation={"text": None},
         seed=settings.seed,

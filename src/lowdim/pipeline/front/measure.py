@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 from lowdim.core.progress import Progress
 from lowdim.data.calibration import positions
 from lowdim.data.windows import Windows
+from lowdim.evaluate.quality.forward import Forward
 from lowdim.evaluate.quality.perplexity import perplexity
 from lowdim.evaluate.quality.zeroshot import evaluate_tasks
-from lowdim.infer.bench.decode import ROUNDS, START, LowdimDecoder, time_steps
+from lowdim.infer.bench.decode import ROUNDS, START, Decoder, LowdimDecoder, time_steps
 from lowdim.infer.bench.models import bytes_per_token
 from lowdim.infer.bench.result import Contestant
 from lowdim.infer.bench.timing import rates
@@ -68,25 +69,45 @@ def measure(
         The row, and the protocol of its perplexity.
     """
     model = opened(form, path)
+    room, size = positions(model.config), bytes_per_token(model) + embedding_row(model)
+    run = Run(model, LowdimDecoder(model), model.config.vocab_size, room, size, weight_bytes(path))
+    return measure_run(form, run, settings, tokenizer, text, progress)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A form that is loaded: what answers, what is timed, and its sizes; see `Row`. ``room`` bounds a sequence."""
+
+    model: PreTrainedModel | Forward
+    decoder: Decoder
+    vocab: int
+    room: int | None
+    bytes_per_token: int
+    file_bytes: int
+
+
+def measure_run(
+    form: Form, run: Run, settings: Settings, tokenizer: Any, text: Windows, progress: Progress
+) -> tuple[Row, Mapping[str, Any]]:
+    """Measure a form that is loaded; see `measure`."""
     with progress.stage(f"Measure {form.name}", 2 * ROUNDS + 1, "turns") as stage, torch.inference_mode():
-        quality = perplexity(model, text, tokens_per_batch=_TOKENS)
+        quality = perplexity(run.model, text, tokens_per_batch=_TOKENS)
         scores = evaluate_tasks(
-            model, tokenizer, settings.tasks, limit=settings.limit, seed=settings.seed, tokens_per_batch=_TOKENS
+            run.model, tokenizer, settings.tasks, limit=settings.limit, seed=settings.seed, tokens_per_batch=_TOKENS
         )
         stage.advance(ROUNDS)
-        who, room = Contestant("lowdim", form.kind, form.zeros), positions(model.config) or settings.tokens + START
-        decoder = LowdimDecoder(model)
-        tokens = max(1, min(settings.tokens, room - START - 1))
-        times = time_steps({who: decoder}, tokens, model.config.vocab_size, advance=stage.advance)
+        who = Contestant("lowdim", form.kind, form.zeros)
+        tokens = max(1, min(settings.tokens, (run.room or settings.tokens + START) - START - 1))
+        times = time_steps({who: run.decoder}, tokens, run.vocab, advance=stage.advance)
     row = Row(
         form.name,
         form.sort,
         perplexity=quality.value,
         tasks={name: found.value for name, found in scores.items()},
-        bytes_per_token=bytes_per_token(model) + embedding_row(model),
-        file_bytes=weight_bytes(path),
+        bytes_per_token=run.bytes_per_token,
+        file_bytes=run.file_bytes,
         tokens_per_s=rates(times[who])["tokens_per_s"],
-        backend=decoder.backend,
+        backend=run.decoder.backend,
     )
     return row, quality.protocol
 

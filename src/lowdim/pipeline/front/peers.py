@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from lowdim.core.progress import Progress
 from lowdim.data import assets
+from lowdim.data.windows import Windows
+from lowdim.pipeline.front import llamacpp
 from lowdim.pipeline.front.forms import Form
-from lowdim.pipeline.front.measure import Row
+from lowdim.pipeline.front.measure import Row, Run, measure_run
+from lowdim.pipeline.front.settings import Settings
+
+ROOM = 2048
+"""Tokens that a sequence of a zero-shot task may hold in llama.cpp."""
 
 
 def source_file(spec: str) -> Path | None:
@@ -18,22 +27,39 @@ def source_file(spec: str) -> Path | None:
     return path if path.suffix == ".gguf" and path.is_file() else None
 
 
-def foreign(form: Form, spec: str) -> Row:
-    """Return the row of a form that is not made here: what is known of it, and why the rest is not."""
-    if form.sort == "file":
-        return _of_file(form, source_file(spec))
-    if find_spec("llama_cpp") is None:
-        reason = "not measured: llama-cpp-python is not installed"
-    else:
-        reason = "not measured: this command does not drive llama.cpp; benchmarks/runtime.py times it"
-    return Row(form.name, form.sort, note=reason)
+def foreign(
+    form: Form, place: Path, settings: Settings, most: int | None, tokenizer: Any, text: Windows, progress: Progress
+) -> Row:
+    """Return the row of a form that llama.cpp runs: measured if it can, else with the reason.
 
+    Args:
+        form: the source's file, or one of llama.cpp's kinds.
+        place: where files are written.
+        settings: of the front.
+        most: the longest sequence that the model takes.
+        tokenizer: the model's.
+        text: windows for perplexity.
+        progress: told of stages.
 
-def _of_file(form: Form, file: Path | None) -> Row:
-    if file is None:
-        return Row(form.name, form.sort, note="the model does not come from a GGUF file")
-    note = (
-        f"the model was read from {file.name} and lies on that file's grid: there its perplexity is dense-bf16's but "
-        "for the rounding to bf16; no engine here runs the file as it is"
-    )
-    return Row(form.name, form.sort, file_bytes=file.stat().st_size, note=note)
+    Raises:
+        LowdimError: llama.cpp cannot round, load or run the file.
+    """
+    source, why = source_file(settings.model), llamacpp.missing()
+    if source is None:
+        return Row(form.name, form.sort, note="not measured: the model does not come from a GGUF file")
+    if why:
+        size = source.stat().st_size if form.sort == "file" else None
+        return Row(form.name, form.sort, file_bytes=size, note=f"not measured: {why}")
+    file = source
+    if form.sort != "file":
+        kind = form.name.removeprefix("llama.cpp-")
+        file = place / f"{kind}.gguf"
+        if not file.exists():
+            with progress.stage(f"Round to {kind}", 1, "models") as stage:
+                llamacpp.requantize(source, file, kind)
+                stage.advance()
+    room = max(text.context, min(most or ROOM, ROOM))
+    with closing(llamacpp.LlamaCpp(file, room)) as model:
+        run = Run(model, model, model.vocab, room, llamacpp.bytes_read(file), file.stat().st_size)
+        row, _ = measure_run(form, run, settings, tokenizer, text, progress)
+    return replace(row, note=f"llama.cpp, {source.name}" + ("" if form.sort == "file" else ", rounded anew"))

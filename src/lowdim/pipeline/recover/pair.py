@@ -14,7 +14,7 @@ from lowdim.core.pattern import Pattern, parse
 from lowdim.models.disk import manifest
 from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.masks import masks_in
-from lowdim.models.disk.source import resolve
+from lowdim.models.disk.source import is_hub, resolve
 from lowdim.models.structure.layers import Layer
 from lowdim.models.structure.zeros import mask_of
 from lowdim.models.walk.opened import Opened, open_model
@@ -109,7 +109,8 @@ def _teacher(model: str | Path, record: Manifest | None, recipe: Recovery) -> tu
         raise LowdimError(
             f"{model} has no {manifest.FILE} that says which dense model it was made from. Name it: use teacher=DENSE."
         )
-    return record.model.source, record.model.revision
+    source = record.model.source
+    return source, record.model.revision if is_hub(source) else None  # of a file it is the content's hash
 
 
 def _compare(student: Stream, teacher: Stream, name: str) -> None:

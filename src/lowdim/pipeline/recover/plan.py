@@ -138,7 +138,7 @@ def plan_distill(stage: DistillStage) -> StagePlan:
 
 def _short(minutes: float | None, least: float) -> str:
     return (
-        f"minutes={minutes} is too short: on this machine {LEAST} steps take {least:.1f} minutes. Give at least so "
+        f"minutes={minutes} is too short: on this machine {LEAST} steps take {least:.2g} minutes. Give at least so "
         "many, a smaller calibration.context, or fewer distill.sequences."
     )
 
