@@ -13,10 +13,11 @@ from tests.prune import tiny
 from tests.train.gloo import joined
 from torch import multiprocessing as mp
 
-from lowdim.core.errors import LowdimError
+from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.models.disk import manifest
 from lowdim.pipeline.recover.api import recover
 from lowdim.runs.fingerprint import ResumeError
+from lowdim.train.loop import Loop
 
 # Batches of six sequences of 16 tokens, which two and three ranks share evenly; one step takes two of them.
 SHARED: dict[str, Any] = {"batch_tokens": 96, "calibration": {"samples": 48}, "distill": {"sequences": 12}}
@@ -27,6 +28,8 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "weighted": ("2:4", {"stage": "distill", "masks": {"name": "ast", "every": 3}}),
     "rounded": ("plain", {"stage": "blocks", "quantize": "int8"}),
 }
+CUT = {"sharded": "fixed", "sharded moving": "moving"}
+"""Jobs whose blocks are cut over the ranks, and those that they are like."""
 
 
 def job(student: Path, out: Path, settings: dict[str, Any], **how: Any) -> None:
@@ -37,8 +40,34 @@ def rank(index: int, size: int, home: str, students: dict[str, str]) -> None:
     with joined(index, size, home):
         for name, (kind, settings) in JOBS.items():
             job(Path(students[kind]), Path(home) / name, settings)
+        for name, like in CUT.items():
+            kind, settings = JOBS[like]
+            job(Path(students[kind]), Path(home) / name, cut(settings))
+        kind, settings = JOBS["moving"]
+        stopped(Path(students[kind]), Path(home) / "stopped", cut(settings))
         with pytest.raises(LowdimError, match=f"which {size} ranks cannot share"):
             job(Path(students["plain"]), Path(home) / "narrow", {"batch_tokens": 16})
+
+
+def cut(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings | {"distill": {"sequences": 12, "shard": True}, "calibration": {"samples": 48}, "save_seconds": 0}
+
+
+def stopped(student: Path, out: Path, settings: dict[str, Any]) -> None:
+    """Recover, killed once in the midst of the steps."""
+    real, calls = Loop.run, list[int]()
+
+    def run(self: Loop, *args: Any) -> float:
+        calls.append(self.step)
+        if self.step == 7:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "run", run)
+        with pytest.raises(KeyboardInterrupt):
+            job(student, out, settings)
+    job(student, out, settings, resume=True)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +92,9 @@ def together(
     return home
 
 
-@pytest.mark.parametrize("name", JOBS)
-def test_as_one_process(name: str, alone: Path, together: Path) -> None:
-    one, many = alone / name, together / name
+@pytest.mark.parametrize(("name", "like"), [*((name, name) for name in JOBS), *CUT.items()])
+def test_as_one_process(name: str, like: str, alone: Path, together: Path) -> None:
+    one, many = alone / like, together / name
     assert small.same_zeros(one, many)
     first, second = manifest.read(one).recovery, manifest.read(many).recovery
     assert first is not None and second is not None
@@ -78,6 +107,22 @@ def test_as_one_process(name: str, alone: Path, together: Path) -> None:
             if key in fit:
                 assert second["blocks"][index][key] == pytest.approx(fit[key], rel=1e-3)
     assert first["distill"] is None or second["distill"]["after"] < second["distill"]["before"]
+
+
+def test_what_was_cut_goes_on_to_the_same_bytes(together: Path) -> None:
+    whole, again = tiny.stored(together / "sharded moving"), tiny.stored(together / "stopped")
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    assert not list(together.glob("*.partial"))
+
+
+def test_one_process_has_nothing_to_cut(students: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(LowdimError, match="Start them with torchrun"):
+        job(Path(students["plain"]), tmp_path / "out", {"distill": {"shard": True}})
+    with pytest.raises(RecipeError, match="round block by block"):
+        small.recipe(distill={"shard": True}, quantize="int8")
+    with pytest.raises(RecipeError, match=r"Leave masks\.slorb out"):
+        small.recipe(distill={"shard": True}, stage="distill", masks={"name": "ast", "slorb": 4})
 
 
 def test_the_weights_too(alone: Path, together: Path) -> None:

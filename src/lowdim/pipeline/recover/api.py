@@ -29,7 +29,7 @@ from lowdim.pipeline.recover.pair import Pair, open_pair
 from lowdim.pipeline.recover.plan import RecoveryPlan, StagePlan, counted, memory, plan_blocks, plan_distill
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.pipeline.recover.record import build_record
-from lowdim.pipeline.recover.shared import Shared, own_part
+from lowdim.pipeline.recover.shared import States, own_part
 from lowdim.prune.api import read_calibration
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.measure import Measured, compare, make_windows, measure
@@ -102,6 +102,11 @@ def recover(
     model, target = accepted(model), Path(out)
     run = _Run(recipe, progress or Silent(), calibration, tokenizer, announce, speed)
     with ranks.launched():
+        if recipe.distill.shard and not ranks.active():
+            raise LowdimError(
+                "distill.shard cuts the model over several processes, and this is one. Start them with torchrun, or "
+                "leave it out."
+            )
         if not isinstance(model, PreTrainedModel):
             return run.to_disk(model, target, revision, resume, overwrite)
         if ranks.active():
@@ -168,7 +173,7 @@ class _Run:
                 pair, data = self._open(spec, revision)
                 text = self._text(data)
                 partial = out.resolve().with_name(f"{out.resolve().name}.partial")
-                keeper, store = Keeper(pair.student, writer, partial), Shared(writer, partial)
+                keeper, store = Keeper(pair.student, writer, partial), States(writer, partial)
                 checkpoint = pair.student.checkpoint
                 assert checkpoint is not None
                 if writer is not None:
@@ -220,7 +225,8 @@ class _Run:
         return RecoveryResult(found.to_dict(), out)
 
     def _text(self, data: CalibrationData) -> Text:
-        return own_part(split_text(list(split([data.whole], self.recipe.batch_tokens)), self.recipe.calibration.held))
+        text = split_text(list(split([data.whole], self.recipe.batch_tokens)), self.recipe.calibration.held)
+        return own_part(text, self.recipe.distill.shard)
 
     def _settled(self, pair: Pair, text: Text, keeper: Keeper) -> RecoveryPlan:
         """Return the plan of this run: an earlier attempt's, or one that is timed now; it is told before the work."""
@@ -241,7 +247,7 @@ class _Run:
         return plan
 
     def _stages(
-        self, pair: Pair, text: Text, plan: RecoveryPlan, keeper: Keeper, store: Shared
+        self, pair: Pair, text: Text, plan: RecoveryPlan, keeper: Keeper, store: States
     ) -> tuple[dict[int, BlockRecord], Held | None, DistillStage | None]:
         records: dict[int, BlockRecord] = {}
         if "blocks" in plan.stages:

@@ -32,7 +32,8 @@ from lowdim.nn.slorb import add_slorb
 from lowdim.pipeline.recover.blocks import Text, write
 from lowdim.pipeline.recover.fit import mean, on_grid, rate
 from lowdim.pipeline.recover.pair import Pair, trained
-from lowdim.pipeline.recover.shared import Shared
+from lowdim.pipeline.recover.sharded import OwnStates, shard, whole
+from lowdim.pipeline.recover.shared import States
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.train.loop import Loop
 from lowdim.train.nm.base import Start
@@ -45,7 +46,6 @@ SCALED = 16
 FLOOR = 0.1
 """Share of the learning rate that is left at the end."""
 _REMEMBERED, _MANY = 2 << 30, 1_000_000
-_STATE = ".distill.safetensors"
 
 
 _Start = tuple[dict[nn.Parameter, Tensor], list[dict[str, Any]]]
@@ -78,6 +78,7 @@ class DistillStage:
     def __init__(self, pair: Pair, text: Text, reader: Reader | None) -> None:
         self.pair, self.text, self._reader = pair, text, reader
         self.names = {info.name for info in pair.student.layers}
+        self.sharded = pair.recipe.distill.shard
         self.student = self._model(pair.student)
         self.teacher = self._model(pair.teacher)
         settings = pair.recipe.distill
@@ -122,24 +123,31 @@ class DistillStage:
 
     def _take_block(self, block: Block, masks: Mapping[str, Tensor | None]) -> None:
         work, grid = trained(block, self.names), self.pair.recipe.grid
-        for name in [*(layer.parameter for layer in work.layers.values()), *self._named(block.name, work)]:
-            parameter = self.student.get_parameter(name)
+        own, other = (model.get_submodule(block.name) for model in (self.student, self.teacher))
+        inner = {layer.parameter.removeprefix(f"{block.name}."): layer for layer in work.layers.values()}
+        wide = {name: block.masters[name].float() for name in [*inner, *work.others.values()]}
+        with torch.no_grad():
+            for name, master in block.masters.items():
+                own.get_parameter(name).copy_(master)
+        if self.pair.recipe.masks.moves:  # pruned weights live again, with the teacher's values
+            for name in inner:
+                if (mask := masks[name]) is not None:
+                    wide[name] = torch.where(mask, wide[name], other.get_parameter(name).detach().float())
+        if self.sharded:
+            compute = next(other.parameters()).dtype
+            shard(own, compute, wide)
+            shard(other, compute)
+        for name, master in wide.items():
+            parameter = own.get_parameter(name)
             parameter.requires_grad_(True)
-            self.masters[parameter] = block.masters[name.removeprefix(f"{block.name}.")].float()
-        for layer in work.layers.values():
-            parameter = self.student.get_parameter(layer.parameter)
-            mask = masks[layer.parameter.removeprefix(f"{block.name}.")]
+            self.masters[parameter] = parameter.detach() if self.sharded else master
+        for name, layer in inner.items():
+            parameter, mask = own.get_parameter(name), masks[name]
             if mask is not None:
                 self.masks[parameter] = mask
                 self._turned[layer.parameter] = layer.transposed
-                if self.pair.recipe.masks.moves:  # pruned weights live again, with the teacher's values
-                    dense = self.teacher.get_parameter(layer.parameter).detach().float()
-                    self.masters[parameter] = torch.where(mask, self.masters[parameter], dense)
             if grid is not None:
-                self._grids[parameter] = self._rounded(layer, self.masters[parameter].dim(), mask)
-        with torch.no_grad():
-            for name, master in block.masters.items():
-                self.student.get_parameter(f"{block.name}.{name}").copy_(master)
+                self._grids[parameter] = self._rounded(layer, parameter.dim(), mask)
 
     @torch.no_grad()
     def _put_beside(self) -> list[nn.Parameter]:
@@ -156,10 +164,6 @@ class DistillStage:
         for parameter in made:
             parameter.requires_grad_(True)
         return made
-
-    @staticmethod
-    def _named(block: str, work: Any) -> list[str]:
-        return [f"{block}.{name}" for name in work.others.values()]
 
     def _rounded(self, layer: Layer, dims: int, mask: Tensor | None) -> RoundedWeight:
         grid = self.pair.recipe.grid
@@ -222,7 +226,7 @@ class DistillStage:
         with adopted():
             return mean((float(self.distiller(self.student, batch)), num_tokens(batch)) for batch in self.text.held)
 
-    def run(self, steps: int, keeper: Keeper, store: Shared, progress: Progress) -> Held:
+    def run(self, steps: int, keeper: Keeper, store: States, progress: Progress) -> Held:
         """Train for so many steps, or what is left of them; the student then is as it did best, or as it began.
 
         Args:
@@ -233,20 +237,21 @@ class DistillStage:
         """
         begun = time.perf_counter()
         self.loop, parameters = self._begin(steps, self.pair.recipe.distill.lr), [*self.masters, *self.beside]
+        states = OwnStates(store.partial, keeper, self.loop) if self.sharded else store
         if (ended := keeper.recall("distilled")) is not None:  # what was read may be half overwritten with the outcome
-            self.loop.load_state_dict(store.get(_STATE))
+            self.loop.load_state_dict(states.get())
             return Held(**ended)
         first = keeper.recall("held_out")
         if first is None:
             first = self.held_out()
             keeper.remember("held_out", first)
         start = {p: self.loop.copy_of(p).clone() for p in parameters}, [r.state_dict() for r in self._riding]
-        if (state := store.get(_STATE)) is not None:
+        if (state := states.get()) is not None:
             self.loop.load_state_dict(state)
         try:
-            self._train(steps, store, progress)
+            self._train(steps, states, progress)
         except (_DivergedError, NumericalError):  # the loss is NaN, or the weights that masks are chosen by
-            self._back(store, start, keeper)
+            self._back(states, start, keeper)
         if flips := [dict(update) for rider in self._held for update in rider.history]:
             keeper.remember("masks", flips)
         last = self.held_out()
@@ -256,7 +261,7 @@ class DistillStage:
             last = first
         seen = islice(self._places(0), self.loop.step * self.accumulate)
         tokens = sum(ranks.gathered(sum(num_tokens(self.text.train[place]) for place in seen)))
-        store.put(_STATE, self.loop.state_dict())
+        states.put(self.loop.state_dict())
         held = Held(first, last, self.loop.step, tokens, round(time.perf_counter() - begun, 3))
         keeper.remember("distilled", asdict(held))
         return held
@@ -272,12 +277,12 @@ class DistillStage:
             loss=self._loss,
             accumulate=self.accumulate,
             clip=self.pair.recipe.distill.clip,
-            master=self.masters,
+            master=False if self.sharded else self.masters,
             projected=self._projected,
             schedule=lambda step: rate(step, steps, FLOOR),
             riders=self._riding,
             size=lambda place: num_tokens(self.text.train[place]),
-            together=ranks.active(),
+            together=ranks.active() and not self.sharded,
         )
 
     def _riders(self, optimizer: Optimizer, steps: int) -> tuple[list[Any], dict[nn.Parameter, Any]]:
@@ -303,7 +308,7 @@ class DistillStage:
         with adopted():
             model(**model_inputs(model, batch, next(model.parameters()).device))
 
-    def _train(self, steps: int, store: Shared, progress: Progress) -> None:
+    def _train(self, steps: int, store: States | OwnStates, progress: Progress) -> None:
         saved = time.monotonic()
         places = self._places(self.loop.step * self.accumulate)
         with progress.stage("Recover end to end", steps, "steps") as stage:
@@ -317,12 +322,12 @@ class DistillStage:
             while self.loop.step < steps:
                 self.loop.run([next(places) for _ in range(self.accumulate)], told)
                 if ranks.broadcast(time.monotonic() - saved >= self.pair.recipe.save_seconds):
-                    store.put(_STATE, self.loop.state_dict())
+                    store.put(self.loop.state_dict())
                     saved = time.monotonic()
 
-    def _back(self, store: Shared, start: _Start, keeper: Keeper) -> None:
+    def _back(self, store: States | OwnStates, start: _Start, keeper: Keeper) -> None:
         """Go back to the last state that was saved, or to the beginning."""
-        state, step = store.get(_STATE), self.loop.step
+        state, step = store.get(), self.loop.step
         if state is not None:
             self.loop.load_state_dict(state)
         else:
@@ -366,11 +371,13 @@ class DistillStage:
                         continue
                     wide = self.loop.copy_of(parameter)
                     wide = self._projected[parameter](wide) if parameter in self._projected else wide
+                    wide = whole(parameter, wide)
                     if wide.dim() == 3:
                         wide = wide[int(layer.name.rsplit(".", 2)[1])]
                     layer.write(wide.t() if layer.transposed else wide)
                 for own, name in work.others.items():
-                    work.masters[own].copy_(self.loop.copy_of(self.student.get_parameter(f"{block.name}.{name}")))
+                    parameter = self.student.get_parameter(f"{block.name}.{name}")
+                    work.masters[own].copy_(whole(parameter, self.loop.copy_of(parameter)))
                 records[index] = write(self.pair, keeper, block, work, codes, self._pruned)
         return records
 

@@ -72,6 +72,7 @@ class Distill(Section):
         temperature: that softens both predictions for the divergence.
         clip: largest norm of a step's gradient.
         checkpointing: compute each block twice rather than keep its activations; less memory, a third more time.
+        shard: cut the blocks of both models over the processes that torchrun started, instead of a copy in each.
     """
 
     lr: Positive = 2e-4
@@ -83,6 +84,7 @@ class Distill(Section):
     temperature: Positive = 1.0
     clip: Positive = 1.0
     checkpointing: bool = False
+    shard: bool = False
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -156,6 +158,17 @@ class Recovery(Document):
                 f"moving masks and quantize={self.quantize!r} each decide what the model computes with. Let the masks "
                 "settle first, then recover the result with quantize and masks='fixed'."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _sharded(self) -> Self:
+        if self.distill.shard and "distill" in self.stages and self.grid is not None:
+            raise RecipeError(
+                f"distill.shard cuts matrices over processes, and quantize={self.quantize!r} fits scales and tables to "
+                "whole ones. Recover first, then round block by block: stage='blocks'."
+            )
+        if self.distill.shard and self.masks.beside():
+            raise RecipeError("distill.shard does not cut what stands beside layers. Leave masks.slorb out.")
         return self
 
     @model_validator(mode="after")

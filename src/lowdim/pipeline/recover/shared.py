@@ -13,14 +13,20 @@ from lowdim.models.disk.writer import Writer
 from lowdim.pipeline.recover.blocks import Text
 from lowdim.train.compare.store import Store, read
 
+_STATE = ".distill.safetensors"
 
-def own_part(text: Text) -> Text:
+
+def own_part(text: Text, sharded: bool) -> Text:
     """Return this rank's sequences of every batch, so that a step sees the same tokens on any number of ranks.
 
+    Args:
+        text: of all ranks.
+        sharded: whether every rank must take part in every forward, also of held-out text.
+
     Raises:
-        LowdimError: a batch that is trained on has fewer sequences than there are ranks.
+        LowdimError: a batch has fewer sequences than there are ranks.
     """
-    least = min(map(len, text.train))
+    least = min(map(len, [*text.train, *(text.held if sharded else ())]))
     if least < ranks.size():
         raise LowdimError(
             f"a batch of the text holds {least} sequences, which {ranks.size()} ranks cannot share. Raise "
@@ -33,7 +39,7 @@ def _parts(batches: Sequence[Batch]) -> list[Batch]:
     return [batch.share(ranks.rank(), ranks.size()) for batch in batches]
 
 
-class Shared:
+class States:
     """The states of a training in the directory of a run: rank 0 writes, every rank reads.
 
     Args:
@@ -42,14 +48,14 @@ class Shared:
     """
 
     def __init__(self, writer: Writer | None, partial: Path) -> None:
-        self._store, self._partial = None if writer is None else Store(writer.directory), partial
+        self._store, self.partial = None if writer is None else Store(writer.directory), partial
 
-    def put(self, name: str, content: Any) -> None:
+    def put(self, content: Any) -> None:
         """Write a nested state; every rank must call it."""
         if self._store is not None:
-            self._store.put(name, content)
+            self._store.put(_STATE, content)
         ranks.barrier()
 
-    def get(self, name: str) -> Any:
-        """Return what `put` wrote, or None if it wrote nothing."""
-        return read(self._partial / name) if (self._partial / name).is_file() else None
+    def get(self) -> Any:
+        """Return what `put` wrote last, or None if it wrote nothing."""
+        return read(self.partial / _STATE) if (self.partial / _STATE).is_file() else None

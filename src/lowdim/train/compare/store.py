@@ -14,7 +14,7 @@ from lowdim.runs import tree
 from lowdim.runs.directory import Directory
 
 CHECKPOINT, DONE = "checkpoint.safetensors", ".done.safetensors"
-_KEY = "tree"
+KEY = "tree"
 
 
 class Store:
@@ -26,7 +26,7 @@ class Store:
     def put(self, name: str, content: Any) -> None:
         """Write a nested state to one file, replacing it in one step."""
         text, tensors = tree.pack(content)
-        write_tensors(self.directory, name, tensors, {_KEY: text})
+        write_tensors(self.directory, name, tensors, {KEY: text})
 
     def get(self, name: str) -> Any:
         """Return what `put` wrote, or None if the file is not there."""
@@ -46,4 +46,4 @@ def read(path: Path) -> Any:
     """Return the nested state in a file."""
     with safe_open(path, framework="pt") as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tree.unpack(file.metadata()[_KEY], tensors)
+        return tree.unpack(file.metadata()[KEY], tensors)

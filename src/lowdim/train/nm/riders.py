@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from lowdim.core.masks import zero_
 from lowdim.models import ranks
 from lowdim.train.ride import Ride, Rider
+from lowdim.train.sparse.distributed import local, part
 
 
 class MaskRider(Rider):
@@ -36,7 +37,7 @@ class FixedMasks(MaskRider):
     trusts no optimizer.
 
     Args:
-        masks: kept entries, bool of the weight's shape, on its device.
+        masks: kept entries, bool of the weight's shape, on its device; whole, also where weights are sharded.
         optimizer: that trains the weights.
 
     Example:
@@ -53,7 +54,7 @@ class FixedMasks(MaskRider):
     """
 
     def __init__(self, masks: Mapping[nn.Parameter, Tensor], optimizer: Optimizer) -> None:
-        self._off = {parameter: ~mask for parameter, mask in masks.items()}
+        self._off = {parameter: part(~mask, parameter) for parameter, mask in masks.items()}
         self._ride = Ride.board(optimizer, self)
         self._handles = [p.register_post_accumulate_grad_hook(self._clear) for p in self._off]
 
@@ -63,7 +64,7 @@ class FixedMasks(MaskRider):
 
     def _clear(self, parameter: nn.Parameter) -> None:
         if parameter.grad is not None:
-            zero_(parameter.grad, self._off[parameter])
+            zero_(local(parameter.grad), self._off[parameter])
 
     def gradients(self, step: int) -> bool:
         """Zero the gradient of what is pruned once more: ranks may have averaged it since it arrived."""

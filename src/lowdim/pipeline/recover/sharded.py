@@ -1,0 +1,109 @@
+"""The end-to-end stage of models that no rank holds whole: blocks cut over the ranks, states kept by each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from lowdim.models import ranks
+from lowdim.models.disk.shard import write_file
+from lowdim.prune.keeper import Keeper
+from lowdim.runs import tree
+from lowdim.train.compare.store import KEY, read
+from lowdim.train.loop import Loop
+from lowdim.train.sparse.distributed import full, local
+
+_STEP = "sharded"
+
+
+def shard(block: nn.Module, compute: torch.dtype, masters: Mapping[str, Tensor] | None = None) -> None:
+    """Cut a block over the ranks, in place; it computes in ``compute``.
+
+    Args:
+        block: of the student or the teacher.
+        compute: of the forward and backward passes.
+        masters: by name in the block, the fp32 values of what is trained, which become its weights; without any they
+            are left as they are.
+    """
+    if masters is not None:
+        block.float()
+        with torch.no_grad():
+            for name, master in masters.items():
+                block.get_parameter(name).copy_(master)
+    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+    fully_shard(block, mp_policy=policy, reshard_after_forward=True)  # no module around it would say so
+
+
+def whole(parameter: nn.Parameter, held: Tensor) -> Tensor:
+    """Return in one piece what a rank holds in the place of a weight; every rank must call it."""
+    return full(held if isinstance(held, DTensor) else _placed(held, parameter))
+
+
+def _placed(held: Tensor, like: Tensor) -> Tensor:
+    """Return a rank's part of a tensor as one that is cut as ``like`` is, where that is cut."""
+    if not isinstance(like, DTensor):
+        return held
+    place: dict[str, Any] = {"run_check": False, "shape": like.shape, "stride": like.stride()}
+    return DTensor.from_local(held.to(local(like).device), like.device_mesh, like.placements, **place)
+
+
+class OwnStates:
+    """The states of a loop whose weights are sharded: each rank's part in a file of its own.
+
+    Args:
+        partial: the directory of the run.
+        keeper: of the run, which says which step all ranks have written.
+        loop: whose states they are.
+    """
+
+    def __init__(self, partial: Path, keeper: Keeper, loop: Loop) -> None:
+        self._partial, self._keeper, self._loop = partial, keeper, loop
+
+    def _file(self, step: object) -> Path:
+        return self._partial / f".distill-{step}-{ranks.rank()}.safetensors"
+
+    def put(self, content: Any) -> None:
+        """Write a state; it counts once every rank has written its own."""
+        text, tensors = tree.pack(_locals(content))
+        file = self._file(self._loop.step)
+        temporary = file.with_name(f"{file.name}.tmp")
+        with temporary.open("wb") as target:
+            write_file(target, tensors, {KEY: text})
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(temporary, file)
+        ranks.barrier()
+        self._keeper.remember(_STEP, self._loop.step)
+        for old in self._partial.glob(self._file("*").name):
+            if old != file:
+                old.unlink()
+
+    def get(self) -> Any:
+        """Return the last state, or None if there is none."""
+        step = self._keeper.recall(_STEP)
+        if step is None:
+            return None
+        state, model = read(self._file(step)), self._loop.model.state_dict()
+        state["model"] = {name: _placed(held, model[name]) for name, held in state["model"].items()}
+        own = [parameter for group in self._loop.optimizer.param_groups for parameter in group["params"]]
+        for index, moments in state["optimizer"]["state"].items():
+            for name, held in moments.items():
+                if isinstance(held, Tensor) and held.dim():
+                    moments[name] = _placed(held, own[index])
+        return state
+
+
+def _locals(content: Any) -> Any:
+    """Return a nested state with this rank's part in the place of each sharded tensor."""
+    if isinstance(content, Mapping):
+        return {key: _locals(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(_locals(value) for value in content)
+    return local(content) if isinstance(content, Tensor) else content
