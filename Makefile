@@ -13,8 +13,9 @@ PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --constra
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
 
-demo: $(VENV)/.installed ## prune the embedded model, evaluate dense and sparse, write a report
+demo: $(VENV)/.installed ## prune the embedded model, recover it, round it, measure it beside its rivals, check it
 	$(BIN)/python -m lowdim prune builtin:smollm2-135m runs/demo --recipe examples/demo.yaml --overwrite
+	$(BIN)/python -m lowdim verify runs/demo
 
 test: $(VENV)/.installed-dev ## everything that CI runs: lint, types, imports, docs, the wheel, the tests
 	JOBS=$(JOBS) bash .ci/stages.sh

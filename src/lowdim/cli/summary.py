@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowdim.cli.screen import show, table
-from lowdim.report.pruning.rivals import rivals
+from lowdim.report.pruning.rivals import heads, rivals
 from lowdim.report.pruning.summary import headline, notices, verdict
 
 PLACES = 2
@@ -22,7 +22,7 @@ def finish(out: Path) -> None:
     table(("", "dense", "sparse", "change"), [(r.label, r.dense, r.sparse, r.change) for r in rows], 1)
     show(verdict(manifest, run))
     beside_it = rivals(run)
-    table(("in this runtime", "perplexity", "read per token", "tokens/s"), [r.cells for r in beside_it], 1)
+    table(("in this runtime", *(head.lower() for head in heads(run))), [r.cells for r in beside_it], 1)
     for rival in beside_it[1:]:
         show(rival.sentence)
     for notice in notices(manifest):

@@ -12,7 +12,7 @@ from lowdim.report.draw.grid import Pruned, layers_of
 from lowdim.report.draw.palette import css_variables
 from lowdim.report.environment import paper, templates
 from lowdim.report.pruning import figures, speed
-from lowdim.report.pruning.rivals import rivals
+from lowdim.report.pruning.rivals import heads, rivals
 from lowdim.report.pruning.summary import Notice, headline, notices, section, verdict
 
 _MOST_LAYERS = 1200  # rows of the table of layers: the page stays below 1.5 MB
@@ -53,6 +53,7 @@ def _facts(manifest: Json, run: Json, bench: Json, found: list[Notice], out: str
         "verdict": verdict(manifest, run),
         "rows": headline(manifest, run),
         "rivals": rivals(run),
+        "rival_heads": heads(run),
         "fallbacks": [notice for notice in found if notice.kind == "fallback"],
         "skipped": [notice for notice in found if notice.kind == "skipped"],
         "pictures": figures.pictures(manifest, run),

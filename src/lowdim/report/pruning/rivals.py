@@ -51,6 +51,17 @@ def rivals(run: Json) -> list[Rival]:
     return [_cells(own)] + [_cells(form, _sentence(form, own)) for form in forms if _whole(form) and _dense(form)]
 
 
+def heads(run: Json) -> tuple[str, str, str]:
+    """Return the heads of the columns of numbers; the perplexity's says on how many windows it was measured.
+
+    Example:
+        >>> heads({"speed": {"runtime": {"protocol": {"windows": 10}}}})
+        ('Perplexity, 10 windows', 'Read per token', 'Tokens/s')
+    """
+    count = section(run, "speed", "runtime", "protocol").get("windows")
+    return f"Perplexity, {words.plural(count, 'window')}" if count else "Perplexity", "Read per token", "Tokens/s"
+
+
 def _dense(form: Json) -> bool:
     return not form.get("sparsity")
 
