@@ -27,7 +27,7 @@ def run() -> dict[str, Any]:
         form("int4", 0.5, 30.1, 74.5e6, 400.0),
         form("bf16", 0.0, None, 269e6, 90.0),
     ]
-    return {"speed": {"sparse_tokens_per_s": 400.0, "runtime": {"models": models}}}
+    return {"speed": {"sparse_tokens_per_s": 400.0, "runtime": {"models": models, "protocol": {"windows": 10}}}}
 
 
 def test_the_form_that_was_made_comes_first_and_the_dense_ones_of_the_same_runtime_follow(run: dict[str, Any]) -> None:
@@ -51,6 +51,11 @@ def test_nothing_is_compared_with_what_was_not_measured(run: dict[str, Any]) -> 
     run["speed"]["sparse_tokens_per_s"] = 1.0
     assert rivals(run) == []
     assert rivals({}) == []
+
+
+def test_two_windows_are_too_few_to_compare_anything(run: dict[str, Any]) -> None:
+    run["speed"]["runtime"]["protocol"]["windows"] = 2
+    assert rivals(run) == []
 
 
 def test_the_page_shows_them(run: dict[str, Any]) -> None:

@@ -86,7 +86,10 @@ def measure(
             bandwidth=bandwidth,
             layers=tuple(times),
             models=tuple(speeds),
-            notes=(*advice.notes(subject, times, speeds, info.level), *_cut(untimed, settings, text, speeds, deadline)),
+            notes=(
+                *advice.notes(subject, times, speeds, info.level),
+                *_cut(untimed, settings, text, speeds, protocol, deadline),
+            ),
             protocol=protocol,
         )
 
@@ -224,12 +227,14 @@ def _cut(
     settings: Settings,
     text: Windows | None,
     speeds: Collection[ModelSpeed],
+    protocol: Mapping[str, Any],
     deadline: Deadline,
 ) -> list[str]:
     """Say what the time was too short for."""
     measured = {row.dtype for row in speeds if row.engine == "lowdim"}
     lost = untimed + [dtype for dtype in settings.dtypes if dtype not in measured]
-    lost += ["perplexity"] if text is not None and all(row.perplexity is None for row in speeds) else []
+    if text is not None and (seen := protocol.get("windows", 0)) < len(text):
+        lost.append(f"perplexity on {len(text) - seen} of {len(text)} windows" if seen else "perplexity")
     if not lost:
         return []
     return [f"Left out, since {deadline.seconds:g} seconds were up: {', '.join(lost)}. lowdim bench measures it all."]

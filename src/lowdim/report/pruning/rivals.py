@@ -12,6 +12,8 @@ from lowdim.report.pruning.summary import measured_form, section
 Json = Mapping[str, Any]
 _NOISE = 0.03
 """Two speeds closer than this share are called the same."""
+_LEAST = 5
+"""Windows on which perplexities are compared at least."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def rivals(run: Json) -> list[Rival]:
     """Return the pruned form that a run's speed is of, and every dense one of this runtime with its sentence.
 
     They are set side by side by perplexity, bytes read per token and tokens per second; only a form of which all three
-    were measured counts.
+    were measured counts, and nothing is compared on less than `_LEAST` windows.
 
     Args:
         run: the contents of ``OUT.run.json``.
@@ -40,12 +42,13 @@ def rivals(run: Json) -> list[Rival]:
         >>> own = {"engine": "lowdim", "dtype": "int4", "sparsity": 0.5, "perplexity": 30.1, "tokens_per_s": 200.0}
         >>> dense = own | {"sparsity": 0.0, "perplexity": 27.5, "bytes_per_token": 86e6}
         >>> models = [own | {"bytes_per_token": 75e6}, dense]
-        >>> _, rival = rivals({"speed": {"sparse_tokens_per_s": 200.0, "runtime": {"models": models}}})
+        >>> runtime = {"models": models, "protocol": {"windows": 10}}
+        >>> _, rival = rivals({"speed": {"sparse_tokens_per_s": 200.0, "runtime": runtime}})
         >>> rival.sentence
         'Dense int4 is better in perplexity (27.5 against 30.1), as fast, and reads more (86.0 MB against 75.0 MB).'
     """
     own = measured_form(run)
-    if not _whole(own):
+    if not _whole(own) or _windows(run) < _LEAST:
         return []
     forms = section(run, "speed", "runtime").get("models") or []
     return [_cells(own)] + [_cells(form, _sentence(form, own)) for form in forms if _whole(form) and _dense(form)]
@@ -58,8 +61,11 @@ def heads(run: Json) -> tuple[str, str, str]:
         >>> heads({"speed": {"runtime": {"protocol": {"windows": 10}}}})
         ('Perplexity, 10 windows', 'Read per token', 'Tokens/s')
     """
-    count = section(run, "speed", "runtime", "protocol").get("windows")
-    return f"Perplexity, {words.plural(count, 'window')}" if count else "Perplexity", "Read per token", "Tokens/s"
+    return f"Perplexity, {words.plural(_windows(run), 'window')}", "Read per token", "Tokens/s"
+
+
+def _windows(run: Json) -> int:
+    return int(section(run, "speed", "runtime", "protocol").get("windows") or 0)
 
 
 def _dense(form: Json) -> bool:
