@@ -10,6 +10,7 @@ import typer
 from lowdim.cli import (
     bench,
     convert,
+    diagnose,
     evaluate,
     front,
     generate,
@@ -58,6 +59,7 @@ for _command in (
     evaluate.evaluate,
     front.front,
     inspect.inspect,
+    diagnose.diagnose,
     bench.bench,
     generate.generate,
     serve.serve,
