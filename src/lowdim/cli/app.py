@@ -21,6 +21,7 @@ from lowdim.cli import (
     report,
     screen,
     serve,
+    sweep,
     train_sparse,
     verify,
 )
@@ -60,6 +61,7 @@ for _command in (
     front.front,
     inspect.inspect,
     diagnose.diagnose,
+    sweep.sweep,
     bench.bench,
     generate.generate,
     serve.serve,

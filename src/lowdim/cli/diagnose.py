@@ -24,7 +24,7 @@ def diagnose(
         ),
     ],
     text: Annotated[str, typer.Option(metavar="builtin|FILE", help="Text that the blocks are watched on.")] = "builtin",
-    windows: Annotated[int, typer.Option(help="At most so many windows of it.")] = 16,
+    windows: Annotated[int, typer.Option(help="At most so many windows of it.")] = 8,
     context: Annotated[int | None, typer.Option(help="Tokens per window; 256 if not given.")] = None,
     measures: Annotated[
         str,

@@ -29,7 +29,7 @@ from lowdim.models.walk.stream import Block
 
 CHOICES = ("drop", "gradients", "jacobian", "spectra")
 """What takes time and can be left out; variance, angles and influence come with the way forwards."""
-CONTEXT, WINDOWS = 256, 16
+CONTEXT, WINDOWS = 256, 8
 _HANDED = (
     "No block was left out and no gradient taken: the blocks of this model hand each other more than hidden states."
 )
