@@ -65,7 +65,7 @@ def described(program: Any, name: str) -> Command:
     return Command(
         name,
         out="OUT" if "OUT" in places else "--out" if "--out" in flags else "",
-        json="--json" in flags,
+        json="--json" in flags - switches.keys(),
         resume="--resume" in flags,
         places=tuple(place for place in places if place != "OUT"),
         switches={flag: (flag, next(iter(option.secondary_opts), "")) for flag, option in switches.items()},

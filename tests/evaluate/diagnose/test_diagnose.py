@@ -64,6 +64,7 @@ def test_hidden_states_are_measured_as_a_plain_loop_does(model: Any) -> None:
     for block, before, after in zip(found.blocks, seen, seen[1:], strict=False):
         cosines = torch.cosine_similarity(before.double(), after.double(), dim=-1)
         assert block.variance == pytest.approx(float(after.double().var(unbiased=False)))
+        assert block.typical == pytest.approx(float(after.double().var(-1, unbiased=False).median()))
         assert block.influence == pytest.approx(float(1 - cosines.mean()), abs=1e-7)
     assert [len(row) for row in found.angles] == [3, 2, 1]
     for start, row in enumerate(found.angles):
@@ -192,13 +193,13 @@ def test_each_measure_can_be_left_out_and_json_holds_all() -> None:
         assert "perplexity" in found.summary()
 
 
-def test_halves_are_medians_and_the_slope_is_that_of_the_logarithms() -> None:
+def test_halves_are_medians_and_growth_is_a_factor_per_block() -> None:
     numbers = [4.0, 1.0, 2.0, 8.0, 16.0]
-    blocks = [BlockFacts(i, 2.0**i, 0.1, n / 100, sensitivity=n, gradient=n) for i, n in enumerate(numbers)]
+    blocks = [BlockFacts(i, 2.0**i, 3.0, 0.1, n / 100, sensitivity=n, gradient=n) for i, n in enumerate(numbers)]
     depth = Diagnosis("m", blocks, [], [], 1.0, 5.0, {}).depth()
     assert depth["halves"]["sensitivity"] == {"shallower": 2.0, "deeper": 12.0}
     assert depth["last_over_first"]["gradient"] == 4.0
-    assert depth["variance_slope"] == pytest.approx(math.log(2))
+    assert depth["growth"] == pytest.approx({"variance": 2, "typical": 1})
     assert "jacobian" not in depth["halves"]
 
 

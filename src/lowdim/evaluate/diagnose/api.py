@@ -203,6 +203,7 @@ def _block(
     return BlockFacts(
         index=index,
         variance=found.variances[index + 1],
+        typical=found.typical[index + 1],
         angle=found.angles[index][0],
         influence=found.influences[index],
         **more,

@@ -33,6 +33,7 @@ class Forwards:
         activations: the states behind the last block.
         entering: per block, the hidden states that entered it; empty unless they were to be kept.
         variances: of what enters the first block and of what leaves each.
+        typical: per such state the median over tokens of a token's own variance over channels.
         influences: of each block.
         angles: per block l the mean distance of what enters it from what leaves block l + n - 1, for n = 1, 2, ...
         whole: perplexity of the model.
@@ -43,6 +44,7 @@ class Forwards:
     activations: list[Activation]
     entering: list[list[Tensor]] = field(default_factory=list)
     variances: list[float] = field(default_factory=list)
+    typical: list[float] = field(default_factory=list)
     influences: list[float] = field(default_factory=list)
     angles: list[list[float]] = field(default_factory=list)
     whole: Perplexity | None = None
@@ -112,6 +114,8 @@ class _Seen:
         for activation in self.found.activations:
             moments.add(activation.hidden)
         self.found.variances.append(moments.variance)
+        own = [_tokens(a.batch, a.hidden).double().var(-1, unbiased=False) for a in self.found.activations]
+        self.found.typical.append(float(torch.cat([each.flatten() for each in own]).median()))
         self.last.append(torch.cat([_tokens(a.batch, a.hidden)[:, -1] for a in self.found.activations]))
 
     def passed(self, before: Sequence[Tensor]) -> None:

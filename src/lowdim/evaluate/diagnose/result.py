@@ -18,6 +18,8 @@ class BlockFacts:
     Attributes:
         index: its place, from 0.
         variance: of the hidden states that leave it, over tokens and channels.
+        typical: the median over tokens of a token's own variance over channels: a few tokens of trained models have
+            entries so large that they are all of ``variance``.
         angle: angular distance of its input from its output at the last token, the mean over windows, in [0, 1].
         influence: 1 - cos of its input and output, the mean over tokens.
         sensitivity: how much the loss grows without it, nats per token.
@@ -31,6 +33,7 @@ class BlockFacts:
 
     index: int
     variance: float
+    typical: float
     angle: float
     influence: float
     sensitivity: float | None = None
@@ -67,7 +70,7 @@ class LayerFacts:
     entropy: float | None = None
 
 
-MEASURES = ("variance", "angle", "influence", "sensitivity", "gradient", "jacobian")
+MEASURES = ("variance", "typical", "angle", "influence", "sensitivity", "gradient", "jacobian")
 """Numbers of a block that are compared between the halves of a model."""
 
 
@@ -107,7 +110,8 @@ class Diagnosis:
         """Return the curse of depth in numbers: the model's two halves, and its last block over its first.
 
         The deeper half has the smaller number of blocks where their number is odd. ``halves`` holds medians: the first
-        and the last block of most models are unlike all others.
+        and the last block of most models are unlike all others. ``growth`` is the factor per block, by least squares on
+        the logarithms.
         """
         cut = len(self.blocks) - len(self.blocks) // 2
         halves, ratios = {}, {}
@@ -119,16 +123,19 @@ class Diagnosis:
             first, last = values[0], values[-1]
             if first is not None and last is not None and first > 0:
                 ratios[measure] = last / first
-        return {"halves": halves, "last_over_first": ratios, "variance_slope": _slope(self.series("variance"))}
+        growth = {measure: _growth(self.series(measure)) for measure in ("variance", "typical")}
+        return {"halves": halves, "last_over_first": ratios, "growth": growth}
 
     def summary(self) -> str:
         """Return the diagnosis in a few sentences."""
         depth, count = self.depth(), len(self.blocks)
         lines = [f"{self.model}: {count} blocks, perplexity {self.perplexity:.2f}."]
-        halves, ratios = depth["halves"], depth["last_over_first"]
-        if depth["variance_slope"] is not None:
-            growth = math.exp(depth["variance_slope"])
-            lines.append(f"The variance of the residual stream grows {growth:.2f} times a block.")
+        halves, ratios, growth = depth["halves"], depth["last_over_first"], depth["growth"]
+        if growth["variance"] is not None and growth["typical"] is not None:
+            lines.append(
+                f"The variance of the residual stream grows {growth['variance']:.3f} times a block, "
+                f"that of the median token {growth['typical']:.3f} times."
+            )
         for measure, sentence in _SENTENCES:
             if measure in halves:
                 lines.append(sentence(halves[measure]["shallower"], halves[measure]["deeper"]))
@@ -139,7 +146,8 @@ class Diagnosis:
     def tables(self) -> list[Table]:
         """Return a table of the blocks."""
         shown: list[tuple[str, Sequence[float | None], int]] = [
-            ("variance", self.series("variance"), 4),
+            ("variance", self.series("variance"), 2),
+            ("median token", self.series("typical"), 2),
             ("angle", self.series("angle"), 4),
             ("influence", self.series("influence"), 4),
             ("without it, nats", self.series("sensitivity"), 4),
@@ -173,14 +181,14 @@ def _median(values: Sequence[float | None]) -> float | None:
     return median(known) if known else None
 
 
-def _slope(values: Sequence[float | None]) -> float | None:
-    """Return the least-squares slope of the logarithms over the blocks; None where there is none."""
+def _growth(values: Sequence[float | None]) -> float | None:
+    """Return the factor from block to block, by least squares on the logarithms; None where there is none."""
     logs = [math.log(value) for value in values if value is not None and value > 0]
     if len(logs) < max(2, len(values)):
         return None
     middle, mean = (len(logs) - 1) / 2, math.fsum(logs) / len(logs)
     across = math.fsum((i - middle) * (log - mean) for i, log in enumerate(logs))
-    return across / math.fsum((i - middle) ** 2 for i in range(len(logs)))
+    return math.exp(across / math.fsum((i - middle) ** 2 for i in range(len(logs))))
 
 
 def _between(what: str, unit: str = "", digits: int = 4) -> Callable[[float, float], str]:

@@ -22,9 +22,12 @@ _HALVES = {
     "jacobian": "‖J − I‖ / ‖I‖",
     "gradient": "Gradient norm",
     "variance": "Variance of the stream",
+    "typical": "Variance of the median token",
 }
+_SIDES = ("shallower", "deeper")
 _COLUMNS = {
     "variance": "Variance",
+    "typical": "Median token",
     "angle": "Angle",
     "influence": "Influence",
     "sensitivity": "Without it, nats",
@@ -65,7 +68,7 @@ def render(models: Sequence[Json]) -> str:
             verdict=verdict(last, names[-1] if len(models) > 1 else ""),
             notes=[words.clean(note) for note in last["notes"]],
             pictures=pictures(models),
-            halves=[_halves(model, name) for model, name in zip(models, names, strict=True)],
+            halves=_halves(last) if len(models) == 1 else _side_by_side(models, names),
             heads=list(_columns(last).values()),
             rows=[_row(block, _columns(last)) for block in last["blocks"]],
             last=names[-1] if len(models) > 1 else "",
@@ -85,26 +88,40 @@ def verdict(model: Json, name: str = "") -> str:
             f"Leaving out one block costs {words.number(shallow)} nats in the shallower half and {words.number(deep)} "
             "in the deeper (medians)."
         )
+        least = min((block for block in model["blocks"] if block["sensitivity"] is not None), key=_sensitivity)
+        found.append(f"Block {least['index']} is needed least: {words.number(least['sensitivity'])} nats.")
     if "gradient" in ratios:
         found.append(f"The last block's gradient is {words.number(ratios['gradient'])} times the first one's.")
     return " ".join(found)
 
 
-def _halves(model: Json, name: str) -> dict[str, Any]:
-    halves = model["depth"]["halves"]
-    return {
-        "name": name,
-        "perplexity": words.number(model["perplexity"]),
-        "rows": [
-            (title, *(words.number(halves[key][half]) for half in ("shallower", "deeper")), _ratio(model, key))
-            for key, title in _HALVES.items()
-            if key in halves
-        ],
-    }
+def _sensitivity(block: Json) -> float:
+    return float(block["sensitivity"])
 
 
-def _ratio(model: Json, key: str) -> str:
-    return words.number(model["depth"]["last_over_first"].get(key))
+def _halves(model: Json) -> tuple[list[str], list[list[str]]]:
+    """Return heads and rows of one model's table: a row per measure."""
+    halves, ratios = model["depth"]["halves"], model["depth"]["last_over_first"]
+    rows = [
+        [title, *(words.number(halves[key][half]) for half in _SIDES), words.number(ratios.get(key))]
+        for key, title in _HALVES.items()
+        if key in halves
+    ]
+    return ["", "Shallower half", "Deeper half", "Last over first"], rows
+
+
+def _side_by_side(models: Sequence[Json], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Return heads and rows of several models' table: a row per model, both halves in each cell."""
+    keys = [key for key in _HALVES if any(key in model["depth"]["halves"] for model in models)]
+    rows = [
+        [name, words.number(model["perplexity"]), *(_pair(model["depth"]["halves"].get(key)) for key in keys)]
+        for model, name in zip(models, names, strict=True)
+    ]
+    return ["", "Perplexity", *(_COLUMNS[key] for key in keys)], rows
+
+
+def _pair(halves: Json | None) -> str:
+    return words.MISSING if halves is None else " / ".join(words.number(halves[half]) for half in _SIDES)
 
 
 def _columns(model: Json) -> dict[str, str]:

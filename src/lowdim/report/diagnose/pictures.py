@@ -15,7 +15,7 @@ from lowdim.report.pruning.figures import Picture
 
 Json = Mapping[str, Any]
 _MOST_LINES = 6  # models whose lines can be told apart; more become rows of a heat map
-_MOST_ROWS = 30
+_MOST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ _MEASURES = (
         "variance",
         "Variance of the residual stream",
         "Over tokens and channels, behind each block. Where it grows fast, each later block adds relatively little.",
+    ),
+    _Measure(
+        "typical",
+        "Variance of the median token",
+        "Of each token over channels, the median: without the few tokens that some blocks make enormous.",
     ),
     _Measure(
         "jacobian",
@@ -89,10 +94,13 @@ def short_names(models: Sequence[Json]) -> list[str]:
 
 def pictures(models: Sequence[Json]) -> list[Picture]:
     """Return the pictures for which something was measured."""
-    names = short_names(models)
+    names = short_names(models) if len(models) > 1 else [""]
     found = [_over_blocks(measure, models, names) for measure in _MEASURES]
     last, whose = models[-1], f" Of {names[-1]}." if len(models) > 1 else ""
-    found += [_angles(last, whose), _by_layer(last, whose, "gradient"), _by_layer(last, whose, "alpha")]
+    layers = [_by_layer(last, whose, "gradient"), _by_layer(last, whose, "alpha")]
+    if len(models) == 1 and layers[0] is not None:  # which has the same line
+        found.pop()
+    found += [_angles(last, whose), *layers]
     return [picture for picture in found if picture is not None]
 
 
