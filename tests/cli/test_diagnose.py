@@ -18,7 +18,7 @@ def test_table_json_and_page(run, model: Path, flags, tmp_path: Path) -> None:
     target, page = tmp_path / "found.json", tmp_path / "found.html"
     done = run("diagnose", model, *flags, "--json", target, "--html", page)
     assert done.exit_code == 0, done.output
-    (found,) = json.loads(target.read_text())["models"]
+    found = json.loads(target.read_text())
     assert len(found["blocks"]) == 3
     assert all(block["sensitivity"] is not None and block["gradient"] > 0 for block in found["blocks"])
     assert len(found["layers"]) == 21

@@ -30,7 +30,7 @@ def test_every_command_with_results_can_be_swept() -> None:
     assert (found["prune"].out, found["prune"].places) == ("OUT", ("MODEL",))
     assert found["train-sparse"].out == "--out"
     assert found["evaluate"].json
-    assert not found["evaluate"].resume
+    assert [found[name].again for name in ("prune", "convert", "evaluate")] == ["--resume", "--overwrite", ""]
     assert found["inspect"].switches["--alpha"] == ("--alpha", "--no-alpha")
     assert found["prune"].switches["--true-sequential"] == ("--true-sequential", "")
     assert "recover.minutes" in found["prune"].keys

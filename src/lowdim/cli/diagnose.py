@@ -59,10 +59,11 @@ def diagnose(
     for one in found:
         show(one.summary())
         table(one.tables()[0].heads, one.tables()[0].rows, 1)
-    plain: dict[str, Any] = {"models": [one.to_dict() for one in found]}
+    plain = [one.to_dict() for one in found]
     if json_file is not None:
-        json_file.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        content = plain[0] if len(plain) == 1 else {"models": plain}
+        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if html is not None:
         from lowdim.report.diagnose.page import write
 
-        show(f"Report: {write(plain['models'], html)}")
+        show(f"Report: {write(plain, html)}")

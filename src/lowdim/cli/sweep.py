@@ -66,7 +66,7 @@ def described(program: Any, name: str) -> Command:
         name,
         out="OUT" if "OUT" in places else "--out" if "--out" in flags else "",
         json="--json" in flags - switches.keys(),
-        resume="--resume" in flags,
+        again=next((flag for flag in ("--resume", "--overwrite") if flag in flags), ""),
         places=tuple(place for place in places if place != "OUT"),
         switches={flag: (flag, next(iter(option.secondary_opts), "")) for flag, option in switches.items()},
         keys=_keys(name),

@@ -8,4 +8,4 @@ from pathlib import Path
 from lowdim.pipeline.sweep.command import Command
 
 PROGRAM = (sys.executable, str(Path(__file__).with_name("program.py")))
-COMMAND = Command("fake", out="--out", resume=True, switches={"--fast": ("--fast", "--slow")}, sets=True)
+COMMAND = Command("fake", out="--out", again="--resume", switches={"--fast": ("--fast", "--slow")}, sets=True)

@@ -11,8 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+from lowdim.pipeline.sweep.child import die_with_parent
+
 
 def main() -> None:
+    die_with_parent()
     words = sys.argv[1:]
     out = next(Path(word.removeprefix("--out=")) for word in words if word.startswith("--out="))
     values = dict(word.split("=", 1) for word in words if "=" in word)
@@ -28,8 +31,16 @@ def main() -> None:
     if mode == "diverge":
         print("Error: the loss of step 7 is NaN, the norm of the gradient 1e9.", file=sys.stderr)
         sys.exit(1)
-    score = float("inf") if mode == "infinite" else 10 + seed
-    facts = {"lowdim": "0", "score": score, "same": 3, "recipe": {"lr": 5}, "layers": {"a": {"score": seed}}}
+    score = 10 + seed
+    loss = {"loss": float("inf")} if mode == "infinite" else {"spread": float("nan")}
+    facts = {
+        "lowdim": "0",
+        "score": score,
+        "test": loss,
+        "same": 3,
+        "recipe": {"lr": 5},
+        "layers": {"a": {"score": seed}},
+    }
     (partial / "facts.json").write_text(json.dumps(facts))
     (partial / "config.json").write_text(json.dumps({"hidden": seed}))
     partial.rename(out)

@@ -14,7 +14,7 @@ from lowdim.pipeline.sweep.recipe import SweepRecipe
 PRUNE = Command(
     "prune",
     out="OUT",
-    resume=True,
+    again="--resume",
     places=("MODEL",),
     switches={"--fast": ("--fast", "--no-fast"), "--quick": ("--quick", "")},
     keys=("allocation.m", "pattern"),

@@ -89,7 +89,7 @@ def test_a_run_that_fails_or_diverges_is_said_so_and_stops_no_other(tmp_path: Pa
     errors = {row.axes["mode"]: row.errors for row in found.rows}
     assert errors["fail"] == ["it broke. Mend it."]
     assert errors["diverge"] == ["the loss of step 7 is NaN, the norm of the gradient 1e9."]
-    assert errors["infinite"] == ["score is inf"]
+    assert errors["infinite"] == ["test.loss is inf"]
     assert any("mode=fail,seed=0: failed after" in line and "it broke" in line for line in said)
     assert found.rows[3].mean("score") == 10.5
     json.loads((tmp_path / "sweep.json").read_text())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import os
+import platform
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +14,6 @@ from statistics import fmean
 from typing import Any
 
 from lowdim.core.errors import RecipeError
-from lowdim.core.files import replace_json
 from lowdim.pipeline.sweep.command import Command
 from lowdim.pipeline.sweep.execute import execute
 from lowdim.pipeline.sweep.numbers import Sheet, sheet
@@ -119,8 +121,8 @@ class Sweep:
             for row in found.rows
         ]
         content: dict[str, Any] = {"schema": SCHEMA, "recipe": self.recipe.to_dict(), "runs": runs, "table": rows}
-        replace_json(self.out / "sweep.json", content)
-        (self.out / "table.csv").write_text(_csv(found), encoding="utf-8")
+        _replace(self.out / "sweep.json", json.dumps(content, indent=2) + "\n")
+        _replace(self.out / "table.csv", _csv(found))
 
 
 def _hours(seconds: Sequence[float], left: int, jobs: int) -> str:
@@ -133,6 +135,13 @@ def _hours(seconds: Sequence[float], left: int, jobs: int) -> str:
     each = fmean(seconds)
     hours = -(-left // jobs) * each / 3600
     return f"{left} run{'s' * (left != 1)} of about {each / 60:.1f} min, {jobs} at a time, {hours:.1f} h left"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file in the place of an older one, while the jobs of an array may all be doing so."""
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _csv(found: Sheet) -> str:

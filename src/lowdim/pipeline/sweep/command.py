@@ -21,7 +21,7 @@ class Command:
         name: its word, such as "prune".
         out: how it takes the directory of its results: "OUT" by place, behind the other arguments, "--out", or "".
         json: whether it takes ``--json``.
-        resume: whether it takes ``--resume``.
+        again: the flag by which a second attempt begins: ``--resume``, else ``--overwrite``, else "".
         places: its arguments by place, such as "MODEL", without OUT.
         switches: the flags that take no value, each as it is written for true and for false ("" for not at all).
         keys: what its ``--set`` takes; empty where it has none, or where nobody knows.
@@ -32,7 +32,7 @@ class Command:
     name: str
     out: str = ""
     json: bool = False
-    resume: bool = False
+    again: str = ""
     places: tuple[str, ...] = ()
     switches: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     keys: tuple[str, ...] = ()

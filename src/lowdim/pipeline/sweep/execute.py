@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,13 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
+from lowdim.pipeline.sweep.child import PARENT
 from lowdim.pipeline.sweep.place import Place
 from lowdim.runs.lock import DirectoryLock, OutputError
 
-PROGRAM = (sys.executable, "-m", "lowdim")
+PROGRAM = (sys.executable, "-m", "lowdim.pipeline.sweep.child")
+_PATIENCE = 2.0  # seconds
 _PAUSE = 0.05  # seconds between two looks at who has ended
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
 @dataclass
@@ -57,9 +58,10 @@ def execute(
                 child.lock.release(child.place.directory)
                 told(child.place, state, seconds)
     except KeyboardInterrupt:
-        for child in children:
-            with suppress(ProcessLookupError):
-                child.process.send_signal(signal.SIGINT)
+        for child in children:  # a terminal has interrupted them too; whoever sends a signal to this process has not
+            with suppress(subprocess.TimeoutExpired):
+                child.process.wait(_PATIENCE)
+            child.process.send_signal(signal.SIGINT)  # nothing, if it has ended
         raise
     finally:
         for child in children:
@@ -80,28 +82,19 @@ def _start(place: Place, environment: dict[str, str], announce: Callable[[str], 
     words = [*PROGRAM, *place.words()]
     place.begin()
     with place.log.open("ab") as log:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # this process has one thread
-        )
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(words, env=environment, **streams)
     return _Child(place, process, lock, time.monotonic())
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
 
 
 def _environment(jobs: int) -> dict[str, str]:
     """Return the environment of the children, with each one's share of the threads if there are several."""
+    own = dict(os.environ) | {PARENT: str(os.getpid())}
     if jobs == 1:
-        return dict(os.environ)
-    given = os.environ.get("OMP_NUM_THREADS", "")
+        return own
+    given = own.get("OMP_NUM_THREADS", "")
     threads = int(given) if given.isdigit() else cores()
-    return dict(os.environ) | {"OMP_NUM_THREADS": str(max(1, threads // jobs))}
+    return own | {"OMP_NUM_THREADS": str(max(1, threads // jobs))}
 
 
 def cores() -> int:

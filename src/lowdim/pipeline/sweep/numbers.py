@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -16,6 +17,7 @@ from lowdim.pipeline.sweep.place import Place
 
 _ASIDE = {"recipe", "layers", "versions", "hashes", "machine", "data", "protocol", "schema", "seed", "model", "axes"}
 _MOST_ENTRIES = 24  # of a mapping that is looked into: one with more is a list of layers, or of blocks
+_LOSSES = re.compile(r"loss|perplexity|nll")
 _MARK = "lowdim"  # a key of every JSON file of this program's own in an output directory
 
 
@@ -108,7 +110,7 @@ class Sheet:
 def sheet(places: Sequence[Place], over: str | None, report: Sequence[str]) -> Sheet:
     """Put what runs report into a table.
 
-    A run that finished with a number that is NaN or infinite has diverged.
+    A run that finished with a loss, a perplexity, or a picked number that is NaN or infinite has diverged.
 
     Args:
         places: the runs.
@@ -123,8 +125,10 @@ def sheet(places: Sequence[Place], over: str | None, report: Sequence[str]) -> S
         row = rows.setdefault(repr(shared), Row(shared))
         state, error = place.state(), str(place.record().get("error", ""))
         found = _picked(numbers(place), report) if state == "finished" else {}
-        if wrong := next((name for name, value in found.items() if not math.isfinite(value)), None):
-            state, error, found = "diverged", f"{wrong} is {found[wrong]}", {}
+        if wrong := [name for name, value in found.items() if not math.isfinite(value)]:
+            if bad := [name for name in wrong if report or _LOSSES.search(name)]:
+                state, error, found = "diverged", f"{bad[0]} is {found[bad[0]]}", {}
+            found = {name: value for name, value in found.items() if name not in wrong}
         row.states.append(state)
         if error and error not in row.errors:
             row.errors.append(error)

@@ -81,7 +81,7 @@ class Place:
 
     def words(self) -> list[str]:
         """Return the whole command line behind ``lowdim``; an earlier attempt is gone on with where that can be."""
-        again = ["--resume"] if self.command.resume and self.record() else []
+        again = [self.command.again] if self.command.again and self.record() else []
         where = self.command.results(str(self.out), str(self.result))
         return [self.command.name, *self.run.arguments, *where, *again]
 
