@@ -159,6 +159,8 @@ def test_a_run_that_was_killed_behind_its_last_step_counts(tmp_path: Path) -> No
     place = sweep.places[0]
     place.begin()
     assert place.state() == "finished"
+    sweep.write()
+    assert json.loads((tmp_path / "sweep.json").read_text())["runs"][0]["state"] == "finished"
     place.out.rename(tmp_path / "gone")
     assert place.state() == "running"
     other = Sweep(SweepRecipe(command="json", grid={"--seed": [0]}), Command("json", json=True), tmp_path / "json")

@@ -107,7 +107,7 @@ class Sweep:
         """Write ``sweep.json`` and ``table.csv``."""
         found = self.sheet()
         runs = [
-            {"index": place.run.index, "name": place.run.name, "state": place.state(), **place.record()}
+            {"index": place.run.index, "name": place.run.name, **place.record(), "state": place.state()}
             for place in self.places
         ]
         rows = [
