@@ -83,7 +83,7 @@ def diagnose(
             memory; an unknown measure.
         NumericalError: a weight, a hidden state or a gradient is NaN or Inf; it is named.
 
-    Papers: "The Curse of Depth in Large Language Models", arXiv 2502.05795; "Mix-LN", arXiv 2412.13795.
+    Paper: "The Curse of Depth in Large Language Models", arXiv 2502.05795; "Mix-LN", arXiv 2412.13795.
 
     Example:
         >>> import torch
@@ -196,7 +196,8 @@ def _block(
     more: dict[str, float] = {"gradient": math.hypot(*own)} if own else {}
     if whole is not None and without is not None:
         change = paired(whole, without)
-        more |= {"sensitivity": change.mean, "error": change.stderr, "perplexity": without.value}
+        more |= {"sensitivity": change.mean, "perplexity": without.value}
+        more |= {} if math.isnan(change.stderr) else {"error": change.stderr}  # of a single window
     if jacobians and jacobians[index].count:
         seen = jacobians[index]
         more |= {"jacobian": seen.distance, "gain": seen.gain, "trace": seen.trace}
