@@ -34,6 +34,7 @@ def test_every_command_with_results_can_be_swept() -> None:
     assert found["inspect"].switches["--alpha"] == ("--alpha", "--no-alpha")
     assert found["prune"].switches["--true-sequential"] == ("--true-sequential", "")
     assert "recover.minutes" in found["prune"].keys
+    assert [name for name, command in found.items() if command.sets and not command.keys] == []
 
 
 def test_command_lines_are_those_of_the_command(tmp_path: Path) -> None:

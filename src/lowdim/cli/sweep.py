@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +13,16 @@ from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Quiet
 from lowdim.cli.screen import say, show, table
 from lowdim.core.errors import RecipeError, suggest
-from lowdim.pipeline.sweep.command import Command
 
+if TYPE_CHECKING:
+    from lowdim.pipeline.sweep.command import Command
+
+_RECIPES = {
+    "prune": {"": "lowdim.prune.recipe:Recipe", "recover.": "lowdim.pipeline.recover.recipe:Recovery"},
+    "recover": {"": "lowdim.pipeline.recover.recipe:Recovery"},
+    "train-sparse": {"": "lowdim.train.compare.recipe:TrainingRecipe"},
+}
+"""The recipes behind ``--set`` of each command, by what stands before their keys."""
 _MOST = 6  # numbers in the table on the screen; the files hold all
 
 
@@ -55,6 +64,8 @@ def described(program: Any, name: str) -> Command:
     Raises:
         RecipeError: there is no such command, or it is this one.
     """
+    from lowdim.pipeline.sweep.command import Command
+
     if name not in program.commands or name == "sweep":
         raise RecipeError(f"unknown command {name!r}. {suggest(name, set(program.commands) - {'sweep'})}")
     found = program.commands[name]
@@ -88,23 +99,14 @@ def _parser(command: Any) -> Callable[[Sequence[str]], None]:
 
 
 def _keys(name: str) -> tuple[str, ...]:
-    """Return what ``--set`` of a command takes; nothing for one that is not known here, which then judges itself."""
+    """Return what ``--set`` of a command takes."""
     from lowdim.core.recipe.override import known_keys
 
-    if name == "prune":
-        from lowdim.pipeline.recover.recipe import Recovery
-        from lowdim.prune.recipe import Recipe
-
-        return (*known_keys(Recipe), *(f"recover.{key}" for key in known_keys(Recovery)))
-    if name == "recover":
-        from lowdim.pipeline.recover.recipe import Recovery
-
-        return tuple(known_keys(Recovery))
-    if name == "train-sparse":
-        from lowdim.train.compare.recipe import TrainingRecipe
-
-        return tuple(known_keys(TrainingRecipe))
-    return ()
+    found: list[str] = []
+    for prefix, place in _RECIPES.get(name, {}).items():
+        module, _, recipe = place.partition(":")
+        found += [f"{prefix}{key}" for key in known_keys(getattr(import_module(module), recipe))]
+    return tuple(found)
 
 
 def _print(found: Any, out: Path) -> None:
