@@ -271,3 +271,29 @@ def test_a_run_is_its_checkpoints_in_order(tmp_path: Path) -> None:
     assert [Path(name).name for name in found] == ["step-20", "step-9", "step-100", "builtin:x"]
     with pytest.raises(CheckpointError, match=r"holds no config\.json, and neither do its folders"):
         checkpoints([str(tmp_path / "run" / "logs")])
+
+
+def prompted(net: Net, hidden: Tensor) -> Tensor:
+    hidden = torch.cat([hidden[:, :2], hidden], 1)
+    for block in net.layers:
+        hidden = block(hidden)
+    return hidden[:, 2:]
+
+
+def stacked(net: Net, hidden: Tensor) -> Tensor:
+    hidden = torch.stack([hidden, 2 * hidden])
+    for block in net.layers:
+        hidden = block(hidden)
+    return hidden.mean(0)
+
+
+@pytest.mark.parametrize("loop", [prompted, stacked], ids=["tokens of the model's own", "streams side by side"])
+def test_hidden_states_of_other_shapes(loop: Any) -> None:
+    torch.manual_seed(0)
+    net, text = Net([Odd(), Odd()], loop), Windows(torch.arange(14).view(2, 7), {})
+    found, seen = diagnose(net, text=text, measures=[]), states(net, text.input_ids)
+    wide = [x.movedim(0, 2).flatten(2) if x.dim() == 4 else x for x in seen]
+    for block, before, after in zip(found.blocks, wide, wide[1:], strict=False):
+        cosines = torch.cosine_similarity(before.double(), after.double(), dim=-1)
+        assert block.influence == pytest.approx(float(1 - cosines.mean()), abs=1e-7)
+        assert block.angle == pytest.approx(float((cosines[:, -1].arccos() / math.pi).mean()), abs=1e-6)

@@ -133,11 +133,10 @@ class _Seen:
 
 
 def _tokens(batch: Batch, hidden: Tensor) -> Tensor:
-    """Return hidden states as ``[windows, tokens, width]``, wherever a model has further axes."""
-    shape = batch.input_ids.shape
-    if hidden.shape[:2] != shape and hidden.shape[1:3] == shape:
+    """Return hidden states as ``[windows, tokens, width]``, whatever further axes a model has, and where."""
+    if hidden.dim() > 3 and hidden.shape[1:3] == batch.input_ids.shape != hidden.shape[:2]:
         hidden = hidden.movedim(0, 2)
-    return hidden.reshape(*shape, -1)
+    return hidden.flatten(2) if hidden.dim() > 2 else hidden.view(len(batch), -1, hidden.shape[-1])
 
 
 def _measure(
