@@ -17,8 +17,10 @@ import typer
 
 import lowdim
 from lowdim.cli import app
+from lowdim.cli.sweep import described
 from lowdim.core import registry
 from lowdim.pipeline.recover.chain import SECTION, split
+from lowdim.pipeline.sweep.recipe import SweepRecipe
 from lowdim.prune.recipe import Recipe, read
 from lowdim.train.compare.recipe import TrainingRecipe
 
@@ -101,6 +103,10 @@ def test_recipes_are_valid(block: str, tmp_path: Path) -> None:
         file = tmp_path / "recipe.yaml"
         file.write_text(block)
         assert split(file, {}, [])[1] is not None
+        return
+    if "command" in values:
+        sweep = SweepRecipe(**values)
+        assert sweep.runs(described(PROGRAM, sweep.command))
         return
     kind = TrainingRecipe if "training" in values else Recipe
     recipe = kind(**values)

@@ -30,6 +30,7 @@ EXPORTS = {
     "Recovery",
     "SparseLinear",
     "accelerate",
+    "diagnose",
     "load",
     "perplexity",
     "plan",

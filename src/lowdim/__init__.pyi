@@ -2,6 +2,7 @@ from lowdim import train as train
 from lowdim.core.errors import LowdimError as LowdimError
 from lowdim.core.masks import Masks as Masks
 from lowdim.core.native import runtime_info as runtime_info
+from lowdim.evaluate.diagnose.api import diagnose as diagnose
 from lowdim.evaluate.quality.perplexity import perplexity as perplexity
 from lowdim.infer.sparse.accelerate import accelerate as accelerate
 from lowdim.infer.sparse.linear import SparseLinear as SparseLinear

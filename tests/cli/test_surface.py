@@ -31,6 +31,9 @@ SURFACE = {
     "inspect": """MODEL --calibration --samples --context --outliers --alpha --layers --essential --junk-dna
         --difficulty --grid --text --windows --limit --bos --seed --compute --revision --json --quiet -q --debug
         --trust-remote-code""",
+    "diagnose": """MODEL --text --windows --context --measures --probes --bos --seed --compute --revision
+        --trust-remote-code --html --json --quiet -q --debug""",
+    "sweep": "--recipe --out --jobs --index --dry-run --quiet -q --debug",
     "bench": """MODEL --shape --sparsity --dtype --tokens --threads --text --revision --json --quiet -q
         --debug --trust-remote-code""",
     "generate": """MODEL PROMPT --max-tokens --temperature --top-k --top-p --repetition-penalty --stop --seed

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.report.diagnose.test_page import made
 
 from lowdim.report.build import build
+from lowdim.report.diagnose.page import write as write_diagnosis
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -67,6 +69,12 @@ def test_document(browse, write, manifest, run):
     assert document.count("<svg") == 7
     assert document.count("block 0, q_proj:") == 2  # the browser kept the texts of both heatmaps
     assert "Not done as asked" in document
+
+
+def test_a_diagnosis_opens(browse, tmp_path):
+    document = browse(write_diagnosis([made(blocks=3)], tmp_path / "page.html"), "--dump-dom").stdout
+    assert document.count("<svg") == 8
+    assert "block 0, n = 1:" in document
 
 
 def test_evil_names_run_nothing(browse, write, manifest, run):

@@ -10,6 +10,7 @@ import typer
 from lowdim.cli import (
     bench,
     convert,
+    diagnose,
     evaluate,
     front,
     generate,
@@ -20,6 +21,7 @@ from lowdim.cli import (
     report,
     screen,
     serve,
+    sweep,
     train_sparse,
     verify,
 )
@@ -58,6 +60,8 @@ for _command in (
     evaluate.evaluate,
     front.front,
     inspect.inspect,
+    diagnose.diagnose,
+    sweep.sweep,
     bench.bench,
     generate.generate,
     serve.serve,

@@ -9,6 +9,16 @@ from lowdim.data.errors import DataError
 from lowdim.data.text import check_suffix
 
 
+def names(text: str) -> list[str]:
+    """Read a list of names.
+
+    Example:
+        >>> names("arc_easy, hellaswag")
+        ['arc_easy', 'hellaswag']
+    """
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def numbers(name: str, text: str) -> list[float]:
     """Read a list of numbers.
 
@@ -16,9 +26,8 @@ def numbers(name: str, text: str) -> list[float]:
         >>> numbers("--grid", "0.1,0.3")
         [0.1, 0.3]
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
     try:
-        return [float(part) for part in parts]
+        return [float(part) for part in names(text)]
     except ValueError:
         raise RecipeError(f"{name} takes numbers with commas between them, such as 0.1,0.3; got {text!r}.") from None
 

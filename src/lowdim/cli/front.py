@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lowdim.cli.checks import check_folder, check_text
+from lowdim.cli.checks import check_folder, check_text, names
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Json, Model, Quiet, Resume
 from lowdim.cli.progress import terminal
@@ -48,14 +48,14 @@ def front(
 
     settings = Settings(
         model=model,
-        forms=_names(forms),
+        forms=tuple(names(forms)),
         recover=recover,
         minutes=minutes,
         budget_mb=budget_mb,
         text=text,
         windows=windows,
         context=context,
-        tasks=_names(tasks),
+        tasks=tuple(names(tasks)),
         limit=limit,
         calibration=calibration,
         samples=samples,
@@ -76,10 +76,6 @@ def front(
     show(str(write(found, out)))
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 def _print(found: Mapping[str, Any]) -> None:
     tasks = list(dict.fromkeys(name for row in found["rows"] for name in row["tasks"]))
     kept = set(found["fronts"]["bytes_per_token"])
@@ -89,8 +85,8 @@ def _print(found: Mapping[str, Any]) -> None:
     for row in found["rows"]:
         if row["note"]:
             notes.setdefault(row["note"], []).append(row["form"])
-    for note, names in notes.items():
-        show(f"- {', '.join(names)}: {note}.")
+    for note, noted in notes.items():
+        show(f"- {', '.join(noted)}: {note}.")
     show(found["sentence"])
 
 

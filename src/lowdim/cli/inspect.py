@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lowdim.cli.checks import check_text, numbers
+from lowdim.cli.checks import check_text, names, numbers
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Bos, Compute, Debug, Json, Model, Quiet, Revision, Trust
 from lowdim.cli.progress import terminal
@@ -66,7 +66,7 @@ def inspect(
     """
     from lowdim.prune.recipe import Recipe
 
-    tasks = [name for name in (essential, *_names(junk_dna)) if name not in ("", "perplexity")]
+    tasks = [name for name in (essential, *names(junk_dna)) if name not in ("", "perplexity")]
     size = {} if context is None else {"context": context}
     recipe = Recipe(
         sparsity=0.0,
@@ -81,7 +81,7 @@ def inspect(
     points, ms = numbers("--grid", grid), numbers("--outliers", outliers)
     if wrong := [point for point in points if not 0 <= point < 1]:
         raise RecipeError(f"--grid holds sparsities in [0, 1), got {wrong[0]:g}. Write 0.3 for 30%.")
-    tags = _difficulty(difficulty, _names(junk_dna))
+    tags = _difficulty(difficulty, names(junk_dna))
     if essential or junk_dna:
         found = _audit(model, revision, recipe, essential, tags, points, quiet)
     else:
@@ -90,21 +90,17 @@ def inspect(
         json_file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _difficulty(text: str, names: list[str]) -> dict[str, Any]:
+def _difficulty(text: str, tasks: list[str]) -> dict[str, Any]:
     """Return the arguments of the Junk-DNA audit that name its tasks and say how hard each is."""
     if text in ("gap", "options"):
-        return {"tasks": names, "difficulty": text}
+        return {"tasks": tasks, "difficulty": text}
     tags = numbers("--difficulty", text)
-    if len(tags) != len(names):
+    if len(tags) != len(tasks):
         raise RecipeError(
-            f"--difficulty takes gap, options, or one number for each of the {len(names)} tasks of --junk-dna; "
+            f"--difficulty takes gap, options, or one number for each of the {len(tasks)} tasks of --junk-dna; "
             f"got {text!r}."
         )
-    return {"tasks": names, "difficulty": dict(zip(names, tags, strict=True))}
+    return {"tasks": tasks, "difficulty": dict(zip(tasks, tags, strict=True))}
 
 
 def _inspect(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,7 +14,6 @@ from lowdim.core.errors import NumericalError
 from lowdim.core.progress import Progress
 from lowdim.data.batch import Batch
 from lowdim.models import ranks
-from lowdim.models.structure.layers import Layer
 from lowdim.models.walk.calls import Activation
 from lowdim.models.walk.stream import Block, Stream
 
@@ -38,21 +37,51 @@ def loss_gradients(
     with progress.stage("Gradients of the loss", 2 * len(stream) - first, "blocks") as stage:
         activations = stream.capture(batches)
         for index in range(len(stream)):
-            entering.append([activation.hidden for activation in activations])
+            if index >= first:
+                entering.append([activation.hidden for activation in activations])
             with stream.block(index) as block, torch.no_grad():
                 for activation in activations:
                     block.advance(activation)
             stage.advance(1)
-        slopes, targets = _at_the_end(stream, activations)
-        for index in reversed(range(first, len(stream))):
-            for activation, hidden in zip(activations, entering.pop(), strict=True):
-                activation.hidden = hidden
-            with stream.block(index) as block:
-                layers = [layer for layer in block.layers if layer.name in chosen]
-                for layer, total in zip(layers, _backwards(block, layers, activations, slopes), strict=True):
-                    found[layer.name] = _checked(layer.name, total / targets)
+
+        def weights(block: Block) -> list[Tensor]:
+            return [layer.module.get_parameter("weight") for layer in block.layers if layer.name in chosen]
+
+        for block, gradients in backwards(stream, activations, entering, weights):
+            layers = [layer for layer in block.layers if layer.name in chosen]
+            for layer, gradient in zip(layers, gradients, strict=True):
+                found[layer.name] = _checked(layer.name, gradient.t().contiguous() if layer.transposed else gradient)
             stage.advance(1)
     return found
+
+
+def backwards(
+    stream: Stream,
+    activations: Sequence[Activation],
+    entering: list[list[Tensor]],
+    parameters: Callable[[Block], Sequence[Tensor]],
+    look: Callable[[Block, Tensor, Tensor], None] = lambda *_: None,
+) -> Iterator[tuple[Block, list[Tensor]]]:
+    """Yield blocks from the last one down, each with the gradients of the mean next-token loss, fp32.
+
+    Each block runs again, with gradients, one resident at a time.
+
+    Args:
+        stream: the model.
+        activations: the states of all batches behind the last block.
+        entering: for each of the last blocks, as many as are wanted, the hidden states that entered it, one per
+            activation. The list is emptied on the way.
+        parameters: the tensors of a block that gradients are taken with respect to; one that no token reaches has a
+            gradient of zero.
+        look: is shown each block, what enters it and what leaves it, while the graph between the two is there.
+    """
+    slopes, targets = _at_the_end(stream, activations)
+    for index in reversed(range(len(stream) - len(entering), len(stream))):
+        for activation, hidden in zip(activations, entering.pop(), strict=True):
+            activation.hidden = hidden
+        with stream.block(index) as block:
+            totals = _backwards(block, parameters(block), activations, slopes, look)
+            yield block, [total / targets for total in totals]
 
 
 @torch.enable_grad()
@@ -76,34 +105,38 @@ def _at_the_end(stream: Stream, activations: Sequence[Activation]) -> tuple[list
 
 @torch.enable_grad()
 def _backwards(
-    block: Block, layers: Sequence[Layer], activations: Sequence[Activation], slopes: list[Tensor]
+    block: Block,
+    parameters: Sequence[Tensor],
+    activations: Sequence[Activation],
+    slopes: list[Tensor],
+    look: Callable[[Block, Tensor, Tensor], None],
 ) -> list[Tensor]:
-    """Return the gradients of layers, summed over the batches; ``slopes`` become those of what enters the block."""
-    totals = [torch.zeros(layer.shape, device=layer.master.device) for layer in layers]
-    with _differentiable(layers) as weights:
+    """Return the gradients of parameters, summed over the batches; ``slopes`` become those of what enters the block."""
+    totals = [torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False) for parameter in parameters]
+    with _differentiable(parameters):
         for place, activation in enumerate(activations):
             activation.hidden = hidden = activation.hidden.detach().requires_grad_()
             out = block.forward(activation)
-            slopes[place], *own = torch.autograd.grad(out, [hidden, *weights], slopes[place], allow_unused=True)
-            for layer, total, gradient in zip(layers, totals, own, strict=True):
+            look(block, hidden, out)
+            slopes[place], *own = torch.autograd.grad(out, [hidden, *parameters], slopes[place], allow_unused=True)
+            for total, gradient in zip(totals, own, strict=True):
                 if gradient is not None:
-                    total += gradient.t() if layer.transposed else gradient
+                    total += gradient
     ranks.add_up(totals)
     return totals
 
 
 @contextmanager
-def _differentiable(layers: Sequence[Layer]) -> Iterator[list[Tensor]]:
-    """Let gradients be taken with respect to layers' weights."""
-    weights = [layer.module.get_parameter("weight") for layer in layers]
-    before = [weight.requires_grad for weight in weights]
-    for weight in weights:
-        weight.requires_grad_()
+def _differentiable(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Let gradients be taken with respect to parameters."""
+    before = [parameter.requires_grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_()
     try:
-        yield list(weights)
+        yield
     finally:
-        for weight, flag in zip(weights, before, strict=True):
-            weight.requires_grad_(flag)
+        for parameter, flag in zip(parameters, before, strict=True):
+            parameter.requires_grad_(flag)
 
 
 def _checked(name: str, gradient: Tensor) -> Tensor:

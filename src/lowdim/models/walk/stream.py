@@ -69,6 +69,17 @@ class Block:
         inner = {id(child) for module in self._experts if module.knows_padding for child in module.modules()}
         return any(held.name == layer and id(held.module) in inner for held in self.layers)
 
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return all parameters that hold fractions, by full name; weights of experts one expert at a time."""
+        names = {module: name for name, module in self.module.named_modules()}
+        owners = [("", self.module), *((f"{names[experts]}.", experts.fused) for experts in self._experts)]
+        return {
+            f"{self.name}.{prefix}{name}": parameter
+            for prefix, owner in owners
+            for name, parameter in owner.named_parameters()
+            if parameter.is_floating_point() and not (prefix and parameter.dim() == 3)
+        }
+
     def run(self, activation: Activation, keep: bool) -> Any:
         """Return what the module returns for an activation, see `Activation.run`."""
         mask = activation.mask

@@ -25,7 +25,7 @@ def lines(
     xlabel: str,
     blocks: Sequence[int] | None = None,
 ) -> str:
-    """Draw one line per series over blocks (or over ranks), each named at its right end, darkest last."""
+    """Draw one line per series over blocks (or over ranks), darkest last, each named at its right end if it has one."""
     longest = max(len(values) for values in series.values())
     places = blocks or range(longest)
     every = [value for values in series.values() for value in values]
@@ -37,7 +37,7 @@ def lines(
             axes.plot(range(len(values)), as_floats(values), color=tone, linewidth=1.6)
             if blocks:
                 texts = [
-                    f"{name}, block {p}: {words.MISSING if v is None else write(v)}"
+                    f"{name + ', ' if name else ''}block {p}: {words.MISSING if v is None else write(v)}"
                     for p, v in zip(places, values, strict=False)
                 ]
                 dots(axes, tips, range(len(texts)), values[: len(texts)], texts, color=tone)

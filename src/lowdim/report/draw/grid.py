@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from lowdim.report.draw.words import clean
 
@@ -112,7 +112,22 @@ def mean_error(layers: Iterable[Pruned]) -> float | None:
     return sum(errors) / len(errors) if errors else None
 
 
-class Grid:
+class Placed(Protocol):
+    """Something that has a place in a `Grid`."""
+
+    @property
+    def block(self) -> int | None:
+        """Its decoder block; None outside of the blocks."""
+
+    @property
+    def kind(self) -> str:
+        """What it is called in each block."""
+
+
+L = TypeVar("L", bound=Placed)
+
+
+class Grid(Generic[L]):
     """Layers by kind (row) and decoder block (column); layers outside of the blocks are left out.
 
     Example:
@@ -121,15 +136,15 @@ class Grid:
         (['up'], [0, 1, 2], [[0.5, 0.5, 0.5]])
     """
 
-    def __init__(self, layers: Iterable[Pruned]) -> None:
+    def __init__(self, layers: Iterable[L]) -> None:
         self.layers = [layer for layer in layers if layer.block is not None]
         self.kinds = list(dict.fromkeys(layer.kind for layer in self.layers))
         self.blocks = sorted({layer.block for layer in self.layers if layer.block is not None})
 
     @cached_property
-    def cells(self) -> dict[tuple[str, int], list[Pruned]]:
+    def cells(self) -> dict[tuple[str, int], list[L]]:
         """The layers of each kind and block; several where a block has experts."""
-        cells: dict[tuple[str, int], list[Pruned]] = {}
+        cells: dict[tuple[str, int], list[L]] = {}
         for layer in self.layers:
             assert layer.block is not None
             cells.setdefault((layer.kind, layer.block), []).append(layer)
@@ -141,10 +156,10 @@ class Grid:
         shorts = short_names(self.kinds)
         return [shorts[kind] for kind in self.kinds]
 
-    def table(self, reduce: Callable[[list[Pruned]], float | None]) -> list[list[float | None]]:
+    def table(self, reduce: Callable[[list[L]], float | None]) -> list[list[float | None]]:
         """Return one number per kind and block."""
         return [[reduce(self.cells.get((kind, block), [])) for block in self.blocks] for kind in self.kinds]
 
-    def per_block(self, reduce: Callable[[list[Pruned]], float | None]) -> list[float | None]:
+    def per_block(self, reduce: Callable[[list[L]], float | None]) -> list[float | None]:
         """Return one number per block."""
         return [reduce([layer for layer in self.layers if layer.block == block]) for block in self.blocks]

@@ -29,8 +29,9 @@ def heatmap(
     write: Callable[[float], str],
     hue: str,
     target: float | None = None,
+    missing: str = "no such layer",
 ) -> str:
-    """Draw a grid of blocks by kinds of layer, under the value of each block as a whole."""
+    """Draw a grid of blocks by kinds of layer, under the value of each block as a whole; ``missing`` says why not."""
     cell = 20 if len(rows) <= 16 else 14
 
     def paint(figure: Figure, tips: Tips) -> None:
@@ -39,7 +40,7 @@ def heatmap(
         )
         _line_per_block(above, tips, blocks, per_block, write, hue, target)
         above.tick_params(labelbottom=False, bottom=False)
-        _cells(grid, tips, rows, blocks, table, write, hue)
+        _cells(grid, tips, rows, blocks, table, write, hue, missing)
 
     return draw(key, label, 72 + cell * len(rows) + 84, paint)
 
@@ -72,6 +73,7 @@ def _cells(
     table: Sequence[Numbers],
     write: Callable[[float], str],
     hue: str,
+    missing: str,
 ) -> None:
     import numpy as np
     from matplotlib.colors import ListedColormap, LogNorm, Normalize
@@ -93,7 +95,7 @@ def _cells(
         edgecolors=colour("paper"),
         linewidth=gap,
     )
-    tips.add(mesh, _cell_texts(rows, blocks, table, write))
+    tips.add(mesh, _cell_texts(rows, blocks, table, write, missing))
     axes.invert_yaxis()
     axes.set_yticks(range(len(rows)), [row if len(row) <= 24 else "…" + row[-23:] for row in rows])
     axes.grid(False)
@@ -126,10 +128,10 @@ def _legend(axes: Axes, rows: int, hue: str, low: str, high: str) -> None:
 
 
 def _cell_texts(
-    rows: Sequence[str], blocks: Sequence[int], table: Sequence[Numbers], write: Callable[[float], str]
+    rows: Sequence[str], blocks: Sequence[int], table: Sequence[Numbers], write: Callable[[float], str], missing: str
 ) -> list[str]:
     return [
-        f"block {block}, {row}: {write(value) if value is not None else 'no such layer'}"
+        f"block {block}, {row}: {write(value) if value is not None else missing}"
         for row, line in zip(rows, table, strict=True)
         for block, value in zip(blocks, line, strict=True)
     ]

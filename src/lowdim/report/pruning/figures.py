@@ -57,15 +57,15 @@ def _extremes(layers: Sequence[Pruned], value: Callable[[Pruned], float], write:
     return f"From {write(value(low))} ({_where(low)}) to {write(value(high))} ({_where(high)})."
 
 
-def _shown(grid: Grid) -> bool:
+def _shown(grid: Grid[Pruned]) -> bool:
     return bool(grid.blocks) and len(grid.kinds) <= _MOST_ROWS
 
 
-def _heatmap(grid: Grid, key: str, label: str, mean: Any, **look: Any) -> str:
+def _heatmap(grid: Grid[Pruned], key: str, label: str, mean: Any, **look: Any) -> str:
     return heatmap(key, label, grid.labels, grid.blocks, grid.table(mean), per_block=grid.per_block(mean), **look)
 
 
-def _sparsity(manifest: Json, grid: Grid) -> Picture | None:
+def _sparsity(manifest: Json, grid: Grid[Pruned]) -> Picture | None:
     if not _shown(grid):
         return None
     target = section(manifest, "sparsity").get("target")
@@ -78,7 +78,7 @@ def _sparsity(manifest: Json, grid: Grid) -> Picture | None:
     )
 
 
-def _error(grid: Grid) -> Picture | None:
+def _error(grid: Grid[Pruned]) -> Picture | None:
     measured = [layer for layer in grid.layers if layer.error is not None]
     if not measured or not _shown(grid):
         return None
@@ -110,7 +110,7 @@ def _outliers(manifest: Json) -> Picture | None:
     )
 
 
-def _allocation(manifest: Json, grid: Grid, layers: Sequence[Pruned]) -> Picture | None:
+def _allocation(manifest: Json, grid: Grid[Pruned], layers: Sequence[Pruned]) -> Picture | None:
     rows: list[Row] = [
         (layer.block or 0, layer.kind, (layer.value, layer.sparsity)) for layer in layers if layer.value is not None
     ]
