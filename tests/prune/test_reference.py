@@ -9,7 +9,7 @@ import torch
 from tests.prune import reference, tiny
 from torch import Tensor
 
-from lowdim.models.structure.blocks import find_blocks
+from lowdim.nn.blocks import find_blocks
 
 KINDS = ["llama-untied-bias", "qwen3", "gemma3", "opt", "gpt2", "gpt-neox", "phi", "falcon", "bloom"]
 

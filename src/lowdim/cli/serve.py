@@ -116,12 +116,12 @@ def _open(model: str, revision: str | None, dtype: str | None, name: str, limits
     from lowdim.infer.serve.service import Service
     from lowdim.infer.sparse.load import load
     from lowdim.models.disk.source import resolve
-    from lowdim.models.load import need_tokenizer, read_config
+    from lowdim.models.load import need_tokenizer, read_placed
 
     path = resolve(model, revision=revision, trust_remote_code=trusted).path
     if limits.context is not None:
         try:
-            check_context(limits.context, read_config(path, trusted), "--context")
+            check_context(limits.context, read_placed(path, trusted)[0], "--context")
         except DataError as error:
             raise RecipeError(str(error)) from error
     tokenizer = need_tokenizer(model, path, trusted)

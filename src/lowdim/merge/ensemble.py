@@ -13,8 +13,8 @@ from lowdim.core.errors import LowdimError
 from lowdim.merge.combine import iou, pairwise_mean
 from lowdim.merge.quality import Quality, quality
 from lowdim.models.norms import Forward, run
-from lowdim.models.structure.blocks import evaluating
 from lowdim.models.ticket import Ticket, borrowed
+from lowdim.nn.blocks import evaluating
 
 
 @dataclass(frozen=True, eq=False)

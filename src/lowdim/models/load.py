@@ -5,19 +5,30 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from lowdim.core.errors import CheckpointError
+from lowdim.core.recipe.families import build
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.packed_header import is_beside
 from lowdim.models.slorb import fill_beside, put_beside
+from lowdim.nn.placement.base import Placement
+from lowdim.nn.placement.config import on_disk
+from lowdim.nn.placement.mount import mount
 
 _TOKENIZERS = ("tokenizer*", "vocab.*", "*.tiktoken", "spiece.model", "sentencepiece*.model")
 
@@ -46,7 +57,7 @@ def load(
 
     Weights are copied out of the files, decoded where they are packed: a model whose weights are mapped file
     pages can slow down eightfold when the system reclaims them. Tied weights stay tied. What stands beside layers
-    (`lowdim.nn.slorb`) is put there again.
+    (`lowdim.nn.slorb`) is put there again, and norms where they stood (`lowdim.nn.placement`).
 
     Args:
         path: a directory that `Checkpoint` accepts.
@@ -60,7 +71,7 @@ def load(
     checkpoint = Checkpoint(path)
     beside = [name for name in checkpoint.names() if is_beside(name)]
     with quiet():
-        config = read_config(checkpoint.path, trust_remote_code)
+        config, placement = read_placed(checkpoint.path, trust_remote_code)
         model = _class_of(config, trust_remote_code)
         try:
             loaded, info = cast(Any, model).from_pretrained(
@@ -74,7 +85,10 @@ def load(
             raise CheckpointError(
                 f"the weights in {path} do not fit its config.json: {error}. Check that both come from the same model."
             ) from error
-        _check_complete(checkpoint, info)
+        if placement is None:
+            _check_complete(checkpoint, info["missing_keys"], info)
+        else:
+            _place(loaded, placement, checkpoint, info)
         put_beside(loaded, {name: checkpoint.info(name).shape for name in beside})
         fill_beside(loaded, ((name, checkpoint.read(name)) for name in beside))
         if (checkpoint.path / "generation_config.json").exists():
@@ -108,15 +122,46 @@ def need_tokenizer(spec: str, path: Path, trust_remote_code: bool = False) -> An
 
 
 def read_config(path: Path, trust_remote_code: bool = False) -> Any:
-    """Return the Transformers config of a directory.
+    """Return the Transformers config of a directory whose model computes what its class says.
+
+    Raises:
+        CheckpointError: Transformers cannot make sense of ``config.json``, or the norms of the model stand elsewhere.
+    """
+    config, placement = read_placed(path, trust_remote_code)
+    if placement is not None:
+        raise CheckpointError(
+            f"{path} has the placement {placement}, which only lowdim.load and what loads through it (evaluate, "
+            "generate, serve) compute. Where it can be folded into a stock model, do so first: placement.fold_(model)"
+        )
+    return config
+
+
+def read_placed(path: Path, trust_remote_code: bool = False) -> tuple[Any, Placement | None]:
+    """Return the Transformers config of a directory, as a stock one, and the placement of its norms, if it has one.
 
     Raises:
         CheckpointError: Transformers cannot make sense of ``config.json``.
     """
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
+        stock, placement = on_disk(PreTrainedConfig.get_config_dict(path, local_files_only=True)[0])
+        if placement is not None:
+            return AutoConfig.for_model(**stock), build("placement", placement)
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True), None
     except Exception as error:  # Transformers raises whatever a wrong value happens to trip over
         raise CheckpointError(f"Transformers cannot read {path / 'config.json'}: {error}") from error
+
+
+def _place(model: PreTrainedModel, placement: Placement, checkpoint: Checkpoint, info: dict[str, Any]) -> None:
+    """Give a model that was loaded as a stock one its placement, and what this adds to it."""
+    stock = model.state_dict().keys()
+    mount(model, placement, weights=False)
+    state = model.state_dict()
+    added, stored = state.keys() - stock, set(checkpoint.names())
+    missing = [name for name in info["missing_keys"] if name in state] + [name for name in added if name not in stored]
+    _check_complete(checkpoint, missing, info)
+    with torch.no_grad():
+        for name in added:
+            state[name].copy_(checkpoint.read(name))
 
 
 def _class_of(config: Any, trust_remote_code: bool) -> type[PreTrainedModel]:
@@ -126,11 +171,10 @@ def _class_of(config: Any, trust_remote_code: bool) -> type[PreTrainedModel]:
     return type(model)
 
 
-def _check_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
+def _check_complete(checkpoint: Checkpoint, missing: Iterable[str], info: dict[str, Any]) -> None:
     """Refuse what Transformers would fill with random numbers."""
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise lacking(checkpoint.path, missing)
+    if absent := sorted(missing):
+        raise lacking(checkpoint.path, absent)
     wrong = [*map(str, info["mismatched_keys"]), *map(str, info.get("error_msgs") or [])]
     if wrong:
         raise CheckpointError(f"{checkpoint.path} does not fit its config.json: {'; '.join(wrong[:3])}")

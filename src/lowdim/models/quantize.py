@@ -28,9 +28,9 @@ from lowdim.models.disk.packed_header import STEM, lay_out
 from lowdim.models.disk.shard import Stored
 from lowdim.models.disk.source import Source, read_config, resolve
 from lowdim.models.disk.writer import Writer
-from lowdim.models.structure.blocks import find_blocks
 from lowdim.models.structure.layers import find_layers
 from lowdim.models.walk.skeleton import Skeleton, empty_model
+from lowdim.nn.blocks import find_blocks
 
 
 def quantize(

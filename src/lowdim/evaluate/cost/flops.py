@@ -99,7 +99,7 @@ def run_hooked(
     model: torch.nn.Module, modules: Iterable[torch.nn.Module], hook: Callable[..., None], inputs: Any, named: Any
 ) -> None:
     """Run a model once, in evaluation mode and without gradients, with a forward hook on some of its modules."""
-    from lowdim.models.structure.blocks import evaluating
+    from lowdim.nn.blocks import evaluating
 
     handles = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
     try:

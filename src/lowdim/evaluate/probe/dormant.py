@@ -93,7 +93,7 @@ class Dormant(Settings):
             NumericalError: an activation is NaN or Inf.
         """
         from lowdim.evaluate.probe.watch import Watch
-        from lowdim.models.structure.blocks import evaluating
+        from lowdim.nn.blocks import evaluating
 
         if isinstance(batches, torch.Tensor):
             batches = [batches]

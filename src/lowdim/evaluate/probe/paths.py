@@ -97,7 +97,7 @@ class EffectivePaths:
         from torch.func import functional_call
 
         from lowdim.evaluate.probe.flow import PathCounter
-        from lowdim.models.structure.blocks import evaluating
+        from lowdim.nn.blocks import evaluating
 
         _check(model, masks)
         state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in model.named_buffers()}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lowdim.data.batch import Batch
 from lowdim.data.calibration import check_context
 from lowdim.data.tokens import check_vocabulary
-from lowdim.models.structure.blocks import evaluating
 from lowdim.models.walk.inputs import model_inputs
+from lowdim.nn.blocks import evaluating
 
 Forward = Callable[[Sequence[Batch]], Iterator[Tensor]]
 """Batches in, logits ``[sequences, tokens, vocabulary]`` out, one tensor per batch and in the same order."""

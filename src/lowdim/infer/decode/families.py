@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.matrix import Matrix
+from lowdim.nn.placement.config import placement_of
 
 ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_pytorch_tanh": 1, "gelu_new": 1, "gelu": 2}
 ROTATIONS = ("default", "linear", "llama3", "yarn")  # those whose angles do not depend on the text's length
@@ -135,6 +136,8 @@ def read(model: Any) -> Decoder:
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise Unsupported(f"architecture {config.model_type!r} has no native decode step")
+    if (placement := placement_of(config)) is not None:
+        raise Unsupported(f"blocks with the placement {placement} have no native decode step")
     _check(model, config, family)
     inner = model.model
     blocks = tuple(_block(layer, config, family, f"layers.{i}") for i, layer in enumerate(inner.layers))

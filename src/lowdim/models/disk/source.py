@@ -13,6 +13,7 @@ from lowdim.core.files import read_json
 from lowdim.models.disk import adapters
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.files import NOTES
+from lowdim.nn.placement.config import on_disk
 
 BUILTIN = ("smollm2-135m",)
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -210,6 +211,7 @@ def check_config(config: dict[str, Any], spec: str, trust_remote_code: bool = Fa
         CheckpointError: no or unknown ``model_type``, own code without permission, already quantised, or
             not a decoder-only causal LM.
     """
+    config = dict(on_disk(config)[0])
     if "quantization_config" in config:
         method = (config["quantization_config"] or {}).get("quant_method", "unknown")
         raise CheckpointError(

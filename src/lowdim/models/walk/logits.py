@@ -12,8 +12,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 
 from lowdim.data.batch import Batch
-from lowdim.models.structure.blocks import evaluating
 from lowdim.models.walk.inputs import model_inputs
+from lowdim.nn.blocks import evaluating
 
 _TOKENS = 5
 _LARGEST = 240.0  # far beyond what soft caps leave as it is

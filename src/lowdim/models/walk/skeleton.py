@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     Concatenate,
@@ -32,6 +32,7 @@ from transformers.utils import logging as transformers_logging
 
 from lowdim.core.errors import CheckpointError
 from lowdim.models.disk.checkpoint import TensorInfo
+from lowdim.models.load import read_config
 from lowdim.models.walk.units import Unit, WaysBack, widest
 
 _STACKED = ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])
@@ -63,7 +64,7 @@ def _quiet() -> Iterator[None]:
 
 def empty_model(path: Path, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
     """Build the causal LM of a checkpoint directory with every parameter on the meta device and real buffers."""
-    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    config = read_config(path, trust_remote_code)
     with _quiet(), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code, experts_implementation="eager"

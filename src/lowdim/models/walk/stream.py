@@ -22,7 +22,6 @@ from transformers import PreTrainedModel
 from lowdim.core.errors import NumericalError
 from lowdim.core.progress import Progress
 from lowdim.data.batch import Batch
-from lowdim.models.structure.blocks import evaluating, find_blocks
 from lowdim.models.structure.layers import Layer, find_layers
 from lowdim.models.walk.attention import adopted
 from lowdim.models.walk.calls import Activation, Call, Returned, StopForward, stubbed
@@ -31,6 +30,7 @@ from lowdim.models.walk.opening import OpenExperts, opened
 from lowdim.models.walk.skeleton import Reader, Skeleton, masters, saved_names, unload
 from lowdim.models.walk.survey import Manners, survey
 from lowdim.models.walk.units import saved_together
+from lowdim.nn.blocks import evaluating, find_blocks
 
 Walk = Callable[[Sequence[Batch], Callable[[], None]], Iterator[Tensor]]
 """What `Stream.forward` is to those who want to know how far it is."""

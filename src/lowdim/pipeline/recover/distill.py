@@ -21,13 +21,13 @@ from lowdim.core.random import generator
 from lowdim.data.batch import Batch, num_tokens
 from lowdim.models import ranks
 from lowdim.models.load import load
-from lowdim.models.structure.blocks import find_blocks
 from lowdim.models.structure.layers import Layer
 from lowdim.models.structure.zeros import mask_of
 from lowdim.models.walk.attention import adopted
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.models.walk.skeleton import Reader
 from lowdim.models.walk.stream import Block
+from lowdim.nn.blocks import find_blocks
 from lowdim.nn.slorb import add_slorb
 from lowdim.pipeline.recover.blocks import Text, write
 from lowdim.pipeline.recover.fit import mean, on_grid, rate

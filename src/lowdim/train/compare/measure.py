@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lowdim.core.random import generator
 from lowdim.data.raw import Split
 from lowdim.evaluate.quality.calibration import calibration_error
-from lowdim.models.structure.blocks import evaluating
+from lowdim.nn.blocks import evaluating
 
 NOISE, BATCH = 0.5, 1000
 

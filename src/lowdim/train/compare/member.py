@@ -14,8 +14,8 @@ from lowdim.core.allocation import ERK, Allocation, parse
 from lowdim.core.random import derive_seed, generator
 from lowdim.data.classification import Dataset
 from lowdim.models.small.nets import Net
-from lowdim.models.structure.blocks import evaluating
 from lowdim.models.structure.selection import select
+from lowdim.nn.blocks import evaluating
 from lowdim.nn.csr.linear import CSRLinear
 from lowdim.nn.csr.swap import sparse_
 from lowdim.train.compare import measure

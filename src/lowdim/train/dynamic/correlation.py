@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from lowdim.core.errors import LowdimError
-from lowdim.models.structure.blocks import evaluating
+from lowdim.nn.blocks import evaluating
 from lowdim.train.ride import Ride, Rider
 from lowdim.train.sparse.distributed import local
 

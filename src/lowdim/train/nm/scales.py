@@ -13,7 +13,7 @@ from lowdim.core.errors import LowdimError
 from lowdim.core.score import Wanda
 from lowdim.core.statistics import InputStatistics
 from lowdim.models import ranks
-from lowdim.models.structure.blocks import evaluating
+from lowdim.nn.blocks import evaluating
 
 
 @torch.no_grad()

@@ -15,9 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.settings import Settings, within
 from lowdim.data.batch import Batch, num_tokens
-from lowdim.models.structure.blocks import evaluating
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.models.walk.logits import linear_head, without_head
+from lowdim.nn.blocks import evaluating
 from lowdim.train.objectives.divergence import Side, divergence, two_vocabularies
 from lowdim.train.objectives.rows import NO_LABEL, Scratch
 

@@ -15,8 +15,8 @@ from lowdim.core.allocation.base import by_block
 from lowdim.core.allocation.by_shape import end_of
 from lowdim.core.errors import RecipeError
 from lowdim.core.statistics import InputStatistics
-from lowdim.models.structure.blocks import evaluating
 from lowdim.models.structure.selection import Weight, ends, plain_name, weights
+from lowdim.nn.blocks import evaluating
 from lowdim.train.initial.base import Start
 from lowdim.train.initial.gradients import batches_of, outputs_of, untouched
 

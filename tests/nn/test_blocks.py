@@ -10,7 +10,7 @@ from tests.models.zoo import ZOO
 from torch import nn
 
 from lowdim.core.errors import LowdimError
-from lowdim.models.structure.blocks import evaluating, find_blocks
+from lowdim.nn.blocks import evaluating, find_blocks
 
 NAMES = {
     "gpt2": "transformer.h",

@@ -1,0 +1,85 @@
+"""A placement in the config of its model, and in a ``config.json`` that nothing but lowdim takes for a stock one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from lowdim.core.recipe.families import build, describe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from lowdim.nn.placement.base import Placement
+
+KEY = "lowdim_placement"
+"""The attribute of a config, and the key on disk, that holds a placement as a mapping."""
+TYPE = "lowdim-placement"
+"""The ``model_type`` on disk, which no other program knows."""
+REFUSAL = "(norms stand elsewhere, see lowdim_placement: load this with lowdim.load)"
+"""The ``dtype`` on disk, which is none."""
+
+
+class _Marked:
+    """Mixed into the class of a config: on disk, the stock config is one value of another.
+
+    It lies there without its type, by which the classes of Transformers would find it. ``AutoModelForCausalLM`` does
+    not know the type of the whole, and a class that is called by its name stumbles over the dtype.
+    """
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """Return the text of ``config.json``."""
+        stock = json.loads(super().to_json_string(use_diff))  # type: ignore[misc]
+        whole = {
+            "model_type": TYPE,
+            "dtype": REFUSAL,
+            KEY: stock.pop(KEY),
+            "stock_type": stock.pop("model_type"),
+            "stock": stock,
+        }
+        return json.dumps(whole, indent=2, sort_keys=True) + "\n"
+
+    def __reduce__(self) -> Any:
+        return _again, (_stock(type(self)), self.__dict__)
+
+
+@cache
+def _marked(stock: type[Any]) -> type[Any]:
+    return type(stock.__name__, (_Marked, stock), {"__module__": stock.__module__})
+
+
+def _stock(cls: type[Any]) -> type[Any]:
+    return next(each for each in cls.__mro__ if not issubclass(each, _Marked))
+
+
+def _again(stock: type[Any], state: dict[str, Any]) -> Any:
+    config = object.__new__(_marked(stock))  # type: ignore[arg-type]
+    config.__dict__.update(state)
+    return config
+
+
+def mark(config: PreTrainedConfig, placement: Placement) -> None:
+    """Write a placement into a model's config."""
+    setattr(config, KEY, describe("placement", placement))
+    config.__class__ = _marked(type(config))  # type: ignore[arg-type]
+
+
+def unmark(config: PreTrainedConfig) -> None:
+    """Take a placement out of a model's config."""
+    delattr(config, KEY)
+    config.__class__ = _stock(type(config))
+
+
+def placement_of(config: Any) -> Placement | None:
+    """Return the placement that a model's config remembers; None for a stock model."""
+    found = getattr(config, KEY, None)
+    return None if found is None else build("placement", found)
+
+
+def on_disk(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+    """Return the stock config in a decoded ``config.json``, and the placement as a mapping, None where it has none."""
+    if raw.get("model_type") != TYPE:
+        return raw, None
+    return {**raw["stock"], "model_type": raw["stock_type"]}, raw[KEY]
