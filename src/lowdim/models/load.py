@@ -27,8 +27,8 @@ from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.packed_header import is_beside
 from lowdim.models.slorb import fill_beside, put_beside
 from lowdim.nn.placement.base import Placement
-from lowdim.nn.placement.config import on_disk
-from lowdim.nn.placement.mount import mount
+from lowdim.nn.residual.config import on_disk
+from lowdim.nn.residual.mount import mount
 
 _TOKENIZERS = ("tokenizer*", "vocab.*", "*.tiktoken", "spiece.model", "sentencepiece*.model")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.matrix import Matrix
-from lowdim.nn.placement.config import placement_of
+from lowdim.nn.residual.config import placement_of
 
 ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_pytorch_tanh": 1, "gelu_new": 1, "gelu": 2}
 ROTATIONS = ("default", "linear", "llama3", "yarn")  # those whose angles do not depend on the text's length

@@ -13,7 +13,7 @@ from lowdim.core.files import read_json
 from lowdim.models.disk import adapters
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.files import NOTES
-from lowdim.nn.placement.config import on_disk
+from lowdim.nn.residual.config import on_disk
 
 BUILTIN = ("smollm2-135m",)
 DTYPES = ("auto", "bfloat16", "float16", "float32")

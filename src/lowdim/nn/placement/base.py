@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lowdim.core.settings import Settings
-from lowdim.nn.placement.rule import Rule
+from lowdim.nn.residual.rule import Rule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from lowdim.nn.placement.sites import Site
+    from lowdim.nn.residual.sites import Site
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,20 @@ class Placement(Settings, ABC):
             LowdimError: the model has a placement, its blocks are of neither form, or the placement makes no sense in
                 it; nothing has been changed.
         """
-        from lowdim.nn.placement.mount import mount  # torch and transformers
+        from lowdim.nn.residual.mount import mount  # torch and transformers
 
         mount(model, self)
 
     def fold_(self, model: PreTrainedModel) -> None:
         """Turn a placed decoder into a stock one that computes the same, in place.
 
+        A model that the placement leaves a stock one is left as it is.
+
         Raises:
             LowdimError: the model does not have this placement, or no stock model computes the same; nothing has been
                 changed.
         """
-        from lowdim.nn.placement.fold import fold
+        from lowdim.nn.residual.fold import fold
 
         fold(model, self)
 
@@ -74,5 +76,10 @@ class Placement(Settings, ABC):
             LowdimError: the method sets the weights of an untrained network, and this one has been trained.
         """
 
-    def start_(self, sites: Sequence[Site]) -> None:
-        """Set the weights that an untrained network begins with, where the paper has its own."""
+    def start(self, model: Any, sites: Sequence[Site]) -> list[Callable[[], None]]:
+        """Return what sets the weights that an untrained network begins with, where the paper has its own.
+
+        Raises:
+            LowdimError: they cannot be told; nothing is changed before the last of these is known.
+        """
+        return []

@@ -7,7 +7,7 @@ from math import sqrt
 
 from lowdim.core.errors import LowdimError
 from lowdim.nn.placement.base import Placement
-from lowdim.nn.placement.rule import PRE, Rule
+from lowdim.nn.residual.rule import PRE, Rule
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,25 @@ class LayerNormScaling(Placement):
     Paper: "The Curse of Depth in Large Language Models", NeurIPS 2025, arXiv 2502.05795.
 
     Example:
-        >>> from lowdim.nn.placement.rule import PRE
+        >>> from lowdim.nn.residual.rule import PRE
         >>> [LayerNormScaling().rule(block, 4, PRE).scale for block in (1, 4)]
         [1.0, 0.5]
     """
 
     def rule(self, block: int, count: int, own: Rule) -> Rule:
         """Return Pre-LN with the factor 1 / sqrt(l)."""
-        if own.norms != PRE.norms:
-            raise LowdimError(
-                "LayerNorm Scaling is defined for blocks with a norm before each branch and none after it, which would "
-                "undo the factor in part. Use a Pre-LN model"
-            )
+        need_pre_ln(own)
         return replace(PRE, scale=1 / sqrt(block))
+
+
+def need_pre_ln(rule: Rule) -> None:
+    """Refuse blocks for which LayerNorm Scaling is not defined.
+
+    Raises:
+        LowdimError: other norms than those before the branches are there, or none.
+    """
+    if rule.norms != PRE.norms:
+        raise LowdimError(
+            "LayerNorm Scaling is defined for blocks with a norm before each branch and no other; one after the branch, "
+            "or after the sum, would undo the factor. Use a model of the Llama kind"
+        )

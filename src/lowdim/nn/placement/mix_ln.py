@@ -8,7 +8,7 @@ from math import floor
 from lowdim.core.errors import LowdimError
 from lowdim.core.settings import share
 from lowdim.nn.placement.base import Placement
-from lowdim.nn.placement.rule import POST, PRE, Rule
+from lowdim.nn.residual.rule import POST, PRE, Rule
 
 
 @dataclass(frozen=True)

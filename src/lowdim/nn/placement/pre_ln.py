@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lowdim.nn.placement.base import Placement
-from lowdim.nn.placement.rule import PRE, Rule
+from lowdim.nn.residual.rule import PRE, Rule
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class PreLN(Placement):
     Paper: "On Layer Normalization in the Transformer Architecture", ICML 2020, arXiv 2002.04745.
 
     Example:
-        >>> from lowdim.nn.placement.rule import PRE
+        >>> from lowdim.nn.residual.rule import PRE
         >>> PreLN().rule(1, 12, PRE).norms
         (True, False, False)
     """

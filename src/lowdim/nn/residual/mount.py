@@ -13,15 +13,18 @@ from transformers import PreTrainedModel
 
 from lowdim.core.errors import LowdimError
 from lowdim.nn.blocks import evaluating
-from lowdim.nn.placement.added import Gates, Ramp
-from lowdim.nn.placement.block import Placed, Seat, is_placed, placed_class
-from lowdim.nn.placement.config import mark, placement_of
-from lowdim.nn.placement.norms import is_neutral, neutral, set_gain
-from lowdim.nn.placement.rule import Rule
-from lowdim.nn.placement.sites import Branch, Site, find_sites, first_of
+from lowdim.nn.residual.added import Gates, Ramp
+from lowdim.nn.residual.block import Placed, Seat, is_placed, placed_class
+from lowdim.nn.residual.config import mark, placement_of
+from lowdim.nn.residual.norms import is_neutral, neutral, set_gain
+from lowdim.nn.residual.rule import Rule
+from lowdim.nn.residual.sites import Branch, Site, find_sites, first_of
 
 if TYPE_CHECKING:
     from lowdim.nn.placement.base import Placement
+
+_STARTED = "_lowdim_started"
+"""The attribute of a model that tells whether a placement has set its weights."""
 
 
 def mount(model: PreTrainedModel, placement: Placement, *, weights: bool = True) -> None:
@@ -37,11 +40,10 @@ def mount(model: PreTrainedModel, placement: Placement, *, weights: bool = True)
             f"a placement is for a decoder of Transformers, got {type(model).__name__}. Unwrap or uncompile the model, "
             "apply the placement, then wrap it again"
         )
-    given = placement_of(model.config)
-    if given is not None or any(is_placed(module) for module in model.modules()):
+    if model.__dict__.get(_STARTED) or any(is_placed(module) for module in model.modules()):
         raise LowdimError(
-            f"the model has a placement already ({given}). Build the model anew, or fold_ the first one where that is "
-            "possible"
+            f"the model has a placement already ({placement_of(model.config) or 'initial weights of one'}). Build the "
+            "model anew, or fold_ the first one where that is possible"
         )
     sites = find_sites(model)
     _rehearse(model, sites)
@@ -53,14 +55,16 @@ def mount(model: PreTrainedModel, placement: Placement, *, weights: bool = True)
     trained = weights and not all(_is_fresh(site) for site in sites)
     if weights:
         placement.check_start(trained)
+    starts = placement.start(model, sites) if weights and not trained else []
     for site, each in zip(sites, placed, strict=True):
         if each.rule != site.own:
             _place(site, each)
+    for start in starts:
+        start()
     if changes:
         mark(model.config, placement)
-    if weights and not trained:
-        placement.start_(sites)
-    elif trained and changes:
+    model.__dict__[_STARTED] = bool(starts)
+    if trained and changes:
         warnings.warn(
             f"the model has been trained, and {placement} changes what it computes: its loss jumps before it goes on "
             "falling. lowdim.nn.placement.jump measures by how much",

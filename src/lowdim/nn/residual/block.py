@@ -9,8 +9,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from lowdim.nn.placement.rule import Rule
-from lowdim.nn.placement.sites import Branch, first_of
+from lowdim.nn.residual.rule import Rule
+from lowdim.nn.residual.sites import Branch, first_of
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lowdim.core.errors import LowdimError
 from lowdim.core.random import generator
 from lowdim.nn.blocks import find_blocks
-from lowdim.nn.placement.rule import PRE, SANDWICH, Rule
+from lowdim.nn.residual.rule import PRE, SANDWICH, Rule
 
 _TOKENS = 5
 
@@ -73,12 +73,17 @@ def find_sites(model: nn.Module) -> list[Site]:
         try:
             for recorder in recorders.values():
                 recorder.listen()
-            device = model.get_input_embeddings().weight.device  # type: ignore[operator]
-            model(input_ids=torch.arange(1, _TOKENS + 1, device=device)[None], use_cache=False)
+            model(input_ids=few_tokens(model), use_cache=False)
         finally:
             for recorder in recorders.values():
                 recorder.leave()
     return [Site(name, each.block, each.branches(name), each.call) for name, each in recorders.items()]
+
+
+def few_tokens(model: Any) -> Tensor:
+    """Return token ids to try a model with, int64 [1, a few]."""
+    device = model.get_input_embeddings().weight.device
+    return torch.arange(1, _TOKENS + 1, device=device)[None]
 
 
 @contextmanager

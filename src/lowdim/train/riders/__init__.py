@@ -1,0 +1,1 @@
+"""What acts around the steps of any optimizer, without masks: one class each."""

@@ -1,0 +1,53 @@
+"""Progressive residual warm-up in any loop: the shares of the branches follow the steps of the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from lowdim.nn.placement.prores import set_step
+from lowdim.train.ride import Ride, Rider
+
+
+class ResidualWarmup(Rider):
+    """Sets how much each branch of a model with `lowdim.nn.placement.ProRes` counts, before the first step and after each.
+
+    Micro-batches of one step see one share.
+
+    Args:
+        model: with ProRes, wrapped or not.
+        optimizer: that trains it.
+        total_steps: is not needed, and taken as callbacks give it.
+
+    Raises:
+        LowdimError: the model has no ProRes.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, *, total_steps: int | None = None) -> None:
+        set_step(model, 0)
+        self._model = model
+        self._ride = Ride.board(optimizer, self)
+
+    def gradients(self, step: int) -> bool:
+        """Leave the gradients."""
+        return False
+
+    def stepped(self, step: int) -> None:
+        """Set the shares of the next step."""
+        set_step(self._model, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the steps done."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from so many steps."""
+        self.step = int(state["step"])
+        set_step(self._model, self.step)
+
+    def remove(self) -> None:
+        """Get off; the shares stay as they are."""
+        self._ride.leave(self)
