@@ -1,8 +1,6 @@
 from lowdim.nn.placement.base import Placement as Placement
 from lowdim.nn.placement.deepnorm import DeepNorm as DeepNorm
 from lowdim.nn.placement.gpas import GPAS as GPAS
-from lowdim.nn.placement.jump import Jump as Jump
-from lowdim.nn.placement.jump import jump as jump
 from lowdim.nn.placement.lns import LayerNormScaling as LayerNormScaling
 from lowdim.nn.placement.mix_ln import MixLN as MixLN
 from lowdim.nn.placement.post_ln import PostLN as PostLN
@@ -13,3 +11,5 @@ from lowdim.nn.placement.sandwich import Sandwich as Sandwich
 from lowdim.nn.placement.scaled import DepthScaledInit as DepthScaledInit
 from lowdim.nn.placement.scaled import LearnedLayerNormScaling as LearnedLayerNormScaling
 from lowdim.nn.placement.scaled import ScaledInit as ScaledInit
+from lowdim.nn.placement.trained import Jump as Jump
+from lowdim.nn.placement.trained import jump as jump

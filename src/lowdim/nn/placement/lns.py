@@ -41,6 +41,6 @@ def need_pre_ln(rule: Rule) -> None:
     """
     if rule.norms != PRE.norms:
         raise LowdimError(
-            "LayerNorm Scaling is defined for blocks with a norm before each branch and no other; one after the branch, "
-            "or after the sum, would undo the factor. Use a model of the Llama kind"
+            "LayerNorm Scaling is defined for blocks with a norm before each branch and no other: one after the branch "
+            "or the sum would undo the factor. Use a model of the Llama kind"
         )

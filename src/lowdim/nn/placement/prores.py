@@ -59,12 +59,15 @@ def share_at(rule: Rule, step: int) -> float:
     return float(min(step / rule.ramp, 1.0) ** rule.power) if rule.ramp else 1.0
 
 
-def set_step(model: nn.Module, step: int) -> None:
+def set_step(model: nn.Module, step: int) -> bool:
     """Set how much of each branch counts after so many optimizer steps.
 
     Args:
         model: with ProRes, wrapped or not.
         step: optimizer steps done; 0 before the first.
+
+    Returns:
+        Whether all count in full.
 
     Raises:
         LowdimError: the model has no ProRes.
@@ -74,5 +77,7 @@ def set_step(model: nn.Module, step: int) -> None:
     ramps = [block for block in model.modules() if is_placed(block) and block.placed.rule.ramp]
     if not ramps:
         raise LowdimError("the model has no ProRes, so that there is no ramp to set. Apply ProRes(...) first")
-    for block in ramps:
-        block.prores.a.fill_(share_at(block.placed.rule, step))  # type: ignore[operator, union-attr]
+    shares = [share_at(block.placed.rule, step) for block in ramps]
+    for block, share in zip(ramps, shares, strict=True):
+        block.prores.a.fill_(share)  # type: ignore[operator, union-attr]
+    return min(shares) == 1.0

@@ -16,10 +16,14 @@ class _Float(nn.Module):
     """A module whose own tensors stay fp32."""
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        held = [each.data.clone() for each in self._own()]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for each in (*self.parameters(recurse=False), *self.buffers(recurse=False)):
-            each.data = each.data.float()
+        for each, value in zip(self._own(), held, strict=True):
+            each.data = each.data.float() if value.is_meta else value.to(each.device)
         return self
+
+    def _own(self) -> list[Tensor]:
+        return [*self.parameters(recurse=False), *self.buffers(recurse=False)]
 
 
 class Gates(_Float):

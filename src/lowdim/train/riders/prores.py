@@ -13,7 +13,7 @@ from lowdim.train.ride import Ride, Rider
 
 
 class ResidualWarmup(Rider):
-    """Sets how much each branch of a model with `lowdim.nn.placement.ProRes` counts, before the first step and after each.
+    """Sets how much each branch of a model with `lowdim.nn.placement.ProRes` counts, at once and after every step.
 
     Micro-batches of one step see one share.
 
@@ -27,8 +27,7 @@ class ResidualWarmup(Rider):
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, *, total_steps: int | None = None) -> None:
-        set_step(model, 0)
-        self._model = model
+        self._model, self._ended = model, set_step(model, 0)
         self._ride = Ride.board(optimizer, self)
 
     def gradients(self, step: int) -> bool:
@@ -37,7 +36,7 @@ class ResidualWarmup(Rider):
 
     def stepped(self, step: int) -> None:
         """Set the shares of the next step."""
-        set_step(self._model, step)
+        self._ended = self._ended or set_step(self._model, step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the steps done."""
@@ -46,7 +45,7 @@ class ResidualWarmup(Rider):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from so many steps."""
         self.step = int(state["step"])
-        set_step(self._model, self.step)
+        self._ended = set_step(self._model, self.step)
 
     def remove(self) -> None:
         """Get off; the shares stay as they are."""
