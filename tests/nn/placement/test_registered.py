@@ -86,7 +86,7 @@ def test_it_is_saved_loaded_and_folded(name: str, family: str, tmp_path: Path) -
             assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "saved")), expected)
         else:
             for cls in (AutoModelForCausalLM, type(model)):
-                with pytest.raises((ValueError, AttributeError), match=r"lowdim-placement|load this with lowdim.load"):
+                with pytest.raises(Exception, match=r"lowdim-placement|load this with lowdim\.load"):
                     cls.from_pretrained(tmp_path / "saved")
     again = load(tmp_path / "saved")
     assert placement_of(again.config) == (None if stock else placement)

@@ -18,15 +18,16 @@ KEY = "lowdim_placement"
 """The attribute of a config, and the key on disk, that holds a placement as a mapping."""
 TYPE = "lowdim-placement"
 """The ``model_type`` on disk, which no other program knows."""
-REFUSAL = "(norms stand elsewhere, see lowdim_placement: load this with lowdim.load)"
-"""The ``dtype`` on disk, which is none."""
+REFUSAL = "norms stand elsewhere, see lowdim_placement: load this with lowdim.load"
+_NEEDED = ("vocab_size", "text_config")
+"""What the config of every language model of Transformers reads, and cannot read in `REFUSAL`."""
 
 
 class _Marked:
     """Mixed into the class of a config: on disk, the stock config is one value of another.
 
     It lies there without its type, by which the classes of Transformers would find it. ``AutoModelForCausalLM`` does
-    not know the type of the whole, and a class that is called by its name stumbles over the dtype.
+    not know the type of the whole, and a class that is called by its name stumbles over its sizes.
     """
 
     def to_json_string(self, use_diff: bool = True) -> str:
@@ -34,7 +35,7 @@ class _Marked:
         stock = json.loads(super().to_json_string(use_diff))  # type: ignore[misc]
         whole = {
             "model_type": TYPE,
-            "dtype": REFUSAL,
+            **dict.fromkeys(_NEEDED, REFUSAL),
             KEY: stock.pop(KEY),
             "stock_type": stock.pop("model_type"),
             "stock": stock,
