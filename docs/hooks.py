@@ -100,6 +100,10 @@ def usage(method: registry.Entry) -> tuple[str, str]:
         return "bash", f"lowdim prune MODEL OUT --sparsity 0.6{source} --set calibration.format={method.name}"
     if method.kind == "audit":
         return "bash", f"lowdim inspect MODEL {AUDITS[method.name]}"
+    if method.kind == "placement":
+        cls = method.load().__name__
+        call = f"{cls}().apply_(model)  # before the optimizer is made"
+        return "python", f"from lowdim.nn.placement import {cls}\n\n{call}"
     if method.kind == "training":
         cls = method.load().__name__
         call = f"{cls}(every=100)" if "every" in method.settings() else f"{cls}()"
