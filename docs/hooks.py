@@ -104,6 +104,15 @@ def usage(method: registry.Entry) -> tuple[str, str]:
         cls = method.load().__name__
         call = f"{cls}().apply_(model)  # before the optimizer is made"
         return "python", f"from lowdim.nn.placement import {cls}\n\n{call}"
+    if method.kind == "decay":
+        cls = method.load().__name__
+        lines = [
+            f"from lowdim.train.riders.{method.name} import {cls}",
+            "from lowdim.train.riders.spectral import SpectralDecay",
+            "",
+            f"SpectralDecay(model, optimizer, {cls}())  # then train as before",
+        ]
+        return "python", "\n".join(lines)
     if method.kind == "training":
         cls = method.load().__name__
         call = f"{cls}(every=100)" if "every" in method.settings() else f"{cls}()"

@@ -123,3 +123,30 @@ def _distance(logs: Spectrum, alpha: float) -> float:
 
     fitted = 1.0 - np.exp((1.0 - alpha) * (logs - logs[0]))
     return float(np.abs(fitted - np.arange(len(logs)) / len(logs)).max())
+
+
+def hill_exponent(spectrum: Spectrum) -> float:
+    """Return the Hill estimate of the tail exponent over the upper half, ``1 + k / sum_j ln(x_(N-j+1) / x_(N-k))``.
+
+    The sum runs over j = 1 .. k with k = N // 2. `tail_exponent` with "xmin_mid" cuts one value higher and counts that
+    value into the tail, so that the two differ in size, though little in order.
+
+    Args:
+        spectrum: positive, ascending.
+
+    Returns:
+        alpha above 1, or NaN if fewer than two values, or only equal ones, are left.
+
+    Example:
+        >>> import numpy as np
+        >>> round(hill_exponent(np.array([1.0, 2.0, 4.0, 8.0])), 4)
+        1.9618
+    """
+    import numpy as np
+
+    k = len(spectrum) // 2
+    if not k:
+        return float("nan")
+    logs = np.log(spectrum)
+    spread = float(np.sum(logs[-k:] - logs[-k - 1]))
+    return 1.0 + k / spread if spread > 1e-12 * k else float("nan")

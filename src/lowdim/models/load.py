@@ -144,11 +144,13 @@ def read_placed(path: Path, trust_remote_code: bool = False) -> tuple[Any, Place
     """
     try:
         stock, placement = on_disk(PreTrainedConfig.get_config_dict(path, local_files_only=True)[0])
-        if placement is not None:
-            return AutoConfig.for_model(**stock), build("placement", placement)
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True), None
+        if placement is None:
+            config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
+        else:
+            config = AutoConfig.for_model(**stock)
     except Exception as error:  # Transformers raises whatever a wrong value happens to trip over
         raise CheckpointError(f"Transformers cannot read {path / 'config.json'}: {error}") from error
+    return config, None if placement is None else build("placement", placement)
 
 
 def _place(model: PreTrainedModel, placement: Placement, checkpoint: Checkpoint, info: dict[str, Any]) -> None:

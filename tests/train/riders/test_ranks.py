@@ -1,4 +1,4 @@
-"""Two ranks train a placed model as one process does, replicated and sharded."""
+"""Two ranks train as one process does, replicated and sharded: placed models, and decay by the spectrum."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_losses_are_those_of_one_process(kind: str, ranks: list[dict[str, list[f
     torch.set_num_threads(1)
     alone = ranked.run(kind, "", slice(None))
     torch.set_num_threads(threads)
-    assert len({round(loss, 4) for loss in alone}) == ranked.STEPS
+    assert len({round(loss, 4) for loss in alone}) >= ranked.STEPS
     for rank in ranks:
         for wrap in ("ddp", "fsdp"):
             assert rank[f"{kind}-{wrap}"] == pytest.approx(alone, rel=1e-4), wrap

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from lowdim.core.errors import LowdimError
@@ -108,6 +109,11 @@ def _seat(branch: Branch, rule: Rule) -> Seat:
 
 
 def _check(site: Site, placed: Placed) -> None:
+    if "forward" in vars(site.block) or any(isinstance(p, DTensor) for p in site.block.parameters()):
+        raise LowdimError(
+            f"{site.name} has been sharded, or its forward replaced (device_map, hooks of accelerate), so that a placement "
+            "would not be what runs. Apply it first"
+        )
     for seat in placed.seats:
         neutral(site.block.get_submodule(seat.branch.before))  # refuses what is no norm
         for name in (seat.leaves, seat.closes, *_EXTRA):
