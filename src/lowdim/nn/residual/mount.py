@@ -111,7 +111,7 @@ def _seat(branch: Branch, rule: Rule) -> Seat:
 def _check(site: Site, placed: Placed) -> None:
     if "forward" in vars(site.block) or any(isinstance(p, DTensor) for p in site.block.parameters()):
         raise LowdimError(
-            f"{site.name} has been sharded, or its forward replaced (device_map, hooks of accelerate), so that a placement "
+            f"{site.name} has been sharded, or its forward replaced (device_map, hooks of accelerate), so a placement "
             "would not be what runs. Apply it first"
         )
     for seat in placed.seats:

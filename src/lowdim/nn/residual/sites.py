@@ -74,6 +74,8 @@ def find_sites(model: nn.Module) -> list[Site]:
             for recorder in recorders.values():
                 recorder.listen()
             model(input_ids=few_tokens(model), use_cache=False)
+        except Exception as error:  # whatever a model's own code raises
+            raise LowdimError(f"{type(model).__name__} does not run over a few tokens alone: {error}") from error
         finally:
             for recorder in recorders.values():
                 recorder.leave()
