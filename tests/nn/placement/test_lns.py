@@ -77,6 +77,6 @@ def test_the_learned_form_begins_where_the_fixed_one_does() -> None:
 def test_the_learned_form_is_for_untrained_networks() -> None:
     model = stir(decoder("llama"))
     before = model(TOKENS).logits
-    with pytest.raises(LowdimError, match="show that it has been trained"):
+    with pytest.raises(LowdimError, match="do not show that this network is untrained"):
         LearnedLayerNormScaling().apply_(model)
     assert torch.equal(model(TOKENS).logits, before)

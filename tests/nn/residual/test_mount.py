@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from tests.nn.placement.decoders import TOKENS, decoder, stir
 from torch import nn
 
 from lowdim.core.errors import LowdimError
-from lowdim.nn.placement import GPAS, LayerNormScaling, MixLN, PostLN, PreLN, ProRes, Sandwich, jump
+from lowdim.models.load import load, quiet
+from lowdim.nn.placement import GPAS, LayerNormScaling, MixLN, PostLN, PreLN, ProRes, Sandwich, ScaledInit, jump
 from lowdim.nn.residual.config import placement_of
 from lowdim.nn.residual.sites import Branch, find_sites
 
@@ -155,3 +157,52 @@ def test_added_norms_begin_with_gain_1_and_match_the_model() -> None:
         block = model.transformer.h[0] if family == "gpt2" else model.model.layers[0]
         assert type(block.mlp_norm).__name__ == kind and block.mlp_norm.weight.dtype == torch.bfloat16
         assert bool((block.mlp_norm.weight == value).all())
+
+
+def test_models_of_one_config_are_marked_apart(tmp_path: Path) -> None:
+    first = decoder("llama")
+    second = type(first)(first.config).eval()
+    assert second.config is first.config
+    MixLN().apply_(first)
+    assert placement_of(first.config) == MixLN() and placement_of(second.config) is None
+    assert first.model.config is first.config and first.model.layers[0].self_attn.config is first.config
+    with quiet():
+        second.save_pretrained(tmp_path)
+        found = t.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(found(TOKENS).logits, second(TOKENS).logits)
+
+
+def test_the_whole_of_a_composite_model_is_marked(tmp_path: Path) -> None:
+    sizes = {**SIZES, "num_key_value_heads": 2, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = t.Gemma3Config(text_config=sizes, vision_config={**vision, "image_size": 28, "patch_size": 14})
+    torch.manual_seed(0)
+    model = t.Gemma3ForConditionalGeneration(config).eval()
+    PostLN().apply_(model)
+    decoder_config = model.model.language_model.config
+    assert decoder_config is model.config.text_config
+    with quiet():
+        model.save_pretrained(tmp_path)
+        for cls in (t.AutoModelForCausalLM, t.AutoModelForImageTextToText, t.Gemma3ForConditionalGeneration):
+            with pytest.raises(Exception, match="lowdim"):
+                cls.from_pretrained(tmp_path)
+    assert torch.equal(load(tmp_path)(input_ids=TOKENS).logits, model(input_ids=TOKENS).logits)
+
+
+def test_a_placement_that_no_checkpoint_could_name() -> None:
+    class Mine(PostLN):
+        pass
+
+    with pytest.raises(LowdimError, match="Mine is not registered"):
+        Mine().apply_(decoder("llama"))
+
+
+def test_networks_whose_norms_have_no_gains_may_have_been_trained() -> None:
+    torch.manual_seed(0)
+    model = t.OlmoForCausalLM(t.OlmoConfig(**SIZES))
+    with pytest.raises(LowdimError, match="do not show that this network is untrained"):
+        ScaledInit().apply_(model)
+    with pytest.warns(UserWarning, match="has been trained"):
+        LayerNormScaling().apply_(model)
+    with pytest.raises(LowdimError, match="input_layernorm has no gain that could take the factor"):
+        LayerNormScaling().fold_(model)

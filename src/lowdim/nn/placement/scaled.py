@@ -24,8 +24,8 @@ class Start(Over):
         super().check_start(trained)
         if trained:
             raise LowdimError(
-                f"{type(self).__name__} sets the weights that training begins with, and the norms of this model show "
-                "that it has been trained. Build it anew from its config"
+                f"{type(self).__name__} sets the weights that training begins with, and the gains of the norms do not "
+                "show that this network is untrained. Build it anew from its config"
             )
 
 

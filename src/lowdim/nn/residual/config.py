@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lowdim.core.recipe.families import build, describe
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedModel
 
     from lowdim.nn.placement.base import Placement
 
@@ -61,16 +62,22 @@ def _again(stock: type[Any], state: dict[str, Any]) -> Any:
     return config
 
 
-def mark(config: PreTrainedConfig, placement: Placement) -> None:
-    """Write a placement into a model's config."""
+def mark(model: PreTrainedModel, placement: Placement) -> None:
+    """Write a placement into the config of a model, which gets one of its own: other models may share the old one."""
+    copies: dict[int, Any] = {}
+    config = deepcopy(model.config, copies)
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if hasattr(value, "model_type") and id(value) in copies:
+                module.__dict__[name] = copies[id(value)]
     setattr(config, KEY, describe("placement", placement))
     config.__class__ = _marked(type(config))  # type: ignore[arg-type]
 
 
-def unmark(config: PreTrainedConfig) -> None:
-    """Take a placement out of a model's config."""
-    delattr(config, KEY)
-    config.__class__ = _stock(type(config))
+def unmark(model: PreTrainedModel) -> None:
+    """Take a placement out of the config of a model."""
+    delattr(model.config, KEY)
+    model.config.__class__ = _stock(type(model.config))
 
 
 def placement_of(config: Any) -> Placement | None:

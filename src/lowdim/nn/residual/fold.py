@@ -56,7 +56,7 @@ def fold(model: PreTrainedModel, placement: Placement) -> None:
             f"{placement} cannot be folded: {why}. Norms see the scale of the stream through their eps, and half "
             "precision rounds it; load the model in fp32, or keep it as it is"
         )
-    unmark(model.config)
+    unmark(model)
 
 
 def _leaves_stock(model: PreTrainedModel, placement: Placement) -> bool:

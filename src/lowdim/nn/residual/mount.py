@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from lowdim.core.errors import LowdimError
+from lowdim.core.recipe.families import name_of
 from lowdim.nn.blocks import evaluating
 from lowdim.nn.residual.added import Gates, Ramp
 from lowdim.nn.residual.block import Placed, Seat, is_placed, placed_class
@@ -46,6 +47,10 @@ def mount(model: PreTrainedModel, placement: Placement, *, weights: bool = True)
             f"the model has a placement already ({placement_of(model.config) or 'initial weights of one'}). Build the "
             "model anew, or fold_ the first one where that is possible"
         )
+    if name_of("placement", placement) is None:
+        raise LowdimError(
+            f"{type(placement).__name__} is not registered, so that no checkpoint could name it. Register it"
+        )
     sites = find_sites(model)
     _rehearse(model, sites)
     rules = [placement.rule(at, len(sites), site.own) for at, site in enumerate(sites, 1)]
@@ -53,7 +58,7 @@ def mount(model: PreTrainedModel, placement: Placement, *, weights: bool = True)
     for site, each in zip(sites, placed, strict=True):
         _check(site, each)
     changes = any(rule != site.own for site, rule in zip(sites, rules, strict=True))
-    trained = weights and not all(_is_fresh(site) for site in sites)
+    trained = weights and not _are_fresh(sites)
     if weights:
         placement.check_start(trained)
     starts = placement.start(model, sites) if weights and not trained else []
@@ -63,7 +68,7 @@ def mount(model: PreTrainedModel, placement: Placement, *, weights: bool = True)
     for start in starts:
         start()
     if changes:
-        mark(model.config, placement)
+        mark(model, placement)
     model.__dict__[_STARTED] = bool(starts)
     if trained and changes:
         warnings.warn(
@@ -81,7 +86,7 @@ def _rehearse(model: nn.Module, sites: Sequence[Site]) -> None:
             expected = first_of(site.block(*args, **kwargs))
             try:
                 same = torch.equal(first_of(_placed(site, site.own).run(site.block, *args, **kwargs)), expected)
-            except (AttributeError, TypeError) as error:
+            except Exception as error:  # whatever a model's own code raises
                 raise LowdimError(
                     f"{site.name}: the code of {type(site.block).__name__} cannot be led: {error}"
                 ) from error
@@ -124,8 +129,10 @@ def _check(site: Site, placed: Placed) -> None:
 _EXTRA = ("gpas", "prores", "placed")
 
 
-def _is_fresh(site: Site) -> bool:
-    return all(is_neutral(site.block.get_submodule(name)) for branch in site.branches for name in branch.norms)
+def _are_fresh(sites: Sequence[Site]) -> bool:
+    """Tell whether norms show that a network has not been trained: there are gains, and they are all 1."""
+    norms = [site.block.get_submodule(name) for site in sites for branch in site.branches for name in branch.norms]
+    return any(True for norm in norms for _ in norm.parameters()) and all(map(is_neutral, norms))
 
 
 def _place(site: Site, placed: Placed) -> None:
