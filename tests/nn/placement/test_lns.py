@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.nn.placement.decoders import TOKENS, decoder, stir
 
-from lowdim.core.errors import LowdimError
+from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.nn.placement import LayerNormScaling, LearnedLayerNormScaling
 from lowdim.nn.residual.rule import PRE
 
@@ -80,3 +80,8 @@ def test_the_learned_form_is_for_untrained_networks() -> None:
     with pytest.raises(LowdimError, match="do not show that this network is untrained"):
         LearnedLayerNormScaling().apply_(model)
     assert torch.equal(model(TOKENS).logits, before)
+
+
+def test_both_forms_at_once_are_refused() -> None:
+    with pytest.raises(RecipeError, match="would scale it twice"):
+        LearnedLayerNormScaling(over="lns").apply_(decoder("llama"))

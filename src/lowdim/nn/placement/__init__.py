@@ -61,7 +61,7 @@ register(
 register(
     _P,
     "lns-learned",
-    f"{_HERE}.scaled:LearnedLayerNormScaling",
+    f"{_HERE}.lns_learned:LearnedLayerNormScaling",
     title="The gains of LayerNorm Scaling, learned; in the code of GPAS: Accelerating Convergence of LLM Pretraining",
     arxiv="2506.22049",
     year=2025,
@@ -85,7 +85,7 @@ register(
 register(
     _P,
     "scaled-init",
-    f"{_HERE}.scaled:ScaledInit",
+    f"{_HERE}.scaled_init:ScaledInit",
     title="Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism",
     arxiv="1909.08053",
     year=2019,
@@ -93,7 +93,7 @@ register(
 register(
     _P,
     "depth-scaled-init",
-    f"{_HERE}.scaled:DepthScaledInit",
+    f"{_HERE}.depth_scaled_init:DepthScaledInit",
     title="Improving Deep Transformer with Depth-Scaled Initialization and Merged Attention",
     arxiv="1908.11365",
     year=2019,
