@@ -122,7 +122,8 @@ def test_a_block_is_compiled_as_one_graph(name: str) -> None:
     placement, model = given(name, "llama")
     block, calls = model.model.layers[0], list[Any]()
     hook = block.register_forward_pre_hook(lambda m, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
-    model(TOKENS, use_cache=False)
+    with torch.no_grad():
+        model(TOKENS, use_cache=False)
     hook.remove()
     (args, kwargs) = calls[0]
     compiled = torch.compile(block, fullgraph=True, backend="eager")
