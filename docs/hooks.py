@@ -98,6 +98,8 @@ def usage(method: registry.Entry) -> tuple[str, str]:
     if method.kind == "calibration":
         source = "" if method.name == "text" else " --calibration builtin:arc_easy"
         return "bash", f"lowdim prune MODEL OUT --sparsity 0.6{source} --set calibration.format={method.name}"
+    if method.kind == "optimizer":
+        return "bash", f"lowdim pretrain --recipe recipe.yaml --out OUT --set optimizer={method.name}"
     if method.kind == "audit":
         return "bash", f"lowdim inspect MODEL {AUDITS[method.name]}"
     if method.kind == "placement":
@@ -163,6 +165,13 @@ def training_fields(section: str) -> str:
     from lowdim.train.compare import recipe
 
     return fields_of(getattr(recipe, section, None) or getattr(nets, section))
+
+
+def pretraining_fields(section: str) -> str:
+    """Return the same of a recipe of pre-training."""
+    from lowdim.train.pretrain import recipe
+
+    return fields_of(getattr(recipe, section))
 
 
 def fields_of(model: type[Section]) -> str:
@@ -236,6 +245,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "methods": methods,
     "recipe": recipe_fields,
     "training": training_fields,
+    "pretraining": pretraining_fields,
     "presets": presets,
     "commands": commands,
     "tasks": tasks,

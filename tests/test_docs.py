@@ -24,6 +24,7 @@ from lowdim.pipeline.recover.chain import SECTION, split
 from lowdim.pipeline.sweep.recipe import SweepRecipe
 from lowdim.prune.recipe import Recipe, read
 from lowdim.train.compare.recipe import TrainingRecipe
+from lowdim.train.pretrain.recipe import Pretraining
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -94,7 +95,7 @@ def test_commands_exist(block: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
 def test_recipes_of_the_examples_are_valid(path: Path) -> None:
-    assert split(path, {}, [])[0].target > 0
+    assert Pretraining.from_yaml(path).steps if path.stem.startswith("pretrain") else split(path, {}, [])[0].target > 0
 
 
 @pytest.mark.parametrize("block", [*blocks("yaml")])
@@ -109,7 +110,7 @@ def test_recipes_are_valid(block: str, tmp_path: Path) -> None:
         sweep = SweepRecipe(**values)
         assert sweep.runs(described(PROGRAM, sweep.command))
         return
-    kind = TrainingRecipe if "training" in values else Recipe
+    kind = Pretraining if "model" in values else TrainingRecipe if "training" in values else Recipe
     recipe = kind(**values)
     assert kind.from_yaml(recipe.to_yaml()) == recipe
 
@@ -162,6 +163,9 @@ def test_every_recipe_field_is_explained() -> None:
         for row in hooks.recipe_fields(section).splitlines()[2:]:
             assert row.count(" | ") == 3, row
             assert not row.endswith("|  |"), row
+    for section in ("Pretraining", "Data", "Schedule", "Evaluation"):
+        for row in hooks.pretraining_fields(section).splitlines()[2:]:
+            assert row.count(" | ") == 3 and not row.endswith("|  |"), row
     for section in ("TrainingRecipe", "Data", "Optimizer", "MLP", "Conv", "Text"):
         for row in hooks.training_fields(section).splitlines()[2:]:
             assert not row.endswith("|  |"), row

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lowdim.prune.recipe import Recipe
+from lowdim.train.pretrain.recipe import Pretraining
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -23,5 +24,6 @@ def test_scripts(script: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes(file: Path) -> None:
-    recipe = Recipe.from_yaml(file)
-    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    kind = Pretraining if file.stem.startswith("pretrain") else Recipe
+    recipe = kind.from_yaml(file)
+    assert kind.from_yaml(recipe.to_yaml()) == recipe

@@ -26,6 +26,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 EXPORTS = {
     "LowdimError",
     "Masks",
+    "Pretraining",
     "Recipe",
     "Recovery",
     "SparseLinear",
@@ -34,6 +35,7 @@ EXPORTS = {
     "load",
     "perplexity",
     "plan",
+    "pretrain",
     "prune",
     "recover",
     "runtime_info",

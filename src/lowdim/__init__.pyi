@@ -12,5 +12,7 @@ from lowdim.pipeline.recover.recipe import Recovery as Recovery
 from lowdim.prune.api import plan as plan
 from lowdim.prune.api import prune as prune
 from lowdim.prune.recipe import Recipe as Recipe
+from lowdim.train.pretrain.api import pretrain as pretrain
+from lowdim.train.pretrain.recipe import Pretraining as Pretraining
 
 __version__: str

@@ -22,6 +22,7 @@ SURFACE = {
     "recover": """MODEL OUT --teacher --minutes --stage --mask --method --quantize --calibration --samples --context
         --seed --storage --set --recipe --revision --resume --overwrite --dry-run --trust-remote-code --quiet -q
         --debug""",
+    "pretrain": "--recipe --out --set --resume --overwrite --dry-run --quiet -q --debug",
     "train-sparse": """--recipe --out --data --net --method --sparsity --allocation --epochs --batch --lr --twins --seed
         --set --resume --overwrite --quiet -q --debug""",
     "evaluate": """MODEL --text --context --windows --tasks --limit --bos --seed --compute --revision --json

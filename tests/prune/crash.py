@@ -1,4 +1,4 @@
-"""A process that prunes or recovers and is killed, over and over: ``python -m tests.prune.crash PLAN.json``.
+"""A process that does a job and is killed, over and over: ``python -m tests.prune.crash PLAN.json``.
 
 Every attempt is a child of its own, forked after the imports; it kills itself with SIGKILL just before the n-th call
 that makes something durable or moves it. The plan is ``{"job", "source", "home", "settings", "points", "old"}``; what
@@ -17,10 +17,13 @@ from typing import Any
 
 from tests.pipeline.recover import small
 from tests.prune import tiny
+from tests.train.pretrain import small as pretraining
 
 from lowdim.pipeline.recover.api import recover
 from lowdim.prune.api import prune
+from lowdim.train.pretrain.api import pretrain
 
+BESIDE = ("steps", "out", "out.run.json", "out.log.jsonl", "cache")
 STEPS = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
 
 
@@ -34,6 +37,10 @@ def attempt(plan: dict[str, Any], out: Path, kill_at: int | None, overwrite: boo
             if plan.get("job") == "recover":
                 recovery, text = small.recipe(**plan["settings"]), small.TEXT
                 recover(plan["source"], recovery, calibration=text, out=out, resume=True, overwrite=overwrite)
+            elif plan.get("job") == "pretrain":
+                os.environ["LOWDIM_CACHE"] = str(out.parent / "cache")  # so that a kill hits what is made there, too
+                made = pretraining.recipe(plan["source"], **plan["settings"])
+                pretrain(made, out=out, resume=True, overwrite=overwrite)
             else:
                 recipe = tiny.recipe(**plan["settings"])
                 prune(plan["source"], recipe, calibration=tiny.tokens(), out=out, resume=True, overwrite=overwrite)
@@ -83,7 +90,9 @@ def killed(plan: dict[str, Any], point: int, expected: dict[str, str], old: dict
         "safe": seen is not None or not old or kept == old,
         "resumed": resumed,
         "differs": sorted(name for name in {*last, *expected} if last.get(name) != expected.get(name)),
-        "beside": sorted(path.name for path in home.iterdir() if path.name not in ("steps", "out", "out.run.json")),
+        "beside": sorted(path.name for path in home.iterdir() if path.name not in BESIDE),
+        "log": plan.get("job") != "pretrain"
+        or pretraining.losses(out) == pretraining.losses(home.parent / "whole" / "out"),
     }
 
 

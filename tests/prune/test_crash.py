@@ -51,6 +51,7 @@ def check(made: Any, replaced: bool) -> None:
         assert found["resumed"] == 0, found
         assert found["differs"] == [], found
         assert found["beside"] == [], found
+        assert found["log"], found
     assert made["again"]["kills"] > 3
     assert made["again"]["same"]
     assert {found["result"] for found in made["found"][:3]} == {"old"}

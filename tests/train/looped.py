@@ -42,11 +42,29 @@ def made(model: nn.Module, **settings: Any) -> Loop:
     return Loop(model, optimizer, loss=loss, riders=[training], **settings)
 
 
+def narrow(model: nn.Module) -> Loop:
+    """Return a loop over fp32 copies of weights in bfloat16."""
+    return Loop(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9),
+        loss=lambda net, batch: loss(net, (batch[0].bfloat16(), batch[1])),
+        master=True,
+    )
+
+
 def main(rank: int, home: str) -> None:
     with joined(rank, 2, home):
+        half = net().bfloat16()
+        narrow(DistributedDataParallel(half)).run(data(rank)[:4])
         model = net()
         loop = made(DistributedDataParallel(model), accumulate=2)
         mean = loop.run(data(rank))
         masks = loop.state_dict()["riders"][0]["masks"]
-        found = {"mean": mean, "step": loop.step, "model": model.state_dict(), "masks": masks}
+        found = {
+            "mean": mean,
+            "step": loop.step,
+            "model": model.state_dict(),
+            "masks": masks,
+            "half": half.state_dict(),
+        }
         torch.save(found, f"{home}/{rank}.pt")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from tests.train.looped import batch, data, loss, made, main, net
+from tests.train.looped import batch, data, loss, made, main, narrow, net
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -322,6 +322,15 @@ def test_ranks_step_together_on_the_mean_of_all_examples(ranks: list[dict[str, A
     assert all(torch.equal(ranks[0]["model"][name], ranks[1]["model"][name]) for name in model.state_dict())
     masks = loop.state_dict()["riders"][0]["masks"]
     assert all(torch.equal(rank["masks"]["0.weight"], masks["0.weight"]) for rank in ranks)
+
+
+def test_ranks_share_the_gradients_of_narrow_weights_after_the_first_step_too(ranks: list[dict[str, Any]]) -> None:
+    first, second = (rank["half"] for rank in ranks)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    model = net().bfloat16()
+    narrow(model).run([tuple(map(torch.cat, zip(*pair, strict=True))) for pair in zip(data(0), data(1), strict=False)])
+    for name, tensor in model.state_dict().items():
+        assert torch.allclose(first[name], tensor, rtol=0.02, atol=0.01)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from lowdim.cli import (
     generate,
     inspect,
     methods,
+    pretrain,
     prune,
     recover,
     report,
@@ -56,6 +57,7 @@ def _program(
 for _command in (
     prune.prune,
     recover.recover,
+    pretrain.pretrain,
     train_sparse.train_sparse,
     evaluate.evaluate,
     front.front,

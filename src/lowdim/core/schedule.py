@@ -50,3 +50,29 @@ def power(step: float, last: float, start: float, end: float = 0.0, exponent: fl
         [0.0, 0.52031, 0.7875, 0.88594, 0.9]
     """
     return end + (start - end) * float((1 - _share(step, last)) ** exponent)
+
+
+def warmed(step: float, warmup: float) -> float:
+    """Rise from 0 to 1 along a line: t / w, 1 from step w on.
+
+    Example:
+        >>> [warmed(t, 4) for t in (0, 1, 4, 9)], warmed(0, 0)
+        ([0.0, 0.25, 1.0, 1.0], 1.0)
+    """
+    return _share(step, warmup)
+
+
+def cooled(step: float, last: float, length: float, floor: float = 0.0) -> float:
+    """Stay at 1, then fall along a line over the last steps: floor + (1 - floor) * (T - t) / c, from step T - c on.
+
+    Args:
+        step: t.
+        last: T; the value there is ``floor``.
+        length: c, the steps of the fall.
+        floor: where it ends.
+
+    Example:
+        >>> [round(cooled(t, 100, 10), 2) for t in (0, 89, 90, 95, 99)]
+        [1.0, 1.0, 1.0, 0.5, 0.1]
+    """
+    return 1.0 - (1.0 - floor) * _share(step - (last - length), length) if step > last - length else 1.0

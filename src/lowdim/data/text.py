@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lowdim.data.errors import DataError
 
@@ -119,6 +119,58 @@ def read(path: str | Path) -> list[Document]:
     return [Document(text=content)]
 
 
+def stream(path: str | Path, separator: str | None = None) -> Iterator[Document]:
+    """Yield the documents that `read` returns without holding all of a large file: JSON lines one by one.
+
+    Args:
+        path: see `read`.
+        separator: what stands between two documents of a text file, which is then read piece by piece.
+
+    Raises:
+        DataError: see `read`.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        for file in _below(path):
+            yield from stream(file, separator)
+        return
+    check_suffix(path)
+    record = path.suffix.lower() in _RECORD_SUFFIXES
+    if not path.is_file() or not (record or separator):
+        yield from read(path)
+        return
+    try:
+        with path.open(encoding="utf-8-sig") as source:
+            first = next((line for line in source if line.strip()), "")
+            source.seek(0)
+            if _is_json(first):
+                for number, line in enumerate(source, start=1):
+                    if line.strip():
+                        yield from _row(path, line, number)
+            elif separator and not record:
+                yield from (Document(text=text) for text in _cut(source, separator))
+            else:
+                yield from read(path)
+    except UnicodeDecodeError:
+        yield from read(path)  # which says where
+
+
+def _row(path: Path, line: str, number: int) -> list[Document]:
+    """Return the documents of a line of JSON: one, or those of a whole array."""
+    value, where = _parsed(path, line, number), f"{path}, line {number}"
+    if isinstance(value, list):
+        return [from_record(_object(row, f"{where}, item {i}"), where) for i, row in enumerate(value, start=1)]
+    return [from_record(_object(value, where), where)]
+
+
+def _cut(file: TextIO, separator: str) -> Iterator[str]:
+    rest = ""
+    while piece := file.read(1 << 20):
+        *whole, rest = (rest + piece).split(separator)
+        yield from whole
+    yield rest
+
+
 def check_suffix(path: str | Path) -> None:
     """Refuse a file by its name, where that is enough to know that it holds no plain text.
 
@@ -191,10 +243,15 @@ def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _records(path: Path, content: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for place, record in _values(path, content):
         where = f"{path}, {place}"
-        record = {"text": None} if record is None else record
-        if not isinstance(record, dict):
-            raise DataError(f"{where}: expected a JSON object; got {type(record).__name__}")
-        yield where, record
+        yield where, _object(record, where)
+
+
+def _object(record: Any, where: str) -> dict[str, Any]:
+    """Return a record; null is a blank one."""
+    record = {"text": None} if record is None else record
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected a JSON object; got {type(record).__name__}")
+    return record
 
 
 def _values(path: Path, content: str) -> Iterator[tuple[str, Any]]:

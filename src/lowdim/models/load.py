@@ -103,7 +103,12 @@ def read_tokenizer(path: Path, trust_remote_code: bool = False) -> Any | None:
     if not any(found for pattern in _TOKENIZERS for found in path.glob(pattern)):
         return None
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+        config = None  # which Transformers reads itself, but for one with a placement, which it does not understand
+        if (path / "config.json").exists():
+            found, placement = read_placed(path, trust_remote_code)
+            config = None if placement is None else found
+        local = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+        return AutoTokenizer.from_pretrained(path, config=config, **local)
     except Exception as error:  # whatever a tokenizer's own code raises
         warnings.warn(f"the tokenizer in {path} cannot be read, so there is none: {error}", stacklevel=2)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -51,6 +52,13 @@ def _lists(model: nn.Module, part: nn.Module) -> Iterator[tuple[str, nn.ModuleLi
 
 def _numel(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def recompute_(model: PreTrainedModel) -> None:
+    """Let a model in training compute each block twice rather than keep its activations."""
+    named: Any = model  # of older Transformers only the second name is known
+    enable = getattr(named, "activation_checkpointing_enable", None) or named.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 @contextmanager

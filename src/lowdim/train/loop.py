@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.core.settings import Range, check
-from lowdim.train.sparse.distributed import local, ranks_agree
+from lowdim.train.sparse.distributed import full, local, ranks_agree
 
 
 class Kept(Protocol):
@@ -65,6 +65,10 @@ class Loop:
         together: whether the model is one of equal copies in all ranks of the process group that nothing wraps, so that
             the loop itself adds up their gradients, in fp32 where there are fp32 copies.
 
+    Attributes:
+        step: optimizer steps done.
+        norm: of the gradient over all weights, as it was before clipping; there when the optimizer takes its step.
+
     Raises:
         RecipeError: a setting is out of range.
         LowdimError: ``master`` is asked for weights that are sharded, or ones narrower than fp32 are ``projected``.
@@ -101,6 +105,7 @@ class Loop:
         check("accumulate", accumulate, Range(least=1, whole=True))
         check("clip", clip, Range(above=0, optional=True))
         self.model, self.optimizer, self.riders, self.step = model, optimizer, tuple(riders), 0
+        self.norm = float("nan")
         self._loss, self._size, self._schedule = loss, size, schedule
         self._accumulate, self._clip = accumulate, clip
         self._adds_up = together
@@ -120,6 +125,8 @@ class Loop:
                 own = local(parameter).detach()
                 begun = own if isinstance(master, bool) else master.get(parameter, own)
                 self._wide[parameter] = begun.to(own.device, torch.float32, copy=True)
+        if isinstance(model, DistributedDataParallel) and any(p.dtype.itemsize < 4 for p in self._wide):
+            self._adds_up = True  # a weight whose data changes its type loses the hooks by which DDP would
         self._show()
 
     def _parameters(self) -> list[Any]:
@@ -162,7 +169,7 @@ class Loop:
         """Leave the step's gradient in the weights, ``wanted`` being its examples per rank; return the losses."""
         losses = []
         for index, (batch, count) in enumerate(zip(part, sizes, strict=True)):
-            with _unsynced(self.model, index + 1 < len(part)):
+            with _unsynced(self.model, self._adds_up or index + 1 < len(part)):
                 loss = self._loss(self.model, batch)
                 (loss if count == wanted else loss * (count / wanted)).backward()
             losses.append(loss.detach())
@@ -176,8 +183,7 @@ class Loop:
         with self._widened():
             if self._adds_up:
                 self._add_up()
-            if self._clip is not None:
-                nn.utils.clip_grad_norm_(self._parameters(), self._clip)
+            self.norm = self._bound()
             self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -193,6 +199,15 @@ class Loop:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= dist.get_world_size()
+
+    def _bound(self) -> float:
+        """Clip the gradient, if it is to be; return the norm that it had."""
+        parameters = self._parameters()
+        if self._clip is not None:
+            norm = nn.utils.clip_grad_norm_(parameters, self._clip)
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        return float(full(norm))
 
     @contextmanager
     def _widened(self) -> Iterator[None]:

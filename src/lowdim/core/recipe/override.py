@@ -68,6 +68,7 @@ def known_keys(schema: type[Document]) -> list[str]:
 
 def _put_method(schema: type[Document], recipe: dict[str, Any], kind: str, setting: str, value: Any) -> None:
     current = recipe.get(kind, schema.model_fields[kind].default)
+    current = {} if current is None else current
     current = {"name": current} if isinstance(current, str) else dict(_mapping(current, kind))
     if setting in ("", "name") and isinstance(value, str):
         recipe[kind] = current if current.get("name") == value else {"name": value}

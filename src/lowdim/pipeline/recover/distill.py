@@ -27,7 +27,7 @@ from lowdim.models.walk.attention import adopted
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.models.walk.skeleton import Reader
 from lowdim.models.walk.stream import Block
-from lowdim.nn.blocks import find_blocks
+from lowdim.nn.blocks import find_blocks, recompute_
 from lowdim.nn.slorb import add_slorb
 from lowdim.pipeline.recover.blocks import Text, write
 from lowdim.pipeline.recover.fit import mean, on_grid, rate
@@ -87,10 +87,8 @@ class DistillStage:
         self._open()
         self.beside = self._put_beside()
         if settings.checkpointing:
-            model: Any = self.student  # of older Transformers only the second name is known
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
-            for block in find_blocks(model)[1]:
+            recompute_(self.student)
+            for block in find_blocks(self.student)[1]:
                 block.training = True  # blocks that only answer keep no checkpoints; what is in them drops nothing out
         parts = Distillation(settings.kl, settings.ce, settings.hidden, settings.temperature)
         self.distiller = Distiller(parts, self.student, self.teacher)

@@ -1,1 +1,26 @@
-"""Optimizers."""
+"""Optimizers: what a step does with the gradients."""
+
+from __future__ import annotations
+
+from lowdim.core.registry import register
+
+_HERE = "lowdim.train.optimizers"
+register(
+    "optimizer",
+    "adamw",
+    f"{_HERE}.adam:AdamW",
+    title="Decoupled Weight Decay Regularization",
+    arxiv="1711.05101",
+    year=2019,
+)
+register(
+    "optimizer",
+    "adam",
+    f"{_HERE}.adam:Adam",
+    title="Adam: A Method for Stochastic Optimization",
+    arxiv="1412.6980",
+    year=2015,
+)
+register(
+    "optimizer", "muon", f"{_HERE}.muon:Muon", title="Muon is Scalable for LLM Training", arxiv="2502.16982", year=2025
+)

@@ -1,0 +1,280 @@
+"""A miniature about depth: which norms, decay and optimizer win at 12 and 24 blocks of width 64.
+
+Every row is tuned over one grid of learning rates at 12 blocks, on the first seed, and then trained at its best rate on
+the other seeds; the core rows again at 24 blocks with that rate. The plan comes first, in runs and hours, from a step
+that is timed here; the tokens of a run are what fits into the hours. What is finished stays: the same command goes on.
+
+    python benchmarks/pretrain_corpus.py ~/corpus
+    python benchmarks/pretrain.py --text ~/corpus/corpus.jsonl --home ~/depth --hours 9
+    python benchmarks/pretrain.py --home ~/depth --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from waiting import sleep_while_waiting
+
+import lowdim
+from lowdim.core.errors import RecipeError
+from lowdim.core.machine import machine
+from lowdim.train.pretrain.api import plan
+
+WIDTH, MLP, HEADS, VOCABULARY, LENGTH, BATCH = 64, 172, 4, 4096, 128, 32
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+DECAY = 0.1
+SEEDS, DEPTHS = (0, 1, 2), (12, 24)
+ADAMW: dict[str, Any] = {"name": "adamw", "weight_decay": DECAY}
+ROWS: dict[str, dict[str, Any]] = {
+    "Pre-LN": {},
+    "Post-LN": {"placement": "post-ln"},
+    "Sandwich": {"placement": "sandwich"},
+    "DeepNorm": {"placement": "deepnorm"},
+    "Mix-LN 1/8": {"placement": {"name": "mix-ln", "alpha": 0.125}},
+    "Mix-LN 1/4": {"placement": {"name": "mix-ln", "alpha": 0.25}},
+    "Mix-LN 1/2": {"placement": {"name": "mix-ln", "alpha": 0.5}},
+    "LNS": {"placement": "lns"},
+    "LNS, learned": {"placement": "lns-learned"},
+    "GPAS on Pre-LN": {"placement": "gpas"},
+    "GPAS on Mix-LN 1/4": {"placement": {"name": "gpas", "over": {"name": "mix-ln", "alpha": 0.25}}},
+    "ProRes": {"placement": {"name": "prores", "steps": 0}},  # its steps follow from those of the run
+    "Scaled init": {"placement": "scaled-init"},
+    "QK-norm and Muon": {"model": {"qk_norm": True}, "optimizer": {"name": "muon", "weight_decay": DECAY}},
+    "Decay 0.01": {"optimizer": {**ADAMW, "weight_decay": 0.01}},
+    "Decay 0.3": {"optimizer": {**ADAMW, "weight_decay": 0.3}},
+    "AlphaDecay": {"decay": "alphadecay"},
+    "LNS and AlphaDecay": {"placement": "lns", "decay": "alphadecay"},
+}
+CORE = ("Pre-LN", "Mix-LN 1/4", "LNS", "GPAS on Pre-LN", "ProRes")
+TUNED = ("Pre-LN", "Mix-LN 1/4", "LNS")
+CLAIMS = {
+    "Mix-LN 1/4": "Mix-LN beats Pre-LN",
+    "LNS": "LayerNorm Scaling beats Pre-LN",
+    "GPAS on Pre-LN": "GPAS improves Pre-LN",
+    "ProRes": "ProRes beats Pre-LN",
+    "AlphaDecay": "AlphaDecay beats the best uniform decay",
+}
+
+
+class Job(NamedTuple):
+    """One run."""
+
+    row: str
+    blocks: int
+    rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        row = "".join(c if c.isalnum() else "-" for c in self.row.lower())
+        return f"{row}-{self.blocks}-{self.rate:g}-{self.seed}"
+
+
+def recipe(job: Job, text: list[str], steps: int) -> lowdim.Pretraining:
+    """Return the recipe of a run."""
+    settings = ROWS[job.row]
+    placement = settings.get("placement")
+    if isinstance(placement, dict) and placement.get("steps") == 0:  # the last block counts in full after a quarter
+        placement = {**placement, "steps": max(1, steps // (4 * job.blocks))}
+    model = {
+        "name": "9m",
+        "hidden_size": WIDTH,
+        "intermediate_size": MLP,
+        "num_hidden_layers": job.blocks,
+        "num_attention_heads": HEADS,
+    }
+    return lowdim.Pretraining(
+        model=model | settings.get("model", {}),
+        placement=placement,
+        optimizer={**settings.get("optimizer", ADAMW), "lr": job.rate},
+        decay=settings.get("decay"),
+        data={"source": text, "vocabulary": VOCABULARY, "validation": 0.005},
+        steps=steps,
+        length=LENGTH,
+        batch=BATCH,
+        schedule={"name": "cosine", "warmup": 0.1},
+        evaluation={"every": max(1, steps // 2)},
+        seed=job.seed,
+    )
+
+
+def there() -> list[str]:
+    """Return the rows that this version can train."""
+    found = []
+    for row in ROWS:
+        try:
+            recipe(Job(row, 12, 1e-3, 0), ["builtin"], 1000)
+        except RecipeError as error:
+            print(f"{row}: left out, {error}")
+            continue
+        found.append(row)
+    return found
+
+
+def result(job: Job, home: Path, text: list[str], steps: int) -> dict[str, Any]:
+    """Train, or find what was trained; return what is kept of it."""
+    kept, begun = home / f"{job.name}.json", time.perf_counter()
+    if kept.exists():
+        return dict(json.loads(kept.read_text()))
+    made = lowdim.pretrain(recipe(job, text, steps), out=home / job.name, resume=True)
+    found = {
+        **job._asdict(),
+        "loss": made.loss,
+        "diverged": made.diverged,
+        "tokens": made.facts["tokens"],
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
+    kept.write_text(json.dumps(found))
+    return found
+
+
+def trained(home: Path, given: argparse.Namespace, rows: list[str], steps: int) -> Iterator[dict[str, Any]]:
+    """Train everything, row by row; yield each result."""
+    for row in rows:
+        tuning = [result(Job(row, DEPTHS[0], rate, SEEDS[0]), home, given.text, steps) for rate in given.rates]
+        yield from tuning
+        stable = [each for each in tuning if each["diverged"] is None] or tuning
+        best = min(stable, key=lambda each: float(each["loss"]))["rate"]
+        others = [Job(row, DEPTHS[0], best, seed) for seed in given.seeds[1:]]
+        deep = [Job(row, DEPTHS[1], best, seed) for seed in given.seeds] if row in CORE else []
+        for job in (*others, *deep):
+            yield result(job, home, given.text, steps)
+        if row in TUNED and given.chats:
+            for seed in given.seeds:
+                yield answered(Job(row, DEPTHS[0], best, seed), home, given.chats)
+
+
+def answered(job: Job, home: Path, chats: list[str]) -> dict[str, Any]:
+    """Fine-tune a checkpoint on questions and answers, each with the same budget; return the loss of the answers."""
+    tuned = lowdim.Pretraining(
+        model=str(home / job.name),
+        data={"kind": "sft", "source": chats, "template": "plain", "validation": 0.1},
+        optimizer={"name": "adamw", "lr": 5e-4},
+        steps=200,
+        length=LENGTH,
+        batch=BATCH,
+        seed=job.seed,
+    )
+    made = lowdim.pretrain(tuned, out=home / f"{job.name}-answers", resume=True)
+    return {**job._asdict(), "row": f"{job.row}, fine-tuned", "loss": made.loss, "diverged": made.diverged}
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Return the table of the best rates, over the seeds, and a sentence for each claim."""
+    lines = ["| row | blocks | rate | loss | perplexity of the mean | seeds |", "|---|---|---|---|---|---|"]
+    means: dict[tuple[str, int], list[float]] = {}
+    rates = sorted({each["rate"] for each in found})
+    for row, blocks in dict.fromkeys((each["row"], each["blocks"]) for each in found):
+        own = [each for each in found if (each["row"], each["blocks"]) == (row, blocks)]
+        by_rate = {rate: [e for e in own if e["rate"] == rate] for rate in rates}
+        best = max(
+            (rate for rate in rates if by_rate[rate]), key=lambda rate: (len(by_rate[rate]), -_least(by_rate[rate]))
+        )
+        losses = [float(each["loss"]) for each in by_rate[best] if each["diverged"] is None]
+        edge = " (edge of the grid)" if blocks == DEPTHS[0] and best in (rates[0], rates[-1]) and len(rates) > 1 else ""
+        lost = len(by_rate[best]) - len(losses)
+        if not losses:
+            lines.append(f"| {row} | {blocks} | {best:g}{edge} | diverged | | {lost} |")
+            continue
+        means[row, blocks] = losses
+        spread = f" ± {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
+        note = f", {lost} diverged" if lost else ""
+        mean = statistics.fmean(losses)
+        lines.append(
+            f"| {row} | {blocks} | {best:g}{edge} | {mean:.4f}{spread} | {math.exp(mean):.2f} | {len(losses)}{note} |"
+        )
+    return "\n".join([*lines, "", *claims(means)])
+
+
+def _least(runs: list[dict[str, Any]]) -> float:
+    return min(float(each["loss"]) if each["diverged"] is None else 1e9 for each in runs)
+
+
+def claims(means: dict[tuple[str, int], list[float]]) -> Iterator[str]:
+    """Yield a sentence for each claim: it holds here if the difference is more than twice its standard error."""
+    for row, claim in CLAIMS.items():
+        for blocks in DEPTHS:
+            rival = ("Pre-LN", blocks)
+            if row == "AlphaDecay":
+                uniform = [key for key in means if key[0] in ("Pre-LN", "Decay 0.01", "Decay 0.3") and key[1] == blocks]
+                rival = min(uniform, key=lambda key: statistics.fmean(means[key]), default=rival)
+            one, other = means.get((row, blocks)), means.get(rival)
+            if not one or not other:
+                yield f"- {claim} ({blocks} blocks): not tested."
+                continue
+            change = statistics.fmean(one) - statistics.fmean(other)
+            if len(one) < 2 or len(other) < 2:
+                yield f"- {claim} ({blocks} blocks): {change:+.4f} nats on one seed, which says nothing."
+                continue
+            error = (statistics.variance(one) / len(one) + statistics.variance(other) / len(other)) ** 0.5
+            word = "reproduced" if change < -2 * error else "not reproduced"
+            yield f"- {claim} ({blocks} blocks): {word}, {change:+.4f} ± {error:.4f} nats."
+
+
+def main() -> None:
+    """Print the plan; train what is left of it; write the results; print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", nargs="+", default=["builtin"], help="what is trained on")
+    parser.add_argument("--chats", nargs="*", default=[], help="questions and answers to fine-tune the core rows on")
+    parser.add_argument("--home", type=Path, required=True, help="where runs and results are kept")
+    parser.add_argument("--hours", type=float, default=9.0, help="of all runs together")
+    parser.add_argument("--steps", type=int, help="of every run, in the place of what fits into the hours")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS))
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES)
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--plan", action="store_true", help="stop after the plan")
+    parser.add_argument("--table", action="store_true", help="print the table of what is there")
+    given = parser.parse_args()
+    file: Path = given.home / "results.json"
+    if given.table:
+        print(table(json.loads(file.read_text())["runs"]))
+        return
+    sleep_while_waiting()
+    given.home.mkdir(parents=True, exist_ok=True)
+    rows = [row for row in there() if row in given.rows]
+    steps, hours = planned(given, rows)
+    print(
+        f"{len(rows)} rows; {steps:,} steps of {BATCH} x {LENGTH} tokens a run; about {hours:.1f} h in all", flush=True
+    )
+    if given.plan:
+        return
+    found: list[dict[str, Any]] = []
+    for each in trained(given.home, given, rows, steps):
+        found.append(each)
+        print(json.dumps(each), flush=True)
+        file.write_text(json.dumps({"machine": machine(), "steps": steps, "runs": found}, indent=1) + "\n")
+    print(table(found))
+
+
+def planned(given: argparse.Namespace, rows: list[str]) -> tuple[int, float]:
+    """Return the steps of a run and the hours of all, those of an earlier call where there was one."""
+    kept: Path = given.home / "plan.json"
+    if kept.exists():
+        earlier = json.loads(kept.read_text())
+        return earlier["steps"], earlier["hours"]
+    trial = 100
+    shallow, deep = (plan(recipe(Job("Pre-LN", blocks, 1e-3, 0), given.text, trial)) for blocks in DEPTHS)
+    each = [(one.seconds or 0.0) / trial for one in (shallow, deep)]
+    core = [row for row in rows if row in CORE]
+    runs = len(rows) * (len(given.rates) + len(given.seeds) - 1), len(core) * len(given.seeds)
+    seconds = sum(count * time_ for count, time_ in zip(runs, each, strict=True)) * 1.1  # evaluations
+    most = shallow.sequences // BATCH  # one pass
+    steps = given.steps or max(10, min(most, int(3600 * given.hours / seconds)))
+    hours = steps * seconds / 3600
+    print(
+        f"{runs[0]} runs at {DEPTHS[0]} blocks, {runs[1]} at {DEPTHS[1]}; a step takes {each[0]:.2f}, {each[1]:.2f} s"
+    )
+    kept.write_text(json.dumps({"steps": steps, "hours": hours}))
+    return steps, hours
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Chats as tokens, with the answers marked: what supervised fine-tuning learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lowdim.data import tokens
+from lowdim.data.errors import DataError
+from lowdim.data.text import Document
+
+PLAIN = (
+    "{% for message in messages %}{{ message['role'].capitalize() + ':\n' + message['content'] + eos_token + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
+)
+"""A chat template for tokenizers that have none: a line that says who speaks, then what is said."""
+
+
+def turns(document: Document, where: str) -> list[dict[str, Any]]:
+    """Return a document as the turns of a chat: its own, or a question and its answer.
+
+    Raises:
+        DataError: it is neither, or nobody answers in it.
+    """
+    found = [dict(turn) for turn in document.messages]
+    if not found and document.asks:
+        found = [
+            {"role": "user", "content": document.question},
+            {"role": "assistant", "content": document.answer},
+        ]
+    if not found:
+        raise DataError(f"{where} is plain text, and data.kind=sft trains on chats. Give 'messages', or data.kind=text")
+    if not any(turn["role"] == "assistant" for turn in found):
+        raise DataError(f"{where} has no turn of an assistant, so there is no answer to learn")
+    return found
+
+
+def answered(tokenizer: Any, document: Document, where: str) -> tuple[str, list[tuple[int, int]]]:
+    r"""Return a chat as its template writes it, and from where to where in it the assistant speaks.
+
+    An answer begins where the template, asked for the next answer, stops, and ends where the turn does: with what
+    closes it, so that a model learns to stop, but without the line break behind that.
+
+    Args:
+        tokenizer: with a chat template.
+        document: a chat, or a question with its answer.
+        where: for messages.
+
+    Raises:
+        DataError: there is no answer, no template, or the template writes a turn otherwise once others follow.
+    """
+    chat = turns(document, where)
+    whole, spans = tokens.written(tokenizer, Document(messages=tuple(chat))), list[tuple[int, int]]()
+    for index, turn in enumerate(chat):
+        if turn["role"] != "assistant":
+            continue
+        asked = str(tokenizer.apply_chat_template(chat[:index], tokenize=False, add_generation_prompt=True))
+        said = str(tokenizer.apply_chat_template(chat[: index + 1], tokenize=False))
+        if not (whole.startswith(said) and said.startswith(asked)):
+            raise DataError(
+                f"{where}: the tokenizer's chat template writes turn {index + 1} otherwise once others follow, so that "
+                "the answers cannot be told from the rest. Take data.template=plain, or another template"
+            )
+        spans.append((len(asked), len(said.rstrip("\n"))))
+    return whole, spans
+
+
+def encode(tokenizer: Any, documents: Sequence[Document], first: int = 0) -> list[tuple[list[int], list[bool]]]:
+    """Return the token ids of chats, and for each token whether any of an answer is in it.
+
+    Args:
+        tokenizer: a fast one, which knows the place of a token in the text.
+        documents: chats, or questions with answers.
+        first: the number of the first one, for messages.
+
+    Raises:
+        DataError: as `answered`; or the tokenizer is none of the fast ones.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise DataError("data.kind=sft needs a fast tokenizer (tokenizer.json), which knows where its tokens stand")
+    written = [answered(tokenizer, each, f"document {first + i + 1}") for i, each in enumerate(documents)]
+    made = tokenizer(
+        [whole for whole, _ in written], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
+    found = []
+    for ids, places, (_, spans) in zip(made["input_ids"], made["offset_mapping"], written, strict=True):
+        within = [any(start < stop and start < end and begin < stop for begin, end in spans) for start, stop in places]
+        found.append((list(ids), within))
+    return found

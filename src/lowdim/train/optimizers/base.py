@@ -1,0 +1,54 @@
+"""What every optimizer of a recipe answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lowdim.core.lazy import torch
+from lowdim.core.settings import Settings, within
+
+
+@dataclass(frozen=True)
+class OptimizerRule(Settings, ABC):
+    """Settings that make an optimizer for a model.
+
+    Args:
+        lr: learning rate at its peak; a schedule scales it.
+        weight_decay: pulls every trained weight to zero, norms and embeddings too, but not the gates of a placement.
+        beta1: how long Adam's mean of the gradient remembers.
+        beta2: how long its mean of the square does.
+        eps: added to the root of that mean.
+    """
+
+    lr: float = within(1e-3, above=0)
+    weight_decay: float = within(0.0, least=0)
+    beta1: float = within(0.9, least=0, below=1)
+    beta2: float = within(0.95, least=0, below=1)
+    eps: float = within(1e-8, above=0)
+
+    @abstractmethod
+    def build(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer of a model's trainable parameters."""
+
+    def _adam(self, lr: float, weight_decay: float) -> dict[str, Any]:
+        """Return the arguments of torch's Adam; its fused step reads and writes every tensor once."""
+        betas = (self.beta1, self.beta2)
+        return {"lr": lr, "betas": betas, "eps": self.eps, "weight_decay": weight_decay, "fused": True}
+
+
+def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Return the parameters that have gradients, tied ones once."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def groups(model: torch.nn.Module, chosen: Sequence[torch.nn.Parameter]) -> list[dict[str, Any]]:
+    """Return some parameters as groups of an optimizer: gates of a placement are in one without decay."""
+    from lowdim.nn.residual.added import Gates
+
+    gates = {id(p) for module in model.modules() if isinstance(module, Gates) for p in module.parameters()}
+    free = [p for p in chosen if id(p) in gates]
+    pulled = [p for p in chosen if id(p) not in gates]
+    return [{"params": pulled}, *([{"params": free, "weight_decay": 0.0}] if free else [])]

@@ -1,0 +1,117 @@
+"""What a run goes on from: one file, or, of a sharded model, a directory that any number of processes can read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
+
+from lowdim.core.files import read_json
+from lowdim.models import ranks
+from lowdim.runs.directory import Directory
+from lowdim.train.compare.store import CHECKPOINT, Store, read
+from lowdim.train.loop import Loop
+
+_WRAPPED = "module."
+_SHARDS, _LATEST = "shards-", "shards.json"
+
+
+class Checkpoints:
+    """Saves and restores a loop, and what the run keeps beside it.
+
+    Args:
+        partial: the directory of the run in the making; every process names it.
+        directory: the same, on the process that writes.
+        sharded: whether the model is.
+    """
+
+    def __init__(self, partial: Path, directory: Directory | None, sharded: bool) -> None:
+        self.partial, self._directory, self._sharded = partial, directory, sharded
+
+    def save(self, loop: Loop, beside: Mapping[str, Any]) -> None:
+        """Write a state in the place of the one before; every process calls it."""
+        if self._sharded:
+            self._save_shards(loop, beside)
+        elif self._directory is not None:
+            state = loop.state_dict()
+            state["model"] = {key.removeprefix(_WRAPPED): value for key, value in state["model"].items()}
+            Store(self._directory).put(CHECKPOINT, {"loop": state, "beside": dict(beside)})
+
+    def load(self, loop: Loop) -> dict[str, Any] | None:
+        """Go on from the state that was saved last; return what was kept beside it, or None if there is none."""
+        if self._sharded:
+            return self._load_shards(loop)
+        if not (self.partial / CHECKPOINT).exists():
+            return None
+        found = read(self.partial / CHECKPOINT)
+        state = found["loop"]
+        if isinstance(loop.model, DistributedDataParallel):
+            state["model"] = {_WRAPPED + key: value for key, value in state["model"].items()}
+        loop.load_state_dict(state)
+        beside: dict[str, Any] = found["beside"]
+        return beside
+
+    def drop(self) -> None:
+        """Remove the states; on the process that writes."""
+        if self._directory is not None:
+            Store(self._directory).drop(CHECKPOINT, _LATEST)
+            for old in self.partial.glob(f"{_SHARDS}*"):
+                shutil.rmtree(old)
+
+    def _save_shards(self, loop: Loop, beside: Mapping[str, Any]) -> None:
+        place = self.partial / f"{_SHARDS}{loop.step}"
+        model, optimizer = get_state_dict(loop.model, loop.optimizer)
+        state_dict_saver.save({"model": model, "optimizer": optimizer, "riders": _riding(loop)}, checkpoint_id=place)
+        if self._directory is not None:
+            self._directory.write_json(_LATEST, {"place": place.name, "step": loop.step, "beside": dict(beside)})
+            for old in self.partial.glob(f"{_SHARDS}*"):
+                if old.is_dir() and old != place:
+                    shutil.rmtree(old)
+        ranks.barrier()
+
+    def _load_shards(self, loop: Loop) -> dict[str, Any] | None:
+        if not (self.partial / _LATEST).exists():
+            return None
+        found = read_json(self.partial / _LATEST)
+        model, optimizer = get_state_dict(loop.model, loop.optimizer)
+        state: dict[str, Any] = {"model": model, "optimizer": optimizer, "riders": _riding(loop)}
+        state_dict_loader.load(state, checkpoint_id=self.partial / found["place"])
+        set_state_dict(loop.model, loop.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        for index, rider in enumerate(loop.riders):
+            rider.load_state_dict(state["riders"][str(index)])
+        loop.step = found["step"]
+        beside: dict[str, Any] = found["beside"]
+        return beside
+
+
+def _riding(loop: Loop) -> dict[str, Any]:
+    return {str(index): rider.state_dict() for index, rider in enumerate(loop.riders)}
+
+
+def whole(model: nn.Module, plain: PreTrainedModel | None) -> PreTrainedModel | None:
+    """Return the trained model in one piece, on the process that writes; every process calls it.
+
+    Args:
+        model: as it was trained.
+        plain: one like it in one piece, to take the weights of shards.
+    """
+    if isinstance(model, DistributedDataParallel):
+        return model.module  # type: ignore[no-any-return]
+    if isinstance(model, PreTrainedModel) and not any(hasattr(p, "full_tensor") for p in model.parameters()):
+        return model
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if plain is not None:
+        plain.load_state_dict(weights)
+    return plain

@@ -1,0 +1,127 @@
+"""The model of a run: made, or read; and spread over processes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from lowdim.core.errors import RecipeError
+from lowdim.core.random import derive_seed
+from lowdim.data.calibration import positions
+from lowdim.models.disk.source import Source
+from lowdim.models.load import load
+from lowdim.nn.blocks import find_blocks, recompute_
+from lowdim.nn.residual.added import Gates, Ramp
+from lowdim.nn.residual.config import placement_of
+from lowdim.train.pretrain.recipe import Pretraining
+from lowdim.train.ride import Rider
+from lowdim.train.riders.prores import ResidualWarmup
+
+
+def make(
+    recipe: Pretraining, config: Any, source: Source | None, device: torch.device
+) -> tuple[PreTrainedModel, bool | dict[nn.Parameter, Tensor]]:
+    """Return the model that a run begins with, in training mode, and the fp32 copies of weights in bfloat16.
+
+    Shards are cut from fp32 weights, and rounded where they are computed with, so that they need no copies.
+
+    Args:
+        recipe: of the run.
+        config: of a model that starts from nothing.
+        source: of one that is trained on.
+        device: where it goes.
+    """
+    if source is not None:
+        model = load(source.path, torch.float32, "cpu", recipe.trust_remote_code)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(recipe.seed, "pretrain", "weights"))
+            model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32)
+            own = recipe.model.get("embedding_std") if isinstance(recipe.model, dict) else None
+            if own is not None:
+                nn.init.normal_(model.get_input_embeddings().weight, std=float(own))
+            if recipe.placement is not None:
+                recipe.placement.apply_(model)
+    if source is not None and recipe.placement is not None and placement_of(model.config) != recipe.placement:
+        recipe.placement.apply_(model)
+    nn.Module.to(model, device)
+    model.config.use_cache = False
+    copies: dict[nn.Parameter, Tensor] = {}
+    if recipe.precision != "float32" and not (recipe.precision == "bfloat16" and recipe.parallel == "fsdp"):
+        kept = {id(p) for module in model.modules() if isinstance(module, Gates) for p in module.parameters()}
+        for parameter in model.parameters():  # buffers keep fp32: rotary frequencies need it
+            if id(parameter) in kept:
+                continue
+            wide, parameter.data = parameter.data, parameter.data.bfloat16()
+            if recipe.precision == "bfloat16":
+                copies[parameter] = wide
+    if recipe.checkpointing:
+        recompute_(model)
+    return model.train(), copies or False
+
+
+def riders(model: nn.Module, optimizer: Optimizer) -> list[Rider]:
+    """Return what must ride on the optimizer of a placed model."""
+    ramps = any(isinstance(module, Ramp) for module in model.modules())
+    return [ResidualWarmup(model, optimizer)] if ramps else []
+
+
+def check_length(recipe: Pretraining, config: Any) -> None:
+    """Refuse sequences beyond the model's positions.
+
+    Raises:
+        RecipeError: names both.
+    """
+    most = positions(config)
+    if most is not None and recipe.length > most:
+        raise RecipeError(
+            f"length={recipe.length} is more than the {most} positions of the model. Take at most length={most}, or "
+            "set model.max_position_embeddings."
+        )
+
+
+def check_vocabulary(tokenizer: Any, config: Any) -> None:
+    """Refuse a tokenizer with more tokens than the embedding has rows.
+
+    Raises:
+        RecipeError: names both.
+    """
+    rows = config.get_text_config(decoder=True).vocab_size
+    if len(tokenizer) > rows:
+        raise RecipeError(
+            f"the tokenizer has {len(tokenizer):,} tokens, and the model's embedding {rows:,} rows. Set "
+            f"model.vocab_size={len(tokenizer)}, or take a smaller tokenizer."
+        )
+
+
+def check_types(recipe: Pretraining, model: nn.Module) -> None:
+    """Refuse to shard weights of two types.
+
+    Raises:
+        RecipeError: says what to take.
+    """
+    if recipe.parallel == "fsdp" and len({parameter.dtype for parameter in model.parameters()}) > 1:
+        raise RecipeError(
+            "parallel=fsdp shards weights of one type, and the gates of this placement stay fp32 under "
+            "precision=pure-bfloat16. Take precision=bfloat16, or parallel=ddp."
+        )
+
+
+def spread(model: PreTrainedModel, recipe: Pretraining) -> nn.Module:
+    """Return the model as one of several copies, or its shards: every block apart, then what is around them."""
+    if recipe.parallel == "ddp":
+        devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
+        return DistributedDataParallel(model, device_ids=devices)
+    mixed = recipe.precision == "bfloat16"
+    policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if mixed else MixedPrecisionPolicy()
+    for block in find_blocks(model)[1]:
+        fully_shard(block, mp_policy=policy)
+    fully_shard(model, mp_policy=policy)
+    return model

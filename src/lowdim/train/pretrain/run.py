@@ -1,0 +1,195 @@
+"""A run under way: the loop, what is told of it, when it is judged and saved, and what ends it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowdim.core.errors import LowdimError
+from lowdim.core.progress import Progress
+from lowdim.models import ranks
+from lowdim.nn.blocks import evaluating
+from lowdim.train.loop import Loop
+from lowdim.train.pretrain.checkpoint import Checkpoints
+from lowdim.train.pretrain.log import Log
+from lowdim.train.pretrain.network import riders
+from lowdim.train.pretrain.recipe import Pretraining
+from lowdim.train.pretrain.sequences import IGNORED, Batches, Micro, Sequences, Streamed
+
+LOOKS = 10
+
+
+class DivergedError(LowdimError):
+    """The gradient of a step is not finite; no weight has been changed by it."""
+
+    def __init__(self, step: int, norm: float, loss: float) -> None:
+        super().__init__(f"training diverged: at step {step} the loss is {loss:.4g} and the gradient's norm {norm:.4g}")
+        self.facts = {"step": step, "norm": str(norm), "loss": str(loss)}
+
+
+class Run:
+    """One model in training.
+
+    Args:
+        recipe: of the run.
+        steps: how many it has.
+        model: in training mode, spread over the processes if there are several.
+        copies: what `Loop` takes as ``master``.
+        text: to train on.
+        held: to judge by.
+        device: where.
+    """
+
+    def __init__(
+        self,
+        recipe: Pretraining,
+        steps: int,
+        model: nn.Module,
+        copies: bool | Mapping[nn.Parameter, Tensor],
+        text: Sequences | Streamed,
+        held: Sequences,
+        device: torch.device,
+    ) -> None:
+        self.recipe, self.steps, self.model, self.held, self.device = recipe, steps, model, held, device
+        self.batches = Batches(text, recipe.batch, recipe.accumulate, recipe.seed, ranks.rank(), ranks.size())
+        optimizer = recipe.optimizer.build(model)
+        self.loop = Loop(
+            model,
+            optimizer,
+            loss=self._loss,
+            accumulate=recipe.accumulate,
+            clip=recipe.clip,
+            master=copies,
+            schedule=lambda step: recipe.factor(step, steps),
+            riders=riders(model, optimizer),
+            size=lambda micro: micro.counted,
+        )
+        self.every = recipe.evaluation.every or max(1, steps // LOOKS)
+        self.curve: list[dict[str, Any]] = []
+        self._lost: Tensor | float = math.nan
+        self._counted = self.seen = self.done = 0
+        self._seconds: list[float] = []
+        self._rates: list[float] = []
+
+    # ---------------------------------------------------------------- a step
+
+    def _loss(self, model: nn.Module, micro: Micro) -> Tensor:
+        torch.manual_seed(micro.seed)  # for what the model drops out; the caller's generators are put aside
+        logits = model(input_ids=micro.ids.to(self.device, non_blocking=True)).logits
+        loss = _cross_entropy(logits, micro.targets.to(self.device, non_blocking=True))
+        self._lost, self._counted = loss.detach(), self._counted + micro.counted
+        return loss
+
+    def _check(self) -> None:
+        """Let no weight follow a gradient that is no number."""
+        if not math.isfinite(self.loop.norm):
+            raise DivergedError(self.loop.step + 1, self.loop.norm, float(self._lost))
+
+    @torch.no_grad()
+    def judge(self) -> float:
+        """Return the mean loss of the validation text: every token weighs the same, and every token counts once.
+
+        Each rank looks at its share of the batches; their sums are added up.
+        """
+        size = self.recipe.evaluation.batch or max(1, self.recipe.batch // (self.recipe.accumulate * ranks.size()))
+        rows = list(range(len(self.held)))
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        with evaluating(self.model):
+            for index in range(ranks.rank(), -(-len(batches) // ranks.size()) * ranks.size(), ranks.size()):
+                micro = self.held.micro(batches[min(index, len(batches) - 1)])  # shards are gathered by all or by none
+                logits = self.model(input_ids=micro.ids.to(self.device)).logits
+                if index < len(batches):
+                    loss = _cross_entropy(logits, micro.targets.to(self.device))
+                    sums += torch.stack([loss.double() * micro.counted, loss.new_tensor(micro.counted).double()])
+        ranks.add_up([sums])
+        return float(sums[0] / sums[1])
+
+    # ---------------------------------------------------------------- the run
+
+    def train(self, checkpoints: Checkpoints, log: Log, progress: Progress) -> None:
+        """Train until the last step, from the one that the loop is at.
+
+        Raises:
+            DivergedError: a gradient is not finite.
+        """
+        saved = begun = time.monotonic()
+        first = self.loop.step
+        with (
+            progress.stage("Pre-train", self.steps, "steps") as stage,
+            torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
+        ):
+            stage.advance(first)
+
+            def told(step: int, loss: float) -> None:
+                nonlocal saved, begun
+                now = time.monotonic()
+                log.write(self._line(step, loss, now - begun))
+                self.done = step
+                stage.advance()
+                if step % self.every == 0 and step < self.steps:
+                    self._look(log)
+                if self._due(time.monotonic() - saved) and step < self.steps:
+                    checkpoints.save(self.loop, {"curve": self.curve, "seen": self.seen})
+                    saved = time.monotonic()
+                begun = time.monotonic()
+
+            watch = self.loop.optimizer.register_step_pre_hook(lambda *_: self._check())
+            try:
+                self.loop.run(self.batches.between(first, self.steps), told)
+            finally:
+                watch.remove()
+
+    def _due(self, seconds: float) -> bool:
+        due = seconds >= self.recipe.save_seconds
+        return ranks.broadcast(due) if ranks.active() else due
+
+    def _line(self, step: int, loss: float, seconds: float) -> dict[str, Any]:
+        """Return what the log says of a step, of all ranks together."""
+        found = ranks.gathered((self._counted, loss * self._counted))
+        tokens, self._counted = sum(count for count, _ in found), 0
+        self.seen += tokens
+        self._seconds.append(seconds)
+        self._rates.append(tokens / seconds)
+        recent = self._seconds[-20:]
+        return {
+            "step": step,
+            "loss": sum(lost for _, lost in found) / tokens,
+            "lr": self.loop.optimizer.param_groups[0]["lr"],
+            "norm": self.loop.norm,
+            "tokens": self.seen,
+            "tokens_per_s": round(tokens / seconds, 1),
+            "eta_s": round((self.steps - step) * sum(recent) / len(recent), 1),
+        }
+
+    def _look(self, log: Log) -> None:
+        loss, step = self.judge(), self.loop.step
+        self.curve.append({"step": step, "tokens": self.seen, "loss": loss})
+        log.write({"step": step, "validation_loss": loss})
+
+    def end(self, log: Log) -> None:
+        """Judge the model as it is at last."""
+        if not self.curve or self.curve[-1]["step"] != self.loop.step:
+            self._look(log)
+
+    def restore(self, checkpoints: Checkpoints) -> bool:
+        """Go back to the state that was saved last; return whether there is one."""
+        beside = checkpoints.load(self.loop)
+        self.curve, self.seen = ([], 0) if beside is None else (beside["curve"], beside["seen"])
+        return beside is not None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the median step of this attempt; NaN before the first."""
+        return statistics.median(self._rates) if self._rates else math.nan
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of -log softmax(logits)[target] over the targets that count, in fp32."""
+    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)

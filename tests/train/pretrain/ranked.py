@@ -1,0 +1,94 @@
+"""What the ranks of a pre-training do: started by `torch.multiprocessing`, they write what they saw to files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tests.train.gloo import joined
+from tests.train.pretrain import small
+
+from lowdim.core.errors import LowdimError
+from lowdim.train.pretrain import run as running
+from lowdim.train.pretrain.api import pretrain
+
+STEPS = 3
+KINDS: dict[str, dict[str, Any]] = {
+    "ddp": {"precision": "bfloat16", "accumulate": 2, "data": {"pack": False}},
+    "fsdp": {"parallel": "fsdp", "accumulate": 2, "placement": {"name": "prores", "steps": 2}},
+    "fsdp-muon": {"parallel": "fsdp", "optimizer": {"name": "muon", "lr": 1e-2}},
+}
+
+
+def settings(kind: str) -> dict[str, Any]:
+    return {"steps": STEPS, "batch": 7, "save_seconds": 0.0, **KINDS[kind]}
+
+
+def ends(out: Path, kind: str, at: int | None = None) -> dict[str, Any]:
+    """Train, or go on; with ``at`` the process that it is called in raises once the state of that step is saved."""
+    recipe = small.recipe(out.parent / "text.jsonl", **settings(kind))
+    real, seen = running.Run._line, list[float]()
+
+    def line(self: Any, step: int, loss: float, seconds: float) -> dict[str, Any]:
+        if recipe.parallel == "ddp":  # every rank must have the same weights after every step
+            seen.append(sum(float(p.detach().double().abs().sum()) for p in self.model.parameters()))
+        if at is not None and step == at + 1:
+            raise InterruptedError
+        return real(self, step, loss, seconds)
+
+    running.Run._line = line  # type: ignore[method-assign]
+    try:
+        made = pretrain(recipe, out=out, resume=True)
+        return {"curve": made.facts["curve"], "tokens": made.facts["tokens"], "weights": seen[-1:]}
+    except InterruptedError:
+        return {}
+    finally:
+        running.Run._line = real  # type: ignore[method-assign]
+
+
+def main(rank: int, size: int, home: str) -> None:
+    os.environ["LOWDIM_CACHE"] = f"{home}/cache"
+    place, found = Path(home), {}
+    if rank == 0:
+        small.write(place / "text.jsonl")
+    with joined(rank, size, home):
+        import torch.distributed as dist
+
+        dist.barrier()
+        for kind in KINDS:
+            found[kind] = ends(place / kind, kind)
+        for kind in ("ddp", "fsdp"):
+            ends(place / f"{kind}-resumed", kind, at=2)
+            dist.barrier()
+            found[f"{kind}-resumed"] = ends(place / f"{kind}-resumed", kind)
+        ends(place / "resharded", "fsdp", at=2)
+    (place / f"{rank}.json").write_text(json.dumps(found))
+
+
+def dying(rank: int, size: int, home: str) -> None:
+    """Let the last rank die in the third step; the others say what they are told."""
+    os.environ["LOWDIM_CACHE"] = f"{home}/cache"
+    place = Path(home)
+    if rank == 0:
+        small.write(place / "text.jsonl")
+    real = running.Run._loss
+
+    def loss(self: Any, model: Any, micro: Any) -> Any:
+        if rank == size - 1 and self.loop.step == 2:
+            os._exit(0)
+        return real(self, model, micro)
+
+    running.Run._loss = loss  # type: ignore[method-assign]
+    try:
+        with joined(rank, size, home):
+            import torch.distributed as dist
+
+            dist.barrier()
+            pretrain(small.recipe(place / "text.jsonl", **settings("ddp")), out=place / "out")
+    except LowdimError as error:
+        (place / "said").write_text(str(error))
+    except RuntimeError:
+        pass
+    os._exit(0)

@@ -1,0 +1,85 @@
+"""Two and three ranks, copies and shards, train as one process does; shards go on with any number of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tests.train.pretrain import ranked, small
+from tests.train.test_ranks import start
+
+from lowdim.train.pretrain.api import pretrain
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+    size, home = request.param, tmp_path_factory.mktemp(f"ranks{request.param}")
+    done = next((home / str(i) for i in range(4) if start(size, home / str(i), ranked.main)), None)
+    assert done, "the ranks came to no end four times"
+    return size, done
+
+
+@pytest.fixture
+def found(home: tuple[int, Path]) -> dict[str, Any]:
+    size, place = home
+    ranks = [json.loads((place / f"{rank}.json").read_text()) for rank in range(size)]
+    assert all(rank == ranks[0] for rank in ranks)
+    return dict(ranks[0])
+
+
+def logged(out: Path) -> list[float]:
+    return [line[1] for line in small.losses(out) if line[1] is not None]
+
+
+@pytest.mark.parametrize("kind", ranked.KINDS)
+def test_the_losses_are_those_of_one_process(
+    kind: str, home: tuple[int, Path], found: dict[str, Any], tmp_path: Path
+) -> None:
+    size, place = home
+    alone = pretrain(small.recipe(place / "text.jsonl", **ranked.settings(kind)), out=tmp_path / "out")
+    close = 2e-2 if kind == "ddp" else 1e-4  # in bfloat16
+    assert len(logged(place / kind)) == ranked.STEPS
+    assert logged(place / kind) == pytest.approx(logged(tmp_path / "out"), rel=close)
+    assert found[kind]["tokens"] == alone.facts["tokens"]
+    for mine, theirs in zip(found[kind]["curve"], alone.facts["curve"], strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=close)
+    one, other = (load_file(path / "model.safetensors") for path in (place / kind, tmp_path / "out"))
+    assert one.keys() == other.keys()
+    assert all(value.shape == other[name].shape for name, value in one.items())
+    assert json.loads((place / f"{kind}.run.json").read_text())["processes"] == size
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_run_that_stopped_goes_on_to_the_same_bytes(kind: str, home: tuple[int, Path], found: dict[str, Any]) -> None:
+    _, place = home
+    assert found[f"{kind}-resumed"] == found[kind]
+    assert small.weights(place / f"{kind}-resumed") == small.weights(place / kind)
+    assert small.losses(place / f"{kind}-resumed") == small.losses(place / kind)
+
+
+def test_shards_of_several_processes_go_on_in_one(home: tuple[int, Path], tmp_path: Path) -> None:
+    _, place = home
+    shutil.copytree(place / "resharded.partial", tmp_path / "resharded.partial")
+    shutil.copy(place / "resharded.log.jsonl", tmp_path)
+    made = pretrain(
+        small.recipe(place / "text.jsonl", **ranked.settings("fsdp")), out=tmp_path / "resharded", resume=True
+    )
+    assert made.facts["steps"] == ranked.STEPS
+    assert logged(tmp_path / "resharded") == pytest.approx(logged(place / "fsdp"), rel=1e-4)
+    assert not list((tmp_path / "resharded").glob("shards*"))
+
+
+def test_a_rank_that_dies_is_told_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "home"
+    start(2, place, ranked.dying)
+    said = (place / "said").read_text()
+    assert "another process of this run has ended, so that step 3 came to no end" in said
+    assert "resume from there" in said
+    monkeypatch.setenv("LOWDIM_CACHE", str(place / "cache"))
+    made = pretrain(small.recipe(place / "text.jsonl", **ranked.settings("ddp")), out=place / "out", resume=True)
+    assert made.facts["steps"] == ranked.STEPS
+    assert [step for step, loss, *_ in small.losses(place / "out") if loss is not None] == [1, 2, 3]
