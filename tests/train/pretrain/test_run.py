@@ -219,6 +219,7 @@ def interrupt(recipe: Any, out: Path, at: int, monkeypatch: pytest.MonkeyPatch) 
         {"optimizer": {"name": "muon", "lr": 1e-2}, "precision": "bfloat16"},
         {"data": {"pack": False}, "accumulate": 2, "precision": "pure-bfloat16"},
         {"data": {"streaming": True}},
+        {"decay": {"name": "alphadecay", "every": 2, "least": 8}, "optimizer": {"name": "adamw", "weight_decay": 0.5}},
     ],
     ids=str,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from lowdim.core.lazy import torch
 from lowdim.core.settings import Settings, within
@@ -22,6 +22,9 @@ class OptimizerRule(Settings, ABC):
         beta2: how long its mean of the square does.
         eps: added to the root of that mean.
     """
+
+    alone: ClassVar[bool] = True
+    """Whether one optimizer of torch trains all weights."""
 
     lr: float = within(1e-3, above=0)
     weight_decay: float = within(0.0, least=0)

@@ -43,6 +43,7 @@ class Muon(OptimizerRule):
         [1, 2]
     """
 
+    alone = False
     weight_decay: float = within(0.1, least=0)
     momentum: float = within(0.95, least=0, below=1)
     scale: Literal["match_rms_adamw", "original"] = "match_rms_adamw"

@@ -23,6 +23,7 @@ from lowdim.nn.residual.config import placement_of
 from lowdim.train.pretrain.recipe import Pretraining
 from lowdim.train.ride import Rider
 from lowdim.train.riders.prores import ResidualWarmup
+from lowdim.train.riders.spectral import SpectralDecay
 
 
 def make(
@@ -67,10 +68,14 @@ def make(
     return model.train(), copies or False
 
 
-def riders(model: nn.Module, optimizer: Optimizer) -> list[Rider]:
-    """Return what must ride on the optimizer of a placed model."""
-    ramps = any(isinstance(module, Ramp) for module in model.modules())
-    return [ResidualWarmup(model, optimizer)] if ramps else []
+def riders(recipe: Pretraining, model: nn.Module, optimizer: Optimizer) -> list[Rider]:
+    """Return what rides on the optimizer: ramps of a placement, and what sets the decay."""
+    found: list[Rider] = []
+    if any(isinstance(module, Ramp) for module in model.modules()):
+        found.append(ResidualWarmup(model, optimizer))
+    if recipe.decay is not None:
+        found.append(SpectralDecay(model, optimizer, recipe.decay))
+    return found
 
 
 def check_length(recipe: Pretraining, config: Any) -> None:

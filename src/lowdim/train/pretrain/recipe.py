@@ -13,6 +13,7 @@ from lowdim.core.schedule import cooled, cosine, warmed
 from lowdim.nn.placement.base import Placement
 from lowdim.train.optimizers.base import OptimizerRule
 from lowdim.train.pretrain import configs
+from lowdim.train.riders.alphadecay import AlphaDecay
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Part = Annotated[float, Field(ge=0, le=1)]
@@ -136,14 +137,12 @@ class Evaluation(Section):
     batch: Count | None = None
 
 
-def _alone(what: str) -> PlainValidator:
-    """Refuse anything but nothing."""
-
-    def none(value: object) -> None:
-        if value is not None:
-            raise RecipeError(f"unknown {what} {value!r}: this version has none. Leave {what} out.")
-
-    return PlainValidator(none)
+def _optional(kind: str) -> tuple[PlainValidator, PlainSerializer]:
+    """Return the annotations of a field that holds a method of a kind, or None."""
+    return (
+        PlainValidator(lambda value: None if value is None else families.build(kind, value)),
+        PlainSerializer(lambda method: method and families.describe(kind, method)),
+    )
 
 
 class Pretraining(Document):
@@ -156,7 +155,8 @@ class Pretraining(Document):
             norms on queries and keys, ``embedding_std`` is the deviation of fresh embeddings.
         placement: where the norms stand, one of ``lowdim methods --kind placement``; None leaves them where they are.
         optimizer: one of ``lowdim methods --kind optimizer``.
-        decay: what sets the weight decay while training; nothing to choose from yet.
+        decay: what sets the weight decay of each matrix while training, one of ``lowdim methods --kind decay``; None
+            leaves it to the optimizer.
         data: see `Data`.
         steps: of the optimizer.
         tokens: seen in training, in the place of ``steps``. Neither is one pass over the text.
@@ -187,13 +187,9 @@ class Pretraining(Document):
     """
 
     model: str | dict[str, Any] = "20m"
-    placement: Annotated[
-        Placement | None,
-        PlainValidator(lambda value: None if value is None else families.build("placement", value)),
-        PlainSerializer(lambda placement: placement and families.describe("placement", placement)),
-    ] = None
+    placement: Annotated[Placement | None, *_optional("placement")] = None
     optimizer: Annotated[OptimizerRule, *method_field("optimizer")] = Field("adamw", validate_default=True)
-    decay: Annotated[None, _alone("decay")] = None
+    decay: Annotated[AlphaDecay | None, *_optional("decay")] = None
     data: Data = Data()
     steps: Count | None = None
     tokens: Count | None = None
@@ -212,7 +208,7 @@ class Pretraining(Document):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trust_remote_code: bool = False
 
-    kinds = ("optimizer", "placement")
+    kinds = ("optimizer", "placement", "decay")
     sections: ClassVar = {"data": Data, "schedule": Schedule, "evaluation": Evaluation}
 
     def __init__(self, **values: Any) -> None:
@@ -257,6 +253,11 @@ class Pretraining(Document):
             raise RecipeError(f"the model {self.model!r} has a tokenizer of its own. Leave data.tokenizer out.")
         if self.data.kind == "sft" and not self.continues and self.data.tokenizer is None:
             raise RecipeError("data.kind=sft learns no tokenizer. Name one (data.tokenizer), or a model to train on.")
+        if self.decay is not None and not (self.optimizer.alone and self.optimizer.weight_decay):
+            raise RecipeError(
+                "decay spreads the weight_decay of one optimizer over the matrices, so that it goes with optimizer=adamw "
+                "or adam and a weight_decay above 0. Set optimizer.weight_decay, or leave decay out."
+            )
         if self.data.streaming and self.steps is None and self.tokens is None:
             raise RecipeError(
                 "data.streaming does not know how long a pass is. Say how long to train: steps or tokens."

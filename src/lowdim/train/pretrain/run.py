@@ -67,7 +67,7 @@ class Run:
             clip=recipe.clip,
             master=copies,
             schedule=lambda step: recipe.factor(step, steps),
-            riders=riders(model, optimizer),
+            riders=riders(recipe, model, optimizer),
             size=lambda micro: micro.counted,
         )
         self.every = recipe.evaluation.every or max(1, steps // LOOKS)
