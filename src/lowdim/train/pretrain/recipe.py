@@ -255,8 +255,8 @@ class Pretraining(Document):
             raise RecipeError("data.kind=sft learns no tokenizer. Name one (data.tokenizer), or a model to train on.")
         if self.decay is not None and not (self.optimizer.alone and self.optimizer.weight_decay):
             raise RecipeError(
-                "decay spreads the weight_decay of one optimizer over the matrices, so that it goes with optimizer=adamw "
-                "or adam and a weight_decay above 0. Set optimizer.weight_decay, or leave decay out."
+                "decay spreads the weight_decay of one optimizer over the matrices, so that it goes with "
+                "optimizer=adamw or adam and a weight_decay above 0. Set optimizer.weight_decay, or leave decay out."
             )
         if self.data.streaming and self.steps is None and self.tokens is None:
             raise RecipeError(
