@@ -13,6 +13,8 @@ from tests.nn.placement.decoders import TOKENS, decoder, stir
 
 import lowdim
 from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.data.windows import Windows
+from lowdim.evaluate.diagnose.api import diagnose
 from lowdim.infer.decode.open import open_backend
 from lowdim.models.load import load, quiet
 from lowdim.models.walk.support import verdict
@@ -57,6 +59,15 @@ def test_what_knows_stock_models_refuses_it(saved: tuple[Path, Any], tmp_path: P
         lowdim.prune(home, lowdim.Recipe(sparsity=0.5, score="magnitude"), out=tmp_path / "pruned")
     assert "refused: " in verdict(str(home))
     assert not any(tmp_path.iterdir())
+
+
+def test_it_is_diagnosed_as_it_runs(saved: tuple[Path, Any]) -> None:
+    home, model = saved
+    text = Windows(torch.arange(64).view(4, 16), {})
+    found, expected = (diagnose(each, text=text) for each in (str(home), model))
+    assert [block.influence for block in found.blocks] == [block.influence for block in expected.blocks]
+    stock = diagnose(stir(decoder("llama")), text=text)
+    assert [block.influence for block in found.blocks] != [block.influence for block in stock.blocks]
 
 
 def test_a_folded_one_can_be_pruned(tmp_path: Path) -> None:

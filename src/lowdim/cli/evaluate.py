@@ -56,7 +56,8 @@ def _measure(model: str, revision: str | None, recipe: Recipe, progress: Progres
     from lowdim.models.walk.stream import watched
     from lowdim.prune import measure
 
-    opened = open_model(model, revision=revision, compute=recipe.compute, trust_remote_code=recipe.trust_remote_code)
+    trusted = recipe.trust_remote_code
+    opened = open_model(model, revision=revision, compute=recipe.compute, trust_remote_code=trusted, placed=True)
     tokenizer = opened.tokenizer()
     if tokenizer is None:
         raise CheckpointError(f"{model} has no tokenizer beside its weights. Copy the tokenizer's files there.")

@@ -135,8 +135,8 @@ def read_config(path: Path, trust_remote_code: bool = False) -> Any:
     config, placement = read_placed(path, trust_remote_code)
     if placement is not None:
         raise CheckpointError(
-            f"{path} has the placement {placement}, which only lowdim.load and what loads through it (generate, serve, "
-            "lowdim.perplexity of the model) compute. Where a stock model computes the same, fold it first: "
+            f"{path} has the placement {placement}, which only lowdim.load and what loads through it (evaluate, "
+            "diagnose, generate, serve) compute. Where a stock model computes the same, fold it first: "
             "placement.fold_(model)"
         )
     return config

@@ -97,7 +97,13 @@ def diagnose(
     for name, value in (("windows", windows), ("probes", probes)):
         check(name, value, Range(least=1, whole=True))
     opened = open_model(
-        model, revision=revision, dtype=dtype, compute=compute, device=device, trust_remote_code=trust_remote_code
+        model,
+        revision=revision,
+        dtype=dtype,
+        compute=compute,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        placed=True,
     )
     stream, progress = opened.stream, progress or Silent()
     handed = stream.manners.hands_on  # or refused, before weights are read

@@ -15,7 +15,7 @@ from lowdim.core.errors import LowdimError, NumericalError
 from lowdim.models.disk.adapters import check_model
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import Source, resolve
-from lowdim.models.load import read_tokenizer
+from lowdim.models.load import load, read_placed, read_tokenizer
 from lowdim.models.slorb import put_beside
 from lowdim.models.walk.skeleton import empty_model
 from lowdim.models.walk.stream import Stream, compute_dtype
@@ -122,8 +122,9 @@ def open_model(
     compute: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
+    placed: bool = False,
 ) -> Opened:
-    """Open a model; of a checkpoint no weight is read.
+    """Open a model; of a checkpoint no weight is read, unless its norms stand elsewhere than in its class.
 
     Args:
         model: a Transformers model, or whatever `lowdim.models.disk.source.resolve` finds.
@@ -132,6 +133,7 @@ def open_model(
         compute: dtype of the forwards of a checkpoint's blocks.
         device: where a checkpoint's blocks run.
         trust_remote_code: run the modelling code that a checkpoint brings along.
+        placed: whether a checkpoint may have a placement (`lowdim.nn.placement`); it is then read as a whole.
 
     Raises:
         LowdimError: the model cannot be used.
@@ -144,6 +146,9 @@ def open_model(
     stored = getattr(torch, source.dtype)
     assert isinstance(stored, torch.dtype)
     where = pick_device(device)
+    if placed and read_placed(source.path, trust_remote_code)[1] is not None:
+        whole = load(source.path, compute_dtype(compute, stored, where), where, trust_remote_code)
+        return Opened(Stream(whole), source, None, stored)
     empty = empty_model(source.path, stored, trust_remote_code)
     put_beside(empty, {name: checkpoint.info(name).shape for name in checkpoint.names()})
     stream = Stream(
