@@ -23,6 +23,15 @@ def row(label, manifest, run=None):
     return next(row for row in headline(manifest, run or {}) if row.label == label)
 
 
+def test_what_was_rounded_alone_is_not_called_pruned() -> None:
+    manifest = {
+        "sparsity": {"prunable": 0.098},
+        "recovery": {"recipe": {"quantize": "int4"}},
+        "packed": {"quantized": {"w": {"bits": 4, "dense": True}}},
+    }
+    assert verdict(manifest, {}).startswith("No weight is pruned, and all are rounded to int4")
+
+
 def test_whole_sentence(manifest, run):
     manifest["sparsity"]["prunable"] = 0.6
     assert verdict(manifest, run) == (

@@ -77,9 +77,22 @@ def _sparsity_words(manifest: Json) -> str:
     if share is None:
         return "the share of zeros was not recorded"
     last = section(manifest, "recovery", "recipe") or section(manifest, "recipe")
-    grid = last.get("quantize", "none")
-    rounded = "" if grid == "none" else f", the others rounded to {words.clean(grid)}"
+    grid = words.clean(last.get("quantize", "none"))
+    if rounded_alone(manifest):
+        return f"no weight is pruned, and all are rounded to {grid}"
+    rounded = "" if grid == "none" else f", the others rounded to {grid}"
     return f"{words.percent(share)} of the prunable weights are zero{rounded}"
+
+
+def rounded_alone(manifest: Json) -> bool:
+    """Tell whether weights were rounded without being pruned: their zeros are levels of the grid.
+
+    Example:
+        >>> rounded_alone({"packed": {"quantized": {"w": {"bits": 4, "dense": True}}}}), rounded_alone({})
+        (True, False)
+    """
+    grids = section(manifest, "packed", "quantized").values()
+    return bool(grids) and all(isinstance(grid, Mapping) and grid.get("dense") for grid in grids)
 
 
 def _perplexity_words(manifest: Json) -> str:
