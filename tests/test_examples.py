@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lowdim.prune.recipe import Recipe
+from lowdim.pipeline.recover.chain import split
 from lowdim.train.pretrain.recipe import Pretraining
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -24,6 +24,6 @@ def test_scripts(script: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes(file: Path) -> None:
-    kind = Pretraining if file.stem.startswith("pretrain") else Recipe
-    recipe = kind.from_yaml(file)
-    assert kind.from_yaml(recipe.to_yaml()) == recipe
+    recipes = [Pretraining.from_yaml(file)] if file.stem.startswith("pretrain") else split(file, {}, [])
+    for recipe in filter(None, recipes):
+        assert type(recipe).from_yaml(recipe.to_yaml()) == recipe

@@ -72,7 +72,7 @@ class SpectralDecay(Rider):
                 f"there is no matrix to decay by its spectrum: none of {self.method.least} eigenvalues or more is in a "
                 "group of the optimizer whose weight_decay is above 0. Set one, or a smaller least"
             )
-        self._weights = {w.name: (w.parameter, groups[w.parameter]) for w in found}
+        self._weights: dict[str, Any] = {w.name: w.parameter for w in found}
         self._warned = False
         self.alphas: dict[str, float] = {}
         self.ratios: dict[str, float] = dict.fromkeys(self._weights, 1.0)
@@ -84,9 +84,10 @@ class SpectralDecay(Rider):
             self.alphas = self._measured()
             self.ratios = self.method.ratios(self.alphas, self._high)
         with torch.no_grad():
-            for name, (weight, group) in self._weights.items():
+            groups = {p: g for g in self.optimizer.param_groups for p in g["params"]}  # others after load_state_dict
+            for name, weight in self._weights.items():
                 if weight.grad is not None and self.ratios[name] != 1.0:
-                    self._correct(weight, group, self.ratios[name])
+                    self._correct(weight, groups[weight], self.ratios[name])
         return False
 
     def _correct(self, weight: Any, group: Mapping[str, Any], ratio: float) -> None:
@@ -108,7 +109,7 @@ class SpectralDecay(Rider):
         """Return the exponents, each rank measuring a share of them."""
         size, rank = (ranks.size(), ranks.rank()) if self._together else (1, 0)
         mine: dict[str, float] = {}
-        for index, (name, (weight, _)) in enumerate(self._weights.items()):
+        for index, (name, weight) in enumerate(self._weights.items()):
             whole = full(weight.detach())  # every rank gathers, one measures
             if index % size == rank:
                 mine[name] = self.method.exponent(whole)
