@@ -143,8 +143,9 @@ class LlamaCpp:
 
     def close(self) -> None:
         """Give its memory back."""
-        self._own.llama_free(self._context)
-        self._own.llama_model_free(self._model)
+        with _quiet():
+            self._own.llama_free(self._context)
+            self._own.llama_model_free(self._model)
 
 
 def _library() -> Any:
