@@ -2,7 +2,7 @@
 #ifndef LOWDIM_AVX2_H
 #define LOWDIM_AVX2_H
 
-#include "common.h"
+#include "eights.h"
 
 #include <immintrin.h>
 

@@ -206,6 +206,7 @@ void unpack_rows(const ld_matrix *m, int64_t begin, int64_t end, Out *out, int64
 }
 
 void unpack(const ld_matrix *m, int64_t begin, int64_t end, int32_t out_kind, void *out, int64_t stride) {
+  if (m->layout == LD_EIGHTS) return unpack_eights(m, begin, end, out_kind, out, stride);
   if (out_kind == LD_FP32)
     unpack_rows(m, begin, end, static_cast<float *>(out), stride);
   else

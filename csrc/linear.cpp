@@ -1,6 +1,6 @@
 // The entry points that take a matrix: checks, workspace, and the split of the work into passes and chunks of rows.
 
-#include "kernels.h"
+#include "eights.h"
 
 #include <cstdlib>
 
@@ -37,12 +37,14 @@ bool allowed(const ld_matrix *m) {
   if (!m || !sizes_allowed(m->kind, m->rows, m->cols, m->mask, m->mask_words)) return false;
   if (m->value_bytes < 0 || !array(m->values, m->value_bytes, width(m->kind)) || !aligned(m->bias, 4)) return false;
   if (m->mask && !(m->row_ptr && aligned(m->row_ptr, 8))) return false;
+  if (m->layout != LD_ROWS && (m->layout != LD_EIGHTS || m->mask || ld_eights_bytes(m->kind, m->rows, m->cols) < 0)) return false;
   if (!codes(m->kind)) return m->group == 0;
   if (m->group != 64 && m->group != 128) return false;
   return array(m->scales, m->rows * ceil_div(m->cols, m->group), 2) && (!tables(m->kind) || m->table);
 }
 
 int64_t dense_bytes(const ld_matrix *m) {
+  if (m->layout == LD_EIGHTS) return ld_eights_bytes(m->kind, m->rows, m->cols);
   if (m->kind == LD_INT3) return ceil_div(m->rows, 8) * ceil_div(m->cols, 64) * 192;
   return (m->kind == LD_INT4 ? ceil_div(m->rows, 2) : m->rows) * m->cols * width(m->kind);
 }
@@ -62,11 +64,18 @@ int64_t packed_bytes(int32_t kind, int64_t rows, int64_t cols, const uint64_t *m
   return one > other ? one : other;
 }
 
-uint16_t round_to_bf16(float value) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  if ((bits & 0x7FFFFFFF) > 0x7F800000) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+bool ascending(const ld_matrix *m) {
+  const int64_t step = record_bytes(m->kind), count = ceil_div(m->rows, 2) * records(m->cols);
+  const char *record = static_cast<const char *>(m->values);
+  for (int64_t i = 0; i < count; ++i, record += step) {
+    for (int64_t row = 0; row < 2; ++row) {
+      uint8_t places[kRecordValues];
+      places_of(record, row, places);
+      for (int64_t at = 1; at < kRecordValues; ++at)
+        if (at % 8 && places[at] <= places[at - 1]) return false;
+    }
+  }
+  return true;
 }
 
 void widen_rows(const uint16_t *x, int64_t x_stride, int64_t tokens, int64_t cols, float *out) {
@@ -185,7 +194,9 @@ int64_t ld_row_ptr(int32_t kind, int64_t rows, int64_t cols, const uint64_t *mas
 
 int32_t ld_check(const ld_matrix *m) {
   if (!allowed(m)) return LD_BAD_ARGUMENT;
-  if (!m->mask) return dense_bytes(m) > m->value_bytes ? LD_BAD_SIZE : LD_OK;
+  if (!m->mask && dense_bytes(m) > m->value_bytes) return LD_BAD_SIZE;
+  if (m->layout == LD_EIGHTS) return ascending(m) ? LD_OK : LD_BAD_PLACES;
+  if (!m->mask) return LD_OK;
   if (m->row_ptr[0] != 0) return LD_BAD_OFFSETS;
   const int64_t words = ceil_div(m->cols, 64), step = m->kind == LD_INT4 ? 2 : 1;
   const uint64_t beyond = m->cols % 64 ? ~uint64_t{0} << m->cols % 64 : 0;

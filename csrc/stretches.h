@@ -9,7 +9,7 @@
 #ifndef LOWDIM_STRETCHES_H
 #define LOWDIM_STRETCHES_H
 
-#include "common.h"
+#include "eights.h"
 
 namespace {
 
@@ -108,13 +108,31 @@ class OctetRow {
   int8_t table_[16] = {};
 };
 
+// Codes, or bf16.
+template <class T>
+class EightsRow {
+ public:
+  using Element = T;
+  EightsRow(const ld_matrix *m, int64_t row) : m_(m), row_(row % 2), record_(records_of(m, row)) {}
+  const T *next(int64_t, int64_t count, T *buffer) {
+    for (int64_t c = 0; c < count; c += kRecordColumns, record_ += record_bytes(m_->kind)) spread_record(m_, record_, row_, buffer + c);
+    return buffer;
+  }
+
+ private:
+  const ld_matrix *m_;
+  int64_t row_;
+  const char *record_;
+};
+
 // ---------------------------------------------------------------- products
 
-template <class Way, class Number>
-void multiply(const ld_matrix *m, const ld_input *in, const Number *x, int64_t begin, int64_t end, float *y, int64_t y_stride) {
+template <class Way, class Source>
+void multiply(const ld_matrix *m, const ld_input *in, const typename Source::Element *x, int64_t begin, int64_t end, float *y, int64_t y_stride) {
+  using Number = typename Source::Element;
   Number buffer[kStretch + kSpare];
   for (int64_t r = begin; r < end; ++r) {
-    PlainRow<Way, Number> row(m, r);
+    Source row(m, r);
     float sums[LD_MAX_TOKENS] = {};
     for (int64_t c = 0; c < m->cols; c += kStretch) {
       const int64_t count = least(kStretch, m->cols - c);
@@ -149,9 +167,12 @@ void multiply_codes(const ld_matrix *m, const ld_input *in, int64_t begin, int64
 
 template <class Way>
 void stretched_rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
+  if (m->layout == LD_EIGHTS)
+    return m->kind == LD_BF16 ? multiply<Way, EightsRow<uint16_t>>(m, in, in->bf16, begin, end, y, y_stride)
+                              : multiply_codes<Way, EightsRow<int8_t>>(m, in, begin, end, y, y_stride);
   switch (m->kind) {
-    case LD_FP32: return multiply<Way>(m, in, in->f32, begin, end, y, y_stride);
-    case LD_BF16: return multiply<Way>(m, in, in->bf16, begin, end, y, y_stride);
+    case LD_FP32: return multiply<Way, PlainRow<Way, float>>(m, in, in->f32, begin, end, y, y_stride);
+    case LD_BF16: return multiply<Way, PlainRow<Way, uint16_t>>(m, in, in->bf16, begin, end, y, y_stride);
     case LD_INT8: return multiply_codes<Way, PlainRow<Way, int8_t>>(m, in, begin, end, y, y_stride);
     case LD_INT4: return multiply_codes<Way, NibbleRow<Way>>(m, in, begin, end, y, y_stride);
     default: return multiply_codes<Way, OctetRow<Way>>(m, in, begin, end, y, y_stride);
@@ -199,6 +220,7 @@ void unpack_to(const ld_matrix *m, int64_t begin, int64_t end, Out *out, int64_t
 
 template <class Way>
 void stretched_unpack(const ld_matrix *m, int64_t begin, int64_t end, int32_t out_kind, void *out, int64_t stride) {
+  if (m->layout == LD_EIGHTS) return unpack_eights(m, begin, end, out_kind, out, stride);
   if (out_kind == LD_FP32)
     unpack_to<Way>(m, begin, end, static_cast<float *>(out), stride);
   else

@@ -89,11 +89,16 @@ double draw_code(const Sample &s, std::vector<uint8_t> &row) {
   return s.table.get()[index];
 }
 
+constexpr double kEights = -1;  // for a density
+
 // One row's codes in order, its mask and its dense weights.
 std::vector<uint8_t> draw_row(Sample &s, int64_t row, bool packed, double density) {
   std::vector<uint8_t> codes;
+  int64_t taken = 0;
   for (int64_t c = 0; c < s.m.cols; ++c) {
-    const bool keep = !packed || std::uniform_real_distribution<double>()(random_bits) < density;
+    bool keep = !packed || std::uniform_real_distribution<double>()(random_bits) < density;
+    if (density == kEights) keep = below(16 - c % 16) < 8 - (taken - c / 16 * 8);  // eight of every 16
+    taken += keep;
     if (!keep) continue;
     if (packed) s.mask.get()[row * s.m.mask_words + c / 64] |= uint64_t{1} << c % 64;
     const double scale = s.m.group ? widen(s.scales.get()[row * ((s.m.cols + s.m.group - 1) / s.m.group) + c / s.m.group]) : 1.0;
@@ -123,14 +128,33 @@ std::vector<uint8_t> join_octet(const std::vector<std::vector<uint8_t>> &rows, i
   return bytes;
 }
 
+void to_eights(Sample &s) {
+  ld_matrix &m = s.m;
+  Exact<uint8_t> records(ld_eights_bytes(m.kind, m.rows, m.cols));
+  if (ld_eights(&m, records.get(), records.size, static_cast<int32_t>(1 + below(3))) != LD_OK) {
+    std::fprintf(stderr, "ld_eights refuses eight of every 16\n");
+    std::exit(1);
+  }
+  s.values = std::move(records);
+  s.mask = Exact<uint64_t>(0);
+  s.row_ptr = Exact<int64_t>(0);
+  m.values = s.values.get();
+  m.value_bytes = s.values.size;
+  m.mask = nullptr;
+  m.row_ptr = nullptr;
+  m.layout = LD_EIGHTS;
+}
+
 std::unique_ptr<Sample> draw_sample() {
   auto s = std::make_unique<Sample>();
   ld_matrix &m = s->m;
   m.kind = static_cast<int32_t>(below(5));
   m.rows = 1 + below(9);
   m.cols = 1 + below(once_in(8) ? 2200 : 300);
+  const bool eights = m.kind >= LD_BF16 && m.kind <= LD_INT4 && once_in(4);
+  if (eights) m.cols = (m.cols + 15) / 16 * 16;
   m.mask_words = (m.cols + 63) / 64 + (once_in(4) ? 1 : 0);
-  const bool codes = m.kind >= LD_INT8, packed = m.kind != LD_INT3 && !once_in(3);
+  const bool codes = m.kind >= LD_INT8, packed = eights || (m.kind != LD_INT3 && !once_in(3));
   if (codes) {
     m.group = once_in(2) ? 64 : 128;
     s->scales = Exact<uint16_t>(m.rows * ((m.cols + m.group - 1) / m.group));
@@ -142,7 +166,7 @@ std::unique_ptr<Sample> draw_sample() {
   for (int64_t r = 0; r < m.rows; ++r) s->bias.get()[r] = normal();
   s->dense.resize(static_cast<size_t>(m.rows * m.cols));
   const double densities[] = {0, 0.05, 0.3, 0.5, 0.9, 1};
-  const double density = densities[below(6)];
+  const double density = eights ? kEights : densities[below(6)];
   std::vector<uint8_t> bytes;
   for (int64_t r = 0; r < m.rows; ++r) {
     std::vector<uint8_t> row = draw_row(*s, r, packed, density);
@@ -168,6 +192,7 @@ std::unique_ptr<Sample> draw_sample() {
     std::fprintf(stderr, "ld_row_ptr disagrees with the packing\n");
     std::exit(1);
   }
+  if (eights) to_eights(*s);
   return s;
 }
 
@@ -195,7 +220,7 @@ void set_kind(ld_matrix &m) {
 
 void corrupt(Sample &s) {
   ld_matrix &m = s.m;
-  switch (below(11)) {
+  switch (below(12)) {
     case 0:
       if (s.mask.size) s.mask.get()[below(s.mask.size)] = random_bits();
       break;
@@ -213,6 +238,7 @@ void corrupt(Sample &s) {
     case 6: set_size(&m.mask_words, false); break;
     case 7: set_size(&m.value_bytes, false); break;
     case 8: set_kind(m); break;
+    case 10: m.layout = static_cast<int32_t>(once_in(2) ? below(3) : draw_number()); break;
     case 9: m.group = static_cast<int32_t>(once_in(2) ? 128 : 3 * draw_number()); break;
     default:
       s.values.scramble();
