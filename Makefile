@@ -46,8 +46,8 @@ oldest: $(VENV)/.installed-dev ## the tests with every dependency but torch at i
 	bash .ci/oldest.sh
 
 bench: $(VENV)/.installed-dev ## the tables of docs/benchmarks.md and docs/runtime.md, measured on this machine
-	$(BIN)/python benchmarks/runtime.py --json benchmarks/results/runtime.json
-	$(BIN)/python benchmarks/curves.py --json benchmarks/results/curves.json
+	$(BIN)/python benchmarks/runtime.py
+	$(BIN)/python benchmarks/curves.py
 	$(BIN)/python benchmarks/prune.py
 	$(BIN)/python benchmarks/quality.py
 

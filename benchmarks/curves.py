@@ -1,6 +1,8 @@
 """Speed over sparsity, a line per dtype: one layer of 4096x4096 at batch 1, measured and drawn.
 
-python benchmarks/curves.py --json benchmarks/results/curves.json --docs docs/runtime.md
+Results go into the folder of this processor; the page shows those of every processor that has some.
+
+python benchmarks/curves.py --docs docs/runtime.md
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ from typing import Any
 import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
-from pages import fill
+from pages import by_processor, fill, heading, results
 
 import lowdim
 from lowdim.core.machine import machine
+from lowdim.core.pattern.nm import NM
 from lowdim.infer.bench import layers
 from lowdim.infer.bench.bandwidth import read_bandwidth
 from lowdim.infer.bench.timing import threads
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-PICTURE = "assets/runtime-curves.svg"
+PICTURE = "assets/runtime-curves-{}.svg"
 DTYPES = {"fp32": "#8b949e", "bf16": "#3f7fc1", "int8": "#c2702d", "int4": "#1a7a55"}
 
 
@@ -33,11 +36,18 @@ def measure(count: int) -> dict[str, Any]:
     with threads(count):
         bandwidth = read_bandwidth()
         rows = layers.measure(layers.Product(("4096x4096",), 1, weight), DTYPES, SPARSITIES, bandwidth)
+        half = NM(8, 16).mask(weight.float().abs(), weight.numel() // 2) * weight
+        few = layers.measure(layers.Product(("4096x4096",), 1, half), DTYPES, (), bandwidth)
     found = {f"{r.engine} {r.dtype} {r.sparsity:g}": r for r in rows}
+    own = {(r.dtype, r.sparsity > 0): r for r in few if r.engine == "lowdim"}
     return {
         "threads": count,
         "read_bandwidth_gb_s": round(bandwidth / 1e9, 2),
         "torch": {d: found[f"torch {d} 0"].microseconds for d in ("fp32", "bf16")},
+        "8:16": {
+            d: {"dense": own[d, False].microseconds, "8:16": own[d, True].microseconds, "kernel": own[d, True].kernel}
+            for d in DTYPES
+        },
         "lowdim": {d: {f"{s:g}": found[f"lowdim {d} {s:g}"].microseconds for s in (0, *SPARSITIES)} for d in DTYPES},
     }
 
@@ -86,11 +96,13 @@ def table(found: list[dict[str, Any]]) -> str:
         lines[-1] += f"{one['torch']['bf16']:.0f} µs, torch fp32 {one['torch']['fp32']:.0f} µs"
         lines += [
             "",
-            "| µs | dense | " + " | ".join(f"{float(s):.0%}" for s in shown[1:]) + " |",
-            "|---" * 8 + "|",
+            "| µs | dense | " + " | ".join(f"{float(s):.0%}" for s in shown[1:]) + " | 8:16 |",
+            "|---" * 9 + "|",
         ]
         for dtype, times in one["lowdim"].items():
             cells = [f"{times[s]:.0f}" + (f" ({times['0'] / times[s]:.2f}x)" if s != "0" else "") for s in shown]
+            few = one.get("8:16", {}).get(dtype)
+            cells.append(f"{few['8:16']:.0f} ({few['dense'] / few['8:16']:.2f}x)" if few else "")
             lines.append(f"| {dtype} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -99,22 +111,24 @@ def table(found: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure, or read what was measured; draw and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True, help="written; with --draw, read")
-    parser.add_argument("--docs", type=Path, help="page that table and picture go into; the picture into its assets/")
-    parser.add_argument("--draw", action="store_true", help="measure nothing, draw what the JSON file holds")
+    parser.add_argument("--docs", type=Path, help="page that tables and pictures go into; these into its assets/")
+    parser.add_argument("--draw", action="store_true", help="measure nothing, draw what was measured")
     given = parser.parse_args()
     if not given.draw:
         info = lowdim.runtime_info()
         about = machine() | {"level": info.level, "build": info.build, "torch": torch.__version__}
         counts = sorted({1, os.cpu_count() or 1})
-        given.json.parent.mkdir(parents=True, exist_ok=True)
         found = {"machine": about, "curves": [measure(count) for count in counts]}
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
-    curves = json.loads(given.json.read_text())["curves"]
-    print(table(curves))
+        results("curves").write_text(json.dumps(found, indent=1) + "\n")
+    parts = []
+    for folder, found in by_processor("curves").items():
+        picture, text = PICTURE.format(folder), f"{heading(folder, found['machine'])}\n\n{table(found['curves'])}"
+        print(text)
+        parts.append(f"![Speed over sparsity, a line per dtype]({picture})\n\n{text}")
+        if given.docs:
+            draw(found["curves"], given.docs.parent / picture)
     if given.docs:
-        draw(curves, given.docs.parent / PICTURE)
-        fill(given.docs, "curves", f"![Speed over sparsity, a line per dtype]({PICTURE})\n\n{table(curves)}")
+        fill(given.docs, "curves", "\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 Prints a table of ratios with what each must reach. A peer that cannot be installed gives a row with the reason.
 
-    python benchmarks/runtime.py --json benchmarks/results/runtime.json --docs docs/runtime.md
+    python benchmarks/runtime.py --docs docs/runtime.md
     python benchmarks/runtime.py --only layers --only memory
+
+All parts together are kept in the folder of this processor; the page shows every processor that has results.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pages import fill
+from pages import by_processor, fill, heading, results
 from peers import DEEPSPARSE, LLAMACPP, Peer, Unavailable
 from requantize import requantize
 
@@ -278,11 +280,10 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
 }
 
 
-def table(rows: list[Row], about: dict[str, Any]) -> str:
+def table(rows: list[Row], about: dict[str, Any], folder: str) -> str:
     """Return the rows as Markdown, under a line that says what they were measured on."""
     lines = [
-        f"{about['cpu']}, {about['cores']} cores, {about['ram_gb']} GB, kernels for {about['level']} "
-        f"({about['build']}), torch {about['torch']}:",
+        heading(folder, about),
         "",
         "| measure | threads | ratio | required |",
         "|---|---|---|---|",
@@ -307,7 +308,7 @@ def finish(rows: list[Row], name: str, given: argparse.Namespace) -> str:
     """Return the table of all rows; write it and them where they were asked for."""
     info = lowdim.runtime_info()
     about = machine() | {"level": info.level, "build": info.build, "torch": torch.__version__}
-    text = table(rows, about)
+    text = table(rows, about, about["processor"])
     if given.docs:
         fill(given.docs, name, text)
     if given.json:
@@ -315,6 +316,13 @@ def finish(rows: list[Row], name: str, given: argparse.Namespace) -> str:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(found, indent=1) + "\n")
     return text
+
+
+def every_table() -> Iterator[str]:
+    """Yield the table of each processor that has results."""
+    for folder, found in by_processor("runtime").items():
+        rows = [Row(**{name: value for name, value in row.items() if name != "met"}) for row in found["rows"]]
+        yield table(rows, found["machine"], folder)
 
 
 def main() -> None:
@@ -329,7 +337,12 @@ def main() -> None:
             required = f"{'<=' if row.at_most else '>='}{row.required:g}"
             verdict = "" if row.met else f"  not met {row.reason}".rstrip()
             print(f"{row.measure:<62} {row.threads:>7} {ratio:>6} {required:>8}{verdict}", flush=True)
+    if not given.only:
+        given.json = given.json or results("runtime")
+    docs, given.docs = given.docs, None
     finish(rows, "runtime", given)
+    if docs:
+        fill(docs, "runtime", "\n\n".join(every_table()))
 
 
 if __name__ == "__main__":

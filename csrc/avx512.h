@@ -92,6 +92,11 @@ template <int Tokens>
 struct Scales {
   alignas(64) float at[Tokens][16];
   LD_INLINE void fill(const uint16_t *row, const float *input, int64_t groups, __mmask16 some) {
+    if (some == 0xFFFF) {  // a masked load that misses the cache holds up what follows it
+      const __m512 w = widen(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(row)));
+      for (int t = 0; t < Tokens; ++t) _mm512_store_ps(at[t], _mm512_mul_ps(w, _mm512_loadu_ps(input + t * groups)));
+      return;
+    }
     const __m512 w = widen(_mm256_maskz_loadu_epi16(some, row));
     for (int t = 0; t < Tokens; ++t)
       _mm512_store_ps(at[t], _mm512_mul_ps(w, _mm512_maskz_loadu_ps(some, input + t * groups)));

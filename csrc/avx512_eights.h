@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr int64_t kEightsAhead = 4096;
+constexpr int64_t kEightsAhead = 8192;
 
 template <int64_t Bytes>
 LD_INLINE void fetch_record(const char *p) {

@@ -38,7 +38,9 @@ def products(draw: st.DrawFn, kind: int) -> tuple[Matrix, Array]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     shape = draw(st.integers(1, 40)), 16 * draw(st.one_of(st.sampled_from((1, 4, 8, 36, 96)), st.integers(1, 40)))
     pattern = draw(st.sampled_from(("8:16", "4:8", "2:4")))
-    return made(rng, kind, shape, draw(st.sampled_from((64, 128))), pattern), inputs(rng, draw(st.integers(1, 16)), shape[1])
+    return made(rng, kind, shape, draw(st.sampled_from((64, 128))), pattern), inputs(
+        rng, draw(st.integers(1, 16)), shape[1]
+    )
 
 
 @kinds

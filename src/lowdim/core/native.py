@@ -28,6 +28,8 @@ VARIABLE = "LOWDIM_ISA"
 
 _REBUILD = "Install a C++ compiler and reinstall lowdim (in a working copy: make native)."
 _warned = False
+chosen: dict[str, str] = {}
+"""What sparse layers lie in, and why, by kind, width and share of zeros; see `RuntimeInfo`."""
 
 
 class NoKernelsWarning(UserWarning):
@@ -65,6 +67,8 @@ class RuntimeInfo:
         build: compiler and threading of the library; empty without one.
         path: the library; empty without one.
         reason: why there is no library; empty where there is.
+        forms: which form of sparse layers this process has chosen so far, for which kind, width and share of zeros, and
+            the times that decided (`lowdim.infer.sparse.choose`).
     """
 
     level: str
@@ -73,6 +77,7 @@ class RuntimeInfo:
     build: str
     path: str
     reason: str
+    forms: tuple[str, ...] = ()
 
 
 class Library:
@@ -211,4 +216,5 @@ def runtime_info() -> RuntimeInfo:
     threads = torch.get_num_threads()
     if found is None:
         return RuntimeInfo("torch", (), threads, "", "", reason)
-    return RuntimeInfo(found.level, found.levels, threads, found.build, str(found.path), "")
+    forms = tuple(f"{layer}: {form}" for layer, form in sorted(chosen.items()))
+    return RuntimeInfo(found.level, found.levels, threads, found.build, str(found.path), "", forms)

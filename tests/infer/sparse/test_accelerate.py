@@ -84,18 +84,21 @@ def test_kinds(dtype: str, limit: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", sorted(PACKABLE))
-def test_codes_are_packed_where_expanding_them_pays(level: str, dtype: str) -> None:
-    def packed(**options: Any) -> bool:
+def test_codes_are_packed_where_expanding_them_pays(level: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOWDIM_FORM")
+
+    def form(**options: Any) -> str:
         layer = nn.Linear(128, 64).eval()
         with torch.no_grad():
             layer.weight.copy_(holed(layer.weight, 0.9, 0))
         model = nn.Sequential(layer).eval()
         [row] = lowdim.accelerate(model, dtype=dtype, **options)
-        assert ("packed" in row.kernel) == (row.note == "")
-        return "packed" in row.kernel
+        assert row.kernel.startswith("dense") == (row.note != "")
+        return row.kernel.split()[0]
 
-    assert packed() == (level != "avx2" or dtype in ("fp32", "bf16"))
-    assert packed(min_sparsity=0.3)
+    codes = {"int8": "8:16", "int4": "dense"} if level == "avx2" else {}
+    assert form() == codes.get(dtype, "packed")
+    assert form(min_sparsity=0.3) == ("8:16" if level == "avx2" and dtype == "int8" else "packed")
 
 
 def test_min_sparsity() -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from lowdim.core.random import generator
 from lowdim.infer.bench.result import Contestant, LayerTime, baseline
 from lowdim.infer.bench.timing import ROUNDS, copies, interleaved
+from lowdim.infer.sparse.choose import settle
 from lowdim.infer.sparse.matrix import Matrix
 from lowdim.infer.sparse.storage import PACKABLE
 
@@ -98,7 +99,7 @@ def _matrices(
     for dtype in dtypes:
         found[Contestant("lowdim", dtype)] = Matrix.from_dense(product.weight, dtype, group, packed=False)
         for share, weight in sorted((own | drawn).items()) if dtype in PACKABLE else ():
-            found[Contestant("lowdim", dtype, share)] = Matrix.from_dense(weight, dtype, group)
+            found[Contestant("lowdim", dtype, share)] = settle(Matrix.from_dense(weight, dtype, group))
     return found
 
 

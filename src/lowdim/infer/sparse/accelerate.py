@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.errors import LowdimError, NumericalError
-from lowdim.core.native import library
 from lowdim.core.quantize import Grid
+from lowdim.infer.sparse.choose import settle
 from lowdim.infer.sparse.experts import ExpertList, is_fused
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.matrix import Matrix
@@ -22,21 +22,6 @@ from lowdim.infer.sparse.storage import PACKABLE, QUANTISED, kind_of
 from lowdim.models.structure.layers import find_layers
 
 MIN_SPARSITY = 0.3
-
-
-def worth_packing(kind: str) -> float:
-    """Return the share of zeros from which on packing pays with the kernels of this machine.
-
-    Those of AVX2 expand codes of 8 and 4 bits so slowly that the dense ones win at any share, whence 1.0; of int3 there
-    are dense ones only.
-
-    Example:
-        >>> worth_packing("bf16")
-        0.3
-    """
-    kernels = library()
-    slow = kernels is not None and kernels.level == "avx2" and kind in QUANTISED
-    return 1.0 if slow or kind not in PACKABLE else MIN_SPARSITY
 
 
 @dataclass(frozen=True)
@@ -68,6 +53,7 @@ class Rules:
         kind: "fp32", "bf16", "int8", "int4" or "int3".
         group: columns per scale, for int8, int4 and int3.
         min_sparsity: share of zeros from which on a layer is packed; below it is stored dense, as int3 always is.
+            ``None`` leaves it to this machine: dense below `MIN_SPARSITY`, and above it wherever that is faster.
 
     Raises:
         LowdimError: a value that makes no sense.
@@ -75,12 +61,12 @@ class Rules:
 
     kind: str
     group: int
-    min_sparsity: float
+    min_sparsity: float | None
 
     def __post_init__(self) -> None:
         if self.kind in QUANTISED:
             Grid.of(self.kind, self.group)
-        if not 0 <= self.min_sparsity <= 1:
+        if self.min_sparsity is not None and not 0 <= self.min_sparsity <= 1:
             raise LowdimError(f"min_sparsity must lie in [0, 1], got {self.min_sparsity!r}.")
 
     def for_head(self, tied: Tensor | None) -> Rules:
@@ -93,17 +79,30 @@ class Rules:
 
     def matrix(self, weight: Tensor, bias: Tensor | None) -> Matrix:
         """Store a weight ``[out, in]``: packed where it has zeros enough, else dense."""
-        packed = self.kind in PACKABLE and weight.numel() > 0 and share_of_zeros(weight) >= self.min_sparsity
         bias = None if bias is None else bias.detach().to(torch.float32, copy=True)
-        return Matrix.from_dense(weight, self.kind, self.group, bias=bias, packed=packed)
+
+        def dense() -> Matrix:
+            return Matrix.from_dense(weight, self.kind, self.group, bias=bias, packed=False)
+
+        if self.kind not in PACKABLE or not weight.numel() or share_of_zeros(weight) < self.least:
+            return dense()
+        packed = Matrix.from_dense(weight, self.kind, self.group, bias=bias)
+        return settle(packed, dense if self.min_sparsity is None else None, exact=False)
+
+    @property
+    def least(self) -> float:
+        """Share of zeros below which a layer is stored dense."""
+        return MIN_SPARSITY if self.min_sparsity is None else self.min_sparsity
 
     def note(self, layer: SparseLinear) -> str:
         """Say why a layer is not packed."""
-        if layer.mask is not None:
+        if layer.matrix.form != "dense":
             return ""
         if self.kind not in PACKABLE:
             return f"stored dense: {self.kind} weights skip no zeros"
-        return f"stored dense: below min_sparsity={self.min_sparsity:g} skipping zeros does not pay"
+        if self.min_sparsity is None and layer.sparsity >= MIN_SPARSITY:
+            return "stored dense: faster on this machine than skipping zeros"
+        return f"stored dense: below min_sparsity={self.least:g} skipping zeros does not pay"
 
 
 def accelerate(
@@ -125,8 +124,8 @@ def accelerate(
         model: in evaluation mode and on the CPU; any module, usually a Transformers causal LM.
         dtype: of the stored weights: "fp32", "bf16", "int8", "int4" or "int3", or the torch type of the first two.
         group: columns per scale, 64 or 128; for int8, int4 and int3.
-        min_sparsity: share of zeros from which on a layer is packed; ``None`` for where it begins to pay on this
-            machine: 0.3, and 1 for int8 and int4 with AVX2.
+        min_sparsity: share of zeros from which on a layer is packed; ``None`` for where it pays on this machine, which
+            is measured (`lowdim.infer.sparse.choose`): never below 0.3.
         head: also swap the head of a language model.
 
     Returns:
@@ -143,7 +142,7 @@ def accelerate(
         [('0', (64, 128)), ('2', (8, 64))]
     """
     kind = kind_of(dtype)
-    rules = Rules(kind, group, worth_packing(kind) if min_sparsity is None else min_sparsity)
+    rules = Rules(kind, group, min_sparsity)
     _check_model(model)
     layers, skipped = find_layers(model)
     fused = [(name, module) for name, module in model.named_modules() if is_fused(module)]

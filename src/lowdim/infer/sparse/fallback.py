@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from lowdim.core.packing.bits import unpack_bits, words_per_row
 from lowdim.core.packing.codebook import LARGEST
+from lowdim.core.packing.eights import spread_eights
 from lowdim.core.packing.nibbles import unpack_nibbles
 from lowdim.core.packing.octets import ROWS, unpack_octets
 from lowdim.core.quantize import spread
@@ -28,8 +29,7 @@ def unpack(matrix: StoredMatrix, begin: int, end: int, dtype: torch.dtype) -> Te
     """Return rows ``[begin, end)`` as a dense ``[end - begin, cols]`` matrix of a floating-point type."""
     if matrix.scales is None:
         return _stored(matrix, begin, end).to(dtype)
-    levels = _levels(matrix, begin, end)
-    return (levels.float() * spread(matrix.scales[begin:end], matrix.cols, matrix.group)).to(dtype)
+    return (levels(matrix, begin, end).float() * spread(matrix.scales[begin:end], matrix.cols, matrix.group)).to(dtype)
 
 
 def multiply(matrix: StoredMatrix, x: Tensor) -> Tensor:
@@ -78,8 +78,8 @@ def quantize_input(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
 def _multiply_levels(matrix: StoredMatrix, codes: Tensor, scales: Tensor, begin: int, end: int) -> Tensor:
     """Sum each group exactly (below 2^24, so fp32 will do), then the groups with their scales."""
     assert matrix.scales is not None
-    levels = functional.pad(_levels(matrix, begin, end).float(), (0, -matrix.cols % matrix.group))
-    dots = codes @ levels.reshape(end - begin, -1, matrix.group).permute(1, 2, 0)
+    padded = functional.pad(levels(matrix, begin, end).float(), (0, -matrix.cols % matrix.group))
+    dots = codes @ padded.reshape(end - begin, -1, matrix.group).permute(1, 2, 0)
     factors = scales * matrix.scales[begin:end].float().t()[:, None, :]
     return (dots * factors).sum(0)
 
@@ -97,6 +97,8 @@ def _kept(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
 
 def _stored(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
     """Return values, or codes of 8 bits, with zeros where nothing is stored."""
+    if matrix.eights:
+        return _of_eights(matrix, begin, end)[0]
     if matrix.mask is None:
         return matrix.values[begin:end]
     assert matrix.row_ptr is not None
@@ -107,11 +109,15 @@ def _stored(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
     return dense
 
 
-def _levels(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
+def levels(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
+    """Return the levels of the rows ``[begin, end)`` of a rounded matrix, int8 ``[end - begin, cols]``."""
     if matrix.table is None:
         return _stored(matrix, begin, end)
     if matrix.kind == "int3":
         return _levels_of_octets(matrix, matrix.table, begin, end)
+    if matrix.eights:
+        indices, kept = _of_eights(matrix, begin, end)
+        return matrix.table[indices.int()] * kept
     start = begin // 2 * 2
     if matrix.mask is None:
         indices = unpack_nibbles(matrix.values[start // 2 : (end + 1) // 2], end + end % 2 - start)
@@ -129,3 +135,10 @@ def _levels_of_octets(matrix: StoredMatrix, table: Tensor, begin: int, end: int)
     rows = min(stop * ROWS, matrix.rows) - start * ROWS
     indices = unpack_octets(matrix.values[start:stop], rows, matrix.cols)
     return table[indices[begin - start * ROWS : end - start * ROWS].int()]
+
+
+def _of_eights(matrix: StoredMatrix, begin: int, end: int) -> tuple[Tensor, Tensor]:
+    start, stop = begin // 2, -(-end // 2)
+    rows = slice(begin - 2 * start, end - 2 * start)
+    values, kept = spread_eights(matrix.values[start:stop], matrix.kind, 2 * (stop - start), matrix.cols)
+    return values[rows], kept[rows]

@@ -90,6 +90,7 @@ class SparseLinear(nn.Module):
         tensors = matrix.tensors()
         for name in _PARTS:
             if name in tensors:
+                self.__dict__.pop(name, None)
                 self._buffers[name] = tensors[name].detach()
         remember(matrix, self.values)
 
@@ -162,6 +163,13 @@ class SparseLinear(nn.Module):
                 self._buffers[name] = fn(tensor)
         return self
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Save what a file would hold, whatever form this machine has chosen for its memory."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.values.ndim == 3:
+            held = self.matrix.masked()
+            destination[prefix + "values"], destination[prefix + "mask"] = held.values, held.mask
+
     def _load_from_state_dict(
         self,
         state_dict: dict[str, Any],
@@ -174,7 +182,8 @@ class SparseLinear(nn.Module):
     ) -> None:
         """Take the tensors of a state dict, whose number of nonzeros may differ, after checking them."""
         found = {name: state_dict[prefix + name] for name in _PARTS if prefix + name in state_dict}
-        wanted = set(self._buffers)
+        eights = self.values.ndim == 3
+        wanted = set(self._buffers) | ({"mask"} if eights else set())
         missing_keys += [prefix + name for name in sorted(wanted - found.keys())]
         own = {key for key in state_dict if key.startswith(prefix) and "." not in key[len(prefix) :]}
         unexpected_keys += sorted(own - {prefix + name for name in wanted}) if strict else []
@@ -184,6 +193,7 @@ class SparseLinear(nn.Module):
         held = {name: found[name].detach().clone() for name in wanted - {"bias"}}
         try:
             shape = (self.out_features, self.in_features)
-            self._hold(Matrix.from_stored(self.dtype, shape, held, self.group, bias))
+            matrix = Matrix.from_stored(self.dtype, shape, held, self.group, bias)
+            self._hold((matrix.in_eights() if eights else None) or matrix)
         except CheckpointError as error:
             error_msgs.append(f"{prefix.removesuffix('.')}: {error}")

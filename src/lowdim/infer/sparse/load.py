@@ -22,8 +22,8 @@ from lowdim.infer.sparse.accelerate import (
     head_of,
     replace,
     swap_experts,
-    worth_packing,
 )
+from lowdim.infer.sparse.choose import settle
 from lowdim.infer.sparse.experts import ExpertList, is_fused
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.matrix import Matrix
@@ -142,7 +142,7 @@ class _Loader:
     def _rules(self, stored: torch.dtype) -> Rules:
         """Return how to store numbers that come in a type."""
         kind = self._kind or _as_stored(stored)
-        return Rules(kind, self._group, worth_packing(kind))
+        return Rules(kind, self._group, None)
 
     def _check_complete(self, model: nn.Module, to_come: set[str]) -> None:
         missing = sorted(n for n, p in model.named_parameters() if p.is_meta and n not in to_come)
@@ -185,7 +185,8 @@ class _Loader:
 
     def _as_it_is(self, name: str, bias: Tensor | None) -> Matrix:
         try:
-            return Matrix.from_packed(self._checkpoint.read_packed(name), bias)
+            matrix = Matrix.from_packed(self._checkpoint.read_packed(name), bias)
+            return matrix if matrix.mask is None else settle(matrix, matrix.dense)
         except CheckpointError as error:
             raise CheckpointError(f"{self._checkpoint.info(name).file}: {name!r} is damaged: {error}") from error
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
+from lowdim.core.packing.eights import RECORD, eights_shape
 from lowdim.core.packing.nibbles import pack_nibbles
 from lowdim.core.packing.octets import pack_octets
 from lowdim.core.quantize import Grid, encode, indices
@@ -38,8 +39,9 @@ class StoredMatrix:
         rows: outputs.
         cols: inputs.
         group: columns per scale, 64 or 128; 0 where there are no scales.
-        values: see ``csrc/lowdim.h``; 1-D if there is a mask, else ``[rows, cols]`` (int4: ``[ceil(rows / 2), cols]``,
-            int3: ``[ceil(rows / 8), 192 * ceil(cols / 64)]``).
+        values: see ``csrc/lowdim.h``; 1-D if there is a mask; uint8 ``[ceil(rows / 2), ceil(cols / 128), bytes]`` where
+            every 16 columns hold eight values (`lowdim.core.packing.eights`); else ``[rows, cols]`` (int4:
+            ``[ceil(rows / 2), cols]``, int3: ``[ceil(rows / 8), 192 * ceil(cols / 64)]``).
         mask: int64 ``[rows, ceil(cols / 64)]``; ``None``: dense.
         row_ptr: int64, where each row's (int4: pair of rows') values begin, in bytes; ``None``: dense.
         scales: bf16 ``[rows, ceil(cols / group)]``; ``None`` for fp32 and bf16.
@@ -57,6 +59,16 @@ class StoredMatrix:
     scales: Tensor | None = None
     table: Tensor | None = None
     bias: Tensor | None = None
+
+    @property
+    def eights(self) -> bool:
+        """Whether every 16 columns hold eight values."""
+        return self.values.ndim == 3
+
+    @property
+    def form(self) -> str:
+        """How it lies in memory: "dense", "packed" with a mask, or "8:16"."""
+        return "8:16" if self.eights else "dense" if self.mask is None else "packed"
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor, by the name of its attribute."""
@@ -133,6 +145,23 @@ def check_dense(kind: str, rows: int, cols: int, held: Mapping[str, Tensor]) -> 
     found = held["values"]
     if found.dtype != VALUES[kind] or list(found.shape) != [rows, cols]:
         raise CheckpointError(f"values must be {VALUES[kind]} {[rows, cols]}, got {found.dtype} {list(found.shape)}")
+
+
+def check_eights(kind: str, rows: int, cols: int, group: int, held: Mapping[str, Tensor]) -> None:
+    """Check a matrix of eight values for every 16 columns, but for where these are: the kernels do that."""
+    if kind not in RECORD or cols % 16:
+        raise CheckpointError(f"{kind} of {cols} columns cannot hold eight values for every 16 of them")
+    wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"values": (torch.uint8, eights_shape(kind, rows, cols))}
+    if kind in QUANTISED:
+        wanted["scales"] = (torch.bfloat16, (rows, -(-cols // group)))
+    if kind == "int4":
+        wanted["table"] = (torch.int8, (16,))
+    if held.keys() != wanted.keys():
+        raise CheckpointError(f"an 8:16 {kind} matrix has {sorted(wanted)}, got {sorted(held)}")
+    for name, (dtype, shape) in wanted.items():
+        if held[name].dtype != dtype or tuple(held[name].shape) != shape:
+            found = f"{held[name].dtype} {list(held[name].shape)}"
+            raise CheckpointError(f"{name} must be {dtype} {list(shape)}, got {found}")
 
 
 def offsets(counts: Counts, kind: str) -> Tensor:
