@@ -94,15 +94,16 @@ def table(found: list[dict[str, Any]]) -> str:
         shown = ("0", "0.3", "0.5", "0.6", "0.7", "0.8", "0.9")
         lines += [f"threads: {one['threads']}, memory read at {one['read_bandwidth_gb_s']} GB/s, torch bf16 "]
         lines[-1] += f"{one['torch']['bf16']:.0f} µs, torch fp32 {one['torch']['fp32']:.0f} µs"
+        heads = ["µs", "dense", *(f"{float(s):.0%}" for s in shown[1:]), *(["8:16"] if "8:16" in one else [])]
         lines += [
             "",
-            "| µs | dense | " + " | ".join(f"{float(s):.0%}" for s in shown[1:]) + " | 8:16 |",
-            "|---" * 9 + "|",
+            f"| {' | '.join(heads)} |",
+            "|---" * len(heads) + "|",
         ]
         for dtype, times in one["lowdim"].items():
             cells = [f"{times[s]:.0f}" + (f" ({times['0'] / times[s]:.2f}x)" if s != "0" else "") for s in shown]
             few = one.get("8:16", {}).get(dtype)
-            cells.append(f"{few['8:16']:.0f} ({few['dense'] / few['8:16']:.2f}x)" if few else "")
+            cells += [f"{few['8:16']:.0f} ({few['dense'] / few['8:16']:.2f}x)"] if few else []
             lines.append(f"| {dtype} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
