@@ -176,3 +176,4 @@ def test_samples_are_what_they_stand_for(kind: str, eights: bool) -> None:
     matrix = choose.sample(kind, 512, 0 if kind == "bf16" else 64, 0.5, eights)
     assert matrix.form == "packed" and abs(matrix.sparsity - 0.5) < 0.01
     assert (matrix.in_eights() is not None) == eights
+    assert torch.equal(matrix.dense().unpack(), matrix.unpack())

@@ -142,8 +142,9 @@ class Matrix(StoredMatrix):
         held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         if "values" in held and held["values"].ndim == 3:
             check_eights(kind, *shape, group, held)
-            scaled = {"scales": held.get("scales"), "table": held.get("table"), "bias": bias}
-            return cls(kind, *shape, group if kind in QUANTISED else 0, held["values"], **scaled)
+            group = group if kind in QUANTISED else 0
+            scales, table = held.get("scales"), held.get("table")
+            return cls(kind, *shape, group, held["values"], scales=scales, table=table, bias=bias)
         grid, masked = Grid.of(kind, group) if kind in QUANTISED else None, "mask" in held
         if grid is None and not masked:
             check_dense(kind, *shape, held)
