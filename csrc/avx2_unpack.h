@@ -112,6 +112,53 @@ void unpack_octet_codes(const ld_matrix *m, int64_t row, Out *out) {
   });
 }
 
+// Which of a record's 128 columns a row keeps. Bits of eight places are apart, so that their sum is all of them.
+LD_INLINE void record_mask(const char *places, uint8_t *mask) {
+  const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(places));
+  const int64_t bits = static_cast<int64_t>(0x8040201008040201);
+  const __m256i low = _mm256_set_epi64x(0, bits, 0, bits), high = _mm256_set_epi64x(bits, 0, bits, 0);
+  for (int64_t h = 0; h < 2; ++h) {
+    const __m256i at = _mm256_and_si256(h ? _mm256_srli_epi16(both, 4) : both, _mm256_set1_epi8(15));
+    const __m256i a = _mm256_sad_epu8(_mm256_shuffle_epi8(low, at), _mm256_setzero_si256());
+    const __m256i b = _mm256_sad_epu8(_mm256_shuffle_epi8(high, at), _mm256_setzero_si256());
+    alignas(32) uint64_t sums[4];
+    _mm256_store_si256(reinterpret_cast<__m256i *>(sums), _mm256_or_si256(a, _mm256_slli_epi64(b, 8)));
+    for (int64_t i = 0; i < 4; ++i) {
+      mask[8 * h + 2 * i] = static_cast<uint8_t>(sums[i]);
+      mask[8 * h + 2 * i + 1] = static_cast<uint8_t>(sums[i] >> 8);
+    }
+  }
+}
+
+// The masks of an unchecked matrix may name 128 values, for which the buffers have room.
+template <class Out>
+void unpack_records(const ld_matrix *m, int64_t row, Out *out) {
+  const char *record = records_of(m, row);
+  const int64_t group = m->kind == LD_BF16 ? 64 : m->group;
+  const uint16_t *const scales = m->scales + (m->kind == LD_BF16 ? 0 : row * ((m->cols + group - 1) / group));
+  for (int64_t c = 0; c < m->cols; c += kRecordColumns, record += record_bytes(m->kind)) {
+    uint8_t mask[16];
+    record_mask(record + row % 2 * kRecordPlaces, mask);
+    if (m->kind == LD_BF16) {
+      uint16_t values[kRecordColumns + 32] = {};
+      values_of(m, record, row % 2, values);
+      const char *p = reinterpret_cast<const char *>(values);
+      emit_columns(c, least(c + kRecordColumns, m->cols), out, [&](int64_t at, Out *to) LD_ALWAYS {
+        for (int i = 0; i < 4; ++i) emit(Bf16::take<false>(p, nullptr, mask + (at - c) / 8 + 2 * i), to + 16 * i);
+      });
+    } else {
+      int8_t values[kRecordColumns + 32] = {};
+      values_of(m, record, row % 2, values);
+      const char *p = reinterpret_cast<const char *>(values);
+      emit_columns(c, least(c + kRecordColumns, m->cols), out, [&](int64_t at, Out *to) LD_ALWAYS {
+        const float scale = widen(scales[at / group]);
+        emit_codes(take_codes<false>(p, nullptr, mask + (at - c) / 8), scale, to);
+        emit_codes(take_codes<false>(p, nullptr, mask + (at - c) / 8 + 4), scale, to + 32);
+      });
+    }
+  }
+}
+
 template <bool Last, class Out>
 void unpack_row(const ld_matrix *m, int64_t row, Out *out) {
   if (m->kind == LD_FP32) return unpack_numbers<Fp32, Last>(m, row, out);
@@ -132,14 +179,15 @@ void unpack_row(const ld_matrix *m, int64_t row, Out *out) {
 template <class Out>
 void unpack_rows(const ld_matrix *m, int64_t begin, int64_t end, Out *out, int64_t stride) {
   for (int64_t r = begin; r < end; ++r, out += stride)
-    if (inside(m, r))
+    if (m->layout == LD_EIGHTS)
+      unpack_records(m, r, out);
+    else if (inside(m, r))
       unpack_row<false>(m, r, out);
     else
       unpack_row<true>(m, r, out);
 }
 
 void unpack(const ld_matrix *m, int64_t begin, int64_t end, int32_t out_kind, void *out, int64_t stride) {
-  if (m->layout == LD_EIGHTS) return unpack_eights(m, begin, end, out_kind, out, stride);
   if (out_kind == LD_FP32)
     unpack_rows(m, begin, end, static_cast<float *>(out), stride);
   else

@@ -159,6 +159,60 @@ inline void unpack_word(Row &row, int64_t c, Out *out, const Stored &stored) {
   put_codes<Whole>(out + c, row.m->cols - c, v, widen(stored.scales[c / row.m->group]));
 }
 
+// Which of a record's 128 columns a row keeps. Bits of eight places are apart, so that their sum is all of them.
+inline void record_mask(const char *places, uint64_t *mask) {
+  const __m512i both = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(places)));
+  const __m512i at = _mm512_and_si512(_mm512_srlv_epi64(both, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4)), _mm512_set1_epi8(15));
+  const __m512i low = _mm512_broadcast_i32x4(_mm_set_epi64x(0, static_cast<int64_t>(0x8040201008040201)));
+  const __m512i high = _mm512_broadcast_i32x4(_mm_set_epi64x(static_cast<int64_t>(0x8040201008040201), 0));
+  const __m512i a = _mm512_sad_epu8(_mm512_shuffle_epi8(low, at), _mm512_setzero_si512());
+  const __m512i b = _mm512_sad_epu8(_mm512_shuffle_epi8(high, at), _mm512_setzero_si512());
+  const __m128i bits = _mm512_cvtepi64_epi16(_mm512_or_si512(a, _mm512_slli_epi64(b, 8)));
+  _mm_storeu_si128(reinterpret_cast<__m128i *>(mask), bits);
+}
+
+// 64 columns of a record, `half` of them to come before.
+template <bool Whole, class Out>
+inline void unpack_half(const ld_matrix *m, const char *record, int64_t row, int64_t half, uint64_t mask, __m512i table, float scale,
+                        int64_t left, Out *out) {
+  const char *const values = record + 2 * kRecordPlaces;
+  if (m->kind == LD_BF16) {
+    for (int64_t i = 0; i < 2; ++i) {
+      const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(values + 128 * row + 64 * half + 32 * i));
+      const __m512i numbers = Bf16::expand(static_cast<__mmask32>(mask >> 32 * i), _mm512_castsi256_si512(v));
+      put<Whole>(out + 32 * i, left - 32 * i, numbers);
+    }
+    return;
+  }
+  const char *const from = m->kind == LD_INT8 ? values + 64 * row + 32 * half : values + 32 * half;
+  __m512i v = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+  if (m->kind == LD_INT4) v = _mm512_permutexvar_epi8(row ? _mm512_srli_epi16(v, 4) : v, table);
+  put_codes<Whole>(out, left, _mm512_mask_expand_epi8(zero(), mask, pinned(v)), scale);
+}
+
+template <class Out>
+void unpack_records(const ld_matrix *m, int64_t row, Out *out) {
+  const bool codes = m->kind != LD_BF16;
+  const char *record = records_of(m, row);
+  const uint16_t *const scales = codes ? m->scales + row * ((m->cols + m->group - 1) / m->group) : nullptr;
+  const __m512i table = m->kind == LD_INT4
+                            ? _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(m->table)))
+                            : _mm512_setzero_si512();
+  for (int64_t c = 0; c < m->cols; c += kRecordColumns, record += record_bytes(m->kind)) {
+    uint64_t mask[2];
+    record_mask(record + row % 2 * kRecordPlaces, mask);
+    for (int64_t half = 0; half < 2; ++half) {
+      const int64_t at = c + 64 * half, left = m->cols - at;
+      if (left <= 0) break;
+      const float scale = codes ? widen(scales[at / m->group]) : 0.0f;
+      if (left >= 64)
+        unpack_half<true>(m, record, row % 2, half, mask[half], table, scale, left, out + at);
+      else
+        unpack_half<false>(m, record, row % 2, half, mask[half], table, scale, left, out + at);
+    }
+  }
+}
+
 template <class Out>
 void unpack_octets(const ld_matrix *m, int64_t row, Out *out) {
   const Int3 kind(m, 0);
@@ -194,7 +248,9 @@ void unpack_codes(const ld_matrix *m, int64_t row, Out *out) {
 template <class Out>
 void unpack_rows(const ld_matrix *m, int64_t begin, int64_t end, Out *out, int64_t stride) {
   for (int64_t row = begin; row < end; ++row, out += stride) {
-    if (m->kind == LD_FP32)
+    if (m->layout == LD_EIGHTS)
+      unpack_records(m, row, out);
+    else if (m->kind == LD_FP32)
       unpack_row(Row(m, row, 4), 4, out, Fp32());
     else if (m->kind == LD_BF16)
       unpack_row(Row(m, row, 2), 2, out, Bf16());
@@ -206,7 +262,6 @@ void unpack_rows(const ld_matrix *m, int64_t begin, int64_t end, Out *out, int64
 }
 
 void unpack(const ld_matrix *m, int64_t begin, int64_t end, int32_t out_kind, void *out, int64_t stride) {
-  if (m->layout == LD_EIGHTS) return unpack_eights(m, begin, end, out_kind, out, stride);
   if (out_kind == LD_FP32)
     unpack_rows(m, begin, end, static_cast<float *>(out), stride);
   else
