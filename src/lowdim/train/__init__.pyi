@@ -37,6 +37,14 @@ from lowdim.train.initial.synflow import SynFlow as SynFlow
 from lowdim.train.keep import KeepZeros as KeepZeros
 from lowdim.train.nm.adaptive import AdaptiveMasks as AdaptiveMasks
 from lowdim.train.nm.ast import AST as AST
+from lowdim.train.optimizers.apollo import APOLLO as APOLLO
+from lowdim.train.optimizers.eight_bit import AdamW8bit as AdamW8bit
+from lowdim.train.optimizers.galore import GaLore as GaLore
+from lowdim.train.optimizers.projected import Projected as Projected
+from lowdim.train.optimizers.projectors import SVD as SVD
+from lowdim.train.optimizers.projectors import Power as Power
+from lowdim.train.optimizers.projectors import Random as Random
+from lowdim.train.optimizers.projectors import Randomised as Randomised
 from lowdim.train.optimizers.sntasgd import SNTASGD as SNTASGD
 from lowdim.train.sparse.method import Method as Method
 from lowdim.train.sparse.training import SparseTraining as SparseTraining

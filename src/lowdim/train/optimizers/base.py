@@ -55,3 +55,11 @@ def groups(model: torch.nn.Module, chosen: Sequence[torch.nn.Parameter]) -> list
     free = [p for p in chosen if id(p) in gates]
     pulled = [p for p in chosen if id(p) not in gates]
     return [{"params": pulled}, *([{"params": free, "weight_decay": 0.0}] if free else [])]
+
+
+def matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Return the trainable matrices that are no embedding and no head."""
+    heads = [getattr(model, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")]
+    tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    outer = {id(p) for module in (*heads, *tables) if module is not None for p in module.parameters()}
+    return [p for p in trainable(model) if p.dim() == 2 and id(p) not in outer]
