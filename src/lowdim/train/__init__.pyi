@@ -45,6 +45,7 @@ from lowdim.train.optimizers.projectors import SVD as SVD
 from lowdim.train.optimizers.projectors import Power as Power
 from lowdim.train.optimizers.projectors import Random as Random
 from lowdim.train.optimizers.projectors import Randomised as Randomised
+from lowdim.train.optimizers.q_galore import QGaLore as QGaLore
 from lowdim.train.optimizers.sntasgd import SNTASGD as SNTASGD
 from lowdim.train.sparse.method import Method as Method
 from lowdim.train.sparse.training import SparseTraining as SparseTraining

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lowdim.train.optimizers.projected import Projected
 from lowdim.train.optimizers.projectors import SVD, Power
+from lowdim.train.optimizers.q_galore import QGaLore
 
 STEPS, BATCH = 6, 12
 PROJECTORS = {"svd": SVD(rank=3, gap=2, scale=1.0), "full": Power(rank=3, gap=2, scale=1.0, side="full")}
@@ -57,7 +58,9 @@ def reachable_bytes(optimizer: torch.optim.Optimizer, *known: Tensor) -> int:
         if id(thing) in seen or isinstance(thing, (type, str, type(gc))) or callable(thing):
             continue
         seen.add(id(thing))
-        if isinstance(thing, Tensor):
+        if isinstance(thing, Tensor) and hasattr(thing, "__tensor_flatten__"):
+            stack += [getattr(thing, name) for name in thing.__tensor_flatten__()[0]]
+        elif isinstance(thing, Tensor):
             wanted[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
             stack += [thing.grad] if thing.is_leaf and thing.grad is not None else []
         elif isinstance(thing, dict):
@@ -91,6 +94,14 @@ def ranked(rank: int, size: int, home: str) -> None:
             optimizer.load_state_dict(optimizer.state_dict())
             train(shards, optimizer, range(STEPS // 2, STEPS), part)
             found[f"fsdp-{name}"] = weights(shards).tolist()
+        copies = net(rank)
+        optimizer = QGaLore(rank=3, gap=2).build(copies)
+        train(DistributedDataParallel(copies), optimizer, range(STEPS), part)
+        found["ddp-int8"] = weights(copies).tolist()
+        try:
+            fully_shard(copies)
+        except ValueError as error:
+            found["fsdp-int8"] = str(error)
         try:
             Projected(adamw(net()), SVD(rank=1), layerwise=True)
         except ValueError as error:

@@ -21,6 +21,7 @@ from lowdim.core.recipe.families import build
 from lowdim.train.optimizers.apollo import APOLLO
 from lowdim.train.optimizers.galore import GaLore
 from lowdim.train.optimizers.projected import Projected
+from lowdim.train.optimizers.q_galore import QGaLore
 
 
 def llama() -> LlamaForCausalLM:
@@ -182,3 +183,11 @@ def test_two_ranks_train_what_one_process_does(name: str, ranks: list[dict[str, 
 
 def test_layerwise_ranks_are_refused(ranks: list[dict[str, Any]]) -> None:
     assert "before the ranks have averaged" in ranks[0]["layerwise"]
+
+
+def test_ranks_agree_on_int8_weights(ranks: list[dict[str, Any]]) -> None:
+    model = net()
+    train(model, QGaLore(rank=3, gap=2).build(model), range(projections.STEPS))
+    assert ranks[0]["ddp-int8"] == ranks[1]["ddp-int8"]
+    assert torch.allclose(torch.tensor(ranks[0]["ddp-int8"]), weights(model), atol=0.02)  # a few steps of the grid
+    assert "INT8 weights do not shard" in ranks[0]["fsdp-int8"]

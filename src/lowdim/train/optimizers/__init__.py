@@ -40,3 +40,11 @@ register(
     arxiv="2412.05270",
     year=2024,
 )
+register(
+    "optimizer",
+    "q-galore",
+    f"{_HERE}.q_galore:QGaLore",
+    title="Q-GaLore: Quantized GaLore with INT4 Projection and Layer-Adaptive Low-Rank Gradients",
+    arxiv="2407.08296",
+    year=2024,
+)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.core.random import generator
+from lowdim.nn.int8 import Int8Weight
 from lowdim.train.optimizers.eight_bit import restore
 from lowdim.train.optimizers.projector import Held, Projector
 from lowdim.train.ride import optimizer_of
@@ -185,7 +187,12 @@ class Projected(Optimizer):
         change = self.projector.back(update, held, self._gradient(index, p), rate)
         if group.get("weight_decay") and not self._coupled[index]:
             change = change.sub_(p, alpha=rate * group["weight_decay"])
-        p.add_(change)
+        if isinstance(p, Int8Weight):
+            p.move_(
+                change, generator(self.projector.seed, "rounding", self._places[p], held["step"], device=p.device.type)
+            )
+        else:
+            p.add_(change)
 
     # ---------------------------------------------------------------- what is kept
 

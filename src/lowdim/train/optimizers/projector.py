@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.lazy import torch
+from lowdim.core.random import generator
 from lowdim.core.settings import Settings, count, within
 
 if TYPE_CHECKING:
@@ -95,7 +96,6 @@ class Projector(Settings, ABC):
         """
         if step < held.get("due", 0):
             return True
-        from lowdim.core.random import generator
         from lowdim.train.sparse.distributed import full
 
         matrix = full(gradient).float()
@@ -108,7 +108,8 @@ class Projector(Settings, ABC):
             return "due" in held
         draw = generator(self.seed, "projector", place, step, device=matrix.device.type)
         self.choose(matrix, held, draw, gradient.dtype)
-        held["due"] = step + self.gap
+        gap = held.get("gap", self.gap)
+        held["due"] = (step // gap + 1) * gap
         return True
 
     def choose(self, matrix: Tensor, held: Held, draw: torch.Generator, dtype: torch.dtype) -> None:
