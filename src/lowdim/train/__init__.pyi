@@ -47,6 +47,9 @@ from lowdim.train.optimizers.projectors import Random as Random
 from lowdim.train.optimizers.projectors import Randomised as Randomised
 from lowdim.train.optimizers.q_galore import QGaLore as QGaLore
 from lowdim.train.optimizers.sntasgd import SNTASGD as SNTASGD
+from lowdim.train.riders.layer_sampling import LayerSampling as LayerSampling
+from lowdim.train.riders.lisa import LISA as LISA
+from lowdim.train.riders.ows import OWS as OWS
 from lowdim.train.sparse.method import Method as Method
 from lowdim.train.sparse.training import SparseTraining as SparseTraining
 from lowdim.train.tickets.collect import TicketCollector as TicketCollector

@@ -145,11 +145,11 @@ def test_no_step_of_apollo_is_much_longer_than_the_last() -> None:
 def test_the_trainer_takes_it_and_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     rows = [{"input_ids": (ids := list(range(i, i + 6))), "labels": ids} for i in range(16)]
 
-    def trained(steps: int, resume: bool) -> Tensor:
+    def trained(home: str, steps: int, resume: bool = False) -> Tensor:
         model = llama()
         arguments = TrainingArguments(
-            str(tmp_path), max_steps=steps, save_steps=2, per_device_train_batch_size=2, gradient_accumulation_steps=2,
-            lr_scheduler_type="constant", report_to=[], use_cpu=True, disable_tqdm=True,
+            str(tmp_path / home), max_steps=steps, save_steps=2, per_device_train_batch_size=2,
+            gradient_accumulation_steps=2, lr_scheduler_type="constant", report_to=[], use_cpu=True, disable_tqdm=True,
         )  # fmt: skip
         optimizer = GaLore.for_fine_tuning(rank=4, lr=1e-2, gap=3).build(model)
         Trainer(model, arguments, train_dataset=rows, optimizers=(optimizer, None)).train(resume_from_checkpoint=resume)  # type: ignore[arg-type]
@@ -157,9 +157,9 @@ def test_the_trainer_takes_it_and_goes_on_to_the_same_bytes(tmp_path: Path) -> N
         assert int(optimizer.state[model.model.layers[0].mlp.up_proj.weight]["projector.step"]) == steps
         return weights(model)
 
-    whole = trained(4, False)
-    trained(2, False)
-    assert torch.equal(whole, trained(4, True))
+    whole = trained("whole", 4)
+    trained("parts", 2)
+    assert torch.equal(whole, trained("parts", 4, True))
 
 
 @pytest.fixture(scope="module")
