@@ -37,6 +37,10 @@ from lowdim.train.initial.synflow import SynFlow as SynFlow
 from lowdim.train.keep import KeepZeros as KeepZeros
 from lowdim.train.nm.adaptive import AdaptiveMasks as AdaptiveMasks
 from lowdim.train.nm.ast import AST as AST
+from lowdim.train.nm.from_scratch import SparseFromScratch as SparseFromScratch
+from lowdim.train.nm.fst import FST as FST
+from lowdim.train.nm.s_ste import SSTE as SSTE
+from lowdim.train.nm.sr_ste import SRSTE as SRSTE
 from lowdim.train.optimizers.apollo import APOLLO as APOLLO
 from lowdim.train.optimizers.eight_bit import AdamW8bit as AdamW8bit
 from lowdim.train.optimizers.galore import GaLore as GaLore
