@@ -35,6 +35,9 @@ from lowdim.train.initial.sanity import shuffled as shuffled
 from lowdim.train.initial.snip import SNIP as SNIP
 from lowdim.train.initial.synflow import SynFlow as SynFlow
 from lowdim.train.keep import KeepZeros as KeepZeros
+from lowdim.train.lowrank.linear import LinearRank as LinearRank
+from lowdim.train.lowrank.uniform import UniformRank as UniformRank
+from lowdim.train.lowrank.welore import WeLore as WeLore
 from lowdim.train.nm.adaptive import AdaptiveMasks as AdaptiveMasks
 from lowdim.train.nm.ast import AST as AST
 from lowdim.train.nm.from_scratch import SparseFromScratch as SparseFromScratch

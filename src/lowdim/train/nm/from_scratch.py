@@ -102,7 +102,7 @@ class SparseFromScratch(MaskRider):
         def draw() -> torch.Generator:
             self._backward[name] = self._backward.get(name, 0) + 1
             where = ("mvue", name, self.step, self._backward[name], ranks.rank())
-            return generator(self._seed, *where, device=layer.weight.device.type)
+            return generator(self._seed, *where, device=str(layer.weight.device))
 
         def forward(input: Tensor) -> Tensor:
             if self.rule.dense(self.step + 1, self.total_steps) or not torch.is_grad_enabled():

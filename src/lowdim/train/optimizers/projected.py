@@ -189,7 +189,7 @@ class Projected(Optimizer):
             change = change.sub_(p, alpha=rate * group["weight_decay"])
         if isinstance(p, Int8Weight):
             p.move_(
-                change, generator(self.projector.seed, "rounding", self._places[p], held["step"], device=p.device.type)
+                change, generator(self.projector.seed, "rounding", self._places[p], held["step"], device=str(p.device))
             )
         else:
             p.add_(change)

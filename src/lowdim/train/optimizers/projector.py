@@ -106,7 +106,7 @@ class Projector(Settings, ABC):
                 stacklevel=2,
             )
             return "due" in held
-        draw = generator(self.seed, "projector", place, step, device=matrix.device.type)
+        draw = generator(self.seed, "projector", place, step, device=str(matrix.device))
         self.choose(matrix, held, draw, gradient.dtype)
         gap = held.get("gap", self.gap)
         held["due"] = (step // gap + 1) * gap

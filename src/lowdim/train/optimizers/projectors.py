@@ -113,7 +113,7 @@ class Random(Projector):
         """Return the directions that the kept seed draws."""
         if f"on_{side}" not in held:
             return None
-        draw = torch.Generator(like.device.type).manual_seed(held["drawn"] + (side == "left"))
+        draw = torch.Generator(like.device).manual_seed(held["drawn"] + (side == "left"))
         turned = like if side == "right" else like.mT
         return self.basis(turned, None, draw).to(like.dtype)
 
