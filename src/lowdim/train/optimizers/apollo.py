@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -109,3 +110,12 @@ class APOLLO(OptimizerRule):
         inner = torch.optim.AdamW(trainable(model), **self._adam(self.lr, self.weight_decay))
         projector = Scaling(rank=self.rank, gap=self.gap, scale=self.scale, channels=self.channels)
         return Projected(inner, projector, matrices(model), layerwise=self.layerwise)
+
+    def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
+        """Return the bytes of a weight and of its state: a matrix has Adam's two numbers of the small space."""
+        entries = self.rank * max(weight.shape) if matrix else weight.numel()
+        return weight.nbytes, 2 * entries * weight.itemsize
+
+    def gradients(self, sizes: Sequence[int]) -> int:
+        """Return the bytes of gradients that are there at once."""
+        return max(sizes) if self.layerwise else sum(sizes)

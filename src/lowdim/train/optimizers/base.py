@@ -36,6 +36,19 @@ class OptimizerRule(Settings, ABC):
     def build(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer of a model's trainable parameters."""
 
+    def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
+        """Return the bytes of a weight and of its state, counts of steps left out: Adam has two numbers of its type.
+
+        Args:
+            weight: its shape and type count; it may be on the meta device.
+            matrix: whether it is one of `matrices`.
+        """
+        return weight.nbytes, 2 * weight.nbytes
+
+    def gradients(self, sizes: Sequence[int]) -> int:
+        """Return the bytes of gradients that are there at once, of those of all weights."""
+        return sum(sizes)
+
     def _adam(self, lr: float, weight_decay: float) -> dict[str, Any]:
         """Return the arguments of torch's Adam; its fused step reads and writes every tensor once."""
         betas = (self.beta1, self.beta2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from lowdim.core.lazy import torch
@@ -86,6 +88,33 @@ class GaLore(OptimizerRule):
         from lowdim.train.optimizers.projected import Projected
 
         return Projected(self._inner(trainable(model)), self._projector(), matrices(model), layerwise=self.layerwise)
+
+    def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
+        """Return the bytes of a weight and of its state: directions, and the inner state of the small space."""
+        if not matrix:
+            return weight.nbytes, self._inner_bytes(tuple(weight.shape), weight.itemsize)
+        shape = list(weight.shape)
+        held = 0
+        for side in self._projector().sides(tuple(weight.shape)):
+            axis = 0 if side == "left" else 1
+            held += self._direction_bytes(weight.shape[axis], weight.itemsize)
+            shape[axis] = self.rank
+        return weight.nbytes, held + self._inner_bytes(tuple(shape), weight.itemsize)
+
+    def gradients(self, sizes: Sequence[int]) -> int:
+        """Return the bytes of gradients that are there at once."""
+        return max(sizes) if self.layerwise else sum(sizes)
+
+    def _direction_bytes(self, width: int, size: int) -> int:
+        return 0 if self.projector == "random" else self.rank * width * size
+
+    def _inner_bytes(self, shape: tuple[int, ...], size: int) -> int:
+        entries = prod(shape)
+        if self.inner == "adamw8bit":
+            return 8 * entries if entries < 4096 else 2 * (entries + 4 * -(-entries // 256))
+        if self.inner == "adafactor":
+            return size * (entries // shape[-1] + entries // shape[-2] if len(shape) > 1 else entries)
+        return size * entries * (1 if self.inner == "sgd" else 2)
 
     def _projector(self) -> Projector:
         kinds: dict[str, type[Projector]] = {"svd": SVD, "power": Power, "randomised": Randomised, "random": Random}

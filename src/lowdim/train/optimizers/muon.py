@@ -77,3 +77,7 @@ class Muon(OptimizerRule):
                 torch.optim.AdamW(groups(model, rest), **self._adam(self.adam_lr or self.lr, self.weight_decay))
             )
         return Joined(parts)
+
+    def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
+        """Return the bytes of a weight and of its state: a matrix has one number each, the rest Adam's two."""
+        return weight.nbytes, weight.nbytes * (1 if matrix else 2)

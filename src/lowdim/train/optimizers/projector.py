@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lowdim.core.errors import LowdimError
+from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.lazy import torch
 from lowdim.core.random import generator
 from lowdim.core.settings import Settings, count, within
@@ -60,7 +60,8 @@ class Projector(Settings, ABC):
         """Return which sides of a matrix are projected.
 
         Raises:
-            LowdimError: it is no matrix, or has a side smaller than the rank.
+            LowdimError: it is no matrix.
+            RecipeError: it has a side smaller than the rank.
 
         Example:
             >>> from lowdim.train.optimizers.projectors import SVD
@@ -72,7 +73,7 @@ class Projector(Settings, ABC):
                 f"a projector takes matrices; got a weight of shape {tuple(shape)}. Leave it out of targets."
             )
         if self.rank > min(shape):
-            raise LowdimError(
+            raise RecipeError(
                 f"rank={self.rank} exceeds the smaller side of a weight of shape {tuple(shape)}. Take at most "
                 f"{min(shape)}, or leave the weight out of targets."
             )

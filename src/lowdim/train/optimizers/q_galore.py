@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from lowdim.core.lazy import torch
 from lowdim.core.settings import count, within
 from lowdim.train.optimizers.base import matrices, trainable
 from lowdim.train.optimizers.galore import GaLore
@@ -86,6 +87,16 @@ class QGaLore(GaLore):
         if self.weight_bits == 8:
             targets = int8_(model, targets, self.stochastic)
         return Projected(self._inner(trainable(model)), projector, targets, layerwise=self.layerwise)
+
+    def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
+        """Return the bytes of a weight, as codes if it is a matrix, and of its state."""
+        floats, state = super().bytes_of(weight, matrix)
+        codes = weight.numel() + 5 * -(-weight.numel() // 256)
+        return (codes if matrix and self.weight_bits == 8 else floats), state
+
+    def _direction_bytes(self, width: int, size: int) -> int:
+        entries = self.rank * width
+        return -(-entries // 2) + 5 * -(-entries // 256) if self.direction_bits == 4 else entries * size
 
     def _projector(self) -> Projector:
         kinds: dict[str, type[LazySVD | LazyPower]] = {"svd": LazySVD, "power": LazyPower}
