@@ -12,6 +12,7 @@ from tests.train.gloo import joined
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from lowdim.train.optimizers.projected import Projected
 from lowdim.train.optimizers.projectors import SVD, Power
@@ -25,6 +26,12 @@ def net(seed: int = 0) -> nn.Sequential:
     """Return a network with a tall matrix and a wide one."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(6, 14), nn.Tanh(), nn.Linear(14, 4))
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=40, max_position_embeddings=32, **sizes))
 
 
 def data(step: int) -> tuple[Tensor, Tensor]:

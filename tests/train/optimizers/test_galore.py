@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from tests.train.optimizers import projections
-from tests.train.optimizers.projections import net, reachable_bytes, train, weights
+from tests.train.optimizers.projections import llama, net, reachable_bytes, train, weights
 from tests.train.test_ranks import start
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.recipe.families import build
@@ -22,12 +22,6 @@ from lowdim.train.optimizers.apollo import APOLLO
 from lowdim.train.optimizers.galore import GaLore
 from lowdim.train.optimizers.projected import Projected
 from lowdim.train.optimizers.q_galore import QGaLore
-
-
-def llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=40, max_position_embeddings=32, **sizes))
 
 
 def test_the_matrices_of_the_blocks_are_projected_and_nothing_else() -> None:

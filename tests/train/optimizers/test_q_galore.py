@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.optimizers.projections import data, loss, net, reachable_bytes, train, weights
+from tests.train.optimizers.projections import data, llama, loss, net, reachable_bytes, train, weights
 from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError
+from lowdim.models.load import load
+from lowdim.models.save import save_model
 from lowdim.nn.int8 import Int8Weight, floats_
 from lowdim.train.loop import Loop
 from lowdim.train.optimizers.galore import GaLore
@@ -184,6 +186,20 @@ def test_a_model_is_made_plain_again_to_be_saved() -> None:
     floats_(model)
     assert not any(isinstance(p, Int8Weight) for p in model.parameters())
     assert torch.equal(before, weights(model))
+
+
+def test_a_stock_directory_holds_floats(tmp_path: Path) -> None:
+    model = llama()
+    optimizer = QGaLore(rank=2).build(model)
+    ids = torch.arange(12).view(2, 6)
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    save_model(model, None, tmp_path)
+    read = load(tmp_path)
+    assert isinstance(model.model.layers[0].mlp.up_proj.weight, Int8Weight)
+    assert type(read.model.layers[0].mlp.up_proj.weight) is nn.Parameter
+    with torch.no_grad():
+        assert torch.allclose(read(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-5)
 
 
 def test_a_rank_too_large_leaves_the_model_alone() -> None:
