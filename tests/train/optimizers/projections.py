@@ -10,16 +10,26 @@ from typing import Any
 import torch
 from tests.train.gloo import joined
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lowdim.train.optimizers.apollo import Scaling
+from lowdim.train.optimizers.lazy import LazySVD
 from lowdim.train.optimizers.projected import Projected
+from lowdim.train.optimizers.projector import Projector
 from lowdim.train.optimizers.projectors import SVD, Power
 from lowdim.train.optimizers.q_galore import QGaLore
 
 STEPS, BATCH = 6, 12
-PROJECTORS = {"svd": SVD(rank=3, gap=2, scale=1.0), "full": Power(rank=3, gap=2, scale=1.0, side="full")}
+PROJECTORS: dict[str, Projector] = {
+    "svd": SVD(rank=3, gap=2, scale=1.0),
+    "full": Power(rank=3, gap=2, scale=1.0, side="full"),
+    "lazy": LazySVD(rank=3, gap=1, scale=1.0, queue=2),
+    "apollo": Scaling(rank=3, gap=2),
+}
 
 
 def net(seed: int = 0) -> nn.Sequential:
@@ -92,13 +102,15 @@ def ranked(rank: int, size: int, home: str) -> None:
             copies = DistributedDataParallel(net(rank))
             train(copies, Projected(adamw(copies), projector, _matrices(copies)), range(STEPS), part)
             found[f"ddp-{name}"] = weights(copies).tolist()
-            shards = net()
-            for layer in (shards[0], shards[2]):
-                fully_shard(layer)
-            fully_shard(shards)
-            optimizer = Projected(adamw(shards), projector, _matrices(shards))
+            shards, optimizer = _sharded(projector)
             train(shards, optimizer, range(STEPS // 2), part)
-            optimizer.load_state_dict(optimizer.state_dict())
+            state = dict(zip(("model", "optimizer"), get_state_dict(shards, optimizer), strict=True))
+            state_dict_saver.save(state, checkpoint_id=f"{home}/{name}")
+            shards, optimizer = _sharded(projector)
+            state = dict(zip(("model", "optimizer"), get_state_dict(shards, optimizer), strict=True))
+            state_dict_loader.load(state, checkpoint_id=f"{home}/{name}")
+            model, inner = state["model"], state["optimizer"]
+            set_state_dict(shards, optimizer, model_state_dict=model, optim_state_dict=inner)
             train(shards, optimizer, range(STEPS // 2, STEPS), part)
             found[f"fsdp-{name}"] = weights(shards).tolist()
         copies = net(rank)
@@ -114,6 +126,14 @@ def ranked(rank: int, size: int, home: str) -> None:
         except ValueError as error:
             found["layerwise"] = str(error)
     (Path(home) / f"{rank}.json").write_text(json.dumps(found))
+
+
+def _sharded(projector: Projector) -> tuple[nn.Sequential, Projected]:
+    shards = net()
+    for layer in (shards[0], shards[2]):
+        fully_shard(layer)
+    fully_shard(shards)
+    return shards, Projected(adamw(shards), projector, _matrices(shards))
 
 
 def _matrices(model: nn.Module) -> list[nn.Parameter]:

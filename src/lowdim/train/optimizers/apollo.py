@@ -47,12 +47,11 @@ class Scaling(Random):
             factor = update.norm() / (small.norm() + TINY)
         change: Tensor = gradient * factor
         norm = change.norm().float() / (rate or 1.0)
+        last = held.setdefault("norm", torch.full_like(norm, torch.inf))
         if rate:
-            if "norm" in held:
-                most = self.growth * held["norm"]
-                limit = torch.where(norm > most, most / (norm + TINY), 1.0)
-                change, norm = change * limit.to(change.dtype), norm * limit
-            held["norm"] = norm
+            most = self.growth * last
+            limit = torch.where(norm > most, most / (norm + TINY), 1.0)
+            change, held["norm"] = change * limit.to(change.dtype), norm * limit
         scaled: Tensor = -(self.scale**0.5) * change
         return scaled
 

@@ -45,18 +45,21 @@ class Lazy(Projector):
     def choose(self, matrix: Tensor, held: Held, draw: torch.Generator, dtype: torch.dtype) -> None:
         """Write the directions of a matrix into what is kept, and its gap."""
         sides = self.sides(tuple(matrix.shape))
-        old = {side: self.directions(held, side, matrix) for side in sides}
+        known = held.get("due", 0) > 0
+        old = {side: self.directions(held, side, matrix) if known else None for side in sides}
         super().choose(matrix, held, draw, dtype)
         overlaps = [
             float((before.float() @ held[side].float().T).square().sum()) / self.rank
             for side, before in old.items()
             if before is not None
         ]
+        held.setdefault("gap", self.gap)
+        last = held.get("overlaps", torch.full((self.queue,), torch.nan))
         if overlaps:
-            mean = torch.tensor([sum(overlaps) / len(overlaps)])
-            held["overlaps"] = torch.cat([held.get("overlaps", mean[:0]), mean])[-self.queue :]
-            if len(held["overlaps"]) == self.queue and float(held["overlaps"].mean()) >= self.tau:
-                held["gap"] = held.get("gap", self.gap) * self.gamma
+            last = torch.cat([last[1:], torch.tensor([sum(overlaps) / len(overlaps)])])
+            if float(last.mean()) >= self.tau:  # which it is not before the queue is full
+                held["gap"] *= self.gamma
+        held["overlaps"] = last
         for side in sides if self.bits == 4 else ():
             self._pack(held, side)
 

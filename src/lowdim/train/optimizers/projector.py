@@ -87,7 +87,9 @@ class Projector(Settings, ABC):
     def refresh(self, gradient: Tensor, held: Held, step: int, place: int) -> bool:
         """Choose directions where a choice is due; return whether there are any.
 
-        A gradient that is zero or not finite chooses nothing: what there is stays, the next step tries again.
+        A gradient that is zero or not finite chooses nothing: what there is stays, the next step tries again. Where
+        there is nothing yet, a zero gradient has any directions for a step: such a step makes the state that a
+        distributed checkpoint is loaded into.
 
         Args:
             gradient: [m, n]; of a sharded one all ranks must call.
@@ -100,17 +102,18 @@ class Projector(Settings, ABC):
         from lowdim.train.sparse.distributed import full
 
         matrix = full(gradient).float()
-        if not bool(matrix.isfinite().all()) or not bool(matrix.any()):
+        chosen, there = bool(held.get("due", 0)), bool(matrix.any())
+        if not bool(matrix.isfinite().all()) or (chosen and not there):
             warnings.warn(
                 f"the gradient of matrix {place} is zero or not finite where its directions were to be chosen: "
-                f"{'the old ones stay' if 'due' in held else 'it is not trained'} until it is a gradient again",
+                f"{'the old ones stay' if chosen else 'it is not trained'} until it is a gradient again",
                 stacklevel=2,
             )
-            return "due" in held
+            return chosen
         draw = generator(self.seed, "projector", place, step, device=str(matrix.device))
-        self.choose(matrix, held, draw, gradient.dtype)
+        self.choose(matrix if there else torch.eye(*matrix.shape, device=matrix.device), held, draw, gradient.dtype)
         gap = held.get("gap", self.gap)
-        held["due"] = (step // gap + 1) * gap
+        held["due"] = (step // gap + 1) * gap if there else 0
         return True
 
     def choose(self, matrix: Tensor, held: Held, draw: torch.Generator, dtype: torch.dtype) -> None:
