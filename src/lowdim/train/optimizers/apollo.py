@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lowdim.core.lazy import torch
 from lowdim.core.settings import count, within
-from lowdim.train.optimizers.base import OptimizerRule, matrices, trainable
+from lowdim.train.optimizers.base import OptimizerRule, groups, matrices, trainable
 from lowdim.train.optimizers.projectors import Random
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class APOLLO(OptimizerRule):
         """
         from lowdim.train.optimizers.projected import Projected
 
-        inner = torch.optim.AdamW(trainable(model), **self._adam(self.lr, self.weight_decay))
+        inner = torch.optim.AdamW(groups(model, trainable(model)), **self._adam(self.lr, self.weight_decay))
         projector = Scaling(rank=self.rank, gap=self.gap, scale=self.scale, channels=self.channels)
         return Projected(inner, projector, matrices(model), layerwise=self.layerwise)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from lowdim.core.lazy import torch
 from lowdim.core.settings import count, within
-from lowdim.train.optimizers.base import OptimizerRule, matrices, trainable
+from lowdim.train.optimizers.base import OptimizerRule, groups, matrices, trainable
 from lowdim.train.optimizers.projectors import SVD, Power, Random, Randomised
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ class GaLore(OptimizerRule):
         """
         from lowdim.train.optimizers.projected import Projected
 
-        return Projected(self._inner(trainable(model)), self._projector(), matrices(model), layerwise=self.layerwise)
+        return Projected(
+            self._inner(groups(model, trainable(model))), self._projector(), matrices(model), layerwise=self.layerwise
+        )
 
     def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
         """Return the bytes of a weight and of its state: directions, and the inner state of the small space."""
@@ -120,7 +122,7 @@ class GaLore(OptimizerRule):
         kinds: dict[str, type[Projector]] = {"svd": SVD, "power": Power, "randomised": Randomised, "random": Random}
         return kinds[self.projector](rank=self.rank, gap=self.gap, scale=self.scale, side=self.side)
 
-    def _inner(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def _inner(self, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
         if self.inner == "sgd":
             return torch.optim.SGD(parameters, lr=self.lr, momentum=self.beta1, weight_decay=self.weight_decay)
         if self.inner == "adafactor":

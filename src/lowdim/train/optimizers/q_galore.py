@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lowdim.core.lazy import torch
 from lowdim.core.settings import count, within
-from lowdim.train.optimizers.base import matrices, trainable
+from lowdim.train.optimizers.base import groups, matrices, trainable
 from lowdim.train.optimizers.galore import GaLore
 from lowdim.train.optimizers.lazy import LazyPower, LazySVD
 
@@ -86,7 +86,7 @@ class QGaLore(GaLore):
             projector.sides(tuple(weight.shape))
         if self.weight_bits == 8:
             targets = int8_(model, targets, self.stochastic)
-        return Projected(self._inner(trainable(model)), projector, targets, layerwise=self.layerwise)
+        return Projected(self._inner(groups(model, trainable(model))), projector, targets, layerwise=self.layerwise)
 
     def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
         """Return the bytes of a weight, as codes if it is a matrix, and of its state."""
