@@ -25,6 +25,8 @@ SURFACE = {
     "pretrain": "--recipe --out --set --resume --overwrite --dry-run --quiet -q --debug",
     "train-sparse": """--recipe --out --data --net --method --sparsity --allocation --epochs --batch --lr --twins --seed
         --set --resume --overwrite --quiet -q --debug""",
+    "plan-training": """MODEL --optimizer --rank --layerwise --batch --length --dtype --revision --trust-remote-code
+        --json --debug""",
     "evaluate": """MODEL --text --context --windows --tasks --limit --bos --seed --compute --revision --json
         --trust-remote-code --quiet -q --debug""",
     "front": """MODEL --out --recover --minutes --forms --budget-mb --text --windows --context --tasks --limit

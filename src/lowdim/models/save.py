@@ -10,6 +10,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedModel
 
 from lowdim.core.errors import CheckpointError
+from lowdim.nn.int8 import Int8Weight
 
 _GENERATION = "generation_config.json"
 
@@ -36,9 +37,11 @@ def save_around(model: PreTrainedModel, tokenizer: Any, place: Path) -> None:
 
 
 def save_model(model: PreTrainedModel, tokenizer: Any, place: Path) -> None:
-    """Write everything; see `save_around`."""
+    """Write everything; see `save_around`. INT8 weights are written as the floats that they stand for."""
+    tensors = model.state_dict()
+    floats = {name: tensor.floats() for name, tensor in tensors.items() if isinstance(tensor, Int8Weight)}
     with _plain_generation(model):
-        model.save_pretrained(place)
+        model.save_pretrained(place, state_dict=tensors | floats if floats else None)
     save_around(model, tokenizer, place)
 
 

@@ -71,7 +71,8 @@ class Loop:
 
     Raises:
         RecipeError: a setting is out of range.
-        LowdimError: ``master`` is asked for weights that are sharded, or ones narrower than fp32 are ``projected``.
+        LowdimError: ``master`` is asked for weights that are sharded, or ones narrower than fp32 are ``projected``; or
+            the optimizer updates weights in the backward pass, and something is to happen to whole gradients.
 
     Example:
         >>> import torch
@@ -127,6 +128,11 @@ class Loop:
                 self._wide[parameter] = begun.to(own.device, torch.float32, copy=True)
         if isinstance(model, DistributedDataParallel) and any(p.dtype.itemsize < 4 for p in self._wide):
             self._adds_up = True  # a weight whose data changes its type loses the hooks by which DDP would
+        if getattr(optimizer, "layerwise", False) and (accumulate > 1 or clip is not None or together or self._wide):
+            raise LowdimError(
+                "the optimizer updates weights in the backward pass (layerwise), where gradients are not summed up, "
+                "bounded or widened: take accumulate=1, no clip, no fp32 copies, one process, or leave layerwise out"
+            )
         self._show()
 
     def _parameters(self) -> list[Any]:
@@ -156,6 +162,7 @@ class Loop:
             everyone = self._gathered(sum(sizes))
             if not all(everyone):
                 break
+            self._set_rates()
             losses = self._backward(part, sizes, sum(everyone) / len(everyone))
             self._take_step()
             lost = sum(float(loss) * count for loss, count in zip(losses, sizes, strict=True))
@@ -175,11 +182,13 @@ class Loop:
             losses.append(loss.detach())
         return losses
 
-    def _take_step(self) -> None:
+    def _set_rates(self) -> None:
         if self._schedule is not None:
             factor = self._schedule(self.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
+
+    def _take_step(self) -> None:
         with self._widened():
             if self._adds_up:
                 self._add_up()

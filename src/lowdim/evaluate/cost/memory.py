@@ -120,21 +120,22 @@ def _indices(parameters: Mapping[str, Tensor], kept: Mapping[str, int], storage:
 def saved_bytes(model: nn.Module, *inputs: Any, **named: Any) -> int:
     """Return the bytes that a forward pass keeps for its backward pass, parameters left out.
 
-    The pass runs in the mode that the model is in, on copies of its buffers and of the random state.
+    The pass runs in the mode that the model is in, on copies of its buffers and of the random state. On the meta device
+    nothing is computed or held.
 
     Example:
         >>> saved_bytes(nn.Linear(8, 4), torch.zeros(2, 8))
         64
     """
-    known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    known = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    known |= {buffer.untyped_storage().data_ptr() for buffer in buffers.values()}
+    known |= {buffer.untyped_storage()._cdata for buffer in buffers.values()}
     saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in known:  # which tells storages of the meta device apart, too
+            saved[storage._cdata] = storage.nbytes()
         return tensor
 
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})

@@ -1,13 +1,14 @@
-"""What every rule for the masks of a recovering model answers."""
+"""What every rule for the masks of a model in training answers."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lowdim.core.settings import Settings
+from lowdim.core.lazy import torch
+from lowdim.core.settings import Settings, count, share, within
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,3 +65,44 @@ class MaskRule(Settings, ABC):
     def beside(self) -> Mapping[str, Any]:
         """Return the settings of what stands beside pruned layers, for `lowdim.nn.slorb.add_slorb`; none if nothing."""
         return {}
+
+
+@dataclass(frozen=True)
+class FromScratch(Settings, ABC):
+    """What the model computes with in the place of dense weights W, which all go on being trained.
+
+    Gradients go straight through: the one of what was computed with is taken for that of W.
+
+    Args:
+        every: optimizer steps between two choices of masks.
+        decay: of what is pruned.
+        tail: share of the steps, at the end, that are dense.
+        mvue: sparsify gradients along the tokens.
+
+    Attributes:
+        tile: 4 divides the inputs of every layer, and, where it is 4, its outputs too.
+        decays: what `decay` is added to: the "gradient", before the optimizer, or the "weight", after it.
+    """
+
+    tile: ClassVar[int] = 1
+    decays: ClassVar[Literal["gradient", "weight"]] = "gradient"
+    every: int = count(1)
+    decay: float = within(0.0, least=0)
+    tail: float = share(0.0)
+    mvue: bool = False
+
+    @abstractmethod
+    def mask(self, weight: Tensor) -> Tensor:
+        """Return which weights are kept, bool [out, in]."""
+
+    def factor(self, weight: Tensor) -> Tensor:
+        """Return a number that is found once, before training, and kept."""
+        return torch.ones((), device=weight.device)
+
+    def shown(self, weight: Tensor, mask: Tensor, factor: Tensor) -> Tensor:
+        """Return what the model computes with."""
+        return weight * mask
+
+    def dense(self, step: int, total_steps: int) -> bool:
+        """Tell whether the model computes with all of W in a step, counted from 1."""
+        return self.tail > 0 and step > total_steps * (1.0 - self.tail)

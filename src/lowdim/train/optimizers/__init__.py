@@ -24,3 +24,27 @@ register(
 register(
     "optimizer", "muon", f"{_HERE}.muon:Muon", title="Muon is Scalable for LLM Training", arxiv="2502.16982", year=2025
 )
+register(
+    "optimizer",
+    "galore",
+    f"{_HERE}.galore:GaLore",
+    title="GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection",
+    arxiv="2403.03507",
+    year=2024,
+)
+register(
+    "optimizer",
+    "apollo",
+    f"{_HERE}.apollo:APOLLO",
+    title="APOLLO: SGD-like Memory, AdamW-level Performance",
+    arxiv="2412.05270",
+    year=2024,
+)
+register(
+    "optimizer",
+    "q-galore",
+    f"{_HERE}.q_galore:QGaLore",
+    title="Q-GaLore: Quantized GaLore with INT4 Projection and Layer-Adaptive Low-Rank Gradients",
+    arxiv="2407.08296",
+    year=2024,
+)

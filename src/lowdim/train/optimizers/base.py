@@ -36,6 +36,19 @@ class OptimizerRule(Settings, ABC):
     def build(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer of a model's trainable parameters."""
 
+    def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
+        """Return the bytes of a weight and of its state, counts of steps left out: Adam has two numbers of its type.
+
+        Args:
+            weight: its shape and type count; it may be on the meta device.
+            matrix: whether it is one of `matrices`.
+        """
+        return weight.nbytes, 2 * weight.nbytes
+
+    def gradients(self, sizes: Sequence[int]) -> int:
+        """Return the bytes of gradients that are there at once, of those of all weights."""
+        return sum(sizes)
+
     def _adam(self, lr: float, weight_decay: float) -> dict[str, Any]:
         """Return the arguments of torch's Adam; its fused step reads and writes every tensor once."""
         betas = (self.beta1, self.beta2)
@@ -55,3 +68,11 @@ def groups(model: torch.nn.Module, chosen: Sequence[torch.nn.Parameter]) -> list
     free = [p for p in chosen if id(p) in gates]
     pulled = [p for p in chosen if id(p) not in gates]
     return [{"params": pulled}, *([{"params": free, "weight_decay": 0.0}] if free else [])]
+
+
+def matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Return the trainable matrices that are no embedding and no head."""
+    heads = [getattr(model, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")]
+    tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    outer = {id(p) for module in (*heads, *tables) if module is not None for p in module.parameters()}
+    return [p for p in trainable(model) if p.dim() == 2 and id(p) not in outer]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from lowdim.core.errors import LowdimError
 from lowdim.core.lazy import torch
 from lowdim.core.settings import count, within
-from lowdim.train.optimizers.base import OptimizerRule, groups, trainable
+from lowdim.train.optimizers.base import OptimizerRule, groups, matrices, trainable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,14 +58,13 @@ class Muon(OptimizerRule):
         """
         from lowdim.train.optimizers.joined import Joined
 
-        outer = _outer(model)
-        matrices = [p for p in trainable(model) if p.dim() == 2 and id(p) not in outer]
-        if not matrices:
+        inner = matrices(model)
+        if not inner:
             raise LowdimError("optimizer muon found no matrix inside the blocks. Take optimizer=adamw.")
-        chosen = {id(p) for p in matrices}
+        chosen = {id(p) for p in inner}
         rest = [p for p in trainable(model) if id(p) not in chosen]
         muon = torch.optim.Muon(
-            matrices,
+            inner,
             lr=self.lr,
             weight_decay=self.weight_decay,
             momentum=self.momentum,
@@ -79,9 +78,6 @@ class Muon(OptimizerRule):
             )
         return Joined(parts)
 
-
-def _outer(model: nn.Module) -> set[int]:
-    """Return the embeddings and the head, which Muon does not train."""
-    heads = [getattr(model, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")]
-    tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
-    return {id(p) for module in (*heads, *tables) if module is not None for p in module.parameters()}
+    def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
+        """Return the bytes of a weight and of its state: a matrix has one number each, the rest Adam's two."""
+        return weight.nbytes, weight.nbytes * (1 if matrix else 2)

@@ -1,0 +1,212 @@
+"""Weights that are kept in 8 bits while they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowdim.core.errors import LowdimError
+from lowdim.nn.grouped import dequantise, quantise
+
+_ATEN = torch.ops.aten
+_INNER = ("codes", "scales", "zeros")
+
+
+class Int8Weight(Tensor):
+    """A weight [m, n] of a linear layer as 8-bit codes; a parameter that takes gradients like any other.
+
+    It stands for s (code - z), a scale s (fp32) and a zero point z (uint8) for every 256 codes in row-major order: 1 +
+    5/256 bytes a weight. A linear layer reads it as floats in the forward pass and again in the backward pass and keeps
+    neither; the gradient is a plain tensor of the weight's dtype. `move_` is how it changes. ``state_dict``,
+    `torch.save`, ``deepcopy`` and ``.to`` keep the codes; ``.to(dtype)`` changes what it is read as. Any other
+    operation gets the floats. It does not shard.
+
+    Source: Q-GaLore, arXiv 2407.08296.
+
+    Args:
+        codes: uint8 [m, n].
+        scales: fp32 [groups].
+        zeros: uint8 [groups].
+        group: codes of a group.
+        stochastic: whether `move_` rounds by chance.
+        dtype: what it is read as.
+
+    Example:
+        >>> layer = nn.Linear(4, 2)
+        >>> layer.weight = nn.Parameter(Int8Weight.of(torch.tensor([[0.0, 1.0, 2.0, 2.55], [0.0, 0.5, 1.0, 2.55]])))
+        >>> layer.weight.codes.tolist()
+        [[0, 100, 200, 255], [0, 50, 100, 255]]
+        >>> layer(torch.ones(1, 4)).sum().backward()
+        >>> layer.weight.grad.shape
+        torch.Size([2, 4])
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor
+    group: int
+    stochastic: bool
+
+    @staticmethod
+    def __new__(
+        cls, codes: Tensor, scales: Tensor, zeros: Tensor, group: int, stochastic: bool, dtype: torch.dtype
+    ) -> Int8Weight:
+        """Wrap codes."""
+        made = Tensor._make_wrapper_subclass(cls, codes.shape, dtype=dtype, device=codes.device)
+        made.codes, made.scales, made.zeros, made.group, made.stochastic = codes, scales, zeros, group, stochastic
+        return made
+
+    @classmethod
+    def of(cls, weight: Tensor, group: int = 256, stochastic: bool = True) -> Int8Weight:
+        """Return the nearest codes of a weight.
+
+        Raises:
+            LowdimError: it is no matrix, or not finite.
+        """
+        if weight.dim() != 2 or not bool(weight.isfinite().all()):
+            raise LowdimError(
+                f"INT8 weights are finite matrices; got one of shape {tuple(weight.shape)}"
+                f"{'' if weight.dim() != 2 else ' that holds NaN or Inf'}. Leave it as it is."
+            )
+        return cls(*quantise(weight, 8, group), group, stochastic, weight.dtype)
+
+    def floats(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the weight as a plain tensor."""
+        return dequantise(self.codes, self.scales, self.zeros, self.group).to(dtype or self.dtype)
+
+    def move_(self, change: Tensor, draw: torch.Generator) -> None:
+        """Add a change, and round to a grid made for the sum.
+
+        Args:
+            change: [m, n].
+            draw: for rounding by chance, up with the probability of the fraction; not used if it is to the nearest.
+        """
+        values = self.floats(torch.float32).add_(change)
+        found = quantise(values, 8, self.group, draw if self.stochastic else None)
+        for name, value in zip(_INNER, found, strict=True):
+            getattr(self, name).copy_(value)
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        """Name it with its shape."""
+        return f"Int8Weight({tuple(self.shape)}, group={self.group}, dtype={self.dtype})"
+
+    def __tensor_flatten__(self) -> tuple[list[str], dict[str, Any]]:
+        """Say which tensors it is made of."""
+        return list(_INNER), {"group": self.group, "stochastic": self.stochastic, "dtype": self.dtype}
+
+    @classmethod
+    def __tensor_unflatten__(cls, inner: dict[str, Tensor], how: dict[str, Any], *_: Any) -> Int8Weight:
+        """Make it of these tensors."""
+        return cls(inner["codes"], inner["scales"], inner["zeros"], **how)
+
+    def _with(self, change: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> Int8Weight:
+        codes, scales, zeros = (change(getattr(self, name)) for name in _INNER)
+        return Int8Weight(codes, scales, zeros, self.group, self.stochastic, dtype or self.dtype)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Let linear layers keep the codes instead of the floats."""
+        if func is nn.functional.linear:
+            return _linear(*args, **(kwargs or {}))
+        with torch._C.DisableTorchFunctionSubclass():  # what comes out of other operations is no INT8 weight
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Copy, move and write codes; give every other operation the floats.
+
+        Raises:
+            LowdimError: an operation that writes into the weight, or cuts it.
+        """
+        kwargs = kwargs or {}
+        first: Any = args[0] if args else None
+        if func in (_ATEN.detach.default, _ATEN.alias.default):
+            return first._with(lambda inner: inner)
+        if func is _ATEN.clone.default:
+            return first._with(torch.clone)
+        if func is _ATEN._to_copy.default:
+            device = kwargs.get("device")
+            return first._with(lambda inner: inner.to(device, copy=True), kwargs.get("dtype"))
+        if func is _ATEN.copy_.default and isinstance(first, Int8Weight):
+            second = args[1]
+            same = isinstance(second, Int8Weight) and second.group == first.group
+            found = [getattr(second, name) for name in _INNER] if same else quantise(second, 8, first.group)
+            for name, value in zip(_INNER, found, strict=True):
+                getattr(first, name).copy_(value)
+            return first
+        if func in (_ATEN.split.Tensor, _ATEN.split_with_sizes.default):
+            raise LowdimError("INT8 weights do not shard: a group of codes would be cut. Use DistributedDataParallel.")
+        if isinstance(first, Int8Weight) and func._schema.is_mutable:
+            raise LowdimError(f"{func} writes into an INT8 weight. Use copy_, or an optimizer that rounds: Projected.")
+        plain = torch.utils._pytree.tree_map_only(Int8Weight, Int8Weight.floats, (args, kwargs))
+        return func(*plain[0], **plain[1])
+
+
+torch.serialization.add_safe_globals([Int8Weight])
+
+
+class _Linear(torch.autograd.Function):
+    """x W^T + b that keeps x and the codes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Int8Weight, bias: Tensor | None) -> Tensor:
+        """Return the product."""
+        ctx.save_for_backward(x, weight)
+        return nn.functional.linear(x, weight.floats(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Return the gradients of x, W and b."""
+        (given,), (x, weight) = gradients, ctx.saved_tensors
+        rows = given.reshape(-1, given.shape[-1])
+        wanted = ctx.needs_input_grad
+        return (
+            given @ weight.floats(given.dtype) if wanted[0] else None,
+            rows.mT @ x.reshape(-1, x.shape[-1]) if wanted[1] else None,
+            rows.sum(0) if wanted[2] else None,
+        )
+
+
+def _linear(input: Tensor, weight: Int8Weight, bias: Tensor | None = None) -> Tensor:
+    kind = input.device.type
+    if torch.is_autocast_enabled(kind):
+        input = input.to(torch.get_autocast_dtype(kind))
+    found: Tensor = _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
+    return found
+
+
+def int8_(model: nn.Module, weights: Iterable[Tensor], stochastic: bool = True) -> list[nn.Parameter]:
+    """Replace weights of a model's linear layers by INT8 ones; no float copy of them is left in the model.
+
+    Args:
+        model: changed.
+        weights: parameters of it; those that are no linear layer's stay.
+        stochastic: whether updates are rounded by chance.
+
+    Returns:
+        The parameters in their places, replaced or not.
+    """
+    chosen = {id(weight): weight for weight in weights}
+    made: dict[int, Any] = {}
+    for module in model.modules():
+        place = id(getattr(module, "weight", None))
+        if isinstance(module, nn.Linear) and place in chosen:
+            if place not in made:
+                made[place] = nn.Parameter(Int8Weight.of(module.weight.detach(), stochastic=stochastic))
+            module.weight = made[place]
+    return [made.get(place, weight) for place, weight in chosen.items()]
+
+
+def floats_(model: nn.Module) -> None:
+    """Give a model plain floats in the place of its INT8 weights, to save it as a stock one."""
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if isinstance(parameter, Int8Weight):
+                made.setdefault(id(parameter), nn.Parameter(parameter.floats()))
+                setattr(module, name, made[id(parameter)])

@@ -1,0 +1,217 @@
+"""The rider of 2:4 training from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from lowdim.core.errors import CheckpointError, LowdimError, PatternError
+from lowdim.core.random import generator
+from lowdim.core.settings import Range, check
+from lowdim.models import ranks
+from lowdim.train.nm.base import FromScratch
+from lowdim.train.nm.mvue import linear
+from lowdim.train.nm.riders import MaskRider
+from lowdim.train.ride import Ride, optimizer_of
+
+
+class SparseFromScratch(MaskRider):
+    """Lets a model compute with 2:4 weights while all of them train, by the rule of `FST`, `SSTE` or `SRSTE`.
+
+    Construct it after the optimizer and before the `Loop`, which takes `projections` as ``projected`` and has this
+    among its riders. Masks are chosen before the first step and anew every ``rule.every`` steps; each choice appends
+    to ``history`` the step and the flip rate, the share of weights that changed sides since the choice before, in the
+    dense end as well, where it is of the masks that there would be. What is drawn depends on the seed, the layer, the
+    step and the rank alone.
+
+    Args:
+        layers: by name, linear layers; those of the feed-forward parts in the papers.
+        rule: what is computed with.
+        optimizer: that trains their weights.
+        total_steps: of the run.
+        seed: of the draws of MVUE.
+
+    Attributes:
+        masks: by name, which weights are kept, bool [out, in], as of the last choice.
+
+    Raises:
+        PatternError: 4 does not divide a side of a weight.
+        LowdimError: there is no layer, one is not linear or sharded, or the optimizer lacks its weight.
+
+    Example:
+        >>> from lowdim.train.loop import Loop
+        >>> from lowdim.train.nm.fst import FST
+        >>> layer = nn.Linear(8, 4, bias=False)
+        >>> optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+        >>> sparse = SparseFromScratch({"layer": layer}, FST(every=2, tail=0.0), optimizer, total_steps=4)
+        >>> loop = Loop(
+        ...     layer,
+        ...     optimizer,
+        ...     loss=lambda m, x: m(x).square().mean(),
+        ...     projected=sparse.projections(),
+        ...     riders=[sparse],
+        ... )
+        >>> _ = loop.run([torch.randn(4, 8)] * 4)
+        >>> int((layer.weight != 0).sum()), [choice["step"] for choice in sparse.history]
+        (16, [2, 4])
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        rule: FromScratch,
+        optimizer: Optimizer,
+        total_steps: int,
+        *,
+        seed: int = 0,
+    ) -> None:
+        check("total_steps", total_steps, Range(least=1, whole=True))
+        self.rule, self.total_steps, self._seed = rule, total_steps, seed
+        self._layers = {name: _checked(name, layer, rule, optimizer_of(optimizer)) for name, layer in layers.items()}
+        if not layers:
+            raise LowdimError("there is no layer to be sparse. Give at least one linear layer.")
+        self.masks = {name: rule.mask(layer.weight) for name, layer in self._layers.items()}
+        self._factors = {name: rule.factor(layer.weight) for name, layer in self._layers.items()}
+        self.history: list[dict[str, Any]] = []
+        self._shown: set[str] = set()
+        self._backward: dict[str, int] = {}
+        self._optimizer = optimizer_of(optimizer)
+        self._ride = Ride.board(optimizer, self)
+        for name, layer in self._layers.items() if rule.mvue else ():
+            layer.forward = self._forward(name, layer)  # type: ignore[method-assign,assignment]
+
+    def projections(self) -> dict[nn.Parameter, Callable[[Tensor], Tensor]]:
+        """Return what a `Loop` computes with, for its ``projected``."""
+        return {cast("nn.Parameter", layer.weight): self._projection(name) for name, layer in self._layers.items()}
+
+    def _projection(self, name: str) -> Callable[[Tensor], Tensor]:
+        def shown(wide: Tensor) -> Tensor:
+            self._shown.add(name)
+            if self.rule.dense(self.step + 1, self.total_steps):
+                return wide
+            return self.rule.shown(wide, self.masks[name], self._factors[name])
+
+        return shown
+
+    def _forward(self, name: str, layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+        def draw() -> torch.Generator:
+            self._backward[name] = self._backward.get(name, 0) + 1
+            where = ("mvue", name, self.step, self._backward[name], ranks.rank())
+            return generator(self._seed, *where, device=str(layer.weight.device))
+
+        def forward(input: Tensor) -> Tensor:
+            if self.rule.dense(self.step + 1, self.total_steps) or not torch.is_grad_enabled():
+                return nn.functional.linear(input, layer.weight, layer.bias)
+            return linear(input, layer.weight, layer.bias, draw)
+
+        return forward
+
+    # ---------------------------------------------------------------- around the optimizer's step
+
+    @torch.no_grad()
+    def gradients(self, step: int) -> bool:
+        """Add the decay of what is pruned to the gradients, where the rule has it there.
+
+        Raises:
+            LowdimError: no loop computes with the sparse weights.
+        """
+        if missing := self._layers.keys() - self._shown:
+            raise LowdimError(
+                f"nothing computes with the sparse {min(missing)}: give a Loop projected=sparse.projections() and "
+                "riders=[sparse] before the first step"
+            )
+        if self.rule.decays == "gradient":
+            for name, weight, _ in self._decaying(step):
+                if weight.grad is not None:
+                    weight.grad.addcmul_(weight, ~self.masks[name], value=self.rule.decay)
+        return False
+
+    @torch.no_grad()
+    def stepped(self, step: int) -> None:
+        """Decay what is pruned, where the rule has it here, and choose the masks anew, where it is time."""
+        if self.rule.decays == "weight":
+            for name, weight, rate in self._decaying(step):
+                weight.addcmul_(weight, ~self.masks[name], value=-rate * self.rule.decay)
+        self._backward.clear()
+        self.step = step  # what the model computes with next is that of the next step
+        if step % self.rule.every == 0:
+            before = self.masks
+            self.masks = {name: self.rule.mask(layer.weight) for name, layer in self._layers.items()}
+            flips = sum(int((before[name] ^ mask).sum()) for name, mask in self.masks.items())
+            size = sum(mask.numel() for mask in self.masks.values())
+            self.history.append({"step": step, "flip_rate": flips / size})
+
+    def _decaying(self, step: int) -> list[tuple[str, Tensor, float]]:
+        """Return the weights that decay in a step, with their learning rates."""
+        if not self.rule.decay or self.rule.dense(step, self.total_steps):
+            return []
+        rates = {p: float(group["lr"]) for group in self._optimizer.param_groups for p in group["params"]}
+        return [(name, layer.weight, rates[layer.weight]) for name, layer in self._layers.items()]
+
+    # ---------------------------------------------------------------- what is kept
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what resuming needs beside the weights and the optimizer's state."""
+        return {
+            "recipe": self._recipe(),
+            "step": self.step,
+            "masks": dict(self.masks),
+            "factors": dict(self._factors),
+            "history": [dict(choice) for choice in self.history],
+        }
+
+    def _recipe(self) -> dict[str, Any]:
+        return {
+            "rule": {"kind": type(self.rule).__name__, **self.rule.to_dict()},
+            "total_steps": self.total_steps,
+            "seed": self._seed,
+            "layers": {name: list(layer.weight.shape) for name, layer in self._layers.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a ``state_dict`` was taken.
+
+        Raises:
+            CheckpointError: the state is of another run; nothing has been changed then.
+        """
+        if state.get("recipe") != self._recipe():
+            raise CheckpointError(
+                f"this state was saved with {state.get('recipe')}, this is {self._recipe()}. Construct everything "
+                "as it was in the run that is resumed"
+            )
+        for name, layer in self._layers.items():
+            self.masks[name] = state["masks"][name].to(layer.weight.device)
+            self._factors[name] = state["factors"][name].to(layer.weight.device)
+        self.step, self.history = int(state["step"]), [dict(choice) for choice in state["history"]]
+
+    def remove(self) -> None:
+        """Get off; layers compute as ever."""
+        self._ride.leave(self)
+        for layer in self._layers.values() if self.rule.mvue else ():
+            del layer.forward
+
+
+def _checked(name: str, layer: nn.Module, rule: FromScratch, optimizer: Optimizer) -> nn.Linear:
+    """Return a layer that can be sparse.
+
+    Raises:
+        PatternError: 4 does not divide a side of its weight.
+        LowdimError: it cannot for another reason.
+    """
+    if not isinstance(layer, nn.Linear) or isinstance(layer.weight, DTensor):
+        kind = "sharded" if isinstance(layer, nn.Linear) else f"a {type(layer).__name__}"
+        raise LowdimError(f"{name} is {kind}; 2:4 training from scratch takes linear layers that are whole on a rank")
+    rows, cols = layer.weight.shape
+    if cols % 4 or rows % rule.tile:
+        raise PatternError(
+            f"{name} has a weight of shape {rows} x {cols}: 4 must divide its inputs"
+            f"{' and its outputs' if rule.tile == 4 else ''}. Leave it out, or change the width."
+        )
+    if not any(layer.weight is p for group in optimizer.param_groups for p in group["params"]):
+        raise LowdimError(f"{name} is not trained: the optimizer must hold its weight")
+    return layer

@@ -1,0 +1,135 @@
+"""How the directions are found: exactly, by a random sketch, from the last ones, or by no look at the gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lowdim.core.lazy import torch
+from lowdim.core.settings import count
+from lowdim.train.optimizers.projector import Held, Projector, Side, upright
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SVD(Projector):
+    """The leading singular vectors, by a full decomposition in fp32, with signs that all machines agree on.
+
+    Example:
+        >>> import torch
+        >>> gradient, held = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), {}
+        >>> SVD(rank=1).refresh(gradient, held, step=0, place=0), held["right"].tolist()
+        (True, [[1.0, 0.0]])
+    """
+
+    def basis(self, matrix: Tensor, old: Tensor | None, draw: torch.Generator) -> Tensor:
+        """Return the first right singular vectors."""
+        return upright(torch.linalg.svd(matrix, full_matrices=False).Vh[: self.rank].contiguous())
+
+
+@dataclass(frozen=True)
+class Randomised(Projector):
+    """The leading singular vectors of a random sketch: products and thin QR, no decomposition of the gradient.
+
+    A sketch of r + oversample random combinations of the rows is sharpened by multiplications with G^T G, made
+    orthogonal, and rotated to the singular vectors of what G is inside it.
+
+    Paper: "Finding structure with randomness", arXiv 0909.4061.
+
+    Args:
+        rank: r, directions that are kept; at most the smaller side of every matrix.
+        gap: steps of a matrix between two choices.
+        scale: of the update.
+        side: which side of a matrix is projected.
+        seed: of what is drawn.
+        oversample: columns of the sketch beyond r.
+        iterations: multiplications with G^T G.
+    """
+
+    oversample: int = count(10, least=0)
+    iterations: int = count(2, least=0)
+
+    def basis(self, matrix: Tensor, old: Tensor | None, draw: torch.Generator) -> Tensor:
+        """Return the first right singular vectors of the sketch."""
+        width = min(self.rank + self.oversample, *matrix.shape)
+        start = torch.randn(matrix.shape[0], width, generator=draw, device=matrix.device)
+        return sharpened(matrix, matrix.T @ start, self.iterations, self.rank)
+
+
+@dataclass(frozen=True)
+class Power(Randomised):
+    """Subspace iteration from the directions that there are: gradients of neighbouring choices are alike.
+
+    The first choice is that of `Randomised`.
+
+    Args:
+        rank: r, directions that are kept; at most the smaller side of every matrix.
+        gap: steps of a matrix between two choices.
+        scale: of the update.
+        side: which side of a matrix is projected.
+        seed: of what is drawn.
+        oversample: columns of the first sketch beyond r, and of fresh random ones beside the old directions.
+        iterations: multiplications with G^T G.
+    """
+
+    iterations: int = count(1)
+
+    def basis(self, matrix: Tensor, old: Tensor | None, draw: torch.Generator) -> Tensor:
+        """Return the old directions, turned towards the gradient."""
+        if old is None:
+            return super().basis(matrix, old, draw)
+        width = min(self.oversample, min(matrix.shape) - self.rank)
+        start = torch.randn(matrix.shape[0], width, generator=draw, device=matrix.device)
+        begun = torch.cat([old.float().T, matrix.T @ start], 1)
+        return sharpened(matrix, begun, self.iterations, self.rank)
+
+
+@dataclass(frozen=True)
+class Random(Projector):
+    """Gaussian directions of variance 1/r, which are not orthogonal; drawn again at every use instead of kept.
+
+    Papers: "Flora: Low-Rank Adapters Are Secretly Gradient Compressors", arXiv 2402.03293; APOLLO, arXiv 2412.05270.
+
+    Example:
+        >>> import torch
+        >>> held = {}
+        >>> Random(rank=2).refresh(torch.ones(3, 3), held, step=5, place=1), sorted(held)
+        (True, ['drawn', 'due', 'on_right'])
+    """
+
+    def basis(self, matrix: Tensor, old: Tensor | None, draw: torch.Generator) -> Tensor:
+        """Return fresh directions."""
+        rows = torch.randn(self.rank, matrix.shape[1], generator=draw, device=matrix.device)
+        return rows.div_(self.rank**0.5)
+
+    def choose(self, matrix: Tensor, held: Held, draw: torch.Generator, dtype: torch.dtype) -> None:
+        """Keep the seed of a draw."""
+        held.update({f"on_{side}": 1 for side in self.sides(tuple(matrix.shape))})
+        held["drawn"] = draw.initial_seed()
+
+    def directions(self, held: Held, side: Side, like: Tensor) -> Tensor | None:
+        """Return the directions that the kept seed draws."""
+        if f"on_{side}" not in held:
+            return None
+        draw = torch.Generator(like.device).manual_seed(held["drawn"] + (side == "left"))
+        turned = like if side == "right" else like.mT
+        return self.basis(turned, None, draw).to(like.dtype)
+
+
+def sharpened(matrix: Tensor, begun: Tensor, iterations: int, rank: int) -> Tensor:
+    """Return directions near the leading right singular vectors of a matrix, in their order, signs upright.
+
+    Args:
+        matrix: fp32 [rows, cols].
+        begun: [cols, r or more], whatever they begin from.
+        iterations: multiplications with the matrix and its transpose.
+        rank: r.
+    """
+    found = torch.linalg.qr(begun).Q
+    for _ in range(iterations):
+        found = torch.linalg.qr(matrix.T @ torch.linalg.qr(matrix @ found).Q).Q
+    inside = matrix @ found
+    turn = torch.linalg.eigh((inside.T @ inside).double()).eigenvectors.flip(1).to(found.dtype)
+    return upright((found @ turn[:, :rank]).T.contiguous())

@@ -1,0 +1,140 @@
+"""Networks, optimizers and ranks that the tests of projected optimizers share."""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.train.gloo import joined
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lowdim.train.optimizers.apollo import Scaling
+from lowdim.train.optimizers.lazy import LazySVD
+from lowdim.train.optimizers.projected import Projected
+from lowdim.train.optimizers.projector import Projector
+from lowdim.train.optimizers.projectors import SVD, Power
+from lowdim.train.optimizers.q_galore import QGaLore
+
+STEPS, BATCH = 6, 12
+PROJECTORS: dict[str, Projector] = {
+    "svd": SVD(rank=3, gap=2, scale=1.0),
+    "full": Power(rank=3, gap=2, scale=1.0, side="full"),
+    "lazy": LazySVD(rank=3, gap=1, scale=1.0, queue=2),
+    "apollo": Scaling(rank=3, gap=2),
+}
+
+
+def net(seed: int = 0) -> nn.Sequential:
+    """Return a network with a tall matrix and a wide one."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 14), nn.Tanh(), nn.Linear(14, 4))
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=40, max_position_embeddings=32, **sizes))
+
+
+def data(step: int) -> tuple[Tensor, Tensor]:
+    source = torch.Generator().manual_seed(step)
+    return torch.randn(BATCH, 6, generator=source), torch.randint(4, (BATCH,), generator=source)
+
+
+def loss(model: nn.Module, batch: Any) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, part: slice = slice(None)) -> None:
+    for step in steps:
+        x, y = data(step)
+        loss(model, (x[part], y[part])).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def weights(model: nn.Module) -> Tensor:
+    found = [getattr(p, "full_tensor", lambda p=p: p)() for p in model.parameters()]
+    return torch.cat([p.detach().flatten() for p in found])
+
+
+def reachable_bytes(optimizer: torch.optim.Optimizer, *known: Tensor) -> int:
+    """Return the bytes of every storage that the optimizer leads to, but for those of known tensors."""
+    seen, wanted, stack = set(), {}, [optimizer.__dict__]
+    apart = {t.untyped_storage().data_ptr() for t in known}
+    while stack:
+        thing = stack.pop()
+        if id(thing) in seen or isinstance(thing, (type, str, type(gc))) or callable(thing):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, Tensor) and hasattr(thing, "__tensor_flatten__"):
+            stack += [getattr(thing, name) for name in thing.__tensor_flatten__()[0]]
+        elif isinstance(thing, Tensor):
+            wanted[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+            stack += [thing.grad] if thing.is_leaf and thing.grad is not None else []
+        elif isinstance(thing, dict):
+            stack += [*thing.keys(), *thing.values()]
+        elif isinstance(thing, (list, tuple, set, frozenset)):
+            stack += thing
+        elif hasattr(thing, "__dict__"):
+            stack.append(vars(thing))
+    return sum(size for place, size in wanted.items() if place not in apart)
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    """Return AdamW; its ``eps`` is above the rounding of small gradients, which is all that is off their diagonal."""
+    return torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=0.1, eps=1e-4)
+
+
+def ranked(rank: int, size: int, home: str) -> None:
+    """Train copies and shards on one of several ranks, and write what comes of it."""
+    part, found = slice(rank * BATCH // size, (rank + 1) * BATCH // size), {}
+    with joined(rank, size, home):
+        for name, projector in PROJECTORS.items():
+            copies = DistributedDataParallel(net(rank))
+            train(copies, Projected(adamw(copies), projector, _matrices(copies)), range(STEPS), part)
+            found[f"ddp-{name}"] = weights(copies).tolist()
+            shards, optimizer = _sharded(projector)
+            train(shards, optimizer, range(STEPS // 2), part)
+            state = dict(zip(("model", "optimizer"), get_state_dict(shards, optimizer), strict=True))
+            state_dict_saver.save(state, checkpoint_id=f"{home}/{name}")
+            shards, optimizer = _sharded(projector)
+            state = dict(zip(("model", "optimizer"), get_state_dict(shards, optimizer), strict=True))
+            state_dict_loader.load(state, checkpoint_id=f"{home}/{name}")
+            model, inner = state["model"], state["optimizer"]
+            set_state_dict(shards, optimizer, model_state_dict=model, optim_state_dict=inner)
+            train(shards, optimizer, range(STEPS // 2, STEPS), part)
+            found[f"fsdp-{name}"] = weights(shards).tolist()
+        copies = net(rank)
+        optimizer = QGaLore(rank=3, gap=2).build(copies)
+        train(DistributedDataParallel(copies), optimizer, range(STEPS), part)
+        found["ddp-int8"] = weights(copies).tolist()
+        try:
+            fully_shard(copies)
+        except ValueError as error:
+            found["fsdp-int8"] = str(error)
+        try:
+            Projected(adamw(net()), SVD(rank=1), layerwise=True)
+        except ValueError as error:
+            found["layerwise"] = str(error)
+    (Path(home) / f"{rank}.json").write_text(json.dumps(found))
+
+
+def _sharded(projector: Projector) -> tuple[nn.Sequential, Projected]:
+    shards = net()
+    for layer in (shards[0], shards[2]):
+        fully_shard(layer)
+    fully_shard(shards)
+    return shards, Projected(adamw(shards), projector, _matrices(shards))
+
+
+def _matrices(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.dim() == 2]
