@@ -81,7 +81,8 @@ class Muon(OptimizerRule):
 
 
 def _outer(model: nn.Module) -> set[int]:
-    """Return the embeddings and the head, which Muon does not train."""
-    heads = [getattr(model, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")]
+    """Return the embeddings and the head, which Muon does not train, of a model that may be wrapped."""
+    bare = next((module for module in model.modules() if hasattr(module, "get_output_embeddings")), model)
+    heads = [getattr(bare, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")]
     tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
     return {id(p) for module in (*heads, *tables) if module is not None for p in module.parameters()}
