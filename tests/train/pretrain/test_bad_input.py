@@ -120,7 +120,7 @@ def test_configs_that_no_model_can_have(model: dict[str, Any], said: str) -> Non
 
 
 def test_a_tokenizer_smaller_than_asked_is_told(text: Path, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"fewer than the embedding's 5,000 rows"):
+    with pytest.warns(UserWarning, match=r"below the embedding's 5,000 rows"):
         small.run(text, tmp_path / "out", data={"vocabulary": 5000}, steps=2)
 
 

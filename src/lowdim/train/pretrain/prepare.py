@@ -103,8 +103,8 @@ def prepare(recipe: Pretraining, advance: Callable[[int], None] = lambda _: None
     held = Sequences(tokens.validation, recipe.length, packed, whole=True)
     if source is None and data.tokenizer is None and len(tokenizer) < config.vocab_size:
         warnings.warn(
-            f"the training text gives {len(tokenizer):,} tokens, fewer than the embedding's {config.vocab_size:,} rows: "
-            f"the others are never used. Set data.vocabulary={len(tokenizer)}, or give more text",
+            f"the training text gives {len(tokenizer):,} tokens, below the embedding's {config.vocab_size:,} rows, "
+            f"and the others are never used. Set data.vocabulary={len(tokenizer)}, or give more text",
             stacklevel=3,
         )
     if text.passed_over:
