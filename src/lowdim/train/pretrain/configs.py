@@ -127,9 +127,10 @@ def _made(kind: str, fields: Mapping[str, Any]) -> PreTrainedConfig:
         raise RecipeError(messages.unknown(f"model_type {kind}", CONFIG_MAPPING.keys()).replace("key ", "", 1))
     with quiet():
         known = AutoConfig.for_model(kind)
-    inner = known.get_text_config(decoder=True).model_type
-    if inner != kind:
-        raise RecipeError(f"model_type {kind} is a model of several parts. Take its language model: {inner}.")
+    if (inner := known.get_text_config(decoder=True)) is not known:
+        raise RecipeError(
+            f"model_type {kind} is a model of several parts. Take its language model: {inner.model_type}."
+        )
     for key in fields:
         if not hasattr(known, key):
             raise RecipeError(messages.unknown(f"model.{key}", [f"model.{name}" for name in known.to_dict()]))
