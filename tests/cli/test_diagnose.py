@@ -58,6 +58,8 @@ def test_the_checkpoints_of_a_run(run, model: Path, flags, tmp_path: Path) -> No
     [
         (["--measures", "drops"], 2, "unknown measure 'drops'. Did you mean 'drop'?"),
         (["--windows", "0"], 2, "windows must be a whole number of at least 1; got 0"),
+        (["--context", "1"], 2, "context must be a whole number of at least 2"),
+        (["--context", "0"], 2, "context must be a whole number of at least 2"),
         (["--context", "500"], 1, "context=500 is longer than the model's 128 positions"),
         (["--text", "nowhere.txt"], 2, "--text: there is no file 'nowhere.txt'"),
         (["--html", "nowhere/page.html"], 2, "--html: there is no folder nowhere"),

@@ -104,3 +104,14 @@ def test_a_recipe_says_it_only_where_it_is_so() -> None:
     trusting = Recipe(sparsity=0.5, trust_remote_code=True)
     assert trusting.to_dict()["trust_remote_code"] is True
     assert Recipe.from_yaml(trusting.to_yaml()) == trusting
+
+
+def test_it_is_trained_on(run, own: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"{word} and {word} " * 9}) + "\n" for word in ("this", "that", "it")))
+    settings = {"model": own, "data.source": text, "length": 8, "batch": 2, "steps": 2, "device": "cpu"}
+    given = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    assert "brings its own Python code" in run("pretrain", *given, "--out", tmp_path / "out").stderr
+    done = run("pretrain", *given, "--set", "trust_remote_code=true", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "pretraining.json").exists()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _RECIPES = {
     "prune": {"": "lowdim.prune.recipe:Recipe", "recover.": "lowdim.pipeline.recover.recipe:Recovery"},
     "recover": {"": "lowdim.pipeline.recover.recipe:Recovery"},
+    "pretrain": {"": "lowdim.train.pretrain.recipe:Pretraining"},
     "train-sparse": {"": "lowdim.train.compare.recipe:TrainingRecipe"},
 }
 """The recipes behind ``--set`` of each command, by what stands before their keys."""
@@ -54,6 +55,7 @@ def sweep(
         return
     finished = made.run(jobs, index, (lambda _: None) if quiet else say)
     _print(made.sheet(), out)
+    _tell_absent(made)
     if not finished:
         raise typer.Exit(1)
 
@@ -125,6 +127,15 @@ def _print(found: Any, out: Path) -> None:
         more = len(found.names) - len(shown)
         show(f"{more} more numbers are in {out / 'table.csv'}; 'report' in the recipe picks the columns.")
     show(f"Table: {out / 'table.csv'}")
+
+
+def _tell_absent(made: Any) -> None:
+    """Say which numbers of ``report`` no run has, and what there is."""
+    if absent := made.sheet().absent:
+        from lowdim.pipeline.sweep.numbers import numbers
+
+        there = {name for place in made.places if place.state() == "finished" for name in numbers(place)}
+        say(f"Warning: no run reports {', '.join(absent)}. There are: {', '.join(sorted(there)) or 'no numbers'}.")
 
 
 def _cell(row: Any, name: str) -> str:

@@ -104,8 +104,8 @@ def test_answers_are_marked_and_what_is_around_them_is_not(tokenizer: Any) -> No
 @pytest.mark.parametrize(
     ("document", "template", "said"),
     [
-        (Document(text="prose"), chat.PLAIN, "document 1 is plain text"),
-        (Document(messages=({"role": "user", "content": "a"},)), chat.PLAIN, "no turn of an assistant"),
+        (Document(text="prose"), chat.PLAIN, "the document that begins 'prose' is plain text"),
+        (Document(messages=({"role": "user", "content": "a"},)), chat.PLAIN, "begins 'a' has no turn of an assistant"),
         (Document(question="a", answer="b"), None, "no chat template"),
         (Document(question="a", answer="b"), "{{ messages | length }}", "writes turn 2 otherwise"),
     ],

@@ -20,6 +20,7 @@ from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.pipeline.sweep import execute
 from lowdim.pipeline.sweep.api import Sweep
 from lowdim.pipeline.sweep.command import Command
+from lowdim.pipeline.sweep.numbers import numbers
 from lowdim.pipeline.sweep.recipe import SweepRecipe
 from lowdim.runs.lock import DirectoryLock
 
@@ -197,3 +198,18 @@ def test_numbers_can_be_picked(tmp_path: Path) -> None:
     row = sweep.sheet().rows[0]
     assert (row.mean("same"), row.spread("same"), row.mean("score")) == (3, 0, None)
     assert row.spread("peak_bytes") == pytest.approx(100 / math.sqrt(2))
+
+
+def test_a_number_that_no_run_reports_is_told(tmp_path: Path) -> None:
+    sweep = made(tmp_path, {"--seed": [0]}, report=["same", "acc*"])
+    assert sweep.sheet().absent == []
+    sweep.run()
+    assert sweep.sheet().absent == ["acc*"]
+
+
+def test_files_whose_versions_name_this_program_are_its_own(tmp_path: Path) -> None:
+    place = made(tmp_path, {"--seed": [0]}).places[0]
+    place.out.mkdir(parents=True)
+    (place.out / "pretraining.json").write_text('{"versions": {"lowdim": "0"}, "validation": {"loss": 2.5}}')
+    (place.out / "config.json").write_text('{"hidden_size": 8}')
+    assert numbers(place) == {"validation.loss": 2.5}

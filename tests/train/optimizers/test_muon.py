@@ -92,3 +92,17 @@ def test_gates_are_not_pulled_to_zero(rule: Any) -> None:
     decays = {id(p): group["weight_decay"] for group in rule.build(net).param_groups for p in group["params"]}
     assert decays.pop(id(net[1].gate)) == 0.0  # type: ignore[arg-type]
     assert set(decays.values()) == {0.5} and len(decays) == len(list(net[0].parameters()))
+
+
+def test_the_head_of_a_wrapped_model_is_left_to_adamw() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=32, tie_word_embeddings=False, **sizes))
+    wrapped = torch.nn.Module()
+    wrapped.module = model  # as DistributedDataParallel and torch.compile do
+    alone, within = (
+        [[id(p) for p in group["params"]] for group in Muon().build(each).param_groups] for each in (model, wrapped)
+    )
+    assert within == alone
+    assert id(model.lm_head.weight) in within[1]

@@ -11,6 +11,7 @@ from tests.train.pretrain import small
 
 from lowdim.core.errors import LowdimError
 from lowdim.models.disk.source import resolve
+from lowdim.train.pretrain import configs
 from lowdim.train.pretrain.api import pretrain
 
 
@@ -25,6 +26,19 @@ from lowdim.train.pretrain.api import pretrain
         ({"parallel": "fsdp", "precision": "pure-bfloat16", "placement": "gpas"}, "shards weights of one type"),
         ({"data": {"tokenizer": "NOTHING", "vocabulary": None}}, "holds no tokenizer that can be read"),
         ({"model": {"num_key_value_heads": 3}}, "must be a multiple of model.num_key_value_heads; got 2 and 3"),
+        ({"model": {"num_attention_heads": 0}}, "must be a multiple of model.num_attention_heads; got 16 and 0"),
+        ({"model": {"qk_norm": "no"}}, "model.qk_norm must be true or false; got 'no'"),
+        ({"model": {"embedding_std": -1}}, "model.embedding_std must be above 0; got -1"),
+        ({"model": {"name": ["9m"]}}, "unknown model"),
+        ({"model": {"name": None}}, "unknown model"),
+        (
+            {"decay": "alphadecay", "optimizer": {"weight_decay": 0.1}},
+            "no matrix to decay by its spectrum",
+        ),  # known once there is a model
+        (
+            {"data": {"kind": "sft", "tokenizer": "BASE", "vocabulary": None, "source": "CHATS"}, "length": 2},
+            "no docum",
+        ),
         ({"schedule": {"warmup": 5000}, "steps": None}, "never gets to its peak"),
         ({"batch": 2, "accumulate": 2, "data": {"kind": "sft", "tokenizer": "BASE", "vocabulary": None}}, "plain text"),
     ],
@@ -34,7 +48,8 @@ def test_it_is_refused_and_leaves_nothing(
     settings: dict[str, Any], said: str, text: Path, base: Path, tmp_path: Path
 ) -> None:
     short = small.write(tmp_path / "short.jsonl", ["a cat", "a dog", "the bird"])
-    places = {"SHORT": str(short), "BASE": str(base), "NOTHING": str(tmp_path)}
+    chats = small.chats(base.parent / "chats.jsonl")
+    places = {"SHORT": str(short), "BASE": str(base), "NOTHING": str(tmp_path), "CHATS": str(chats)}
     if "data" in settings:
         data = {key: places.get(str(value), value) for key, value in settings["data"].items()}
         settings = {**settings, "data": {**data, "template": "plain"} if data.get("kind") else data}
@@ -90,3 +105,33 @@ def test_ramps_of_branches_go_on_where_they_were(text: Path, tmp_path: Path) -> 
     assert shares == [1.0, 0.75]  # six steps over 4 and 8
     recipe = small.recipe(text, placement={"name": "prores", "steps": 4})
     assert pretrain(recipe, out=tmp_path / "out", resume=True).facts["steps"] == 6
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"model_type": "qwen3", "num_attention_heads": 2, "num_key_value_heads": 32}, "got 2 and 32"),
+        ({"model_type": "gemma3"}, "Take its language model: gemma3_text"),
+    ],
+)
+def test_configs_that_no_model_can_have(model: dict[str, Any], said: str) -> None:
+    with pytest.raises(LowdimError, match=said):
+        configs.config(model, 300, 16)
+
+
+def test_a_tokenizer_smaller_than_asked_is_told(text: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"below the embedding's 5,000 rows"):
+        small.run(text, tmp_path / "out", data={"vocabulary": 5000}, steps=2)
+
+
+def test_what_becomes_of_zeros_is_told(text: Path, base: Path, tmp_path: Path) -> None:
+    from lowdim.models.load import load, read_tokenizer
+    from lowdim.models.save import save_model
+
+    model = load(base)
+    for parameter in model.model.layers.parameters():
+        if parameter.dim() > 1:
+            parameter.data[:, ::2] = 0
+    save_model(model, read_tokenizer(base), tmp_path / "sparse")
+    with pytest.warns(UserWarning, match="50% of the weights .* are zero, and pre-training holds none of them"):
+        small.run(text, tmp_path / "out", model=str(tmp_path / "sparse"), data={"vocabulary": None}, steps=2)

@@ -203,13 +203,11 @@ def _open(home: Path, name: str, facts: dict[str, Any]) -> Part:
 
 
 def _encoded(documents: Iterable[Document], tokenizer: Any, kind: str) -> Iterator[tuple[list[int], list[bool] | None]]:
-    done = 0
     for batch in _batches(documents):
         if kind == "sft":
-            yield from chat.encode(tokenizer, batch, done)
+            yield from chat.encode(tokenizer, batch)
         else:
             yield from ((row, None) for row in encode(tokenizer, batch))
-        done += len(batch)
 
 
 def encode_all(documents: Iterable[Document], tokenizer: Any) -> Iterator[list[int]]:

@@ -65,20 +65,25 @@ def answered(tokenizer: Any, document: Document, where: str) -> tuple[str, list[
     return whole, spans
 
 
-def encode(tokenizer: Any, documents: Sequence[Document], first: int = 0) -> list[tuple[list[int], list[bool]]]:
+def _where(document: Document) -> str:
+    """Return what names a document: its number would be that of one side of a split."""
+    said = str(document.messages[0].get("content")) if document.messages else document.question or document.text
+    return f"the document that begins {' '.join(said.split())[:60]!r}"
+
+
+def encode(tokenizer: Any, documents: Sequence[Document]) -> list[tuple[list[int], list[bool]]]:
     """Return the token ids of chats, and for each token whether any of an answer is in it.
 
     Args:
         tokenizer: a fast one, which knows the place of a token in the text.
         documents: chats, or questions with answers.
-        first: the number of the first one, for messages.
 
     Raises:
         DataError: as `answered`; or the tokenizer is none of the fast ones.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise DataError("data.kind=sft needs a fast tokenizer (tokenizer.json), which knows where its tokens stand")
-    written = [answered(tokenizer, each, f"document {first + i + 1}") for i, each in enumerate(documents)]
+    written = [answered(tokenizer, each, _where(each)) for each in documents]
     made = tokenizer(
         [whole for whole, _ in written], add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )

@@ -96,6 +96,7 @@ def diagnose(
     wanted = _wanted(measures)
     for name, value in (("windows", windows), ("probes", probes)):
         check(name, value, Range(least=1, whole=True))
+    check("context", context, Range(least=2, whole=True, optional=True))
     opened = open_model(
         model,
         revision=revision,

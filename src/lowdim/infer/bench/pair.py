@@ -21,7 +21,7 @@ from lowdim.models.disk.checkpoint import Checkpoint
 if TYPE_CHECKING:
     from lowdim.data.windows import Windows
 
-WINDOWS = 10
+WINDOWS = 6
 """Of the text, for the perplexity of every form: enough to rank them, not to publish."""
 SECONDS = 60.0
 """That all of it may take, on a machine that other work shares too."""

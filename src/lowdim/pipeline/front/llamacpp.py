@@ -46,6 +46,7 @@ def requantize(source: Path, target: Path, kind: str) -> None:
     with _quiet():
         failed = library.llama_model_quantize(str(source).encode(), str(whole).encode(), ctypes.byref(params))
     if failed:
+        whole.unlink(missing_ok=True)
         raise LowdimError(f"llama.cpp cannot write {source.name} in {kind} (its quantizer returned {failed})")
     os.replace(whole, target)
 

@@ -18,7 +18,7 @@ from lowdim.pipeline.sweep.place import Place
 _ASIDE = {"recipe", "layers", "versions", "hashes", "machine", "data", "protocol", "schema", "seed", "model", "axes"}
 _MOST_ENTRIES = 24  # of a mapping that is looked into: one with more is a list of layers, or of blocks
 _LOSSES = re.compile(r"loss|perplexity|nll")
-_MARK = "lowdim"  # a key of every JSON file of this program's own in an output directory
+_MARK = "lowdim"  # a key of every JSON file of this program's own in an output directory, or of its versions
 
 
 def numbers(place: Place) -> dict[str, float]:
@@ -31,7 +31,7 @@ def numbers(place: Place) -> dict[str, float]:
     found: dict[str, float] = {}
     for file in files:
         content = _read(file)
-        if file.parent != place.out or _MARK in content:
+        if file.parent != place.out or _MARK in content or _MARK in (content.get("versions") or ()):
             found |= dict(_flat(content))
     return found
 
@@ -100,11 +100,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The table: axes, names of the numbers, rows."""
+    """The table: axes, names of the numbers, rows; and what was asked for that no finished run reports."""
 
     axes: list[str]
     names: list[str]
     rows: list[Row]
+    absent: list[str] = field(default_factory=list)
 
 
 def sheet(places: Sequence[Place], over: str | None, report: Sequence[str]) -> Sheet:
@@ -136,7 +137,9 @@ def sheet(places: Sequence[Place], over: str | None, report: Sequence[str]) -> S
             row.values.setdefault(name, []).append(value)
             seen.setdefault(name, []).append(value)
     names = [name for name, values in seen.items() if report or len(set(values)) > 1 or len(values) == 1]
-    return Sheet(axes, names, list(rows.values()))
+    finished = any("finished" in row.states for row in rows.values())
+    absent = [one for one in report if finished and not any(fnmatchcase(name, one) for name in seen)]
+    return Sheet(axes, names, list(rows.values()), absent)
 
 
 def _picked(found: dict[str, float], report: Sequence[str]) -> dict[str, float]:

@@ -184,13 +184,13 @@ def _run(
     with clock.stage("Prepare"):
         try:
             prepared = _prepared(recipe, progress)
+            _first(lambda: _started(directory, prepared))
+            announce(planned(prepared).render())
+            run, peak = _begin(prepared), _peak(prepared)
         except LowdimError:
             if directory is not None and fresh:
                 directory.reset()
             raise
-        _first(lambda: _started(directory, prepared))
-        announce(planned(prepared).render())
-        run, peak = _begin(prepared), _peak(prepared)
     partial = out.with_name(f"{out.name}.partial")
     checkpoints = Checkpoints(partial, directory, recipe.parallel == "fsdp")
     run.restore(checkpoints)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.recipe import messages
+from lowdim.core.settings import Range, check
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -53,6 +54,17 @@ KEYS = (
 """What ``--set model.KEY=VALUE`` may set; a recipe may name any field of the config."""
 
 
+def check_own(model: Mapping[str, Any]) -> None:
+    """Check what no config of Transformers knows.
+
+    Raises:
+        RecipeError: ``qk_norm`` is no truth value, or ``embedding_std`` no deviation.
+    """
+    if not isinstance(model.get("qk_norm", False), bool):
+        raise RecipeError(f"model.qk_norm must be true or false; got {model['qk_norm']!r}.")
+    check("model.embedding_std", model.get("embedding_std"), Range(above=0, optional=True))
+
+
 def config(model: str | Mapping[str, Any], vocabulary: int | None, length: int) -> PreTrainedConfig:
     """Return the config of a model that starts from nothing.
 
@@ -95,26 +107,39 @@ def _ours(size: Size, given: Mapping[str, Any], qk_norm: bool, vocabulary: int, 
         **given,
     }
     fields.setdefault("num_key_value_heads", fields["num_attention_heads"])
-    for name, parts in (("hidden_size", "num_attention_heads"), ("num_attention_heads", "num_key_value_heads")):
-        if not all(isinstance(fields[each], int) for each in (name, parts)) or fields[name] % fields[parts]:
-            raise RecipeError(
-                f"model.{name} must be a multiple of model.{parts}; got {fields[name]} and {fields[parts]}. Change one."
-            )
+    _divides(fields["hidden_size"], fields["num_attention_heads"], "hidden_size", "num_attention_heads")
     fields.setdefault("head_dim", fields["hidden_size"] // fields["num_attention_heads"])
     return _made("qwen3" if qk_norm else "llama", fields)
+
+
+def _divides(whole: Any, part: Any, name: str, parts: str) -> None:
+    if not all(isinstance(each, int) and each > 0 for each in (whole, part)) or whole % part:
+        raise RecipeError(f"model.{name} must be a multiple of model.{parts}; got {whole!r} and {part!r}. Change one.")
 
 
 def _made(kind: str, fields: Mapping[str, Any]) -> PreTrainedConfig:
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    from lowdim.models.load import quiet
+
     if kind not in CONFIG_MAPPING:
         raise RecipeError(messages.unknown(f"model_type {kind}", CONFIG_MAPPING.keys()).replace("key ", "", 1))
-    known = AutoConfig.for_model(kind)
+    with quiet():
+        known = AutoConfig.for_model(kind)
+    if (inner := known.get_text_config(decoder=True)) is not known:
+        raise RecipeError(
+            f"model_type {kind} is a model of several parts. Take its language model: {inner.model_type}."
+        )
     for key in fields:
         if not hasattr(known, key):
             raise RecipeError(messages.unknown(f"model.{key}", [f"model.{name}" for name in known.to_dict()]))
     try:
-        return AutoConfig.for_model(kind, **fields)
+        with quiet():  # the ids of special tokens are those of a tokenizer that is not known yet
+            made = AutoConfig.for_model(kind, **fields)
     except Exception as error:  # each config has checks of its own
         raise RecipeError(f"model: {' '.join(str(error).split())}. Change these fields.") from error
+    heads, keys = "num_attention_heads", "num_key_value_heads"
+    if getattr(made, keys, None) is not None:
+        _divides(getattr(made, heads), getattr(made, keys), heads, keys)
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from lowdim.core.errors import RecipeError
 from lowdim.core.random import derive_seed
 from lowdim.data.calibration import positions
+from lowdim.models import ranks
 from lowdim.models.disk.source import Source
 from lowdim.models.load import load
 from lowdim.nn.blocks import find_blocks, recompute_
@@ -41,6 +43,7 @@ def make(
     """
     if source is not None:
         model = load(source.path, torch.float32, "cpu", recipe.trust_remote_code)
+        _tell_zeros(model, source.spec)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(recipe.seed, "pretrain", "weights"))
@@ -66,6 +69,18 @@ def make(
     if recipe.checkpointing:
         recompute_(model)
     return model.train(), copies or False
+
+
+def _tell_zeros(model: PreTrainedModel, spec: str) -> None:
+    """Warn that nothing holds the zeros of a pruned model."""
+    matrices = [p.detach() for block in find_blocks(model)[1] for p in block.parameters() if p.dim() > 1]
+    zeros = 1 - sum(int(torch.count_nonzero(p)) for p in matrices) / max(1, sum(p.numel() for p in matrices))
+    if zeros >= 0.01 and ranks.rank() == 0:
+        warnings.warn(
+            f"{zeros:.0%} of the weights in the blocks of {spec} are zero, and pre-training holds none of them there: "
+            "the output is dense. lowdim recover trains a pruned model and keeps its zeros",
+            stacklevel=2,
+        )
 
 
 def riders(recipe: Pretraining, model: nn.Module, optimizer: Optimizer) -> list[Rider]:

@@ -101,6 +101,12 @@ def prepare(recipe: Pretraining, advance: Callable[[int], None] = lambda _: None
         else Sequences(tokens.train, recipe.length, packed)
     )
     held = Sequences(tokens.validation, recipe.length, packed, whole=True)
+    if source is None and data.tokenizer is None and len(tokenizer) < config.vocab_size:
+        warnings.warn(
+            f"the training text gives {len(tokenizer):,} tokens, below the embedding's {config.vocab_size:,} rows, "
+            f"and the others are never used. Set data.vocabulary={len(tokenizer)}, or give more text",
+            stacklevel=3,
+        )
     if text.passed_over:
         warnings.warn(
             f"{text.passed_over:,} documents are passed over: within length={recipe.length} nothing of them is to be "

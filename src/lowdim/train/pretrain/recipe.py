@@ -228,11 +228,12 @@ class Pretraining(Document):
                     "model is a mapping with either a name of ours or a model_type of Transformers; got "
                     f"{', '.join(model) or 'neither'}. Write for example {{name: 35m}}."
                 )
+            configs.check_own(model)
             if "model_type" in model:
                 return model
         name = model["name"] if isinstance(model, dict) else model
         somewhere = isinstance(name, str) and (any(c in name for c in "/:\\") or Path(name).exists())
-        if name not in configs.SIZES and (isinstance(model, dict) or not somewhere):
+        if str(name) not in configs.SIZES and (isinstance(model, dict) or not somewhere):
             raise RecipeError(f"unknown model {name!r}. {suggest(str(name), configs.SIZES)}")
         return model
 

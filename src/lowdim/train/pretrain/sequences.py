@@ -68,7 +68,8 @@ class Sequences:
             self._count = len(self._kept)
             if not self._count:
                 what = "two tokens" if part.first is None else f"a token of an answer among its first {length + 1}"
-                raise DataError(f"no document has {what}. Give other text, or a larger length")
+                side = "validation" if whole else "training"
+                raise DataError(f"no document of the {side} text has {what}. Give other text, or a larger length")
 
     def __len__(self) -> int:
         """Return the number of sequences."""
