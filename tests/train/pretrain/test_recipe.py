@@ -53,6 +53,7 @@ def test_the_sizes_are_those_of_the_papers(name: str) -> None:
         ({"batch": 2, "accumulate": 3}, "batch=2 sequences cannot be cut into accumulate=3"),
         ({"schedule": {"cooldown": 0.2}}, "a setting of wsd"),
         ({"schedule": {"warmup": 100}, "steps": 50}, "never gets to its peak"),
+        ({"steps": 1}, "schedule.warmup is 0.1 of the run.s 1 steps, .* never gets to its peak"),  # its rate would be 0
         ({"schedule": {"name": "wsd", "warmup": 95}, "steps": 100}, "never gets to its peak"),
         ({"data": {"tokenizer": "x", "vocabulary": 300}}, "Leave one of them out"),
         ({"data": {"kind": "sft"}}, "learns no tokenizer"),

@@ -102,7 +102,7 @@ class Schedule(Section):
             RecipeError: names the setting.
         """
         cool = (self.cooldown or 0.1) * steps if self.name == "wsd" else 0.0
-        if self.warm(steps) + cool > steps or self.warm(steps) >= steps > 1:
+        if self.warm(steps) + cool > steps or self.warm(steps) > steps - 1:
             raise RecipeError(
                 f"schedule.warmup is {self.warm(steps):g} of the run's {steps} steps, so that the learning rate never "
                 "gets to its peak and back. Take a smaller schedule.warmup, or train longer (steps)."
