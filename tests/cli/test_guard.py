@@ -86,7 +86,7 @@ ERRORS: list[Exception] = [
     OSError(errno.ENOSPC, "No space left on device", "/out/x"),
     ZeroDivisionError("division by zero"),
 ]
-QUIET = {"train-sparse", "front", "methods", "convert", "report"}
+QUIET = {"train-sparse", "sweep", "front", "methods", "convert", "report"}
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 OTHER_PROGRAMS = {
     "--merge",
@@ -133,7 +133,7 @@ def test_every_flag_that_a_message_names_exists() -> None:
     home = Path(lowdim.__file__).parent
     everywhere = {flag for command in COMMANDS.values() for flag in flags_of(command)} | OTHER_PROGRAMS
     rooms = {"infer/bench": "bench", "infer/serve": "serve"}
-    rooms |= {f"cli/{name.replace('-', '_')}.py": name for name in COMMANDS}
+    rooms |= {f"cli/{name.replace('-', '_')}.py": name for name in COMMANDS if name != "sweep"}  # it runs the others
     for file in sorted(home.rglob("*.py")):
         where = file.relative_to(home).as_posix()
         own = next((flags_of(COMMANDS[name]) for room, name in rooms.items() if where.startswith(room)), everywhere)

@@ -22,7 +22,7 @@ SURFACE = {
     "recover": """MODEL OUT --teacher --minutes --stage --mask --method --quantize --calibration --samples --context
         --seed --storage --set --recipe --revision --resume --overwrite --dry-run --trust-remote-code --quiet -q
         --debug""",
-    "pretrain": "--recipe --out --set --resume --overwrite --dry-run --quiet -q --debug",
+    "pretrain": "--recipe --out --set --trust-remote-code --resume --overwrite --dry-run --quiet -q --debug",
     "train-sparse": """--recipe --out --data --net --method --sparsity --allocation --epochs --batch --lr --twins --seed
         --set --resume --overwrite --quiet -q --debug""",
     "plan-training": """MODEL --optimizer --rank --layerwise --batch --length --dtype --revision --trust-remote-code

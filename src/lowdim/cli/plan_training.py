@@ -21,7 +21,7 @@ DTYPES = ("float32", "bfloat16")
 def plan_training(
     model: Model,
     optimizer: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Of lowdim methods --kind optimizer; all if not given.")
+        str, typer.Option(metavar="NAME,...", help="Optimizers that lowdim methods lists; all if not given.")
     ] = "",
     rank: Annotated[
         int | None, typer.Option(min=1, help="Directions of those that project; a quarter of the smallest matrix.")

@@ -9,7 +9,7 @@ import typer
 
 from lowdim.cli.checks import check_text
 from lowdim.cli.guard import FAILURE, guarded
-from lowdim.cli.options import Debug, Overwrite, Quiet, RecipeFile, Resume
+from lowdim.cli.options import Debug, Overwrite, Quiet, RecipeFile, Resume, Trust
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import say, show, table
 from lowdim.core.errors import RecipeError
@@ -23,6 +23,7 @@ def pretrain(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, e.g. optimizer.lr=3e-4."),
     ] = None,
+    trust_remote_code: Trust = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Time a step, print the plan and stop.")] = False,
@@ -36,7 +37,7 @@ def pretrain(
     """
     from lowdim.train.pretrain.recipe import Pretraining
 
-    checked = Pretraining.assemble(recipe, {}, assignments or [])
+    checked = Pretraining.assemble(recipe, {"trust_remote_code": trust_remote_code or None}, assignments or [])
     for source in checked.data.source:
         check_text("data.source", source)
     if isinstance(checked.data.validation, str):

@@ -23,7 +23,7 @@ _RECIPES = {
     "pretrain": {"": "lowdim.train.pretrain.recipe:Pretraining"},
     "train-sparse": {"": "lowdim.train.compare.recipe:TrainingRecipe"},
 }
-"""The recipes behind ``--set`` of each command, by what stands before their keys."""
+"""The recipes whose keys a command sets, by what stands before their keys."""
 _MOST = 6  # numbers in the table on the screen; the files hold all
 
 

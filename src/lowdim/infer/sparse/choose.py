@@ -22,6 +22,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
+from importlib.metadata import version
 from itertools import cycle
 from pathlib import Path
 from time import perf_counter
@@ -156,12 +157,10 @@ def _times(key: str, packed: Matrix, share: float, eights: bool) -> dict[str, fl
 
 
 def _about() -> dict[str, Any]:
-    from lowdim import __version__
-
     found = library()
     here = machine()
     return {
-        "lowdim": __version__,
+        "lowdim": version("lowdim"),
         "kernels": ABI_VERSION,
         "build": "" if found is None else found.build,
         **{name: here[name] for name in ("cpu", "processor", "cores")},
