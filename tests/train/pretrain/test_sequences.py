@@ -41,7 +41,8 @@ def test_answers_alone_count() -> None:
 def test_too_little_text_is_told(packed: bool, length: int) -> None:
     part = STREAM if packed else Part(STREAM.ids[:3], np.array([0, 1, 2, 3]))
     with pytest.raises(
-        DataError, match="50 tokens, fewer than one sequence of 51" if packed else "no document has two"
+        DataError,
+        match="50 tokens, fewer than one sequence of 51" if packed else "no document of the training text has two",
     ):
         Sequences(part, length, packed)
 
