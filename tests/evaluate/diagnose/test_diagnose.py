@@ -240,6 +240,8 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for name in ("windows", "probes"):
         with pytest.raises(RecipeError, match=f"{name} must be a whole number of at least 1; got 0"):
             diagnose(model, text=TEXT, **{name: 0})
+    with pytest.raises(RecipeError, match="add jacobian to the measures"):
+        diagnose(tmp_path, measures=["drop"], probes=4)
     with pytest.raises(DataError, match="context=200 is longer than the model's 128 positions"):
         diagnose(model, text=Windows(torch.ones(1, 200, dtype=torch.int64), {}))
     with pytest.raises(CheckpointError, match="no tokenizer beside its weights"):

@@ -97,6 +97,11 @@ def diagnose(
     for name, value in (("windows", windows), ("probes", probes)):
         check(name, value, Range(least=1, whole=True))
     check("context", context, Range(least=2, whole=True, optional=True))
+    if "jacobian" not in wanted and (probes, seed) != (1, 0):
+        raise RecipeError(
+            f"probes={probes} and seed={seed} are of the random vectors for the Jacobian, which is not measured. Leave "
+            "them out, or add jacobian to the measures."
+        )
     opened = open_model(
         model,
         revision=revision,
