@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -53,6 +53,19 @@ class OptimizerRule(Settings, ABC):
         """Return the arguments of torch's Adam; its fused step reads and writes every tensor once."""
         betas = (self.beta1, self.beta2)
         return {"lr": lr, "betas": betas, "eps": self.eps, "weight_decay": weight_decay, "fused": True}
+
+
+def loss_of(closure: Callable[[], Any] | None) -> Any:
+    """Return what the closure of a step returns, run with gradients; None without one.
+
+    Example:
+        >>> loss_of(None), loss_of(lambda: 2.0)
+        (None, 2.0)
+    """
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from lowdim.train.optimizers.base import loss_of
+
 
 class Joined(Optimizer):
     """Takes the steps of several optimizers; its groups, state and hooks are those of one.
@@ -39,10 +41,7 @@ class Joined(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Let every part take its step; return what the closure returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for part in self._parts:
             part.step()
         return loss

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.core.random import generator
 from lowdim.nn.int8 import Int8Weight
+from lowdim.train.optimizers.base import loss_of
 from lowdim.train.optimizers.eight_bit import restore
 from lowdim.train.optimizers.projector import Held, Projector
 from lowdim.train.ride import optimizer_of
@@ -104,10 +105,7 @@ class Projected(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step, or end one where weights were updated on the way; return what the closure returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         if not self.layerwise:
             self._update([(i, [p for p in g["params"] if p.grad is not None]) for i, g in enumerate(self.param_groups)])
         self._fired.clear()
