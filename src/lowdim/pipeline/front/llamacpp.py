@@ -82,6 +82,8 @@ class LlamaCpp:
             settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
             self._context = library.llama_init_from_model(self._model, settings) if self._model else None
         if not self._context:
+            if self._model:
+                library.llama_model_free(self._model)
             raise LowdimError(f"llama.cpp cannot load {file}")
         self.vocab = int(library.llama_vocab_n_tokens(library.llama_model_get_vocab(self._model)))
 

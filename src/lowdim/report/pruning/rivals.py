@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lowdim.report.draw import words
-from lowdim.report.pruning.summary import measured_form, section
+from lowdim.report.pruning.summary import NOISE, measured_form, section
 
 Json = Mapping[str, Any]
-_NOISE = 0.03
-"""Two speeds closer than this share are called the same."""
 _LEAST = 5
 """Windows on which perplexities are compared at least."""
 
@@ -100,7 +98,7 @@ def _quality(form: Json, own: Json) -> str:
 
 def _speed(form: Json, own: Json) -> str:
     ratio = form["tokens_per_s"] / own["tokens_per_s"]
-    if abs(ratio - 1) < _NOISE:
+    if abs(ratio - 1) < NOISE:
         return "as fast"
     return f"{'faster' if ratio > 1 else 'slower'} {_against(form, own, 'tokens_per_s', words.number)}"
 

@@ -10,7 +10,7 @@ from typing import Any
 from lowdim.report.draw import words
 
 Json = Mapping[str, Any]
-_NOISE = 0.03  # two speeds or sizes closer than this share are called the same
+NOISE = 0.03  # two speeds or sizes closer than this share are called the same
 _BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "float64": 64}
 
 
@@ -134,7 +134,7 @@ def _size_words(manifest: Json, run: Json) -> str:
     if not dense or sparse is None:
         return ""
     change = sparse / dense - 1
-    if abs(change) < _NOISE:
+    if abs(change) < NOISE:
         why = " (zeros are stored; the packed form would be smaller)" if manifest.get("storage") == "dense" else ""
         return f"it takes no less disk, {words.size(sparse)}{why}"
     verb = "fell" if change < 0 else "grew"
@@ -148,9 +148,9 @@ def _speed_words(run: Json) -> str:
         return "its speed was not measured" + (f" ({note})" if note else "")
     ratio = sparse / dense
     numbers = f"{words.number(sparse)} against {words.number(dense)} tokens/s" + _share_of_sparsity(run)
-    if ratio > 1 + _NOISE:
+    if ratio > 1 + NOISE:
         return f"it generates {_times(ratio)} as fast, {numbers}"
-    return f"it generates {'slower' if ratio < 1 - _NOISE else 'no faster'}, {numbers}"
+    return f"it generates {'slower' if ratio < 1 - NOISE else 'no faster'}, {numbers}"
 
 
 def _share_of_sparsity(run: Json) -> str:
@@ -248,7 +248,7 @@ def _ratio_row(
     if not dense:
         return Row(label, hint, words.MISSING, write(sparse), "")
     ratio = sparse / dense
-    if abs(ratio - 1) < _NOISE:
+    if abs(ratio - 1) < NOISE:
         return Row(label, hint, write(dense), write(sparse), "the same", tone="same")
     tone = "better" if (ratio > 1) == more_is_better else "worse"
     change = _times(ratio) if more_is_better else words.signed(100 * (ratio - 1), 0) + "%"
