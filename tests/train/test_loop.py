@@ -382,3 +382,21 @@ def test_sharded_weights_are_projected_where_they_lie() -> None:
     fully_shard(narrow)
     with pytest.raises(LowdimError, match="MixedPrecisionPolicy"):
         plain(narrow, projected={next(narrow.parameters()): lambda wide: wide})
+
+
+def test_the_norm_of_a_step_is_known_to_whoever_asks_while_it_is_taken() -> None:
+    def loop(clip: float | None, asks: bool) -> tuple[Loop, list[float]]:
+        model = nn.Linear(2, 1, bias=False)
+        nn.init.ones_(model.weight)
+        optimizer, seen = torch.optim.SGD(model.parameters(), lr=0.1), list[float]()
+        made = Loop(model, optimizer, loss=lambda m, x: m(x).sum(), clip=clip)
+        if asks:
+            optimizer.register_step_pre_hook(lambda *_: seen.append(made.norm))
+        made.run([torch.tensor([[3.0, 4.0]])])
+        return made, seen
+
+    for clip in (None, 1.0):
+        made, seen = loop(clip, asks=True)
+        assert seen == [pytest.approx(5.0)] and made.norm == pytest.approx(5.0)
+    assert loop(1.0, asks=False)[0].norm == pytest.approx(5.0)
+    assert math.isnan(loop(None, asks=False)[0].norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -67,7 +68,8 @@ class Loop:
 
     Attributes:
         step: optimizer steps done.
-        norm: of the gradient over all weights, as it was before clipping; there when the optimizer takes its step.
+        norm: of the gradient over all weights, as it was before clipping. Ask on every rank when the optimizer takes
+            its step; afterwards it is known if it was asked for or clipped, and else NaN.
 
     Raises:
         RecipeError: a setting is out of range.
@@ -106,7 +108,7 @@ class Loop:
         check("accumulate", accumulate, Range(least=1, whole=True))
         check("clip", clip, Range(above=0, optional=True))
         self.model, self.optimizer, self.riders, self.step = model, optimizer, tuple(riders), 0
-        self.norm = float("nan")
+        self._norm: Tensor | float | None = math.nan
         self._loss, self._size, self._schedule = loss, size, schedule
         self._accumulate, self._clip = accumulate, clip
         self._adds_up = together
@@ -192,8 +194,9 @@ class Loop:
         with self._widened():
             if self._adds_up:
                 self._add_up()
-            self.norm = self._bound()
+            self._norm = None if self._clip is None else nn.utils.clip_grad_norm_(self._parameters(), self._clip)
             self.optimizer.step()
+        self._norm = math.nan if self._norm is None else self._norm
         self.optimizer.zero_grad()
         self.step += 1
 
@@ -209,14 +212,14 @@ class Loop:
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= dist.get_world_size()
 
-    def _bound(self) -> float:
-        """Clip the gradient, if it is to be; return the norm that it had."""
-        parameters = self._parameters()
-        if self._clip is not None:
-            norm = nn.utils.clip_grad_norm_(parameters, self._clip)
-        else:
-            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        return float(full(norm))
+    @property
+    def norm(self) -> float:
+        """See the class; computed for those who ask."""
+        if self._norm is None:
+            self._norm = nn.utils.get_total_norm([p.grad for p in self._parameters() if p.grad is not None])
+        if isinstance(self._norm, Tensor):
+            self._norm = float(full(self._norm))
+        return self._norm
 
     @contextmanager
     def _widened(self) -> Iterator[None]:
