@@ -139,3 +139,15 @@ def test_what_cannot_be_recovered_is_not_pruned(
     assert done.exit_code != 0
     assert said in " ".join(done.output.split())
     assert [path.name for path in tmp_path.iterdir()] == ["both.yaml"]
+
+
+def test_a_step_is_timed_once_for_both_steps(
+    run, model: Path, both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lowdim.pipeline.recover import api
+
+    real, timed = api.plan_distill, list[int]()
+    monkeypatch.setattr(api, "plan_distill", lambda stage: timed.append(1) or real(stage))
+    done = run("prune", model, tmp_path / "out", "--recipe", both, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert len(timed) == 1

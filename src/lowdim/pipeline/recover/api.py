@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,7 @@ def recover(
     progress: Progress | None = None,
     announce: Callable[[str], None] | None = None,
     speed: MeasureSpeed | None = None,
+    stages: Mapping[str, StagePlan] | None = None,
 ) -> RecoveryResult:
     """Train a pruned model to be like its dense teacher again; its zeros stay where they are.
 
@@ -92,6 +93,7 @@ def recover(
         progress: told of stages and their advance.
         announce: given the plan as text before the work begins.
         speed: measures both models where the recipe sets ``evaluation.tokens``; Hugging Face ``generate`` if not given.
+        stages: what `plan` found for the same recipe and text, instead of timing it again.
 
     Raises:
         LowdimError: anything that the caller can put right: recipe, models, data, output directory, numbers.
@@ -100,7 +102,7 @@ def recover(
     given = {"teacher": None if teacher is None else str(teacher), "minutes": minutes}
     recipe = Recovery(**recipe.to_dict() | {key: value for key, value in given.items() if value is not None})
     model, target = accepted(model), Path(out)
-    run = _Run(recipe, progress or Silent(), calibration, tokenizer, announce, speed)
+    run = _Run(recipe, progress or Silent(), calibration, tokenizer, announce, speed, stages)
     with ranks.launched():
         if recipe.distill.shard and not ranks.active():
             raise LowdimError(
@@ -142,10 +144,11 @@ class _Run:
         tokenizer: Any,
         announce: Callable[[str], None] | None,
         speed: MeasureSpeed | None = None,
+        stages: Mapping[str, StagePlan] | None = None,
     ) -> None:
         self.recipe, self.progress, self.source, self.tokenizer = recipe, progress, source, tokenizer
         self.announce = announce or (lambda _: None)
-        self.speed = speed
+        self.speed, self.stages = speed, stages
         self.clock = Clock()
 
     def plan(self, spec: str, revision: str | None) -> RecoveryPlan:
@@ -159,7 +162,7 @@ class _Run:
 
     def _planned(self, pair: Pair, text: Text) -> RecoveryPlan:
         weights, zeros = counted(pair)
-        stages = {name: self._plan_stage(name, pair, text) for name in self.recipe.stages}
+        stages = dict(self.stages or {}) or {name: self._plan_stage(name, pair, text) for name in self.recipe.stages}
         needed = memory(pair, text, max(stage.batches for stage in stages.values()))
         return RecoveryPlan(stages, weights, zeros, {name: needed[name] for name in stages})
 

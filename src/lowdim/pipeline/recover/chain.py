@@ -92,8 +92,9 @@ def prune_and_recover(
     """
     between = out.with_name(f"{out.name}.pruned")
     with ranks.launched():
-        if not between.exists() and not out.exists():
-            plan(model, recipe, recovery, revision=revision)  # what cannot be recovered need not be pruned
+        stages = None
+        if not between.exists() and not out.exists():  # what cannot be recovered need not be pruned
+            stages = plan(model, recipe, recovery, revision=revision).stages
         prune(
             model,
             recipe,
@@ -112,6 +113,7 @@ def prune_and_recover(
             progress=progress,
             announce=announce,
             speed=speed,
+            stages=stages,
         )
         if ranks.rank() == 0:
             shutil.rmtree(between, ignore_errors=True)
