@@ -138,3 +138,21 @@ def _sharded(projector: Projector) -> tuple[nn.Sequential, Projected]:
 
 def _matrices(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.dim() == 2]
+
+
+def matrix(rows: int, cols: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
+
+
+def decaying(rows: int, cols: int, seed: int = 0) -> Tensor:
+    """Return a matrix whose singular values fall as 1 / k^1.5, as those of gradients do."""
+    u, _, v = torch.linalg.svd(matrix(rows, cols, seed), full_matrices=False)
+    return (u / torch.arange(1, u.shape[1] + 1) ** 1.5) @ v
+
+
+def stepped(projector: Projector, gradient: Tensor, make: Any, **settings: Any) -> Tensor:
+    """Return the change of a zero weight in one step."""
+    weight = nn.Parameter(torch.zeros_like(gradient))
+    weight.grad = gradient.clone()
+    Projected(make([weight], lr=1.0, **settings), projector).step()
+    return weight.detach()
