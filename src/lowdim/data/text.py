@@ -155,6 +155,13 @@ def stream(path: str | Path, separator: str | None = None) -> Iterator[Document]
         yield from read(path)  # which says where
 
 
+def has_plain(path: str | Path) -> bool:
+    """Tell whether a file, or any in a directory, is named as text rather than as records."""
+    path = Path(path).expanduser()
+    files = path.rglob("*") if path.is_dir() else [path]
+    return any(file.suffix.lower() not in _RECORD_SUFFIXES and (file.is_file() or file == path) for file in files)
+
+
 def _row(path: Path, line: str, number: int) -> list[Document]:
     """Return the documents of a line of JSON: one, or those of a whole array."""
     value, where = _parsed(path, line, number), f"{path}, line {number}"

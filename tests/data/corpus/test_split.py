@@ -81,3 +81,15 @@ def test_bytes_that_are_no_text_are_told_with_their_place(tmp_path: Path) -> Non
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n')
     with pytest.raises(DataError, match=r"is not UTF-8 text: byte 24 is 0xff"):
         list(text.stream(tmp_path / "a.jsonl"))
+
+
+def test_a_separator_that_cuts_nothing_is_refused(tmp_path: Path) -> None:
+    rows, folder = tmp_path / "rows.jsonl", tmp_path / "folder"
+    rows.write_text('{"text": "one"}\n{"text": "two"}\n')
+    folder.mkdir()
+    (folder / "rows.jsonl").write_bytes(rows.read_bytes())
+    for sources in ([str(rows)], [str(folder)], ["builtin"]):
+        with pytest.raises(DataError, match=r"data\.separator='##' stands between documents of text files"):
+            Corpus(sources, 0.5, separator="##").split()
+    (folder / "more.txt").write_text("three##four")
+    assert Corpus([str(folder)], 0.5, separator="##").split().documents == 4

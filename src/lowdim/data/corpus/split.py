@@ -35,8 +35,10 @@ class Corpus:
         else: held out are those with the smallest hashes.
 
         Raises:
-            DataError: a source cannot be read or holds nothing, or there are fewer than two different documents.
+            DataError: a source cannot be read or holds nothing, there are fewer than two different documents, or a
+                separator is given and no text that it could cut.
         """
+        self._check_separator()
         digest, keys = hashlib.sha256(), list[int]()
         for document in self._all():
             key = _key(document)
@@ -64,6 +66,15 @@ class Corpus:
             count = min(len(different) - 1, max(1, round(self.validation * len(different))))
             held = set(different[:count])
         return Split(self, digest.hexdigest(), len(keys), frozenset(held))
+
+    def _check_separator(self) -> None:
+        given = [*self.train, *([self.validation] if isinstance(self.validation, str) else [])]
+        files = [source for source in given if Path(source).exists() or source.partition(":")[0] != "builtin"]
+        if self.separator is not None and not any(map(text.has_plain, files)):
+            raise DataError(
+                f"data.separator={self.separator!r} stands between documents of text files, and {', '.join(given)} "
+                "hold none: records are documents by themselves. Leave it out"
+            )
 
     def _all(self) -> Iterator[Document]:
         for source in self.train:
