@@ -1,6 +1,6 @@
 // AVX2 with FMA and BMI2: x86 processors since 2013 (Haswell, Zen). A table shuffle does what VPEXPAND does in AVX-512.
 
-#include "avx2_eights.h"
+#include "avx2_records.h"
 #include "avx2_unpack.h"
 
 namespace {
@@ -217,13 +217,14 @@ void int3_rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t en
 using Rows = void (*)(const ld_matrix *, const ld_input *, int64_t, int64_t, float *, int64_t);
 
 template <int Tokens>
-constexpr Rows kRows[] = {number_rows<Fp32, Tokens>, number_rows<Bf16, Tokens>, int8_rows<Tokens>,
-                          int4_rows<Tokens>,         int3_rows<Tokens>,         eights_rows<Tokens>};
+constexpr Rows kRows[] = {number_rows<Fp32, Tokens>, number_rows<Bf16, Tokens>, int8_rows<Tokens>,      int4_rows<Tokens>,
+                          int3_rows<Tokens>,         record_rows<2, Tokens>,    record_rows<4, Tokens>};
 
 constexpr const Rows *kByTokens[LD_MAX_TOKENS] = {kRows<1>, kRows<2>, kRows<3>, kRows<4>, kRows<5>, kRows<6>, kRows<7>, kRows<8>};
 
 void rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
-  kByTokens[in->tokens - 1][m->layout == LD_EIGHTS ? LD_INT3 + 1 : m->kind](m, in, begin, end, y, y_stride);
+  const int form = m->layout == LD_ROWS ? m->kind : m->layout == LD_EIGHTS ? LD_INT3 + 1 : LD_INT3 + 2;
+  kByTokens[in->tokens - 1][form](m, in, begin, end, y, y_stride);
 }
 
 int supported() {

@@ -2,7 +2,7 @@
 #ifndef LOWDIM_AVX2_H
 #define LOWDIM_AVX2_H
 
-#include "eights.h"
+#include "records.h"
 
 #include <immintrin.h>
 

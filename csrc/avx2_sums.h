@@ -30,7 +30,7 @@ struct Scales {
         const __m256i w = _mm256_slli_epi32(_mm256_cvtepu16_epi32(place(reinterpret_cast<const uint8_t *>(scales))), 16);
         _mm256_store_ps(at[t], _mm256_mul_ps(_mm256_castsi256_ps(w), _mm256_loadu_ps(x)));
       } else {
-        for (int64_t i = 0; i < count; ++i) at[t][i] = widen(scales[i]) * x[i];
+        for (int64_t i = 0; i < 8; ++i) at[t][i] = i < count ? widen(scales[i]) * x[i] : 0.0f;
       }
     }
   }

@@ -112,45 +112,65 @@ void unpack_octet_codes(const ld_matrix *m, int64_t row, Out *out) {
   });
 }
 
-// Which of a record's 128 columns a row keeps. Bits of eight places are apart, so that their sum is all of them.
-LD_INLINE void record_mask(const char *places, uint8_t *mask) {
+// Which columns of a record a row keeps, a bit each. Bits of different places are apart, so that the sum over a dword is all of them.
+template <int64_t Layout>
+LD_INLINE void record_mask(int32_t kind, const char *places, uint16_t *mask) {
   const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(places));
   const int64_t bits = static_cast<int64_t>(0x8040201008040201);
   const __m256i low = _mm256_set_epi64x(0, bits, 0, bits), high = _mm256_set_epi64x(bits, 0, bits, 0);
-  for (int64_t h = 0; h < 2; ++h) {
+  const __m256i one = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
+  alignas(32) uint32_t kept[16];
+  for (int h = 0; h < 2; ++h) {
     const __m256i at = _mm256_and_si256(h ? _mm256_srli_epi16(both, 4) : both, _mm256_set1_epi8(15));
-    const __m256i a = _mm256_sad_epu8(_mm256_shuffle_epi8(low, at), _mm256_setzero_si256());
-    const __m256i b = _mm256_sad_epu8(_mm256_shuffle_epi8(high, at), _mm256_setzero_si256());
-    alignas(32) uint64_t sums[4];
-    _mm256_store_si256(reinterpret_cast<__m256i *>(sums), _mm256_or_si256(a, _mm256_slli_epi64(b, 8)));
-    for (int64_t i = 0; i < 4; ++i) {
-      mask[8 * h + 2 * i] = static_cast<uint8_t>(sums[i]);
-      mask[8 * h + 2 * i + 1] = static_cast<uint8_t>(sums[i] >> 8);
-    }
+    const __m256i a = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_shuffle_epi8(low, at), one), ones);
+    const __m256i b = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_shuffle_epi8(high, at), one), ones);
+    _mm256_store_si256(reinterpret_cast<__m256i *>(kept + 8 * h), _mm256_or_si256(a, _mm256_slli_epi32(b, 8)));
+  }
+  for (int64_t g = 0; g < kRecordValues / Layout; ++g) {
+    uint32_t all = 0;
+    for (int64_t i = 0; i < Layout; i += 4) all |= kept[position(kind, Layout, g, i) / 4];
+    mask[g] = static_cast<uint16_t>(all);
   }
 }
 
-// The masks of an unchecked matrix may name 128 values, for which the buffers have room.
-template <class Out>
+// The codes of a row in the order of their columns.
+template <int64_t Layout>
+LD_INLINE void record_codes(const ld_matrix *m, const char *record, int64_t row, int8_t *out) {
+  alignas(32) char stored[kRecordValues];
+  const char *values = record + 2 * kRecordPlaces + (m->kind == LD_INT8 ? kRecordValues * row : 0);
+  if (m->kind == LD_INT4) {
+    const Int4 kind(m);
+    for (int h = 0; h < 2; ++h) {
+      const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(values + 32 * h));
+      _mm256_store_si256(reinterpret_cast<__m256i *>(stored + 32 * h), kind.codes(v, static_cast<int>(row)));
+    }
+    values = stored;
+  }
+  for (int64_t at = 0; at < kRecordValues; at += 4) std::memcpy(out + at, values + position(m->kind, Layout, at / Layout, at % Layout), 4);
+}
+
+// The masks of an unchecked matrix may name more values than there are, for which the buffers have room.
+template <int64_t Layout, class Out>
 void unpack_records(const ld_matrix *m, int64_t row, Out *out) {
   const char *record = records_of(m, row);
-  const int64_t group = m->kind == LD_BF16 ? 64 : m->group;
+  const int64_t group = m->kind == LD_BF16 ? 64 : m->group, columns = record_columns(Layout);
   const uint16_t *const scales = m->scales + (m->kind == LD_BF16 ? 0 : row * ((m->cols + group - 1) / group));
-  for (int64_t c = 0; c < m->cols; c += kRecordColumns, record += record_bytes(m->kind)) {
-    uint8_t mask[16];
-    record_mask(record + row % 2 * kRecordPlaces, mask);
+  for (int64_t c = 0; c < m->cols; c += columns, record += record_bytes(m->kind)) {
+    uint16_t kept[kMostColumns / 16];
+    record_mask<Layout>(m->kind, record + row % 2 * kRecordPlaces, kept);
+    const uint8_t *const mask = reinterpret_cast<const uint8_t *>(kept);
     if (m->kind == LD_BF16) {
-      uint16_t values[kRecordColumns + 32] = {};
+      uint16_t values[kMostColumns + 32] = {};
       values_of(m, record, row % 2, values);
       const char *p = reinterpret_cast<const char *>(values);
-      emit_columns(c, least(c + kRecordColumns, m->cols), out, [&](int64_t at, Out *to) LD_ALWAYS {
+      emit_columns(c, least(c + columns, m->cols), out, [&](int64_t at, Out *to) LD_ALWAYS {
         for (int i = 0; i < 4; ++i) emit(Bf16::take<false>(p, nullptr, mask + (at - c) / 8 + 2 * i), to + 16 * i);
       });
     } else {
-      int8_t values[kRecordColumns + 32] = {};
-      values_of(m, record, row % 2, values);
+      int8_t values[kMostColumns + 32] = {};
+      record_codes<Layout>(m, record, row % 2, values);
       const char *p = reinterpret_cast<const char *>(values);
-      emit_columns(c, least(c + kRecordColumns, m->cols), out, [&](int64_t at, Out *to) LD_ALWAYS {
+      emit_columns(c, least(c + columns, m->cols), out, [&](int64_t at, Out *to) LD_ALWAYS {
         const float scale = widen(scales[at / group]);
         emit_codes(take_codes<false>(p, nullptr, mask + (at - c) / 8), scale, to);
         emit_codes(take_codes<false>(p, nullptr, mask + (at - c) / 8 + 4), scale, to + 32);
@@ -180,7 +200,9 @@ template <class Out>
 void unpack_rows(const ld_matrix *m, int64_t begin, int64_t end, Out *out, int64_t stride) {
   for (int64_t r = begin; r < end; ++r, out += stride)
     if (m->layout == LD_EIGHTS)
-      unpack_records(m, r, out);
+      unpack_records<LD_EIGHTS>(m, r, out);
+    else if (m->layout == LD_FOURS)
+      unpack_records<LD_FOURS>(m, r, out);
     else if (inside(m, r))
       unpack_row<false>(m, r, out);
     else

@@ -1,6 +1,6 @@
 // AVX-512 with VBMI2, VNNI and BF16: Ice Lake's successors from Sapphire Rapids on, Zen 4 and later.
 
-#include "avx512_eights.h"
+#include "avx512_records.h"
 #include "avx512_octets.h"
 #include "avx512_unpack.h"
 
@@ -357,7 +357,7 @@ int together(const ld_matrix *m, int tokens, int64_t begin, int64_t end) {
 
 void rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
   if (begin >= end) return;
-  if (m->layout == LD_EIGHTS) return eights(m, in, begin, end, y, y_stride);
+  if (in_records(m)) return record_rows(m, in, begin, end, y, y_stride);
   if (m->kind == LD_INT3) return octets(m, in, begin, end, y, y_stride);
   const int step = together(m, in->tokens, begin, end);
   const int64_t whole = begin + (end - begin) / step * step, safe = safe_end(m, begin, whole, step);

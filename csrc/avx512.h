@@ -6,7 +6,7 @@
 #ifndef LOWDIM_AVX512_H
 #define LOWDIM_AVX512_H
 
-#include "eights.h"
+#include "records.h"
 
 #include <immintrin.h>
 

@@ -159,56 +159,86 @@ inline void unpack_word(Row &row, int64_t c, Out *out, const Stored &stored) {
   put_codes<Whole>(out + c, row.m->cols - c, v, widen(stored.scales[c / row.m->group]));
 }
 
-// Which of a record's 128 columns a row keeps. Bits of eight places are apart, so that their sum is all of them.
-inline void record_mask(const char *places, uint64_t *mask) {
+// From the order in which a record's values stand to that of their columns, dword by dword.
+template <int64_t Layout>
+LD_INLINE __m512i in_order(__m512i v) {
+  const __m512i eights = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+  const __m512i fours = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(Layout == LD_EIGHTS ? eights : fours, v);
+}
+
+// Which of a record's columns a row keeps. Bits of different places are apart, so that their sum is all of them.
+template <int64_t Layout>
+inline void record_mask(const char *places, bool numbers, uint64_t *mask) {
   const __m512i both = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(places)));
-  const __m512i at = _mm512_and_si512(_mm512_srlv_epi64(both, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4)), _mm512_set1_epi8(15));
+  __m512i at = _mm512_and_si512(_mm512_srlv_epi64(both, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4)), _mm512_set1_epi8(15));
+  if (!numbers) at = in_order<Layout>(at);
   const __m512i low = _mm512_broadcast_i32x4(_mm_set_epi64x(0, static_cast<int64_t>(0x8040201008040201)));
   const __m512i high = _mm512_broadcast_i32x4(_mm_set_epi64x(static_cast<int64_t>(0x8040201008040201), 0));
-  const __m512i a = _mm512_sad_epu8(_mm512_shuffle_epi8(low, at), _mm512_setzero_si512());
-  const __m512i b = _mm512_sad_epu8(_mm512_shuffle_epi8(high, at), _mm512_setzero_si512());
-  const __m128i bits = _mm512_cvtepi64_epi16(_mm512_or_si512(a, _mm512_slli_epi64(b, 8)));
-  _mm_storeu_si128(reinterpret_cast<__m128i *>(mask), bits);
+  const __m512i a = _mm512_shuffle_epi8(low, at), b = _mm512_shuffle_epi8(high, at);
+  if (Layout == LD_EIGHTS) {
+    const __m512i bits = _mm512_or_si512(_mm512_sad_epu8(a, zero()), _mm512_slli_epi64(_mm512_sad_epu8(b, zero()), 8));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(mask), _mm512_cvtepi64_epi16(bits));
+  } else {
+    const __m512i one = _mm512_set1_epi8(1);
+    const __m512i bits = _mm512_or_si512(_mm512_dpbusd_epi32(zero(), a, one), _mm512_slli_epi32(_mm512_dpbusd_epi32(zero(), b, one), 8));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(mask), _mm512_cvtepi32_epi16(bits));
+  }
 }
 
-// 64 columns of a record, `half` of them to come before.
-template <bool Whole, class Out>
-inline void unpack_half(const ld_matrix *m, const char *record, int64_t row, int64_t half, uint64_t mask, __m512i table, float scale,
-                        int64_t left, Out *out) {
+// The values of a row in the order of their columns, where they can be read 64 bytes at a time.
+template <int64_t Layout>
+LD_INLINE const char *ordered(const ld_matrix *m, const char *record, int64_t row, __m512i table, char *held) {
   const char *const values = record + 2 * kRecordPlaces;
   if (m->kind == LD_BF16) {
-    for (int64_t i = 0; i < 2; ++i) {
-      const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(values + 128 * row + 64 * half + 32 * i));
-      const __m512i numbers = Bf16::expand(static_cast<__mmask32>(mask >> 32 * i), _mm512_castsi256_si512(v));
-      put<Whole>(out + 32 * i, left - 32 * i, numbers);
-    }
-    return;
+    std::memcpy(held, values + 128 * row, 128);
+  } else if (m->kind == LD_INT8) {
+    _mm512_store_si512(held, in_order<Layout>(_mm512_loadu_si512(values + 64 * row)));
+  } else {
+    const __m512i v = _mm512_loadu_si512(values);
+    _mm512_store_si512(held, in_order<Layout>(_mm512_permutexvar_epi8(row ? _mm512_srli_epi16(v, 4) : v, table)));
   }
-  const char *const from = m->kind == LD_INT8 ? values + 64 * row + 32 * half : values + 32 * half;
-  __m512i v = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
-  if (m->kind == LD_INT4) v = _mm512_permutexvar_epi8(row ? _mm512_srli_epi16(v, 4) : v, table);
-  put_codes<Whole>(out, left, _mm512_mask_expand_epi8(zero(), mask, pinned(v)), scale);
+  return held;
 }
 
-template <class Out>
+// 64 columns, of which `left` are stored.
+template <bool Whole, class Out>
+inline void unpack_columns(const ld_matrix *m, const char *values, uint64_t mask, float scale, int64_t left, Out *out) {
+  if (m->kind == LD_BF16) {
+    for (int64_t i = 0; i < 2; ++i) {
+      const uint32_t bits = static_cast<uint32_t>(mask >> 32 * i);
+      put<Whole>(out + 32 * i, left - 32 * i, Bf16::expand(bits, load(values)));
+      values += 2 * __builtin_popcount(bits);
+    }
+  } else {
+    put_codes<Whole>(out, left, _mm512_mask_expand_epi8(zero(), mask, load(values)), scale);
+  }
+}
+
+// The masks of an unchecked matrix may name fewer values, but never more.
+template <int64_t Layout, class Out>
 void unpack_records(const ld_matrix *m, int64_t row, Out *out) {
-  const bool codes = m->kind != LD_BF16;
+  const bool numbers = m->kind == LD_BF16;
   const char *record = records_of(m, row);
-  const uint16_t *const scales = codes ? m->scales + row * ((m->cols + m->group - 1) / m->group) : nullptr;
+  const uint16_t *const scales = numbers ? nullptr : m->scales + row * ((m->cols + m->group - 1) / m->group);
   const __m512i table = m->kind == LD_INT4
                             ? _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(m->table)))
                             : _mm512_setzero_si512();
-  for (int64_t c = 0; c < m->cols; c += kRecordColumns, record += record_bytes(m->kind)) {
-    uint64_t mask[2];
-    record_mask(record + row % 2 * kRecordPlaces, mask);
-    for (int64_t half = 0; half < 2; ++half) {
-      const int64_t at = c + 64 * half, left = m->cols - at;
+  constexpr int64_t kColumns = 1024 / Layout;
+  alignas(64) char held[2 * kRecordValues + kRegister];
+  for (int64_t c = 0; c < m->cols; c += kColumns, record += record_bytes(m->kind)) {
+    uint64_t mask[kColumns / 64];
+    record_mask<Layout>(record + row % 2 * kRecordPlaces, numbers, mask);
+    const char *values = ordered<Layout>(m, record, row % 2, table, held);
+    for (int64_t word = 0; word < kColumns / 64; ++word) {
+      const int64_t at = c + 64 * word, left = m->cols - at;
       if (left <= 0) break;
-      const float scale = codes ? widen(scales[at / m->group]) : 0.0f;
+      const float scale = numbers ? 0.0f : widen(scales[at / m->group]);
       if (left >= 64)
-        unpack_half<true>(m, record, row % 2, half, mask[half], table, scale, left, out + at);
+        unpack_columns<true>(m, values, mask[word], scale, left, out + at);
       else
-        unpack_half<false>(m, record, row % 2, half, mask[half], table, scale, left, out + at);
+        unpack_columns<false>(m, values, mask[word], scale, left, out + at);
+      values += 4 * Layout * (numbers ? 2 : 1);
     }
   }
 }
@@ -249,7 +279,9 @@ template <class Out>
 void unpack_rows(const ld_matrix *m, int64_t begin, int64_t end, Out *out, int64_t stride) {
   for (int64_t row = begin; row < end; ++row, out += stride) {
     if (m->layout == LD_EIGHTS)
-      unpack_records(m, row, out);
+      unpack_records<LD_EIGHTS>(m, row, out);
+    else if (m->layout == LD_FOURS)
+      unpack_records<LD_FOURS>(m, row, out);
     else if (m->kind == LD_FP32)
       unpack_row(Row(m, row, 4), 4, out, Fp32());
     else if (m->kind == LD_BF16)

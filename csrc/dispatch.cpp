@@ -88,7 +88,7 @@ const char *ld_message(int32_t status) {
     case LD_NO_MEMORY: return "out of memory";
     case LD_NOT_A_NUMBER: return "NaN among the numbers that are compared";
     case LD_BAD_PLACES: return "the columns of the values do not ascend";
-    case LD_NOT_EIGHTS: return "the mask does not keep eight of every 16 columns";
+    case LD_NO_FIT: return "the mask does not keep as many of every 16 columns as the layout has values";
     default: return "unknown status";
   }
 }

@@ -5,7 +5,7 @@
 #include "lowdim.h"
 
 /* Up to LD_MAX_TOKENS inputs of one layer in the form that its kind wants, prepared once and shared by q, k and v, and by
- * gate and up. Rows are `stride` elements apart, stride being cols rounded up to 128; what lies beyond cols is zero. Arrays are
+ * gate and up. Rows are `stride` elements apart, stride being cols rounded up to 256; what lies beyond cols is zero. Arrays are
  * 64-byte aligned; those that the kind does not use are NULL. */
 typedef struct ld_input {
   int32_t kind, group, tokens;
@@ -24,7 +24,7 @@ typedef struct ld_kernels {
   /* x: fp32 [tokens, cols], x_stride apart, into the arrays of `in`, whose sizes are set. Quantised: amax = max |x| of the
    * group; scale = amax / 127, q = rint(x * (127 / amax)); amax < 1e-30: all zero; NaN or infinity: scale NaN, q zero. */
   void (*prepare)(const float *x, int64_t x_stride, ld_input *in);
-  /* y[t * y_stride + r] = the product plus bias, r in [begin, end). For LD_INT4 and LD_EIGHTS begin is even, for LD_INT3 begin
+  /* y[t * y_stride + r] = the product plus bias, r in [begin, end). For LD_INT4, LD_EIGHTS and LD_FOURS begin is even, for LD_INT3 begin
    * is a multiple of 8 and so is end, unless it is that of the matrix. Every result has the same bits
    * whatever the other tokens and rows of the call. */
   void (*rows)(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride);

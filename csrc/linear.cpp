@@ -1,6 +1,6 @@
 // The entry points that take a matrix: checks, workspace, and the split of the work into passes and chunks of rows.
 
-#include "eights.h"
+#include "records.h"
 
 #include <cstdlib>
 
@@ -37,14 +37,14 @@ bool allowed(const ld_matrix *m) {
   if (!m || !sizes_allowed(m->kind, m->rows, m->cols, m->mask, m->mask_words)) return false;
   if (m->value_bytes < 0 || !array(m->values, m->value_bytes, width(m->kind)) || !aligned(m->bias, 4)) return false;
   if (m->mask && !(m->row_ptr && aligned(m->row_ptr, 8))) return false;
-  if (m->layout != LD_ROWS && (m->layout != LD_EIGHTS || m->mask || ld_eights_bytes(m->kind, m->rows, m->cols) < 0)) return false;
+  if (in_records(m) && (m->mask || ld_records_bytes(m->kind, m->layout, m->rows, m->cols) < 0)) return false;
   if (!codes(m->kind)) return m->group == 0;
   if (m->group != 64 && m->group != 128) return false;
   return array(m->scales, m->rows * ceil_div(m->cols, m->group), 2) && (!tables(m->kind) || m->table);
 }
 
 int64_t dense_bytes(const ld_matrix *m) {
-  if (m->layout == LD_EIGHTS) return ld_eights_bytes(m->kind, m->rows, m->cols);
+  if (in_records(m)) return ld_records_bytes(m->kind, m->layout, m->rows, m->cols);
   if (m->kind == LD_INT3) return ceil_div(m->rows, 8) * ceil_div(m->cols, 64) * 192;
   return (m->kind == LD_INT4 ? ceil_div(m->rows, 2) : m->rows) * m->cols * width(m->kind);
 }
@@ -65,14 +65,14 @@ int64_t packed_bytes(int32_t kind, int64_t rows, int64_t cols, const uint64_t *m
 }
 
 bool ascending(const ld_matrix *m) {
-  const int64_t step = record_bytes(m->kind), count = ceil_div(m->rows, 2) * records(m->cols);
+  const int64_t step = record_bytes(m->kind), count = ceil_div(m->rows, 2) * records(m->layout, m->cols);
   const char *record = static_cast<const char *>(m->values);
   for (int64_t i = 0; i < count; ++i, record += step) {
     for (int64_t row = 0; row < 2; ++row) {
       uint8_t places[kRecordValues];
-      places_of(record, row, places);
+      places_of(m, record, row, places);
       for (int64_t at = 1; at < kRecordValues; ++at)
-        if (at % 8 && places[at] <= places[at - 1]) return false;
+        if (at % m->layout && places[at] <= places[at - 1]) return false;
     }
   }
   return true;
@@ -195,7 +195,7 @@ int64_t ld_row_ptr(int32_t kind, int64_t rows, int64_t cols, const uint64_t *mas
 int32_t ld_check(const ld_matrix *m) {
   if (!allowed(m)) return LD_BAD_ARGUMENT;
   if (!m->mask && dense_bytes(m) > m->value_bytes) return LD_BAD_SIZE;
-  if (m->layout == LD_EIGHTS) return ascending(m) ? LD_OK : LD_BAD_PLACES;
+  if (in_records(m)) return ascending(m) ? LD_OK : LD_BAD_PLACES;
   if (!m->mask) return LD_OK;
   if (m->row_ptr[0] != 0) return LD_BAD_OFFSETS;
   const int64_t words = ceil_div(m->cols, 64), step = m->kind == LD_INT4 ? 2 : 1;
@@ -254,14 +254,14 @@ int32_t ld_unpack(const ld_matrix *m, int64_t begin, int64_t end, int32_t out_ki
 }
 
 int64_t ld_input_bytes(int32_t kind, int32_t group, int32_t tokens, int64_t cols) {
-  const int64_t elements = tokens * round_up(cols, 128);
+  const int64_t elements = tokens * round_up(cols, kMostColumns);
   if (!codes(kind)) return round_up(elements * width(kind), 64);
   const int64_t groups = tokens * ceil_div(cols, group);
   return elements + round_up(groups * 4, 64) + groups * 64;
 }
 
 void ld_input_place(ld_input *in, int32_t kind, int32_t group, int32_t tokens, int64_t cols, void *memory) {
-  *in = {kind, group, tokens, cols, round_up(cols, 128), codes(kind) ? ceil_div(cols, group) : 0, nullptr, nullptr, nullptr, nullptr, nullptr};
+  *in = {kind, group, tokens, cols, round_up(cols, kMostColumns), codes(kind) ? ceil_div(cols, group) : 0, nullptr, nullptr, nullptr, nullptr, nullptr};
   if (kind == LD_FP32) in->f32 = static_cast<float *>(memory);
   if (kind == LD_BF16) in->bf16 = static_cast<uint16_t *>(memory);
   if (!codes(kind)) return;

@@ -14,15 +14,18 @@
  *                      a byte for each column. Bits 0-2 and 3-5 hold the indices of rows 0 and 1 (A), 2 and 3 (B), 4 and 5 (C); bits
  *                      6-7 of A the low bits of row 6, those of B of row 7; bit 6 of C the high bit of row 6, bit 7 of row 7.
  *
- * LD_EIGHTS, a layout of its own for LD_BF16, LD_INT8 and LD_INT4 (N:M at one half: 8:16, 4:8, 2:4): every 16 columns of a row, aligned,
- * store eight values and which columns they are of, in ascending order. `cols` is a multiple of 16. Rows go in pairs, columns in
- * stretches of 128, the last of either filled up with zeros; a record for each pair and stretch, stretch after stretch, holds:
- *   32 bytes    the columns of row 2k: value i, i < 64, belongs to column 16 (i / 8) + c of the stretch, where the low half of byte i is
- *               c for i < 32, and the high half of byte i - 32 for the others
+ * LD_EIGHTS and LD_FOURS, layouts of their own for LD_BF16, LD_INT8 and LD_INT4: every 16 columns of a row, aligned, store N = 8 or 4 values
+ * (8:16, 4:8 and 2:4; 4:16, 2:8 and 1:4) and which columns they are of, in ascending order. `cols` is a multiple of 16. Rows go in pairs,
+ * columns in stretches of 64 * 16 / N (128 or 256), the last of either filled up with zeros; a record for each pair and stretch, stretch
+ * after stretch, holds:
+ *   32 bytes    the columns, within their 16, of the 64 values of row 2k: of value i in the low half of byte i for i < 32, and in the high
+ *               half of byte i - 32 for the others
  *   32 bytes    the same of row 2k + 1
  *   the values  64 of row 2k, then 64 of row 2k + 1; LD_INT4: 64 bytes, the i-th value of row 2k in the low half of byte i, that of row
  *               2k + 1 in its high half
- * A zero that fills up eight values belongs to a column that is not kept. Infinity and NaN in columns that a row does not keep do not
+ * Value j of group g of 16 columns is value N g + j of LD_BF16. Of codes it is value 16 (g % 4) + 4 (16 / N * (j / 4) + g / 4) + j % 4: where
+ * 64 columns fill a register, 16 bytes of values are all of the same 16 bytes of registers.
+ * A zero that fills up N values belongs to a column that is not kept. Infinity and NaN in columns that a row does not keep do not
  * reach its result, as they do in the other layouts.
  *
  * Activations take the kind of the values: fp32; rounded to bf16; or int8 with one scale per group of columns and
@@ -39,7 +42,7 @@
 #define LD_API __attribute__((visibility("default")))
 #endif
 
-#define LD_ABI_VERSION 4
+#define LD_ABI_VERSION 5
 #define LD_MAX_TOKENS 8 /* that one pass over the weights serves */
 
 #ifdef __cplusplus
@@ -48,7 +51,7 @@ extern "C" {
 
 enum ld_kind { LD_FP32 = 0, LD_BF16 = 1, LD_INT8 = 2, LD_INT4 = 3, LD_INT3 = 4 };
 
-enum ld_layout { LD_ROWS = 0, LD_EIGHTS = 1 };
+enum ld_layout { LD_ROWS = 0, LD_FOURS = 4, LD_EIGHTS = 8 };
 
 enum ld_status {
   LD_OK = 0,
@@ -58,8 +61,8 @@ enum ld_status {
   LD_BAD_SIZE = 4,       /* value_bytes disagrees with the mask or the shape */
   LD_NO_MEMORY = 5,
   LD_NOT_A_NUMBER = 6,   /* NaN where numbers are to be compared */
-  LD_BAD_PLACES = 7,     /* LD_EIGHTS: columns that do not ascend */
-  LD_NOT_EIGHTS = 8      /* a mask that LD_EIGHTS cannot hold */
+  LD_BAD_PLACES = 7,     /* LD_EIGHTS, LD_FOURS: columns that do not ascend */
+  LD_NO_FIT = 8          /* a mask that the layout cannot hold */
 };
 
 typedef struct ld_matrix {
@@ -75,7 +78,7 @@ typedef struct ld_matrix {
   const uint16_t *scales;  /* bf16 [rows, ceil(cols / group)] (codes); else NULL */
   const int8_t *table;     /* [16] (LD_INT4), [8] (LD_INT3); else NULL */
   const float *bias;       /* [rows] or NULL */
-  int32_t layout;          /* enum ld_layout; LD_EIGHTS has neither mask nor row_ptr */
+  int32_t layout;          /* enum ld_layout; all but LD_ROWS have neither mask nor row_ptr */
 } ld_matrix;
 
 LD_API int32_t ld_abi_version(void);
@@ -92,12 +95,12 @@ LD_API const char *ld_message(int32_t status);
 /* Fill row_ptr (see ld_matrix) from a mask; returns the bytes that the values take, or -1 for a bad argument. */
 LD_API int64_t ld_row_ptr(int32_t kind, int64_t rows, int64_t cols, const uint64_t *mask, int64_t mask_words, int64_t *row_ptr);
 
-/* Bytes that the values take in the layout LD_EIGHTS, or -1 where the kind or the size does not allow it. */
-LD_API int64_t ld_eights_bytes(int32_t kind, int64_t rows, int64_t cols);
+/* Bytes that the values take in the layout LD_EIGHTS or LD_FOURS, or -1 where the kind or the size does not allow it. */
+LD_API int64_t ld_records_bytes(int32_t kind, int32_t layout, int64_t rows, int64_t cols);
 
-/* Write the values of a matrix with a mask, which has passed ld_check, in the layout LD_EIGHTS. `bytes`: of `out`, from ld_eights_bytes.
- * LD_NOT_EIGHTS: 16 columns keep more than eight values, or fewer in LD_INT4, which has no zero to fill up with. */
-LD_API int32_t ld_eights(const ld_matrix *m, void *out, int64_t bytes, int32_t threads);
+/* Write the values of a matrix with a mask, which has passed ld_check, in one of these layouts. `bytes`: of `out`, from
+ * ld_records_bytes. LD_NO_FIT: 16 columns keep more values, or fewer in LD_INT4, which has no zero to fill up with. */
+LD_API int32_t ld_records(const ld_matrix *m, int32_t layout, void *out, int64_t bytes, int32_t threads);
 
 /* Check a matrix of unknown origin completely: afterwards no call below can read or write outside its arrays. */
 LD_API int32_t ld_check(const ld_matrix *m);

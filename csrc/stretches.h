@@ -9,7 +9,7 @@
 #ifndef LOWDIM_STRETCHES_H
 #define LOWDIM_STRETCHES_H
 
-#include "eights.h"
+#include "records.h"
 
 namespace {
 
@@ -110,12 +110,13 @@ class OctetRow {
 
 // Codes, or bf16.
 template <class T>
-class EightsRow {
+class RecordRow {
  public:
   using Element = T;
-  EightsRow(const ld_matrix *m, int64_t row) : m_(m), row_(row % 2), record_(records_of(m, row)) {}
+  RecordRow(const ld_matrix *m, int64_t row) : m_(m), row_(row % 2), record_(records_of(m, row)) {}
   const T *next(int64_t, int64_t count, T *buffer) {
-    for (int64_t c = 0; c < count; c += kRecordColumns, record_ += record_bytes(m_->kind)) spread_record(m_, record_, row_, buffer + c);
+    for (int64_t c = 0; c < count; c += record_columns(m_->layout), record_ += record_bytes(m_->kind))
+      spread_record(m_, record_, row_, buffer + c);
     return buffer;
   }
 
@@ -167,9 +168,9 @@ void multiply_codes(const ld_matrix *m, const ld_input *in, int64_t begin, int64
 
 template <class Way>
 void stretched_rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
-  if (m->layout == LD_EIGHTS)
-    return m->kind == LD_BF16 ? multiply<Way, EightsRow<uint16_t>>(m, in, in->bf16, begin, end, y, y_stride)
-                              : multiply_codes<Way, EightsRow<int8_t>>(m, in, begin, end, y, y_stride);
+  if (in_records(m))
+    return m->kind == LD_BF16 ? multiply<Way, RecordRow<uint16_t>>(m, in, in->bf16, begin, end, y, y_stride)
+                              : multiply_codes<Way, RecordRow<int8_t>>(m, in, begin, end, y, y_stride);
   switch (m->kind) {
     case LD_FP32: return multiply<Way, PlainRow<Way, float>>(m, in, in->f32, begin, end, y, y_stride);
     case LD_BF16: return multiply<Way, PlainRow<Way, uint16_t>>(m, in, in->bf16, begin, end, y, y_stride);
@@ -220,7 +221,7 @@ void unpack_to(const ld_matrix *m, int64_t begin, int64_t end, Out *out, int64_t
 
 template <class Way>
 void stretched_unpack(const ld_matrix *m, int64_t begin, int64_t end, int32_t out_kind, void *out, int64_t stride) {
-  if (m->layout == LD_EIGHTS) return unpack_eights(m, begin, end, out_kind, out, stride);
+  if (in_records(m)) return unpack_from_records(m, begin, end, out_kind, out, stride);
   if (out_kind == LD_FP32)
     unpack_to<Way>(m, begin, end, static_cast<float *>(out), stride);
   else

@@ -20,7 +20,7 @@ import torch
 
 from lowdim.core.errors import LowdimError, suggest
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 LEVELS = ("avx512", "avx2", "neon", "portable")
 FOLDER = Path(__file__).parents[1] / "_native"
 FILE = {"Darwin": "liblowdim.dylib", "Windows": "lowdim.dll"}.get(platform.system(), "liblowdim.so")
@@ -104,8 +104,8 @@ class Library:
         self.row_ptr = self.bind("ld_row_ptr", size, word, size, size, pointer, size, pointer)
         self.check = self.bind("ld_check", word, matrix)
         self.linear = self.bind("ld_linear", word, matrix, word, pointer, size, size, word, pointer, size, word)
-        self.eights_bytes = self.bind("ld_eights_bytes", size, word, size, size)
-        self.eights = self.bind("ld_eights", word, matrix, pointer, size, word)
+        self.records_bytes = self.bind("ld_records_bytes", size, word, word, size, size)
+        self.records = self.bind("ld_records", word, matrix, word, pointer, size, word)
         self.unpack = self.bind("ld_unpack", word, matrix, size, size, word, pointer, size, word)
         self.level = self.use(wanted)
 

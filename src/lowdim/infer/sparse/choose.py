@@ -1,9 +1,10 @@
 """Which form of a sparse layer is fastest on this machine: measured once, then remembered.
 
-A layer with zeros can lie in memory in three forms, and which is fastest differs from processor to processor:
+A layer with zeros can lie in memory in several forms, and which is fastest differs from processor to processor:
 
 * ``packed``: a mask and the weights that are left, the fewest bytes, as files hold it;
-* ``8:16``: eight values for every 16 columns and where they belong, where the mask allows it (8:16, 4:8, 2:4);
+* ``8:16``: eight values for every 16 columns and where they belong, where the mask allows it (8:16, 4:8, 2:4); or
+  ``4:16``, four of them (4:16, 2:8, 1:4);
 * ``dense``: without a mask; the same numbers, as int8 where the layer is of int4, which has no level 0.
 
 Each kind is timed at the widths and the shares of zeros that a model has, with random weights that stream from memory,
@@ -11,7 +12,7 @@ in turn, the fastest turns counting, for at most two seconds of a process; times
 directory, by processor, version and build. What was not timed follows a rule, see `rule`. ``LOWDIM_FORM`` forces a form
 wherever it is possible.
 
-Results in ``8:16`` differ from those in the other forms in their last bits, because sums run in another order. Whoever
+Results in ``8:16`` and ``4:16`` differ from those in the other forms in their last bits, because sums run in another order. Whoever
 needs the same bits on every machine forces a form, and an instruction set by ``LOWDIM_ISA``.
 """
 
@@ -44,7 +45,8 @@ from lowdim.infer.sparse.matrix import Matrix
 from lowdim.infer.sparse.storage import QUANTISED, VALUES, offsets
 
 VARIABLE = "LOWDIM_FORM"
-FORMS = ("packed", "8:16", "dense")
+FORMS = ("packed", "8:16", "4:16", "dense")
+_RECORDS = ("4:16", "8:16")
 REROUNDED = "dense int4"
 SECONDS = 2.0
 """Most that a process spends on measuring."""
@@ -80,15 +82,16 @@ def settle(packed: Matrix, dense: Callable[[], Matrix] | None = None, exact: boo
     if wanted == "packed" or library() is None:
         return packed
     allowed = dense is not None and _fits(packed)
-    if wanted is None and packed.rows * packed.cols >= SMALLEST:
-        eights = packed.in_eights()
-        order: tuple[str, ...] = (_fastest(packed, eights is not None, allowed, exact),)
-    else:
-        order = rule(packed.kind) if wanted is None else (wanted,)
-        eights = packed.in_eights() if "8:16" in order else None
+    measured = wanted is None and packed.rows * packed.cols >= SMALLEST
+    order = rule(packed.kind) if wanted is None else (wanted,)
+    records = None
+    if measured or not set(_RECORDS).isdisjoint(order):
+        records = packed.in_records(int(wanted[0]) if wanted in _RECORDS else None)
+    if measured:
+        order = (_fastest(packed, 0 if records is None else records.kept, allowed, exact),)
     for form in order:
-        if form == "8:16" and eights is not None:
-            return eights
+        if records is not None and form == records.form:
+            return records
         if form == "dense" and dense is not None and allowed:
             return dense()
     return packed
@@ -105,7 +108,7 @@ def rule(kind: str) -> tuple[str, ...]:
     """
     found = library()
     slow = found is not None and found.level == "avx2" and kind in QUANTISED
-    return ("8:16", "dense") if slow else ("packed",)
+    return (*_RECORDS, "dense") if slow else ("packed",)
 
 
 def _fits(packed: Matrix) -> bool:
@@ -115,14 +118,14 @@ def _fits(packed: Matrix) -> bool:
     return free is None or size - packed.nbytes < free // 2
 
 
-def _fastest(packed: Matrix, eights: bool, dense: bool, exact: bool) -> str:
+def _fastest(packed: Matrix, kept: int, dense: bool, exact: bool) -> str:
     """Return the form with the fewest bytes that no other possible one beats clearly; note why."""
     found, share = library(), max(0.0, round(packed.sparsity, 1))
     assert found is not None
-    where = f"{packed.kind}, {packed.cols} columns, {share:.0%} zeros{', 8:16' if eights else ''}"
+    where = f"{packed.kind}, {packed.cols} columns, {share:.0%} zeros{f', {kept}:16' if kept else ''}"
     key = f"{where}, group {packed.group}, {found.level}, {torch.get_num_threads()} threads"
-    times = _times(key, packed, share, eights)
-    possible = ["packed", *(["8:16"] if eights else []), *(["dense"] if dense else [])]
+    times = _times(key, packed, share, kept)
+    possible = ["packed", *([f"{kept}:16"] if kept else []), *(["dense"] if dense else [])]
     if times is None:
         best = next((form for form in rule(packed.kind) if form in possible), "packed")
         chosen[where] = f"{best}: not measured, the time for it is up"
@@ -137,7 +140,7 @@ def _fastest(packed: Matrix, eights: bool, dense: bool, exact: bool) -> str:
     return best
 
 
-def _times(key: str, packed: Matrix, share: float, eights: bool) -> dict[str, float] | None:
+def _times(key: str, packed: Matrix, share: float, kept: int) -> dict[str, float] | None:
     path = _path()
     if path not in _read:
         _known.clear()
@@ -147,7 +150,7 @@ def _times(key: str, packed: Matrix, share: float, eights: bool) -> dict[str, fl
         if _left[0] <= 0:
             return None
         clock = Deadline(_left[0])
-        _known[key] = measure(packed.kind, packed.cols, packed.group, share, eights, min(_TURN, _left[0]))
+        _known[key] = measure(packed.kind, packed.cols, packed.group, share, kept, min(_TURN, _left[0]))
         _left[0] = clock.left()
         _remember(path)
     return _known[key]
@@ -202,15 +205,15 @@ def _remember(path: Path) -> None:
 # ---------------------------------------------------------------- measuring
 
 
-def measure(kind: str, cols: int, group: int, share: float, eights: bool, seconds: float) -> dict[str, float]:
+def measure(kind: str, cols: int, group: int, share: float, kept: int, seconds: float) -> dict[str, float]:
     """Return the seconds of one token's product, by form, of random weights with this share of zeros.
 
     Example:
-        >>> sorted(measure("int8", 256, 64, 0.5, True, 0.01)) if library() else ["8:16", "dense", "packed"]
+        >>> sorted(measure("int8", 256, 64, 0.5, 8, 0.01)) if library() else ["8:16", "dense", "packed"]
         ['8:16', 'dense', 'packed']
     """
-    packed = sample(kind, cols, group, share, eights)
-    forms = {"packed": packed, "dense": packed.dense(), "8:16": packed.in_eights() if eights else None}
+    packed = sample(kind, cols, group, share, kept)
+    forms = {"packed": packed, "dense": packed.dense(), f"{kept}:16": packed.in_records(kept) if kept else None}
     source = generator(0, "choose", "inputs")
     if kind == "int4":
         codes = torch.randint(256, (packed.rows // 2, cols), generator=source, dtype=torch.uint8)
@@ -250,13 +253,13 @@ def _runs(matrix: Matrix, x: Tensor) -> list[Callable[[], object]]:
     return [lambda m=m: m.linear(x) for m in clones]  # type: ignore[misc]
 
 
-def sample(kind: str, cols: int, group: int, share: float, eights: bool) -> Matrix:
-    """Return random packed weights, some two million of them; ``eights``: at most eight of every 16 are kept."""
+def sample(kind: str, cols: int, group: int, share: float, few: int) -> Matrix:
+    """Return random packed weights, some two million of them; ``few``: at most so many of every 16 are kept, or 0."""
     rows = max(16, _WEIGHTS // max(cols, 1) // 16 * 16)
     source = generator(0, "choose", "weights")
-    if eights:
+    if few:
         order = torch.rand(256, 16, generator=source).argsort(1)
-        patterns = order < (8 if kind == "int4" else max(1, min(8, round(16 * (1 - share)))))
+        patterns = order < (few if kind == "int4" else max(1, min(few, round(16 * (1 - share)))))
         keep = patterns[torch.randint(256, (rows, cols // 16), generator=source)].reshape(rows, cols)
     else:
         keep = torch.rand(rows, cols, generator=source) >= share

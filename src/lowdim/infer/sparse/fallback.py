@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from lowdim.core.packing.bits import unpack_bits, words_per_row
 from lowdim.core.packing.codebook import LARGEST
-from lowdim.core.packing.eights import spread_eights
 from lowdim.core.packing.nibbles import unpack_nibbles
 from lowdim.core.packing.octets import ROWS, unpack_octets
+from lowdim.core.packing.records import spread_records
 from lowdim.core.quantize import spread
 from lowdim.infer.sparse.storage import StoredMatrix
 
@@ -97,8 +97,8 @@ def _kept(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
 
 def _stored(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
     """Return values, or codes of 8 bits, with zeros where nothing is stored."""
-    if matrix.eights:
-        return _of_eights(matrix, begin, end)[0]
+    if matrix.kept:
+        return _of_records(matrix, begin, end)[0]
     if matrix.mask is None:
         return matrix.values[begin:end]
     assert matrix.row_ptr is not None
@@ -115,8 +115,8 @@ def levels(matrix: StoredMatrix, begin: int, end: int) -> Tensor:
         return _stored(matrix, begin, end)
     if matrix.kind == "int3":
         return _levels_of_octets(matrix, matrix.table, begin, end)
-    if matrix.eights:
-        indices, kept = _of_eights(matrix, begin, end)
+    if matrix.kept:
+        indices, kept = _of_records(matrix, begin, end)
         return matrix.table[indices.int()] * kept
     start = begin // 2 * 2
     if matrix.mask is None:
@@ -137,8 +137,8 @@ def _levels_of_octets(matrix: StoredMatrix, table: Tensor, begin: int, end: int)
     return table[indices[begin - start * ROWS : end - start * ROWS].int()]
 
 
-def _of_eights(matrix: StoredMatrix, begin: int, end: int) -> tuple[Tensor, Tensor]:
+def _of_records(matrix: StoredMatrix, begin: int, end: int) -> tuple[Tensor, Tensor]:
     start, stop = begin // 2, -(-end // 2)
     rows = slice(begin - 2 * start, end - 2 * start)
-    values, kept = spread_eights(matrix.values[start:stop], matrix.kind, 2 * (stop - start), matrix.cols)
+    values, kept = spread_records(matrix.values[start:stop], matrix.kind, 2 * (stop - start), matrix.cols)
     return values[rows], kept[rows]

@@ -182,8 +182,8 @@ class SparseLinear(nn.Module):
     ) -> None:
         """Take the tensors of a state dict, whose number of nonzeros may differ, after checking them."""
         found = {name: state_dict[prefix + name] for name in _PARTS if prefix + name in state_dict}
-        eights = self.values.ndim == 3
-        wanted = set(self._buffers) | ({"mask"} if eights else set())
+        records = self.values.ndim == 4
+        wanted = set(self._buffers) | ({"mask"} if records else set())
         missing_keys += [prefix + name for name in sorted(wanted - found.keys())]
         own = {key for key in state_dict if key.startswith(prefix) and "." not in key[len(prefix) :]}
         unexpected_keys += sorted(own - {prefix + name for name in wanted}) if strict else []
@@ -194,6 +194,6 @@ class SparseLinear(nn.Module):
         try:
             shape = (self.out_features, self.in_features)
             matrix = Matrix.from_stored(self.dtype, shape, held, self.group, bias)
-            self._hold((matrix.in_eights() if eights else None) or matrix)
+            self._hold((matrix.in_records() if records else None) or matrix)
         except CheckpointError as error:
             error_msgs.append(f"{prefix.removesuffix('.')}: {error}")

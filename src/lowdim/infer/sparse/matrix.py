@@ -30,8 +30,8 @@ from torch.nn import functional
 from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.core.native import MatrixStruct, library, warn_without_kernels
 from lowdim.core.packing.bits import pack_bits
-from lowdim.core.packing.eights import RECORD, eights_shape, spread_eights
 from lowdim.core.packing.nibbles import pack_nibbles
+from lowdim.core.packing.records import KEPT, RECORD, records_shape, spread_records
 from lowdim.core.quantize import Grid
 from lowdim.infer.sparse import fallback
 from lowdim.infer.sparse.storage import (
@@ -43,7 +43,7 @@ from lowdim.infer.sparse.storage import (
     StoredMatrix,
     aligned,
     check_dense,
-    check_eights,
+    check_records,
     check_weight,
     dense_tensors,
     kind_of,
@@ -140,8 +140,8 @@ class Matrix(StoredMatrix):
             CheckpointError: a tensor is missing, or has another type, shape or content than the format allows.
         """
         held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        if "values" in held and held["values"].ndim == 3:
-            check_eights(kind, *shape, group, held)
+        if "values" in held and held["values"].ndim == 4:
+            check_records(kind, *shape, group, held)
             group = group if kind in QUANTISED else 0
             scales, table = held.get("scales"), held.get("table")
             return cls(kind, *shape, group, held["values"], scales=scales, table=table, bias=bias)
@@ -177,7 +177,7 @@ class Matrix(StoredMatrix):
             cols=self.cols,
             mask_words=0 if self.mask is None else self.mask.shape[1],
             value_bytes=self.values.nbytes,
-            layout=int(self.eights),
+            layout=self.kept,
             **addresses,
         )
 
@@ -207,23 +207,30 @@ class Matrix(StoredMatrix):
         found = library()
         return f"{self.form} {self.kind}, {'torch' if found is None else found.level}"
 
-    def in_eights(self) -> Matrix | None:
-        """Return the same numbers as eight values for every 16 columns; ``None`` where kind or mask do not allow it.
+    def in_records(self, kept: int | None = None) -> Matrix | None:
+        """Return the same numbers as some values for every 16 columns; ``None`` where kind or mask do not allow it.
 
-        They take a bit more for each weight than with a mask, and less time on most processors.
+        Eight values take a bit more for each weight than with a mask, four take as much, and both less time on most
+        processors.
+
+        Args:
+            kept: 8 or 4; ``None``: as few as the mask allows.
         """
         found = library()
         if found is None or self.mask is None or self.kind not in RECORD or self.cols % 16 or not self.values.numel():
             return None
-        values = torch.empty(eights_shape(self.kind, self.rows, self.cols), dtype=torch.uint8)
-        status = found.eights(self._address, values.data_ptr(), values.nbytes, torch.get_num_threads())
-        return None if status else replace(self, values=values, mask=None, row_ptr=None)
+        for count in KEPT if kept is None else (kept,):
+            values = torch.empty(records_shape(self.kind, count, self.rows, self.cols), dtype=torch.uint8)
+            threads = torch.get_num_threads()
+            if not found.records(self._address, count, values.data_ptr(), values.nbytes, threads):
+                return replace(self, values=values, mask=None, row_ptr=None)
+        return None
 
     def masked(self) -> Matrix:
-        """Undo `in_eights`: with a mask, as files hold it."""
-        if not self.eights:
+        """Undo `in_records`: with a mask, as files hold it."""
+        if not self.kept:
             return self
-        values, kept = spread_eights(self.values, self.kind, self.rows, self.cols)
+        values, kept = spread_records(self.values, self.kind, self.rows, self.cols)
         packed = pack_nibbles(values, kept) if self.kind == "int4" else values[kept]
         mask = pack_bits(kept)[:, : -(-self.cols // 64)].contiguous()
         rounded = {"scales": self.scales, "table": self.table}

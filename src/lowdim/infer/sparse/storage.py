@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
-from lowdim.core.packing.eights import RECORD, eights_shape
+from lowdim.core.packing.records import KEPT, RECORD, records_shape
 from lowdim.core.packing.nibbles import pack_nibbles
 from lowdim.core.packing.octets import pack_octets
 from lowdim.core.quantize import Grid, encode, indices
@@ -39,8 +39,8 @@ class StoredMatrix:
         rows: outputs.
         cols: inputs.
         group: columns per scale, 64 or 128; 0 where there are no scales.
-        values: see ``csrc/lowdim.h``; 1-D if there is a mask; uint8 ``[ceil(rows / 2), ceil(cols / 128), bytes]`` where
-            every 16 columns hold eight values (`lowdim.core.packing.eights`); else ``[rows, cols]`` (int4:
+        values: see ``csrc/lowdim.h``; 1-D if there is a mask; uint8, 4-D where every 16
+            columns hold eight or four values (`lowdim.core.packing.records`); else ``[rows, cols]`` (int4:
             ``[ceil(rows / 2), cols]``, int3: ``[ceil(rows / 8), 192 * ceil(cols / 64)]``).
         mask: int64 ``[rows, ceil(cols / 64)]``; ``None``: dense.
         row_ptr: int64, where each row's (int4: pair of rows') values begin, in bytes; ``None``: dense.
@@ -61,14 +61,14 @@ class StoredMatrix:
     bias: Tensor | None = None
 
     @property
-    def eights(self) -> bool:
-        """Whether every 16 columns hold eight values."""
-        return self.values.ndim == 3
+    def kept(self) -> int:
+        """Values that every 16 columns have in this form; 0 where it has another."""
+        return self.values.shape[2] if self.values.ndim == 4 else 0
 
     @property
     def form(self) -> str:
-        """How it lies in memory: "dense", "packed" with a mask, or "8:16"."""
-        return "8:16" if self.eights else "dense" if self.mask is None else "packed"
+        """How it lies in memory: "dense", "packed" with a mask, "8:16" or "4:16"."""
+        return f"{self.kept}:16" if self.kept else "dense" if self.mask is None else "packed"
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor, by the name of its attribute."""
@@ -147,21 +147,23 @@ def check_dense(kind: str, rows: int, cols: int, held: Mapping[str, Tensor]) -> 
         raise CheckpointError(f"values must be {VALUES[kind]} {[rows, cols]}, got {found.dtype} {list(found.shape)}")
 
 
-def check_eights(kind: str, rows: int, cols: int, group: int, held: Mapping[str, Tensor]) -> None:
-    """Check a matrix of eight values for every 16 columns, but for where these are: the kernels do that."""
-    if kind not in RECORD or cols % 16:
-        raise CheckpointError(f"{kind} of {cols} columns cannot hold eight values for every 16 of them")
-    wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"values": (torch.uint8, eights_shape(kind, rows, cols))}
+def check_records(kind: str, rows: int, cols: int, group: int, held: Mapping[str, Tensor]) -> None:
+    """Check a matrix of some values for every 16 columns, but for where these are: the kernels do that."""
+    kept = held["values"].shape[2]
+    if kind not in RECORD or kept not in KEPT or cols % 16:
+        raise CheckpointError(f"{kind} of {cols} columns cannot hold {kept} values for every 16 of them")
+    shape = records_shape(kind, kept, rows, cols)
+    wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"values": (torch.uint8, shape)}
     if kind in QUANTISED:
         wanted["scales"] = (torch.bfloat16, (rows, -(-cols // group)))
     if kind == "int4":
         wanted["table"] = (torch.int8, (16,))
     if held.keys() != wanted.keys():
-        raise CheckpointError(f"an 8:16 {kind} matrix has {sorted(wanted)}, got {sorted(held)}")
-    for name, (dtype, shape) in wanted.items():
-        if held[name].dtype != dtype or tuple(held[name].shape) != shape:
+        raise CheckpointError(f"a {kept}:16 {kind} matrix has {sorted(wanted)}, got {sorted(held)}")
+    for name, (dtype, shape_of) in wanted.items():
+        if held[name].dtype != dtype or tuple(held[name].shape) != shape_of:
             found = f"{held[name].dtype} {list(held[name].shape)}"
-            raise CheckpointError(f"{name} must be {dtype} {list(shape)}, got {found}")
+            raise CheckpointError(f"{name} must be {dtype} {list(shape_of)}, got {found}")
 
 
 def offsets(counts: Counts, kind: str) -> Tensor:
