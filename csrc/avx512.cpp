@@ -10,6 +10,7 @@ namespace {
 
 // Part i of a row goes into lane i % kLanes, which hides latency where tokens are few: VDPBF16PS takes six cycles, VFMADD four.
 constexpr int kLanes = 4;
+constexpr int64_t kAhead = 4096;
 
 template <int Tokens>
 struct Lanes {
@@ -30,7 +31,7 @@ struct Lanes {
   }
 };
 
-template <class Kind, int Tokens, bool Last>
+template <class Kind, int Tokens, Load How>
 LD_INLINE Sums<Tokens> packed_row(const ld_matrix *m, const typename Kind::Input *x, int64_t x_stride, int64_t row) {
   constexpr int kColumns = kLanes * Kind::kColumns;
   constexpr uint64_t kPart = ~0ULL >> (64 - Kind::kColumns);
@@ -54,7 +55,8 @@ LD_INLINE Sums<Tokens> packed_row(const ld_matrix *m, const typename Kind::Input
     }
 #pragma GCC unroll 4
     for (int i = 0; i < kLanes; ++i) {
-      w[i] = Last ? load_last(p, end) : load(p);
+      w[i] = How == Load::kLast ? load_last(p, end) : How == Load::kAhead ? load_whole(p) : load(p);
+      if (How == Load::kAhead && (Kind::kBytes == 2 || i % 2 == 0)) _mm_prefetch(p + kAhead, _MM_HINT_T0);
       p += Kind::kBytes * count[i];
     }
 #pragma GCC unroll 4
@@ -122,7 +124,7 @@ struct Int4 {
 constexpr int kTogether = 4;
 constexpr int64_t kPackedTogether = 4096, kDenseTogether = 2560;  // bytes of four rows up to which they pay,
 constexpr int64_t kWideTogether = 2048, kWide = 2048;              // and of INT8 with more columns than that
-constexpr int64_t kAhead = 4096;
+constexpr int64_t kZen4Together = 1024;
 
 // One, two or four rows of codes, read forward 64 columns at a time.
 template <class Kind, int Rows, bool Packed, Load How>
@@ -169,6 +171,7 @@ struct Reader {
     if (!Packed) {  // columns beyond the last meet inputs of zero
       for (int r = 0; r < Rows; ++r) {
         const __m512i v = left >= 64 ? _mm512_loadu_si512(p[r]) : _mm512_maskz_loadu_epi8(first(left), p[r]);
+        if (How == Load::kAhead && Rows < kTogether && r % Kind::kRows == 0) _mm_prefetch(p[r] + 2 * kAhead, _MM_HINT_T0);
         p[r] += 64;
         codes[r] = kind.codes(v, r % 2 || odd);
       }
@@ -188,7 +191,11 @@ struct Reader {
     const bool half = How == Load::kHalf && __builtin_expect(any < 32, 1);
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
-      const __m512i v = How == Load::kLast ? load_last(p[r], end) : half ? load_half(p[r]) : load(p[r]);
+      const __m512i v = How == Load::kLast    ? load_last(p[r], end)
+                        : How == Load::kAhead ? load_whole(p[r])
+                        : half                ? load_half(p[r])
+                                              : load(p[r]);
+      if (How == Load::kAhead && Rows < kTogether && r % Kind::kRows == 0) _mm_prefetch(p[r] + kAhead, _MM_HINT_T0);
       codes[r] = _mm512_mask_expand_epi8(_mm512_set1_epi8(-128), mask_of[r], pinned(kind.codes(v, r % 2 || odd)));
       p[r] += count[r];
     }
@@ -262,19 +269,19 @@ inline void code_rows(const ld_matrix *m, const ld_input *in, const Kind &kind, 
 using Range = void (*)(const ld_matrix *, const ld_input *, int64_t, int64_t, float *, int64_t);
 
 // Tokens [Begin, Begin + Tokens) of a row; all at once where registers hold their lanes, else in halves, the row being near by then.
-template <class Kind, int Begin, int Tokens, bool Packed, bool Last>
+template <class Kind, int Begin, int Tokens, bool Packed, Load How>
 LD_INLINE void float_row(const ld_matrix *m, const ld_input *in, int64_t row, float *y, int64_t y_stride) {
   constexpr int kSome = Tokens <= 4 ? Tokens : (Tokens + 1) / 2;
   const typename Kind::Input *const x = Kind::input(in) + Begin * in->stride;
   const Sums<kSome> sums =
-      Packed ? packed_row<Kind, kSome, Last>(m, x, in->stride, row) : dense_row<Kind, kSome>(m, x, in->stride, row);
+      Packed ? packed_row<Kind, kSome, How>(m, x, in->stride, row) : dense_row<Kind, kSome>(m, x, in->stride, row);
   sums.store(m, row, y + Begin * y_stride, y_stride);
-  if constexpr (kSome < Tokens) float_row<Kind, Begin + kSome, Tokens - kSome, Packed, Last>(m, in, row, y, y_stride);
+  if constexpr (kSome < Tokens) float_row<Kind, Begin + kSome, Tokens - kSome, Packed, How>(m, in, row, y, y_stride);
 }
 
 template <class Kind, int Tokens, Load How, bool Packed>
 void floats(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, float *y, int64_t y_stride) {
-  for (int64_t row = begin; row < end; ++row) float_row<Kind, 0, Tokens, Packed, How == Load::kLast>(m, in, row, y, y_stride);
+  for (int64_t row = begin; row < end; ++row) float_row<Kind, 0, Tokens, Packed, How>(m, in, row, y, y_stride);
 }
 
 template <class Kind, int Tokens, Load How, int Rows, bool Packed, int Words>
@@ -286,14 +293,15 @@ void codes(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, f
 
 template <class Kind, int Tokens, Load How>
 Range floats_of(bool packed) {
-  constexpr Load kHow = How == Load::kLast ? Load::kLast : Load::kWhole;
-  return packed ? floats<Kind, Tokens, kHow, true> : floats<Kind, Tokens, Load::kWhole, false>;
+  constexpr Load kPacked = How == Load::kHalf ? Load::kWhole : How;
+  return packed ? floats<Kind, Tokens, kPacked, true> : floats<Kind, Tokens, Load::kWhole, false>;
 }
 
 template <class Kind, int Tokens, Load How, int Rows>
 Range codes_of(bool packed, bool wide) {
-  if (wide) return packed ? codes<Kind, Tokens, How, Rows, true, 2> : codes<Kind, Tokens, Load::kWhole, Rows, false, 2>;
-  return packed ? codes<Kind, Tokens, How, Rows, true, 1> : codes<Kind, Tokens, Load::kWhole, Rows, false, 1>;
+  constexpr Load kDense = How == Load::kAhead ? How : Load::kWhole;
+  if (wide) return packed ? codes<Kind, Tokens, How, Rows, true, 2> : codes<Kind, Tokens, kDense, Rows, false, 2>;
+  return packed ? codes<Kind, Tokens, How, Rows, true, 1> : codes<Kind, Tokens, kDense, Rows, false, 1>;
 }
 
 template <class Kind, int Tokens, Load How>
@@ -350,8 +358,9 @@ int together(const ld_matrix *m, int tokens, int64_t begin, int64_t end) {
   if (m->kind != LD_INT8 && m->kind != LD_INT4) return 1;
   const int64_t shared = m->kind == LD_INT4 ? 2 : 1;
   const int64_t bytes = m->mask ? (begin_of(m, end) - begin_of(m, begin)) * kTogether / (end - begin) : m->cols * kTogether / shared;
-  const int64_t packed = shared == 1 && m->cols > kWide ? kWideTogether : kPackedTogether;
+  const int64_t packed = zen4() ? kZen4Together : shared == 1 && m->cols > kWide ? kWideTogether : kPackedTogether;
   if (tokens <= 2 && bytes <= (m->mask ? packed : kDenseTogether)) return kTogether;
+  if (m->mask && m->cols > kWide && zen4()) return 1;
   return shared == 2 && tokens <= 4 ? 2 : 1;
 }
 
@@ -361,7 +370,9 @@ void rows(const ld_matrix *m, const ld_input *in, int64_t begin, int64_t end, fl
   if (m->kind == LD_INT3) return octets(m, in, begin, end, y, y_stride);
   const int step = together(m, in->tokens, begin, end);
   const int64_t whole = begin + (end - begin) / step * step, safe = safe_end(m, begin, whole, step);
-  const Range most = sparse(m, begin, safe) ? pick<Load::kHalf>(m, in->tokens, step) : pick<Load::kWhole>(m, in->tokens, step);
+  const Range most = zen4()                   ? pick<Load::kAhead>(m, in->tokens, step)
+                     : sparse(m, begin, safe) ? pick<Load::kHalf>(m, in->tokens, step)
+                                              : pick<Load::kWhole>(m, in->tokens, step);
   most(m, in, begin, safe, y, y_stride);
   pick<Load::kLast>(m, in->tokens, step)(m, in, safe, whole, y, y_stride);
   pick<Load::kLast>(m, in->tokens, 1)(m, in, whole, end, y, y_stride);

@@ -89,7 +89,7 @@ double draw_code(const Sample &s, std::vector<uint8_t> &row) {
   return s.table.get()[index];
 }
 
-constexpr double kEights = -1;  // for a density
+constexpr double kFew = -1;  // for a density, less how many of every 16 are kept
 
 // One row's codes in order, its mask and its dense weights.
 std::vector<uint8_t> draw_row(Sample &s, int64_t row, bool packed, double density) {
@@ -97,7 +97,8 @@ std::vector<uint8_t> draw_row(Sample &s, int64_t row, bool packed, double densit
   int64_t taken = 0;
   for (int64_t c = 0; c < s.m.cols; ++c) {
     bool keep = !packed || std::uniform_real_distribution<double>()(random_bits) < density;
-    if (density == kEights) keep = below(16 - c % 16) < 8 - (taken - c / 16 * 8);  // eight of every 16
+    const int64_t few = static_cast<int64_t>(kFew - density);
+    if (density < 0) keep = below(16 - c % 16) < few - (taken - c / 16 * few);
     taken += keep;
     if (!keep) continue;
     if (packed) s.mask.get()[row * s.m.mask_words + c / 64] |= uint64_t{1} << c % 64;
@@ -128,11 +129,11 @@ std::vector<uint8_t> join_octet(const std::vector<std::vector<uint8_t>> &rows, i
   return bytes;
 }
 
-void to_eights(Sample &s) {
+void to_records(Sample &s, int32_t layout) {
   ld_matrix &m = s.m;
-  Exact<uint8_t> records(ld_eights_bytes(m.kind, m.rows, m.cols));
-  if (ld_eights(&m, records.get(), records.size, static_cast<int32_t>(1 + below(3))) != LD_OK) {
-    std::fprintf(stderr, "ld_eights refuses eight of every 16\n");
+  Exact<uint8_t> records(ld_records_bytes(m.kind, layout, m.rows, m.cols));
+  if (ld_records(&m, layout, records.get(), records.size, static_cast<int32_t>(1 + below(3))) != LD_OK) {
+    std::fprintf(stderr, "ld_records refuses %d of every 16\n", layout);
     std::exit(1);
   }
   s.values = std::move(records);
@@ -142,7 +143,7 @@ void to_eights(Sample &s) {
   m.value_bytes = s.values.size;
   m.mask = nullptr;
   m.row_ptr = nullptr;
-  m.layout = LD_EIGHTS;
+  m.layout = layout;
 }
 
 std::unique_ptr<Sample> draw_sample() {
@@ -151,10 +152,10 @@ std::unique_ptr<Sample> draw_sample() {
   m.kind = static_cast<int32_t>(below(5));
   m.rows = 1 + below(9);
   m.cols = 1 + below(once_in(8) ? 2200 : 300);
-  const bool eights = m.kind >= LD_BF16 && m.kind <= LD_INT4 && once_in(4);
-  if (eights) m.cols = (m.cols + 15) / 16 * 16;
+  const int32_t layout = m.kind < LD_BF16 || m.kind > LD_INT4 || !once_in(3) ? LD_ROWS : once_in(2) ? LD_EIGHTS : LD_FOURS;
+  if (layout) m.cols = (m.cols + 15) / 16 * 16;
   m.mask_words = (m.cols + 63) / 64 + (once_in(4) ? 1 : 0);
-  const bool codes = m.kind >= LD_INT8, packed = eights || (m.kind != LD_INT3 && !once_in(3));
+  const bool codes = m.kind >= LD_INT8, packed = layout != LD_ROWS || (m.kind != LD_INT3 && !once_in(3));
   if (codes) {
     m.group = once_in(2) ? 64 : 128;
     s->scales = Exact<uint16_t>(m.rows * ((m.cols + m.group - 1) / m.group));
@@ -166,7 +167,7 @@ std::unique_ptr<Sample> draw_sample() {
   for (int64_t r = 0; r < m.rows; ++r) s->bias.get()[r] = normal();
   s->dense.resize(static_cast<size_t>(m.rows * m.cols));
   const double densities[] = {0, 0.05, 0.3, 0.5, 0.9, 1};
-  const double density = eights ? kEights : densities[below(6)];
+  const double density = layout ? kFew - layout : densities[below(6)];
   std::vector<uint8_t> bytes;
   for (int64_t r = 0; r < m.rows; ++r) {
     std::vector<uint8_t> row = draw_row(*s, r, packed, density);
@@ -192,7 +193,7 @@ std::unique_ptr<Sample> draw_sample() {
     std::fprintf(stderr, "ld_row_ptr disagrees with the packing\n");
     std::exit(1);
   }
-  if (eights) to_eights(*s);
+  if (layout) to_records(*s, layout);
   return s;
 }
 
@@ -238,7 +239,7 @@ void corrupt(Sample &s) {
     case 6: set_size(&m.mask_words, false); break;
     case 7: set_size(&m.value_bytes, false); break;
     case 8: set_kind(m); break;
-    case 10: m.layout = static_cast<int32_t>(once_in(2) ? below(3) : draw_number()); break;
+    case 10: m.layout = static_cast<int32_t>(once_in(2) ? 4 * below(4) : draw_number()); break;
     case 9: m.group = static_cast<int32_t>(once_in(2) ? 128 : 3 * draw_number()); break;
     default:
       s.values.scramble();

@@ -15,7 +15,8 @@ FP32, BF16, INT8, INT4, INT3 = KINDS = range(5)
 NAMES = ("fp32", "bf16", "int8", "int4", "int3")
 PACKED = range(INT3)  # kinds that are stored with a mask too
 FORMS = [*((kind, True) for kind in KINDS), *((kind, False) for kind in PACKED)]  # and whether dense
-EIGHTS = (BF16, INT8, INT4)  # kinds that the layout of that name takes
+RECORDED = (BF16, INT8, INT4)  # kinds that lie in records too
+LAYOUTS = (8, 4)  # values for 16 columns
 PATTERNS = ("random", "first", "last", "alternate", "2:4", "4:8")
 
 Array = np.ndarray[Any, Any]
@@ -162,34 +163,45 @@ def build(
     return Matrix(kind, group if kind >= INT8 else 0, weight, arrays).point()
 
 
-def eights(m: Matrix, keep: Array, rng: np.random.Generator | None = None) -> Matrix:
-    """The same weights in the layout LD_EIGHTS, written out record by record.
+def order(kind: int, layout: int) -> Array:
+    """Where the values of a record stand, by group of 16 columns and place within it."""
+    at = np.arange(64)
+    if kind == BF16:
+        return at
+    group, i = at // layout, at % layout
+    return 16 * (group % 4) + 4 * (16 // layout * (i // 4) + group // 4) + i % 4
 
-    `keep` marks exactly eight of every 16 columns; with `rng` some of them hold zeros, as filled up ones do.
+
+def records(m: Matrix, keep: Array, layout: int = 8, rng: np.random.Generator | None = None) -> Matrix:
+    """The same weights in the layout LD_EIGHTS or LD_FOURS, written out record by record.
+
+    `keep` marks exactly `layout` of every 16 columns; with `rng` some of them hold zeros, as filled up ones do.
     """
-    (rows, cols), kind = keep.shape, m.kind
-    pairs, stretches = -(-rows // 2), -(-cols // 128)
-    places = np.tile(np.arange(8, dtype=np.uint8), (2 * pairs, 8 * stretches, 1))
-    places[:rows, : cols // 16] = np.nonzero(keep.reshape(rows, -1, 16))[2].reshape(rows, -1, 8)
+    (rows, cols), kind, few = keep.shape, m.kind, keep.shape[1] // 16 * layout
+    pairs, stretches = -(-rows // 2), -(-cols * layout // 1024)
+    places = np.tile(np.arange(layout, dtype=np.uint8), (2 * pairs, 64 // layout * stretches, 1))
+    places[:rows, : cols // 16] = np.nonzero(keep.reshape(rows, -1, 16))[2].reshape(rows, -1, layout)
     places = places.reshape(2 * pairs, stretches, 64)
     stored = m.arrays["values"]
     assert stored is not None
     values = np.zeros((2 * pairs, 64 * stretches), np.uint8 if kind == INT4 else stored.dtype)
     if kind == INT4:
-        halves = stored.reshape(pairs, cols // 2)
-        values[0::2, : cols // 2], values[1::2, : cols // 2] = halves & 15, halves >> 4
+        halves = stored.reshape(pairs, few)
+        values[0::2, :few], values[1::2, :few] = halves & 15, halves >> 4
         values[rows:] = 0
     else:
-        values[:rows, : cols // 2] = stored.reshape(rows, cols // 2)
+        values[:rows, :few] = stored.reshape(rows, few)
     if rng is not None:
         values[rng.random(values.shape) < 0.3] = 0
-        m.weight[keep] *= values[:rows, : cols // 2].reshape(-1) != 0
+        m.weight[keep] *= values[:rows, :few].reshape(-1) != 0
     values = values.reshape(2 * pairs, stretches, 64)
+    back = order(kind, layout).argsort()
+    places, values = places[..., back], values[..., back]
     packed = values[0::2] | values[1::2] << 4 if kind == INT4 else np.concatenate([values[0::2], values[1::2]], 2)
     where = places[:, :, :32] | places[:, :, 32:] << 4
     record = np.concatenate([where[0::2], where[1::2], np.ascontiguousarray(packed).view(np.uint8)], 2)
     m.arrays |= {"values": record, "mask": None, "row_ptr": None}
-    m.struct.layout = 1
+    m.struct.layout = layout
     return m.point()
 
 

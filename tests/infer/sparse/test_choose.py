@@ -44,11 +44,11 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[s
     native.chosen.update(before)
 
 
-def half(kind: str = "int8", few: bool = True) -> Matrix:
-    """A packed matrix of which half is zero, in 8:16 if `few`."""
+def half(kind: str = "int8", few: bool = True, most: int = 8) -> Matrix:
+    """A packed matrix of which half is zero, in 8:16 if `few`; or in another N:16."""
     weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
     rank = weight.view(32, 4, 16).abs().argsort(2).argsort(2).view(32, 64)
-    return Matrix.from_dense(weight * (rank < 8) if few else weight * (torch.arange(64) < 32), kind)
+    return Matrix.from_dense(weight * (rank < most) if few else weight * (torch.arange(64) < 32), kind)
 
 
 def times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
@@ -59,10 +59,19 @@ def times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
 def test_a_form_is_forced_where_it_is_possible(form: str, monkeypatch: pytest.MonkeyPatch, measured: list[str]) -> None:
     monkeypatch.setenv("LOWDIM_FORM", form)
     matrix, other = half(), half(few=False)
-    assert choose.settle(matrix, matrix.dense).form == form
-    assert choose.settle(matrix).form == ("packed" if form == "dense" else form)
-    assert choose.settle(other, other.dense).form == ("packed" if form == "8:16" else form)
+    possible = "packed" if form == "4:16" else form
+    assert choose.settle(matrix, matrix.dense).form == possible
+    assert choose.settle(matrix).form == ("packed" if form == "dense" else possible)
+    assert choose.settle(other, other.dense).form == ("packed" if form in ("8:16", "4:16") else form)
+    fewer = half(most=4)
+    assert choose.settle(fewer, fewer.dense).form == form
     assert not measured
+
+
+def test_the_fewest_values_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    times(monkeypatch, **{"8:16": 1.5, "4:16": 1.0, "dense": 3.0})
+    assert [choose.settle(half(kind, most=4)).form for kind in ("int8", "int4")] == ["4:16"] * 2
+    assert choose.settle(half()).form == "8:16"
 
 
 def test_a_form_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,9 +180,11 @@ def test_small_layers_are_not_measured(measured: list[str], monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
-@pytest.mark.parametrize("eights", [True, False])
-def test_samples_are_what_they_stand_for(kind: str, eights: bool) -> None:
-    matrix = choose.sample(kind, 512, 0 if kind == "bf16" else 64, 0.5, eights)
-    assert matrix.form == "packed" and abs(matrix.sparsity - 0.5) < 0.01
-    assert (matrix.in_eights() is not None) == eights
+@pytest.mark.parametrize("few", [0, 4, 8])
+def test_samples_are_what_they_stand_for(kind: str, few: int) -> None:
+    share = 0.75 if few == 4 else 0.5
+    matrix = choose.sample(kind, 512, 0 if kind == "bf16" else 64, share, few)
+    assert matrix.form == "packed" and abs(matrix.sparsity - share) < 0.01
+    records = matrix.in_records()
+    assert (0 if records is None else records.kept) == few
     assert torch.equal(matrix.dense().unpack(), matrix.unpack())

@@ -1,4 +1,4 @@
-"""Layers in the form of eight values for every 16 columns."""
+"""Layers in the form of eight or four values for every 16 columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lowdim
 from lowdim.core import native
 from lowdim.core.errors import CheckpointError
-from lowdim.core.packing.eights import RECORD
+from lowdim.core.packing.records import KEPT, RECORD
 from lowdim.core.pattern.nm import NM
 from lowdim.infer.decode.native_backend import NativeBackend
 from lowdim.infer.sparse.linear import SparseLinear
@@ -26,25 +26,25 @@ KINDS = sorted(RECORD)
 
 def half(rows: int, cols: int, pattern: tuple[int, int] = (8, 16)) -> Tensor:
     weight = torch.randn(rows, cols, generator=torch.Generator().manual_seed(rows)).bfloat16()
-    return weight * NM(*pattern).mask(weight.float().abs(), rows * cols // 2)
+    return weight * NM(*pattern).mask(weight.float().abs(), rows * cols * pattern[0] // pattern[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("pattern", [(8, 16), (4, 8), (2, 4)])
+@pytest.mark.parametrize("pattern", [(8, 16), (4, 8), (2, 4), (4, 16), (2, 8), (1, 4)])
 def test_the_same_numbers_there_and_back(level: str, kind: str, pattern: tuple[int, int]) -> None:
     packed = Matrix.from_dense(half(37, 208, pattern), kind, bias=torch.randn(37))
-    eights = packed.in_eights()
+    records = packed.in_records()
     if level == "torch":
-        assert eights is None
+        assert records is None
         return
-    assert eights is not None and eights.kernel == f"8:16 {kind}, {level}"
-    assert torch.equal(eights.unpack(), packed.unpack()) and eights.sparsity == packed.sparsity
-    back = eights.masked().tensors()
+    assert records is not None and records.kernel == f"{16 * pattern[0] // pattern[1]}:16 {kind}, {level}"
+    assert torch.equal(records.unpack(), packed.unpack()) and records.sparsity == packed.sparsity
+    back = records.masked().tensors()
     assert all(torch.equal(back[name], tensor) for name, tensor in packed.tensors().items())
     x = torch.randn(30, 208)
     for tokens in (1, 5, 30):  # in the kernels, and in torch
         wanted = packed.linear(x[:tokens])
-        assert (eights.linear(x[:tokens]) - wanted).abs().max() < 1e-5 * wanted.abs().max()
+        assert (records.linear(x[:tokens]) - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,36 +56,37 @@ def test_without_a_mask_the_numbers_are_the_same(level: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_plain_torch_computes_it_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    eights, x = Matrix.from_dense(half(9, 208), kind).in_eights(), torch.randn(3, 208)
-    assert eights is not None
-    wanted, whole = eights.linear(x), eights.unpack(3, 8)
+@pytest.mark.parametrize("kept", KEPT)
+def test_plain_torch_computes_it_too(kind: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    records, x = Matrix.from_dense(half(9, 208, (kept, 16)), kind).in_records(), torch.randn(3, 208)
+    assert records is not None and records.kept == kept
+    wanted, whole = records.linear(x), records.unpack(3, 8)
     monkeypatch.setattr(native, "_find", lambda: (None, "it was not compiled"))
-    assert (eights.linear(x) - wanted).abs().max() < 1e-5 * wanted.abs().max()
-    assert torch.equal(eights.unpack(3, 8), whole)
+    assert (records.linear(x) - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert torch.equal(records.unpack(3, 8), whole)
 
 
 def test_what_does_not_fit() -> None:
     weight = half(4, 64)
     weight[3, 63 - int((weight[3].flip(0) == 0).float().argmax())] = 1
-    assert Matrix.from_dense(weight, "int8").in_eights() is None
-    assert Matrix.from_dense(half(4, 64), "fp32").in_eights() is None
+    assert Matrix.from_dense(weight, "int8").in_records() is None
+    assert Matrix.from_dense(half(4, 64), "fp32").in_records() is None
     fewer = half(4, 64)
     fewer[0, int(fewer[0].abs().argmax())] = 0
-    assert Matrix.from_dense(fewer, "int8").in_eights() is not None
-    assert Matrix.from_dense(fewer, "int4").in_eights() is None
+    assert Matrix.from_dense(fewer, "int8").in_records() is not None
+    assert Matrix.from_dense(fewer, "int4").in_records() is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_state_dict_holds_what_a_file_would(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = Matrix.from_dense(half(8, 64), kind)
-    eights = packed.in_eights()
-    assert eights is not None
-    layer, x = SparseLinear(eights), torch.randn(2, 64)
+    records = packed.in_records()
+    assert records is not None
+    layer, x = SparseLinear(records), torch.randn(2, 64)
     held = layer.state_dict()
     assert held.keys() == SparseLinear(packed).state_dict().keys()
     assert torch.equal(held["values"], packed.values)
-    again = SparseLinear(eights)
+    again = SparseLinear(records)
     again.load_state_dict(held)
     assert again.kernel == layer.kernel and torch.equal(again(x), layer(x))
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
@@ -98,24 +99,24 @@ def test_a_state_dict_holds_what_a_file_would(kind: str, monkeypatch: pytest.Mon
 
 
 def test_tensors_that_are_not_what_they_should_be() -> None:
-    eights = Matrix.from_dense(half(4, 64), "int8").in_eights()
-    assert eights is not None and eights.scales is not None
-    parts = {"values": eights.values, "scales": eights.scales}
-    spoiled = eights.values.clone()
-    spoiled[0, 0, :2] = 0
+    records = Matrix.from_dense(half(4, 64), "int8").in_records()
+    assert records is not None and records.scales is not None
+    parts = {"values": records.values, "scales": records.scales}
+    spoiled = records.values.clone()
+    spoiled[0, 0, 0, :2] = 0
     for change, text in (
-        ({"values": eights.values[:1]}, "values must be"),
-        ({"scales": eights.scales.float()}, "scales must be"),
-        ({"table": torch.zeros(16, dtype=torch.int8)}, "an 8:16 int8 matrix has"),
+        ({"values": records.values[:1]}, "values must be"),
+        ({"scales": records.scales.float()}, "scales must be"),
+        ({"table": torch.zeros(16, dtype=torch.int8)}, "an N:M int8 matrix has"),
         ({"values": spoiled}, "the columns of the values do not ascend"),
     ):
         with pytest.raises(CheckpointError, match=text):
             Matrix.from_stored("int8", (4, 64), parts | change)
-    with pytest.raises(CheckpointError, match="cannot hold eight values"):
+    with pytest.raises(CheckpointError, match="cannot hold 8 values"):
         Matrix.from_stored("fp32", (4, 64), parts)
 
 
-@pytest.mark.parametrize("form", ["8:16", "dense"])
+@pytest.mark.parametrize("form", ["8:16", "4:16", "dense"])
 @pytest.mark.parametrize("dtype", [None, "int8", "int4"])
 def test_a_packed_directory_in_every_form(
     form: str, dtype: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -123,7 +124,8 @@ def test_a_packed_directory_in_every_form(
     from tests.models import results
 
     def pruned_nm(weight: Tensor, *_: object) -> Tensor:
-        return weight.masked_fill(~NM(8, 16).mask(weight.float().abs(), weight.numel() // 2), 0)  # no -0.0
+        kept = 4 if form == "4:16" else 8
+        return weight.masked_fill(~NM(kept, 16).mask(weight.float().abs(), weight.numel() * kept // 16), 0)  # no -0.0
 
     monkeypatch.setattr(results, "holed", pruned_nm)
     path = packed_dir(tmp_path)

@@ -166,7 +166,7 @@ class SparseLinear(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Save what a file would hold, whatever form this machine has chosen for its memory."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.values.ndim == 3:
+        if self.values.ndim == 4:
             held = self.matrix.masked()
             destination[prefix + "values"], destination[prefix + "mask"] = held.values, held.mask
 

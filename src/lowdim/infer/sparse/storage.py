@@ -159,7 +159,7 @@ def check_records(kind: str, rows: int, cols: int, group: int, held: Mapping[str
     if kind == "int4":
         wanted["table"] = (torch.int8, (16,))
     if held.keys() != wanted.keys():
-        raise CheckpointError(f"a {kept}:16 {kind} matrix has {sorted(wanted)}, got {sorted(held)}")
+        raise CheckpointError(f"an N:M {kind} matrix has {sorted(wanted)}, got {sorted(held)}")
     for name, (dtype, shape_of) in wanted.items():
         if held[name].dtype != dtype or tuple(held[name].shape) != shape_of:
             found = f"{held[name].dtype} {list(held[name].shape)}"
