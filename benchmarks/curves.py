@@ -20,9 +20,11 @@ from pages import by_processor, fill, heading, results
 
 import lowdim
 from lowdim.core.machine import machine
+from lowdim.core.native import library
 from lowdim.core.pattern.nm import NM
 from lowdim.infer.bench import layers
 from lowdim.infer.bench.bandwidth import read_bandwidth
+from lowdim.infer.bench.result import LayerTime
 from lowdim.infer.bench.timing import threads
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -30,26 +32,40 @@ PICTURE = "assets/runtime-curves-{}.svg"
 DTYPES = {"fp32": "#8b949e", "bf16": "#3f7fc1", "int8": "#c2702d", "int4": "#1a7a55"}
 
 
-def measure(count: int) -> dict[str, Any]:
-    """Return every dtype's microseconds at every sparsity, 0 being its dense kernel, on some threads."""
+def measure(count: int, level: str) -> dict[str, Any]:
+    """Return every dtype's microseconds at every sparsity, 0 being its dense kernel, on some threads at a level.
+
+    Scattered zeros lie with a mask; where 16 columns keep eight or four weights, as eight or four values.
+    """
     weight = torch.randn(4096, 4096, generator=torch.Generator().manual_seed(0)).bfloat16()
+    library().use(level)
     with threads(count):
         bandwidth = read_bandwidth()
-        rows = layers.measure(layers.Product(("4096x4096",), 1, weight), DTYPES, SPARSITIES, bandwidth)
-        half = NM(8, 16).mask(weight.float().abs(), weight.numel() // 2) * weight
-        few = layers.measure(layers.Product(("4096x4096",), 1, half), DTYPES, (), bandwidth)
-    found = {f"{r.engine} {r.dtype} {r.sparsity:g}": r for r in rows}
-    own = {(r.dtype, r.sparsity > 0): r for r in few if r.engine == "lowdim"}
+        rows = form("packed", weight, SPARSITIES, bandwidth)
+        found = {f"{r.engine} {r.dtype} {r.sparsity:g}": r for r in rows}
+        few: dict[str, Any] = {}
+        for kept in (8, 4):
+            mask = NM(kept, 16).mask(weight.float().abs(), weight.numel() * kept // 16)
+            name, rows = f"{kept}:16", form(f"{kept}:16", mask * weight, (), bandwidth)
+            own = {(r.dtype, r.sparsity > 0): r for r in rows if r.engine == "lowdim"}
+            few[name] = {
+                d: {"dense": own[d, False].microseconds, name: own[d, True].microseconds, "kernel": own[d, True].kernel}
+                for d in DTYPES
+            }
     return {
         "threads": count,
+        "level": level,
         "read_bandwidth_gb_s": round(bandwidth / 1e9, 2),
         "torch": {d: found[f"torch {d} 0"].microseconds for d in ("fp32", "bf16")},
-        "8:16": {
-            d: {"dense": own[d, False].microseconds, "8:16": own[d, True].microseconds, "kernel": own[d, True].kernel}
-            for d in DTYPES
-        },
+        **few,
         "lowdim": {d: {f"{s:g}": found[f"lowdim {d} {s:g}"].microseconds for s in (0, *SPARSITIES)} for d in DTYPES},
     }
+
+
+def form(name: str, weight: torch.Tensor, shares: tuple[float, ...], bandwidth: float) -> list[LayerTime]:
+    """Time a layer in one form, not in that which would be chosen here."""
+    os.environ["LOWDIM_FORM"] = name
+    return layers.measure(layers.Product(("4096x4096",), 1, weight), DTYPES, shares, bandwidth)
 
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
@@ -92,9 +108,11 @@ def table(found: list[dict[str, Any]]) -> str:
     lines = []
     for one in found:
         shown = ("0", "0.3", "0.5", "0.6", "0.7", "0.8", "0.9")
-        lines += [f"threads: {one['threads']}, memory read at {one['read_bandwidth_gb_s']} GB/s, torch bf16 "]
+        level = f"level {one['level']}, " if "level" in one else ""
+        lines += [f"{level}threads: {one['threads']}, memory read at {one['read_bandwidth_gb_s']} GB/s, torch bf16 "]
         lines[-1] += f"{one['torch']['bf16']:.0f} µs, torch fp32 {one['torch']['fp32']:.0f} µs"
-        heads = ["µs", "dense", *(f"{float(s):.0%}" for s in shown[1:]), *(["8:16"] if "8:16" in one else [])]
+        fewer = [name for name in ("8:16", "4:16") if name in one]
+        heads = ["µs", "dense", *(f"{float(s):.0%}" for s in shown[1:]), *fewer]
         lines += [
             "",
             f"| {' | '.join(heads)} |",
@@ -102,8 +120,10 @@ def table(found: list[dict[str, Any]]) -> str:
         ]
         for dtype, times in one["lowdim"].items():
             cells = [f"{times[s]:.0f}" + (f" ({times['0'] / times[s]:.2f}x)" if s != "0" else "") for s in shown]
-            few = one.get("8:16", {}).get(dtype)
-            cells += [f"{few['8:16']:.0f} ({few['dense'] / few['8:16']:.2f}x)"] if few else []
+            for name in fewer:
+                few = one[name][dtype]
+                has = few["kernel"].startswith(name)
+                cells.append(f"{few[name]:.0f} ({few['dense'] / few[name]:.2f}x)" if has else "")
             lines.append(f"| {dtype} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -119,7 +139,8 @@ def main() -> None:
         info = lowdim.runtime_info()
         about = machine() | {"level": info.level, "build": info.build, "torch": torch.__version__}
         counts = sorted({1, os.cpu_count() or 1})
-        found = {"machine": about, "curves": [measure(count) for count in counts]}
+        levels = [level for level in info.levels if level != "portable"]
+        found = {"machine": about, "curves": [measure(count, level) for level in levels for count in counts]}
         results("curves").write_text(json.dumps(found, indent=1) + "\n")
     parts = []
     for folder, found in by_processor("curves").items():
@@ -127,7 +148,9 @@ def main() -> None:
         print(text)
         parts.append(f"![Speed over sparsity, a line per dtype]({picture})\n\n{text}")
         if given.docs:
-            draw(found["curves"], given.docs.parent / picture)
+            best = found["machine"]["level"]
+            drawn = [one for one in found["curves"] if one.get("level", best) == best]
+            draw(drawn, given.docs.parent / picture)
     if given.docs:
         fill(given.docs, "curves", "\n".join(parts))
 

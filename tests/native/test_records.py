@@ -1,4 +1,4 @@
-"""The layouts of eight and of four values for every 16 columns: products against float64, conversion, checks, bounds."""
+"""The layouts of eight and four values for every 16 columns: products against float64, conversion, checks, bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eight or four values for every 16 columns, as the kernels hold them in memory (``LD_EIGHTS``, ``LD_FOURS`` of ``csrc/lowdim.h``).
+"""Eight or four values for every 16 columns, as kernels hold them (``LD_EIGHTS``, ``LD_FOURS`` of ``csrc/lowdim.h``).
 
 A record belongs to two rows and 128 or 256 columns: 32 bytes say which columns the first row's 64 values are of, 32
 those of the second, then come the values. No file holds this; it is made of a mask when a layer is loaded, by the

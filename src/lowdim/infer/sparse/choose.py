@@ -12,8 +12,8 @@ in turn, the fastest turns counting, for at most two seconds of a process; times
 directory, by processor, version and build. What was not timed follows a rule, see `rule`. ``LOWDIM_FORM`` forces a form
 wherever it is possible.
 
-Results in ``8:16`` and ``4:16`` differ from those in the other forms in their last bits, because sums run in another order. Whoever
-needs the same bits on every machine forces a form, and an instruction set by ``LOWDIM_ISA``.
+Results in ``8:16`` and ``4:16`` differ from those in the other forms in their last bits, because sums run in another
+order. Whoever needs the same bits on every machine forces a form, and an instruction set by ``LOWDIM_ISA``.
 """
 
 from __future__ import annotations

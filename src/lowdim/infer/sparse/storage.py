@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
-from lowdim.core.packing.records import KEPT, RECORD, records_shape
 from lowdim.core.packing.nibbles import pack_nibbles
 from lowdim.core.packing.octets import pack_octets
+from lowdim.core.packing.records import KEPT, RECORD, records_shape
 from lowdim.core.quantize import Grid, encode, indices
 from lowdim.models.disk.packed import Counts, Form, Packed, pack, pack_levels
 
