@@ -46,7 +46,9 @@ from lowdim.train.nm.s_ste import SSTE as SSTE
 from lowdim.train.nm.sr_ste import SRSTE as SRSTE
 from lowdim.train.optimizers.apollo import APOLLO as APOLLO
 from lowdim.train.optimizers.eight_bit import AdamW8bit as AdamW8bit
+from lowdim.train.optimizers.entries import Entries as Entries
 from lowdim.train.optimizers.galore import GaLore as GaLore
+from lowdim.train.optimizers.lift import LIFT as LIFT
 from lowdim.train.optimizers.projected import Projected as Projected
 from lowdim.train.optimizers.projectors import SVD as SVD
 from lowdim.train.optimizers.projectors import Power as Power
