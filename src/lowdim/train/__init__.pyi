@@ -56,6 +56,9 @@ from lowdim.train.optimizers.projectors import Random as Random
 from lowdim.train.optimizers.projectors import Randomised as Randomised
 from lowdim.train.optimizers.q_galore import QGaLore as QGaLore
 from lowdim.train.optimizers.sntasgd import SNTASGD as SNTASGD
+from lowdim.train.preference.dpo import DPO as DPO
+from lowdim.train.preference.ipo import IPO as IPO
+from lowdim.train.preference.todo import TODO as TODO
 from lowdim.train.riders.layer_sampling import LayerSampling as LayerSampling
 from lowdim.train.riders.lisa import LISA as LISA
 from lowdim.train.riders.ows import OWS as OWS

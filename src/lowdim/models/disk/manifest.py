@@ -145,6 +145,7 @@ class Manifest(_Part):
     probes: dict[str, Any] = {}
     packed: PackedPart | None = None
     recovery: dict[str, Any] | None = None
+    finetuning: dict[str, Any] | None = None
     slorb: SLoRBPart | None = None
 
     def to_dict(self) -> dict[str, Any]:

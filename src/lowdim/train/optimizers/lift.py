@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
@@ -51,6 +51,9 @@ class LIFT(OptimizerRule):
         >>> torch.where(abs(LIFT(rank=1).reduced(weight, torch.Generator())) > 0.9, weight, 0.0).tolist()[0]
         [10.0, 0.0, 1.0]
     """
+
+    alone: ClassVar[bool] = False
+    chooses: ClassVar[bool] = True
 
     lr: float = within(2e-4, above=0)
     rank: int = count(32)

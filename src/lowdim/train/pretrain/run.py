@@ -46,6 +46,7 @@ class Run:
         copies: what `Loop` takes as ``master``.
         goal: what it is trained for, and judged by.
         stage: what the training is called while it runs.
+        looks_first: whether it is judged before the first step too.
     """
 
     def __init__(
@@ -57,8 +58,9 @@ class Run:
         copies: bool | Mapping[nn.Parameter, Tensor],
         goal: Goal,
         stage: str,
+        looks_first: bool = False,
     ) -> None:
-        recipe, steps, self.stage = prepared.recipe, prepared.steps, stage
+        recipe, steps, self.stage, self._looks_first = prepared.recipe, prepared.steps, stage, looks_first
         self.recipe, self.steps, self.model, self.held = recipe, steps, model, prepared.held
         self.device, self.goal = prepared.device, goal
         self.batches = Batches(prepared.text, recipe.batch, recipe.accumulate, recipe.seed, ranks.rank(), ranks.size())
@@ -120,8 +122,10 @@ class Run:
         Raises:
             DivergedError: a gradient is not finite.
         """
-        saved = begun = time.monotonic()
         first = self.loop.step
+        if self._looks_first and not self.curve:
+            self._look(log)
+        saved = begun = time.monotonic()
         with (
             progress.stage(self.stage, self.steps, "steps") as stage,
             torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
