@@ -211,6 +211,13 @@ def exists(directory: str | Path) -> bool:
     return (Path(directory) / FILE).is_file()
 
 
+def grid_of(record: Manifest) -> str:
+    """Return what a model's weights were rounded to when they were written last; "none" if they were not."""
+    last: Mapping[str, Any] = record.recipe if record.recovery is None else record.recovery["recipe"]
+    grids = {f"int{grid['bits']}" for grid in (record.packed.quantized if record.packed else {}).values()}
+    return min(grids, default=str(last.get("quantize", "none")))
+
+
 def to_text(manifest: Manifest) -> str:
     """Return the contents of ``lowdim.json``; a number that is not finite becomes "inf", "-inf" or "nan"."""
     return json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
