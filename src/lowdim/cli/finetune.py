@@ -117,8 +117,8 @@ def _read_back(facts: dict[str, Any]) -> list[str]:
     found = facts["changes"]
     changed, tensors = sum(found["changed"].values()), len(found["changed"])
     said = [
-        f"Read back: {changed:,} of {found['weights']:,} weights differ, in {tensors} of {found['tensors']} tensors; all "
-        "others are equal to the bit."
+        f"Read back: {changed:,} of {found['weights']:,} weights differ, in {tensors} of {found['tensors']} tensors; "
+        "all others are equal to the bit."
     ]
     if found["pruned"]:
         kept = found["zeros"] - found["filled"]

@@ -135,4 +135,10 @@ def _worked(doc: dict[str, Any]) -> Document:
 
 
 def bare(context: str) -> str:
+    r"""Return the question in a context.
+
+    Example:
+        >>> bare("Question: Sky is?\nAnswer:")
+        'Sky is?'
+    """
     return context.removeprefix("Question: ").removesuffix("\nAnswer:")

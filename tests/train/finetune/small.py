@@ -9,7 +9,7 @@ from typing import Any
 from tests.train.pretrain import small
 
 import lowdim
-from lowdim.data import preferences
+from lowdim.data.corpus import preferences
 from lowdim.train.finetune.api import FinetuningResult, finetune
 from lowdim.train.finetune.recipe import Finetuning
 

@@ -20,7 +20,6 @@ from lowdim.core.masks import Masks
 from lowdim.models.structure.selection import inventory, plain_name
 from lowdim.models.structure.zeros import is_pruned, refuse_packed, zeros_in
 
-
 _DORA = (DoraLinearVariant,)
 
 

@@ -46,9 +46,9 @@ def finetune(
 ) -> FinetuningResult:
     """Train a model on answers or on preferences, and write a stock Hugging Face directory.
 
-    The zeros of a pruned model stay, whatever is trained: `KeepZeros` for all weights, masked adapters, entries that are
-    chosen among the kept ones. The output is stored as the model is, dense or packed, every tensor in its own type, and
-    is compared with it on disk. Under ``torchrun`` all processes call it alike; the first one writes.
+    The zeros of a pruned model stay, whatever is trained: `KeepZeros` for all weights, masked adapters, entries that
+    are chosen among the kept ones. The output is stored as the model is, dense or packed, every tensor in its own type,
+    and is compared with it on disk. Under ``torchrun`` all processes call it alike; the first one writes.
 
     Args:
         recipe: what to do.

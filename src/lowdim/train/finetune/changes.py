@@ -21,17 +21,26 @@ from lowdim.models.structure.zeros import mask_of
 
 
 def in_own_types(place: Path, source: Checkpoint) -> None:
-    """Write the tensors of a directory again, each in the type that it has in the source."""
+    """Write the tensors of a directory again, each in the type that it has in the source.
+
+    Entries that were computed with in a narrower type and have not changed get back all bits that they had.
+    """
     written = Checkpoint(place)
     for file in [name for name in written.files if name.endswith(".safetensors")]:
         names = [name for name in written.names() if written.info(name).file == file]
         if all(name not in source or written.info(name).dtype == source.info(name).dtype for name in names):
             continue
-        tensors = {n: written.read(n).to(source.info(n).dtype) if n in source else written.read(n) for n in names}
+        tensors = {n: _widened(written.read(n), source.read(n)) if n in source else written.read(n) for n in names}
         temporary, metadata = place / f".{file}.tmp", written.metadata_of(file)
         with temporary.open("wb") as out:
             write_file(out, tensors, {"format": "pt", **metadata})
         temporary.replace(place / file)
+
+
+def _widened(now: Tensor, was: Tensor) -> Tensor:
+    if now.shape != was.shape:
+        return now
+    return torch.where(now == was.to(now.dtype), was, now.to(was.dtype))
 
 
 def compared(source: Checkpoint, written: Checkpoint) -> dict[str, Any]:
@@ -85,8 +94,8 @@ def check(found: Mapping[str, Any], allowed: Mapping[str, int] | None, known: Co
     for name, count in found["changed"].items():
         if count > allowed.get(name, 0) and all(each in known for each in allowed):
             raise CheckpointError(
-                f"{count:,} entries of {name} differ from the source, and {allowed.get(name, 0):,} were trained; nothing "
-                "is written"
+                f"{count:,} entries of {name} differ from the source, and {allowed.get(name, 0):,} were trained; "
+                "nothing is written"
             )
     if sum(found["changed"].values()) > sum(allowed.values()):
         raise CheckpointError("more entries differ from the source than were trained; nothing is written")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -71,7 +72,9 @@ class Finetuner(Engine):
         optimizer = recipe.optimizer.build(inner)
         riders: list[Rider] = network.riders(recipe, inner, optimizer)
         if masks is not None and recipe.adapter is None and not recipe.optimizer.chooses:
-            riders.append(KeepZeros(inner, optimizer))
+            with warnings.catch_warnings():  # whoever trains a pruned model knows how sparse it is
+                warnings.filterwarnings("ignore", r"\d+ of \d+ weights stay dense")
+                riders.append(KeepZeros(inner, optimizer))
         self._said = trained(inner, recipe.optimizer, optimizer, prepared.weights[0], self._zeros)
         spread = network.spread(inner, recipe) if ranks.active() else inner
         kept = {p: copies[p] for p in copies if p.requires_grad} if isinstance(copies, dict) else copies
@@ -169,8 +172,8 @@ def _check_source(recipe: Finetuning) -> None:
         return
     if (grid := manifest.grid_of(record)) != "none":
         raise LowdimError(
-            f"{recipe.model} holds weights that were rounded to {grid}; training moves them off that grid. Fine-tune the "
-            "model from before it was rounded, and round the result (lowdim recover --quantize, or lowdim prune)."
+            f"{recipe.model} holds weights that were rounded to {grid}; training moves them off that grid. Fine-tune "
+            "the model from before it was rounded, and round the result (lowdim recover --quantize, or lowdim prune)."
         )
     if record.slorb is not None:
         raise LowdimError(

@@ -23,8 +23,9 @@ class Preferred:
     """A loss of preferences, and how often the model prefers what people do.
 
     The verdict on pairs held out is their mean ``loss``; ``accuracy``, the share of the pairs without ties whose chosen
-    answer gained more of its log-probability than the rejected one (half of a pair where neither did); and, where there are ties, ``accuracy_with_ties``,
-    the share of all pairs that the objective decides as people do: win, loss or tie (see `Preference.decided`).
+    answer gained more of its log-probability than the rejected one (half of a pair where neither did); and, where there
+    are ties, ``accuracy_with_ties``, the share of all pairs that the objective decides as people do: win, loss or tie
+    (see `Preference.decided`).
 
     The logits of a whole batch are never held where they are one linear layer of the last hidden states.
 

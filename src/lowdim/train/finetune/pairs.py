@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lowdim.data import preferences, tokens
-from lowdim.data.corpus import cache, chat
+from lowdim.data import tokens
+from lowdim.data.corpus import cache, chat, preferences
+from lowdim.data.corpus.preferences import Pair
 from lowdim.data.errors import DataError
-from lowdim.data.preferences import Pair
 from lowdim.train.pretrain.sequences import IGNORED, Shuffled
 
 
@@ -51,8 +51,8 @@ class Pairs(Shuffled):
 
     Args:
         rows: pairs as tokens.
-        length: tokens of a sequence at most, without its last. Of a longer prompt the beginning is cut off, of both sides
-            alike; a pair with a longer answer is passed over.
+        length: tokens of a sequence at most, without its last. Of a longer prompt the beginning is cut off, of both
+            sides alike; a pair with a longer answer is passed over.
 
     Attributes:
         passed_over: how many were.
@@ -99,7 +99,7 @@ class Pairs(Shuffled):
 
 
 def _cut(row: Encoded, length: int) -> list[tuple[list[int], int]] | None:
-    """Return the sides of a pair within a length, with as many tokens of the prompt for both; None if they cannot be."""
+    """Return the sides of a pair within a length, with as much of the prompt for both; None if they cannot be."""
     room = length + 1 - max(len(ids) - first for ids, first in row.sides)
     if room < 1:
         return None
@@ -118,7 +118,9 @@ def encode(tokenizer: Any, pairs: Sequence[Pair], advance: Callable[[int], None]
         made = []
         for ids, counted in chat.encode(tokenizer, pair.documents(), last=True):
             if True not in counted[1:]:
-                raise DataError(f"{pair.where}: an answer has no token of its own behind the prompt. Leave the pair out")
+                raise DataError(
+                    f"{pair.where}: an answer has no token of its own behind the prompt. Leave the pair out"
+                )
             stop = len(counted) - counted[::-1].index(True)
             made.append((ids[:stop], counted.index(True, 1)))
         if made[0] == made[1]:
@@ -142,7 +144,9 @@ def read(recipe: Any, tokenizer: Any, advance: Callable[[int], None]) -> tuple[P
         own, held = found, preferences.read(data.validation)
         seen = {pair.key for pair in own}
         if both := [pair for pair in held if pair.key in seen]:
-            raise DataError(f"{len(both)} prompts of {data.validation} are trained on too, first that of {both[0].where}")
+            raise DataError(
+                f"{len(both)} prompts of {data.validation} are trained on too, first that of {both[0].where}"
+            )
     else:
         own, held = preferences.split(found, data.validation)
     if rule.knows_ties:

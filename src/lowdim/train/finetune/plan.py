@@ -73,9 +73,11 @@ class FinetuningPlan(PretrainingPlan):
         if found.zeros:
             lines.append(f"{found.zeros:,} zeros of the pruned model stay")
         lines.append(
-            f"{self.steps:,} steps of {self.batch} {self.unit} of at most {self.length} tokens: {self.passes or 0:.2f} passes "
-            f"over {self.sequences or 0:,}; judged on {self.held:,} others"
+            f"{self.steps:,} steps of {self.batch} {self.unit} of at most {self.length} tokens: "
+            f"{self.passes or 0:.2f} passes over {self.sequences or 0:,}; judged on {self.held:,} others"
         )
         if self.seconds is not None and self.memory is not None:
-            lines.append(f"About {self.said_time()} on this machine without the evaluations, {self.memory / size:,.0f} MB")
+            lines.append(
+                f"About {self.said_time()} on this machine without the evaluations, {self.memory / size:,.0f} MB"
+            )
         return "\n".join(lines)

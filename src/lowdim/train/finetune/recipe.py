@@ -73,8 +73,8 @@ class Examples(Data):
         tokenizer: has to be None: the model has its own.
         vocabulary: the same.
         template: "tokenizer" is the tokenizer's own chat template. The others go to the output with the tokenizer:
-            "plain" says who speaks, "question" asks as the zero-shot tasks do (Question: ... Answer: ...), "none" writes
-            what is asked and what is answered one behind the other.
+            "plain" says who speaks, "question" asks as the zero-shot tasks do (Question: ... Answer: ...), "none"
+            writes what is asked and what is answered one behind the other.
         streaming: of text: encode it as it is read, see the recipe of pre-training.
         pack: of text: join the documents and cut the stream into sequences.
     """
@@ -96,8 +96,8 @@ class Examples(Data):
 class Finetuning(Pretraining):
     """Everything that decides what a fine-tuning writes.
 
-    ``method`` is a word for two keys, ``optimizer`` and ``adapter``: "lift", "full", "lora", "dora", or a rival of LIFT:
-    "random", "magnitude", "smallest".
+    ``method`` is a word for two keys, ``optimizer`` and ``adapter``: "lift", "full", "lora", "dora", or a rival of
+    LIFT: "random", "magnitude", "smallest".
 
     Args:
         model: a directory, a hub id or builtin:NAME. The zeros of a pruned one stay.
@@ -160,7 +160,9 @@ class Finetuning(Pretraining):
     @classmethod
     def _model(cls, model: str) -> str:
         if not any(c in model for c in "/:\\") and not Path(model).exists():
-            raise RecipeError(f"there is no model {model!r}. Name a directory, a hub id such as owner/name, or builtin:NAME.")
+            raise RecipeError(
+                f"there is no model {model!r}. Name a directory, a hub id such as owner/name, or builtin:NAME."
+            )
         return model
 
     @model_validator(mode="before")

@@ -36,14 +36,15 @@ class Choice(Protocol):
 class Entries(Optimizer):
     """Takes AdamW steps on K entries of every matrix; all others stay as they are, to the bit.
 
-    What is kept of a matrix are vectors of length K: the places (``index``), Adam's two means, and, of a matrix narrower
-    than fp32, the entries themselves in fp32 (``values``), so that steps too small for bf16 add up. Every so many steps
-    of a matrix its entries are chosen anew from the weight as it is; those that stay keep their means, new ones begin at
-    zero, and steps are counted on. Entries that are zero are never chosen: the zeros of a pruned model stay.
+    What is kept of a matrix are vectors of length K: the places (``index``), Adam's two means, and, of a matrix
+    narrower than fp32, the entries themselves in fp32 (``values``), so that steps too small for bf16 add up. Every so
+    many steps of a matrix its entries are chosen anew from the weight as it is; those that stay keep their means, new
+    ones begin at zero, and steps are counted on. Entries that are zero are never chosen: the zeros of a pruned model
+    stay.
 
     Whatever looks at gradients before the step (accumulation, clipping, ranks) sees all of them. A weight of three
-    dimensions is a stack of matrices, each with K entries. The state is read by ``torch.load(weights_only=True)``, and a
-    run goes on from it to the same bytes.
+    dimensions is a stack of matrices, each with K entries. The state is read by ``torch.load(weights_only=True)``, and
+    a run goes on from it to the same bytes.
 
     Args:
         params: matrices.
@@ -120,8 +121,12 @@ class Entries(Optimizer):
         on_cpu = all(p.device.type == "cpu" for p in moved)  # elsewhere the fused step wants its counts on the device
         adamw(
             *(values, gradients, means, squares, [], [state["step"] for state in held]),
-            **{"fused": on_cpu, "foreach": not on_cpu, "amsgrad": False, "maximize": False},
-            **{"beta1": group["betas"][0], "beta2": group["betas"][1]},
+            fused=on_cpu,
+            foreach=not on_cpu,
+            amsgrad=False,
+            maximize=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
             **{name: group[name] for name in ("lr", "eps", "weight_decay")},
         )
         for p, place, value in zip(moved, places, values, strict=True):

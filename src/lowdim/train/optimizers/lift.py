@@ -76,7 +76,9 @@ class LIFT(OptimizerRule):
 
         found = [*matrices(model), *(w.parameter for w in inventory(model) if w.stacked and w.parameter.requires_grad)]
         if not found:
-            raise LowdimError(f"{type(model).__name__} has no matrix that is trained, so there is nothing to choose from")
+            raise LowdimError(
+                f"{type(model).__name__} has no matrix that is trained, so there is nothing to choose from"
+            )
         betas, own = (self.beta1, self.beta2), {id(p) for p in found}
         for p in found:
             for matrix in p.detach().view(-1, *p.shape[-2:]):
@@ -120,7 +122,7 @@ class LIFT(OptimizerRule):
         if wanted > kept:
             raise RecipeError(
                 f"budget={self.budget} asks for {wanted:,} entries of a matrix of {shape[0]} x {shape[1]}, of which "
-                f"{kept:,} are not zero. Take at most budget={kept // sum(shape)}; a weight of zeros alone can be frozen."
+                f"{kept:,} are not zero. Take at most budget={kept // sum(shape)}, or freeze what is all zero."
             )
         return wanted
 
@@ -151,7 +153,7 @@ class LIFT(OptimizerRule):
         return keep_top(scores, wanted).view(-1).nonzero().view(-1)
 
     def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
-        """Return the bytes of a weight and of its state: places, two means, fp32 copies of entries that are narrower."""
+        """Return the bytes of a weight and of its state: places, two means, fp32 copies of narrower entries."""
         if not matrix:
             return weight.nbytes, 0
         vectors = 3 if weight.itemsize >= 4 else 4

@@ -47,7 +47,7 @@ class Preference(Settings, ABC):
         """Whether pairs of which neither is preferred are left out of training."""
         return not self.knows_ties
 
-    def check_ties(self, ties: int) -> None:  # noqa: B027
+    def check_ties(self, ties: int) -> None:
         """Refuse data with so many ties, where there is no loss for them.
 
         Raises:

@@ -54,7 +54,9 @@ class PretrainingPlan:
             f"{self.held:,} others",
         ]
         if self.seconds is not None and self.memory is not None:
-            lines.append(f"About {self.said_time()} on this machine without the evaluations, {self.memory / 2**20:,.0f} MB")
+            lines.append(
+                f"About {self.said_time()} on this machine without the evaluations, {self.memory / 2**20:,.0f} MB"
+            )
         return "\n".join(lines)
 
 

@@ -34,8 +34,8 @@ class Data(Section):
         vocabulary: tokens of a tokenizer that is trained, byte-level BPE on the training documents; None takes as many
             as the embedding has rows.
         template: "tokenizer" is the tokenizer's own chat template. The others go to the output with the tokenizer:
-            "plain" says who speaks, "question" asks as the zero-shot tasks do (Question: ... Answer: ...), "none" writes
-            what is asked and what is answered one behind the other.
+            "plain" says who speaks, "question" asks as the zero-shot tasks do (Question: ... Answer: ...), "none"
+            writes what is asked and what is answered one behind the other.
         streaming: encode the training text as it is read, and write no tokens of it: for text whose tokens the disk has
             no room for. Sequences are shuffled among some thousand neighbours; going on reads again what was read.
         pack: join the documents, an end-of-text token after each, and cut the stream into sequences; if not, every

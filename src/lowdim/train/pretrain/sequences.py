@@ -194,9 +194,7 @@ class Batches:
         DataError: a step has fewer sequences than there are ranks and parts.
     """
 
-    def __init__(
-        self, sequences: Any, batch: int, parts: int, seed: int, rank: int = 0, ranks: int = 1
-    ) -> None:
+    def __init__(self, sequences: Any, batch: int, parts: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
         if batch < parts * ranks:
             raise DataError(
                 f"a step of batch={batch} sequences cannot be shared by {ranks} processes with accumulate={parts}; "

@@ -19,7 +19,7 @@ from lowdim.data.text import Document
 
 SYNTHETIC = "preferences"
 SCORES = ("score_chosen", "score_rejected")
-_TIES = "write for every pair whether neither answer is preferred: \"tie\": true or false"
+_TIES = 'write for every pair whether neither answer is preferred: "tie": true or false'
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ def from_record(record: Mapping[str, Any], where: str) -> Pair:
     prompt = record.get("prompt")
     if isinstance(chosen, str) and isinstance(rejected, str):
         if not isinstance(prompt, str) or not prompt.strip():
-            raise DataError(f"{where}: 'chosen' and 'rejected' are answers, and 'prompt' is missing: what they answer to")
+            raise DataError(
+                f"{where}: 'chosen' and 'rejected' are answers, and 'prompt' is missing: what they answer to"
+            )
         turns: Sequence[Mapping[str, Any]] = ({"role": "user", "content": prompt},)
     elif isinstance(chosen, list) and isinstance(rejected, list):
         turns, chosen, rejected = _conversation(prompt, chosen, rejected, where)
@@ -142,7 +144,9 @@ def _conversation(
     sides = [text.turns(side, f"{where}: {name!r}") for name, side in (("chosen", chosen), ("rejected", rejected))]
     before: tuple[Mapping[str, Any], ...] = () if prompt is None else text.turns(prompt, f"{where}: 'prompt'")
     if prompt is None:
-        both = itertools.takewhile(lambda turns: turns[0] == turns[1], zip(*(side[:-1] for side in sides), strict=False))
+        both = itertools.takewhile(
+            lambda turns: turns[0] == turns[1], zip(*(side[:-1] for side in sides), strict=False)
+        )
         before = tuple(turn for turn, _ in both)
         sides = [side[len(before) :] for side in sides]
     for name, side in zip(("chosen", "rejected"), sides, strict=True):
@@ -160,7 +164,9 @@ def _tie(record: Mapping[str, Any], where: str) -> bool | None:
         raise DataError(f"{where}: 'tie' must be true or false; got {tie!r}")
     scores = [record.get(key) for key in SCORES]
     if tie is None and None not in scores and scores[0] == scores[1]:
-        raise DataError(f"{where}: both answers have the score {scores[0]}: is that a tie? The file does not say; {_TIES}")
+        raise DataError(
+            f"{where}: both answers have the score {scores[0]}: is that a tie? The file does not say; {_TIES}"
+        )
     return tie
 
 
@@ -202,7 +208,7 @@ def split(pairs: Sequence[Pair], share: float) -> tuple[list[Pair], list[Pair]]:
 
 
 def from_questions(asked: Iterable[Question], ties: float = 0.2, seed: int = 0) -> list[Pair]:
-    """Return a pair for every question: its right answer over a wrong one, or, as a tie, two wrong ones.
+    r"""Return a pair for every question: its right answer over a wrong one, or, as a tie, two wrong ones.
 
     Args:
         asked: multiple-choice questions; those of two choices make no ties.
@@ -210,7 +216,7 @@ def from_questions(asked: Iterable[Question], ties: float = 0.2, seed: int = 0) 
         seed: of what is drawn.
 
     Example:
-        >>> q = Question(("Question: Sky is?\\nAnswer:",) * 3, (" red", " blue", " green"), label=1)
+        >>> q = Question(("Question: Sky is?\nAnswer:",) * 3, (" red", " blue", " green"), label=1)
         >>> [pair.chosen for pair in from_questions([q] * 3, ties=0.0)]
         ['blue', 'blue', 'blue']
     """
