@@ -25,8 +25,8 @@ def rows() -> list[Row]:
 def _like_weights(shape: tuple[int, int]) -> torch.Tensor:
     """Return a matrix whose singular values fall slowly, as those of trained weights do, on top of noise."""
     draw = generator(0, "weight")
-    low = torch.randn(shape[0], 256, generator=draw) @ torch.randn(256, shape[1], generator=draw)
-    return 0.02 * (torch.randn(shape, generator=draw) + low / 16)
+    left = torch.randn(shape[0], 256, generator=draw) * torch.linspace(1, 0.1, 256)
+    return 0.02 * (torch.randn(shape, generator=draw) + left @ torch.randn(256, shape[1], generator=draw) / 8)
 
 
 def refresh(place: Place) -> dict[str, Any]:

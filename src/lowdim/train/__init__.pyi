@@ -51,6 +51,7 @@ from lowdim.train.optimizers.galore import GaLore as GaLore
 from lowdim.train.optimizers.lift import LIFT as LIFT
 from lowdim.train.optimizers.projected import Projected as Projected
 from lowdim.train.optimizers.projectors import SVD as SVD
+from lowdim.train.optimizers.projectors import Krylov as Krylov
 from lowdim.train.optimizers.projectors import Power as Power
 from lowdim.train.optimizers.projectors import Random as Random
 from lowdim.train.optimizers.projectors import Randomised as Randomised

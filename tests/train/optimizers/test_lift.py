@@ -54,13 +54,15 @@ def test_full_rank_is_plain_magnitude(shape: tuple[int, int]) -> None:
     assert torch.equal(principal, magnitude)
 
 
-def test_the_sketch_chooses_nearly_what_the_decomposition_does() -> None:
-    weight = decaying(96, 160)
+@pytest.mark.parametrize("flat", [False, True])
+def test_random_directions_choose_nearly_what_the_decomposition_does(flat: bool) -> None:
+    """Also where singular values hardly fall, as those of trained weights do."""
+    weight = matrix(96, 160) if flat else decaying(96, 160)
     one, two = (
         set(LIFT(rank=16, budget=8, decomposition=kind).chosen(weight, draw()).tolist())
         for kind in ("randomised", "svd")
     )
-    assert len(one & two) >= 0.99 * len(one)
+    assert len(one & two) >= 0.98 * len(one)
     again = LIFT(rank=16, budget=8).chosen(weight, draw())
     assert set(again.tolist()) == one
 

@@ -158,7 +158,8 @@ class Finetuning(Pretraining):
 
     @field_validator("model")
     @classmethod
-    def _model(cls, model: str) -> str:
+    def _model(cls, model: str | dict[str, Any]) -> str | dict[str, Any]:
+        assert isinstance(model, str)
         if not any(c in model for c in "/:\\") and not Path(model).exists():
             raise RecipeError(
                 f"there is no model {model!r}. Name a directory, a hub id such as owner/name, or builtin:NAME."

@@ -20,8 +20,13 @@ from lowdim.train.optimizers.eight_bit import restore
 class Choice(Protocol):
     """What says which entries of a matrix are trained."""
 
-    every: int
-    seed: int
+    @property
+    def every(self) -> int:
+        """Return the steps of a matrix between two choices."""
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of what is drawn."""
 
     def entries(self, shape: tuple[int, ...]) -> int:
         """Return K, how many entries of a matrix are trained."""

@@ -10,7 +10,7 @@ from lowdim.core.lazy import torch
 from lowdim.core.settings import count, within
 from lowdim.core.topk import keep_top
 from lowdim.train.optimizers.base import OptimizerRule, matrices
-from lowdim.train.optimizers.projectors import SVD, Randomised
+from lowdim.train.optimizers.projectors import SVD, Krylov
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,7 +26,7 @@ class LIFT(OptimizerRule):
 
     AdamW takes steps on these entries, with vectors of length K as its memory; norms, biases, embeddings and the head
     are frozen. The entries are chosen anew every so many steps; those that stay keep their means (`Entries`). W' comes
-    from a random sketch with a fixed seed, or from the full decomposition.
+    from random directions with a fixed seed and products with W (`Krylov`), or from the full decomposition.
 
     Paper: "LIFT the Veil for the Truth: Principal Weights Emerge after Rank Reduction for Reasoning-Focused Supervised
     Fine-Tuning", ICML 2025, arXiv 2506.00772.
@@ -129,7 +129,7 @@ class LIFT(OptimizerRule):
     def reduced(self, matrix: Tensor, draw: torch.Generator) -> Tensor:
         """Return W', the approximation of a matrix of rank r, fp32."""
         tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-        kinds = {"randomised": Randomised, "svd": SVD}
+        kinds = {"randomised": Krylov, "svd": SVD}
         directions = kinds[self.decomposition](rank=self.rank).basis(tall, None, draw)
         near: Tensor = (tall @ directions.T) @ directions
         return near if tall is matrix else near.T
