@@ -1,131 +1,153 @@
-"""What fine-tuning does to the zeros of the embedded model, with and without care: zeros, perplexity, seconds a step.
+"""What fine-tuning brings and costs: all rows of the files finetune_*.py beside this one, with their plan first.
 
-The model is pruned with Wanda on even-numbered articles and trained on them, by LoRA and in full; perplexity is of
-odd-numbered ones, 512 tokens a window. Needs the extra ``lora``.
+A row is measured once for every seed and kept as a file of its own under --home, so that a killed run goes on, and the
+same command later finds what is there. Every file has a table, which says of each claim whether it held in all seeds.
 
-    python benchmarks/finetune.py --json benchmarks/results/finetune.json
+    python benchmarks/finetune.py --home ~/finetune --plan
+    python benchmarks/finetune.py --home ~/finetune --rows memory. preferences.todo --seeds 0
+    python benchmarks/finetune.py --home ~/finetune --table --json benchmarks/results/finetune.json
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import importlib
 import json
-import resource
-import statistics
-import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import peft
-import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from waiting import sleep_while_waiting
 
-import lowdim
-from lowdim.data.calibration import calibration
-from lowdim.data.windows import Windows, windows
-from lowdim.models.disk.source import resolve
-from lowdim.train import KeepZeros
-from lowdim.train.adapters.peft import mask_lora
-
-Row = dict[str, float]
+from lowdim.core.machine import machine
 
 
-def sparsity(model: nn.Module, masks: lowdim.Masks) -> float:
-    """Return the share of zeros in the pruned layers."""
-    weights = [model.get_parameter(name) for name in masks]
-    return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+@dataclass(frozen=True)
+class Place:
+    """Where and how a row is run.
+
+    Attributes:
+        home: a directory of the row and the seed, kept between attempts.
+        shared: one that all rows of a file share.
+        seed: of the run.
+        quick: whether to shrink it to what shows that it works; its numbers mean nothing.
+    """
+
+    home: Path
+    shared: Path
+    seed: int
+    quick: bool
 
 
-def train(model: Any, optimizer: torch.optim.Optimizer, rows: Tensor, batch: int) -> float:
-    """Pass once over rows of tokens, in bf16 over fp32 weights; return the median seconds of a step."""
-    seconds = []
-    model.train()
-    for ids in rows.split(batch):
-        begun = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
-            model(input_ids=ids, labels=ids).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds.append(time.perf_counter() - begun)
-    model.eval()
-    return statistics.median(seconds)
+@dataclass(frozen=True)
+class Row:
+    """One thing that is measured.
+
+    Attributes:
+        name: of the row within its file.
+        minutes: that it takes on two cores, about.
+        run: measures it.
+        seeds: whether it is measured with every seed; if not, with the first alone.
+    """
+
+    name: str
+    minutes: float
+    run: Callable[[Place], dict[str, Any]]
+    seeds: bool = True
 
 
-def measured(model: Any, masks: lowdim.Masks, text: Windows, **more: float) -> Row:
-    """Return zeros and perplexity of a model without adapters."""
-    value = lowdim.perplexity(model, text, tokens_per_batch=1024).value
-    return {"zeros": sparsity(model, masks), "perplexity": value, **more}
+Found = dict[str, list[dict[str, Any]]]
+"""By row, what was found with each seed."""
 
 
-def lora(base: nn.Module, masks: lowdim.Masks, aware: bool, given: argparse.Namespace, data: Any) -> dict[str, Row]:
-    """Train an adapter; return what it is before and after the merges that there are."""
-    rows, text = data
-    torch.manual_seed(0)
-    config = peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    model: Any = peft.get_peft_model(copy.deepcopy(base), config)
-    if aware:
-        mask_lora(model, masks)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=given.lora_rate)
-    step = train(model, optimizer, rows, given.batch)
-    name = "LoRA, mask_lora" if aware else "LoRA"
-    before = lowdim.perplexity(model, text, tokens_per_batch=1024).value
-    found: dict[str, Row] = {f"{name}, not merged": {"perplexity": before, "seconds": step}}
-    if not aware:
-        late: Any = copy.deepcopy(model)
-        mask_lora(late, masks)
-        found["LoRA, mask_lora before the merge alone"] = measured(late.merge_and_unload(), masks, text)
-    found[f"{name}, merged"] = measured(model.merge_and_unload(), masks, text)
-    return found
-
-
-def full(base: nn.Module, masks: lowdim.Masks, keep: bool, given: argparse.Namespace, data: Any) -> dict[str, Row]:
-    """Train all weights."""
-    rows, text = data
-    model = copy.deepcopy(base)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=given.rate)
-    if keep:
-        KeepZeros(model, optimizer, masks)
-    step = train(model, optimizer, rows, given.batch)
-    return {f"full{', KeepZeros' * keep}": measured(model, masks, text, seconds=step)}
+def parts() -> Iterator[tuple[str, Any]]:
+    """Yield the files of rows: each has ``rows()`` and ``table(found)``."""
+    for path in sorted(Path(__file__).parent.glob("finetune_*.py")):
+        yield path.stem.removeprefix("finetune_"), importlib.import_module(path.stem)
 
 
 def main() -> None:
-    """Prune, train four ways, print the table."""
+    """Print the plan; measure what is left of it; print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sparsity", type=float, default=0.4)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--batch", type=int, default=4, help="rows of 256 tokens")
-    parser.add_argument("--windows", type=int, default=20)
-    parser.add_argument("--rate", type=float, default=5e-5)
-    parser.add_argument("--lora-rate", type=float, default=5e-4)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--home", type=Path, required=True, help="where runs and results are kept")
+    parser.add_argument("--rows", nargs="+", default=[], help="beginnings of FILE.ROW, all if not given")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--quick", action="store_true", help="a minute each, to see that all rows run")
+    parser.add_argument("--plan", action="store_true", help="stop after the plan")
+    parser.add_argument("--table", action="store_true", help="print the tables of what is there")
+    parser.add_argument("--json", type=Path, help="write all that is there here")
     given = parser.parse_args()
-    source = resolve("builtin:smollm2-135m").path
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    text = windows("builtin", tokenizer, 512, limit=given.windows)
-    rows = calibration("builtin", tokenizer, samples=given.steps * given.batch, context=256, seed=1).whole.input_ids
-    few = {"samples": 16, "context": 512}
-    recipe = lowdim.Recipe(sparsity=given.sparsity, method="wanda", calibration=few, evaluation={"text": None})
-    with tempfile.TemporaryDirectory() as scratch:
-        lowdim.prune(str(source), recipe, out=Path(scratch, "out"))
-        masks = lowdim.Masks.load(Path(scratch, "out"))
-        base = AutoModelForCausalLM.from_pretrained(Path(scratch, "out"), dtype=torch.float32)
-    table = {"pruned": measured(base, masks, text)}
-    for way in (False, True):
-        table |= lora(base, masks, way, given, (rows, text))
-    for way in (False, True):
-        table |= full(base, masks, way, given, (rows, text))
-    print(f"| | zeros | perplexity | seconds a step |\n|{'---|' * 4}")
-    for name, row in table.items():
-        zeros = f"{row['zeros']:.2%}" if "zeros" in row else ""
-        print(f"| {name} | {zeros} | {row['perplexity']:.2f} | {row.get('seconds', float('nan')):.2f} |")
-    print(f"peak resident {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
-    if given.json:
-        given.json.write_text(json.dumps({"settings": vars(given) | {"json": ""}, "rows": table}, indent=1) + "\n")
+    sleep_while_waiting()
+    home: Path = given.home / ("quick" if given.quick else "full")
+    jobs = [
+        (f"{part}.{row.name}", row, seed)
+        for part, module in parts()
+        for row in module.rows()
+        for seed in (given.seeds if row.seeds else given.seeds[:1])
+    ]
+    jobs = [job for job in jobs if not given.rows or any(job[0].startswith(word) for word in given.rows)]
+    if not given.table:
+        _plan(jobs, home, given.quick)
+        if given.plan:
+            return
+        for name, row, seed in jobs:
+            _measure(name, row, seed, home, given.quick)
+    found = _found(home)
+    for part, module in parts():
+        if own := {name.partition(".")[2]: each for name, each in found.items() if name.startswith(f"{part}.")}:
+            print(f"\n## {part}\n\n{module.table(own)}")
+    if given.json is not None:
+        given.json.write_text(json.dumps({"machine": machine(), "quick": given.quick, "rows": found}, indent=1) + "\n")
+
+
+def _file(home: Path, name: str, seed: int) -> Path:
+    return home / "results" / f"{name}-{seed}.json"
+
+
+def _plan(jobs: list[tuple[str, Row, int]], home: Path, quick: bool) -> None:
+    left = [job for job in jobs if not _file(home, job[0], job[2]).exists()]
+    for name, row, seed in jobs:
+        state = "" if (name, row, seed) in left else ", done"
+        print(f"{name}, seed {seed}: about {1 if quick else row.minutes:g} min{state}")
+    minutes = sum(1 if quick else row.minutes for _, row, _ in left)
+    print(f"{len(left)} of {len(jobs)} runs are left: about {minutes / 60:.1f} h on two idle cores", flush=True)
+
+
+def _measure(name: str, row: Row, seed: int, home: Path, quick: bool) -> None:
+    file = _file(home, name, seed)
+    if file.exists():
+        return
+    place = Place(home / "runs" / f"{name}-{seed}", home / "shared" / name.partition(".")[0], seed, quick)
+    place.home.mkdir(parents=True, exist_ok=True)
+    place.shared.mkdir(parents=True, exist_ok=True)
+    begun = time.perf_counter()
+    found = {"seed": seed, **row.run(place), "minutes": round((time.perf_counter() - begun) / 60, 2)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(found, indent=1))
+    partial.rename(file)
+    print(f"{name}: {json.dumps(found)}", flush=True)
+
+
+def _found(home: Path) -> Found:
+    found: Found = {}
+    for path in sorted((home / "results").glob("*.json")):
+        found.setdefault(path.stem.rpartition("-")[0], []).append(json.loads(path.read_text()))
+    return found
+
+
+def beaten(one: list[dict[str, Any]], other: list[dict[str, Any]], key: str, lower: bool = False) -> str:
+    """Return whether the first is better than the second in every seed, as a sentence's end."""
+    pairs = {each["seed"]: each[key] for each in other}
+    apart = [each[key] - pairs[each["seed"]] for each in one if each["seed"] in pairs]
+    apart = [-value for value in apart] if lower else apart
+    if not apart:
+        return "not tested"
+    better = sum(value > 0 for value in apart)
+    said = f"better in {better} of {len(apart)} seeds, {sum(apart) / len(apart):+.4f} in the mean"
+    return said if len(apart) >= 3 else f"{said} (fewer than three seeds: says little)"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from waiting import sleep_while_waiting
 
 from lowdim.core.machine import machine
 from lowdim.train.pretrain import speed
-from lowdim.train.pretrain.api import _begin
+from lowdim.train.pretrain.engine import Engine
 from lowdim.train.pretrain.network import make
 from lowdim.train.pretrain.prepare import Prepared, prepare
 from lowdim.train.pretrain.recipe import Pretraining
@@ -32,7 +32,7 @@ from lowdim.train.pretrain.recipe import Pretraining
 
 def ours(prepared: Prepared) -> Callable[[int], None]:
     """Return what takes a step of lowdim's, with its log line."""
-    run = _begin(prepared)
+    run = Engine().begin(prepared)
     return lambda step: void(run.loop.run(run.batches.step(step), lambda s, loss: void(run._line(s, loss, 1.0))))
 
 
@@ -41,7 +41,7 @@ def plain(prepared: Prepared) -> Callable[[int], None]:
     recipe = prepared.recipe
     model, _ = make(recipe, prepared.config, None, prepared.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    rows = _begin(prepared).batches
+    rows = Engine().begin(prepared).batches
 
     def step(index: int) -> None:
         (micro,) = rows.step(index)

@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTES = ROOT / "docs" / "methods" / "notes"
 FLAGS = {"allocation": "--allocation", "pattern": "--pattern", "refine": "--refine"}
 PRUNING = ("score", "allocation", "pattern", "repair", "refine")  # what `lowdim prune` can name
+PRETRAIN = "lowdim pretrain --recipe recipe.yaml --out OUT"
 AUDITS = {"essential-sparsity": "--essential perplexity", "junk-dna": "--junk-dna arc_easy,hellaswag"}
 # What a name alone does not say.
 EXAMPLES = {
@@ -99,7 +100,10 @@ def usage(method: registry.Entry) -> tuple[str, str]:
         source = "" if method.name == "text" else " --calibration builtin:arc_easy"
         return "bash", f"lowdim prune MODEL OUT --sparsity 0.6{source} --set calibration.format={method.name}"
     if method.kind == "optimizer":
-        return "bash", f"lowdim pretrain --recipe recipe.yaml --out OUT --set optimizer={method.name}"
+        command_ = "lowdim finetune MODEL OUT --data rows.jsonl" if method.load().chooses else PRETRAIN
+        return "bash", f"{command_} --set optimizer={method.name}"
+    if method.kind == "preference":
+        return "bash", f"lowdim finetune MODEL OUT --data pairs.jsonl --objective {method.name}"
     if method.kind == "audit":
         return "bash", f"lowdim inspect MODEL {AUDITS[method.name]}"
     if method.kind == "placement":
@@ -174,13 +178,21 @@ def pretraining_fields(section: str) -> str:
     return fields_of(getattr(recipe, section))
 
 
+def finetuning_fields(section: str) -> str:
+    """Return the same of a recipe of fine-tuning."""
+    from lowdim.train.finetune import recipe
+
+    return fields_of(getattr(recipe, section))
+
+
 def fields_of(model: type[Section]) -> str:
     """Return the table of a model's fields."""
     said = arguments(model)
     rows = []
     for name, field in model.model_fields.items():
         nested = isinstance(field.default, Section)
-        default = "see below" if nested else f"`{plain(field.default)}`"
+        value = dataclasses.MISSING if field.is_required() else field.default
+        default = "see below" if nested else f"`{plain(value)}`"
         key = field.alias or name
         rows.append((f"`{key}`", spelt(field.annotation), default, said.get(key, "")))
     return table(("field", "type", "default", "meaning"), rows)
@@ -246,6 +258,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "recipe": recipe_fields,
     "training": training_fields,
     "pretraining": pretraining_fields,
+    "finetuning": finetuning_fields,
     "presets": presets,
     "commands": commands,
     "tasks": tasks,

@@ -24,6 +24,7 @@ from lowdim.pipeline.recover.chain import SECTION, split
 from lowdim.pipeline.sweep.recipe import SweepRecipe
 from lowdim.prune.recipe import Recipe, read
 from lowdim.train.compare.recipe import TrainingRecipe
+from lowdim.train.finetune.recipe import Finetuning
 from lowdim.train.pretrain.recipe import Pretraining
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +111,9 @@ def test_recipes_are_valid(block: str, tmp_path: Path) -> None:
         sweep = SweepRecipe(**values)
         assert sweep.runs(described(PROGRAM, sweep.command))
         return
+    if "method" in values and "model" not in values and "data" in values:
+        assert Finetuning(model="builtin:smollm2-135m", **values)
+        return
     kind = Pretraining if "model" in values else TrainingRecipe if "training" in values else Recipe
     recipe = kind(**values)
     assert kind.from_yaml(recipe.to_yaml()) == recipe
@@ -165,6 +169,9 @@ def test_every_recipe_field_is_explained() -> None:
             assert not row.endswith("|  |"), row
     for section in ("Pretraining", "Data", "Schedule", "Evaluation"):
         for row in hooks.pretraining_fields(section).splitlines()[2:]:
+            assert row.count(" | ") == 3 and not row.endswith("|  |"), row
+    for section in ("Finetuning", "Examples", "Adapter"):
+        for row in hooks.finetuning_fields(section).splitlines()[2:]:
             assert row.count(" | ") == 3 and not row.endswith("|  |"), row
     for section in ("TrainingRecipe", "Data", "Optimizer", "MLP", "Conv", "Text"):
         for row in hooks.training_fields(section).splitlines()[2:]:

@@ -22,6 +22,8 @@ SURFACE = {
     "recover": """MODEL OUT --teacher --minutes --stage --mask --method --quantize --calibration --samples --context
         --seed --storage --set --recipe --revision --resume --overwrite --dry-run --trust-remote-code --quiet -q
         --debug""",
+    "finetune": """MODEL OUT --data --method --objective --epochs --steps --seed --set --recipe --trust-remote-code
+        --resume --overwrite --dry-run --quiet -q --debug""",
     "pretrain": "--recipe --out --set --trust-remote-code --resume --overwrite --dry-run --quiet -q --debug",
     "train-sparse": """--recipe --out --data --net --method --sparsity --allocation --epochs --batch --lr --twins --seed
         --set --resume --overwrite --quiet -q --debug""",

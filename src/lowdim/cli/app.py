@@ -12,6 +12,7 @@ from lowdim.cli import (
     convert,
     diagnose,
     evaluate,
+    finetune,
     front,
     generate,
     inspect,
@@ -58,6 +59,7 @@ def _program(
 for _command in (
     prune.prune,
     recover.recover,
+    finetune.finetune,
     pretrain.pretrain,
     train_sparse.train_sparse,
     plan_training.plan_training,

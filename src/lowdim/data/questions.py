@@ -123,7 +123,7 @@ def documents(name: str) -> list[Document]:
     """Return the questions of a built-in calibration set with their right answers."""
     folder = CALIBRATION_SETS[name]
     if name != "gsm8k_test":
-        return [Document(question=_bare(q.contexts[q.label]), answer=q.choices[q.label]) for q in builtin(folder)]
+        return [Document(question=bare(q.contexts[q.label]), answer=q.choices[q.label]) for q in builtin(folder)]
     warnings.warn("builtin:gsm8k_test holds the test questions of GSM8K: do not test on them afterwards", stacklevel=2)
     with gzip.open(assets.path("tasks") / folder / "requests.jsonl.gz", "rt", encoding="utf-8") as lines:
         return [_worked(json.loads(line)["doc"]) for line in lines]
@@ -134,5 +134,11 @@ def _worked(doc: dict[str, Any]) -> Document:
     return Document(question=doc["question"], answer=doc["short_answer"], rationale=rationale)
 
 
-def _bare(context: str) -> str:
+def bare(context: str) -> str:
+    r"""Return the question in a context.
+
+    Example:
+        >>> bare("Question: Sky is?\nAnswer:")
+        'Sky is?'
+    """
     return context.removeprefix("Question: ").removesuffix("\nAnswer:")

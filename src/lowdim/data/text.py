@@ -216,10 +216,10 @@ def from_record(record: Mapping[str, Any], where: str) -> Document:
     if "text" not in record and not {"question", "answer"} <= record.keys() and chat is None:
         have = ", ".join(map(repr, record)) or "nothing"
         raise DataError(f"{where}: expected 'text', or 'question' and 'answer'; found {have}. Chats go in 'messages'")
-    return Document(**fields, messages=() if chat is None else _turns(record[chat], f"{where}: {chat!r}"))
+    return Document(**fields, messages=() if chat is None else turns(record[chat], f"{where}: {chat!r}"))
 
 
-def _turns(value: Any, where: str) -> tuple[Mapping[str, Any], ...]:
+def turns(value: Any, where: str) -> tuple[Mapping[str, Any], ...]:
     """Return the turns of a chat by the names of today: role and content."""
     if value is None:
         return ()

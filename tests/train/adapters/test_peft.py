@@ -112,10 +112,12 @@ def test_what_is_trained_is_what_is_merged_and_without_it_is_not() -> None:
     [
         ("llama", {"use_rslora": True}),
         ("llama", {"lora_dropout": 0.3}),
+        ("llama", {"use_dora": True}),
+        ("gpt2", {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True, "use_dora": True}),
         ("llama-untied-bias", {"lora_bias": True, "bias": "all", "target_modules": ["q_proj", "up_proj"]}),
         ("gpt2", {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}),
     ],
-    ids=["rslora", "dropout", "bias", "conv1d"],
+    ids=["rslora", "dropout", "dora", "dora-conv1d", "bias", "conv1d"],
 )
 @pytest.mark.parametrize("safe", [False, True])
 def test_kinds_of_lora(kind: str, settings: dict[str, Any], safe: bool) -> None:
@@ -129,6 +131,47 @@ def test_kinds_of_lora(kind: str, settings: dict[str, Any], safe: bool) -> None:
     assert set(changed) <= set(masks)
     assert Masks.of(merged) == masks
     assert all((merged.get_parameter(n) != pruned(kind).get_parameter(n)).any() for n in changed)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_without_zeros_masked_dora_is_that_of_peft(dropout: float) -> None:
+    """Where all is kept, outputs, gradients and merges are PEFT's own."""
+    plain, aware = (adapted(ZOO["llama"](), use_dora=True, lora_dropout=dropout) for _ in range(2))
+    layers = {n: torch.ones_like(p, dtype=torch.bool) for n, p in ZOO["llama"]().named_parameters() if "proj" in n}
+    mask_lora(aware, layers)
+    for model in (plain, aware):
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
+        model.train()
+        torch.manual_seed(1)
+        loss(model).backward()
+    for (name, one), other in zip(plain.named_parameters(), aware.parameters(), strict=True):
+        if one.requires_grad:
+            assert torch.allclose(one.grad, other.grad, atol=1e-6), name
+    one, other = (model.eval().merge_and_unload() for model in (plain, aware))
+    for p, q in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+
+
+def test_a_row_that_is_pruned_as_a_whole_stays_zero_under_dora() -> None:
+    base = pruned()
+    base.model.layers[0].mlp.up_proj.weight.data[3] = 0.0
+    masks, model = Masks.of(base), adapted(base, use_dora=True)
+    mask_lora(model)
+    train(model, 5)
+    merged = model.merge_and_unload()
+    assert Masks.of(merged) == masks and all(bool(p.isfinite().all()) for p in merged.parameters())
+
+
+def test_dora_is_unmerged() -> None:
+    model = adapted(pruned(), use_dora=True)
+    mask_lora(model)
+    train(model, 3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model.merge_adapter()
+    model.unmerge_adapter()
+    assert all(torch.allclose(before[name], p, atol=1e-5) for name, p in model.named_parameters())
 
 
 def test_bf16_keeps_zeros_to_the_bit() -> None:
@@ -260,7 +303,10 @@ def coded() -> Any:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "dora": (lambda: adapted(pruned(), use_dora=True), r"is DoraLinearVariant, no plain LoRA.*without use_dora"),
+    "alora": (
+        lambda: adapted(pruned(), alora_invocation_tokens=[1]),
+        r"is ALoraLinearVariant, neither LoRA nor DoRA.*use_dora and use_rslora may stay",
+    ),
     "ia3": (
         lambda: peft.get_peft_model(pruned(), peft.IA3Config(task_type="CAUSAL_LM")),
         "ia3.* zeros are kept for LoRA",

@@ -20,7 +20,7 @@ class Text(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {"input_ids": ids, "labels": ids}
 
 
-def tune(home: Path, model: Any, callback: Any, resume: Any = None, **settings: Any) -> Trainer:
+def tune(home: Path, model: Any, callback: Any, resume: Any = None, optimizer: Any = None, **settings: Any) -> Trainer:
     given: dict[str, Any] = {
         "max_steps": 6,
         "per_device_train_batch_size": 2,
@@ -36,6 +36,7 @@ def tune(home: Path, model: Any, callback: Any, resume: Any = None, **settings: 
     }
     arguments = TrainingArguments(output_dir=str(home), **(given | settings))
     callbacks = [callback] if callback else []
-    trainer = Trainer(model, arguments, train_dataset=Text(), eval_dataset=Text(), callbacks=callbacks)
+    both: Any = (optimizer, None)
+    trainer = Trainer(model, arguments, train_dataset=Text(), eval_dataset=Text(), callbacks=callbacks, optimizers=both)
     trainer.train(resume_from_checkpoint=resume)
     return trainer

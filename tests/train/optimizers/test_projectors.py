@@ -17,7 +17,7 @@ from tests.train.optimizers.projections import (
 from torch import Tensor, nn
 
 from lowdim.train.optimizers.projected import Projected
-from lowdim.train.optimizers.projectors import SVD, Power, Random, Randomised
+from lowdim.train.optimizers.projectors import SVD, Krylov, Power, Random, Randomised
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from lowdim.train.optimizers.projectors import SVD, Power, Random, Randomised
         ((5, 3), "full", {"left": (2, 5), "right": (2, 3)}),
     ],
 )
-@pytest.mark.parametrize("kind", [SVD, Randomised, Power])
+@pytest.mark.parametrize("kind", [SVD, Randomised, Krylov, Power])
 def test_directions_are_orthonormal_on_the_side_asked(kind: Any, shape: Any, side: Any, kept: Any) -> None:
     held: dict[str, Any] = {}
     assert kind(rank=2, side=side).refresh(matrix(*shape), held, 0, 0)
@@ -51,7 +51,7 @@ def test_the_first_step_of_adam_has_one_for_the_leading_entry() -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
-@pytest.mark.parametrize("kind", [SVD, Randomised, Power])
+@pytest.mark.parametrize("kind", [SVD, Randomised, Krylov, Power])
 def test_at_full_rank_plain_descent_is_plain_descent(kind: Any, shape: tuple[int, int]) -> None:
     gradient = matrix(*shape)
     change = stepped(kind(rank=4, scale=1.0), gradient, torch.optim.SGD)
@@ -131,3 +131,24 @@ def test_what_adam_remembers_is_neither_turned_nor_cleared(monkeypatch: pytest.M
         weight.grad = gradient
         optimizer.step()
     assert optimizer.state[weight]["exp_avg"].tolist() == [[1.0], [1.0], [0.0]]
+
+
+@pytest.mark.parametrize("of_rank", [1, 3, 40])
+def test_krylov_directions_are_orthonormal_whatever_the_rank_of_the_matrix(of_rank: int) -> None:
+    """Products of a matrix of low rank give no more directions than that; the rest is drawn."""
+    weight = matrix(60, of_rank, 1) @ matrix(of_rank, 40, 2)
+    found = Krylov(rank=6).basis(weight, None, torch.Generator().manual_seed(0))
+    assert torch.allclose(found @ found.T, torch.eye(6), atol=1e-5)
+    exact = SVD(rank=6).basis(weight, None, torch.Generator())
+    near, best = (weight @ rows.T @ rows for rows in (found, exact))
+    assert float((weight - near).norm()) <= 1.001 * float((weight - best).norm()) + 1e-4
+
+
+def test_krylov_finds_directions_whose_singular_values_are_close() -> None:
+    weight = matrix(200, 120)
+    exact = SVD(rank=10).basis(weight, None, torch.Generator())
+    overlap = {}
+    for kind in (Randomised, Krylov):
+        found = kind(rank=10).basis(weight, None, torch.Generator().manual_seed(0))
+        overlap[kind] = float((found @ exact.T).square().sum()) / 10
+    assert overlap[Krylov] > 0.98 > 0.9 > overlap[Randomised]

@@ -264,15 +264,15 @@ def test_another_text_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_diverges_ends_at_the_last_good_state(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lowdim.train.pretrain import run
+    from lowdim.train.pretrain import goal
 
-    real, calls = run._cross_entropy, [0]
+    real, calls = goal._cross_entropy, [0]
 
     def broken(logits: Any, targets: Any) -> Any:
         calls[0] += 1
         return real(logits, targets) * (math.nan if calls[0] == 5 else 1.0)
 
-    monkeypatch.setattr(run, "_cross_entropy", broken)
+    monkeypatch.setattr(goal, "_cross_entropy", broken)
     with pytest.warns(
         UserWarning, match=r"at step 5 the loss is nan and the gradient's norm nan; the model went back to step 4"
     ):

@@ -15,6 +15,22 @@ PLAIN = (
 )
 """A chat template for tokenizers that have none: a line that says who speaks, then what is said."""
 
+QUESTION = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}"
+    "{% elif message['role'] == 'user' %}{{ 'Question: ' + message['content'] + '\nAnswer:' }}"
+    "{% else %}{{ message['content'] + '\n' }}{% endif %}{% endfor %}"
+)
+"""A template that asks as the zero-shot tasks do."""
+
+BARE = (
+    "{% for message in messages %}{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+"""A template that adds nothing but what ends an answer."""
+
+TEMPLATES = {"plain": PLAIN, "question": QUESTION, "none": BARE}
+"""Templates by the word that a recipe has for them."""
+
 
 def turns(document: Document, where: str) -> list[dict[str, Any]]:
     """Return a document as the turns of a chat: its own, or a question and its answer.
@@ -71,12 +87,13 @@ def _where(document: Document) -> str:
     return f"the document that begins {' '.join(said.split())[:60]!r}"
 
 
-def encode(tokenizer: Any, documents: Sequence[Document]) -> list[tuple[list[int], list[bool]]]:
+def encode(tokenizer: Any, documents: Sequence[Document], last: bool = False) -> list[tuple[list[int], list[bool]]]:
     """Return the token ids of chats, and for each token whether any of an answer is in it.
 
     Args:
         tokenizer: a fast one, which knows the place of a token in the text.
         documents: chats, or questions with answers.
+        last: whether the last answer alone counts.
 
     Raises:
         DataError: as `answered`; or the tokenizer is none of the fast ones.
@@ -88,7 +105,8 @@ def encode(tokenizer: Any, documents: Sequence[Document]) -> list[tuple[list[int
         [whole for whole, _ in written], add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
     found = []
-    for ids, places, (_, spans) in zip(made["input_ids"], made["offset_mapping"], written, strict=True):
+    for ids, places, (_, every) in zip(made["input_ids"], made["offset_mapping"], written, strict=True):
+        spans = every[-1:] if last else every
         within = [any(start < stop and start < end and begin < stop for begin, end in spans) for start, stop in places]
         found.append((list(ids), within))
     return found

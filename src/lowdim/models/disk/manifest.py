@@ -145,6 +145,7 @@ class Manifest(_Part):
     probes: dict[str, Any] = {}
     packed: PackedPart | None = None
     recovery: dict[str, Any] | None = None
+    finetuning: dict[str, Any] | None = None
     slorb: SLoRBPart | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -208,6 +209,13 @@ def read(directory: str | Path) -> Manifest:
 def exists(directory: str | Path) -> bool:
     """Tell whether a directory has a ``lowdim.json``."""
     return (Path(directory) / FILE).is_file()
+
+
+def grid_of(record: Manifest) -> str:
+    """Return what a model's weights were rounded to when they were written last; "none" if they were not."""
+    last: Mapping[str, Any] = record.recipe if record.recovery is None else record.recovery["recipe"]
+    grids = {f"int{grid['bits']}" for grid in (record.packed.quantized if record.packed else {}).values()}
+    return min(grids, default=str(last.get("quantize", "none")))
 
 
 def to_text(manifest: Manifest) -> str:

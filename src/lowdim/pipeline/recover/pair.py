@@ -86,19 +86,12 @@ def open_pair(model: str | Path, recipe: Recovery, *, revision: str | None = Non
 
 
 def _refuse_rounded(model: str | Path, record: Manifest | None, recipe: Recovery) -> None:
-    grid = "none" if record is None else _grid_of(record)
+    grid = "none" if record is None else manifest.grid_of(record)
     if grid != "none" and recipe.grid is None:
         raise LowdimError(
             f"{model} holds weights that were rounded to {grid}; training moves them off that grid. Recover the model "
             f"from before it was rounded, or train through the grid: use quantize={grid!r}."
         )
-
-
-def _grid_of(record: Manifest) -> str:
-    """Return what a model's weights were rounded to when they were written last; "none" if they were not."""
-    last: Mapping[str, Any] = record.recipe if record.recovery is None else record.recovery["recipe"]
-    grids = {f"int{grid['bits']}" for grid in (record.packed.quantized if record.packed else {}).values()}
-    return min(grids, default=str(last.get("quantize", "none")))
 
 
 def _teacher(model: str | Path, record: Manifest | None, recipe: Recovery) -> tuple[str, str | None]:

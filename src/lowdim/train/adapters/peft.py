@@ -1,4 +1,4 @@
-"""LoRA on a pruned model whose merge keeps the zeros."""
+"""LoRA and DoRA on a pruned model whose merge keeps the zeros."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora.layer import Linear, LoraLayer, LoraVariant
+from peft.tuners.lora.variants import DoraLinearVariant
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
@@ -19,9 +20,11 @@ from lowdim.core.masks import Masks
 from lowdim.models.structure.selection import inventory, plain_name
 from lowdim.models.structure.zeros import is_pruned, refuse_packed, zeros_in
 
+_DORA = (DoraLinearVariant,)
+
 
 def mask_lora(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Masks:
-    """Let LoRA change no weight that is zero: in training, and so in the merge, which then keeps all zeros.
+    """Let LoRA or DoRA change no weight that is zero: in training, and so in the merge, which then keeps all zeros.
 
     The weight of an adapted layer becomes ``W + M * (s B A)`` instead of ``W + s B A``, where M is 1 where W is kept, s
     is the adapter's scaling and B A its product. Call it once, after ``get_peft_model`` or ``from_pretrained``,
@@ -34,15 +37,15 @@ def mask_lora(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Ma
     made again in the backward pass instead of being held.
 
     Args:
-        model: from PEFT, or with adapters in it; its linear layers have plain LoRA, rank-stabilised or not, one adapter
-            or several.
+        model: from PEFT, or with adapters in it; its linear layers have LoRA, rank-stabilised or not, or DoRA, one
+            adapter or several.
         masks: which weights are kept, by their names in the model without PEFT; None takes the zeros.
 
     Returns:
         The masks of the layers that the adapters change.
 
     Raises:
-        LowdimError: an adapter of a layer with zeros is another than that (DoRA, a convolution, a quantised layer, a
+        LowdimError: an adapter of a layer with zeros is another than that (a convolution, a quantised layer, a
             trained copy); the model was not pruned; masks are not of these weights. Nothing has been changed then.
     """
     refuse_packed(model)
@@ -57,7 +60,8 @@ def mask_lora(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Ma
     for name, layer in changed.items():
         off = ~found[_key(name, found)]
         for adapter in layer.lora_A:
-            layer.lora_variant[adapter] = Masked(off.t() if layer.fan_in_fan_out else off)
+            kind = MaskedDoRA if isinstance(layer.lora_variant.get(adapter), _DORA) else Masked
+            layer.lora_variant[adapter] = kind(off.t() if layer.fan_in_fan_out else off)
     return Masks.from_dict({name: found[_key(name, found)] for name in changed})
 
 
@@ -115,6 +119,63 @@ class Masked(LoraVariant):  # type: ignore[misc]
         return self.off
 
 
+class MaskedDoRA(Masked):
+    """DoRA whose zeros stay: rows of W + M * (s B A), each brought to the length that is trained for it.
+
+    As in PEFT, no gradient goes through the length of the row. Zeros of W are zeros of what is merged, since rows are
+    only scaled. A row that was pruned as a whole stays zero.
+    """
+
+    def __init__(self, off: Tensor) -> None:
+        super().__init__(off)
+        self._merged: dict[str, Tensor] = {}
+
+    def _factor(self, module: Any, adapter: str, whole: Tensor) -> Tensor:
+        """Return what each row of W + M * (s B A), ``[out, in]``, is multiplied by."""
+        length = torch.linalg.norm(whole.detach(), dim=1).clamp_min(torch.finfo(whole.dtype).tiny)
+        factor: Tensor = module.lora_magnitude_vector[adapter].weight.to(whole.dtype) / length
+        return factor
+
+    def _with(self, module: Any, adapter: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W + M * (s B A) and the factors of its rows, both in the orientation of the layer's weight."""
+        whole = weight + self.change(module, adapter).to(weight.dtype)
+        factor = self._factor(module, adapter, whole.t() if module.fan_in_fan_out else whole)
+        return whole, factor if module.fan_in_fan_out else factor[:, None]
+
+    def merge_safe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """Return the merged weight."""
+        whole, factor = self._with(module, active_adapter, orig_weight.float())
+        self._merged[active_adapter] = factor
+        return (whole * factor).to(orig_weight.dtype)
+
+    def merge_unsafe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> None:
+        """Merge in place."""
+        orig_weight.data = self.merge_safe(module, active_adapter, orig_weight.data)
+
+    def unmerge(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """Return the weight without the change."""
+        factor = self._merged.pop(active_adapter)
+        apart = (orig_weight.data.float() / factor).nan_to_num()
+        return (apart - self.change(module, active_adapter)).to(orig_weight.dtype)
+
+    def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
+        """Add what the adapter changes to the output of the base layer."""
+        a, b = module.lora_A[active_adapter], module.lora_B[active_adapter]
+        length = module.lora_magnitude_vector[active_adapter].weight
+        scale, off, base = module.scaling[active_adapter], self._off(x.device), module.get_base_layer().weight
+
+        def product(x: Tensor, a: Tensor, b: Tensor, _: Tensor) -> Tensor:
+            weight = (base.t() if module.fan_in_fan_out else base).to(x.dtype)
+            whole = weight + ((b @ a).masked_fill(off, 0.0) * scale).to(x.dtype)
+            factor = self._factor(module, active_adapter, whole)
+            return nn.functional.linear(x, factor[:, None] * whole - weight)
+
+        x = module.lora_dropout[active_adapter](x)
+        added = checkpoint(product, x, a.weight, b.weight, length, use_reentrant=False, preserve_rng_state=False)
+        out: Tensor = result + added
+        return out
+
+
 # ---------------------------------------------------------------- which layers, and what is refused
 
 
@@ -170,10 +231,10 @@ def _check(name: str, layer: Any) -> None:
             "without PEFT, with KeepZeros"
         )
     for adapter, variant in layer.lora_variant.items():
-        if not isinstance(variant, Masked):
+        if not isinstance(variant, (Masked, _DORA)):
             raise LowdimError(
-                f"adapter {adapter!r} of {name} is {type(variant).__name__}, no plain LoRA: its merge does not keep "
-                "zeros. Make it without use_dora and the like; use_rslora may stay"
+                f"adapter {adapter!r} of {name} is {type(variant).__name__}, neither LoRA nor DoRA: its merge does not "
+                "keep zeros. Make it without that; use_dora and use_rslora may stay"
             )
 
 

@@ -128,7 +128,7 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor | None, bias: Tensor | None, run: _Run) -> Tensor:
         side, parts = Side(states, weight, bias), run.parts
-        sums = _Sums(side, ctx.needs_input_grad)
+        sums = Sums(side, ctx.needs_input_grad)
         losses = []
         for begin in range(0, len(states), run.chunk):
             end = min(begin + run.chunk, len(states))
@@ -154,7 +154,7 @@ class _Divergence(torch.autograd.Function):
         return *(None if total is None else (total * scale).to(dtype) for total, dtype in found), None
 
 
-class _Sums:
+class Sums:
     """The gradients of the sum of all losses by the states, the head's weight and its bias; None where not needed."""
 
     def __init__(self, side: Side, needed: tuple[bool, ...]) -> None:

@@ -48,3 +48,12 @@ register(
     arxiv="2407.08296",
     year=2024,
 )
+register(
+    "optimizer",
+    "lift",
+    f"{_HERE}.lift:LIFT",
+    title="LIFT the Veil for the Truth: Principal Weights Emerge after Rank Reduction for Reasoning-Focused Supervised "
+    "Fine-Tuning",
+    arxiv="2506.00772",
+    year=2025,
+)

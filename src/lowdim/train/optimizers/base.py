@@ -25,6 +25,8 @@ class OptimizerRule(Settings, ABC):
 
     alone: ClassVar[bool] = True
     """Whether one optimizer of torch trains all weights."""
+    chooses: ClassVar[bool] = False
+    """Whether it trains some entries of matrices alone, none that is zero, and keeps what is wider of them itself."""
 
     lr: float = within(1e-3, above=0)
     weight_decay: float = within(0.0, least=0)

@@ -43,7 +43,8 @@ def make(
     """
     if source is not None:
         model = load(source.path, torch.float32, "cpu", recipe.trust_remote_code)
-        _tell_zeros(model, source.spec)
+        if not recipe.keeps_zeros:
+            _tell_zeros(model, source.spec)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(recipe.seed, "pretrain", "weights"))

@@ -39,6 +39,11 @@ class PretrainingPlan:
         """Over the training text; None where it is streamed."""
         return None if self.sequences is None else self.steps * self.batch / self.sequences
 
+    def said_time(self) -> str:
+        """Return the time of the whole run in words."""
+        hours = (self.seconds or 0.0) / 3600
+        return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+
     def render(self) -> str:
         """Return the plan as text."""
         tokens = self.steps * self.batch * self.length
@@ -49,9 +54,9 @@ class PretrainingPlan:
             f"{self.held:,} others",
         ]
         if self.seconds is not None and self.memory is not None:
-            hours = self.seconds / 3600
-            took = f"{hours:.1f} h" if hours >= 1 else f"{self.seconds / 60:.1f} min"
-            lines.append(f"About {took} on this machine without the evaluations, {self.memory / 2**20:,.0f} MB")
+            lines.append(
+                f"About {self.said_time()} on this machine without the evaluations, {self.memory / 2**20:,.0f} MB"
+            )
         return "\n".join(lines)
 
 

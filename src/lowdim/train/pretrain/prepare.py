@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lowdim.core.errors import RecipeError
 from lowdim.data.corpus import cache, chat
-from lowdim.data.corpus.split import Corpus
+from lowdim.data.corpus.split import Corpus, Split
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import Source, resolve
 from lowdim.models.load import need_tokenizer, quiet, read_placed, read_tokenizer
@@ -36,8 +36,8 @@ class Prepared:
         source: the model that is trained on, if one is.
         config: of the model.
         tokenizer: of the model.
-        text: to train on.
-        held: to judge by.
+        text: `Sequences`, or what answers like them, to train on.
+        held: the same to judge by.
         steps: of the run.
         device: where it is computed.
         weights: parameters of the model, and those inside its blocks.
@@ -48,8 +48,8 @@ class Prepared:
     source: Source | None
     config: Any
     tokenizer: Any
-    text: Sequences | Streamed
-    held: Sequences
+    text: Any
+    held: Any
     steps: int
     device: torch.device
     weights: tuple[int, int]
@@ -65,8 +65,19 @@ class Prepared:
         }
 
 
-def prepare(recipe: Pretraining, advance: Callable[[int], None] = lambda _: None) -> Prepared:
+Texts = Callable[[Any, Any, Callable[[int], None]], tuple[Any, Any, dict[str, Any]]]
+"""(recipe, tokenizer, advance) -> what is trained on, what is judged by, and what is said of both."""
+
+
+def prepare(
+    recipe: Pretraining, advance: Callable[[int], None] = lambda _: None, texts: Texts | None = None
+) -> Prepared:
     """Find or make the tokens of a recipe's text, and check that model, tokenizer, text and length fit.
+
+    Args:
+        recipe: of the run.
+        advance: told how many documents were encoded.
+        texts: makes what is trained on, of a model that has a tokenizer; None reads the recipe's text.
 
     Raises:
         LowdimError: they do not; or the model, the tokenizer or the text cannot be read.
@@ -82,25 +93,20 @@ def prepare(recipe: Pretraining, advance: Callable[[int], None] = lambda _: None
     else:
         config = configs.config(recipe.model, recipe.data.vocabulary, recipe.length)
     check_length(recipe, config)
-    weights = _weights(recipe, config)
-    data = recipe.data
-    split = Corpus(data.source, data.validation, data.separator).split()
-    tokenizer = _tokenizer(recipe, source) or cache.learnt(split, data.vocabulary or config.vocab_size)
+    weights, data = _weights(recipe, config), recipe.data
+    split = None if texts else Corpus(data.source, data.validation, data.separator).split()
+    tokenizer = _tokenizer(recipe, source)
+    if tokenizer is None:
+        assert split is not None
+        tokenizer = cache.learnt(split, data.vocabulary or config.vocab_size)
     check_vocabulary(tokenizer, config)
     if source is None:
         ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos")}
         pad = tokenizer.pad_token_id  # the embedding of which gets no gradient: it may not be that of another token
         config.update({**ends, "pad_token_id": None if pad in ends.values() else pad})
-    if data.template == "plain":
-        tokenizer.chat_template = chat.PLAIN
-    tokens = cache.tokenised(split, tokenizer, data.kind, advance, train=not data.streaming)
-    packed = data.kind == "text" and data.pack
-    text: Sequences | Streamed = (
-        Streamed(lambda: cache.encode_all(split.train(), tokenizer), recipe.length)
-        if data.streaming
-        else Sequences(tokens.train, recipe.length, packed)
-    )
-    held = Sequences(tokens.validation, recipe.length, packed, whole=True)
+    if data.template != "tokenizer":
+        tokenizer.chat_template = chat.TEMPLATES[data.template]
+    text, held, facts = (texts or _reading(split))(recipe, tokenizer, advance)
     if source is None and data.tokenizer is None and len(tokenizer) < config.vocab_size:
         warnings.warn(
             f"the training text gives {len(tokenizer):,} tokens, below the embedding's {config.vocab_size:,} rows, "
@@ -116,7 +122,27 @@ def prepare(recipe: Pretraining, advance: Callable[[int], None] = lambda _: None
     on_gpu = recipe.device == "cuda" or (recipe.device == "auto" and torch.cuda.is_available())
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     steps = recipe.sized(0 if isinstance(text, Streamed) else len(text))
-    return Prepared(recipe, source, config, tokenizer, text, held, steps, device, weights, tokens.facts)
+    return Prepared(recipe, source, config, tokenizer, text, held, steps, device, weights, facts)
+
+
+def _reading(split: Split | None) -> Texts:
+    """Return what makes sequences of a text that was split."""
+    assert split is not None
+
+    def read(
+        recipe: Pretraining, tokenizer: Any, advance: Callable[[int], None]
+    ) -> tuple[Sequences | Streamed, Sequences, dict[str, Any]]:
+        data = recipe.data
+        tokens = cache.tokenised(split, tokenizer, data.kind, advance, train=not data.streaming)
+        packed = data.kind == "text" and data.pack
+        text: Sequences | Streamed = (
+            Streamed(lambda: cache.encode_all(split.train(), tokenizer), recipe.length)
+            if data.streaming
+            else Sequences(tokens.train, recipe.length, packed)
+        )
+        return text, Sequences(tokens.validation, recipe.length, packed, whole=True), tokens.facts
+
+    return read
 
 
 def _weights(recipe: Pretraining, config: Any) -> tuple[int, int]:

@@ -33,7 +33,9 @@ class Data(Section):
         tokenizer: directory or hub id of a tokenizer; None takes that of a model that is trained on, or trains one.
         vocabulary: tokens of a tokenizer that is trained, byte-level BPE on the training documents; None takes as many
             as the embedding has rows.
-        template: "tokenizer" is the tokenizer's own chat template, "plain" a minimal one, which the output gets.
+        template: "tokenizer" is the tokenizer's own chat template. The others go to the output with the tokenizer:
+            "plain" says who speaks, "question" asks as the zero-shot tasks do (Question: ... Answer: ...), "none"
+            writes what is asked and what is answered one behind the other.
         streaming: encode the training text as it is read, and write no tokens of it: for text whose tokens the disk has
             no room for. Sequences are shuffled among some thousand neighbours; going on reads again what was read.
         pack: join the documents, an end-of-text token after each, and cut the stream into sequences; if not, every
@@ -46,7 +48,7 @@ class Data(Section):
     separator: Annotated[str, Field(min_length=1)] | None = None
     tokenizer: Annotated[str, Field(min_length=1)] | None = None
     vocabulary: Annotated[int, Field(ge=257)] | None = None
-    template: Literal["tokenizer", "plain"] = "tokenizer"
+    template: Literal["tokenizer", "plain", "question", "none"] = "tokenizer"
     streaming: bool = False
     pack: bool = True
 
@@ -137,7 +139,7 @@ class Evaluation(Section):
     batch: Count | None = None
 
 
-def _optional(kind: str) -> tuple[PlainValidator, PlainSerializer]:
+def optional(kind: str) -> tuple[PlainValidator, PlainSerializer]:
     """Return the annotations of a field that holds a method of a kind, or None."""
     return (
         PlainValidator(lambda value: None if value is None else families.build(kind, value)),
@@ -187,9 +189,9 @@ class Pretraining(Document):
     """
 
     model: str | dict[str, Any] = "20m"
-    placement: Annotated[Placement | None, *_optional("placement")] = None
+    placement: Annotated[Placement | None, *optional("placement")] = None
     optimizer: Annotated[OptimizerRule, *method_field("optimizer")] = Field("adamw", validate_default=True)
-    decay: Annotated[AlphaDecay | None, *_optional("decay")] = None
+    decay: Annotated[AlphaDecay | None, *optional("decay")] = None
     data: Data = Data()
     steps: Count | None = None
     tokens: Count | None = None
@@ -207,6 +209,9 @@ class Pretraining(Document):
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trust_remote_code: bool = False
+
+    keeps_zeros: ClassVar[bool] = False
+    """Whether the zeros of a pruned model stay."""
 
     kinds = ("optimizer", "placement", "decay")
     sections: ClassVar = {"data": Data, "schedule": Schedule, "evaluation": Evaluation}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.progress import Progress
@@ -17,10 +18,11 @@ from lowdim.models import ranks
 from lowdim.nn.blocks import evaluating
 from lowdim.train.loop import Loop
 from lowdim.train.pretrain.checkpoint import Checkpoints
+from lowdim.train.pretrain.goal import Goal
 from lowdim.train.pretrain.log import Log
-from lowdim.train.pretrain.network import riders
-from lowdim.train.pretrain.recipe import Pretraining
-from lowdim.train.pretrain.sequences import IGNORED, Batches, Micro, Sequences, Streamed
+from lowdim.train.pretrain.prepare import Prepared
+from lowdim.train.pretrain.sequences import Batches
+from lowdim.train.ride import Rider
 
 LOOKS = 10
 
@@ -37,28 +39,31 @@ class Run:
     """One model in training.
 
     Args:
-        recipe: of the run.
-        steps: how many it has.
+        prepared: recipe, text and device of the run.
         model: in training mode, spread over the processes if there are several.
+        optimizer: of what is trained of it.
+        riders: of the optimizer, saved with the loop.
         copies: what `Loop` takes as ``master``.
-        text: to train on.
-        held: to judge by.
-        device: where.
+        goal: what it is trained for, and judged by.
+        stage: what the training is called while it runs.
+        looks_first: whether it is judged before the first step too.
     """
 
     def __init__(
         self,
-        recipe: Pretraining,
-        steps: int,
+        prepared: Prepared,
         model: nn.Module,
+        optimizer: Optimizer,
+        riders: Sequence[Rider],
         copies: bool | Mapping[nn.Parameter, Tensor],
-        text: Sequences | Streamed,
-        held: Sequences,
-        device: torch.device,
+        goal: Goal,
+        stage: str,
+        looks_first: bool = False,
     ) -> None:
-        self.recipe, self.steps, self.model, self.held, self.device = recipe, steps, model, held, device
-        self.batches = Batches(text, recipe.batch, recipe.accumulate, recipe.seed, ranks.rank(), ranks.size())
-        optimizer = recipe.optimizer.build(model)
+        recipe, steps, self.stage, self._looks_first = prepared.recipe, prepared.steps, stage, looks_first
+        self.recipe, self.steps, self.model, self.held = recipe, steps, model, prepared.held
+        self.device, self.goal = prepared.device, goal
+        self.batches = Batches(prepared.text, recipe.batch, recipe.accumulate, recipe.seed, ranks.rank(), ranks.size())
         self.loop = Loop(
             model,
             optimizer,
@@ -67,7 +72,7 @@ class Run:
             clip=recipe.clip,
             master=copies,
             schedule=lambda step: recipe.factor(step, steps),
-            riders=riders(recipe, model, optimizer),
+            riders=riders,
             size=lambda micro: micro.counted,
         )
         self.every = recipe.evaluation.every or max(1, steps // LOOKS)
@@ -79,10 +84,9 @@ class Run:
 
     # ---------------------------------------------------------------- a step
 
-    def _loss(self, model: nn.Module, micro: Micro) -> Tensor:
+    def _loss(self, model: nn.Module, micro: Any) -> Tensor:
         torch.manual_seed(micro.seed)  # for what the model drops out; the caller's generators are put aside
-        logits = model(input_ids=micro.ids.to(self.device, non_blocking=True)).logits
-        loss = _cross_entropy(logits, micro.targets.to(self.device, non_blocking=True))
+        loss = self.goal.loss(model, micro, self.device)
         self._lost, self._counted = loss.detach(), self._counted + micro.counted
         return loss
 
@@ -92,24 +96,23 @@ class Run:
             raise DivergedError(self.loop.step + 1, self.loop.norm, float(self._lost))
 
     @torch.no_grad()
-    def judge(self) -> float:
-        """Return the mean loss of the validation text: every token weighs the same, and every token counts once.
+    def judge(self) -> dict[str, float]:
+        """Return what the goal says of the validation text: of a loss, every token weighs the same, and counts once.
 
         Each rank looks at its share of the batches; their sums are added up.
         """
         size = self.recipe.evaluation.batch or max(1, self.recipe.batch // (self.recipe.accumulate * ranks.size()))
         rows = list(range(len(self.held)))
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(self.goal.width, dtype=torch.float64, device=self.device)
         with evaluating(self.model):
             for index in range(ranks.rank(), -(-len(batches) // ranks.size()) * ranks.size(), ranks.size()):
                 micro = self.held.micro(batches[min(index, len(batches) - 1)])  # shards are gathered by all or by none
-                logits = self.model(input_ids=micro.ids.to(self.device)).logits
+                found = self.goal.sums(self.model, micro, self.device)
                 if index < len(batches):
-                    loss = _cross_entropy(logits, micro.targets.to(self.device))
-                    sums += torch.stack([loss.double() * micro.counted, loss.new_tensor(micro.counted).double()])
+                    sums += found
         ranks.add_up([sums])
-        return float(sums[0] / sums[1])
+        return self.goal.verdict(sums.tolist())
 
     # ---------------------------------------------------------------- the run
 
@@ -119,10 +122,12 @@ class Run:
         Raises:
             DivergedError: a gradient is not finite.
         """
-        saved = begun = time.monotonic()
         first = self.loop.step
+        if self._looks_first and not self.curve:
+            self._look(log)
+        saved = begun = time.monotonic()
         with (
-            progress.stage("Pre-train", self.steps, "steps") as stage,
+            progress.stage(self.stage, self.steps, "steps") as stage,
             torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
         ):
             stage.advance(first)
@@ -153,25 +158,25 @@ class Run:
     def _line(self, step: int, loss: float, seconds: float) -> dict[str, Any]:
         """Return what the log says of a step, of all ranks together."""
         found = ranks.gathered((self._counted, loss * self._counted))
-        tokens, self._counted = sum(count for count, _ in found), 0
-        self.seen += tokens
+        counted, self._counted = sum(count for count, _ in found), 0
+        self.seen += counted
         self._seconds.append(seconds)
-        self._rates.append(tokens / seconds)
+        self._rates.append(counted / seconds)
         recent = self._seconds[-20:]
         return {
             "step": step,
-            "loss": sum(lost for _, lost in found) / tokens,
+            "loss": sum(lost for _, lost in found) / counted,
             "lr": self.loop.optimizer.param_groups[0]["lr"],
             "norm": self.loop.norm,
-            "tokens": self.seen,
-            "tokens_per_s": round(tokens / seconds, 1),
+            self.goal.unit: self.seen,
+            f"{self.goal.unit}_per_s": round(counted / seconds, 1),
             "eta_s": round((self.steps - step) * sum(recent) / len(recent), 1),
         }
 
     def _look(self, log: Log) -> None:
-        loss, step = self.judge(), self.loop.step
-        self.curve.append({"step": step, "tokens": self.seen, "loss": loss})
-        log.write({"step": step, "validation_loss": loss})
+        found, step = self.judge(), self.loop.step
+        self.curve.append({"step": step, self.goal.unit: self.seen, **found})
+        log.write({"step": step, **{f"validation_{name}": value for name, value in found.items()}})
 
     def end(self, log: Log) -> None:
         """Judge the model as it is at last."""
@@ -185,11 +190,11 @@ class Run:
         return beside is not None
 
     @property
-    def tokens_per_second(self) -> float:
-        """Of the median step of this attempt; NaN before the first."""
+    def rate(self) -> float:
+        """What counts, a second, in the median step of this attempt; NaN before the first."""
         return statistics.median(self._rates) if self._rates else math.nan
 
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of -log softmax(logits)[target] over the targets that count, in fp32."""
-    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+    @property
+    def seconds(self) -> float:
+        """Of the median step of this attempt; NaN before the first."""
+        return statistics.median(self._seconds) if self._seconds else math.nan

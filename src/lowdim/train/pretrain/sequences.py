@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,26 @@ class Micro(NamedTuple):
     seed: int = 0
 
 
-class Sequences:
+class Shuffled:
+    """Rows that come in a new order in every pass."""
+
+    def __init__(self) -> None:
+        self._pass, self._order = -1, torch.zeros(0, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        raise NotImplementedError
+
+    def row(self, place: int, seed: int) -> int:
+        """Return the row at a place of the run: every pass has an order of its own."""
+        number, within = divmod(place, len(self))
+        if number != self._pass:
+            source = generator(seed, "pretrain", "order", number)
+            self._pass, self._order = number, torch.randperm(len(self), generator=source)
+        return int(self._order[within])
+
+
+class Sequences(Shuffled):
     """The sequences of one side of a text.
 
     Args:
@@ -55,8 +74,8 @@ class Sequences:
     """
 
     def __init__(self, part: Part, length: int, packed: bool, whole: bool = False) -> None:
+        super().__init__()
         self.part, self.length, self.packed = part, length, packed
-        self._pass, self._order = -1, torch.zeros(0, dtype=torch.int64)
         if packed:
             check_tokens(part, 2 if whole else length + 1, "validation" if whole else "training")
             predicted = len(part.ids) - 1
@@ -79,14 +98,6 @@ class Sequences:
     def passed_over(self) -> int:
         """Documents in which nothing counts."""
         return 0 if self._kept is None else len(self.part.starts) - 1 - self._count
-
-    def row(self, place: int, seed: int) -> int:
-        """Return the sequence at a place of the run: every pass has an order of its own."""
-        number, within = divmod(place, self._count)
-        if number != self._pass:
-            source = generator(seed, "pretrain", "order", number)
-            self._pass, self._order = number, torch.randperm(self._count, generator=source)
-        return int(self._order[within])
 
     def micro(self, rows: Sequence[int], seed: int = 0) -> Micro:
         """Return some sequences."""
@@ -172,7 +183,7 @@ class Batches:
     """The batches of a run, from any step on, in a new order for every pass; a pass ends within a step.
 
     Args:
-        sequences: of the training text.
+        sequences: `Sequences`, `Streamed`, or what answers like them: ``row`` and ``micro``.
         batch: sequences of a step, over all ranks.
         parts: micro-batches of a rank in a step.
         rank: of this process.
@@ -183,9 +194,7 @@ class Batches:
         DataError: a step has fewer sequences than there are ranks and parts.
     """
 
-    def __init__(
-        self, sequences: Sequences | Streamed, batch: int, parts: int, seed: int, rank: int = 0, ranks: int = 1
-    ) -> None:
+    def __init__(self, sequences: Any, batch: int, parts: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
         if batch < parts * ranks:
             raise DataError(
                 f"a step of batch={batch} sequences cannot be shared by {ranks} processes with accumulate={parts}; "
@@ -194,14 +203,14 @@ class Batches:
         self.sequences, self.batch, self.parts, self.seed = sequences, batch, parts, seed
         self.rank, self.ranks = rank, ranks
 
-    def step(self, step: int) -> Iterator[Micro]:
+    def step(self, step: int) -> Iterator[Any]:
         """Yield this rank's micro-batches of a step, counted from 0."""
         rows = [self.sequences.row(place, self.seed) for place in range(step * self.batch, (step + 1) * self.batch)]
         for part, mine in enumerate(np.array_split(np.asarray(rows), self.parts)):
             own = np.array_split(mine, self.ranks)[self.rank].tolist()
             yield self.sequences.micro(own, derive_seed(self.seed, "pretrain", "draws", step, part, self.rank))
 
-    def between(self, step: int, steps: int) -> Iterator[Micro]:
+    def between(self, step: int, steps: int) -> Iterator[Any]:
         """Yield the micro-batches of the steps from one on."""
         for each in range(step, steps):
             yield from self.step(each)

@@ -1,0 +1,1 @@
+"""Models that were trained or pruned before, trained on answers or on preferences."""

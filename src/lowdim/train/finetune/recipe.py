@@ -1,0 +1,210 @@
+"""The recipe of a fine-tuning: everything that decides what it writes, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from lowdim.core.errors import RecipeError, suggest
+from lowdim.core.recipe import Count, Section, Strings, method_field
+from lowdim.train.optimizers.base import OptimizerRule
+from lowdim.train.preference.base import Preference
+from lowdim.train.pretrain.recipe import Data, Positive, Pretraining, Schedule, optional
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lift": {"adapter": None, "optimizer": "lift"},
+    "full": {"adapter": None, "optimizer": {"name": "adamw", "lr": 2e-5}},
+    "lora": {"adapter": {"name": "lora"}, "optimizer": {"name": "adamw", "lr": 2e-4}},
+    "dora": {"adapter": {"name": "dora"}, "optimizer": {"name": "adamw", "lr": 2e-4}},
+    "random": {"adapter": None, "optimizer": {"name": "lift", "mask": "random"}},
+    "magnitude": {"adapter": None, "optimizer": {"name": "lift", "mask": "magnitude"}},
+    "smallest": {"adapter": None, "optimizer": {"name": "lift", "mask": "smallest"}},
+}
+"""What the words of ``method`` stand for."""
+
+ANSWERS = "answers"
+"""The objective that is no preference."""
+
+
+def _method(word: Any) -> Mapping[str, Any]:
+    if not isinstance(word, str) or word not in METHODS:
+        raise RecipeError(f"unknown method {word!r}. {suggest(str(word), METHODS)}")
+    return METHODS[word]
+
+
+def _objective(word: Any) -> Mapping[str, Any]:
+    return {"preference": None if word == ANSWERS else word}
+
+
+class Adapter(Section):
+    """Low-rank factors of PEFT beside every linear layer of the blocks, merged into it at the end.
+
+    LoRA (arXiv 2106.09685) computes W + s B A, s = alpha / rank; DoRA (arXiv 2402.09353) trains the length of every row
+    of that apart. Of a pruned model B A is masked, in training and so in the merge. Needs the extra ``lora``.
+
+    Args:
+        name: "lora" or "dora".
+        rank: rows of A.
+        alpha: see above; None is twice the rank.
+        dropout: share of a layer's inputs that the factors do not see in training.
+    """
+
+    name: Literal["lora", "dora"] = "lora"
+    rank: Count = 16
+    alpha: Positive | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Examples(Data):
+    """What is trained on.
+
+    Args:
+        kind: "sft" reads chats (``messages``, or ``question`` and ``answer``) and predicts the tokens of the answers;
+            "text" predicts every token; "preferences" reads pairs (``prompt``, ``chosen``, ``rejected`` and, for ties,
+            ``tie``). None is "preferences" with an ``objective``, and else "sft".
+        source: files or directories of JSON or JSON lines, or built-in sets: "builtin:arc_easy" and others of
+            `lowdim.data.questions.CALIBRATION_SETS`; of preferences also "builtin:preferences".
+        validation: share that is never trained on, or where such rows are. Chats with the same text and pairs with the
+            same prompt stay on one side.
+        separator: of text: what stands between two documents of a file; None takes a file for one document.
+        tokenizer: has to be None: the model has its own.
+        vocabulary: the same.
+        template: "tokenizer" is the tokenizer's own chat template. The others go to the output with the tokenizer:
+            "plain" says who speaks, "question" asks as the zero-shot tasks do (Question: ... Answer: ...), "none"
+            writes what is asked and what is answered one behind the other.
+        streaming: of text: encode it as it is read, see the recipe of pre-training.
+        pack: of text: join the documents and cut the stream into sequences.
+    """
+
+    kind: Literal["sft", "text", "preferences"] | None = None  # type: ignore[assignment]
+    source: Strings = ()
+    validation: Annotated[float, Field(gt=0, lt=1)] | str = 0.1
+
+    @model_validator(mode="after")
+    def _fit_examples(self) -> Self:
+        if self.kind == "preferences" and (self.streaming or not self.pack or self.separator is not None):
+            raise RecipeError(
+                "data.streaming, data.pack and data.separator are settings of text, and data.kind is preferences. "
+                "Leave them out."
+            )
+        return self
+
+
+class Finetuning(Pretraining):
+    """Everything that decides what a fine-tuning writes.
+
+    ``method`` is a word for two keys, ``optimizer`` and ``adapter``: "lift", "full", "lora", "dora", or a rival of
+    LIFT: "random", "magnitude", "smallest".
+
+    Args:
+        model: a directory, a hub id or builtin:NAME. The zeros of a pruned one stay.
+        placement: has to be None: norms stay where they are.
+        optimizer: one of ``lowdim methods --kind optimizer``; with an adapter it trains that alone.
+        adapter: see `Adapter`; None trains the model's own weights.
+        preference: what is learnt of pairs, one of ``lowdim methods --kind preference``; None learns answers. Also
+            written ``objective``, where "answers" is None.
+        decay: what sets the weight decay of each matrix, one of ``lowdim methods --kind decay``.
+        data: see `Examples`.
+        epochs: passes over the rows; the run is as long as that, rounded down to whole steps.
+        steps: of the optimizer, in the place of ``epochs``.
+        tokens: the same; of rows of ``length``. None of the three is one pass.
+        length: tokens of a row at most. Longer chats are cut at their end, prompts of longer pairs at their beginning.
+        batch: rows, or pairs, of a step, over all processes.
+        accumulate: parts that every process cuts its share of a step into.
+        clip: largest norm of a step's gradient, over whole matrices where some entries are trained; None does not
+            bound it.
+        schedule: see `lowdim.train.pretrain.recipe.Schedule`.
+        precision: "float32"; "bfloat16" computes in bfloat16, over fp32 copies of what is trained; "pure-bfloat16" has
+            none, but for entries chosen by LIFT.
+        checkpointing: compute each block twice rather than keep its activations.
+        parallel: has to be "ddp", what ``torchrun`` starts: every process has the whole model.
+        evaluation: how it is judged on the rows held out; before the first step too.
+        save_seconds: between two states that a run can be resumed from; 0 saves after every step.
+        tensorboard: also write ``OUT.tensorboard/``, with the package ``tensorboard``.
+        seed: of the order of the rows, of adapters and dropout.
+        device: where it is computed; "auto" takes a GPU if there is one.
+        trust_remote_code: run the Python code that a model brings along, with all that you may do.
+
+    Raises:
+        RecipeError: an unknown key, a value of the wrong type or range, or a combination that cannot work.
+
+    Example:
+        >>> recipe = Finetuning(model="builtin:smollm2-135m", method="full", data={"source": "rows.jsonl"})
+        >>> recipe.optimizer.lr, recipe.data.kind, recipe.preference
+        (2e-05, 'sft', None)
+        >>> Finetuning.from_yaml(recipe.to_yaml()) == recipe
+        True
+    """
+
+    model: str
+    optimizer: Annotated[OptimizerRule, *method_field("optimizer")] = Field("lift", validate_default=True)
+    adapter: Annotated[Adapter | None, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)] = None
+    preference: Annotated[Preference | None, *optional("preference")] = None
+    data: Examples
+    epochs: Positive | None = None
+    length: Annotated[int, Field(ge=2)] = 512
+    batch: Count = 16
+    schedule: Annotated[Schedule, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)] = Schedule(
+        warmup=0.03
+    )
+
+    keeps_zeros: ClassVar[bool] = True
+    kinds = ("optimizer", "preference", "decay")
+    sections: ClassVar = {**Pretraining.sections, "data": Examples, "adapter": Adapter}
+    aliases: ClassVar = {"method": _method, "objective": _objective}
+
+    @field_validator("model")
+    @classmethod
+    def _model(cls, model: str | dict[str, Any]) -> str | dict[str, Any]:
+        assert isinstance(model, str)
+        if not any(c in model for c in "/:\\") and not Path(model).exists():
+            raise RecipeError(
+                f"there is no model {model!r}. Name a directory, a hub id such as owner/name, or builtin:NAME."
+            )
+        return model
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind(cls, values: Any) -> Any:
+        """Let the kind of the rows follow from what is learnt of them."""
+        data = values.get("data", {})
+        data = data.model_dump() if isinstance(data, Examples) else data
+        if isinstance(data, Mapping) and data.get("kind") is None:
+            kind = "sft" if values.get("preference") is None else "preferences"
+            return {**values, "data": {**data, "kind": kind}}
+        return values
+
+    @model_validator(mode="after")
+    def _fit_finetuning(self) -> Self:
+        if (self.data.kind == "preferences") != (self.preference is not None):
+            raise RecipeError(
+                f"objective is {ANSWERS if self.preference is None else 'learnt from preferences'}, and data.kind is "
+                f"{self.data.kind!r}. Leave data.kind out, or take the other objective."
+            )
+        if self.placement is not None:
+            raise RecipeError("placement moves the norms of a model that was trained with them. Leave it out.")
+        if self.parallel != "ddp":
+            raise RecipeError("parallel has to be 'ddp': zeros, chosen entries and adapters need whole matrices.")
+        if self.adapter is not None and not self.optimizer.alone:
+            raise RecipeError(
+                "an adapter is trained by one optimizer of torch, such as adamw, and this one acts on the model's own "
+                "matrices. Set optimizer=adamw, or leave adapter out."
+            )
+        if sum(each is not None for each in (self.epochs, self.steps, self.tokens)) > 1:
+            raise RecipeError("epochs, steps and tokens all say how long to train. Keep one of them.")
+        return self
+
+    def sized(self, sequences: int) -> int:
+        """Return the steps of the run, where a pass has so many rows.
+
+        Raises:
+            RecipeError: the schedule does not fit in.
+        """
+        if self.epochs is None or not sequences:
+            return super().sized(sequences)
+        steps = max(1, int(self.epochs * sequences / self.batch))
+        self.schedule.check(steps)
+        return steps
