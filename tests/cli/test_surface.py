@@ -23,6 +23,8 @@ SURFACE = {
         --seed --storage --set --recipe --revision --resume --overwrite --dry-run --trust-remote-code --quiet -q
         --debug""",
     "pretrain": "--recipe --out --set --trust-remote-code --resume --overwrite --dry-run --quiet -q --debug",
+    "distill-draft": """TARGET --draft --out --method --text --steps --tune --measure --seed --set --recipe
+        --trust-remote-code --resume --overwrite --dry-run --quiet -q --debug""",
     "train-sparse": """--recipe --out --data --net --method --sparsity --allocation --epochs --batch --lr --twins --seed
         --set --resume --overwrite --quiet -q --debug""",
     "plan-training": """MODEL --optimizer --rank --layerwise --batch --length --dtype --revision --trust-remote-code

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.lazy import Lazy, torch
 from lowdim.core.settings import within
+from lowdim.train.objectives.distillspec import DistillSpec
 from lowdim.train.objectives.drafter import Answers, DraftObjective
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ class AdaSPEC(DraftObjective):
 
     keep: float = within(0.4, above=0, most=1)
     over: Literal["kept", "all"] = "kept"
+
+    def reference(self) -> DraftObjective:
+        """Return forward KL on all tokens."""
+        return DistillSpec()
 
     def loss(self, said: Answers, scratch: Scratch | None = None) -> torch.Tensor:
         """Return the mean divergence over the tokens kept."""

@@ -126,7 +126,9 @@ def divergences(student: Side, teacher: Side, *, chunk: int = CHUNK, scratch: Sc
     scratch, found = scratch or Scratch(), []
     for begin in range(0, len(student.states), chunk):
         end = min(begin + chunk, len(student.states))
-        one, other = (side.logits(begin, end, name, scratch) for side, name in ((student, "student"), (teacher, "teacher")))
+        one, other = (
+            side.logits(begin, end, name, scratch) for side, name in ((student, "student"), (teacher, "teacher"))
+        )
         found.append(differentiate_(one, other, None, Parts(1.0, 0.0, 1.0), scratch)[0].float())
     return torch.cat(found)
 

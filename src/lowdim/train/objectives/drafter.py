@@ -44,3 +44,7 @@ class DraftObjective(Settings, ABC):
     @abstractmethod
     def loss(self, said: Answers, scratch: Scratch | None = None) -> torch.Tensor:
         """Return a batch's loss, a mean over tokens; its gradient goes to the draft alone."""
+
+    def reference(self) -> DraftObjective | None:
+        """Return what the reference is trained for, from the same start; None where no reference is asked."""
+        return None
