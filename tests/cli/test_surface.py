@@ -47,7 +47,7 @@ SURFACE = {
         --context --timeout --revision --trust-remote-code --debug""",
     "methods": "--kind --json --debug",
     "verify": "OUT --text --trust-remote-code --debug",
-    "convert": "SOURCE OUT --storage --dtype --group --trust-remote-code --overwrite --debug",
+    "convert": "SOURCE OUT --storage --dtype --group --subnet --trust-remote-code --overwrite --debug",
     "report": "OUT --html --debug",
 }
 

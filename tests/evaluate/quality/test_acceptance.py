@@ -1,4 +1,4 @@
-"""Acceptance of drafts: sums and identities by hand, and verification that leaves the target's distribution as it is."""
+"""Acceptance of drafts: sums by hand, and verification that leaves the target's distribution as it is."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_side_by_side(text: Path, base: Path, tmp_path: Path) -> None:
     assert "stages" in json.loads((tmp_path / "out.run.json").read_text())
     again = distill_draft(made, out=out, resume=True)
     assert again.facts == result.facts and not again.run
-    with pytest.raises(ResumeError, match="recipe.steps"):
+    with pytest.raises(ResumeError, match=r"recipe\.steps"):
         distill_draft(small.recipe(text, base, rivals=["distillspec", "ce"], tune={"steps": 2}), out=out, resume=True)
     with pytest.raises(OutputError, match="exists and is not empty"):
         distill_draft(made, out=out)
@@ -174,7 +174,7 @@ def test_interrupted_anywhere_and_resumed_it_is_the_same(
             break
         except KeyboardInterrupt:
             interrupted += 1
-    assert interrupted > 3 and tiny.digest(out) == whole
+    assert interrupted > 2 and tiny.digest(out) == whole
 
 
 @pytest.mark.nightly

@@ -71,8 +71,8 @@ def distill_draft(
     """Train a draft model for speculative decoding, and measure what its target accepts.
 
     ``out`` is the draft, as stock Transformers loads it, with the target's tokenizer where it has none of its own. The
-    drafts of rivals are in ``out/METHOD``, a target that was tuned in ``out/target``; ``out/drafting.json`` has what was
-    measured.
+    drafts of rivals are in ``out/METHOD``, a target that was tuned in ``out/target``; ``out/drafting.json``
+    holds what was measured.
 
     Args:
         recipe: what to do.
