@@ -100,6 +100,8 @@ def usage(method: registry.Entry) -> tuple[str, str]:
         return "bash", f"lowdim prune MODEL OUT --sparsity 0.6{source} --set calibration.format={method.name}"
     if method.kind == "optimizer":
         return "bash", f"lowdim pretrain --recipe recipe.yaml --out OUT --set optimizer={method.name}"
+    if method.kind == "drafter":
+        return "bash", f"lowdim distill-draft TARGET --draft target:6 --out OUT --method {method.name}"
     if method.kind == "audit":
         return "bash", f"lowdim inspect MODEL {AUDITS[method.name]}"
     if method.kind == "placement":
@@ -170,6 +172,13 @@ def training_fields(section: str) -> str:
 def pretraining_fields(section: str) -> str:
     """Return the same of a recipe of pre-training."""
     from lowdim.train.pretrain import recipe
+
+    return fields_of(getattr(recipe, section))
+
+
+def drafting_fields(section: str) -> str:
+    """Return the same of a recipe of drafts."""
+    from lowdim.train.draft import recipe
 
     return fields_of(getattr(recipe, section))
 
@@ -246,6 +255,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "recipe": recipe_fields,
     "training": training_fields,
     "pretraining": pretraining_fields,
+    "drafting": drafting_fields,
     "presets": presets,
     "commands": commands,
     "tasks": tasks,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import Lazy, torch
-from lowdim.core.pattern.nm import NM
+from lowdim.core.pattern import NM, parse
 from lowdim.core.settings import Settings, count, share, within
 
 if TYPE_CHECKING:
@@ -89,8 +89,6 @@ class SparseCocktail(Settings):
         Raises:
             RecipeError: one is not N:M.
         """
-        from lowdim.core.pattern import parse
-
         found = [parse(each) for each in self.groups]
         if wrong := next((each for each in found if not each.groups_of), None):
             raise RecipeError(f"groups takes N:M patterns such as 2:4; got {str(wrong)!r}")
