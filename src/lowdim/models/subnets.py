@@ -77,7 +77,7 @@ class Subnets:
 
     def ticket(self, name: str) -> Ticket:
         """Return one network by itself, off the mask +0.0, with norm statistics of its own."""
-        return masked(self.state | dict(self[name].buffers), self[name].masks).scored(self[name].score)
+        return masked({**self.state, **self[name].buffers}, self[name].masks).scored(self[name].score)
 
     def apply_(self, model: nn.Module, name: str) -> None:
         """Let a model of the same structure be one of the networks, in place."""

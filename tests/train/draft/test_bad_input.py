@@ -32,6 +32,8 @@ from lowdim.train.draft.api import distill_draft
         ({"reference": {"steps": 0}}, "reference.steps"),
         ({"tune": {"steps": 1}, "schedule": {"warmup": 3}}, "schedule.warmup is 3 of the run's 1 steps"),
         ({"acceptance": {"drafted": 0}}, "acceptance.drafted"),
+        ({"acceptance": {"texts": []}}, "acceptance.texts is empty"),
+        ({"data": {"source": []}}, "data.source is empty"),
         ({"stepps": 3}, "Did you mean 'steps'"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,8 @@ class Reader:
 
     def __init__(self, model: PreTrainedModel, words: int | None = None) -> None:
         self.model, self._head, self._words = model, linear_head(model), words
-        self._last = int(model.get_input_embeddings().weight.shape[0]) - 1  # type: ignore[arg-type]
+        table: Any = model.get_input_embeddings()
+        self._last = int(table.weight.shape[0]) - 1
 
     @torch.no_grad()
     def states(self, ids: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ class Reader:
         ends = torch.tensor([len(row) for row in rows])[:, None] + torch.arange(-last, 0)
         states = self.states(ids)
         wanted = states[torch.arange(len(rows), device=states.device)[:, None], ends.to(states.device)]
-        return self.said(wanted.flatten(0, 1)).unflatten(0, (len(rows), last))
+        return self.said(wanted.flatten(0, 1)).view(len(rows), last, -1)
 
 
 @dataclass(frozen=True)

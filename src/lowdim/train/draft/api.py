@@ -121,10 +121,11 @@ def _planned(prepared: Prepared) -> DraftPlan:
     todo = jobs(prepared)
     for name, job in todo.items():
         seconds[name] = Training(prepared, job, *networks.fresh(name), networks.beside(job)).time_step()
-    sizes = [sum(p.numel() for p in networks.frozen(name).parameters()) for name in (TARGET, START)]
+    target, draft = (sum(p.numel() for p in networks.frozen(name).parameters()) for name in (TARGET, START))
     recipe = prepared.recipe
     return DraftPlan(
-        *sizes,
+        target,
+        draft,
         words=prepared.words,
         steps={name: job.steps for name, job in todo.items()},
         seconds=seconds,

@@ -128,7 +128,7 @@ def shorten_(model: PreTrainedModel, count: int) -> PreTrainedModel:
             setattr(text, key, [value[index] for index in chosen])
     text.num_hidden_layers = count
     with torch.device("meta"):
-        other = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), trust_remote_code=True)
+        other = type(model)(copy.deepcopy(model.config))
     if other.state_dict().keys() != model.state_dict().keys():
         raise LowdimError(
             f"{type(model).__name__} cannot be cut to {count} blocks: a model of that config has other weights. Give "

@@ -32,9 +32,15 @@ class Text(Section):
     """
 
     kind: Literal["text", "sft"] = "text"
-    source: Strings = Field(("builtin",), min_length=1)
+    source: Strings = ("builtin",)
     validation: Annotated[float, Field(gt=0, lt=1)] | str = 0.02
     separator: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.source:
+            raise RecipeError("data.source is empty. Write builtin, or name files or directories.")
+        return self
 
 
 class Tune(Section):
@@ -74,12 +80,18 @@ class Acceptance(Section):
         drafted: k, tokens that the draft proposes before each call of the target.
     """
 
-    texts: Strings = Field(("held",), min_length=1)
+    texts: Strings = ("held",)
     sequences: Count = 32
     prompts: Count = 8
     prompt: Count = 32
     tokens: Steps = 32
     drafted: Count = 4
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.texts:
+            raise RecipeError("acceptance.texts is empty. Write held, or name texts or tasks.")
+        return self
 
 
 class Drafting(Document):

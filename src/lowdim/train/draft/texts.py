@@ -77,7 +77,8 @@ def _sample(recipe: Drafting, name: str, tokenizer: Any, held: Sequences) -> Sam
     if name in tasks.TASKS:
         questions = sample(tasks.load(name), settings.sequences, recipe.seed, name)
         pairs = [encode_pair(tokenizer, q.contexts[q.label], q.continuations[q.label]) for q in questions]
-        cut = [(before[-max(1, recipe.length - len(after)) :], after) for before, after in pairs]
+        short = [(before, after[: recipe.length - 1]) for before, after in pairs]
+        cut = [(before[len(after) - recipe.length :], after) for before, after in short]
         rows = [([*before, *after[:-1]], [False] * (len(before) - 1) + [True] * len(after)) for before, after in cut]
         return _made(recipe, rows)
     cut_ = windows(name, tokenizer, recipe.length + 1, limit=settings.sequences).input_ids.tolist()

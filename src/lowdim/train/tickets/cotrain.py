@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -111,7 +111,7 @@ class Run:
         }
         return Subnets(state, nets)
 
-    def _tried(self, state: dict[str, Tensor], masks: Masks) -> Ticket:
+    def _tried(self, state: Mapping[str, Tensor], masks: Masks) -> Ticket:
         """Return a network with norm statistics of its own and its score."""
         return refreshed(self.model, masked(state, masks), self.validate, self.refresh, self._asked)
 
