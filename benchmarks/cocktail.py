@@ -102,7 +102,7 @@ def decoder(seed: int) -> Task:
     """Return sequences of the built-in text, and a decoder of two blocks."""
     sizes = {"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 2, "num_attention_heads": 4}
     recipe = Pretraining(
-        model={"name": "9m", "vocab_size": 1024, **sizes}, data={"vocabulary": 1024}, length=64, batch=32, seed=seed
+        model={"name": "9m", "vocab_size": 320, **sizes}, data={"vocabulary": 320}, length=64, batch=32, seed=seed
     )
     prepared = prepare(recipe)
     rows = torch.cat([prepared.text.micro(range(start, start + 64)).ids for start in range(0, 1088, 64)])
@@ -138,7 +138,7 @@ def made(stages: int, groups: tuple[str, ...]) -> SparseCocktail:
 ROWS: dict[str, Row] = {
     "digits": Row(made(6, ("1:2", "2:4")), 12, 2, lambda seed: images("digits", [16, 32, 32], None, seed)),
     "fashion": Row(made(6, ("1:2", "2:4")), 10, 1, lambda seed: images("fashion-mnist", [16, 32, 64], 12_000, seed)),
-    "decoder": Row(made(3, ("2:4",)), 5, 1, decoder),
+    "decoder": Row(made(3, ("2:4",)), 10, 1, decoder),
 }
 QUICK = ("digits", "decoder")
 

@@ -12,6 +12,7 @@ from tests.train.pretrain import small as pretraining
 from transformers import AutoTokenizer
 
 from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.load import load
 from lowdim.train.draft.api import distill_draft
 
@@ -112,3 +113,14 @@ def test_several_processes_are_refused(text: Path, base: Path, tmp_path: Path, m
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(LowdimError, match="by one process"):
         small.run(text, base, tmp_path / "out")
+
+
+@pytest.mark.parametrize("settings", [{}, {"draft": "DRAFT"}, {"draft": "9m", "tune": {"steps": 2}}], ids=str)
+def test_parts_beside_layers_are_refused_before_training(
+    settings: dict[str, Any], text: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {key: str(base) if value == "DRAFT" else value for key, value in settings.items()}
+    monkeypatch.setattr(Checkpoint, "names", lambda self: ["model.layers.0.mlp.up_proj.slorb.s"])
+    with pytest.raises(LowdimError, match="has parts beside its layers"):
+        small.run(text, base, tmp_path / "out", **given)
+    assert not list(tmp_path.iterdir())

@@ -80,13 +80,14 @@ def test_a_draft_that_is_the_target_is_accepted_before_and_after(text: Path, bas
 
 
 @pytest.mark.filterwarnings("ignore:.* weights stay dense")
-def test_a_pruned_draft_keeps_its_zeros(text: Path, base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_pruned_draft_keeps_its_zeros(precision: str, text: Path, base: Path, tmp_path: Path) -> None:
     model = load(base)
     with torch.no_grad():
         for block in model.model.layers:
             block.mlp.up_proj.weight[:, ::2] = 0.0
     model.save_pretrained(tmp_path / "pruned")
-    made = small.run(text, base, tmp_path / "out", draft=str(tmp_path / "pruned"), steps=2)
+    made = small.run(text, base, tmp_path / "out", draft=str(tmp_path / "pruned"), steps=2, precision=precision)
     assert Masks.of(load(made.out)) == Masks.of(load(tmp_path / "pruned"))
     assert made.facts["trained"]["adaspec"]["zeros"] == pytest.approx(0.5)
     assert weights(made.out) != weights(tmp_path / "pruned")

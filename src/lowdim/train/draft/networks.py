@@ -15,6 +15,7 @@ from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.files import read_json
 from lowdim.core.random import derive_seed
 from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.packed_header import is_beside
 from lowdim.models.disk.source import Source, resolve
 from lowdim.models.load import load, quiet, read_placed, read_tokenizer
 from lowdim.nn.blocks import find_blocks
@@ -76,9 +77,11 @@ def start_of(recipe: Drafting, target: Source, config: Any, tokenizer: Any) -> S
                 f"draft={spec!r} must keep at least 1 and fewer than the target's {whole} blocks. Take for example "
                 f"{CUT}{max(1, whole // 5)}."
             )
+        refuse_beside(target, "draft")
         return Start(config, target, wanted)
     if isinstance(spec, str) and spec not in configs.SIZES and not _is_config(Path(spec)):
         source = resolve(spec, trust_remote_code=recipe.trust_remote_code)
+        refuse_beside(source, "draft")
         own = read_placed(source.path, recipe.trust_remote_code)[0]
         return Start(own, source, tokenizer=read_tokenizer(source.path, recipe.trust_remote_code))
     rows = config.get_text_config(decoder=True).vocab_size
@@ -88,6 +91,19 @@ def start_of(recipe: Drafting, target: Source, config: Any, tokenizer: Any) -> S
     pad = tokenizer.pad_token_id  # the embedding of which gets no gradient: it may not be that of another token
     made.update({**ends, "pad_token_id": None if pad in ends.values() else pad})
     return Start(made)
+
+
+def refuse_beside(source: Source, what: str) -> None:
+    """Refuse to train a model with parts beside its layers, which a stock directory cannot hold.
+
+    Raises:
+        LowdimError: names the model.
+    """
+    if any(map(is_beside, Checkpoint(source.path).names())):
+        raise LowdimError(
+            f"{source.spec} has parts beside its layers (SLoRB), which a {what} as stock Transformers loads it cannot "
+            "hold. Take the model that was saved without them."
+        )
 
 
 def _is_config(path: Path) -> bool:

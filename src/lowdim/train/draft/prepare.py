@@ -17,7 +17,7 @@ from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import Source, resolve
 from lowdim.models.load import need_tokenizer, read_placed
 from lowdim.runs.fingerprint import versions
-from lowdim.train.draft.networks import Start, check_vocabularies, start_of
+from lowdim.train.draft.networks import Start, check_vocabularies, refuse_beside, start_of
 from lowdim.train.draft.recipe import Drafting
 from lowdim.train.draft.texts import Sample, samples
 from lowdim.train.pretrain.sequences import Sequences
@@ -74,6 +74,8 @@ def prepare(recipe: Drafting, advance: Callable[[int], None] = lambda _: None) -
     target = resolve(recipe.target, trust_remote_code=recipe.trust_remote_code)
     config = read_placed(target.path, recipe.trust_remote_code)[0]
     tokenizer = need_tokenizer(target.spec, target.path, recipe.trust_remote_code)
+    if recipe.tune.steps:
+        refuse_beside(target, "tuned target")
     start = start_of(recipe, target, config, tokenizer)
     words, note = check_vocabularies(start, config, tokenizer)
     _check_length(recipe, config, "target")
