@@ -104,6 +104,8 @@ def usage(method: registry.Entry) -> tuple[str, str]:
         return "bash", f"{command_} --set optimizer={method.name}"
     if method.kind == "preference":
         return "bash", f"lowdim finetune MODEL OUT --data pairs.jsonl --objective {method.name}"
+    if method.kind == "drafter":
+        return "bash", f"lowdim distill-draft TARGET --draft target:6 --out OUT --method {method.name}"
     if method.kind == "audit":
         return "bash", f"lowdim inspect MODEL {AUDITS[method.name]}"
     if method.kind == "placement":
@@ -185,6 +187,13 @@ def finetuning_fields(section: str) -> str:
     return fields_of(getattr(recipe, section))
 
 
+def drafting_fields(section: str) -> str:
+    """Return the same of a recipe of drafts."""
+    from lowdim.train.draft import recipe
+
+    return fields_of(getattr(recipe, section))
+
+
 def fields_of(model: type[Section]) -> str:
     """Return the table of a model's fields."""
     said = arguments(model)
@@ -259,6 +268,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "training": training_fields,
     "pretraining": pretraining_fields,
     "finetuning": finetuning_fields,
+    "drafting": drafting_fields,
     "presets": presets,
     "commands": commands,
     "tasks": tasks,

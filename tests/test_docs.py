@@ -24,6 +24,7 @@ from lowdim.pipeline.recover.chain import SECTION, split
 from lowdim.pipeline.sweep.recipe import SweepRecipe
 from lowdim.prune.recipe import Recipe, read
 from lowdim.train.compare.recipe import TrainingRecipe
+from lowdim.train.draft.recipe import Drafting
 from lowdim.train.finetune.recipe import Finetuning
 from lowdim.train.pretrain.recipe import Pretraining
 
@@ -114,7 +115,8 @@ def test_recipes_are_valid(block: str, tmp_path: Path) -> None:
     if "method" in values and "model" not in values and "data" in values:
         assert Finetuning(model="builtin:smollm2-135m", **values)
         return
-    kind = Pretraining if "model" in values else TrainingRecipe if "training" in values else Recipe
+    kinds = {"model": Pretraining, "draft": Drafting, "training": TrainingRecipe}
+    kind: Any = next((kind for key, kind in kinds.items() if key in values), Recipe)
     recipe = kind(**values)
     assert kind.from_yaml(recipe.to_yaml()) == recipe
 
@@ -172,6 +174,9 @@ def test_every_recipe_field_is_explained() -> None:
             assert row.count(" | ") == 3 and not row.endswith("|  |"), row
     for section in ("Finetuning", "Examples", "Adapter"):
         for row in hooks.finetuning_fields(section).splitlines()[2:]:
+            assert row.count(" | ") == 3 and not row.endswith("|  |"), row
+    for section in ("Drafting", "Text", "Tune", "Reference", "Acceptance"):
+        for row in hooks.drafting_fields(section).splitlines()[2:]:
             assert row.count(" | ") == 3 and not row.endswith("|  |"), row
     for section in ("TrainingRecipe", "Data", "Optimizer", "MLP", "Conv", "Text"):
         for row in hooks.training_fields(section).splitlines()[2:]:

@@ -24,6 +24,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 
 EXPORTS = {
+    "Drafting",
     "LowdimError",
     "Masks",
     "Pretraining",
@@ -32,6 +33,7 @@ EXPORTS = {
     "SparseLinear",
     "accelerate",
     "diagnose",
+    "distill_draft",
     "load",
     "perplexity",
     "plan",

@@ -12,6 +12,8 @@ from lowdim.pipeline.recover.recipe import Recovery as Recovery
 from lowdim.prune.api import plan as plan
 from lowdim.prune.api import prune as prune
 from lowdim.prune.recipe import Recipe as Recipe
+from lowdim.train.draft.api import distill_draft as distill_draft
+from lowdim.train.draft.recipe import Drafting as Drafting
 from lowdim.train.finetune.api import finetune as finetune
 from lowdim.train.finetune.recipe import Finetuning as Finetuning
 from lowdim.train.pretrain.api import pretrain as pretrain

@@ -7,8 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from lowdim.cli.verify import recorded_text
+from lowdim.core.masks import Masks
+from lowdim.core.random import generator
+from lowdim.models.load import load
+from lowdim.models.structure.selection import select
+from lowdim.models.subnets import Subnet, Subnets
+from lowdim.models.ticket import Ticket
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -135,6 +142,21 @@ def test_convert_refuses_an_unknown_form(run, pruned: Path, tmp_path: Path) -> N
     assert "Did you mean 'packed'?" in done.stderr
 
 
+def test_convert_takes_one_network_of_several(run, model: Path, tmp_path: Path) -> None:
+    network = load(model)
+    source = generator(0, "masks")
+    masks = Masks.from_dict({n: torch.rand(p.shape, generator=source) > 0.25 for n, p in select(network).items()})
+    nets = {"dense": Subnet("dense", Masks()), "element-25": Subnet("unstructured", masks)}
+    both = Subnets(Ticket.of(network, {}).state, nets).save(tmp_path / "nets", network)
+    done = run("convert", both, tmp_path / "one", "--subnet", "element-25")
+    assert done.exit_code == 0, done.output
+    assert "unstructured, 2" in done.stdout and "zeros in 21 weights" in " ".join(done.stdout.split())
+    assert Masks.of(load(tmp_path / "one")) == masks
+    done = run("convert", both, tmp_path / "two", "--subnet", "element-52")
+    assert done.exit_code == 1 and "Did you mean 'element-25'?" in " ".join(done.stderr.split())
+    assert not (tmp_path / "two").exists()
+
+
 def test_report_writes_the_page_again(run, pruned: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     done = run("report", pruned, "--html", page)
@@ -160,8 +182,10 @@ def test_convert_rounds_a_model(run, model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ((), "give --storage, to keep every weight, or --dtype, to round"),
-        (("--storage", "packed", "--dtype", "int4"), "one of the two"),
+        ((), "give --storage, to keep every weight, --dtype, to round, or --subnet"),
+        (("--storage", "packed", "--dtype", "int4"), "one of the three"),
+        (("--storage", "packed", "--subnet", "2:4"), "one of the three"),
+        (("--subnet", "2:4", "--group", "64"), "--group 64 goes with --dtype"),
         (("--storage", "packed", "--group", "64"), "--group 64 goes with --dtype"),
         (("--dtype", "int2"), "--dtype must be int8, int4 or int3, got 'int2'"),
     ],

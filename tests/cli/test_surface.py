@@ -25,6 +25,8 @@ SURFACE = {
     "finetune": """MODEL OUT --data --method --objective --epochs --steps --seed --set --recipe --trust-remote-code
         --resume --overwrite --dry-run --quiet -q --debug""",
     "pretrain": "--recipe --out --set --trust-remote-code --resume --overwrite --dry-run --quiet -q --debug",
+    "distill-draft": """TARGET --draft --out --method --text --steps --tune --measure --seed --set --recipe
+        --trust-remote-code --resume --overwrite --dry-run --quiet -q --debug""",
     "train-sparse": """--recipe --out --data --net --method --sparsity --allocation --epochs --batch --lr --twins --seed
         --set --resume --overwrite --quiet -q --debug""",
     "plan-training": """MODEL --optimizer --rank --layerwise --batch --length --dtype --revision --trust-remote-code
@@ -47,7 +49,7 @@ SURFACE = {
         --context --timeout --revision --trust-remote-code --debug""",
     "methods": "--kind --json --debug",
     "verify": "OUT --text --trust-remote-code --debug",
-    "convert": "SOURCE OUT --storage --dtype --group --trust-remote-code --overwrite --debug",
+    "convert": "SOURCE OUT --storage --dtype --group --subnet --trust-remote-code --overwrite --debug",
     "report": "OUT --html --debug",
 }
 

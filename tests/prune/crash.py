@@ -17,10 +17,12 @@ from typing import Any
 
 from tests.pipeline.recover import small
 from tests.prune import tiny
+from tests.train.draft import small as drafting
 from tests.train.pretrain import small as pretraining
 
 from lowdim.pipeline.recover.api import recover
 from lowdim.prune.api import prune
+from lowdim.train.draft.api import distill_draft
 from lowdim.train.pretrain.api import pretrain
 
 BESIDE = ("steps", "out", "out.run.json", "out.log.jsonl", "cache")
@@ -41,6 +43,9 @@ def attempt(plan: dict[str, Any], out: Path, kill_at: int | None, overwrite: boo
                 os.environ["LOWDIM_CACHE"] = str(out.parent / "cache")  # so that a kill hits what is made there, too
                 made = pretraining.recipe(plan["source"], **plan["settings"])
                 pretrain(made, out=out, resume=True, overwrite=overwrite)
+            elif plan.get("job") == "draft":
+                made_ = drafting.recipe(plan["source"], plan["settings"].pop("target"), **plan["settings"])
+                distill_draft(made_, out=out, resume=True, overwrite=overwrite)
             else:
                 recipe = tiny.recipe(**plan["settings"])
                 prune(plan["source"], recipe, calibration=tiny.tokens(), out=out, resume=True, overwrite=overwrite)

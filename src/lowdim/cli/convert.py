@@ -1,4 +1,4 @@
-"""``lowdim convert``: dense to packed and back, every weight keeps its value; or all weights of the layers rounded."""
+"""``lowdim convert``: dense to packed and back; all weights of the layers rounded; or one sparse network of several."""
 
 from __future__ import annotations
 
@@ -32,14 +32,23 @@ def convert(
             metavar="|".join(map(str, GROUPS)), help="Columns that share a scale, with --dtype; 64 if not given."
         ),
     ] = None,
+    subnet: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Write this one of the sparse networks that share the weights of SOURCE."),
+    ] = None,
     trust_remote_code: Trust = False,
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Write a model again in the other form of storage, or with the linear layers of its blocks rounded."""
-    if (storage is None) == (dtype is None):
-        raise RecipeError("give --storage, to keep every weight, or --dtype, to round: one of the two.")
-    if dtype is not None:
+    """Write a model again in the other form of storage, with the linear layers of its blocks rounded, or one subnet."""
+    if [storage, dtype, subnet].count(None) != 2:
+        raise RecipeError(
+            "give --storage, to keep every weight, --dtype, to round, or --subnet, to take one of several networks: "
+            "one of the three."
+        )
+    if subnet is not None and group is None:
+        _take(source, out, subnet, overwrite)
+    elif dtype is not None:
         _round(source, out, dtype, group or 64, overwrite, trust_remote_code)
     elif group is not None:
         raise RecipeError(f"--group {group} goes with --dtype: nothing is rounded otherwise. Leave it out.")
@@ -58,6 +67,16 @@ def _store(source: Path, out: Path, storage: str | None, overwrite: bool) -> Non
     show(f"{written}: {after / 1e6:.1f} MB, {storage} ({source} has {before / 1e6:.1f} MB)")
     if rounded:
         show(f"{rounded} rounded weights are written as level x scale; packing them again does not find their codes.")
+
+
+def _take(source: Path, out: Path, name: str, overwrite: bool) -> None:
+    from lowdim.models.subnets import extract, read_nets
+
+    written = extract(source, name, out, overwrite=overwrite)
+    net = read_nets(source)[name]
+    show(
+        f"{written}: {_size(written) / 1e6:.1f} MB, {net.pattern}, {net.sparsity:.1%} zeros in {len(net.masks)} weights"
+    )
 
 
 def _round(source: Path, out: Path, dtype: str, group: int, overwrite: bool, trust_remote_code: bool) -> None:

@@ -65,6 +65,7 @@ from lowdim.train.riders.lisa import LISA as LISA
 from lowdim.train.riders.ows import OWS as OWS
 from lowdim.train.sparse.method import Method as Method
 from lowdim.train.sparse.training import SparseTraining as SparseTraining
+from lowdim.train.tickets.cocktail import SparseCocktail as SparseCocktail
 from lowdim.train.tickets.collect import TicketCollector as TicketCollector
 from lowdim.train.tickets.freetickets import FreeTickets as FreeTickets
 from lowdim.train.tickets.instant import InstantSoup as InstantSoup

@@ -18,7 +18,8 @@ from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.data.batch import Batch
 from lowdim.models.walk.logits import linear_head
 from lowdim.train.loop import Loop
-from lowdim.train.objectives.distill import Distillation, Distiller, PlainLogitsWarning
+from lowdim.train.objectives.distill import Distillation, Distiller
+from lowdim.train.objectives.predictor import PlainLogitsWarning
 
 FULL = Batch(torch.arange(3, 23).view(2, 10))
 PADDED = Batch(
@@ -145,7 +146,7 @@ def test_the_teacher_may_be_of_another_size_and_another_kind_of_head() -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
-@pytest.mark.filterwarnings("ignore::lowdim.train.objectives.distill.PlainLogitsWarning")
+@pytest.mark.filterwarnings("ignore::lowdim.train.objectives.predictor.PlainLogitsWarning")
 def test_what_the_teacher_says_can_be_kept(kind: str) -> None:
     teacher = made(kind)
     student = moved(teacher)

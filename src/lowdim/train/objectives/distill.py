@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +14,9 @@ from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.settings import Settings, within
 from lowdim.data.batch import Batch, num_tokens
 from lowdim.models.walk.inputs import model_inputs
-from lowdim.models.walk.logits import linear_head, without_head
 from lowdim.nn.blocks import evaluating
-from lowdim.train.objectives.divergence import Side, divergence, two_vocabularies
+from lowdim.train.objectives.divergence import divergence, two_vocabularies
+from lowdim.train.objectives.predictor import Predictor, warn_of_plain
 from lowdim.train.objectives.rows import NO_LABEL, Scratch
 
 
@@ -58,10 +56,6 @@ class Distillation(Settings):
             raise RecipeError("kl, ce and hidden are all 0, which leaves no loss; give one of them a weight above 0")
 
 
-class PlainLogitsWarning(UserWarning):
-    """A network does more to its logits than one linear layer, so those of a whole batch are held at once."""
-
-
 class Distiller:
     """The loss of a student by its teacher, as a `lowdim.train.loop.Loop` takes it, with ``size`` as its size.
 
@@ -92,19 +86,12 @@ class Distiller:
     def __init__(self, settings: Distillation, student: nn.Module, teacher: nn.Module) -> None:
         self.settings, self.student, self.teacher = settings, student, teacher
         _check_pair(settings, student, teacher)
-        self._heads = {network: linear_head(network) for network in (student, teacher)}
+        self._asked = {network: Predictor(network) for network in (student, teacher)}
         self.chunked = {
-            role: self._heads[network] is not None for role, network in (("student", student), ("teacher", teacher))
+            role: self._asked[network].chunked for role, network in (("student", student), ("teacher", teacher))
         }
         self._scratch = Scratch()
-        plain = sorted({type(network).__name__ for network, head in self._heads.items() if head is None})
-        if plain:
-            warnings.warn(
-                f"{' and '.join(plain)} does more to its logits than one linear layer, so that those of a whole batch "
-                "are held at once; use smaller batches where memory is short",
-                PlainLogitsWarning,
-                stacklevel=2,
-            )
+        warn_of_plain(self._asked.values())
 
     def __call__(self, student: nn.Module, batch: Batch, taught: Tensor | None = None) -> Tensor:
         """Return the mean loss of a batch's real tokens.
@@ -144,8 +131,8 @@ class Distiller:
 
     def _divergence(self, states: Tensor, taught: Tensor | None, batch: Batch) -> Tensor:
         settings = self.settings
-        student = self._side(self.student, states)
-        teacher = None if taught is None else self._side(self.teacher, taught.to(states.device))
+        student = self._asked[self.student].side(states)
+        teacher = None if taught is None else self._asked[self.teacher].side(taught.to(states.device))
         labels = next_tokens(batch).to(states.device) if settings.ce else None
         return divergence(
             student,
@@ -157,17 +144,11 @@ class Distiller:
             scratch=self._scratch,
         )
 
-    def _side(self, network: nn.Module, states: Tensor) -> Side:
-        head = self._heads[network]
-        return Side(states) if head is None else Side(states, head.weight, head.bias)
-
     def _run(self, called: nn.Module, network: nn.Module, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Return what real tokens have before the head (after it, if not chunked), and what the blocks gave them."""
         device = next(network.parameters()).device
-        inputs = model_inputs(network, batch, device)
-        head = self._heads[network]
-        with nullcontext() if head is None else without_head(head):
-            out = called(**inputs, **({"output_hidden_states": True} if self.settings.hidden else {}))
+        more = {"output_hidden_states": True} if self.settings.hidden else {}
+        out = self._asked[network].run(called, model_inputs(network, batch, device), **more)
         states = out.hidden_states[1:] if self.settings.hidden else ()
         return real(out.logits, batch), [real(state, batch) for state in states]
 

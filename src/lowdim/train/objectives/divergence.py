@@ -43,6 +43,23 @@ class Side:
         torch.mm(states.to(dtype), self.weight.t(), out=out)
         return out if self.bias is None else out.add_(self.bias)
 
+    def rows(self, kept: Tensor) -> Side:
+        """Return what makes the logits of some rows, marked by a bool tensor ``[n]``."""
+        return Side(self.states[kept], self.weight, self.bias)
+
+    def words(self, count: int) -> Side:
+        """Return what makes the logits of the first ``count`` words alone.
+
+        Example:
+            >>> Side(torch.zeros(2, 3), torch.ones(5, 3)).words(4).vocabulary
+            4
+        """
+        if count == self.vocabulary:
+            return self
+        if self.weight is None:
+            return Side(self.states[:, :count])
+        return Side(self.states, self.weight[:count], None if self.bias is None else self.bias[:count])
+
 
 def divergence(
     student: Side,
@@ -89,6 +106,31 @@ def divergence(
         student.states, student.weight, student.bias, run
     )
     return loss
+
+
+@torch.no_grad()
+def divergences(student: Side, teacher: Side, *, chunk: int = CHUNK, scratch: Scratch | None = None) -> Tensor:
+    """Return how far a student is from its teacher at each of n tokens, KL(teacher || student), fp32 ``[n]``.
+
+    Nothing gets a gradient; arguments are those of `divergence`.
+
+    Raises:
+        LowdimError: no tokens, two vocabularies, or two numbers of tokens.
+
+    Example:
+        >>> half, most = (Side(torch.tensor([row]).log()) for row in ([0.5, 0.5], [0.9, 0.1]))
+        >>> round(divergences(most, half).item(), 4)
+        0.5108
+    """
+    _check(student, teacher, None)
+    scratch, found = scratch or Scratch(), []
+    for begin in range(0, len(student.states), chunk):
+        end = min(begin + chunk, len(student.states))
+        one, other = (
+            side.logits(begin, end, name, scratch) for side, name in ((student, "student"), (teacher, "teacher"))
+        )
+        found.append(differentiate_(one, other, None, Parts(1.0, 0.0, 1.0), scratch)[0].float())
+    return torch.cat(found)
 
 
 def _check(student: Side, teacher: Side | None, labels: Tensor | None) -> None:

@@ -60,16 +60,28 @@ def make(
     model.config.use_cache = False
     copies: dict[nn.Parameter, Tensor] = {}
     if recipe.precision != "float32" and not (recipe.precision == "bfloat16" and recipe.parallel == "fsdp"):
-        kept = {id(p) for module in model.modules() if isinstance(module, Gates) for p in module.parameters()}
-        for parameter in model.parameters():  # buffers keep fp32: rotary frequencies need it
-            if id(parameter) in kept:
-                continue
-            wide, parameter.data = parameter.data, parameter.data.bfloat16()
-            if recipe.precision == "bfloat16":
-                copies[parameter] = wide
+        copies = narrow_(model, recipe.precision == "bfloat16")
     if recipe.checkpointing:
         recompute_(model)
     return model.train(), copies or False
+
+
+def narrow_(model: nn.Module, keep: bool) -> dict[nn.Parameter, Tensor]:
+    """Let a model compute in bfloat16; return its fp32 weights, if they are to be kept. Gates of a placement stay fp32.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> len(narrow_(layer, keep=True)), layer.weight.dtype
+        (2, torch.bfloat16)
+    """
+    gates = {id(p) for module in model.modules() if isinstance(module, Gates) for p in module.parameters()}
+    copies: dict[nn.Parameter, Tensor] = {}
+    for parameter in model.parameters():  # buffers keep fp32: rotary frequencies need it
+        if id(parameter) not in gates:
+            wide, parameter.data = parameter.data, parameter.data.bfloat16()
+            if keep:
+                copies[parameter] = wide
+    return copies
 
 
 def _tell_zeros(model: PreTrainedModel, spec: str) -> None:

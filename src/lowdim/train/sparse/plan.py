@@ -99,7 +99,7 @@ def build(request: Request) -> LayerPlan:
     if request.masks is not None:
         request = replace(request, masks=_by_matrix(request.masks, chosen))
     sparse = [matrix for w in chosen for matrix in _matrices(w)]
-    units = {w.name: _units(request.pattern, w) for w in sparse}
+    units = {w.name: units_of(request.pattern, w) for w in sparse}
     grouped = any(u.groups > 1 for u in units.values())
     if grouped and request.method.changes_density:
         raise RecipeError(
@@ -221,7 +221,8 @@ def _check_memory(model: nn.Module, sparse: list[Weight]) -> None:
             )
 
 
-def _units(pattern: Pattern, weight: Weight) -> Units:
+def units_of(pattern: Pattern, weight: Weight) -> Units:
+    """Cut a weight into units, whichever axis its inputs are; see `lowdim.core.pattern.base.Pattern.units`."""
     shape = tuple(weight.parameter.shape)
     if pattern == Unstructured() or not weight.inputs_first:
         return pattern.units(weight.name, shape)

@@ -32,3 +32,11 @@ register(
     arxiv="2306.10460",
     year=2023,
 )
+register(
+    _M,
+    "sparse-cocktail",
+    f"{_HERE}.cocktail:SparseCocktail",
+    title="Sparse Cocktail: Every Sparse Pattern Every Sparse Ratio All At Once",
+    page="https://github.com/VITA-Group/SparseCocktail",
+    year=2024,
+)
