@@ -24,6 +24,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 
 EXPORTS = {
+    "Composition",
     "LowdimError",
     "Masks",
     "Pretraining",
@@ -31,6 +32,7 @@ EXPORTS = {
     "Recovery",
     "SparseLinear",
     "accelerate",
+    "compose",
     "diagnose",
     "load",
     "perplexity",

@@ -9,6 +9,7 @@ import typer
 
 from lowdim.cli import (
     bench,
+    compose,
     convert,
     diagnose,
     evaluate,
@@ -59,6 +60,7 @@ def _program(
 for _command in (
     prune.prune,
     recover.recover,
+    compose.compose,
     pretrain.pretrain,
     train_sparse.train_sparse,
     plan_training.plan_training,

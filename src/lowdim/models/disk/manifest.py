@@ -146,6 +146,7 @@ class Manifest(_Part):
     packed: PackedPart | None = None
     recovery: dict[str, Any] | None = None
     slorb: SLoRBPart | None = None
+    interventions: list[dict[str, Any]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is written: plain types, in the schema's order, without the parts that do not apply."""
