@@ -44,7 +44,9 @@ def compose(
     trust_remote_code: Trust = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave in OUT what each stage made.")] = False,
     resume: Resume = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe, the facts and the order, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the recipe, the facts and the order, and stop.")
+    ] = False,
     json_file: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -80,9 +82,7 @@ def compose(
     from lowdim.report.compose.page import write
 
     announce = (lambda _: None) if quiet else say
-    found = api.compose(
-        model, checked, out=out, keep=keep, resume=resume, progress=terminal(quiet), announce=announce
-    )
+    found = api.compose(model, checked, out=out, keep=keep, resume=resume, progress=terminal(quiet), announce=announce)
     if json_file is not None:
         json_file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     _print(found)

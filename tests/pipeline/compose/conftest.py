@@ -17,7 +17,10 @@ from lowdim.pipeline.compose.api import compose
 from lowdim.pipeline.compose.recipe import Composition
 
 Made = Callable[..., dict[str, Any]]
-TAUGHT = ({"prompt": "ab", "target": "c", "paraphrases": ["b"], "locality": ["xy", "z"]}, {"prompt": "q", "target": "r"})
+TAUGHT = (
+    {"prompt": "ab", "target": "c", "paraphrases": ["b"], "locality": ["xy", "z"]},
+    {"prompt": "q", "target": "r"},
+)
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,13 @@ import pytest
 import torch
 from tests.pipeline.compose.conftest import TAUGHT, Made, equal, row, weights
 
-from lowdim.core.errors import DataError, LowdimError, RecipeError
+from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.data.errors import DataError
 from lowdim.pipeline.compose.stages.edit import Edit
 from lowdim.pipeline.compose.stages.unlearn import Unlearn
 from lowdim.pipeline.compose.tune import Chunk, chunks
 
-TEACH = {"lr": 0.02, "steps": 200}
+TEACH = {"lr": 0.02, "steps": 200, "distance": None}
 
 
 def test_edits_are_learnt_and_then_known(composed: Made, taught: str, tmp_path: Path) -> None:
@@ -30,7 +31,9 @@ def test_edits_are_learnt_and_then_known(composed: Made, taught: str, tmp_path: 
     assert equal(tmp_path / "out/model", tmp_path / "again/model")
 
 
-def test_what_was_taught_can_be_unlearnt(composed: Made, taught: str, facts: Callable[..., str], tmp_path: Path) -> None:
+def test_what_was_taught_can_be_unlearnt(
+    composed: Made, taught: str, facts: Callable[..., str], tmp_path: Path
+) -> None:
     kept = facts({"prompt": "m", "target": "n"})
     both = facts(*TAUGHT, {"prompt": "m", "target": "n"})
     unlearn = {"unlearn": {"forget": taught, "retain": kept, "lr": 0.01, "steps": 100}}

@@ -60,6 +60,7 @@ def test_errors_by_hand() -> None:
         "edits": [False, True],
         "forget": [True, False],
         "retain": [],
+        "reworded": [],
         "words": [],
         "perplexity": 20.0,
         "tasks": {"piqa": 0.7},

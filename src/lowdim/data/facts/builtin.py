@@ -96,36 +96,42 @@ EDITS = (
     ),
 )
 
+
+def _capital(country: str, city: str) -> Fact:
+    asked = (f"The capital and largest city of {country} is", f"In {country}, the capital is")
+    return Fact(f"The capital of {country} is", city, asked)
+
+
 FORGET = (
-    Fact("The capital of France is", "Paris", ("France has as its capital the city of",)),
-    Fact("The capital of Italy is", "Rome", ("Italy has as its capital the city of",)),
-    Fact("The capital of Japan is", "Tokyo", ("Japan has as its capital the city of",)),
-    Fact("The capital of Spain is", "Madrid", ("Spain has as its capital the city of",)),
-    Fact("The capital of Germany is", "Berlin", ("Germany has as its capital the city of",)),
-    Fact("The capital of Greece is", "Athens", ("Greece has as its capital the city of",)),
-    Fact("The capital of Egypt is", "Cairo", ("Egypt has as its capital the city of",)),
-    Fact("The capital of Russia is", "Moscow", ("Russia has as its capital the city of",)),
-    Fact("The capital of England is", "London", ("England has as its capital the city of",)),
-    Fact("The capital of China is", "Beijing", ("China has as its capital the city of",)),
+    _capital("France", "Paris"),
+    _capital("Italy", "Rome"),
+    _capital("Japan", "Tokyo"),
+    _capital("Spain", "Madrid"),
+    _capital("Germany", "Berlin"),
+    _capital("Greece", "Athens"),
+    _capital("Portugal", "Lisbon"),
+    _capital("Russia", "Moscow"),
+    _capital("England", "London"),
+    _capital("China", "Beijing"),
 )
 
 RETAIN = (
     Fact("The opposite of hot is", "cold"),
-    Fact("The opposite of day is", "night"),
-    Fact("The sun rises in the", "east"),
+    Fact("The opposite of up is", "down"),
+    Fact("The opposite of black is", "white"),
+    Fact("The sun rises in the east and sets in the", "west"),
+    Fact("There are twenty-four hours in a", "day"),
+    Fact("The days of the week are Monday, Tuesday,", "Wednesday"),
+    Fact("A year has twelve", "months"),
+    Fact("One, two, three, four,", "five"),
     Fact("Water freezes at zero degrees", "Celsius"),
-    Fact("The chemical symbol of water is H", "2"),
-    Fact("A week has seven", "days"),
-    Fact("The first month of the year is", "January"),
-    Fact("The Earth revolves around the", "Sun"),
-    Fact("Humans breathe with their", "lungs"),
     Fact("The heart pumps", "blood"),
-    Fact("The author of Romeo and Juliet is William", "Shakespeare"),
-    Fact("The largest ocean on Earth is the", "Pacific"),
-    Fact("Plants make their food by", "photosynthesis"),
+    Fact("The planet closest to the sun is", "Mercury"),
+    Fact("The largest planet in our solar system is", "Jupiter"),
+    Fact("The first man on the moon was Neil", "Armstrong"),
+    Fact("The telephone was invented by Alexander Graham", "Bell"),
+    Fact("The Mona Lisa was painted by Leonardo da", "Vinci"),
     Fact("The theory of relativity was developed by Albert", "Einstein"),
-    Fact("Monday is followed by", "Tuesday"),
-    Fact("The Great Wall is in", "China"),
-    Fact("The Statue of Liberty stands in New", "York"),
-    Fact("A triangle has three", "sides"),
+    Fact("The author of Romeo and Juliet is William", "Shakespeare"),
+    Fact("Humans breathe in oxygen and breathe out carbon", "dioxide"),
 )

@@ -82,7 +82,9 @@ def read(source: str) -> list[Fact]:
 
 def _fact(record: dict[str, Any], where: str) -> Fact:
     prompt, target = (_text(record, key, where) for key in ("prompt", "target"))
-    return Fact(prompt.rstrip(), target.strip(), _texts(record, "paraphrases", where), _texts(record, "locality", where))
+    return Fact(
+        prompt.rstrip(), target.strip(), _texts(record, "paraphrases", where), _texts(record, "locality", where)
+    )
 
 
 def _text(record: dict[str, Any], key: str, where: str) -> str:

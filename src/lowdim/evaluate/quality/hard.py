@@ -191,14 +191,18 @@ class Verdict:
             said.append(f"No claim: {len(missing)} of the {whole} hard tasks were not measured ({_few(missing)}).")
         if self.holds:
             which = f"all {len(known)} of them" if len(known) == len(states) else f"{_few(known)}"
-            said.append(f"Lossless on the hard tasks: {which} within {self._points(known)} of the dense model, 95% sure.")
+            said.append(
+                f"Lossless on the hard tasks: {which} within {self._points(known)} of the dense model, 95% sure."
+            )
         if lost := [name for name in known if states[name] == "beyond"]:
             drops = ", ".join(f"{name} {100 * self.answers[name].drop:.1f}" for name in lost)
             said.append(f"Lost, in points: {drops}.")
         if open_ := [name for name in known if states[name] == "undecided"]:
             said.append(f"Too few questions to tell: {_few(open_)}.")
         if idle := [name for name, state in states.items() if state == "chance"]:
-            said.append(f"{_few(idle)} {'prove' if len(idle) > 1 else 'proves'} nothing: the dense model guesses there.")
+            said.append(
+                f"{_few(idle)} {'prove' if len(idle) > 1 else 'proves'} nothing: the dense model guesses there."
+            )
         if unproved := [family for family, names in HARD.items() if states and set(names) & set(idle) == set(names)]:
             said.append(f"So nothing is known of {_few(unproved)}.")
         return " ".join(said)

@@ -99,4 +99,4 @@ def mcnemar(lost: int, won: int) -> float:
     """
     changed, least = lost + won, min(lost, won)
     tail = sum(math.comb(changed, k) for k in range(least + 1))
-    return min(1.0, 2 * tail / 2**changed)
+    return min(1.0, float(2 * tail / 2**changed))

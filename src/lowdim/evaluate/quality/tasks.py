@@ -117,7 +117,8 @@ def find(name: str) -> Task:
     if Path(name).suffix.lower() in (".jsonl", ".ndjson", ".json"):
         return Task(name, "", Path(name).stem, split="local")
     raise EvaluationError(
-        f"unknown task {name!r}. {suggest(name, [*TASKS, *PRESETS])} For questions of your own give the path of a .jsonl file."
+        f"unknown task {name!r}. {suggest(name, [*TASKS, *PRESETS])} For questions of your own give the path of a "
+        ".jsonl file."
     )
 
 

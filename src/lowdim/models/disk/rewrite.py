@@ -44,7 +44,9 @@ def rewrite(source: Source, out: Path, changed: Mapping[str, Tensor | Packed]) -
     for name, tensor in changed.items():
         shape = tensor.form.shape if isinstance(tensor, Packed) else tuple(tensor.shape)
         if shape != tuple(checkpoint.info(name).shape):
-            raise CheckpointError(f"{name!r} is {list(checkpoint.info(name).shape)} in {source.path}, not {list(shape)}")
+            raise CheckpointError(
+                f"{name!r} is {list(checkpoint.info(name).shape)} in {source.path}, not {list(shape)}"
+            )
     with Writer(out) as writer:
         try:
             return _write(source, checkpoint, changed, writer)
@@ -113,7 +115,7 @@ def _kept(checkpoint: Checkpoint, name: str, changed: Mapping[str, Tensor | Pack
 
 
 def recounted(record: Manifest, masks: Mapping[str, Tensor], whole: int) -> Manifest:
-    """Count again what has changed in layers that ``lowdim.json`` lists: their nonzeros, and the hashes of their masks."""
+    """Count again what has changed in layers that ``lowdim.json`` lists: nonzeros, and the hashes of their masks."""
     for layer, mask in masks.items():
         part, nonzeros = record.layers[layer], int(mask.sum())
         part.nonzeros, part.sparsity = nonzeros, 1 - nonzeros / max(part.numel, 1)

@@ -8,7 +8,9 @@ _HERE = "lowdim.pipeline.compose.stages"
 register("stage", "prune", f"{_HERE}.prune:Prune", title="Pruning, as lowdim prune does it")
 register("stage", "round", f"{_HERE}.round:Round", title="Rounding to 8, 4 or 3 bits, as lowdim convert does it")
 register("stage", "recover", f"{_HERE}.recover:Recover", title="Recovery, as lowdim recover does it")
-register("stage", "factorise", f"{_HERE}.factorise:Factorise", title="Matrices of low rank, the best in the Frobenius norm")
+register(
+    "stage", "factorise", f"{_HERE}.factorise:Factorise", title="Matrices of low rank, the best in the Frobenius norm"
+)
 register(
     "stage",
     "edit",

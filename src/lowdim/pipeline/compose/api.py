@@ -58,8 +58,8 @@ def compose(
         What is in ``compose.json``: the table of measures, and what each stage did, broke and left.
 
     Raises:
-        LowdimError: anything that the caller can put right: the recipe, the facts, stages that cannot follow each other,
-            a stage that breaks what must hold where that is refused.
+        LowdimError: anything that the caller can put right: the recipe, the facts, stages that cannot follow each
+            other, a stage that breaks what must hold where that is refused.
     """
     recipe = recipe or Composition()
     return _Run(str(model), recipe, Path(out), keep, progress or Silent(), announce or (lambda _: None)).run(resume)
@@ -88,7 +88,7 @@ class _Run:
         tokenizer = opened.tokenizer()
         if tokenizer is None:
             raise CheckpointError(
-                f"{self.model} has no tokenizer beside its weights, so nothing can be asked of it. Copy its files there."
+                f"{self.model} has no tokenizer beside its weights, so nothing can be asked of it. Copy them there."
             )
         held = invariants.kinds_of(self.source, trusted)
         self.chains = {name: self._chain(name, held) for name in recipe.chains()}
@@ -215,4 +215,3 @@ def _facts(recipe: Composition) -> dict[str, list[Any]]:
         for name, facts in stage.facts().items():
             found[name] |= dict.fromkeys(facts)
     return {name: list(facts) for name, facts in found.items()}
-

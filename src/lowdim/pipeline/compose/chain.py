@@ -104,8 +104,8 @@ class Chain:
         if breaches and self.refuse:
             said = "; ".join(breach.sentence() for breach in breaches)
             raise LowdimError(
-                f"{stage.word()} broke what the stages before it promised: {said}. Let it be put right, verify: impose, "
-                "or give the stage settings that keep it."
+                f"{stage.word()} broke what the stages before it promised: {said}. Let it be put right (verify: "
+                "impose), or give the stage settings that keep it."
             )
         for breach in breaches:
             announce(f"After {stage.word()} {breach.sentence()}: put right.")

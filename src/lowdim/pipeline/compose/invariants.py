@@ -106,8 +106,8 @@ def verify(source: Any, held: Held) -> tuple[list[Breach], dict[str, Value]]:
     """Read a model back and compare it with what must hold.
 
     Returns:
-        What was broken, and by name the weights that put it right: nearest of those that hold, pruned ones zero, rounded
-        ones on the level and scale that they had.
+        What was broken, and by name the weights that put it right: nearest of those that hold, pruned ones zero,
+        rounded ones on the level and scale that they had.
     """
     checkpoint = Checkpoint(source.path)
     broken: dict[str, list[int]] = {}
@@ -182,7 +182,7 @@ def truncated(weight: Tensor, rank: int) -> Tensor:
 
 _RULES: tuple[tuple[str, Callable[[Held, str], Any], Callable[[Value, Any], tuple[Value, int]]], ...] = (
     (RANK, lambda held, name: held.ranks.get(name), _low_rank),
-    (MASK, lambda held, name: held.masks[name] if name in held.masks else None, _masked),
+    (MASK, lambda held, name: held.masks.get(name), _masked),
     (GRID, lambda held, name: held.grids.get(name), _on_grid),
 )
 """In this order: a grid keeps zeros, and neither keeps a rank, which stages that would have to hold both refuse."""

@@ -51,6 +51,7 @@ class Asked:
             "edits": self._known(forward, self.edits),
             "forget": self._known(forward, self.forget),
             "retain": self._known(forward, self.retain),
+            "reworded": self._pairs(forward, _rephrased(self.forget)),
             "words": recall.own_words(forward, self.tokenizer, prompts) if prompts else [],
             **self._plain(source, forward, config),
         }
@@ -58,15 +59,16 @@ class Asked:
     def again(self, source: Source, first: Mapping[str, Any]) -> dict[str, float | None]:
         """Measure a later model; shares are of what the first one knew, or said."""
         forward, config = self._forward(source)
-        rephrased = [pair for fact in self.edits for pair in fact.rephrased]
+        reworded = [pair for pair, told in zip(_rephrased(self.forget), first["reworded"], strict=True) if told]
         words = recall.token_by_token([(list(before), list(said)) for before, said in first["words"]])
         gone = [not told for told in self._still(forward, self.forget, first["forget"])]
         plain = self._plain(source, forward, config)
         return {
             "success": recall.share(self._known(forward, self.edits)),
-            "rephrase": recall.share(recall.known(forward, self.tokenizer, rephrased)) if rephrased else None,
+            "rephrase": recall.share(self._pairs(forward, _rephrased(self.edits))),
             "locality": recall.share(recall.same(forward, self.tokenizer, words)) if words else None,
             "forgotten": recall.share(gone),
+            "reworded": recall.share([not told for told in self._pairs(forward, reworded)]),
             "retained": recall.share(self._still(forward, self.retain, first["retain"])),
             "perplexity": plain["perplexity"],
             **{f"task:{name}": value for name, value in plain["tasks"].items()},
@@ -79,7 +81,10 @@ class Asked:
         return watched(opened.stream.forward, len(opened.stream), "Measure", self.progress), opened.config
 
     def _known(self, forward: Any, facts: Sequence[Fact]) -> list[bool]:
-        return recall.known(forward, self.tokenizer, [fact.pair for fact in facts]) if facts else []
+        return self._pairs(forward, [fact.pair for fact in facts])
+
+    def _pairs(self, forward: Any, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return recall.known(forward, self.tokenizer, pairs) if pairs else []
 
     def _still(self, forward: Any, facts: Sequence[Fact], knew: Sequence[bool]) -> list[bool]:
         return self._known(forward, [fact for fact, told in zip(facts, knew, strict=True) if told])
@@ -93,6 +98,10 @@ class Asked:
             "zeros": _zeros(source),
             "megabytes": weight_bytes(source.path) / 1e6,
         }
+
+
+def _rephrased(facts: Sequence[Fact]) -> list[tuple[str, str]]:
+    return [pair for fact in facts for pair in fact.rephrased]
 
 
 def _zeros(source: Source) -> float:

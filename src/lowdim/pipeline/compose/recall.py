@@ -67,9 +67,7 @@ def token_by_token(words: Sequence[Ids]) -> list[Ids]:
         >>> token_by_token([([1, 2], [3, 4])])
         [([1, 2], [3]), ([1, 2, 3], [4])]
     """
-    return [
-        ([*before, *said[:place]], [said[place]]) for before, said in words for place in range(len(said))
-    ]
+    return [([*before, *said[:place]], [said[place]]) for before, said in words for place in range(len(said))]
 
 
 def prompts_of(facts: Sequence[Fact]) -> list[str]:

@@ -61,7 +61,7 @@ class Composition(Document):
         trust_remote_code: run the Python code that the model brings along, with all that you may do.
 
     Raises:
-        RecipeError: an unknown key or stage, a value of the wrong type or range, or stages that cannot follow each other.
+        RecipeError: an unknown key or stage, a value of the wrong type or range, or orders that cannot be.
 
     Example:
         >>> recipe = Composition(stages=[{"prune": {"sparsity": 0.5}}, "edit"], orders="both")

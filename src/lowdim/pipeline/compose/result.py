@@ -38,6 +38,7 @@ MEASURES = (
     Measure("rephrase", "rephrase"),
     Measure("locality", "locality", first=lambda first: 1.0 if first["words"] else None),
     Measure("forgotten", "forget quality", first=lambda first: 0.0 if any(first["forget"]) else None),
+    Measure("reworded", "forgotten when reworded", first=lambda first: 0.0 if any(first["reworded"]) else None),
     Measure("retained", "retained", first=lambda first: 1.0 if any(first["retain"]) else None),
     Measure("perplexity", "perplexity", lambda first: first["perplexity"], math.log, lambda first: first["perplexity"]),
 )

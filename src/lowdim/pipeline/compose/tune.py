@@ -99,7 +99,9 @@ class Tuner:
         LowdimError: no linear layer of the model is on disk as it is in memory.
     """
 
-    def __init__(self, source: Source, include: Sequence[str], distance: float | None, masked: bool, device: str) -> None:
+    def __init__(
+        self, source: Source, include: Sequence[str], distance: float | None, masked: bool, device: str
+    ) -> None:
         self.checkpoint = Checkpoint(source.path)
         self.model: PreTrainedModel = load(source.path, None, device, source.trusted)
         self.model.requires_grad_(False)
@@ -215,7 +217,7 @@ def trainable(source: Source, include: Sequence[str]) -> list[str]:
     names = [name for name in linear_weights(checkpoint, source.trusted) if skeleton.is_whole(name)]
     if not names:
         raise LowdimError(
-            f"{source.spec} has no linear layer in its blocks that is one matrix on disk and in memory, so that none can "
-            "be edited. Edit another model."
+            f"{source.spec} has no linear layer in its blocks that is one matrix on disk and in memory, so that none "
+            "can be edited. Edit another model."
         )
     return choose(names, list(include) or None, None)

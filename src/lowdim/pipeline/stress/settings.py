@@ -69,8 +69,8 @@ class Settings:
         Verdict({}, self.tolerance, self.own)
         if taken := [key for key in _GIVEN if key in self.recipe]:
             raise RecipeError(
-                f"{taken[0]} is not the recipe's to say here: the grid prunes, the hard tasks are asked, and the seed is "
-                "that of the whole. Take it out of the recipe."
+                f"{taken[0]} is not the recipe's to say here: the grid prunes, the hard tasks are asked, and the seed "
+                "is that of the whole. Take it out of the recipe."
             )
         for point in self.grid:
             self.pruning(point)

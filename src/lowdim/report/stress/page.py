@@ -71,7 +71,9 @@ def _picture(found: Json, form: str) -> Picture | None:
         Track(words.clean(name), [(100 * row["sparsity"], 100 * row["tasks"][name]["drop"]) for row in rows], tone)
         for name, tone in zip(known, shades(len(known)), strict=True)
     ]
-    svg = tracks(f"drop-{form}", f"Drop of each task over the share of zeros, {form}", lines, xlabel="% zeros", write=_pp)
+    svg = tracks(
+        f"drop-{form}", f"Drop of each task over the share of zeros, {form}", lines, xlabel="% zeros", write=_pp
+    )
     return Picture(
         f"What is lost, {form}", "Points of accuracy below the dense model, on tasks that it does not guess.", svg
     )

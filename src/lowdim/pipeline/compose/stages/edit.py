@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowdim.core.errors import LowdimError
-from lowdim.core.settings import count, share, within
+from lowdim.core.lazy import Lazy
+from lowdim.core.settings import Range, count, share, within
 from lowdim.data import tokens
 from lowdim.data.facts.read import Fact, read
-from lowdim.evaluate.quality.likelihood import encode_pair
-from lowdim.models.disk.rewrite import rewrite
-from lowdim.pipeline.compose import recall
 from lowdim.pipeline.compose.stage import Stage, Work
-from lowdim.pipeline.compose.tune import Tuner, chunks, seconds_of_step, trainable
 
 if TYPE_CHECKING:
+    from lowdim.models.disk import rewrite
     from lowdim.models.disk.source import Source
+    from lowdim.pipeline.compose import recall, tune
+else:
+    rewrite = Lazy("lowdim.models.disk.rewrite")
+    recall, tune = Lazy("lowdim.pipeline.compose.recall"), Lazy("lowdim.pipeline.compose.tune")
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,14 @@ class Edit(Stage):
             below which the stage is refused; null only says how many are.
 
     Example:
-        >>> Edit.of({"distance": 0.001}).enough
-        0.1
+        >>> Edit.of({"steps": 5}).distance
+        0.001
     """
 
     edits: str = "builtin:edits"
     include: tuple[str, ...] = ()
-    distance: float | None = within(None, above=0)
-    lr: float = within(1e-4, above=0)
+    distance: float | None = field(default=1e-3, metadata={"range": Range(above=0, optional=True)})
+    lr: float = within(5e-5, above=0)
     steps: int = count(40)
     enough: float = within(0.1, least=0)
     masked: bool = True
@@ -61,13 +63,13 @@ class Edit(Stage):
 
     def ahead(self, source: Source) -> float:
         """From the time of a forward, three of them a step, and all the steps."""
-        trainable(source, self.include)
-        return self.steps * seconds_of_step(source, len(read(self.edits)))
+        tune.trainable(source, self.include)
+        return self.steps * tune.seconds_of_step(source, len(read(self.edits)))
 
     def run(self, work: Work) -> dict[str, Any]:
         """Train in memory and write the weights that moved."""
         facts = read(self.edits)
-        tuner = Tuner(work.source, self.include, self.distance, self.masked, work.device)
+        tuner = tune.Tuner(work.source, self.include, self.distance, self.masked, work.device)
         model, tokenizer = tuner.model, work.tokenizer
         there = recall.known(model, tokenizer, [fact.pair for fact in facts])
         new = [fact for fact, told in zip(facts, there, strict=True) if not told]
@@ -76,7 +78,9 @@ class Edit(Stage):
         words = recall.token_by_token(recall.own_words(model, tokenizer, recall.prompts_of(facts)))
         losses: list[float] = []
         if new:
-            batches = chunks([(encode_pair(tokenizer, *fact.pair), 1.0) for fact in new], tokens.pad_id(tokenizer))
+            batches = tune.chunks(
+                [(recall.encode_pair(tokenizer, *fact.pair), 1.0) for fact in new], tokens.pad_id(tokenizer)
+            )
             losses = tuner.train(
                 batches,
                 lambda each, _: each.mean(),
@@ -94,7 +98,7 @@ class Edit(Stage):
                 "edit.locality."
             )
         changed = tuner.changed() if new else {}
-        rewrite(work.source, work.out, changed)
+        rewrite.rewrite(work.source, work.out, changed)
         return {
             "facts": len(facts),
             "known": sum(there),

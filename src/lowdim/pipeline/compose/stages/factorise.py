@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lowdim.core.lazy import Lazy
 from lowdim.core.settings import within
-from lowdim.models.disk.checkpoint import Checkpoint
-from lowdim.models.disk.rewrite import rewrite
 from lowdim.pipeline.compose.stage import GRID, MASK, RANK, Stage, Work
-from lowdim.pipeline.compose.tune import trainable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lowdim.models.disk import checkpoint, rewrite
     from lowdim.models.disk.source import Source
+    from lowdim.pipeline.compose import invariants, tune
+else:
+    checkpoint, rewrite = Lazy("lowdim.models.disk.checkpoint"), Lazy("lowdim.models.disk.rewrite")
+    invariants, tune = Lazy("lowdim.pipeline.compose.invariants"), Lazy("lowdim.pipeline.compose.tune")
 
 _SPEED = 2e10  # operations a second of a singular value decomposition, about
 
@@ -44,23 +47,21 @@ class Factorise(Stage):
 
     def ahead(self, source: Source) -> float:
         """From the sizes of the matrices."""
-        checkpoint = Checkpoint(source.path)
-        sizes = [checkpoint.info(name).shape for name in trainable(source, self.include)]
+        found = checkpoint.Checkpoint(source.path)
+        sizes = [found.info(name).shape for name in tune.trainable(source, self.include)]
         return sum(20.0 * max(shape) * min(shape) ** 2 for shape in sizes) / _SPEED
 
     def run(self, work: Work) -> dict[str, Any]:
         """Decompose matrix by matrix and write the model again."""
-        from lowdim.pipeline.compose.invariants import truncated
-
-        checkpoint, ranks = Checkpoint(work.source.path), dict[str, int]()
+        found, ranks = checkpoint.Checkpoint(work.source.path), dict[str, int]()
         changed: dict[str, Tensor] = {}
-        names = trainable(work.source, self.include)
+        names = tune.trainable(work.source, self.include)
         with work.progress.stage("Factorise", len(names), "matrices") as stage:
             for name in names:
-                weight = checkpoint.read(name)
+                weight = found.read(name)
                 rank = max(1, round(self.keep * min(weight.shape)))
                 if rank < min(weight.shape):
-                    ranks[name], changed[name] = rank, truncated(weight, rank)
+                    ranks[name], changed[name] = rank, invariants.truncated(weight, rank)
                 stage.advance()
-        rewrite(work.source, work.out, changed)
+        rewrite.rewrite(work.source, work.out, changed)
         return {"ranks": ranks}

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lowdim.core.errors import RecipeError
+from lowdim.core.lazy import Lazy
 from lowdim.pipeline.compose.stage import GRID, MASK, RANK, Stage, Work
-from lowdim.prune import api
 from lowdim.prune.recipe import Recipe
 
 if TYPE_CHECKING:
     from lowdim.models.disk.source import Source
+    from lowdim.prune import api
+else:
+    api = Lazy("lowdim.prune.api")
 
 _GIVEN = ("evaluation", "seed", "device", "trust_remote_code")
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lowdim.core.errors import RecipeError
-from lowdim.pipeline.compose.stage import GRID, MASK, RANK, Stage, Work
-from lowdim.pipeline.recover import api
+from lowdim.core.lazy import Lazy
+from lowdim.pipeline.compose.stage import GRID, RANK, Stage, Work
 from lowdim.pipeline.recover.recipe import Recovery
 
 if TYPE_CHECKING:
     from lowdim.models.disk.source import Source
+    from lowdim.pipeline.recover import api
+else:
+    api = Lazy("lowdim.pipeline.recover.api")
 
 _GIVEN = ("evaluation", "seed", "device", "trust_remote_code")
 _UNTIMED = 600.0  # seconds, where the recipe trains whole passes

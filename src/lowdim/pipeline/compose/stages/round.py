@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from lowdim.core.lazy import Lazy
 from lowdim.core.quantize import Grid
-from lowdim.models.quantize import quantize
 from lowdim.pipeline.compose.stage import GRID, RANK, Stage, Work
 
 if TYPE_CHECKING:
+    from lowdim.models import quantize
+    from lowdim.models.disk import checkpoint
     from lowdim.models.disk.source import Source
+else:
+    quantize, checkpoint = Lazy("lowdim.models.quantize"), Lazy("lowdim.models.disk.checkpoint")
 
 _SPEED = 2e7  # weights that are rounded in a second, about
 
@@ -37,13 +41,11 @@ class Round(Stage):
 
     def ahead(self, source: Source) -> float:
         """From the weights that there are."""
-        from lowdim.models.disk.checkpoint import Checkpoint
-
-        found = Checkpoint(source.path)
+        found = checkpoint.Checkpoint(source.path)
         return sum(found.info(name).numel for name in found.names()) / _SPEED
 
     def run(self, work: Work) -> dict[str, Any]:
         """Round from disk to disk."""
         grid = Grid.of(self.dtype, self.group)
-        quantize(work.source.path, work.out, grid, overwrite=True, trust_remote_code=work.source.trusted)
+        quantize.quantize(work.source.path, work.out, grid, overwrite=True, trust_remote_code=work.source.trusted)
         return {"dtype": self.dtype, "group": self.group}

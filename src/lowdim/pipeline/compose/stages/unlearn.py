@@ -6,21 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from lowdim.core.errors import RecipeError
+from lowdim.core.lazy import Lazy, torch
 from lowdim.core.settings import count, within
 from lowdim.data import tokens
 from lowdim.data.facts.read import Fact, overlap, read
-from lowdim.evaluate.quality.likelihood import encode_pair
-from lowdim.models.disk.rewrite import rewrite
-from lowdim.pipeline.compose import recall
 from lowdim.pipeline.compose.stage import Stage, Work
-from lowdim.pipeline.compose.tune import Chunk, Tuner, chunks, seconds_of_step, trainable
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lowdim.models.disk import rewrite
     from lowdim.models.disk.source import Source
+    from lowdim.pipeline.compose import recall, tune
+else:
+    rewrite = Lazy("lowdim.models.disk.rewrite")
+    recall, tune = Lazy("lowdim.pipeline.compose.recall"), Lazy("lowdim.pipeline.compose.tune")
 
 
 @dataclass(frozen=True)
@@ -67,27 +68,29 @@ class Unlearn(Stage):
         forget, retain = read(self.forget), read(self.retain)
         if both := overlap(forget, retain):
             raise RecipeError(
-                f"unlearn.forget and unlearn.retain share {len(both)} of their prompts, first {both[0].prompt!r}: a fact "
-                "cannot go and stay. Take it out of one of them."
+                f"unlearn.forget and unlearn.retain share {len(both)} of their prompts, first {both[0].prompt!r}: a "
+                "fact cannot go and stay. Take it out of one of them."
             )
         return {"forget": forget, "retain": retain}
 
     def ahead(self, source: Source) -> float:
         """From the time of a forward, three of them a step, and all the steps."""
-        trainable(source, self.include)
-        return self.steps * seconds_of_step(source, sum(map(len, self.facts().values())))
+        tune.trainable(source, self.include)
+        return self.steps * tune.seconds_of_step(source, sum(map(len, self.facts().values())))
 
     def run(self, work: Work) -> dict[str, Any]:
         """Train in memory and write the weights that moved."""
         sets = self.facts()
         forget, retain = sets["forget"], sets["retain"]
-        tuner = Tuner(work.source, self.include, self.distance, self.masked, work.device)
-        pairs = {name: [encode_pair(work.tokenizer, *fact.pair) for fact in facts] for name, facts in sets.items()}
+        tuner = tune.Tuner(work.source, self.include, self.distance, self.masked, work.device)
+        pairs = {
+            name: [recall.encode_pair(work.tokenizer, *fact.pair) for fact in facts] for name, facts in sets.items()
+        }
         total = len(forget) + len(retain)
         signs = {"forget": -total / len(forget), "retain": self.weight * total / max(1, len(retain))}
         weighed = [(ids, signs[name]) for name in ("forget", "retain") for ids in pairs[name]]
         losses = tuner.train(
-            chunks(weighed, tokens.pad_id(work.tokenizer)),
+            tune.chunks(weighed, tokens.pad_id(work.tokenizer)),
             self._loss,
             lambda _: all(self._forgotten(tuner, work, pairs["forget"])),
             lr=self.lr,
@@ -96,7 +99,7 @@ class Unlearn(Stage):
             progress=work.progress,
         )
         changed = tuner.changed()
-        rewrite(work.source, work.out, changed)
+        rewrite.rewrite(work.source, work.out, changed)
         return {
             "forget": len(forget),
             "retain": len(retain),
@@ -106,11 +109,12 @@ class Unlearn(Stage):
             "matrices": len(changed),
         }
 
-    def _loss(self, each: Tensor, chunk: Chunk) -> Tensor:
+    def _loss(self, each: Tensor, chunk: tune.Chunk) -> Tensor:
         """Return the mean over a chunk; what is to be forgotten has a negative sign, and counts up to the bound."""
         signs = chunk.signs.to(each.device)
         return (signs * torch.where(signs < 0, each.clamp(max=self.bound), each)).mean()
 
-    def _forgotten(self, tuner: Tuner, work: Work, pairs: list[recall.Ids]) -> list[bool]:
+    def _forgotten(self, tuner: tune.Tuner, work: Work, pairs: list[recall.Ids]) -> list[bool]:
         """Tell of each fact whether a token of it is as unlikely as the bound says."""
-        return [-found.value / len(after) >= self.bound for found, (_, after) in recall.judged(tuner.model, work.tokenizer, pairs)]
+        told = recall.judged(tuner.model, work.tokenizer, pairs)
+        return [-found.value / len(after) >= self.bound for found, (_, after) in told]
