@@ -108,6 +108,8 @@ def usage(method: registry.Entry) -> tuple[str, str]:
         return "bash", f"lowdim distill-draft TARGET --draft target:6 --out OUT --method {method.name}"
     if method.kind == "audit":
         return "bash", f"lowdim inspect MODEL {AUDITS[method.name]}"
+    if method.kind == "stage":
+        return "bash", f"lowdim compose MODEL OUT --stages {method.name}"
     if method.kind == "placement":
         cls = method.load().__name__
         call = f"{cls}().apply_(model)  # before the optimizer is made"

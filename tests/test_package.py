@@ -24,6 +24,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 
 EXPORTS = {
+    "Composition",
     "Drafting",
     "LowdimError",
     "Masks",
@@ -32,6 +33,7 @@ EXPORTS = {
     "Recovery",
     "SparseLinear",
     "accelerate",
+    "compose",
     "diagnose",
     "distill_draft",
     "load",

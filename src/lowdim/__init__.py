@@ -31,6 +31,7 @@ registry.kind("estimator", "Estimators", "lowdim.train.estimators")
 registry.kind("merger", "Many networks made one", "lowdim.merge", "lowdim.train.tickets")
 registry.kind("probe", "Probes", "lowdim.evaluate.probe")
 registry.kind("audit", "Audits", "lowdim.evaluate.audit")
+registry.kind("stage", "Stages of a composition", "lowdim.pipeline.compose")
 
 _load, __dir__, __all__ = attach(__name__)
 

@@ -7,6 +7,8 @@ from lowdim.evaluate.quality.perplexity import perplexity as perplexity
 from lowdim.infer.sparse.accelerate import accelerate as accelerate
 from lowdim.infer.sparse.linear import SparseLinear as SparseLinear
 from lowdim.infer.sparse.load import load as load
+from lowdim.pipeline.compose.api import compose as compose
+from lowdim.pipeline.compose.recipe import Composition as Composition
 from lowdim.pipeline.recover.api import recover as recover
 from lowdim.pipeline.recover.recipe import Recovery as Recovery
 from lowdim.prune.api import plan as plan

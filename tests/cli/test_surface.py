@@ -35,6 +35,10 @@ SURFACE = {
         --trust-remote-code --quiet -q --debug""",
     "front": """MODEL --out --recover --minutes --forms --budget-mb --text --windows --context --tasks --limit
         --calibration --samples --tokens --seed --resume --json --quiet -q --debug""",
+    "compose": """MODEL OUT --stages --orders --verify --text --windows --tasks --limit --seed --set --recipe
+        --trust-remote-code --keep --resume --dry-run --json --quiet -q --debug""",
+    "stress": """MODEL --out --grid --method --recover --tolerance --tasks --limit --text --windows --context
+        --calibration --samples --seed --set --recipe --trust-remote-code --keep --resume --json --quiet -q --debug""",
     "inspect": """MODEL --calibration --samples --context --outliers --alpha --layers --essential --junk-dna
         --difficulty --grid --text --windows --limit --bos --seed --compute --revision --json --quiet -q --debug
         --trust-remote-code""",

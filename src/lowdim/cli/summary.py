@@ -8,7 +8,7 @@ from typing import Any
 
 from lowdim.cli.screen import show, table
 from lowdim.report.pruning.rivals import heads, rivals
-from lowdim.report.pruning.summary import headline, notices, verdict
+from lowdim.report.pruning.summary import hard_verdict, headline, notices, verdict
 
 PLACES = 2
 
@@ -21,6 +21,8 @@ def finish(out: Path) -> None:
     rows = headline(manifest, run)
     table(("", "dense", "sparse", "change"), [(r.label, r.dense, r.sparse, r.change) for r in rows], 1)
     show(verdict(manifest, run))
+    if hard := hard_verdict(manifest):
+        show(hard)
     beside_it = rivals(run)
     table(("in this runtime", *(head.lower() for head in heads(run))), [r.cells for r in beside_it], 1)
     for rival in beside_it[1:]:

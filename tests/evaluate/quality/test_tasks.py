@@ -25,6 +25,10 @@ COUNTS = {
     "csqa": (1221, {5}),
     "socialiqa": (1954, {3}),
     "lambada": (5153, {1}),
+    "arithmetic": (1047, {10}),
+    "prealgebra": (589, {4}),
+    "logic": (1118, {4}),
+    "long_squad": (1000, {4}),
 }
 
 
@@ -68,3 +72,16 @@ def test_calibration_questions_are_not_asked(name: str) -> None:
     asked = {question.contexts[0] for question in tasks.load(name)}
     used = [document.prompt in asked for document in questions.documents(name)]
     assert sum(used) <= 2  # the data sets' own splits share a question or two
+
+
+def test_a_preset_stands_for_its_tasks_wherever_tasks_are_named() -> None:
+    from lowdim.pipeline.front.settings import Settings
+    from lowdim.prune.recipe import Recipe
+
+    hard = tasks.PRESETS["hard"]
+    assert set(hard) <= tasks.TASKS.keys() and len(set(hard)) == len(hard)
+    assert tasks.expand(["csqa", "hard"]) == ("csqa", *(name for name in hard if name != "csqa"))
+    assert Recipe(sparsity=0.5, evaluation={"tasks": "hard"}).evaluation.tasks == hard
+    assert Settings("m", tasks=("hard", "piqa")).tasks == (*hard, "piqa")
+    with pytest.raises(EvaluationError, match="Did you mean 'hard'"):
+        tasks.expand(["hardd"])

@@ -31,7 +31,7 @@ def test_all_three_pictures_and_a_row_per_form(bench, manifest):
     assert rows[2]["perplexity"] == "65.2"
 
 
-def test_without_perplexities_of_its_own_the_runs_stand_for_the_lossless_forms(bench, manifest):
+def test_without_perplexities_of_its_own_the_runs_stand_for_the_unrounded_forms(bench, manifest):
     for form in bench["models"]:
         form["perplexity"] = None
     shown = {row["name"]: row["perplexity"] for row in speed.rows(bench, manifest)}

@@ -91,11 +91,29 @@ def loglikelihood(
     tokens.check_bos(bos, tokenizer)
     kept = len(tokens.prefix(tokenizer, bos))
     requests = [_cut(*encode_pair(tokenizer, *pair, bos), max_length, kept) for pair in pairs]
+    return of_ids(model, requests, tokens.pad_id(tokenizer), tokens_per_batch=tokens_per_batch)
+
+
+def of_ids(
+    model: nn.Module | Forward,
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    pad: int = 0,
+    *,
+    tokens_per_batch: int = 2048,
+) -> list[Likelihood]:
+    """Return the log-likelihoods of continuations given as token ids; see `loglikelihood`.
+
+    Args:
+        model: a causal language model, or a `lowdim.evaluate.quality.forward.Forward`.
+        requests: what the model is given, that is all tokens but the last, and the tokens that are judged.
+        pad: id of the padding.
+        tokens_per_batch: positions in a forward pass, padding included.
+    """
     sharing: dict[tuple[int, ...], list[int]] = {}
     for i, (inputs, _) in enumerate(requests):
-        sharing.setdefault(inputs, []).append(i)
+        sharing.setdefault(tuple(inputs), []).append(i)
     groups = list(_batched(sorted(sharing, key=lambda inputs: (-len(inputs), inputs)), tokens_per_batch))
-    batches = [Batch(*tokens.pad(group, len(group[0]), "right", tokens.pad_id(tokenizer))) for group in groups]
+    batches = [Batch(*tokens.pad(group, len(group[0]), "right", pad)) for group in groups]
     results: dict[int, Likelihood] = {}
     for group, logits in zip(groups, as_forward(model)(batches), strict=True):
         for inputs, row in zip(group, logits, strict=True):
@@ -159,8 +177,8 @@ def _batched(rows: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tuple[
         yield group
 
 
-def _score(logits: Tensor, continuation: list[int]) -> Likelihood:
-    targets = torch.tensor(continuation)
+def _score(logits: Tensor, continuation: Sequence[int]) -> Likelihood:
+    targets = torch.tensor(list(continuation))
     last = logits[-len(continuation) :]
     greedy = bool((last.argmax(-1).cpu() == targets).all())
     return Likelihood(-float(token_nll(last, targets).double().sum()), greedy)

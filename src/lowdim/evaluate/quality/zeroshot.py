@@ -34,6 +34,7 @@ class TaskResult:
         hash: sha256 of the questions, so that only equal ones are compared.
         metric: the accuracy usually quoted for the task, "acc" or "acc_norm".
         bos: where the start-of-text token went.
+        chance: accuracy of guessing.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TaskResult:
     hash: str
     metric: str
     bos: Bos = "tokenizer"
+    chance: float = 0.0
 
     @property
     def acc(self) -> float:
@@ -90,7 +92,8 @@ def evaluate_tasks(
     Args:
         model: a causal language model, or a `lowdim.evaluate.quality.forward.Forward`.
         tokenizer: its tokenizer.
-        names: tasks of `lowdim.evaluate.quality.tasks.TASKS`, or paths of files of JSON or JSON lines.
+        names: tasks of `lowdim.evaluate.quality.tasks.TASKS`, words that stand for several (``hard``), or paths of
+            files of JSON or JSON lines.
         limit: at most so many questions a task, drawn by the seed; the same for every model.
         seed: see ``limit``.
         tokens_per_batch: positions in a forward pass, padding included.
@@ -103,7 +106,7 @@ def evaluate_tasks(
     """
     if limit is not None and limit < 1:
         raise EvaluationError(f"limit must be at least 1; got {limit}")
-    found = [tasks.find(name) for name in names]
+    found = [tasks.find(name) for name in tasks.expand(names)]
     forward = as_forward(model)
     length = max_length or _positions(model)
     results = {}
@@ -161,7 +164,8 @@ def judge(task: tasks.Task, questions: Sequence[Question], scores: Sequence[Like
         plain.append(mine[0].greedy if task.greedy else int(values.argmax()) == question.label)
         normed.append(plain[-1] if task.greedy else int((values / lengths).argmax()) == question.label)
     asked = hashlib.sha256(repr(list(questions)).encode()).hexdigest()
-    return TaskResult(task.name, torch.tensor(plain), torch.tensor(normed), asked, task.metric)
+    chance = guessing(task.name, questions)
+    return TaskResult(task.name, torch.tensor(plain), torch.tensor(normed), asked, task.metric, chance=chance)
 
 
 def guessing(name: str, questions: Sequence[Question]) -> float:

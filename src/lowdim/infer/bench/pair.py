@@ -54,21 +54,21 @@ def measure_pair(
         nothing is measured: a finished run must not fail for it.
     """
     deadline = Deadline(SECONDS)
-    lossless = kind_of(dtype) if dtype in (torch.float32, torch.bfloat16) else "bf16"
-    kind = _stored(sparse) or lossless
-    few = tuple(dict.fromkeys((lossless, kind)))
+    unrounded = kind_of(dtype) if dtype in (torch.float32, torch.bfloat16) else "bf16"
+    kind = _stored(sparse) or unrounded
+    few = tuple(dict.fromkeys((unrounded, kind)))
     try:
         asked = Settings(model=str(sparse), dtypes=few, tokens=max(tokens, 2), trust_remote_code=trust_remote_code)
         settings, base = _that_fits(asked, (*few, "int8", "int4"))
     except BenchError as error:
         return {"note": str(error)}
     found = measure(replace(base, original=dense), settings, _few(text), progress or Silent(), deadline, needed=few)
-    torch_dense = _find(found.models, "torch", lossless, sparse=False)
+    torch_dense = _find(found.models, "torch", unrounded, sparse=False)
     ours = _find(found.models, "lowdim", kind, sparse=base.sparse)
     return {
         "dense_tokens_per_s": torch_dense.tokens_per_s,
         "sparse_tokens_per_s": ours.tokens_per_s,
-        "note": f"batch 1, greedy; dense in Hugging Face generate ({lossless}), sparse in this runtime ({kind})",
+        "note": f"batch 1, greedy; dense in Hugging Face generate ({unrounded}), sparse in this runtime ({kind})",
         "runtime": found.to_dict(),
     }
 

@@ -147,6 +147,7 @@ class Manifest(_Part):
     recovery: dict[str, Any] | None = None
     finetuning: dict[str, Any] | None = None
     slorb: SLoRBPart | None = None
+    interventions: list[dict[str, Any]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is written: plain types, in the schema's order, without the parts that do not apply."""

@@ -3,7 +3,7 @@
 A weight is stored as two to four tensors:
 
 * ``mask``: int64 ``[rows, ceil(cols / 64)]``; bit j of word c stands for column 64 c + j, least bit first;
-* ``values``: the nonzeros in row order, 1-D, in the weight's own dtype: lossless, a kept ``-0.0`` survives;
+* ``values``: the nonzeros in row order, 1-D, in the weight's own dtype: bit by bit, a kept ``-0.0`` survives;
 * of a rounded weight (see `lowdim.core.quantize`) the values are codes, int8 levels or 4-bit indices by row
   pairs (`lowdim.core.packing.nibbles`), with ``scales`` bf16 ``[rows, groups]`` and, for 4 bits, ``table`` int8
   ``[16]``.

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from lowdim.data.batch import Batch
 from lowdim.data.windows import Windows
-from lowdim.evaluate.quality import tasks, zeroshot
 from lowdim.models.walk.opened import Opened
+from lowdim.pipeline.ahead import asked_tokens, minutes, seconds_per_token
 from lowdim.pipeline.front.forms import FORMS, Form
 from lowdim.pipeline.front.make import sparse_recipe
 from lowdim.pipeline.front.settings import Settings
@@ -50,10 +46,10 @@ class FrontPlan:
         measuring = self.measuring * self.forms
         whole = measuring + self.pruning + self.training
         return (
-            f"{self.forms} forms, about {_minutes(whole)} on this machine and {self.file_bytes / 1e9:.1f} GB of disk:\n"
-            f"  pruning: {_minutes(self.pruning)} of forward passes, and what refitting the weights takes\n"
-            f"  training: {_minutes(self.training)}\n"
-            f"  measuring: {_minutes(measuring)} of perplexity and tasks, and a few seconds of decoding each"
+            f"{self.forms} forms, about {minutes(whole)} on this machine and {self.file_bytes / 1e9:.1f} GB of disk:\n"
+            f"  pruning: {minutes(self.pruning)} of forward passes, and what refitting the weights takes\n"
+            f"  training: {minutes(self.training)}\n"
+            f"  measuring: {minutes(measuring)} of perplexity and tasks, and a few seconds of decoding each"
         )
 
 
@@ -63,10 +59,10 @@ def make_plan(
     """Return the plan of some forms: none of them is made yet."""
     assert base.checkpoint is not None
     weights = sum(base.checkpoint.info(name).numel for name in base.checkpoint.names())
-    tokens = text.input_ids.numel() + _asked(settings, tokenizer)
+    tokens = text.input_ids.numel() + asked_tokens(settings.tasks, tokenizer, settings.limit, settings.seed)
     made = to_prune(forms)
     return FrontPlan(
-        measuring=tokens * _seconds(base, text),
+        measuring=tokens * seconds_per_token(base, text.input_ids[:1]),
         pruning=sum(pruning.plan(path, sparse_recipe(form, settings)).seconds for form in made),
         training=60 * settings.each * sum(form.trained for form in forms),
         forms=len(forms),
@@ -83,26 +79,3 @@ def to_prune(forms: Sequence[Form]) -> list[Form]:
     """
     sparse = [form for form in forms if form.sort == "sparse"]
     return list(dict.fromkeys(FORMS[f"sparse-{form.pattern}-bf16"] if form.trained else form for form in sparse))
-
-
-def _asked(settings: Settings, tokenizer: Any) -> int:
-    """Return the tokens of the tasks' questions; contexts that choices share count once for each."""
-    count = 0
-    for name in settings.tasks:
-        for question in zeroshot.sample(tasks.load(name), settings.limit, settings.seed, name):
-            pairs = zip(question.contexts, question.continuations, strict=True)
-            count += sum(len(tokenizer(before + after)["input_ids"]) for before, after in pairs)
-    return count
-
-
-def _seconds(base: Opened, text: Windows) -> float:
-    """Return the seconds of a token in the forward of a window."""
-    begun = time.perf_counter()
-    with torch.no_grad():
-        for _ in base.stream.forward([Batch(text.input_ids[:1])]):
-            pass
-    return (time.perf_counter() - begun) / text.context
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min" if seconds < 59.5 else f"{seconds / 60:.0f} min"

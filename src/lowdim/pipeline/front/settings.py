@@ -72,8 +72,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise RecipeError(f"--{name} must be at least {least}, got {value}.")
-        for task in self.tasks:
-            tasks.find(task)
+        object.__setattr__(self, "tasks", tasks.expand(self.tasks))
         names = {form.name for form in self.chosen() if form.made}
         if not names:
             raise RecipeError("--forms names nothing that is measured here. Add a dense or a sparse form.")

@@ -78,7 +78,7 @@ class Evaluation(Section):
             is the built-in text where it has been fetched already.
         context: tokens per window; None takes the smaller of 512 and the model's own limit.
         windows: windows measured; None takes all of the text.
-        tasks: zero-shot tasks by name.
+        tasks: zero-shot tasks by name; "hard" stands for those of `lowdim.evaluate.quality.tasks.HARD`.
         limit: questions per task; None takes all.
         bos: where the start-of-text token goes: where the tokenizer puts it ("tokenizer"), nowhere ("none"), or before
             every window and every question ("window"), as models that were always trained with it need.
@@ -96,9 +96,7 @@ class Evaluation(Section):
     @field_validator("tasks")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            tasks.find(name)
-        return names
+        return tasks.expand(names)
 
 
 class Targets(Section):

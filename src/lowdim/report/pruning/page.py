@@ -13,7 +13,7 @@ from lowdim.report.draw.palette import css_variables
 from lowdim.report.environment import paper, templates
 from lowdim.report.pruning import figures, speed
 from lowdim.report.pruning.rivals import heads, rivals
-from lowdim.report.pruning.summary import Notice, headline, notices, rounded_alone, section, verdict
+from lowdim.report.pruning.summary import Notice, hard_verdict, headline, notices, rounded_alone, section, verdict
 
 _MOST_LAYERS = 1200  # rows of the table of layers: the page stays below 1.5 MB
 _ROLES = ("score", "allocation", "pattern", "repair", "refine")
@@ -51,6 +51,7 @@ def _facts(manifest: Json, run: Json, bench: Json, found: list[Notice], out: str
         "share": "" if share is None or rounded_alone(manifest) else words.percent(share),
         "composition": [(role, name) for role in _ROLES if (name := _method_name(recipe, role)) not in ("", "none")],
         "verdict": verdict(manifest, run),
+        "hard": hard_verdict(manifest),
         "rows": headline(manifest, run),
         "rivals": rivals(run),
         "rival_heads": heads(run),

@@ -11,7 +11,7 @@ from lowdim.report.pruning.figures import Picture
 from lowdim.report.pruning.summary import section
 
 Json = Mapping[str, Any]
-LOSSLESS = ("fp32", "bf16")
+UNROUNDED = ("fp32", "bf16")
 
 
 def measured(run: Json, bench: Json) -> Json:
@@ -143,6 +143,6 @@ def _perplexities(found: Json, manifest: Json) -> dict[int, float]:
     found_in_run = {}
     for index, form in enumerate(forms):
         value = values[bool(form.get("sparsity"))]
-        if form.get("dtype") in LOSSLESS and isinstance(value, int | float):
+        if form.get("dtype") in UNROUNDED and isinstance(value, int | float):
             found_in_run[index] = float(value)
     return found_in_run

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lowdim.evaluate.quality.hard import of_manifest
 from lowdim.report.draw import words
 
 Json = Mapping[str, Any]
@@ -70,6 +71,12 @@ def verdict(manifest: Json, run: Json) -> str:
     parts = [_sparsity_words(manifest), _perplexity_words(manifest), _task_words(manifest), _size_words(manifest, run)]
     text = "; ".join(part for part in [*parts, _speed_words(run)] if part)
     return text[:1].upper() + text[1:] + "."
+
+
+def hard_verdict(manifest: Json) -> str:
+    """Return what the hard tasks say of the model; empty where none was measured."""
+    found = of_manifest(section(manifest, "evaluation", "tasks"))
+    return "" if found is None else found.sentence()
 
 
 def _sparsity_words(manifest: Json) -> str:

@@ -1,0 +1,67 @@
+"""``lowdim stress`` from the command line, with the hard tasks' questions replaced by a few of characters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from lowdim.data.questions import Question
+from lowdim.evaluate.quality import tasks
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every task be the same twelve questions."""
+    asked = [
+        Question(("ab",) * 2, (f" {letter}x", f" y{letter}"), place % 2) for place, letter in enumerate("abcdefghijkl")
+    ]
+    monkeypatch.setattr(tasks, "load", lambda name: asked)
+
+
+@pytest.mark.usefixtures("few")
+def test_every_task_at_every_sparsity_is_shown_and_written(run: Run, model: Path, text: Path, tmp_path: Path) -> None:
+    size = ["--windows", "2", "--context", "32", "--text", text, "--method", "magnitude", "--samples", "2"]
+    done = run("stress", model, "--out", tmp_path / "out", "--grid", "0,0.5", *size, "--json", tmp_path / "found.json")
+    assert done.exit_code == 0, done.output
+    for name in tasks.PRESETS["hard"]:
+        assert name in done.output
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["sparsity"] for row in found["rows"]] == [0.0, 0.5]
+    zero, half = found["rows"]
+    assert all(task["lost"] == task["won"] == 0 for task in zero["tasks"].values())
+    assert zero["perplexity"] == found["dense"]["perplexity"] and zero["zeros"] == 0 and half["zeros"] == 0.5
+    assert found["sentence"] in done.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["stress.json"]
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert "Newcombe" in page and "csqa" in page
+    again = run("stress", model, "--out", tmp_path / "out", "--grid", "0,0.5", *size, "--resume", "--quiet")
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--grid", "0"], "prunes nothing"),
+        (["--grid", "1.5"], "must be at least 0 and below 1"),
+        (["--tolerance", "0.1,0.2"], "takes one share"),
+        (["--tolerance", "csqa="], "TASK=SHARE"),
+        (["--tolerance", "piqa=0.1"], "that is no hard task"),
+        (["--set", "pattern=2:4"], "pattern 2:4 is sparsity 0.5"),
+        (["--set", "sparsity=0.5"], "the grid prunes"),
+        (["--method", "wandaa"], "Did you mean"),
+        (["--tasks", "piqaa"], "Did you mean 'piqa'"),
+        (["--limit", "0"], "limit must be"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_loaded(
+    run: Run, arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    done = run("stress", "no-such-model", "--out", tmp_path / "out", "--text", "none", *arguments)
+    assert done.exit_code in (1, 2) and said in done.output, done.output
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,79 @@
+"""A composition that is killed goes on, with what is finished left alone."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.pipeline.compose.conftest import Made, equal
+
+from lowdim.core.errors import LowdimError
+from lowdim.pipeline.compose.stages.edit import Edit
+from lowdim.pipeline.compose.stages.prune import Prune
+from lowdim.runs.fingerprint import ResumeError
+
+PRUNE = {"prune": {"sparsity": 0.5, "method": "magnitude"}}
+
+
+class Killed(Exception):
+    pass
+
+
+def digest(place: Path) -> dict[str, str]:
+    return {str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in place.rglob("*.*")}
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_a_killed_composition_goes_on_to_the_same_weights(
+    composed: Made, taught: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: int
+) -> None:
+    edit = {"edit": {"edits": taught, "lr": 0.01, "steps": 3}}
+    given = digest(model)
+    whole = composed(PRUNE, edit, orders="both", out="whole")
+    runs: list[str] = []
+    first, second = Prune.run, Edit.run
+
+    def pruning(self: Any, work: Any) -> Any:
+        runs.append("prune")
+        return first(self, work)
+
+    def editing(self: Any, work: Any) -> Any:
+        runs.append("edit")
+        if runs.count("edit") == where + 1 and "killed" not in runs:
+            runs.append("killed")
+            raise Killed
+        return second(self, work)
+
+    monkeypatch.setattr(Prune, "run", pruning)
+    monkeypatch.setattr(Edit, "run", editing)
+    with pytest.raises(Killed):
+        composed(PRUNE, edit, orders="both")
+    assert not (tmp_path / "out").exists()
+    runs.remove("killed")
+    runs.append("killed")
+    found = composed(PRUNE, edit, orders="both", resume=True)
+    assert runs.count("prune") == 2 and runs.count("edit") == 3  # only the one that was killed is done again
+    assert found["table"] == whole["table"]
+    for name in ("model", "reversed"):
+        assert equal(tmp_path / "out" / name, tmp_path / "whole" / name)
+    assert digest(model) == given  # what the user gave is as it was
+
+
+def test_a_finished_one_is_returned_and_another_is_refused(composed: Made, tmp_path: Path) -> None:
+    found = composed(PRUNE)
+    assert composed(PRUNE, resume=True) == found
+    with pytest.raises(ResumeError, match="differs in recipe"):
+        composed({"prune": {"sparsity": 0.6, "method": "magnitude"}}, resume=True)
+    with pytest.raises(LowdimError, match="exists and is not empty"):
+        composed(PRUNE)
+
+
+def test_one_model_stays_unless_all_are_kept(composed: Made, tmp_path: Path) -> None:
+    composed(PRUNE, "round")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compose.json", "model"]
+    composed(PRUNE, "round", out="kept", keep=True)
+    kept = {path.name for path in (tmp_path / "kept").iterdir() if path.is_dir()}
+    assert kept == {"model", "model.1-prune", "model.2-round"}
+    assert equal(tmp_path / "kept/model", tmp_path / "out/model")

@@ -1,0 +1,127 @@
+"""Masks, grids and ranks, read back from disk and put right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.pipeline.compose.conftest import Made, weights
+
+from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.rewrite import rewrite
+from lowdim.models.disk.source import resolve
+from lowdim.pipeline.compose import invariants
+from lowdim.pipeline.compose.invariants import truncated
+from lowdim.pipeline.compose.stage import GRID, MASK, RANK
+
+NAME = "model.layers.1.mlp.up_proj.weight"
+
+
+def pruned(composed: Made, tmp_path: Path, *more: Any) -> Path:
+    composed({"prune": {"sparsity": 0.5, "method": "magnitude"}}, *more)
+    return tmp_path / "out/model"
+
+
+def test_one_weight_off_its_mask_is_found_and_put_right(composed: Made, tmp_path: Path) -> None:
+    place = pruned(composed, tmp_path)
+    held = invariants.read(resolve(str(place)), frozenset({MASK}), {})
+    weight = Checkpoint(place).read(NAME)
+    spot = tuple((weight == 0).nonzero()[0].tolist())
+    moved = weight.clone()
+    moved[spot] = 1.0
+    rewrite(resolve(str(place)), tmp_path / "moved", {NAME: moved})
+    [breach], right = invariants.verify(resolve(str(tmp_path / "moved")), held)
+    assert (breach.kind, breach.count, breach.matrices) == (MASK, 1, 1)
+    assert list(right) == [NAME] and torch.equal(right[NAME], weight)  # type: ignore[arg-type]
+    assert invariants.verify(resolve(str(place)), held) == ([], {})
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4", "int3"])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_weight_off_its_level_goes_back_to_the_nearest_it_had(
+    composed: Made, tmp_path: Path, dtype: str, zeros: bool
+) -> None:
+    rounded = {"round": {"dtype": dtype}}
+    place = pruned(composed, tmp_path, rounded) if zeros else tmp_path / "out/model"
+    if not zeros:
+        composed(rounded)
+    source = resolve(str(place))
+    held = invariants.read(source, frozenset({GRID}), {})
+    assert invariants.verify(source, held) == ([], {})  # what is on its grid is left alone, bit by bit
+    weight = Checkpoint(place).read(NAME)
+    moved = weight * 1.001
+    rewrite(source, tmp_path / "moved", {NAME: moved})
+    [breach], right = invariants.verify(resolve(str(tmp_path / "moved")), held)
+    assert breach.kind == GRID and breach.count == int((moved != weight).sum()) > 0
+    rewrite(resolve(str(tmp_path / "moved")), tmp_path / "mended", right)
+    assert torch.equal(weights(tmp_path / "mended")[NAME], weight)
+    form = Checkpoint(tmp_path / "mended").form(NAME)
+    assert form is not None and form.grid is not None and form.grid.name == dtype
+
+
+def test_codes_of_pruning_keep_their_mask_through_an_edit(composed: Made, taught: str, tmp_path: Path) -> None:
+    prune = {"prune": {"sparsity": 0.5, "method": "magnitude", "quantize": "int4"}}
+    composed(prune, {"edit": {"edits": taught, "lr": 0.02, "steps": 4}}, keep=True)
+    before, after = weights(tmp_path / "out/model.1-prune"), weights(tmp_path / "out/model")
+    assert torch.equal(before[NAME] == 0, after[NAME] == 0)
+    form = Checkpoint(tmp_path / "out/model").form(NAME)
+    assert form is not None and form.masked and form.grid is not None and form.grid.bits == 4
+
+
+def test_the_nearest_matrix_of_a_rank_by_hand() -> None:
+    matrix = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+    assert torch.allclose(truncated(matrix, 1), torch.tensor([[3.0, 0.0], [0.0, 0.0]]), atol=1e-6)
+
+
+def test_rank_holds_after_an_edit(composed: Made, taught: str, tmp_path: Path) -> None:
+    found = composed({"factorise": {"keep": 0.25}}, {"edit": {"edits": taught, "lr": 0.02, "steps": 4}})
+    [breach] = found["stages"]["model"][1]["broken"]
+    assert breach["kind"] == RANK and breach["count"] == 21
+    values = torch.linalg.svdvals(weights(tmp_path / "out/model")[NAME])
+    assert float(values[8]) < 1e-5 < float(values[7])
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        (["factorise", "prune"], "prune after factorising"),
+        (["prune", "factorise"], "factorise after pruning"),
+        (["round", "factorise"], "factorise after rounding"),
+        (["factorise", "round"], "round after factorising"),
+        (["round", {"round": {"dtype": "int4"}}], "round after rounding"),
+        (["round", "recover"], "recover after rounding moves the weights off their grid"),
+        (["factorise", "recover"], "recover after factorising"),
+        (["round", {"prune": {"sparsity": 0.5, "quantize": "int8"}}], "two grids cannot both hold"),
+    ],
+)
+def test_a_stage_that_cannot_keep_what_holds_is_refused_before_work(
+    composed: Made, stages: list[Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=said):
+        composed(*stages)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_the_order_that_cannot_be_is_refused_too(composed: Made, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="prune after factorising"):
+        composed({"recover": {"minutes": 1}}, "factorise", "prune", orders="both", pair=[1, 3])
+
+
+def test_what_holds_of_the_model_that_is_given_counts(composed: Made, tmp_path: Path) -> None:
+    place = pruned(composed, tmp_path)
+    with pytest.raises(RecipeError, match="factorise after pruning"):
+        composed("factorise", on=place, out="second")
+    assert invariants.kinds_of(resolve(str(place))) == {MASK}
+    found = composed({"edit": {"edits": "builtin:edits", "steps": 1}}, on=place, out="third")
+    assert found["stages"]["model"][0]["holds"]["mask"]["matrices"] == 21
+
+
+def test_a_breach_is_refused_where_that_is_asked_for(composed: Made, taught: str, tmp_path: Path) -> None:
+    prune = {"prune": {"sparsity": 0.5, "method": "magnitude"}}
+    edit = {"edits": taught, "lr": 0.01, "steps": 2}
+    with pytest.raises(LowdimError, match=r"edit broke .* pruned weights were no longer zero"):
+        composed(prune, {"edit": {**edit, "masked": False}}, verify="refuse")
+    composed(prune, {"edit": edit}, verify="refuse", out="other")
