@@ -48,7 +48,7 @@ class Samples:
         classes: how many classes there are.
         groups: int64 [samples], or None.
         names: of the groups.
-        aligned: bool by group: whether it is of those that a bias favours; empty where there are no groups.
+        conflicting: bool [samples], whether the sample contradicts what goes with its class, or None.
         ranks: int64 [samples], 1 the most spurious, or None.
         wrong: bool [samples]: what a network that was stopped early (`Objective.early`) got wrong, or None.
         x: the samples themselves.
@@ -59,7 +59,7 @@ class Samples:
     classes: int
     groups: Tensor | None = None
     names: tuple[str, ...] = ()
-    aligned: tuple[bool, ...] = ()
+    conflicting: Tensor | None = None
     ranks: Tensor | None = None
     wrong: Tensor | None = None
     x: Tensor | None = None
@@ -89,7 +89,7 @@ class Objective(Settings, ABC):
 
     @property
     def requires(self) -> frozenset[str]:
-        """What has to be known of the samples, by this objective and the one below it."""
+        """What has to be known of the samples, by this objective and by one that lies below it."""
         return self.needs
 
     @property
@@ -106,6 +106,13 @@ class Objective(Settings, ABC):
     def passes(self) -> float:
         """Arithmetic of a step beside plain training's: 1 for a forward and a backward pass."""
         return 1.0
+
+    def check_kind(self, kind: str) -> None:
+        """Refuse a kind of data ("image", "table", "text") that cannot be trained on so.
+
+        Raises:
+            RecipeError: names the objective and the remedy.
+        """
 
     def begin(self, samples: Samples) -> Memory:
         """Return what the objective remembers, as it is before the first step.
@@ -126,6 +133,10 @@ class Objective(Settings, ABC):
     @abstractmethod
     def loss(self, outputs: Any, batch: Drawn) -> Tensor:
         """Return the loss of every sample, [samples]."""
+
+    def mean(self, outputs: Any, batch: Drawn) -> Tensor:
+        """Return the mean of `loss` over a batch whose samples are all alike."""
+        return self.loss(outputs, batch).mean()
 
     def examine(self, net: nn.Module, x: Tensor, y: Tensor, seed: int) -> Mapping[str, float]:
         """Return what else there is to measure of a finished network on test examples, by name."""
@@ -166,6 +177,10 @@ class Reweighted(Objective):
     def passes(self) -> float:
         """Arithmetic of a step beside plain training's."""
         return self.below.passes
+
+    def check_kind(self, kind: str) -> None:
+        """Refuse what the objective below does."""
+        self.below.check_kind(kind)
 
     def begin(self, samples: Samples) -> Memory:
         """Return what the objective below remembers."""

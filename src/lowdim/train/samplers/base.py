@@ -22,13 +22,19 @@ class Sampler(Settings, ABC):
     """Says which samples an epoch draws. Subclasses are frozen dataclasses of a paper's hyper-parameters.
 
     Attributes:
-        needs: what has to be known of the samples: "groups" or "ranks".
         pairs: whether each sample comes with partners.
-        kinds: of data whose samples it can draw.
+        even: whether it draws every sample once an epoch, so that an objective may say what else is drawn.
+        listens: whether it hears the losses of samples that were trained on.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     pairs: ClassVar[bool] = False
+    even: ClassVar[bool] = False
+    listens: ClassVar[bool] = False
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What has to be known of the samples: "groups" or "ranks"."""
+        return frozenset()
 
     def check_kind(self, kind: str) -> None:
         """Refuse a kind of data ("image", "table", "text") whose samples cannot be drawn so.
@@ -36,6 +42,17 @@ class Sampler(Settings, ABC):
         Raises:
             RecipeError: names the setting and the remedy.
         """
+
+    def check_length(self, epochs: int) -> None:
+        """Refuse a number of epochs in which the sampler can do nothing.
+
+        Raises:
+            RecipeError: names the setting and the remedy.
+        """
+
+    def scans(self, epochs: int) -> int:
+        """Return how often `prepare` passes forward over all samples in a run of so many epochs."""
+        return 0
 
     def begin(self, samples: Samples) -> Memory:
         """Return what the sampler remembers, as it is before the first epoch; saved with the run.
