@@ -16,6 +16,13 @@ class Split(NamedTuple):
     y: torch.Tensor
 
 
+class Texts(NamedTuple):
+    """Texts and their classes: ``x`` one text each, ``y`` int64 [texts]."""
+
+    x: Sequence[str]
+    y: torch.Tensor
+
+
 @dataclass(frozen=True)
 class Raw:
     """What a reader returns: everything there is, not yet cut.
@@ -30,4 +37,4 @@ class Raw:
     x: torch.Tensor | Sequence[str]
     y: torch.Tensor
     classes: tuple[str, ...]
-    test: Split | None = None
+    test: Split | Texts | None = None

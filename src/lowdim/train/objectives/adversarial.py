@@ -62,7 +62,6 @@ class Adversarial(Objective):
 
     def begin(self, samples: Samples) -> Memory:
         """Return the range of the data and the seed of the random starts."""
-        assert samples.x is not None
         return {"low": float(samples.x.min()), "high": float(samples.x.max()), "seed": samples.seed, "step": 0}
 
     def forward(self, net: nn.Module, batch: Drawn) -> Any:

@@ -12,9 +12,13 @@ from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
 from lowdim.core.recipe.families import build, describe
 from lowdim.core.settings import Settings
+from lowdim.data.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from lowdim.data.select.groups import Groups
+    from lowdim.data.select.ranks import Ranks
 
 Memory = dict[str, Any]
 
@@ -39,39 +43,48 @@ class Drawn(NamedTuple):
     partners: tuple[Tensor, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Samples:
-    """The samples that are trained on, as objectives and samplers are told of them.
+    """All that objectives and samplers are told of the samples that are trained on.
 
     Attributes:
+        x: the samples, [samples, ...].
         y: their classes, int64 [samples].
         classes: how many classes there are.
-        groups: int64 [samples], or None.
-        names: of the groups.
-        conflicting: bool [samples], whether the sample contradicts what goes with its class, or None.
-        ranks: int64 [samples], 1 the most spurious, or None.
-        wrong: bool [samples]: what a network that was stopped early (`Objective.early`) got wrong, or None.
-        x: the samples themselves.
-        seed: of the run.
+        seed: of every draw.
+        groups: of the samples, or None.
+        ranks: of the samples, or None.
+        conflicting: bool [samples], whether a sample contradicts what goes with its class, or None.
+        wrong: bool [samples], what a network that was stopped early (`Objective.early`) got wrong, or None.
     """
 
+    x: Tensor
     y: Tensor
     classes: int
-    groups: Tensor | None = None
-    names: tuple[str, ...] = ()
-    conflicting: Tensor | None = None
-    ranks: Tensor | None = None
-    wrong: Tensor | None = None
-    x: Tensor | None = None
     seed: int = 0
+    groups: Groups | None = None
+    ranks: Ranks | None = None
+    conflicting: Tensor | None = None
+    wrong: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
+    def __post_init__(self) -> None:
+        for known in (self.groups, self.ranks):
+            if known is not None and len(known) != len(self):
+                raise DataError(f"{len(known)} groups or ranks were given for {len(self)} samples. Use those of this data.")
+
+    @property
+    def index(self) -> Tensor:
+        """The group of each sample, int64 [samples]."""
+        assert self.groups is not None
+        return self.groups.index
+
     def counts(self) -> Tensor:
         """Return how many samples each group has, int64 [groups]."""
         assert self.groups is not None
-        return torch.bincount(self.groups, minlength=len(self.names))
+        return torch.bincount(self.index, minlength=len(self.groups.names))
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,11 @@ class GroupDRO(Reweighted):
 
     Example:
         >>> import torch
-        >>> y, groups = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 0, 1])
+        >>> from lowdim.data.select.groups import Groups
+        >>> x, y, index = torch.zeros(4, 1), torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 0, 1])
         >>> dro = GroupDRO(step=1.0)
-        >>> memory = dro.begin(Samples(y=y, classes=2, groups=groups, names=("a", "b")))
-        >>> losses = dro.loss(torch.zeros(4, 2), Drawn(torch.zeros(4, 1), y, torch.arange(4), groups, memory))
+        >>> memory = dro.begin(Samples(x, y, classes=2, groups=Groups(index, ("a", "b"))))
+        >>> losses = dro.loss(torch.zeros(4, 2), Drawn(x, y, torch.arange(4), index, memory))
         >>> [round(loss, 4) for loss in losses.tolist()]  # ln 2 = 0.6931 each, q = (1/2, 1/2)
         [0.4621, 0.4621, 0.4621, 1.3863]
     """

@@ -25,7 +25,9 @@ class GroupWeights(Weighted):
 
     Example:
         >>> import torch
-        >>> crowd = Samples(y=torch.tensor([0, 0, 0, 0]), classes=1, groups=torch.tensor([0, 0, 0, 1]), names=("a", "b"))
+        >>> from lowdim.data.select.groups import Groups
+        >>> groups = Groups(torch.tensor([0, 0, 0, 1]), ("a", "b"))
+        >>> crowd = Samples(torch.zeros(4, 1), torch.zeros(4), classes=1, groups=groups)
         >>> [round(weight, 4) for weight in GroupWeights().weights(crowd).tolist()]
         [0.6667, 0.6667, 0.6667, 2.0]
     """
@@ -34,6 +36,5 @@ class GroupWeights(Weighted):
 
     def weights(self, samples: Samples) -> Tensor:
         """Return the weight of every sample, fp32 [samples]."""
-        assert samples.groups is not None
         counts = samples.counts()
-        return len(samples) / (int((counts > 0).sum()) * counts[samples.groups].float())
+        return len(samples) / (int((counts > 0).sum()) * counts[samples.index].float())

@@ -37,7 +37,7 @@ class JTT(Weighted):
 
     Example:
         >>> import torch
-        >>> crowd = Samples(y=torch.tensor([0, 0, 1]), classes=2, wrong=torch.tensor([False, True, False]))
+        >>> crowd = Samples(torch.zeros(3, 1), torch.tensor([0, 0, 1]), 2, wrong=torch.tensor([False, True, False]))
         >>> JTT(up=50).weights(crowd).tolist()
         [1.0, 50.0, 1.0]
     """

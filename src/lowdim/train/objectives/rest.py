@@ -34,7 +34,7 @@ class REST(Weighted):
 
     Example:
         >>> import torch
-        >>> crowd = Samples(y=torch.zeros(10_000), classes=1, conflicting=torch.arange(10_000) < 50)
+        >>> crowd = Samples(torch.zeros(10_000, 1), torch.zeros(10_000), 1, conflicting=torch.arange(10_000) < 50)
         >>> weights = REST(up=80).weights(crowd)
         >>> round(float(weights[:50].sum() / weights.sum()), 3)
         0.287

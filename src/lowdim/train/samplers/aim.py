@@ -35,7 +35,7 @@ class Aim:
     Example:
         >>> from lowdim.train.objectives.erm import ERM
         >>> from lowdim.train.samplers.shuffled import Shuffled
-        >>> crowd = Samples(y=torch.tensor([0, 1]), classes=2, x=torch.eye(2))
+        >>> crowd = Samples(torch.eye(2), torch.tensor([0, 1]), classes=2)
         >>> aim, net = Aim(ERM(), Shuffled(), crowd), nn.Identity()
         >>> [round(float(aim.loss(net, batch)), 4) for batch in aim.batches(0, net, most=1)]
         [0.3133, 0.3133]
@@ -77,18 +77,17 @@ class Aim:
         rows = self.order(epoch, net)
         for part in rows.tensor_split(math.ceil(len(rows) / most)):
             first, *others = part.unbind(1) if part.dim() == 2 else (part,)
-            groups = self.samples.groups
+            grouped = self.samples.groups is not None
             yield Drawn(
                 self._x(first),
                 self.samples.y[first].to(self._device),
                 first,
-                None if groups is None else groups[first].to(self._device),
+                self.samples.index[first].to(self._device) if grouped else None,
                 self._known,
                 tuple(self._x(other) for other in others),
             )
 
     def _x(self, rows: Tensor) -> Tensor:
-        assert self.samples.x is not None
         return self.sampler.shown(self.samples.x[rows], rows, self._drawn).to(self._device)
 
     @torch.no_grad()

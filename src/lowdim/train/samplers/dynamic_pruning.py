@@ -110,7 +110,6 @@ class DynamicPruning(Sampler):
         """Mark the units that there are: bool [samples], or [samples, chunks] where the last may be all padding."""
         if self.chunk is None:
             return torch.ones(len(samples), dtype=torch.bool)
-        assert samples.x is not None
         parts = [(part != 0).any(1) for part in samples.x.split(self.chunk, 1)]
         parts[0] = torch.ones_like(parts[0])
         return torch.stack(parts, 1)
@@ -122,7 +121,6 @@ class DynamicPruning(Sampler):
         """Score the chunks at the start of a cycle, each as if it were the whole text."""
         if self.chunk is None or self.score == "random" or not self._due(epoch):
             return
-        assert samples.x is not None
         real = self._real(samples)
         for number, part in enumerate(samples.x.split(self.chunk, 1)):
             rows = real[:, number].nonzero().flatten()

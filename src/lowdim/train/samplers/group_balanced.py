@@ -22,11 +22,11 @@ class GroupBalanced(Sampler):
 
     Example:
         >>> import torch
-        >>> crowd = Samples(
-        ...     y=torch.zeros(6), classes=1, groups=torch.tensor([0, 0, 0, 0, 0, 1]), names=("large", "small")
-        ... )
+        >>> from lowdim.data.select.groups import Groups
+        >>> groups = Groups(torch.tensor([0, 0, 0, 0, 0, 1]), ("large", "small"))
+        >>> crowd = Samples(torch.zeros(6, 1), torch.zeros(6), classes=1, groups=groups)
         >>> rows = GroupBalanced().order(crowd, {}, 0, 1, torch.Generator().manual_seed(0))
-        >>> crowd.groups[rows].tolist()
+        >>> groups.index[rows].tolist()
         [0, 1, 0, 1, 0, 1]
     """
 
@@ -37,8 +37,7 @@ class GroupBalanced(Sampler):
 
     def order(self, samples: Samples, memory: Memory, epoch: int, epochs: int, draw: Generator) -> Tensor:
         """Return the rows, group after group in turn."""
-        assert samples.groups is not None
-        members = [rows for g in samples.groups.unique() if len(rows := (samples.groups == g).nonzero().flatten())]
+        members = [(samples.index == group).nonzero().flatten() for group in samples.index.unique()]
         turns = -(-len(samples) // len(members))
         columns = []
         for rows in members:

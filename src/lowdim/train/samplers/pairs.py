@@ -30,7 +30,10 @@ class Pairs(Sampler):
 
     Example:
         >>> import torch
-        >>> crowd = Samples(y=torch.zeros(3, dtype=torch.int64), classes=1, ranks=torch.tensor([1, 1, 3]))
+        >>> from lowdim.data.select.ranks import Ranks
+        >>> y = torch.zeros(3, dtype=torch.int64)
+        >>> ranks = Ranks(torch.tensor([1, 1, 3]), y, ("a",), data="", method="", settings={})
+        >>> crowd = Samples(torch.zeros(3, 1), y, classes=1, ranks=ranks)
         >>> rows = Pairs(gap=1).order(crowd, {}, 0, 1, torch.Generator().manual_seed(0))
         >>> sorted(rows[:, :2].tolist())  # the only rank above 1 is 3
         [[0, 2], [1, 2], [2, 2]]
@@ -52,7 +55,7 @@ class Pairs(Sampler):
             RecipeError: every class has one rank alone.
         """
         assert samples.ranks is not None
-        if all(len(samples.ranks[samples.y == c].unique()) < 2 for c in samples.y.unique()):
+        if all(len(samples.ranks.rank[samples.y == c].unique()) < 2 for c in samples.y.unique()):
             raise RecipeError(
                 "sampler 'pairs' contrasts ranks, and every class has one rank alone. Rank with other settings"
             )
@@ -64,10 +67,11 @@ class Pairs(Sampler):
         anchors = torch.randperm(len(samples), generator=draw)
         chances = torch.rand(len(samples), 2, generator=draw)
         found = torch.stack([anchors, anchors, anchors], 1)
-        y, ranks = samples.y[anchors], samples.ranks[anchors]
+        rank_of = samples.ranks.rank
+        y, ranks = samples.y[anchors], rank_of[anchors]
         for c in samples.y.unique():
             mine = (samples.y == c).nonzero().flatten()
-            members = {int(r): mine[samples.ranks[mine] == r] for r in samples.ranks[mine].unique()}
+            members = {int(r): mine[rank_of[mine] == r] for r in rank_of[mine].unique()}
             levels = torch.tensor(list(members))
             for rank, same in members.items():
                 wanted = min(rank + self.gap, int(levels[-1]))

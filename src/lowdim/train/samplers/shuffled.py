@@ -19,7 +19,7 @@ class Shuffled(Sampler):
 
     Example:
         >>> import torch
-        >>> crowd = Samples(y=torch.zeros(4), classes=1)
+        >>> crowd = Samples(torch.zeros(4, 1), torch.zeros(4), 1)
         >>> Shuffled().order(crowd, {}, 0, 1, torch.Generator().manual_seed(0)).sort().values
         tensor([0, 1, 2, 3])
     """

@@ -39,7 +39,7 @@ class WeightedSampler(Sampler):
 
     Example:
         >>> import torch
-        >>> crowd = Samples(y=torch.tensor([0, 0, 0, 1]), classes=2)
+        >>> crowd = Samples(torch.zeros(4, 1), torch.tensor([0, 0, 0, 1]), 2)
         >>> rows = WeightedSampler(by="class").order(crowd, {}, 0, 1, torch.Generator().manual_seed(0))
         >>> rows.shape
         torch.Size([4])
@@ -55,6 +55,5 @@ class WeightedSampler(Sampler):
 
     def order(self, samples: Samples, memory: Memory, epoch: int, epochs: int, draw: Generator) -> Tensor:
         """Return the rows drawn."""
-        kinds = samples.groups if self.by == "group" else samples.y
-        assert kinds is not None
+        kinds = samples.index if self.by == "group" else samples.y
         return weighted_rows(torch.bincount(kinds)[kinds] ** -self.power, len(samples), draw)

@@ -1,0 +1,43 @@
+"""The truth about the samples of a planted set as they were cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from lowdim.data import classification
+from lowdim.data.errors import DataError
+from lowdim.data.planted import sets
+from lowdim.data.planted.settings import planting
+from lowdim.data.planted.truth import Truth
+
+
+class Truths(NamedTuple):
+    """The truth about each part of a data set, in the order of its samples."""
+
+    train: Truth
+    validation: Truth
+    test: Truth
+
+
+def truths(
+    name: str,
+    *,
+    validation: float = 0.1,
+    limit: int | None = None,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> Truths:
+    """Return what was planted in the samples that `lowdim.data.classification.load` gives for the same arguments.
+
+    It is for measuring: what chooses or trains by it no longer does so without labels of the bias.
+
+    Raises:
+        DataError: nothing was planted in this set.
+    """
+    known = classification.find(name)
+    if not known.cues:
+        raise DataError(f"nothing was planted in data {name!r}, so there is no truth about it to measure by")
+    made = getattr(sets, f"{known.kind}s")(known, planting(settings))
+    rows = classification.divide(known, made.raw, validation=validation, limit=limit, seed=seed)
+    return Truths(made.train.take(rows.train), made.train.take(rows.validation), made.test)
