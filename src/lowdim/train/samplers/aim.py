@@ -13,7 +13,7 @@ from lowdim.core.errors import RecipeError
 from lowdim.core.random import generator
 from lowdim.nn.blocks import evaluating
 from lowdim.train.objectives.base import Drawn, Objective, Samples
-from lowdim.train.samplers.base import Sampler
+from lowdim.train.samplers.base import Sampler, check_together
 from lowdim.train.samplers.weighted import weighted_rows
 
 _BATCH = 1000
@@ -124,22 +124,3 @@ class Aim:
         """Go on where a ``state_dict`` was taken."""
         self._known, self._drawn = dict(state["objective"]), dict(state["sampler"])
 
-
-def check_together(objective: Objective, sampler: Sampler) -> None:
-    """Refuse an objective and a sampler that exclude each other.
-
-    Raises:
-        RecipeError: both decide what is drawn, or one pairs samples and the other does not.
-    """
-    if objective.draws and not sampler.even:
-        raise RecipeError(
-            "this objective draws samples by their weights, and so does the sampler. "
-            "Choose sampler: shuffled, or objective.by: loss."
-        )
-    paired = "pairs" in objective.requires
-    if paired != sampler.pairs:
-        raise RecipeError(
-            "this objective contrasts pairs of samples, which the sampler does not draw. Choose sampler: pairs."
-            if paired
-            else "this sampler draws pairs of samples, which the objective makes nothing of. Choose sampler: shuffled."
-        )

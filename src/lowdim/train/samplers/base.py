@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from lowdim.core.errors import RecipeError
 from lowdim.core.settings import Settings
-from lowdim.train.objectives.base import Memory, Samples
+from lowdim.train.objectives.base import Memory, Objective, Samples
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -86,3 +87,23 @@ class Sampler(Settings, ABC):
     def report(self, memory: Memory) -> dict[str, float]:
         """Return what is to be put on the curve after an epoch, by name."""
         return {}
+
+
+def check_together(objective: Objective, sampler: Sampler) -> None:
+    """Refuse an objective and a sampler that exclude each other.
+
+    Raises:
+        RecipeError: both decide what is drawn, or one pairs samples and the other does not.
+    """
+    if objective.draws and not sampler.even:
+        raise RecipeError(
+            "this objective draws samples by their weights, and so does the sampler. "
+            "Choose sampler: shuffled, or objective.by: loss."
+        )
+    paired = "pairs" in objective.requires
+    if paired != sampler.pairs:
+        raise RecipeError(
+            "this objective contrasts pairs of samples, which the sampler does not draw. Choose sampler: pairs."
+            if paired
+            else "this sampler draws pairs of samples, which the objective makes nothing of. Choose sampler: shuffled."
+        )
