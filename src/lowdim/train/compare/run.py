@@ -11,8 +11,8 @@ import torch
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.machine import machine
-from lowdim.core.recipe import families
 from lowdim.core.progress import Progress, Silent
+from lowdim.core.recipe import families
 from lowdim.data import classification
 from lowdim.data.classification import Dataset
 from lowdim.data.select.ranks import Ranks
@@ -117,9 +117,7 @@ def _load(recipe: TrainingRecipe) -> Dataset:
     )
 
 
-def _run(
-    recipe: TrainingRecipe, data: Dataset, told: Told, store: Store | None, progress: Progress
-) -> TrainingResult:
+def _run(recipe: TrainingRecipe, data: Dataset, told: Told, store: Store | None, progress: Progress) -> TrainingResult:
     free = recipe.device == "auto" and recipe.executor == "masked" and torch.cuda.is_available()
     device = torch.device("cuda" if recipe.device == "cuda" or free else "cpu")
     finished = {role: done for role in roles(recipe) if store and (done := store.get(f"{role}{DONE}"))}

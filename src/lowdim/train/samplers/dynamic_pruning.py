@@ -39,7 +39,7 @@ class DynamicPruning(Sampler):
         every: epochs between two choices.
         warm: epochs at the start that train on everything.
         score: "loss", or "random", which chooses evenly and looks at nothing.
-        choose: of scores: the "hardest" units, the "easiest", or "drawn" without replacement in proportion to the score.
+        choose: the "hardest" units, the "easiest", or "drawn" without replacement in proportion to their scores.
         schedule: of the kept share, over the cycles.
         chunk: words of a unit; None takes whole samples.
 
@@ -64,7 +64,9 @@ class DynamicPruning(Sampler):
     def check_kind(self, kind: str) -> None:
         """Refuse chunks of what is no text."""
         if self.chunk is not None and kind != "text":
-            raise RecipeError(f"sampler.chunk cuts texts into chunks of words, and the data is of kind {kind!r}. Leave it out")
+            raise RecipeError(
+                f"sampler.chunk cuts texts into chunks of words, and the data is of kind {kind!r}. Leave it out"
+            )
 
     def check_length(self, epochs: int) -> None:
         """Refuse a run that is over before anything is pruned."""
