@@ -83,6 +83,7 @@ t10k-images-idx3-ubyte.gz 4422079 cc1d090a38ace84dfa1aa66e3ada7c336ef481a9693690
 t10k-labels-idx1-ubyte.gz 5125 8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05
 """
 _MNIST = "mnist_5k.csv.gz"
+_EMOJI = "NotoColorEmoji.ttf"
 
 _NEWSGROUPS = """
 20newsgroups-train.tab 16682951 3287f997870c109a5ed8f58087afb95ae3f863c75092d47b07eebf1700d6ef9c
@@ -174,6 +175,19 @@ ASSETS: dict[str, Asset] = {
             licence="BSD-3-Clause (the package)",
             about="5,000 handwritten digits, 28x28, 500 of each",
             main=_MNIST,
+        ),
+        Asset(
+            "noto-emoji",
+            "fonts-noto-color-emoji",
+            "2.042-0+deb12u1",
+            9893872,
+            "a5ab0f69c7938423862320d9aca5dd187b3fd879d6a9a57dd52e17c3fa8d2751",
+            "usr/share/fonts/truetype/noto",
+            (Member(_EMOJI, 10980856, "e5899ed38b8ed83e08bd3ac5de09791e9d19d288333a796de1d35ad17396f1ec"),),
+            licence="OFL-1.1",
+            about="Noto Color Emoji, 3,926 pictures in a font",
+            main=_EMOJI,
+            client="apt",
         ),
         Asset(
             "20-newsgroups",

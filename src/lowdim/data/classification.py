@@ -17,7 +17,7 @@ from lowdim.core.lazy import torch
 from lowdim.core.random import generator
 from lowdim.data import topics
 from lowdim.data.errors import DataError
-from lowdim.data.planted.settings import planting
+from lowdim.data.planted.settings import made_of
 from lowdim.data.raw import Raw, Split, Texts
 
 Kind = Literal["image", "table", "text"]
@@ -28,7 +28,8 @@ _TEST_SHARE = 0.2
 class Known:
     """A data set that can be asked for by name; ``target`` is the function that reads it.
 
-    Where ``cues`` are laid over the set ``base``, the target takes settings: `lowdim.data.planted.settings.Planting`.
+    Where ``takes`` names a class of settings, the target is given these; where ``cues`` are known of every sample, laid
+    over the set ``base`` or labelled by its authors, it returns a `lowdim.data.planted.sets.Planted`.
     """
 
     name: str
@@ -37,12 +38,19 @@ class Known:
     about: str
     base: str = ""
     cues: tuple[str, ...] = ()
+    takes: str = ""
 
 
 def _planted(name: str, base: str, *cues: str) -> Known:
     kind: Kind = "text" if "word" in cues else "image"
     about = f"{base} with a planted {' and a '.join(cues)}"
-    return Known(name, kind, f"lowdim.data.planted.sets:{kind}s", about, base, cues)
+    takes = "lowdim.data.planted.settings:Planting"
+    return Known(name, kind, f"lowdim.data.planted.sets:{kind}s", about, base, cues, takes)
+
+
+def _pictures(name: str, target: str, takes: str, about: str, *cues: str) -> Known:
+    here = "lowdim.data.grouped"
+    return Known(name, "image", f"{here}.{target}", about, "", cues, f"{here}.settings:{takes}")
 
 
 SETS: dict[str, Known] = {
@@ -81,6 +89,26 @@ SETS: dict[str, Known] = {
         ),
         _planted("cued-wiki-topics", "wiki-topics", "word"),
         _planted("cued-20-newsgroups", "20-newsgroups", "word"),
+        _pictures("emoji-people", "emoji:people", "People", "women and men as emoji, 730 pictures, 2 classes", "tone"),
+        _pictures("celeba", "celeba:celeba", "Attributes", "faces, from a folder, 2 classes", "attribute"),
+        _pictures(
+            "urbancars",
+            "urbancars:urbancars",
+            "Folder",
+            "cars, from a folder, 2 classes, two biases",
+            *("background", "object"),
+        ),
+        _pictures("bar", "bar:bar", "Folder", "actions, from a folder, 6 classes, bias not labelled"),
+        _pictures("cmnist", "percent:percent", "Percent", "coloured digits, from a folder, 10 classes", "colour"),
+        _pictures("bffhq", "percent:percent", "Percent", "faces, from a folder, 2 classes", "gender"),
+        _pictures(
+            "corrupted-cifar-10",
+            "percent:percent",
+            "Percent",
+            "CIFAR-10 with a corruption for each class, from a folder",
+            "corruption",
+        ),
+        _pictures("cifar-10-c", "cifar10c:cifar10c", "Corrupted", "CIFAR-10 and its corrupted test part, from a folder"),
     )
 }
 
@@ -169,7 +197,8 @@ def load(
         validation: share of the training examples that is set aside for choosing, in (0, 1).
         limit: training examples used at most, the first of the same permutation; validation and test stay whole.
         seed: of the permutation that cuts validation; test does not depend on it.
-        settings: of a planted set, the fields of `lowdim.data.planted.settings.Planting`.
+        settings: of a set that takes some: the fields of `lowdim.data.planted.settings.Planting`, or of one of the
+            classes in `lowdim.data.grouped.settings`.
 
     Raises:
         DataError: an unknown name, a share outside (0, 1), fewer examples than classes left to train on, or settings
@@ -184,29 +213,35 @@ def load(
     return cut(known, read(known, settings), validation=validation, limit=limit, seed=seed)
 
 
-def check_settings(name: str, settings: Mapping[str, Any] | None) -> None:
-    """Refuse settings that a data set does not take, before anything is read.
+def check_settings(name: str, settings: Mapping[str, Any] | None) -> Any:
+    """Return the settings object that a data set is read with, or None; nothing is read.
 
     Raises:
         DataError: the set takes none.
         RecipeError: one is unknown or out of its range.
     """
     known = find(name)
-    if settings and not known.cues:
-        planted = [each.name for each in SETS.values() if each.cues]
-        raise DataError(
-            f"data {name!r} takes no settings, got {', '.join(settings)}. Sets that do: {', '.join(planted)}."
-        )
-    if known.cues:
-        planting(settings)
+    if not known.takes:
+        if settings:
+            able = ", ".join(each.name for each in SETS.values() if each.takes)
+            raise DataError(f"data {name!r} takes no settings, got {', '.join(settings)}. Sets that do: {able}.")
+        return None
+    module, _, cls = known.takes.partition(":")
+    return made_of(getattr(importlib.import_module(module), cls), settings)
+
+
+def read_all(known: Known, settings: Mapping[str, Any] | None = None) -> Any:
+    """Return what the set's reader returns, fetching it on first use: a `Raw`, or one with the truth about its cues."""
+    how = check_settings(known.name, settings)
+    module, _, function = known.target.partition(":")
+    reader = getattr(importlib.import_module(module), function)
+    return reader() if how is None else reader(known, how)
 
 
 def read(known: Known, settings: Mapping[str, Any] | None = None) -> Raw:
     """Return all that a data set holds, not yet cut, fetching it on first use."""
-    check_settings(known.name, settings)
-    module, _, function = known.target.partition(":")
-    reader = getattr(importlib.import_module(module), function)
-    raw: Raw = reader(known, planting(settings)).raw if known.cues else reader()
+    found = read_all(known, settings)
+    raw: Raw = found.raw if known.cues else found
     return raw
 
 
@@ -220,15 +255,18 @@ def divide(known: Known, raw: Raw, *, validation: float, limit: int | None, seed
     order = _order(count, 0, "test", known.name) if raw.test is None else list(range(count))
     held = round(_TEST_SHARE * count) if raw.test is None else 0
     test, rest = order[:held], order[held:]
-    shuffled = [rest[i] for i in _order(len(rest), seed, "validation", known.name)]
     chosen = max(1, round(validation * len(rest)))
+    if raw.held:  # the authors' own, the last ones
+        assert raw.test is not None
+        rest, chosen = order[: count - raw.held], 0
+    shuffled = [rest[i] for i in _order(len(rest), seed, "validation", known.name)]
     train = shuffled[chosen:][:limit]
     if len(train) < len(raw.classes):
         raise DataError(
             f"{known.name} has {len(raw.classes)} classes and would keep {len(train)} examples to train on. "
             "Raise limit, or lower validation."
         )
-    return Cut(train, shuffled[:chosen], test if raw.test is None else None)
+    return Cut(train, order[count - raw.held :] if raw.held else shuffled[:chosen], test if raw.test is None else None)
 
 
 def cut(known: Known, raw: Raw, *, validation: float, limit: int | None, seed: int) -> Dataset:

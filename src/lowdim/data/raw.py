@@ -32,9 +32,11 @@ class Raw:
         y: int64 [examples].
         classes: the classes' names.
         test: the examples set aside by the authors, if they did.
+        held: how many of the last examples of ``x`` the authors set aside for choosing.
     """
 
     x: torch.Tensor | Sequence[str]
     y: torch.Tensor
     classes: tuple[str, ...]
     test: Split | Texts | None = None
+    held: int = 0

@@ -55,14 +55,18 @@ class Planting(Settings):
         return [self.strength, self.strength if self.second_strength is None else self.second_strength][:cues]
 
 
-def planting(settings: Mapping[str, Any] | None) -> Planting:
-    """Return the settings that a mapping holds.
+def made_of(cls: type[Any], settings: Mapping[str, Any] | None) -> Any:
+    """Return the settings object of a data set that a mapping stands for.
 
     Raises:
         RecipeError: a key is unknown, or a value out of its range.
+
+    Example:
+        >>> made_of(Planting, {"conflicting": 0.01}).conflicting
+        0.01
     """
-    known = [each.name for each in fields(Planting)]
+    known = [each.name for each in fields(cls)]
     for key in settings or {}:
         if key not in known:
-            raise RecipeError(f"unknown setting of planted data {key!r}. {suggest(key, known)}")
-    return Planting(**(settings or {}))
+            raise RecipeError(f"unknown setting of this data {key!r}. {suggest(key, known)}")
+    return cls(**(settings or {}))

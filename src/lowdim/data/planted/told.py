@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from lowdim.data import classification
 from lowdim.data.errors import DataError
-from lowdim.data.planted import sets
-from lowdim.data.planted.settings import planting
+from lowdim.data.planted.sets import Planted
 from lowdim.data.planted.truth import Truth
 
 
@@ -38,6 +37,6 @@ def truths(
     known = classification.find(name)
     if not known.cues:
         raise DataError(f"nothing was planted in data {name!r}, so there is no truth about it to measure by")
-    made = getattr(sets, f"{known.kind}s")(known, planting(settings))
+    made: Planted = classification.read_all(known, settings)
     rows = classification.divide(known, made.raw, validation=validation, limit=limit, seed=seed)
     return Truths(made.train.take(rows.train), made.train.take(rows.validation), made.test)
