@@ -1,0 +1,312 @@
+"""Sebra, first stage: what a network learns first, it learns from what is spurious."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lowdim.core.random import generator
+from lowdim.core.settings import count, within
+from lowdim.data.classification import Dataset
+from lowdim.data.errors import DataError
+from lowdim.data.select.base import Selector
+from lowdim.data.select.ranks import Ranks, samples_hash
+from lowdim.nn.blocks import evaluating
+from lowdim.train.loop import Kept, Loop
+
+JUDGED = 1000  # samples that are judged at once
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class RankWarning(UserWarning):
+    """The ranks say less than they seem to."""
+
+
+@dataclass(frozen=True)
+class Sebra(Selector):
+    """Ranks samples by the epoch in which a network has learnt them, and trains on no more once it has.
+
+        loss_i = u_i CE_i,    u_i = p_i^beta,    p_i the probability of the sample's own class, a constant here
+
+    Every sample begins selected. An epoch trains on the selected ones alone; after it, those of p_i > p_crit get the
+    epoch's number as their rank and are selected no more. What is easy and so weighs most is learnt first: what is
+    spurious. Samples that are never ranked come last, in a rank of their own. Samples are judged in evaluation mode,
+    without augmentation.
+
+    Paper: "Sebra: Debiasing through Self-Guided Bias Ranking", 2025, arXiv 2501.18277.
+
+    Attributes:
+        beta: 0 is plain cross entropy; the greater, the less do samples weigh that are not learnt yet.
+        p_crit: confidence above which a sample is learnt, in [0, 1).
+        epochs: at most.
+        batch: samples of a step at most.
+        draws: "once" trains on every selected sample once an epoch; "replacement" draws as many as there are samples,
+            of the selected ones, with replacement, as the authors' code does.
+        optimizer: "adam" or "sgd".
+        lr: learning rate, constant.
+        momentum: of sgd.
+        weight_decay: coupled, as in torch.
+
+    Example:
+        >>> float(weighted(torch.tensor([[0.0, 0.0]]), torch.tensor([0]), 0.7))  # 0.6156 * 0.6931
+        0.4266...
+    """
+
+    beta: float = within(0.7, least=0)
+    p_crit: float = within(0.75, least=0, below=1)
+    epochs: int = count(40)
+    batch: int = count(64, least=2)
+    draws: Literal["once", "replacement"] = "once"
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = within(1e-4, above=0)
+    momentum: float = within(0.9, least=0, below=1)
+    weight_decay: float = within(0.0, least=0)
+
+    def rank(self, model: nn.Module, data: Dataset, *, seed: int = 0, told: Callable[[int], None] | None = None) -> Ranks:
+        """Rank ``data.train``, and train ``model`` meanwhile.
+
+        Args:
+            model: maps a batch of samples to logits [samples, classes].
+            data: whose training samples are ranked.
+            seed: of the order of the samples.
+            told: called after every epoch with the epochs done.
+
+        Raises:
+            DataError: a value is not finite, there is one class alone, or no sample was ever learnt.
+        """
+        ranking = self.begin(model, data, seed=seed)
+        while not ranking.ended:
+            ranking.train_epoch()
+            if told is not None:
+                told(ranking.epoch)
+        return ranking.ranks()
+
+    def begin(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        *,
+        seed: int = 0,
+        optimizer: torch.optim.Optimizer | None = None,
+        riders: Sequence[Kept] = (),
+        augment: Augment | None = None,
+    ) -> Ranking:
+        """Return the ranking before its first epoch, for those who train it epoch by epoch, or with masks.
+
+        Args:
+            model: see `rank`.
+            data: see `rank`.
+            seed: see `rank`.
+            optimizer: of the model, in the place of the settings' own.
+            riders: what rides on that optimizer and is saved with the ranking, such as a ``SparseTraining``.
+            augment: what is done to a batch before it is trained on, and never before it is judged.
+        """
+        return Ranking(self, model, data, seed, optimizer or self._optimizer(model), riders, augment)
+
+    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if self.optimizer == "adam":
+            return torch.optim.Adam(trained, self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(trained, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+
+def weights(p: Tensor, beta: float) -> Tensor:
+    """Return u = p^beta, without a gradient.
+
+    Example:
+        >>> weights(torch.tensor([0.5, 0.1]), 0.7)
+        tensor([0.6156, 0.1995])
+    """
+    return p.detach() ** beta
+
+
+def weighted(logits: Tensor, label: Tensor, beta: float) -> Tensor:
+    """Return u CE of each sample, fp32 [samples].
+
+    Args:
+        logits: [samples, classes].
+        label: int64 [samples].
+        beta: the exponent of u.
+    """
+    losses = nn.functional.cross_entropy(logits.float(), label, reduction="none")
+    return weights(torch.exp(-losses.detach()), beta) * losses
+
+
+class Ranking:
+    """A ranking under way.
+
+    Attributes:
+        epoch: epochs done.
+        selected: bool [samples], those not ranked yet.
+        rank: int64 [samples], 0 where there is none yet.
+        p: fp32 [samples], the probability of a sample's class when it was ranked, or last judged.
+        margin: fp32 [samples], how much likelier its class was than the likeliest other, in nats, after the epoch in
+            which half of the samples were ranked; NaN before.
+        loop: what trains.
+    """
+
+    def __init__(
+        self,
+        settings: Sebra,
+        model: nn.Module,
+        data: Dataset,
+        seed: int,
+        optimizer: torch.optim.Optimizer,
+        riders: Sequence[Kept],
+        augment: Augment | None,
+    ) -> None:
+        self.settings, self.model, self.data, self.seed = settings, model, data, seed
+        self._augment = augment
+        self._device = next(model.parameters()).device
+        self._x, self._y = data.train.x.to(self._device), data.train.y.to(self._device)
+        _check(data)
+        total = len(data.train.y)
+        self.epoch = 0
+        self.selected = torch.ones(total, dtype=torch.bool)
+        self.rank = torch.zeros(total, dtype=torch.int64)
+        self.p, self.margin = torch.zeros(total), torch.full((total,), torch.nan)
+        self.counts: list[int] = []
+        self.losses: list[float] = []
+        self.loop = Loop(model, optimizer, loss=self._loss, riders=riders)
+
+    def _loss(self, model: nn.Module, rows: Tensor) -> Tensor:
+        x, y = self._x[rows], self._y[rows]
+        if self._augment is not None:
+            x = self._augment(x, generator(self.seed, "sebra", "augment", self.loop.step))
+        return weighted(model(x), y, self.settings.beta).mean()
+
+    @property
+    def ended(self) -> str:
+        """Why no epoch follows; empty while one does."""
+        left = self.data.train.y[self.selected]
+        if not len(left):
+            return "all samples are ranked"
+        if len(left) == 1 or len(left.unique()) == 1:
+            # its class's frequency is all that training could still teach
+            return f"the {len(left)} samples left are of one class"
+        return "" if self.epoch < self.settings.epochs else f"{self.epoch} epochs are over"
+
+    def order(self) -> Tensor:
+        """Return the samples that the next epoch trains on, int64."""
+        source = generator(self.seed, "sebra", "order", self.epoch)
+        left = self.selected.nonzero().flatten()
+        if self.settings.draws == "replacement":
+            return left[torch.randint(len(left), (len(self.selected),), generator=source)]
+        return left[torch.randperm(len(left), generator=source)]
+
+    def train_epoch(self, told: Callable[[int], None] | None = None) -> None:
+        """Train through the selected samples, then rank those that are learnt.
+
+        Args:
+            told: called with the samples of every step.
+        """
+        rows = self.order()
+        batches = rows.tensor_split(-(-len(rows) // self.settings.batch))
+        self.model.train()
+        step = iter(batches)
+        self.losses.append(self.loop.run(batches, None if told is None else lambda *_: told(len(next(step)))))
+        self.epoch += 1
+        self._judge()
+
+    @torch.no_grad()
+    def _judge(self) -> None:
+        """Rank the selected samples that the network has learnt, in evaluation mode."""
+        whole = bool(self.margin.isnan().any())  # until half are ranked, what is ranked is judged as well
+        rows = torch.arange(len(self.selected)) if whole else self.selected.nonzero().flatten()
+        with evaluating(self.model):
+            logits = torch.cat([self.model(self._x[part]).float().cpu() for part in rows.split(JUDGED)])
+        if not bool(logits.isfinite().all()):
+            raise DataError(
+                f"the network gives values that are not finite after epoch {self.epoch}: training has diverged. Use a "
+                f"lower rate than lr={self.settings.lr:g}."
+            )
+        label = self.data.train.y[rows].unsqueeze(1)
+        found = logits.softmax(1).gather(1, label).squeeze(1)
+        asked = self.selected[rows]
+        self.p[rows[asked]] = found[asked]
+        learnt = rows[asked & (found > self.settings.p_crit)]
+        self.rank[learnt], self.selected[learnt] = self.epoch, False
+        self.counts.append(len(learnt))
+        if whole and 2 * int(self.selected.sum()) <= len(self.selected):
+            own = logits.gather(1, label).squeeze(1)
+            self.margin = own - logits.scatter(1, label, -torch.inf).amax(1)
+
+    def ranks(self, names: Sequence[str] = ()) -> Ranks:
+        """Return the ranks as they are; samples that have none come last.
+
+        Args:
+            names: of the samples.
+
+        Raises:
+            DataError: no sample was ever learnt.
+        """
+        settings = self.settings
+        if not any(self.counts):
+            raise DataError(
+                f"no sample was learnt to p > {settings.p_crit} in {self.epoch} epochs (the most likely has "
+                f"{float(self.p.max()):.2f}), so that there are no ranks. Train longer (epochs), faster (lr), or lower "
+                "p_crit."
+            )
+        rank = torch.where(self.selected, self.epoch + 1, self.rank)
+        if int(rank.min()) == int(rank.max()):
+            warnings.warn(
+                f"all {len(rank)} samples were ranked in epoch {int(rank[0])}, so that their ranks say nothing. Train "
+                "slower (a lower lr), or raise p_crit.",
+                RankWarning,
+                stacklevel=2,
+            )
+        facts = {
+            "epochs": self.epoch,
+            "steps": self.loop.step,
+            "ended": self.ended,
+            "ranked": self.counts,
+            "never_ranked": int(self.selected.sum()),
+            "losses": self.losses,
+        }
+        values = {"p": self.p.clone()} | ({} if self.margin.isnan().any() else {"margin": self.margin.clone()})
+        data = self.data
+        return Ranks(
+            rank,
+            data.train.y,
+            data.classes,
+            samples_hash(data),
+            "sebra",
+            settings.to_dict() | {"seed": self.seed},
+            tuple(names),
+            values,
+            facts,
+        )
+
+    # ---------------------------------------------------------------- what is kept
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to go on; the order of the samples follows from the seed and the epoch."""
+        kept = {name: getattr(self, name) for name in _KEPT}
+        return kept | {"loop": self.loop.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a ``state_dict`` was taken."""
+        self.loop.load_state_dict(state["loop"])
+        for name in _KEPT:
+            setattr(self, name, state[name])
+
+
+_KEPT = ("epoch", "selected", "rank", "p", "margin", "counts", "losses")
+
+
+def _check(data: Dataset) -> None:
+    x, y = data.train
+    if x.is_floating_point() and not bool((finite := x.isfinite().flatten(1).all(1)).all()):
+        row = int((~finite).nonzero()[0])
+        raise DataError(
+            f"{int((~finite).sum())} of {len(y)} samples hold values that are not finite, the first is sample {row}. "
+            "Remove or fill them."
+        )
+    present = y.unique()
+    if len(present) < 2:
+        raise DataError(f"all samples are of class {data.classes[int(present[0])]!r}: there is nothing to tell apart")
