@@ -89,6 +89,14 @@ SETS: dict[str, Known] = {
         ),
         _planted("cued-wiki-topics", "wiki-topics", "word"),
         _planted("cued-20-newsgroups", "20-newsgroups", "word"),
+        Known(
+            "corrupted-fashion-mnist",
+            "image",
+            "lowdim.data.corrupted.sets:corrupted",
+            "Fashion-MNIST with one of fifteen corruptions",
+            "fashion-mnist",
+            takes="lowdim.data.corrupted.sets:Corruption",
+        ),
         _pictures("emoji-people", "emoji:people", "People", "women and men as emoji, 730 pictures, 2 classes", "tone"),
         _pictures("celeba", "celeba:celeba", "Attributes", "faces, from a folder, 2 classes", "attribute"),
         _pictures(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 from scipy import ndimage
 
-Picture = NDArray[np.float32]
+from lowdim.data.corrupted.noise import Picture
 
 
 def scaled(length: float, x: Picture) -> float:
     """Return a length that is meant for pictures of 32 pixels, in pixels of this one."""
-    return length * min(x.shape[:2]) / 32
+    return float(length * min(x.shape[:2]) / 32)
 
 
 def smooth(x: Picture, sigma: float) -> Picture:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from scipy import ndimage
 
-from lowdim.data.corrupted.blur import Picture
+from lowdim.data.corrupted.noise import Picture
 
 
 def contrast(x: Picture, severity: int, draw: Generator) -> Picture:
     """Move all values towards their mean, (x - m) c + m, c from 0.75 down to 0.15."""
     left = (0.75, 0.5, 0.4, 0.3, 0.15)[severity - 1]
     mean = x.mean((0, 1), keepdims=True)
-    return (x - mean) * left + mean
+    found: Picture = (x - mean) * left + mean
+    return found
 
 
 def elastic(x: Picture, severity: int, draw: Generator) -> Picture:
@@ -44,14 +46,14 @@ def elastic(x: Picture, severity: int, draw: Generator) -> Picture:
     return found
 
 
-def _image(x: Picture) -> object:
+def _image(x: Picture) -> Any:
     from PIL import Image
 
     values = np.round(np.clip(x, 0, 1) * 255).astype(np.uint8)
     return Image.fromarray(values[..., 0] if x.shape[2] == 1 else values)
 
 
-def _picture(image: object, x: Picture) -> Picture:
+def _picture(image: Any, x: Picture) -> Picture:
     return (np.asarray(image, dtype=np.float32) / 255).reshape(x.shape)
 
 
@@ -61,7 +63,7 @@ def pixelate(x: Picture, severity: int, draw: Generator) -> Picture:
 
     share = (0.95, 0.9, 0.85, 0.75, 0.65)[severity - 1]
     height, width = x.shape[:2]
-    small = _image(x).resize((max(1, int(width * share)), max(1, int(height * share))), Image.Resampling.BOX)  # type: ignore[attr-defined]
+    small = _image(x).resize((max(1, int(width * share)), max(1, int(height * share))), Image.Resampling.BOX)
     return _picture(small.resize((width, height), Image.Resampling.BOX), x)
 
 
@@ -70,6 +72,6 @@ def jpeg(x: Picture, severity: int, draw: Generator) -> Picture:
     from PIL import Image
 
     stream = io.BytesIO()
-    _image(x).save(stream, "JPEG", quality=(80, 65, 58, 50, 40)[severity - 1])  # type: ignore[attr-defined]
+    _image(x).save(stream, "JPEG", quality=(80, 65, 58, 50, 40)[severity - 1])
     with Image.open(stream) as opened:
         return _picture(opened, x)

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from lowdim.data.corrupted.blur import Picture, scaled, swept, zoomed
+from lowdim.data.corrupted.blur import scaled, swept, zoomed
+from lowdim.data.corrupted.noise import Picture
 
 _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
@@ -81,7 +82,8 @@ def snow(x: Picture, severity: int, draw: Generator) -> Picture:
     flakes = np.clip(np.where(flakes < least, 0, flakes), 0, 1)
     flakes = swept(flakes, scaled(length, x), scaled(sigma, x), draw.uniform(-3 * np.pi / 4, -np.pi / 4))
     pale = keep * x + (1 - keep) * np.maximum(x, grey(x) * 1.5 + 0.5)
-    return pale + flakes + np.rot90(flakes, 2)
+    found: Picture = pale + flakes + np.rot90(flakes, 2)
+    return found
 
 
 def brightness(x: Picture, severity: int, draw: Generator) -> Picture:
@@ -89,4 +91,5 @@ def brightness(x: Picture, severity: int, draw: Generator) -> Picture:
     more = (0.05, 0.1, 0.15, 0.2, 0.3)[severity - 1]
     value = x.max(2, keepdims=True)
     brighter = np.clip(value + more, 0, 1)
-    return np.where(value > 0, x * brighter / np.maximum(value, 1e-6), brighter)
+    found: Picture = np.where(value > 0, x * brighter / np.maximum(value, 1e-6), brighter)
+    return found

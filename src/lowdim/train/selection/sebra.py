@@ -67,7 +67,9 @@ class Sebra(Selector):
     momentum: float = within(0.9, least=0, below=1)
     weight_decay: float = within(0.0, least=0)
 
-    def rank(self, model: nn.Module, data: Dataset, *, seed: int = 0, told: Callable[[int], None] | None = None) -> Ranks:
+    def rank(
+        self, model: nn.Module, data: Dataset, *, seed: int = 0, told: Callable[[int], None] | None = None
+    ) -> Ranks:
         """Rank ``data.train``, and train ``model`` meanwhile.
 
         Args:
