@@ -124,7 +124,7 @@ def _run(recipe: TrainingRecipe, data: Dataset, told: Told, store: Store | None,
     # All are made, and what cannot be is refused, before one is trained.
     left = [role for role in roles(recipe) if role not in finished]
     first = _first(recipe, data, told, device, store, progress) if recipe.objective.early else None
-    made = {"told": told, "wrong": None if first is None else first["wrong"]}
+    made: dict[str, Any] = {"told": told, "wrong": None if first is None else first["wrong"]}
     for member in [Member(role, recipe, data, device, **made) for role in left if role != "resampled"]:
         finished[member.role] = _trained(member, store, progress)
     if "resampled" in left:

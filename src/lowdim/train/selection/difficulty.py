@@ -21,15 +21,16 @@ from lowdim.nn.blocks import evaluating
 from lowdim.train.loop import Loop
 
 _JUDGED = 1000
+Told = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Difficulty(Selector):
     """Ranks the samples of each class from the easiest, 1, to the hardest, by a score that networks in training give.
 
-    ``networks`` copies of the model are trained one after another, plainly, with SGD of momentum 0.9; the first from the
-    model's own weights, the others from weights drawn anew. Scores are means over the copies, in evaluation mode. Samples
-    of one score share a rank. The model is left as it was.
+    ``networks`` copies of the model are trained one after another, plainly, with SGD of momentum 0.9; the first from
+    the model's own weights, the others from weights drawn anew. Scores are means over the copies, in evaluation mode.
+    Samples of one score share a rank. The model is left as it was.
 
     Args:
         networks: copies that are trained.
@@ -76,9 +77,7 @@ class Difficulty(Selector):
         settings = self.to_dict() | {"seed": seed}
         return Ranks(rank, y, classes, samples_hash(data), self.title, settings, values={self.title: scores})
 
-    def scores(
-        self, model: nn.Module, data: Dataset, *, seed: int = 0, told: Callable[[int], None] | None = None
-    ) -> Tensor:
+    def scores(self, model: nn.Module, data: Dataset, *, seed: int = 0, told: Told | None = None) -> Tensor:
         """Return the score of every training sample, the hardest the highest, fp32 [samples]; see `rank`."""
         total = torch.zeros(len(data.train.y))
         for number in range(self.networks):

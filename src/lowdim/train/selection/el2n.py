@@ -14,7 +14,7 @@ from lowdim.train.selection.difficulty import Difficulty, Score
 class EL2N(Difficulty):
     """The score is |p - onehot(y)|_2 after ``epochs`` epochs, a mean over ``networks`` networks.
 
-    Papers: "Deep Learning on a Data Diet: Finding Important Examples Early in Training", NeurIPS 2021, arXiv 2107.07075,
+    Papers: "Deep Learning on a Data Diet: Finding Important Examples Early in Training", 2021, arXiv 2107.07075,
     which takes ten networks after 10 to 20 of 200 epochs; "Are Sparse Neural Networks Better Hard Sample Learners?",
     BMVC 2024, arXiv 2409.09196, trains sparse networks on the hardest by it.
 
@@ -36,6 +36,8 @@ class EL2N(Difficulty):
 
 
 class _Last(Score):
+    _value: Tensor
+
     def see(self, p: Tensor, y: Tensor) -> None:
         self._value = (p - torch.nn.functional.one_hot(y, p.shape[1])).norm(dim=1)
 

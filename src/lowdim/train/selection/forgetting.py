@@ -15,8 +15,8 @@ from lowdim.train.selection.difficulty import Difficulty, Score
 class Forgetting(Difficulty):
     """The score is the number of epochs after which a sample is wrong that was right before; never right is the most.
 
-    A sample that no epoch got right scores ``epochs``, more than any other can have. The paper looks at a sample whenever
-    its batch is trained on; this looks at all of them after each epoch, in evaluation mode.
+    A sample that no epoch got right scores ``epochs``, more than any other can have. The paper looks at a sample
+    whenever its batch is trained on; this looks at all of them after each epoch, in evaluation mode.
 
     Paper: "An Empirical Study of Example Forgetting during Deep Neural Network Learning", ICLR 2019, arXiv 1812.05159.
 
