@@ -108,7 +108,9 @@ SETS: dict[str, Known] = {
             "CIFAR-10 with a corruption for each class, from a folder",
             "corruption",
         ),
-        _pictures("cifar-10-c", "cifar10c:cifar10c", "Corrupted", "CIFAR-10 and its corrupted test part, from a folder"),
+        _pictures(
+            "cifar-10-c", "cifar10c:cifar10c", "Corrupted", "CIFAR-10 and its corrupted test part, from a folder"
+        ),
     )
 }
 

@@ -50,7 +50,10 @@ def test_people_are_drawn_in_both_classes_and_all_tones() -> None:
 
 def test_the_tone_goes_with_the_class_in_training_and_not_in_the_test() -> None:
     how = {"conflicting": 0.25, "size": 8}
-    data, truth = load("emoji-people", validation=0.1, settings=how), truths("emoji-people", validation=0.1, settings=how)
+    data, truth = (
+        load("emoji-people", validation=0.1, settings=how),
+        truths("emoji-people", validation=0.1, settings=how),
+    )
     # six people of either class in two tones, of which a quarter conflicts: 3 of 12; three people in four tones tested
     assert len(data.train.y) + len(data.validation.y) == 24
     assert int(truth.train.conflicting().sum() + truth.validation.conflicting().sum()) == 6

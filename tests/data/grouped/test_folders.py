@@ -108,7 +108,9 @@ def test_unreadable_pictures_are_named_counted_and_skipped_if_asked(tmp_path: Pa
     made.bar(tmp_path)
     for n in range(7):
         (tmp_path / "train" / f"racing_9{n}.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"7 of 25 pictures cannot be read: .*racing_90.png.* and 2 more.*unreadable=skip"):
+    with pytest.raises(
+        DataError, match=r"7 of 25 pictures cannot be read: .*racing_90.png.* and 2 more.*unreadable=skip"
+    ):
         load("bar", settings=settings(tmp_path))
     with pytest.warns(UserWarning, match="7 of 25"):
         data = load("bar", settings=settings(tmp_path, unreadable="skip"), validation=0.2)

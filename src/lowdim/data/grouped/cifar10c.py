@@ -30,7 +30,9 @@ def cifar10c(known: Known, how: Corrupted) -> Raw:
 
     batches = sorted(how.home("cifar-10-batches-bin").glob("data_batch_*.bin"))
     if not batches:
-        raise DataError(f"{how.home('cifar-10-batches-bin')} holds no data_batch_1.bin. Unpack the binary version there")
+        raise DataError(
+            f"{how.home('cifar-10-batches-bin')} holds no data_batch_1.bin. Unpack the binary version there"
+        )
     parts = [_batch(path) for path in batches]
     x, y = (torch.cat(part) for part in zip(*parts, strict=True))
     if how.samples is not None:

@@ -33,7 +33,9 @@ class Folder(Settings):
             DataError: no folder is given, or it is not there.
         """
         if not self.root:
-            raise DataError("this set lies in a folder of yours: give its path, such as data.settings.root=/data/celeba")
+            raise DataError(
+                "this set lies in a folder of yours: give its path, such as data.settings.root=/data/celeba"
+            )
         path = Path(self.root, *inside)
         if not path.exists():
             raise DataError(f"{path} does not exist. Unpack the set there, or correct data.settings.root")

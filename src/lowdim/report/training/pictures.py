@@ -17,7 +17,16 @@ TONES = {"dense": "muted", "small": "faint", "static": "orange", "resampled": "f
 
 def pictures(facts: Json) -> list[Picture]:
     """Return the charts for which the run recorded something."""
-    found = [_accuracy(facts), _worst(facts), _loss(facts), _samples(facts), _density(facts), _churn(facts), _explored(facts), _costs(facts)]
+    found = [
+        _accuracy(facts),
+        _worst(facts),
+        _loss(facts),
+        _samples(facts),
+        _density(facts),
+        _churn(facts),
+        _explored(facts),
+        _costs(facts),
+    ]
     return [picture for picture in found if picture is not None]
 
 
@@ -48,7 +57,9 @@ def _worst(facts: Json) -> Picture | None:
         return None
     label = "Validation accuracy of each network's worst group by epoch"
     svg = tracks("worst", label, lines, xlabel="epoch", write=words.percent)
-    caption = "Accuracy on whichever group of the validation examples was worst after the epoch; nothing was chosen on it."
+    caption = (
+        "Accuracy on whichever group of the validation examples was worst after the epoch; nothing was chosen on it."
+    )
     return Picture("How their worst group does", caption, svg)
 
 

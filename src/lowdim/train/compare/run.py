@@ -117,9 +117,7 @@ def _load(recipe: TrainingRecipe) -> Dataset:
     )
 
 
-def _run(
-    recipe: TrainingRecipe, data: Dataset, told: Told, store: Store | None, progress: Progress
-) -> TrainingResult:
+def _run(recipe: TrainingRecipe, data: Dataset, told: Told, store: Store | None, progress: Progress) -> TrainingResult:
     free = recipe.device == "auto" and recipe.executor == "masked" and torch.cuda.is_available()
     device = torch.device("cuda" if recipe.device == "cuda" or free else "cpu")
     finished = {role: done for role in roles(recipe) if store and (done := store.get(f"{role}{DONE}"))}

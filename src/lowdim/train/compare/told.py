@@ -129,5 +129,7 @@ def told(
     for part, label in parts.items():
         label.groups.check(len(getattr(data, part).y))
         if len(label.conflicting) != len(label.groups):
-            raise DataError(f"{len(label.conflicting)} samples of {part} conflict or do not, and {len(label.groups)} have groups")
+            raise DataError(
+                f"{len(label.conflicting)} samples of {part} conflict or do not, and {len(label.groups)} have groups"
+            )
     return Told(**parts, ranks=ranks, ranked=ranked)

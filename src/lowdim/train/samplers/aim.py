@@ -123,4 +123,3 @@ class Aim:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a ``state_dict`` was taken."""
         self._known, self._drawn = dict(state["objective"]), dict(state["sampler"])
-

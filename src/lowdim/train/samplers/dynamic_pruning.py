@@ -64,7 +64,9 @@ class DynamicPruning(Sampler):
     def check_kind(self, kind: str) -> None:
         """Refuse chunks of what is no text."""
         if self.chunk is not None and kind != "text":
-            raise RecipeError(f"sampler.chunk cuts texts into chunks of words, and the data is of kind {kind!r}. Leave it out")
+            raise RecipeError(
+                f"sampler.chunk cuts texts into chunks of words, and the data is of kind {kind!r}. Leave it out"
+            )
 
     def check_length(self, epochs: int) -> None:
         """Refuse a run that is over before anything is pruned."""
