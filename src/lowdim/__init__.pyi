@@ -14,5 +14,6 @@ from lowdim.prune.api import prune as prune
 from lowdim.prune.recipe import Recipe as Recipe
 from lowdim.train.pretrain.api import pretrain as pretrain
 from lowdim.train.pretrain.recipe import Pretraining as Pretraining
+from lowdim.train.selection.api import rank as rank
 
 __version__: str

@@ -90,7 +90,6 @@ def test_a_bias_is_trained_against_from_flags_alone(run, tmp_path: Path) -> None
         (["--objective", "rst"], "Did you mean 'rest'"),
         (["--objective", "rest"], "needs groups"),
         (["--sampler", "ranked"], "needs ranks"),
-        (["--objective", "rest", "--ranks", "nowhere"], "holds no ranks"),
         (["--set", "sampler.keep=0.5"], "sampler.keep is a setting of dynamic-pruning"),
     ],
 )
@@ -98,6 +97,12 @@ def test_mistakes_cost_no_work(run, arguments: list[str], message: str) -> None:
     done = run("train-sparse", *arguments)
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_ranks_that_are_not_there_are_named(run) -> None:
+    done = run("train-sparse", "--objective", "rest", "--ranks", "nowhere")
+    assert done.exit_code == 1
+    assert "nowhere holds no ranks" in done.output
 
 
 @pytest.mark.parametrize(

@@ -216,11 +216,20 @@ def load(
         AssetError: the data cannot be fetched.
     """
     known = find(name)
+    check_cut(validation, limit)
+    return cut(known, read(known, settings), validation=validation, limit=limit, seed=seed)
+
+
+def check_cut(validation: float, limit: int | None) -> None:
+    """Refuse a share or a number of examples that no set can be cut by.
+
+    Raises:
+        DataError: see `load`.
+    """
     if not 0 < validation < 1:
         raise DataError(f"validation must be a share in (0, 1), got {validation}. Usual is 0.1.")
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, got {limit}. Leave it out for all training examples.")
-    return cut(known, read(known, settings), validation=validation, limit=limit, seed=seed)
 
 
 def check_settings(name: str, settings: Mapping[str, Any] | None) -> Any:

@@ -136,7 +136,8 @@ class TrainingRecipe(Document):
             stand still, from the same weights; and, if it is asked for, "resampled", random masks with as many weights
             in each layer as the sparse network ends with, which tells what their positions are worth.
         objective: what is minimised, by the twins as well: one of ``lowdim methods --kind objective``.
-        sampler: which samples an epoch draws, for the twins as well: one of ``lowdim methods --kind sampler``.
+        sampler: which samples an epoch draws, for the twins as well: one of ``lowdim methods --kind sampler``; if not
+            given, the objective's usual one.
         ranks: a directory of ranks, or see `Ranking`. Groups are trained with by these ranks where they are given, else
             by the data's own labels; accuracy by groups is always that of the labels.
         seed: of the weights, the masks and the order of the data.
@@ -221,6 +222,8 @@ class TrainingRecipe(Document):
 
     @model_validator(mode="after")
     def _decide(self) -> Self:
+        if "sampler" not in self.model_fields_set:
+            self.__dict__["sampler"] = families.build("sampler", self.objective.usual_sampler)
         for text in (*self.include, *self.exclude):
             which.expression(text)
         kind = classification.find(self.data.name).kind

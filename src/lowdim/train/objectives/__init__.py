@@ -46,3 +46,11 @@ register(
     year=2018,
     aliases=("pgd",),
 )
+register(
+    "objective",
+    "sebra",
+    f"{_HERE}.sebra:SebraContrast",
+    title="Sebra: Debiasing through Self-Guided Bias Ranking",
+    arxiv="2501.18277",
+    year=2025,
+)

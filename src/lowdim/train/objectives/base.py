@@ -74,7 +74,7 @@ class Samples:
         for known in (self.groups, self.ranks):
             if known is not None and len(known) != len(self):
                 raise DataError(
-                    f"{len(known)} groups or ranks were given for {len(self)} samples. Use those of the data."
+                    f"{len(known)} groups or ranks were given for {len(self)} samples. Use those of this data."
                 )
 
     @property
@@ -98,9 +98,11 @@ class Objective(Settings, ABC):
 
     Attributes:
         needs: what has to be known of the samples: "groups", "ranks" or "pairs" (which a sampler draws).
+        usual_sampler: name of the sampler that a recipe takes where it names none.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    usual_sampler: ClassVar[str] = "shuffled"
 
     @property
     def requires(self) -> frozenset[str]:

@@ -14,10 +14,10 @@ from lowdim.core.random import generator
 from lowdim.core.settings import count, within
 from lowdim.data.classification import Dataset
 from lowdim.data.errors import DataError
-from lowdim.data.select.base import Selector
 from lowdim.data.select.ranks import Ranks, samples_hash
 from lowdim.nn.blocks import evaluating
 from lowdim.train.loop import Kept, Loop
+from lowdim.train.selection.base import Ranking, TrainedSelector
 
 JUDGED = 1000  # samples that are judged at once
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -28,7 +28,7 @@ class RankWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Sebra(Selector):
+class Sebra(TrainedSelector):
     """Ranks samples by the epoch in which a network has learnt them, and trains on no more once it has.
 
         loss_i = u_i CE_i,    u_i = p_i^beta,    p_i the probability of the sample's own class, a constant here
@@ -43,12 +43,10 @@ class Sebra(Selector):
     Attributes:
         beta: 0 is plain cross entropy; the greater, the less do samples weigh that are not learnt yet.
         p_crit: confidence above which a sample is learnt, in [0, 1).
-        epochs: at most.
         batch: samples of a step at most.
         draws: "once" trains on every selected sample once an epoch; "replacement" draws as many as there are samples,
             of the selected ones, with replacement, as the authors' code does.
         optimizer: "adam" or "sgd".
-        lr: learning rate, constant.
         momentum: of sgd.
         weight_decay: coupled, as in torch.
 
@@ -59,34 +57,11 @@ class Sebra(Selector):
 
     beta: float = within(0.7, least=0)
     p_crit: float = within(0.75, least=0, below=1)
-    epochs: int = count(40)
     batch: int = count(64, least=2)
     draws: Literal["once", "replacement"] = "once"
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: float = within(1e-4, above=0)
     momentum: float = within(0.9, least=0, below=1)
     weight_decay: float = within(0.0, least=0)
-
-    def rank(
-        self, model: nn.Module, data: Dataset, *, seed: int = 0, told: Callable[[int], None] | None = None
-    ) -> Ranks:
-        """Rank ``data.train``, and train ``model`` meanwhile.
-
-        Args:
-            model: maps a batch of samples to logits [samples, classes].
-            data: whose training samples are ranked.
-            seed: of the order of the samples.
-            told: called after every epoch with the epochs done.
-
-        Raises:
-            DataError: a value is not finite, there is one class alone, or no sample was ever learnt.
-        """
-        ranking = self.begin(model, data, seed=seed)
-        while not ranking.ended:
-            ranking.train_epoch()
-            if told is not None:
-                told(ranking.epoch)
-        return ranking.ranks()
 
     def begin(
         self,
@@ -97,18 +72,18 @@ class Sebra(Selector):
         optimizer: torch.optim.Optimizer | None = None,
         riders: Sequence[Kept] = (),
         augment: Augment | None = None,
-    ) -> Ranking:
+    ) -> SebraRanking:
         """Return the ranking before its first epoch, for those who train it epoch by epoch, or with masks.
 
         Args:
-            model: see `rank`.
-            data: see `rank`.
-            seed: see `rank`.
+            model: maps a batch of samples to logits [samples, classes].
+            data: whose training samples are ranked.
+            seed: of the order of the samples.
             optimizer: of the model, in the place of the settings' own.
             riders: what rides on that optimizer and is saved with the ranking, such as a ``SparseTraining``.
             augment: what is done to a batch before it is trained on, and never before it is judged.
         """
-        return Ranking(self, model, data, seed, optimizer or self._optimizer(model), riders, augment)
+        return SebraRanking(self, model, data, seed, optimizer or self._optimizer(model), riders, augment)
 
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -139,7 +114,7 @@ def weighted(logits: Tensor, label: Tensor, beta: float) -> Tensor:
     return weights(torch.exp(-losses.detach()), beta) * losses
 
 
-class Ranking:
+class SebraRanking(Ranking):
     """A ranking under way.
 
     Attributes:
@@ -201,17 +176,13 @@ class Ranking:
             return left[torch.randint(len(left), (len(self.selected),), generator=source)]
         return left[torch.randperm(len(left), generator=source)]
 
-    def train_epoch(self, told: Callable[[int], None] | None = None) -> None:
-        """Train through the selected samples, then rank those that are learnt.
-
-        Args:
-            told: called with the samples of every step.
-        """
+    def train_epoch(self) -> None:
+        """Train through the selected samples, then rank those that are learnt."""
         rows = self.order()
-        batches = rows.tensor_split(-(-len(rows) // self.settings.batch))
+        # never one sample alone, which batch norm cannot train on: the last three make one batch, even of two
+        batches = rows.tensor_split(min(-(-len(rows) // self.settings.batch), len(rows) // 2))
         self.model.train()
-        step = iter(batches)
-        self.losses.append(self.loop.run(batches, None if told is None else lambda *_: told(len(next(step)))))
+        self.losses.append(self.loop.run(batches))
         self.epoch += 1
         self._judge()
 
