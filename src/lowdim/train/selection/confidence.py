@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lowdim.train.selection.difficulty import Difficulty, Score
+from lowdim.train.selection.difficulty import Difficulty, Seen
 
 
 @dataclass(frozen=True)
@@ -17,31 +18,29 @@ class Confidence(Difficulty):
     Paper: "Dataset Cartography: Mapping and Diagnosing Datasets with Training Dynamics", EMNLP 2020, arXiv 2009.10795,
     whose confidence is that mean.
 
+    Attributes:
+        networks: copies that are trained.
+        epochs: of each.
+        batch: samples of a step at most.
+        lr: learning rate, constant.
+
     Example:
-        >>> score = Confidence().begin(1)
-        >>> score.see(torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
-        >>> score.see(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
-        >>> score.value()
+        >>> seen, y = {}, torch.tensor([0])
+        >>> Confidence().see(seen, torch.tensor([[0.5, 0.5]]), y)
+        >>> Confidence().see(seen, torch.tensor([[1.0, 0.0]]), y)
+        >>> Confidence().score(seen)
         tensor([0.2500])
     """
 
-    @property
-    def title(self) -> str:
-        """Confidence."""
-        return "confidence"
+    name: ClassVar[str] = "confidence"
 
-    def begin(self, samples: int) -> Score:
-        """Return what sums up probabilities."""
-        return _Mean(samples)
+    def see(self, seen: Seen, p: Tensor, y: Tensor) -> None:
+        """Add up the probabilities of the samples' classes."""
+        own = p.gather(1, y.unsqueeze(1)).squeeze(1)
+        seen["sum"] = own + seen.get("sum", torch.zeros_like(own))
+        seen["epochs"] = seen.get("epochs", 0) + 1
 
-
-class _Mean(Score):
-    def __init__(self, samples: int) -> None:
-        self._sum, self._seen = torch.zeros(samples), 0
-
-    def see(self, p: Tensor, y: Tensor) -> None:
-        self._sum += p.gather(1, y.unsqueeze(1)).squeeze(1)
-        self._seen += 1
-
-    def value(self) -> Tensor:
-        return 1 - self._sum / self._seen
+    def score(self, seen: Seen) -> Tensor:
+        """Return 1 minus their mean, in [0, 1]."""
+        found: Tensor = 1 - seen["sum"] / seen["epochs"]
+        return found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lowdim.train.selection.difficulty import Difficulty, Score
+from lowdim.train.selection.difficulty import Difficulty, Seen
 
 
 @dataclass(frozen=True)
@@ -18,28 +19,26 @@ class EL2N(Difficulty):
     which takes ten networks after 10 to 20 of 200 epochs; "Are Sparse Neural Networks Better Hard Sample Learners?",
     BMVC 2024, arXiv 2409.09196, trains sparse networks on the hardest by it.
 
+    Attributes:
+        networks: copies that are trained.
+        epochs: of each.
+        batch: samples of a step at most.
+        lr: learning rate, constant.
+
     Example:
-        >>> score = EL2N().begin(2)
-        >>> score.see(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
-        >>> score.value()
+        >>> seen = {}
+        >>> EL2N().see(seen, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
+        >>> EL2N().score(seen)
         tensor([0.0000, 1.4142])
     """
 
-    @property
-    def title(self) -> str:
-        """el2n."""
-        return "el2n"
+    name: ClassVar[str] = "el2n"
 
-    def begin(self, samples: int) -> Score:
-        """Return what keeps the last error."""
-        return _Last()
+    def see(self, seen: Seen, p: Tensor, y: Tensor) -> None:
+        """Remember the error of this epoch alone."""
+        seen["error"] = (p - torch.nn.functional.one_hot(y, p.shape[1])).norm(dim=1)
 
-
-class _Last(Score):
-    _value: Tensor
-
-    def see(self, p: Tensor, y: Tensor) -> None:
-        self._value = (p - torch.nn.functional.one_hot(y, p.shape[1])).norm(dim=1)
-
-    def value(self) -> Tensor:
-        return self._value
+    def score(self, seen: Seen) -> Tensor:
+        """Return the last error, in [0, sqrt(2)]."""
+        error: Tensor = seen["error"]
+        return error

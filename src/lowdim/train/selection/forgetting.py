@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lowdim.core.settings import count
-from lowdim.train.selection.difficulty import Difficulty, Score
+from lowdim.train.selection.difficulty import Difficulty, Seen
 
 
 @dataclass(frozen=True)
@@ -20,42 +21,32 @@ class Forgetting(Difficulty):
 
     Paper: "An Empirical Study of Example Forgetting during Deep Neural Network Learning", ICLR 2019, arXiv 1812.05159.
 
-    Args:
+    Attributes:
         networks: copies that are trained.
         epochs: of each.
         batch: samples of a step at most.
         lr: learning rate, constant.
 
     Example:
-        >>> score, y = Forgetting(epochs=3).begin(2), torch.tensor([0, 0])
+        >>> seen, y = {}, torch.tensor([0, 0])
         >>> for p in ([0.9, 0.1], [0.1, 0.9], [0.9, 0.1]):
-        ...     score.see(torch.tensor([p, [0.1, 0.9]]), y)
-        >>> score.value()
+        ...     Forgetting().see(seen, torch.tensor([p, [0.1, 0.9]]), y)
+        >>> Forgetting().score(seen)
         tensor([1., 3.])
     """
 
+    name: ClassVar[str] = "forgetting"
+
     epochs: int = count(10, least=2)
 
-    @property
-    def title(self) -> str:
-        """Forgetting."""
-        return "forgetting"
-
-    def begin(self, samples: int) -> Score:
-        """Return what counts."""
-        return _Count(samples)
-
-
-class _Count(Score):
-    def __init__(self, samples: int) -> None:
-        self._forgotten, self._before = torch.zeros(samples), torch.zeros(samples, dtype=torch.bool)
-        self._ever, self._seen = self._before.clone(), 0
-
-    def see(self, p: Tensor, y: Tensor) -> None:
+    def see(self, seen: Seen, p: Tensor, y: Tensor) -> None:
+        """Count the samples that are wrong now and were right before."""
         right = p.argmax(1) == y
-        self._forgotten += self._before & ~right
-        self._before, self._ever = right, self._ever | right
-        self._seen += 1
+        before = seen.get("before", torch.zeros_like(right))
+        seen["forgotten"] = (before & ~right) + seen.get("forgotten", torch.zeros(len(y)))
+        seen["ever"] = right | seen.get("ever", before)
+        seen["before"], seen["epochs"] = right, seen.get("epochs", 0) + 1
 
-    def value(self) -> Tensor:
-        return torch.where(self._ever, self._forgotten, float(self._seen))
+    def score(self, seen: Seen) -> Tensor:
+        """Return the counts, in [0, epochs]."""
+        return torch.where(seen["ever"], seen["forgotten"], float(seen["epochs"]))
