@@ -42,9 +42,9 @@ class Forgetting(Difficulty):
     def see(self, seen: Seen, p: Tensor, y: Tensor) -> None:
         """Count the samples that are wrong now and were right before."""
         right = p.argmax(1) == y
-        before = seen.get("before", torch.zeros_like(right))
-        seen["forgotten"] = (before & ~right) + seen.get("forgotten", torch.zeros(len(y)))
-        seen["ever"] = right | seen.get("ever", before)
+        none = torch.zeros_like(right)
+        before, ever, forgotten = (seen.get(name, none) for name in ("before", "ever", "forgotten"))
+        seen["forgotten"], seen["ever"] = forgotten.float() + (before & ~right), ever | right
         seen["before"], seen["epochs"] = right, seen.get("epochs", 0) + 1
 
     def score(self, seen: Seen) -> Tensor:
