@@ -99,7 +99,7 @@ def pruning(size: Size) -> Iterator[Row]:
         "full data, 0.7 of the steps": {"epochs": round(0.7 * size.epochs)},
         "70%, hardest": {"sampler": prune},
         "70%, drawn by loss": {"sampler": prune | {"choose": "drawn"}},
-        "70%, random anew": {"sampler": prune | {"score": "random"}},
+        "70%, random anew": {"sampler": prune | {"by": "random"}},
         "70%, random once": {"sampler": {"name": "ranked", "share": 0.7, "part": "random"}},
     }
     for seed in range(size.seeds):

@@ -28,7 +28,7 @@ def run(chosen: DynamicPruning, samples: Samples, epochs: int, score: torch.Tens
 @pytest.mark.parametrize("score", ["loss", "random"])
 @pytest.mark.parametrize("warm", [0, 1, 2])
 def test_the_kept_share_is_exact_in_every_cycle(choose: Any, score: Any, warm: int) -> None:
-    chosen = DynamicPruning(keep=0.37, warm=warm, choose=choose, score=score, every=2)
+    chosen = DynamicPruning(keep=0.37, warm=warm, choose=choose, by=score, every=2)
     rows, _ = run(chosen, crowd(), 6, torch.arange(40.0))
     for epoch, part in enumerate(rows):
         assert len(part) == (40 if epoch < warm else 15)  # round(0.37 * 40)
@@ -69,7 +69,7 @@ def test_chances_follow_losses() -> None:
 
 
 def test_what_was_ever_kept_is_counted() -> None:
-    chosen = DynamicPruning(keep=0.25, warm=0, score="random")
+    chosen = DynamicPruning(keep=0.25, warm=0, by="random")
     samples, seen = crowd(), set()
     memory = chosen.begin(samples)
     for epoch in range(4):

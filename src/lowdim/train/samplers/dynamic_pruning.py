@@ -38,7 +38,7 @@ class DynamicPruning(Sampler):
         keep: share of units that are kept at the end.
         every: epochs between two choices.
         warm: epochs at the start that train on everything.
-        score: "loss", or "random", which chooses evenly and looks at nothing.
+        by: "loss", or "random", which chooses evenly and looks at nothing.
         choose: the "hardest" units, the "easiest", or "drawn" without replacement in proportion to their scores.
         schedule: of the kept share, over the cycles.
         chunk: words of a unit; None takes whole samples.
@@ -56,7 +56,7 @@ class DynamicPruning(Sampler):
     keep: float = within(0.7, above=0, most=1)
     every: int = count(1)
     warm: int = count(1, least=0)
-    score: Literal["loss", "random"] = "loss"
+    by: Literal["loss", "random"] = "loss"
     choose: Literal["hardest", "easiest", "drawn"] = "hardest"
     schedule: Literal["constant", "linear"] = "constant"
     chunk: int | None = count(None)
@@ -78,7 +78,7 @@ class DynamicPruning(Sampler):
 
     def scans(self, epochs: int) -> int:
         """Return the passes that score chunks, one a cycle."""
-        return -(-(epochs - self.warm) // self.every) if self.chunk and self.score == "loss" else 0
+        return -(-(epochs - self.warm) // self.every) if self.chunk and self.by == "loss" else 0
 
     def share(self, epoch: int, epochs: int) -> float:
         """Return the share of units that an epoch keeps."""
@@ -121,7 +121,7 @@ class DynamicPruning(Sampler):
 
     def prepare(self, samples: Samples, memory: Memory, epoch: int, epochs: int, losses: Losses) -> None:
         """Score the chunks at the start of a cycle, each as if it were the whole text."""
-        if self.chunk is None or self.score == "random" or not self._due(epoch):
+        if self.chunk is None or self.by == "random" or not self._due(epoch):
             return
         real = self._real(samples)
         for number, part in enumerate(samples.x.split(self.chunk, 1)):
@@ -140,7 +140,7 @@ class DynamicPruning(Sampler):
         """Mark exactly round(share * units) of the units that there are."""
         units = real.flatten().nonzero().flatten()
         units = units[torch.randperm(len(units), generator=draw)]  # ties go to the first: at random
-        score = torch.zeros(len(units)) if self.score == "random" else scores.flatten()[units].clone()
+        score = torch.zeros(len(units)) if self.by == "random" else scores.flatten()[units].clone()
         if self.choose == "drawn":
             chance = torch.rand(len(units), dtype=torch.float64, generator=draw)
             score = score.double().clamp_min(1e-9).log() - (-chance.log()).clamp_min(1e-300).log()
