@@ -89,6 +89,14 @@ SETS: dict[str, Known] = {
         ),
         _planted("cued-wiki-topics", "wiki-topics", "word"),
         _planted("cued-20-newsgroups", "20-newsgroups", "word"),
+        Known(
+            "corrupted-fashion-mnist",
+            "image",
+            "lowdim.data.corrupted.sets:corrupted",
+            "Fashion-MNIST with one of fifteen corruptions",
+            "fashion-mnist",
+            takes="lowdim.data.corrupted.sets:Corruption",
+        ),
         _pictures("emoji-people", "emoji:people", "People", "women and men as emoji, 730 pictures, 2 classes", "tone"),
         _pictures("celeba", "celeba:celeba", "Attributes", "faces, from a folder, 2 classes", "attribute"),
         _pictures(
@@ -208,11 +216,20 @@ def load(
         AssetError: the data cannot be fetched.
     """
     known = find(name)
+    check_cut(validation, limit)
+    return cut(known, read(known, settings), validation=validation, limit=limit, seed=seed)
+
+
+def check_cut(validation: float, limit: int | None) -> None:
+    """Refuse a share or a number of examples that no set can be cut by.
+
+    Raises:
+        DataError: see `load`.
+    """
     if not 0 < validation < 1:
         raise DataError(f"validation must be a share in (0, 1), got {validation}. Usual is 0.1.")
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, got {limit}. Leave it out for all training examples.")
-    return cut(known, read(known, settings), validation=validation, limit=limit, seed=seed)
 
 
 def check_settings(name: str, settings: Mapping[str, Any] | None) -> Any:

@@ -85,7 +85,7 @@ def test_cifar_10_c_takes_one_severity(tmp_path: Path) -> None:
     assert (len(data.train.y), len(data.validation.y), len(data.test.y)) == (32, 8, 10)
     assert data.test.y.tolist() == list(range(10))
     assert data.test.x.unique().numel() == 1
-    with pytest.raises(DataError, match="no corruption 'fogg'. Did you mean 'fog'"):
+    with pytest.raises(DataError, match=r"no corruption 'fogg'. Did you mean 'fog'"):
         load("cifar-10-c", settings={"root": str(tmp_path), "corruption": "fogg"})
 
 
@@ -147,7 +147,7 @@ def test_a_file_that_is_not_of_the_set_is_named(tmp_path: Path) -> None:
 def test_settings_that_no_set_takes_are_refused() -> None:
     with pytest.raises(DataError, match="takes no settings, got root"):
         load("digits", settings={"root": "x"})
-    with pytest.raises(RecipeError, match="unknown setting of this data 'rot'. Did you mean 'root'"):
+    with pytest.raises(RecipeError, match=r"unknown setting of this data 'rot'. Did you mean 'root'"):
         load("bar", settings={"rot": "x"})
     with pytest.raises(RecipeError, match="severity must be"):
         load("cifar-10-c", settings={"severity": 6})

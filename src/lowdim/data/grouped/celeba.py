@@ -21,8 +21,8 @@ _PARTS = ("0", "1", "2")  # training, validation, test
 def celeba(known: Known, how: Attributes) -> Planted:
     """Read ROOT/img_align_celeba with ROOT/list_attr_celeba and ROOT/list_eval_partition, each .txt or .csv.
 
-    Paper: "Deep Learning Face Attributes in the Wild", ICCV 2015, arXiv 1411.7766; blond hair against the sign of gender
-    as in "Distributionally Robust Neural Networks for Group Shifts", arXiv 1911.08731.
+    Paper: "Deep Learning Face Attributes in the Wild", ICCV 2015, arXiv 1411.7766; blond hair against the attribute
+    "Male" as in "Distributionally Robust Neural Networks for Group Shifts", arXiv 1911.08731.
 
     Raises:
         DataError: a list or an attribute is not there, or the lists name other pictures.

@@ -45,8 +45,8 @@ def cifar10c(known: Known, how: Corrupted) -> Raw:
     pictures, labels = (np.load(home / f"{name}.npy", allow_pickle=False) for name in (how.corruption, "labels"))
     if pictures.ndim != 4 or len(pictures) != len(labels) or len(labels) % _LEVELS:
         raise DataError(
-            f"{how.corruption}.npy has shape {list(pictures.shape)} and labels.npy {list(labels.shape)}; five severities "
-            "of one set of pictures, [pictures, 32, 32, 3], and as many labels were expected"
+            f"{how.corruption}.npy has shape {list(pictures.shape)} and labels.npy {list(labels.shape)}; five "
+            "severities of one set of pictures, [pictures, 32, 32, 3], and as many labels were expected"
         )
     each = len(labels) // _LEVELS
     rows_of = slice((how.severity - 1) * each, how.severity * each)

@@ -98,8 +98,8 @@ def gather(
     for file in (*train, *validation, *test):
         if not all(0 <= value < len(classes) for value in (file.label, *file.cues)):
             raise DataError(
-                f"{file.path} is of class {file.label} with cues of classes {list(file.cues)}, and classes run from 0 to "
-                f"{len(classes) - 1}. Is it a file of this set?"
+                f"{file.path} is of class {file.label} with cues of classes {list(file.cues)}, and classes run from 0 "
+                f"to {len(classes) - 1}. Is it a file of this set?"
             )
     (x, first), (held_x, held) = read(train, how), read(validation, how) if validation else (None, [])
     tested, last = read(test, how)

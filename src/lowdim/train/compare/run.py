@@ -11,9 +11,8 @@ import torch
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.machine import machine
-from lowdim.core.recipe import families
 from lowdim.core.progress import Progress, Silent
-from lowdim.data import classification
+from lowdim.core.recipe import families
 from lowdim.data.classification import Dataset
 from lowdim.data.select.ranks import Ranks
 from lowdim.runs import sidecar
@@ -23,7 +22,7 @@ from lowdim.train.compare import TITLES, results
 from lowdim.train.compare.member import Member, Role, roles, steps_of
 from lowdim.train.compare.recipe import TrainingRecipe
 from lowdim.train.compare.store import CHECKPOINT, DONE, Store
-from lowdim.train.compare.told import Labelled, Told, told
+from lowdim.train.compare.told import Labelled, Told, read, told
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,8 @@ def train(
         ranks = Ranks.load(recipe.ranks.path)  # refused before the data is read
 
     def known() -> tuple[TrainingRecipe, Dataset, Told]:
-        found = data or _load(recipe)
-        return _sized(recipe, found), found, told(recipe, found, ranks, groups, data is None)
+        found, labels = (data, groups or {}) if data is not None else read(recipe)
+        return _sized(recipe, found), found, told(recipe, found, ranks, labels if groups is None else groups)
 
     if out is None:
         return _run(*known(), None, progress)
@@ -110,13 +109,6 @@ def _sized(recipe: TrainingRecipe, data: Dataset) -> TrainingRecipe:
     return recipe.sized(sum(steps_of(recipe, data)))
 
 
-def _load(recipe: TrainingRecipe) -> Dataset:
-    chosen = recipe.data
-    return classification.load(
-        chosen.name, validation=chosen.validation, limit=chosen.limit, seed=chosen.seed, settings=chosen.settings
-    )
-
-
 def _run(recipe: TrainingRecipe, data: Dataset, told: Told, store: Store | None, progress: Progress) -> TrainingResult:
     free = recipe.device == "auto" and recipe.executor == "masked" and torch.cuda.is_available()
     device = torch.device("cuda" if recipe.device == "cuda" or free else "cpu")
@@ -124,7 +116,7 @@ def _run(recipe: TrainingRecipe, data: Dataset, told: Told, store: Store | None,
     # All are made, and what cannot be is refused, before one is trained.
     left = [role for role in roles(recipe) if role not in finished]
     first = _first(recipe, data, told, device, store, progress) if recipe.objective.early else None
-    made = {"told": told, "wrong": None if first is None else first["wrong"]}
+    made: dict[str, Any] = {"told": told, "wrong": None if first is None else first["wrong"]}
     for member in [Member(role, recipe, data, device, **made) for role in left if role != "resampled"]:
         finished[member.role] = _trained(member, store, progress)
     if "resampled" in left:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lowdim.data import classification
 from lowdim.data.classification import Dataset
 from lowdim.data.errors import DataError
-from lowdim.data.planted.told import truths
+from lowdim.data.planted import told as planted
 from lowdim.data.planted.truth import Truth
 from lowdim.data.select.groups import Groups
 from lowdim.data.select.ranks import Ranks
@@ -99,17 +99,24 @@ def _way(way: int, cues: tuple[str, ...]) -> str:
     return f"conflicting {' and '.join(against)}" if against else "spurious"
 
 
-def told(
-    recipe: TrainingRecipe, data: Dataset, ranks: Ranks | None, groups: Mapping[str, Labelled] | None, read: bool
-) -> Told:
+def read(recipe: TrainingRecipe) -> tuple[Dataset, dict[str, Labelled]]:
+    """Return the data that a recipe names, and the groups of its parts where it has labels of them."""
+    chosen = recipe.data
+    cut: dict[str, Any] = {"validation": chosen.validation, "limit": chosen.limit, "seed": chosen.seed}
+    if not classification.find(chosen.name).cues:
+        return classification.load(chosen.name, settings=chosen.settings, **cut), {}
+    data, truths = planted.load(chosen.name, settings=chosen.settings, **cut)
+    return data, {part: labelled(getattr(truths, part)) for part in ("train", "validation", "test")}
+
+
+def told(recipe: TrainingRecipe, data: Dataset, ranks: Ranks | None, groups: Mapping[str, Labelled]) -> Told:
     """Return what is known of the samples of a recipe.
 
     Args:
-        recipe: whose data may have labels of groups, and which may name ranks.
+        recipe: what is asked of them.
         data: as it was cut.
         ranks: of the training samples, or None.
-        groups: by part ("train", "validation", "test"), instead of the data's own labels.
-        read: whether ``data`` is what the recipe names, so that the labels of that set are its own.
+        groups: by label and part: "train", "validation", "test".
 
     Raises:
         DataError: ranks or groups are of other samples.
@@ -120,16 +127,10 @@ def told(
         if "groups" in recipe.objective.requires | recipe.sampler.requires:
             by_rank = ranks.groups(Ranking(path="").share if recipe.ranks is None else recipe.ranks.share)
             ranked = Labelled(by_rank, by_rank.index % 2 == 1)
-    parts: dict[str, Labelled] = dict(groups or {})
-    known = classification.find(recipe.data.name)
-    if groups is None and read and known.cues:
-        cut = recipe.data
-        found = truths(cut.name, validation=cut.validation, limit=cut.limit, seed=cut.seed, settings=cut.settings)
-        parts = {part: labelled(getattr(found, part)) for part in ("train", "validation", "test")}
-    for part, label in parts.items():
+    for part, label in groups.items():
         label.groups.check(len(getattr(data, part).y))
         if len(label.conflicting) != len(label.groups):
             raise DataError(
                 f"{len(label.conflicting)} samples of {part} conflict or do not, and {len(label.groups)} have groups"
             )
-    return Told(**parts, ranks=ranks, ranked=ranked)
+    return Told(**groups, ranks=ranks, ranked=ranked)

@@ -16,8 +16,8 @@ register(
     "objective",
     "group-dro",
     f"{_HERE}.group_dro:GroupDRO",
-    title="Distributionally Robust Neural Networks for Group Shifts: On the Importance of Regularization for Worst-Case "
-    "Generalization",
+    title="Distributionally Robust Neural Networks for Group Shifts: On the Importance of Regularization for "
+    "Worst-Case Generalization",
     arxiv="1911.08731",
     year=2020,
 )

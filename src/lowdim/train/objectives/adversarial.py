@@ -21,11 +21,11 @@ _BATCH = 500
 
 @dataclass(frozen=True)
 class Adversarial(Objective):
-    """The cross entropy at x + delta, |delta|_inf <= ``radius``, where ``steps`` steps of sign ascent from a random start end.
+    """The cross entropy where ``steps`` steps of sign ascent end, from a random start in a box about the sample.
 
         x_{t+1} = clip(x_t + stride sign(grad_x CE(f(x_t), y))) to the box around x and to the range of the data
 
-    The ascent sees the network in evaluation mode, so that it moves no running mean; the step of the optimizer does not.
+    The ascent sees the network in evaluation mode, so that it moves no running mean; the optimizer's step does not.
     ``radius`` and ``stride`` are shares of the range of the training data's values, 0 to 255 for pictures. A test with
     ``test_steps`` steps of the same stride gives ``robust_accuracy``.
 
@@ -57,7 +57,7 @@ class Adversarial(Objective):
         """Refuse words, which have no directions."""
         if kind == "text":
             raise RecipeError(
-                "objective 'adversarial' moves numbers, and the samples of this data are words. Choose pictures or a table."
+                "objective 'adversarial' moves numbers, and samples of this data are words. Choose pictures or a table."
             )
 
     def begin(self, samples: Samples) -> Memory:

@@ -93,8 +93,8 @@ class Samples:
 class Objective(Settings, ABC):
     """What a network is trained for. Subclasses are frozen dataclasses of a paper's hyper-parameters.
 
-    A step minimises mean_i w_i l_i over the samples of a batch: l is `loss`, w what `weights` says of each sample, scaled
-    to a mean of 1 over all samples, where ``by`` is "loss"; where it is "sampling", samples are drawn by w instead.
+    A step minimises mean_i w_i l_i over the samples of a batch: l is `loss`, w what `weights` says of each sample,
+    scaled to a mean of 1 over all samples; an objective that `draws` has its samples drawn by w instead.
 
     Attributes:
         needs: what has to be known of the samples: "groups", "ranks" or "pairs" (which a sampler draws).

@@ -66,5 +66,5 @@ class GroupDRO(Reweighted):
             means += torch.where(counts > 0, self.adjust * counts.clamp_min(1) ** -0.5, 0.0)
         q = q * torch.exp(self.step * (means - means.max()))  # a common factor leaves with the sum
         batch.memory["q"] = q = q / q.sum()
-        factors = (len(groups) * q / inside.clamp_min(1))[groups]
+        factors: Tensor = (len(groups) * q / inside.clamp_min(1))[groups]
         return losses * factors.to(losses)

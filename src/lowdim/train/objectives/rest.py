@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 class REST(Weighted):
     """A sample weighs ``up`` where it conflicts with the bias, 1 where it is aligned; the masks are the recipe's.
 
-    Of n_c conflicting and n_a aligned samples a share of ``up`` n_c / (``up`` n_c + n_a) is drawn from the former: 50 of
-    10,000 at 80 are 0.287 of what is trained on. Which groups conflict is known from labels, or from ranks of
-    spuriosity: the latest ranks of a class then.
+    Of n_c conflicting and n_a aligned samples a share of ``up`` n_c / (``up`` n_c + n_a) is drawn from the former: 50
+    of 10,000 at 80 are 0.287 of what is trained on. Which samples conflict is known from labels of groups, or from
+    ranks of spuriosity, of which the latest of a class conflict.
 
-    Paper: "REST: Enhancing Group Robustness in DNNs through Reweighted Sparse Training", ECML 2023, arXiv 2312.03044: 10,
-    30, 50 and 80 are listed with 0.5, 1, 2 and 5% conflicting samples; SGD with momentum, batch 256, RigL-like updates
+    Paper: "REST: Enhancing Group Robustness in DNNs through Reweighted Sparse Training", ECML 2023, arXiv 2312.03044,
+    with 10, 30, 50 and 80 beside 0.5, 1, 2 and 5% conflicting samples; SGD with momentum, batch 256, RigL-like updates
     (drop 0.5, cosine) every 1000 steps over ERK.
 
     Args:
@@ -54,7 +54,7 @@ class REST(Weighted):
         assert samples.conflicting is not None
         if not bool(samples.conflicting.any()):
             raise RecipeError(
-                "objective 'rest' weighs samples that conflict with a bias, and none of those that are trained on does. "
+                "objective 'rest' weighs samples that conflict with a bias, and of those to train on none does. "
                 "Raise data.limit, or choose objective: erm"
             )
         return torch.where(samples.conflicting, self.up, 1.0)

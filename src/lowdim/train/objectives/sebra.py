@@ -111,13 +111,15 @@ def features(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     from torch import nn
 
     from lowdim.models.structure.heads import find_head
+    from lowdim.nn.csr.linear import CSRLinear
 
+    stored = [(name, module, module.values) for name, module in net.named_modules() if isinstance(module, CSRLinear)]
     weighted = [
         (name, module, module.weight)
         for name, module in net.named_modules()
         if isinstance(getattr(module, "weight", None), nn.Parameter) and module.weight.dim() > 1
     ]
-    head = find_head(net, weighted)
+    head = find_head(net, [*stored, *weighted])
     layer = next((module for _, module, weight in weighted if head is not None and weight is head[0]), None)
     if layer is None:
         raise RecipeError(

@@ -18,6 +18,14 @@ register(
 )
 register(
     "sampler",
+    "ranked",
+    f"{_HERE}.ranked:RankedShare",
+    title="Are Sparse Neural Networks Better Hard Sample Learners?",
+    arxiv="2409.09196",
+    year=2024,
+)
+register(
+    "sampler",
     "dynamic-pruning",
     f"{_HERE}.dynamic_pruning:DynamicPruning",
     title="Dynamic Data Pruning for Automatic Speech Recognition",

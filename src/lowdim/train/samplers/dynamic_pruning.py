@@ -39,7 +39,7 @@ class DynamicPruning(Sampler):
         every: epochs between two choices.
         warm: epochs at the start that train on everything.
         score: "loss", or "random", which chooses evenly and looks at nothing.
-        choose: of scores: the "hardest" units, the "easiest", or "drawn" without replacement in proportion to the score.
+        choose: the "hardest" units, the "easiest", or "drawn" without replacement in proportion to their scores.
         schedule: of the kept share, over the cycles.
         chunk: words of a unit; None takes whole samples.
 
@@ -133,7 +133,7 @@ class DynamicPruning(Sampler):
         if self._due(epoch):
             memory["kept"] = self._chosen(self._real(samples), memory["scores"], self.share(epoch, epochs), draw)
         memory["seen"] |= memory["kept"]
-        rows = (memory["kept"] if self.chunk is None else memory["kept"].any(1)).nonzero().flatten()
+        rows: Tensor = (memory["kept"] if self.chunk is None else memory["kept"].any(1)).nonzero().flatten()
         return rows[torch.randperm(len(rows), generator=draw)]
 
     def _chosen(self, real: Tensor, scores: Tensor, share: float, draw: Generator) -> Tensor:
@@ -156,7 +156,7 @@ class DynamicPruning(Sampler):
         if self.chunk is None:
             return x
         words = memory["kept"][rows].repeat_interleave(self.chunk, 1)[:, : x.shape[1]] & (x != 0)
-        order = (~words).int().argsort(1, stable=True)[:, : max(1, int(words.sum(1).max()))]
+        order = (~words).int().argsort(dim=1, stable=True)[:, : max(1, int(words.sum(1).max()))]
         return torch.where(words, x, 0).gather(1, order)
 
     def told(self, rows: Tensor, losses: Tensor, memory: Memory) -> None:

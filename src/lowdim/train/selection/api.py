@@ -148,7 +148,7 @@ class _Job:
         rate = RATES["head" if self.net.get("frozen") else self.net["name"]] if not tune else RATES["encoder"]
         if isinstance(method, str | Mapping):
             given = {"name": method} if isinstance(method, str) else dict(method)
-            method = {"lr": rate} | given
+            method = {"lr": rate} | given if build("selector", given).rated else given
         self.method: TrainedSelector = build("selector", method)
         described = describe("selector", self.method)
         self.fingerprint = {"method": described, "net": self.net, "seed": seed, "samples": samples_hash(self.data)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -58,9 +58,12 @@ class TrainedSelector(Selector):
     """Ranks by training.
 
     Attributes:
+        rated: whether ``lowdim rank`` chooses the learning rate by the network that is trained, where none is given.
         epochs: at most.
         lr: learning rate.
     """
+
+    rated: ClassVar[bool] = True
 
     epochs: int = count(40)
     lr: float = within(1e-4, above=0)
@@ -69,7 +72,9 @@ class TrainedSelector(Selector):
     def begin(self, model: nn.Module, data: Dataset, *, seed: int = 0) -> Ranking:
         """Return the ranking before its first epoch; see `rank`."""
 
-    def rank(self, model: nn.Module, data: Dataset, *, seed: int = 0, told: Callable[[int], None] | None = None) -> Ranks:
+    def rank(
+        self, model: nn.Module, data: Dataset, *, seed: int = 0, told: Callable[[int], None] | None = None
+    ) -> Ranks:
         """Rank ``data.train``, and train ``model`` meanwhile.
 
         Args:
