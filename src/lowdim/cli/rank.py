@@ -44,7 +44,9 @@ def rank(
     name: Annotated[
         str | None, typer.Option("--id", metavar="COLUMN", help="Of a table: names of the samples; else row numbers.")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Pixels along a side of your pictures; 64, or 128 to encode.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Pixels along a side of your pictures; 64, or 128 to encode.")
+    ] = None,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read; they are counted.")
     ] = False,
@@ -53,7 +55,9 @@ def rank(
     seed: Annotated[int, typer.Option(help="Of the weights, the order and the cut.")] = 0,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the selector, as p_crit=0.7, or data.settings.KEY=VALUE."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A setting of the selector, as p_crit=0.7, or data.settings.KEY=VALUE."
+        ),
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,

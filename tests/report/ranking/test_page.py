@@ -37,7 +37,9 @@ def test_the_sheet_shows_both_ends_of_every_class(out: Path) -> None:
     assert page.count("data:image/png;base64,") == 2 * 2 * 10
     assert "&lt;b&gt;cats&lt;/b&gt;" in page and "<b>cats" not in page and "<script>" not in page
     assert "broken.png" in page and "1 picture could not be read" in page
-    assert str(ranks.facts["sign"]["sentence"]).split(":")[0] in page
+    sign = ranks.facts["sign"]
+    assert ("No sign of a bias. " in page) != sign["found"]
+    assert f"P = {sign['p']:.4f} of a permutation test: " in page
     assert re.search(r"200 samples of 2 classes", page)
     assert page.count("<svg") == 2
     assert build(out).read_bytes() == page.encode()
@@ -46,7 +48,14 @@ def test_the_sheet_shows_both_ends_of_every_class(out: Path) -> None:
 def test_texts_are_shown_as_texts(tmp_path: Path) -> None:
     words = ["good" if n % 2 else "bad" for n in range(120)]
     texts = [f"{word} <i>text</i> number {n}" for n, word in enumerate(words)]
-    source = Source("letters", "text", texts, torch.tensor([word == "good" for word in words]).long(), ("x", "y"), tuple(map(str, range(120))))
+    source = Source(
+        "letters",
+        "text",
+        texts,
+        torch.tensor([word == "good" for word in words]).long(),
+        ("x", "y"),
+        tuple(map(str, range(120))),
+    )
     found = lowdim.rank(source, method={"name": "sebra", "epochs": 40, "lr": 0.01}, out=tmp_path / "ranks").out
     assert found is not None
     page = build(found, tmp_path / "sheet.html").read_text()

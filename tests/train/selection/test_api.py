@@ -95,12 +95,21 @@ def test_an_output_is_replaced_only_if_asked(tmp_path: Path) -> None:
 
 def test_a_ranking_that_fails_leaves_no_output(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no sample was learnt"):
-        lowdim.rank(source(), method={"name": "sebra", "p_crit": 0.999, "epochs": 1, "lr": 1e-9}, out=tmp_path / "ranks")
+        lowdim.rank(
+            source(), method={"name": "sebra", "p_crit": 0.999, "epochs": 1, "lr": 1e-9}, out=tmp_path / "ranks"
+        )
     assert not (tmp_path / "ranks").exists()
 
 
 def test_rates_follow_the_network() -> None:
-    texts = Source("t", "text", ["good " + "x" * n for n in range(40)] + ["bad " + "y" * n for n in range(40)], torch.arange(80) // 40, ("g", "b"), tuple(map(str, range(80))))
+    texts = Source(
+        "t",
+        "text",
+        ["good " + "x" * n for n in range(40)] + ["bad " + "y" * n for n in range(40)],
+        torch.arange(80) // 40,
+        ("g", "b"),
+        tuple(map(str, range(80))),
+    )
     found = lowdim.rank(texts, method={"name": "sebra", "epochs": 60})
     assert found.ranks.settings["lr"] == api.RATES["text"]
     assert found.sign.p is None or 0 < found.sign.p <= 1

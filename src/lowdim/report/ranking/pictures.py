@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BINS = 44
+_BINS, _LEAST = 44, 0.07  # percent: less is as good as nothing left
 
 
 def pictures(ranks: Ranks) -> list[Picture]:
@@ -44,12 +44,21 @@ def _learnt(ranks: Ranks) -> Picture:
         axes = figure.subplots()
         for number, row in enumerate(left):
             tone = colour("orange") if number == slowest and len(left) > 1 else ramp("zeros")[3]
-            axes.plot(range(last), row, color=tone, linewidth=1.4 if number == slowest else 1)
-        axes.plot(range(last), total, color=colour("ink"), linewidth=2)
-        points = axes.scatter(range(1, last), total[1:], s=16, color=colour("ink"), zorder=3)
+            axes.plot(
+                range(last),
+                [max(value, _LEAST / 2) for value in row],
+                color=tone,
+                linewidth=1.4 if number == slowest else 1,
+            )
+        axes.plot(range(last), [max(value, _LEAST / 2) for value in total], color=colour("ink"), linewidth=2)
+        points = axes.scatter(
+            range(1, last), [max(value, _LEAST / 2) for value in total[1:]], s=16, color=colour("ink"), zorder=3
+        )
         tips.add(points, [f"after epoch {epoch}: {value:.3g}% left" for epoch, value in enumerate(total[1:], start=1)])
-        axes.set_ylim(0, 102)
-        axes.set_yticks([0, 25, 50, 75, 100], ["0%", "25%", "50%", "75%", "100%"])
+        axes.set_yscale("log")
+        axes.set_ylim(_LEAST, 130)
+        axes.set_yticks([0.1, 1, 10, 100], ["0.1%", "1%", "10%", "100%"])
+        axes.minorticks_off()
         axes.set_xlim(0, last - 1 or 1)
         _whole_ticks(axes)
         axes.set_xlabel("epoch")
