@@ -110,6 +110,8 @@ def usage(method: registry.Entry) -> tuple[str, str]:
         cls = method.load().__name__
         call = f"{cls}().apply_(model)  # before the optimizer is made"
         return "python", f"from lowdim.nn.placement import {cls}\n\n{call}"
+    if method.kind == "selector":
+        return "bash", f"lowdim rank DATA --out DIR --method {method.name}"
     if method.kind == "decay":
         cls = method.load().__name__
         lines = [

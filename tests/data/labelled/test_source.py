@@ -30,7 +30,14 @@ def pictures(home: Path, each: int = 3) -> Path:
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
     found = open_source(pictures(tmp_path / "pets"), size=8)
     assert (found.name, found.kind, found.classes) == ("pets", "image", ("cat", "dog"))
-    assert found.names == ("cat/0.png", "cat/more/1.png", "cat/more/2.png", "dog/0.png", "dog/more/1.png", "dog/more/2.png")
+    assert found.names == (
+        "cat/0.png",
+        "cat/more/1.png",
+        "cat/more/2.png",
+        "dog/0.png",
+        "dog/more/1.png",
+        "dog/more/2.png",
+    )
     assert isinstance(found.x, torch.Tensor) and found.x.shape == (6, 3, 8, 8)
     assert found.x[:, 0, 0, 0].tolist() == [0, 1, 2, 50, 51, 52]
     data = found.dataset()
@@ -124,7 +131,10 @@ def test_a_data_set_object_of_texts_and_of_pictures() -> None:
     found = open_source(texts)
     assert found.classes == ("no", "yes") and found.y.tolist() == [1, 0, 1] and list(found.x) == ["a", "b", "c"]
     made = [Image.fromarray(np.full((4, 4, 3), 40 * value, dtype=np.uint8)) for value in range(3)]
-    seen = datasets.Dataset.from_dict({"image": made, "label": ["x", "y", "x"]}, features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")}))
+    seen = datasets.Dataset.from_dict(
+        {"image": made, "label": ["x", "y", "x"]},
+        features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")}),
+    )
     found = open_source(seen, size=4, limit=2)
     assert isinstance(found.x, torch.Tensor) and found.x[:, 0, 0, 0].tolist() == [0, 40]
     with pytest.raises(DataError, match=r"such as dataset\['train'\]"):
@@ -149,4 +159,6 @@ def test_what_there_is_not(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="settings are of built-in sets alone"):
         open_source(tmp_path, settings={"a": 1})
     assert encoded(["1", "10", "2"], "x")[1] == ("1", "2", "10")
-    assert isinstance(open_source(Source("t", "text", ["a", "b"], torch.tensor([0, 1]), ("a", "b"), ("1", "2"))), Source)
+    assert isinstance(
+        open_source(Source("t", "text", ["a", "b"], torch.tensor([0, 1]), ("a", "b"), ("1", "2"))), Source
+    )

@@ -26,7 +26,7 @@ def data(count: int = 10) -> Dataset:
 def ranks(rank: list[int] | None = None, names: tuple[str, ...] = ()) -> Ranks:
     some = data()
     found = torch.tensor(rank or [1, 1, 1, 1, 1, 1, 2, 2, 3, 4])
-    values = {"margin": torch.linspace(-1, 1, 10)}
+    values = {"p": torch.linspace(0, 1, 10), "margin": torch.linspace(-1, 1, 10)}
     return Ranks(found, some.train.y, some.classes, samples_hash(some), "test", {"beta": 0.7}, names, values, {"n": 1})
 
 

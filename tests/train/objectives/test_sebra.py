@@ -114,3 +114,11 @@ def test_a_recipe_takes_pairs_without_being_told() -> None:
         TrainingRecipe(data="digits", objective="sebra")
     with pytest.raises(RecipeError, match="Choose sampler: pairs"):
         TrainingRecipe(data="digits", objective="sebra", sampler="shuffled", ranks="somewhere")
+
+
+def test_settings_of_the_data_are_set_one_by_one() -> None:
+    given = ["data.settings.conflicting=0.02", "data.settings.seed=3"]
+    recipe = TrainingRecipe.assemble(None, {"data": "coloured-digits"}, given)
+    assert recipe.data.settings == {"conflicting": 0.02, "seed": 3}
+    with pytest.raises(RecipeError, match="Did you mean 'graded'"):
+        TrainingRecipe.assemble(None, {"data": "coloured-digits"}, ["data.settings.gradd=true"])

@@ -17,7 +17,12 @@ TABLES = (".csv", ".json", ".jsonl", ".ndjson")
 
 
 def builtin(
-    name: str, *, validation: float = 0.1, limit: int | None = None, seed: int = 0, settings: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    validation: float = 0.1,
+    limit: int | None = None,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
 ) -> Source:
     """Return the training samples of a built-in set as `lowdim.data.classification.load` cuts them; names are rows.
 
@@ -83,6 +88,6 @@ def open_source(
         if path.suffix.lower() in TABLES:
             return rows.from_file(path, columns, limit)
         raise DataError(f"{path} is none of {', '.join(TABLES)}. Texts come in CSV or JSON lines, pictures in folders.")
-    raise DataError(f"there is no file, folder or built-in set {str(data)!r}. {suggest(str(data), classification.SETS)}")
-
-
+    raise DataError(
+        f"there is no file, folder or built-in set {str(data)!r}. {suggest(str(data), classification.SETS)}"
+    )

@@ -61,7 +61,9 @@ def _named(source: Source, data: Any, columns: Columns) -> Source:
 
 def _picture(value: Any, size: int, number: int) -> torch.Tensor:
     if not hasattr(value, "save"):
-        raise DataError(f"row {number} holds no picture but {type(value).__name__}. Cast the column to datasets.Image().")
+        raise DataError(
+            f"row {number} holds no picture but {type(value).__name__}. Cast the column to datasets.Image()."
+        )
     content = io.BytesIO()
     value.convert("RGB").save(content, "PNG")
     content.seek(0)
@@ -103,4 +105,6 @@ def _texts(rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Columns, name
 
 def _present(column: str, known: list[str], what: str, where: str) -> None:
     if column not in known:
-        raise DataError(f"{where}: there is no column {column!r} for the {what}. {suggest(column, known)} Name it with --{what}.")
+        raise DataError(
+            f"{where}: there is no column {column!r} for the {what}. {suggest(column, known)} Name it with --{what}."
+        )

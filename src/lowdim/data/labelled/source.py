@@ -13,6 +13,7 @@ from lowdim.data.classification import Dataset
 from lowdim.data.errors import DataError
 from lowdim.data.raw import Split
 
+
 @dataclass(frozen=True)
 class Columns:
     """Where a table or a data set object holds what.
@@ -93,7 +94,9 @@ def encoded(labels: Sequence[Any], where: str) -> tuple[torch.Tensor, tuple[str,
     texts = ["" if label is None else str(label).strip() for label in labels]
     empty = [place for place, text in enumerate(texts, start=1) if not text]
     if empty:
-        raise DataError(f"{where}: {len(empty)} samples have no class, the first is sample {empty[0]}. Fill or drop them.")
+        raise DataError(
+            f"{where}: {len(empty)} samples have no class, the first is sample {empty[0]}. Fill or drop them."
+        )
     found = set(texts)
     numbers = all(text.lstrip("-").isdigit() for text in found)
     classes = tuple(sorted(found, key=lambda text: (int(text), text)) if numbers else sorted(found))

@@ -181,8 +181,9 @@ class Ranks:
             raise DataError(f"{home} holds no ranks: {', '.join(missing)} is missing. Write some with 'lowdim rank'.")
         told, tensors = read_json(home / JSON), load_file(home / TENSORS)
         text = (home / CSV).read_bytes().decode("utf-8", "replace")
-        values = {name.removeprefix("values."): t for name, t in tensors.items() if name.startswith("values.")}
-        rows = list(csv.reader(io.StringIO(text)))[1:]
+        head_row, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+        stored = [f"values.{name}" for name in head_row[3:]]
+        values = {name.removeprefix("values."): tensors[name] for name in stored if name in tensors}
         head = {key: told[key] for key in ("data", "method", "settings", "facts")}
         names = tuple(row[0] for row in rows)
         found = cls(tensors["rank"], tensors["label"], tuple(told["classes"]), **head, names=names, values=values)

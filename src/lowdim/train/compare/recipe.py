@@ -162,6 +162,7 @@ class TrainingRecipe(Document):
 
     sections: ClassVar[Mapping[str, type[Section]]] = {"data": Data, "optimizer": Optimizer, "ranks": Ranking}
     kinds = ("training", "objective", "sampler")
+    free = ("data.settings",)
     aliases: ClassVar = {"method": lambda value: {"training": value}}
 
     data: Annotated[Data, BeforeValidator(_named)] = Data()

@@ -31,7 +31,7 @@ from lowdim.train.selection.sign import Sign, sign_of_bias
 
 STATE, SHOWN = "ranking.safetensors", "shown.json"
 SIZE, ENCODER_SIZE = 64, 128
-RATES = {"mlp": 1e-4, "conv": 1e-3, "text": 1e-3, "head": 1e-3, "encoder": 5e-5}
+RATES = {"mlp": 1e-4, "conv": 3e-4, "text": 1e-3, "head": 1e-3, "encoder": 5e-5}
 """Learning rates by what is trained: small networks, the head of a frozen encoder, a whole encoder."""
 
 

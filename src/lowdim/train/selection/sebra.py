@@ -43,10 +43,12 @@ class Sebra(TrainedSelector):
     Attributes:
         beta: 0 is plain cross entropy; the greater, the less do samples weigh that are not learnt yet.
         p_crit: confidence above which a sample is learnt, in [0, 1).
+        epochs: at most.
         batch: samples of a step at most.
         draws: "once" trains on every selected sample once an epoch; "replacement" draws as many as there are samples,
             of the selected ones, with replacement, as the authors' code does.
         optimizer: "adam" or "sgd".
+        lr: learning rate, constant.
         momentum: of sgd.
         weight_decay: coupled, as in torch.
 
