@@ -104,7 +104,11 @@ def usage(method: registry.Entry) -> tuple[str, str]:
         return "bash", f"lowdim inspect MODEL {AUDITS[method.name]}"
     if method.kind in ("objective", "sampler"):
         needs = {"groups": " --data coloured-fashion-mnist", "ranks": " --ranks RANKS"}
-        given = "".join(text for need, text in needs.items() if need in method.load()().requires)
+        made = method.load()()
+        given = "".join(text for need, text in needs.items() if need in made.requires)
+        wanting = (n for n in registry.names("objective") if _usual_sampler(n) == method.name)
+        if getattr(made, "pairs", False):
+            given += f" --objective {next(wanting)}"
         return "bash", f"lowdim train-sparse --{method.kind} {method.name}{given}"
     if method.kind == "placement":
         cls = method.load().__name__
@@ -131,6 +135,10 @@ def usage(method: registry.Entry) -> tuple[str, str]:
         ]
         return "python", "\n".join(lines)
     return "", ""
+
+
+def _usual_sampler(objective: str) -> str:
+    return str(registry.find("objective", objective).load().usual_sampler)
 
 
 def command(method: registry.Entry) -> str:
