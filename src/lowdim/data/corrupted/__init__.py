@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
 from lowdim.core.errors import suggest
+from lowdim.core.lazy import torch
 from lowdim.core.random import derive_seed
 from lowdim.core.settings import Range, check
 from lowdim.data.errors import DataError
-
-if TYPE_CHECKING:
-    import torch
 
 CORRUPTIONS: dict[str, str] = {
     **dict.fromkeys(("gaussian-noise", "shot-noise", "impulse-noise"), "noise"),
@@ -47,7 +44,6 @@ def corrupt(x: torch.Tensor, name: str, severity: int = 3, *, seed: int = 0) -> 
         [112]
     """
     import numpy as np
-    import torch
 
     if name not in CORRUPTIONS:
         raise DataError(f"unknown corruption {name!r}. {suggest(name, CORRUPTIONS)}")
