@@ -78,6 +78,7 @@ def test_data_pruning_goes_with_every_mask_dynamic(method: dict[str, Any]) -> No
         method = method | {"every": 3}
     facts = run(asks(sampler=sampler, training=method, twins=[])).facts
     count = len(DATA.train.y)
+    assert facts["steps"]["alike"] is False
     assert facts["steps"]["per_epoch"] == [-(-count // 32), -(-(count // 2) // 32), -(-(count // 2) // 32)]
     curve = facts["members"]["sparse"]["curve"]
     assert [point["samples_kept"] for point in curve] == [1.0, round(count / 2) / count, round(count / 2) / count]

@@ -126,7 +126,11 @@ def gather(
             "sha256": data.fingerprint(),
             **told.facts(),
         },
-        "steps": {"per_epoch": steps[0] if len(set(steps)) == 1 else steps, "total": sum(steps)},
+        "steps": {
+            "per_epoch": steps[0] if len(set(steps)) == 1 else steps,
+            "total": sum(steps),
+            **({"alike": False} if recipe.sampler.listens else {}),
+        },
         "execution": recipe.executor,
         "members": members,
         **({} if first is None else {"early": first["facts"]}),

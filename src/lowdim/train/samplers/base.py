@@ -25,12 +25,15 @@ class Sampler(Settings, ABC):
     Attributes:
         pairs: whether each sample comes with partners.
         even: whether it draws every sample once an epoch, so that an objective may say what else is drawn.
-        listens: whether it hears the losses of samples that were trained on.
     """
 
     pairs: ClassVar[bool] = False
     even: ClassVar[bool] = False
-    listens: ClassVar[bool] = False
+
+    @property
+    def listens(self) -> bool:
+        """Whether it goes by what the network makes of the samples, so that each network draws others."""
+        return False
 
     @property
     def requires(self) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
@@ -51,8 +51,6 @@ class DynamicPruning(Sampler):
         [1.0, 0.8, 0.6, 0.4]
     """
 
-    listens: ClassVar[bool] = True
-
     keep: float = within(0.7, above=0, most=1)
     every: int = count(1)
     warm: int = count(1, least=0)
@@ -60,6 +58,11 @@ class DynamicPruning(Sampler):
     choose: Literal["hardest", "easiest", "drawn"] = "hardest"
     schedule: Literal["constant", "linear"] = "constant"
     chunk: int | None = count(None)
+
+    @property
+    def listens(self) -> bool:
+        """Whether it goes by losses."""
+        return self.by == "loss"
 
     def check_kind(self, kind: str) -> None:
         """Refuse chunks of what is no text."""
