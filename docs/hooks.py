@@ -102,6 +102,10 @@ def usage(method: registry.Entry) -> tuple[str, str]:
         return "bash", f"lowdim pretrain --recipe recipe.yaml --out OUT --set optimizer={method.name}"
     if method.kind == "audit":
         return "bash", f"lowdim inspect MODEL {AUDITS[method.name]}"
+    if method.kind in ("objective", "sampler"):
+        needs = {"groups": " --data coloured-fashion-mnist", "ranks": " --ranks RANKS"}
+        given = "".join(text for need, text in needs.items() if need in method.load()().requires)
+        return "bash", f"lowdim train-sparse --{method.kind} {method.name}{given}"
     if method.kind == "placement":
         cls = method.load().__name__
         call = f"{cls}().apply_(model)  # before the optimizer is made"

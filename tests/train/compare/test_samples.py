@@ -69,7 +69,9 @@ def test_every_sampler_trains(name: str) -> None:
     assert steps["total"] == (sum(per) if isinstance(per, list) else 3 * per)
 
 
-@pytest.mark.parametrize("method", [{"name": n} for n in ("static", "set", "granet", "itop", "gradual-magnitude", "ctre", "neurrev")])
+@pytest.mark.parametrize(
+    "method", [{"name": n} for n in ("static", "set", "granet", "itop", "gradual-magnitude", "ctre", "neurrev")]
+)
 def test_data_pruning_goes_with_every_mask_dynamic(method: dict[str, Any]) -> None:
     sampler = {"name": "dynamic-pruning", "keep": 0.5}
     if "every" in registry.find("training", method["name"]).settings():
@@ -104,7 +106,11 @@ def test_worst_group_and_ranks_are_in_results_and_report() -> None:
     groups = facts["data"]["groups"]
     assert sum(part["train"] for part in groups.values()) == len(DATA.train.y)
     assert sum(part["test"] for part in groups.values()) == len(DATA.test.y)
-    assert facts["data"]["ranks"] == {"method": "made", "last": 3, "conflicting": int(GROUPS["train"].conflicting.sum())}
+    assert facts["data"]["ranks"] == {
+        "method": "made",
+        "last": 3,
+        "conflicting": int(GROUPS["train"].conflicting.sum()),
+    }
     test = facts["members"]["sparse"]["test"]
     assert test["worst_group"] == min(test["groups"].values())
     table = group_table(facts)
@@ -125,8 +131,9 @@ def test_reweighting_by_labels_and_by_ranks_that_know_them_is_one_run() -> None:
 
 def test_rest_lifts_the_worst_group_over_erm() -> None:
     worst = {
-        objective["name"]: run(recipe(objective=objective, epochs=20, training="static", twins=[]))
-        .member("sparse")["test"]["worst_group"]
+        objective["name"]: run(recipe(objective=objective, epochs=20, training="static", twins=[])).member("sparse")[
+            "test"
+        ]["worst_group"]
         for objective in ({"name": "erm"}, {"name": "rest", "up": 8.0})
     }
     assert worst["rest"] > worst["erm"] + 0.3

@@ -23,7 +23,9 @@ from lowdim.train.samplers.weighted import WeightedSampler
 
 def test_groups_weigh_equally() -> None:
     weights = GroupWeights().weights(grouped([0] * 6 + [1] * 3 + [3], ("a", "b", "none", "c")))
-    assert [float(weights[part].sum()) for part in (slice(0, 6), slice(6, 9), slice(9, 10))] == pytest.approx([10 / 3] * 3)
+    assert [float(weights[part].sum()) for part in (slice(0, 6), slice(6, 9), slice(9, 10))] == pytest.approx(
+        [10 / 3] * 3
+    )
     assert float(weights.mean()) == pytest.approx(1)
 
 
@@ -60,7 +62,9 @@ def test_the_weight_is_read() -> None:
     losses = [value(Aim(REST(up=up, by="loss"), Shuffled(), samples).loss(net, every)) for up in (1.0, 5.0)]
     assert samples.conflicting is not None
     weight = torch.where(samples.conflicting, 5.0, 1.0)
-    assert losses[1] == pytest.approx(value((weight * ERM().loss(net(samples.x), every)).sum() / weight.sum()), rel=1e-5)
+    assert losses[1] == pytest.approx(
+        value((weight * ERM().loss(net(samples.x), every)).sum() / weight.sum()), rel=1e-5
+    )
     assert losses[0] != losses[1]
 
 

@@ -43,7 +43,7 @@ def test_an_epoch_has_the_samples_that_its_size_says(name: str) -> None:
     rows = orders(chosen, chosen.begin(crowd()), range(EPOCHS))
     assert [len(part) for part in rows] == [chosen.size(40, epoch, EPOCHS) for epoch in range(EPOCHS)]
     assert all(part.dim() == (2 if chosen.pairs else 1) for part in rows)
-    assert all(0 <= int(part.min()) and int(part.max()) < 40 for part in rows)
+    assert all(int(part.min()) >= 0 and int(part.max()) < 40 for part in rows)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,4 +70,3 @@ def test_even_means_every_sample_once(name: str) -> None:
     rows = orders(chosen, chosen.begin(crowd()), range(1))[0]
     once = rows.dim() == 1 and torch.equal(rows.sort().values, torch.arange(40))
     assert not chosen.even or once
-

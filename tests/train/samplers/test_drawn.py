@@ -77,7 +77,8 @@ def test_a_share_by_rank_is_exact_and_of_each_class() -> None:
     y = torch.tensor([0] * 6 + [1] * 3)
     samples = Samples(torch.zeros(9, 1), y, 2, ranks=ranks_of([1, 2, 3, 4, 5, 6, 3, 1, 2], y))
     hardest, easiest = (
-        RankedShare(share=1 / 3, part=part).begin(samples)["rows"].tolist() for part in ("hardest", "easiest")  # type: ignore[arg-type]
+        RankedShare(share=1 / 3, part=part).begin(samples)["rows"].tolist()
+        for part in ("hardest", "easiest")  # type: ignore[arg-type]
     )
     assert hardest == [4, 5, 6]
     assert easiest == [0, 1, 7]
@@ -88,7 +89,11 @@ def test_a_share_by_rank_is_exact_and_of_each_class() -> None:
 def test_equal_ranks_are_drawn_among() -> None:
     y = torch.zeros(20, dtype=torch.int64)
     found = [
-        tuple(RankedShare(share=0.5).begin(Samples(torch.zeros(20, 1), y, 1, seed, ranks=ranks_of(torch.ones(20).long(), y, 1)))["rows"].tolist())
+        tuple(
+            RankedShare(share=0.5)
+            .begin(Samples(torch.zeros(20, 1), y, 1, seed, ranks=ranks_of(torch.ones(20).long(), y, 1)))["rows"]
+            .tolist()
+        )
         for seed in (0, 0, 1)
     ]
     assert found[0] == found[1] != found[2]

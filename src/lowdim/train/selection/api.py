@@ -43,7 +43,7 @@ class Ranked:
         ranks: of the samples.
         sign: what the test for a bias says.
         data: the samples as they were ranked, for training with the ranks.
-        shown: samples to look at, as `lowdim.train.selection.shown.shown` returns them.
+        shown: samples to look at, as `lowdim.train.selection.shown.shown` returns them, and what both ends are called.
         run: times, memory, the machine.
         out: the directory, if one was asked for.
     """
@@ -204,4 +204,5 @@ class _Job:
             "machine": machine(),
             "command": sidecar.command(),
         }
-        return Ranked(ranks, sign, self.data, shown(self.source, ranks), run, out)
+        look = {"ends": list(self.method.ends)} | shown(self.source, ranks)
+        return Ranked(ranks, sign, self.data, look, run, out)

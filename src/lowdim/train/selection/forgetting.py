@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-
+from lowdim.core.lazy import torch
 from lowdim.core.settings import count
 from lowdim.train.selection.difficulty import Difficulty, Seen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Forgetting(Difficulty):
     def see(self, seen: Seen, p: Tensor, y: Tensor) -> None:
         """Count the samples that are wrong now and were right before."""
         right = p.argmax(1) == y
-        before = seen.get("before", torch.zeros_like(right))
-        seen["forgotten"] = (before & ~right) + seen.get("forgotten", torch.zeros(len(y)))
-        seen["ever"] = right | seen.get("ever", before)
+        none = torch.zeros_like(right)
+        before, ever, forgotten = (seen.get(name, none) for name in ("before", "ever", "forgotten"))
+        seen["forgotten"], seen["ever"] = forgotten.float() + (before & ~right), ever | right
         seen["before"], seen["epochs"] = right, seen.get("epochs", 0) + 1
 
     def score(self, seen: Seen) -> Tensor:
