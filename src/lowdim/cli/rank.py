@@ -24,7 +24,7 @@ def rank(
         str,
         typer.Argument(
             metavar="DATA",
-            help="A built-in set, a folder with a folder of pictures for each class, or a CSV or JSON lines file of texts.",
+            help="A built-in set, a folder with a folder of pictures per class, or a CSV or JSON lines file.",
         ),
     ],
     out: Annotated[

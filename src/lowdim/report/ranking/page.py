@@ -20,7 +20,7 @@ from lowdim.train.selection.api import SHOWN
 
 Json = Mapping[str, Any]
 FILE = JSON
-_CLAIM = re.compile(r"^(?:A|No) sign of a bias \((.*?)\): ")  # which the verdict says already
+_CLAIM = re.compile(r"^(?:A|No) sign of a bias \((.*?) of a permutation test\): ")  # which the verdict says already
 
 
 def read(out: Path) -> tuple[Ranks, Json, Json]:
@@ -59,7 +59,7 @@ def render(ranks: Ranks, told: Json, shown: Json, run: Json, out: str) -> str:
             samples=told["samples"],
             classes=len(told["classes"]),
             verdict=verdict(told),
-            sentence=_CLAIM.sub(lambda found: f"{found[1][0].upper()}{found[1][1:]}: ", sign["sentence"]),
+            sentence=_CLAIM.sub(r"Permutation test, \1: ", sign["sentence"]),
             skipped=[words.clean(name) for name in told["skipped"]],
             pictures=pictures(ranks),
             kind=shown["kind"],

@@ -105,7 +105,7 @@ def rank(
     _check(net, tune, method)
     progress = progress or Silent()
     begun = time.perf_counter()
-    chosen = {"columns": columns, "skip": skip_unreadable, "limit": limit, "validation": validation}
+    chosen: dict[str, Any] = {"columns": columns, "skip": skip_unreadable, "limit": limit, "validation": validation}
     wanted = size or (ENCODER_SIZE if net in list(ENCODERS) else SIZE)
 
     def read() -> Source:
@@ -175,7 +175,7 @@ class _Job:
             return Headed(network, network.width, len(source.classes), self.seed), data, {"name": net, "frozen": False}
         with self.progress.stage("Encode", len(x), "samples") as stage:
             data = source.of(features(network, x, stage.advance), "table")
-        return nets.MLP().build(data, self.seed), data, {"name": net, "frozen": True}
+        return nets.parse("mlp").build(data, self.seed), data, {"name": net, "frozen": True}
 
     def trained(self, store: Store | None) -> Ranking:
         """Return the finished ranking, gone on with from where an earlier attempt left it."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-
 from lowdim.core.settings import count, within
 from lowdim.data.classification import Dataset
 from lowdim.data.select.base import Selector
