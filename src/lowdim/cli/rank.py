@@ -24,7 +24,7 @@ def rank(
         str,
         typer.Argument(
             metavar="DATA",
-            help="A built-in set, a folder with a folder of pictures for each class, or a CSV or JSON lines file of texts.",
+            help="A built-in set, a folder with a folder of pictures per class, or a CSV or JSON lines file.",
         ),
     ],
     out: Annotated[
@@ -72,7 +72,7 @@ def rank(
     settings, planted = _settings(assignments or [])
     from lowdim.data.labelled.source import Columns
     from lowdim.train.selection.api import rank as run
-    from lowdim.train.selection.sebra import RankWarning
+    from lowdim.train.selection.sebra_ranking import RankWarning
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RankWarning)

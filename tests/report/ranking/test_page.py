@@ -39,7 +39,7 @@ def test_the_sheet_shows_both_ends_of_every_class(out: Path) -> None:
     assert "broken.png" in page and "1 picture could not be read" in page
     sign = ranks.facts["sign"]
     assert ("No sign of a bias. " in page) != sign["found"]
-    assert f"P = {sign['p']:.4f} of a permutation test: " in page
+    assert f"Permutation test, p = {sign['p']:.4f}: " in page
     assert re.search(r"200 samples of 2 classes", page)
     assert page.count("<svg") == 2
     assert build(out).read_bytes() == page.encode()

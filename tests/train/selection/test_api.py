@@ -9,14 +9,16 @@ import pytest
 import torch
 
 import lowdim
+from lowdim.core import registry
 from lowdim.core.errors import RecipeError
 from lowdim.data.errors import DataError
 from lowdim.data.labelled.source import Source
 from lowdim.data.select.ranks import Ranks
+from lowdim.report.build import build
 from lowdim.runs.fingerprint import ResumeError
 from lowdim.runs.lock import OutputError
 from lowdim.train.selection import api
-from lowdim.train.selection.sebra import SebraRanking
+from lowdim.train.selection.sebra_ranking import SebraRanking
 
 QUICK = {"name": "sebra", "lr": 0.002, "epochs": 8}
 
@@ -54,10 +56,10 @@ def test_the_shown_samples_are_the_ends_of_the_ranking() -> None:
     found = lowdim.rank(source(), method=QUICK)
     for number, part in enumerate(found.shown["classes"]):
         mine = found.ranks.rank[found.ranks.label == number]
-        assert part["most"][0]["rank"] == int(mine.min()) and part["least"][0]["rank"] == int(mine.max())
-        assert [one["rank"] for one in part["most"]] == sorted(one["rank"] for one in part["most"])
-        assert not {one["name"] for one in part["most"]} & {one["name"] for one in part["least"]}
-        assert len(part["most"]) == len(part["least"]) == 10 and "png" in part["most"][0]
+        assert part["first"][0]["rank"] == int(mine.min()) and part["last"][0]["rank"] == int(mine.max())
+        assert [one["rank"] for one in part["first"]] == sorted(one["rank"] for one in part["first"])
+        assert not {one["name"] for one in part["first"]} & {one["name"] for one in part["last"]}
+        assert len(part["first"]) == len(part["last"]) == 10 and "png" in part["first"][0]
 
 
 def test_a_killed_ranking_is_resumed_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +115,14 @@ def test_rates_follow_the_network() -> None:
     found = lowdim.rank(texts, method={"name": "sebra", "epochs": 60})
     assert found.ranks.settings["lr"] == api.RATES["text"]
     assert found.sign.p is None or 0 < found.sign.p <= 1
-    assert "text" in found.shown["classes"][0]["most"][0]
+    assert "text" in found.shown["classes"][0]["first"][0]
+
+
+@pytest.mark.parametrize("name", [name for name in registry.names("selector") if name != "sebra"])
+def test_every_selector_ranks_and_has_a_sheet(name: str, tmp_path: Path) -> None:
+    found = lowdim.rank(source(), method={"name": name, "epochs": 2}, out=tmp_path / "ranks")
+    assert found.out is not None and found.ranks.method and len(found.ranks) == 240
+    assert "<title>made" in build(found.out).read_text()
 
 
 @pytest.mark.parametrize(

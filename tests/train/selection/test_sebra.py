@@ -14,7 +14,8 @@ from lowdim.data.classification import Dataset
 from lowdim.data.errors import DataError
 from lowdim.data.raw import Split
 from lowdim.train.dynamic.set import SET
-from lowdim.train.selection.sebra import RankWarning, Sebra, weighted, weights
+from lowdim.train.selection.sebra import Sebra
+from lowdim.train.selection.sebra_ranking import RankWarning, weighted, weights
 from lowdim.train.sparse.training import SparseTraining
 
 QUICK = Sebra(lr=0.01, epochs=30, batch=32)

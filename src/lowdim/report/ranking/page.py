@@ -20,7 +20,7 @@ from lowdim.train.selection.api import SHOWN
 
 Json = Mapping[str, Any]
 FILE = JSON
-_CLAIM = re.compile(r"^(?:A|No) sign of a bias \((.*?)\): ")  # which the verdict says already
+_CLAIM = re.compile(r"^(?:A|No) sign of a bias \((.*?) of a permutation test\): ")  # which the verdict says already
 
 
 def read(out: Path) -> tuple[Ranks, Json, Json]:
@@ -59,13 +59,15 @@ def render(ranks: Ranks, told: Json, shown: Json, run: Json, out: str) -> str:
             samples=told["samples"],
             classes=len(told["classes"]),
             verdict=verdict(told),
-            sentence=_CLAIM.sub(lambda found: f"{found[1][0].upper()}{found[1][1:]}: ", sign["sentence"]),
+            sentence=_CLAIM.sub(r"Permutation test, \1: ", sign["sentence"]),
             skipped=[words.clean(name) for name in told["skipped"]],
             pictures=pictures(ranks),
             kind=shown["kind"],
             shown=shown["classes"],
             last=int(ranks.rank.max()),
-            never=facts["never_ranked"],
+            never=facts.get("never_ranked", 0),
+            ends=[words.clean(end) for end in shown["ends"]],
+            value=next(iter(ranks.values), ""),
             counts=counts(ranks),
             paper=paper("selector", told["method"]),
             out=out,
@@ -84,10 +86,12 @@ def verdict(told: Json) -> str:
     """
     facts = told["facts"]
     total = told["samples"]
-    first, never = facts["ranked"][0] / total, facts["never_ranked"] / total
     start = "A sign of a bias." if facts["sign"]["found"] else "No sign of a bias."
     if facts["sign"].get("p", 0) is None:
         start = "Not tested for a bias."
+    if "ranked" not in facts:
+        return start
+    first, never = facts["ranked"][0] / total, facts["never_ranked"] / total
     left = "all others later" if not never else f"{_percent(never)} never in {facts['epochs']}"
     return f"{start} {_percent(first)} of the samples were learnt in the first epoch, {left}."
 
@@ -114,11 +118,11 @@ def tables(told: Json, run: Json) -> list[tuple[str, Any]]:
     facts = told["facts"]
     sign = facts["sign"]
     tested = {key: sign[key] for key in ("p", "trend", "tail", "misjudged")}
-    course = {key: facts[key] for key in ("epochs", "steps", "ended", "never_ranked")}
+    course = {key: facts[key] for key in ("epochs", "steps", "ended", "never_ranked") if key in facts}
     found = [
         ("Selector", pairs({"name": told["method"]} | told["settings"])),
         ("Network", pairs(told["net"])),
-        ("Course", pairs(course)),
+        *([("Course", pairs(course))] if course else []),
         ("Test for a bias", pairs(tested)),
     ]
     if run:

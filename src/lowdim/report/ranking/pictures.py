@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BINS, _LEAST = 44, 0.07  # percent: less is as good as nothing left
+_MOST = 200
 
 
 def pictures(ranks: Ranks) -> list[Picture]:
     """Return the pictures for which there are numbers."""
-    found = [_learnt(ranks)]
+    found = [_learnt(ranks)] if int(ranks.rank.max()) <= _MOST else []  # of epochs; scores make a rank of each sample
     if "margin" in ranks.values:
         found.append(_margins(ranks))
     return found

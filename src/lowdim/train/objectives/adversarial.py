@@ -10,7 +10,6 @@ from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
 from lowdim.core.random import generator
 from lowdim.core.settings import count, within
-from lowdim.nn.blocks import evaluating
 from lowdim.train.objectives.base import Drawn, Memory, Objective, Samples
 
 if TYPE_CHECKING:
@@ -79,6 +78,8 @@ class Adversarial(Objective):
         self, net: nn.Module, x: Tensor, y: Tensor, limits: tuple[float, float], steps: int, draw: torch.Generator
     ) -> Tensor:
         """Return samples in the boxes around ``x`` on which the network's loss is large."""
+        from lowdim.nn.blocks import evaluating
+
         low, high = limits
         radius, stride = self.radius * (high - low), self.stride * (high - low)
         start = torch.rand(x.shape, generator=draw).to(x) * 2 - 1
@@ -93,6 +94,8 @@ class Adversarial(Objective):
 
     def examine(self, net: nn.Module, x: Tensor, y: Tensor, seed: int) -> Mapping[str, float]:
         """Return the share of test examples that stay right under ``test_steps`` steps."""
+        from lowdim.nn.blocks import evaluating
+
         if not self.test_steps:
             return {}
         device, limits, right = next(net.parameters()).device, (float(x.min()), float(x.max())), 0

@@ -43,7 +43,7 @@ class Ranked:
         ranks: of the samples.
         sign: what the test for a bias says.
         data: the samples as they were ranked, for training with the ranks.
-        shown: samples to look at, as `lowdim.train.selection.shown.shown` returns them.
+        shown: samples to look at, as `lowdim.train.selection.shown.shown` returns them, and what both ends are called.
         run: times, memory, the machine.
         out: the directory, if one was asked for.
     """
@@ -105,7 +105,7 @@ def rank(
     _check(net, tune, method)
     progress = progress or Silent()
     begun = time.perf_counter()
-    chosen = {"columns": columns, "skip": skip_unreadable, "limit": limit, "validation": validation}
+    chosen: dict[str, Any] = {"columns": columns, "skip": skip_unreadable, "limit": limit, "validation": validation}
     wanted = size or (ENCODER_SIZE if net in list(ENCODERS) else SIZE)
 
     def read() -> Source:
@@ -175,7 +175,7 @@ class _Job:
             return Headed(network, network.width, len(source.classes), self.seed), data, {"name": net, "frozen": False}
         with self.progress.stage("Encode", len(x), "samples") as stage:
             data = source.of(features(network, x, stage.advance), "table")
-        return nets.MLP().build(data, self.seed), data, {"name": net, "frozen": True}
+        return nets.parse("mlp").build(data, self.seed), data, {"name": net, "frozen": True}
 
     def trained(self, store: Store | None) -> Ranking:
         """Return the finished ranking, gone on with from where an earlier attempt left it."""
@@ -204,4 +204,5 @@ class _Job:
             "machine": machine(),
             "command": sidecar.command(),
         }
-        return Ranked(ranks, sign, self.data, shown(self.source, ranks), run, out)
+        look = {"ends": list(self.method.ends)} | shown(self.source, ranks)
+        return Ranked(ranks, sign, self.data, look, run, out)

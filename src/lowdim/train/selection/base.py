@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowdim.core.settings import count, within
 from lowdim.data.classification import Dataset
 from lowdim.data.select.base import Selector
 from lowdim.data.select.ranks import Ranks
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Ranking(ABC):
@@ -58,11 +59,13 @@ class TrainedSelector(Selector):
     """Ranks by training.
 
     Attributes:
+        ends: what the samples of the first and of the last ranks are called.
         rated: whether ``lowdim rank`` chooses the learning rate by the network that is trained, where none is given.
         epochs: at most.
         lr: learning rate.
     """
 
+    ends: ClassVar[tuple[str, str]] = ("most spurious", "least spurious")
     rated: ClassVar[bool] = True
 
     epochs: int = count(40)

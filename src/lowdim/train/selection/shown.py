@@ -16,26 +16,26 @@ EACH, LETTERS = 10, 600
 
 
 def shown(source: Source, ranks: Ranks) -> dict[str, Any]:
-    """Return the ten most and the ten least spurious samples of each class, as JSON can hold them.
+    """Return the ten first and the ten last samples of each class, as JSON can hold them.
 
     Within a rank those come first that were learnt best when it was given. A class of few samples is cut in two halves,
     so that none is shown on both sides.
     """
-    assert "p" in ranks.values
+    within = ranks.values.get("p", torch.zeros(len(ranks))).double().clamp(0, 1)
     classes = []
     for number, name in enumerate(ranks.classes):
         mine = (ranks.label == number).nonzero().flatten()
-        key = ranks.rank[mine].double() - ranks.values["p"][mine].double().clamp(0, 1) * 0.999
-        mine = mine[key.argsort(stable=True)]
+        mine = mine[(ranks.rank[mine].double() - 0.999 * within[mine]).argsort(stable=True)]
         each = min(EACH, len(mine) // 2)
-        sides = {"most": mine[:each], "least": mine[len(mine) - each :].flip(0)}
+        sides = {"first": mine[:each], "last": mine[len(mine) - each :].flip(0)}
         found = {side: [_one(source, ranks, int(row)) for row in rows] for side, rows in sides.items()}
         classes.append({"name": name, "samples": len(mine), **found})
     return {"kind": source.kind, "classes": classes}
 
 
 def _one(source: Source, ranks: Ranks, row: int) -> dict[str, Any]:
-    told = {"name": ranks.names[row], "rank": int(ranks.rank[row]), "p": round(float(ranks.values["p"][row]), 4)}
+    told: dict[str, Any] = {"name": ranks.names[row], "rank": int(ranks.rank[row])}
+    told["value"] = next((round(float(values[row]), 4) for values in ranks.values.values()), None)
     value = source.x[row]
     if isinstance(value, str):
         return told | {"text": value if len(value) <= LETTERS else value[:LETTERS].rstrip() + " …"}

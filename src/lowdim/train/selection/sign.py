@@ -40,6 +40,10 @@ class Sign:
 
     def sentence(self) -> str:
         """Return what was found in words."""
+        if not self.tail:
+            return (
+                "No test for a bias: fewer than half of the samples were ranked. Train longer (epochs) or faster (lr)."
+            )
         if self.p is None:
             return f"No test for a bias: its tail would hold {self.tail} samples, and needs {LEAST}."
         chance = f"p = {self.p:.4f} of a permutation test"
@@ -67,8 +71,8 @@ def sign_of_bias(margin: Tensor, seed: int = 0) -> Sign:
 
     are exchangeable where the tail falls off exponentially, shrink with i where it does so faster, and grow where
     slower. Two statistics of the ranks of D look for growth: their correlation with i, and the largest difference of
-    the means of two windows side by side, of 8, 16, 32, ... spacings each. The p-value is the share of permutations of D
-    in which the larger of the two, each in its deviations, is at least as large.
+    the means of two windows side by side, of 8, 16, 32, ... spacings each. The p-value is the share of permutations of
+    D in which the larger of the two, each in its deviations, is at least as large.
 
     Source: Proschan and Pyke, "Tests for monotone failure rate", 1967, for the spacings; the windows, and their use for
     margins, are lowdim's own.
