@@ -110,10 +110,20 @@ def usage(method: registry.Entry) -> tuple[str, str]:
         return "bash", f"lowdim inspect MODEL {AUDITS[method.name]}"
     if method.kind == "stage":
         return "bash", f"lowdim compose MODEL OUT --stages {method.name}"
+    if method.kind in ("objective", "sampler"):
+        needs = {"groups": " --data coloured-fashion-mnist", "ranks": " --ranks RANKS"}
+        made = method.load()()
+        given = "".join(text for need, text in needs.items() if need in made.requires)
+        wanting = (n for n in registry.names("objective") if _usual_sampler(n) == method.name)
+        if getattr(made, "pairs", False):
+            given += f" --objective {next(wanting)}"
+        return "bash", f"lowdim train-sparse --{method.kind} {method.name}{given}"
     if method.kind == "placement":
         cls = method.load().__name__
         call = f"{cls}().apply_(model)  # before the optimizer is made"
         return "python", f"from lowdim.nn.placement import {cls}\n\n{call}"
+    if method.kind == "selector":
+        return "bash", f"lowdim rank DATA --out DIR --method {method.name}"
     if method.kind == "decay":
         cls = method.load().__name__
         lines = [
@@ -133,6 +143,10 @@ def usage(method: registry.Entry) -> tuple[str, str]:
         ]
         return "python", "\n".join(lines)
     return "", ""
+
+
+def _usual_sampler(objective: str) -> str:
+    return str(registry.find("objective", objective).load().usual_sampler)
 
 
 def command(method: registry.Entry) -> str:

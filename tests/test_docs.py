@@ -32,7 +32,14 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
-TRAINING_FLAGS = {"data": "data.name", "net": "net.name", "method": "training.name", "sparsity": "sparsity"}
+TRAINING_FLAGS = {
+    "data": "data.name",
+    "net": "net.name",
+    "method": "training.name",
+    "sparsity": "sparsity",
+    "objective": "objective.name",
+    "sampler": "sampler.name",
+}
 PROGRAM: Any = typer.main.get_command(app)
 FLAGS = {
     "calibration": "calibration.source",
@@ -69,6 +76,7 @@ def parse(words: list[str]) -> None:
         check_recipe(values)
     if words[0] == "train-sparse":
         flags = {key: values[name] for name, key in TRAINING_FLAGS.items()}
+        flags["ranks.path"] = values["ranks"] and str(values["ranks"])
         TrainingRecipe.assemble(None, flags, values.get("assignments") or [])
 
 

@@ -20,5 +20,6 @@ from lowdim.train.finetune.api import finetune as finetune
 from lowdim.train.finetune.recipe import Finetuning as Finetuning
 from lowdim.train.pretrain.api import pretrain as pretrain
 from lowdim.train.pretrain.recipe import Pretraining as Pretraining
+from lowdim.train.selection.api import rank as rank
 
 __version__: str

@@ -27,8 +27,10 @@ SURFACE = {
     "pretrain": "--recipe --out --set --trust-remote-code --resume --overwrite --dry-run --quiet -q --debug",
     "distill-draft": """TARGET --draft --out --method --text --steps --tune --measure --seed --set --recipe
         --trust-remote-code --resume --overwrite --dry-run --quiet -q --debug""",
-    "train-sparse": """--recipe --out --data --net --method --sparsity --allocation --epochs --batch --lr --twins --seed
+    "rank": """DATA --out --net --tune --method --text --label --id --size --skip-unreadable --limit --validation --seed
         --set --resume --overwrite --quiet -q --debug""",
+    "train-sparse": """--recipe --out --data --net --method --sparsity --allocation --epochs --batch --lr --twins
+        --objective --sampler --ranks --seed --set --resume --overwrite --quiet -q --debug""",
     "plan-training": """MODEL --optimizer --rank --layerwise --batch --length --dtype --revision --trust-remote-code
         --json --debug""",
     "evaluate": """MODEL --text --context --windows --tasks --limit --bos --seed --compute --revision --json

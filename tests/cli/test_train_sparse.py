@@ -62,6 +62,20 @@ def test_a_run_from_end_to_end(run, file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "again.html").read_text() == page
 
 
+def test_a_bias_is_trained_against_from_flags_alone(run, tmp_path: Path) -> None:
+    data = ["--data", "coloured-digits", "--set", "data.limit=300", "--set", "data.settings={conflicting: 0.1}"]
+    how = ["--objective", "rest", "--set", "objective.up=9", "--sparsity", "0.8", "--epochs", "2", "--batch", "32"]
+    net = ["--net", "mlp", "--set", "net.hidden=[16]", "--method", "static", "--twins", "dense"]
+    done = run("train-sparse", *data, *how, *net, "--out", tmp_path / "out", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert "worst group, %" in done.output
+    assert "Of its worst group it gets" in " ".join(done.output.split())
+    facts = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert facts["recipe"]["objective"] == {"name": "rest", "up": 9.0, "over": {"name": "erm"}, "by": "sampling"}
+    page = (tmp_path / "out.html").read_text()
+    assert "Trained with objective rest, the twins as well." in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -73,12 +87,22 @@ def test_a_run_from_end_to_end(run, file: Path, tmp_path: Path) -> None:
         (["--set", "training.every"], "--set takes KEY=VALUE"),
         (["--recipe", "none.yaml"], "cannot read the recipe"),
         (["--twins", "dens"], "Did you mean 'dense'"),
+        (["--objective", "rst"], "Did you mean 'rest'"),
+        (["--objective", "rest"], "needs groups"),
+        (["--sampler", "ranked"], "needs ranks"),
+        (["--set", "sampler.keep=0.5"], "sampler.keep is a setting of dynamic-pruning"),
     ],
 )
 def test_mistakes_cost_no_work(run, arguments: list[str], message: str) -> None:
     done = run("train-sparse", *arguments)
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_ranks_that_are_not_there_are_named(run) -> None:
+    done = run("train-sparse", "--objective", "rest", "--ranks", "nowhere")
+    assert done.exit_code == 1
+    assert "nowhere holds no ranks" in done.output
 
 
 @pytest.mark.parametrize(

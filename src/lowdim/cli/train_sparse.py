@@ -40,6 +40,17 @@ def train_sparse(
         str | None,
         typer.Option(metavar="dense,small,static,resampled|none", help="Networks trained beside it, to compare with."),
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(registry.names("objective")), help="What is minimised, by the twins as well."),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(registry.names("sampler")), help="Which samples an epoch draws."),
+    ] = None,
+    ranks: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Ranks of the samples, which 'lowdim rank' wrote.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, masks and the order of data.")] = None,
     assignments: Annotated[
         list[str] | None,
@@ -66,6 +77,9 @@ def train_sparse(
         "batch": batch,
         "optimizer.lr": lr,
         "twins": twins,
+        "objective.name": objective,
+        "sampler.name": sampler,
+        "ranks.path": None if ranks is None else str(ranks),
         "seed": seed,
     }
     from lowdim.train.compare.recipe import TrainingRecipe
@@ -83,11 +97,15 @@ def train_sparse(
 
 def finish(facts: Mapping[str, object], run: Mapping[str, object]) -> None:
     """Print the table of a finished run and what it says."""
-    heads = ("network", "test accuracy, %", "to dense", "zeros", "kept", "R_s", "FLOPs", "memory", "time")
-    taken = seconds(run)
+    found = lines(facts)
+    heads = ["network", "test accuracy, %", "to dense", "zeros", "kept", "R_s", "FLOPs", "memory", "time"]
     rows = [
-        (n.title, n.accuracy, n.change, n.zeros, n.kept, n.explored, n.flops, n.memory, time)
-        for n, time in zip(lines(facts), taken, strict=True)
+        [n.title, n.accuracy, n.change, n.zeros, n.kept, n.explored, n.flops, n.memory, time]
+        for n, time in zip(found, seconds(run), strict=True)
     ]
+    if any(n.worst for n in found):
+        heads.insert(3, "worst group, %")
+        for row, n in zip(rows, found, strict=True):
+            row.insert(3, n.worst)
     table(heads, rows, 1)
     show(f"{verdict(facts)}\n{execution(facts)}")

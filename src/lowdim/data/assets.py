@@ -51,7 +51,7 @@ def names() -> list[str]:
 
     Example:
         >>> names()
-        ['smollm2-135m', 'wiki', 'tasks', 'hard-tasks', 'fashion-mnist', 'mnist-5k']
+        ['smollm2-135m', 'wiki', 'tasks', 'hard-tasks', 'fashion-mnist', 'mnist-5k', '20-newsgroups', ...]
     """
     return list(ASSETS)
 

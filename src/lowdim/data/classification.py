@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from lowdim.core.errors import suggest
 from lowdim.core.lazy import torch
 from lowdim.core.random import generator
 from lowdim.data import topics
 from lowdim.data.errors import DataError
-from lowdim.data.raw import Raw, Split
+from lowdim.data.planted.settings import made_of
+from lowdim.data.raw import Raw, Split, Texts
 
 Kind = Literal["image", "table", "text"]
 _TEST_SHARE = 0.2
@@ -24,12 +26,31 @@ _TEST_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Known:
-    """A data set that can be asked for by name; ``target`` is the function that reads it."""
+    """A data set that can be asked for by name; ``target`` is the function that reads it.
+
+    Where ``takes`` names a class of settings, the target is given these; where ``cues`` are known of every sample, laid
+    over the set ``base`` or labelled by its authors, it returns a `lowdim.data.planted.sets.Planted`.
+    """
 
     name: str
     kind: Kind
     target: str
     about: str
+    base: str = ""
+    cues: tuple[str, ...] = ()
+    takes: str = ""
+
+
+def _planted(name: str, base: str, *cues: str) -> Known:
+    kind: Kind = "text" if "word" in cues else "image"
+    about = f"{base} with a planted {' and a '.join(cues)}"
+    takes = "lowdim.data.planted.settings:Planting"
+    return Known(name, kind, f"lowdim.data.planted.sets:{kind}s", about, base, cues, takes)
+
+
+def _pictures(name: str, target: str, takes: str, about: str, *cues: str) -> Known:
+    here = "lowdim.data.grouped"
+    return Known(name, "image", f"{here}.{target}", about, "", cues, f"{here}.settings:{takes}")
 
 
 SETS: dict[str, Known] = {
@@ -51,6 +72,53 @@ SETS: dict[str, Known] = {
             "lowdim.data.topics:wiki_topics",
             "paragraphs of 20 Wikipedia articles, 2,141, 20 classes",
         ),
+        Known(
+            "20-newsgroups",
+            "text",
+            "lowdim.data.topics:newsgroups",
+            "letters to 20 newsgroups, 11,293 + 7,528, 20 classes",
+        ),
+        *(
+            _planted(f"{word}-{base}", base, *cues)
+            for base in ("fashion-mnist", "digits")
+            for word, *cues in (
+                ("coloured", "colour"),
+                ("textured", "texture"),
+                ("coloured-textured", "colour", "texture"),
+            )
+        ),
+        _planted("cued-wiki-topics", "wiki-topics", "word"),
+        _planted("cued-20-newsgroups", "20-newsgroups", "word"),
+        Known(
+            "corrupted-fashion-mnist",
+            "image",
+            "lowdim.data.corrupted.sets:corrupted",
+            "Fashion-MNIST with one of fifteen corruptions",
+            "fashion-mnist",
+            takes="lowdim.data.corrupted.sets:Corruption",
+        ),
+        _pictures("emoji-people", "emoji:people", "People", "women and men as emoji, 730 pictures, 2 classes", "tone"),
+        _pictures("celeba", "celeba:celeba", "Attributes", "faces, from a folder, 2 classes", "attribute"),
+        _pictures(
+            "urbancars",
+            "urbancars:urbancars",
+            "Folder",
+            "cars, from a folder, 2 classes, two biases",
+            *("background", "object"),
+        ),
+        _pictures("bar", "bar:bar", "Folder", "actions, from a folder, 6 classes, bias not labelled"),
+        _pictures("cmnist", "percent:percent", "Percent", "coloured digits, from a folder, 10 classes", "colour"),
+        _pictures("bffhq", "percent:percent", "Percent", "faces, from a folder, 2 classes", "gender"),
+        _pictures(
+            "corrupted-cifar-10",
+            "percent:percent",
+            "Percent",
+            "CIFAR-10 with a corruption for each class, from a folder",
+            "corruption",
+        ),
+        _pictures(
+            "cifar-10-c", "cifar10c:cifar10c", "Corrupted", "CIFAR-10 and its corrupted test part, from a folder"
+        ),
     )
 }
 
@@ -68,6 +136,7 @@ class Dataset:
         test: what is measured once, at the end.
         classes: the classes' names.
         vocabulary: number of word ids of a text, 0 for anything else.
+        rows: which of the reader's examples each of ``train`` is.
     """
 
     name: str
@@ -77,6 +146,7 @@ class Dataset:
     test: Split
     classes: tuple[str, ...]
     vocabulary: int = 0
+    rows: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,8 +166,8 @@ def names() -> list[str]:
     """Return the names of the data sets.
 
     Example:
-        >>> names()
-        ['fashion-mnist', 'mnist-5k', 'digits', 'breast-cancer', 'wine', 'wiki-topics']
+        >>> names()  # doctest: +ELLIPSIS
+        ['fashion-mnist', 'mnist-5k', 'digits', 'breast-cancer', 'wine', 'wiki-topics', ...]
     """
     return list(SETS)
 
@@ -114,7 +184,22 @@ def find(name: str) -> Known:
     return SETS[name]
 
 
-def load(name: str, *, validation: float = 0.1, limit: int | None = None, seed: int = 0) -> Dataset:
+class Cut(NamedTuple):
+    """Which of a reader's examples become which part; ``test`` is None where the authors set theirs aside."""
+
+    train: list[int]
+    validation: list[int]
+    test: list[int] | None
+
+
+def load(
+    name: str,
+    *,
+    validation: float = 0.1,
+    limit: int | None = None,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> Dataset:
     """Read a data set, fetching it on first use, and cut it.
 
     Args:
@@ -122,19 +207,85 @@ def load(name: str, *, validation: float = 0.1, limit: int | None = None, seed: 
         validation: share of the training examples that is set aside for choosing, in (0, 1).
         limit: training examples used at most, the first of the same permutation; validation and test stay whole.
         seed: of the permutation that cuts validation; test does not depend on it.
+        settings: of a set that takes some: the fields of `lowdim.data.planted.settings.Planting`, or of one of the
+            classes in `lowdim.data.grouped.settings`.
 
     Raises:
-        DataError: an unknown name, a share outside (0, 1), or fewer examples than classes left to train on.
+        DataError: an unknown name, a share outside (0, 1), fewer examples than classes left to train on, or settings
+            for a set that takes none.
         AssetError: the data cannot be fetched.
     """
     known = find(name)
+    check_cut(validation, limit)
+    return cut(known, read(known, settings), validation=validation, limit=limit, seed=seed)
+
+
+def check_cut(validation: float, limit: int | None) -> None:
+    """Refuse a share or a number of examples that no set can be cut by.
+
+    Raises:
+        DataError: see `load`.
+    """
     if not 0 < validation < 1:
         raise DataError(f"validation must be a share in (0, 1), got {validation}. Usual is 0.1.")
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, got {limit}. Leave it out for all training examples.")
+
+
+def check_settings(name: str, settings: Mapping[str, Any] | None) -> Any:
+    """Return the settings object that a data set is read with, or None; nothing is read.
+
+    Raises:
+        DataError: the set takes none.
+        RecipeError: one is unknown or out of its range.
+    """
+    known = find(name)
+    if not known.takes:
+        if settings:
+            able = ", ".join(each.name for each in SETS.values() if each.takes)
+            raise DataError(f"data {name!r} takes no settings, got {', '.join(settings)}. Sets that do: {able}.")
+        return None
+    module, _, cls = known.takes.partition(":")
+    return made_of(getattr(importlib.import_module(module), cls), settings)
+
+
+def read_all(known: Known, settings: Mapping[str, Any] | None = None) -> Any:
+    """Return what the set's reader returns, fetching it on first use: a `Raw`, or one with the truth about its cues."""
+    how = check_settings(known.name, settings)
     module, _, function = known.target.partition(":")
-    raw: Raw = getattr(importlib.import_module(module), function)()
-    return cut(known, raw, validation=validation, limit=limit, seed=seed)
+    reader = getattr(importlib.import_module(module), function)
+    return reader() if how is None else reader(known, how)
+
+
+def read(known: Known, settings: Mapping[str, Any] | None = None) -> Raw:
+    """Return all that a data set holds, not yet cut, fetching it on first use."""
+    found = read_all(known, settings)
+    raw: Raw = found.raw if known.cues else found
+    return raw
+
+
+def divide(known: Known, raw: Raw, *, validation: float, limit: int | None, seed: int) -> Cut:
+    """Return which examples become which part.
+
+    Raises:
+        DataError: fewer examples than classes would be left to train on.
+    """
+    count = len(raw.y)
+    order = _order(count, 0, "test", known.name) if raw.test is None else list(range(count))
+    held = round(_TEST_SHARE * count) if raw.test is None else 0
+    test, rest = order[:held], order[held:]
+    chosen = max(1, round(validation * len(rest)))
+    if raw.held:  # the authors' own, the last ones
+        assert raw.test is not None
+        rest, chosen = order[: count - raw.held], 0
+    shuffled = [rest[i] for i in _order(len(rest), seed, "validation", known.name)]
+    train = shuffled[chosen:][:limit]
+    if len(train) < len(raw.classes):
+        raise DataError(
+            f"{known.name} has {len(raw.classes)} classes and would keep {len(train)} examples to train on. "
+            "Raise limit, or lower validation."
+        )
+    return Cut(train, order[count - raw.held :] if raw.held else shuffled[:chosen], test if raw.test is None else None)
 
 
 def cut(known: Known, raw: Raw, *, validation: float, limit: int | None, seed: int) -> Dataset:
@@ -143,26 +294,17 @@ def cut(known: Known, raw: Raw, *, validation: float, limit: int | None, seed: i
     Numbers are brought to mean 0 and deviation 1, one mean for all pixels of an image and one per column of a table;
     words become ids, the most frequent first. Both are taken from the training examples alone.
     """
-    order = _order(len(raw.y), 0, "test", known.name) if raw.test is None else list(range(len(raw.y)))
-    held = round(_TEST_SHARE * len(order)) if raw.test is None else 0
-    test, rest = order[:held], order[held:]
-    shuffled = [rest[i] for i in _order(len(rest), seed, "validation", known.name)]
-    chosen = max(1, round(validation * len(rest)))
-    train = shuffled[chosen:][:limit]
-    if len(train) < len(raw.classes):
-        raise DataError(
-            f"{known.name} has {len(raw.classes)} classes and would keep {len(train)} examples to train on. "
-            "Raise limit, or lower validation."
-        )
+    rows = divide(known, raw, validation=validation, limit=limit, seed=seed)
     if known.kind == "text":
-        return _text(known, raw, train, shuffled[:chosen], test)
-    parts = [_take(raw, rows) for rows in (train, shuffled[:chosen], test)]
+        return _text(known, raw, rows)
+    parts = [_take(raw, part) for part in (rows.train, rows.validation, rows.test or [])]
     if raw.test is not None:
+        assert isinstance(raw.test, Split)
         parts[2] = Split(raw.test.x.float(), raw.test.y)
     dims = None if known.kind == "image" else 0
     mean, deviation = parts[0].x.mean(dims), parts[0].x.std(dims).clamp_min(1e-6)
     first, second, third = (Split((part.x - mean) / deviation, part.y) for part in parts)
-    return Dataset(known.name, known.kind, first, second, third, raw.classes)
+    return Dataset(known.name, known.kind, first, second, third, raw.classes, rows=tuple(rows.train))
 
 
 def _order(count: int, seed: int, purpose: str, name: str) -> list[int]:
@@ -176,11 +318,14 @@ def _take(raw: Raw, rows: list[int]) -> Split:
     return Split(raw.x[index].float(), raw.y[index])
 
 
-def _text(known: Known, raw: Raw, *parts: list[int]) -> Dataset:
+def _text(known: Known, raw: Raw, rows: Cut) -> Dataset:
     texts = list(raw.x)
-    words = topics.vocabulary(str(texts[row]) for row in parts[0])
-    first, second, third = (
-        Split(topics.encode([str(texts[row]) for row in rows], words), raw.y[torch.tensor(rows, dtype=torch.int64)])
-        for rows in parts
-    )
-    return Dataset(known.name, known.kind, first, second, third, raw.classes, len(words) + 2)
+    parts = [
+        Texts([str(texts[row]) for row in part], raw.y[list(part)])
+        for part in (rows.train, rows.validation, rows.test or [])
+    ]
+    if raw.test is not None:
+        parts[2] = Texts([str(text) for text in raw.test.x], raw.test.y)
+    words = topics.vocabulary(parts[0].x)
+    first, second, third = (Split(topics.encode(part.x, words), part.y) for part in parts)
+    return Dataset(known.name, known.kind, first, second, third, raw.classes, len(words) + 2, tuple(rows.train))

@@ -16,6 +16,13 @@ class Split(NamedTuple):
     y: torch.Tensor
 
 
+class Texts(NamedTuple):
+    """Texts and their classes: ``x`` one text each, ``y`` int64 [texts]."""
+
+    x: Sequence[str]
+    y: torch.Tensor
+
+
 @dataclass(frozen=True)
 class Raw:
     """What a reader returns: everything there is, not yet cut.
@@ -25,9 +32,11 @@ class Raw:
         y: int64 [examples].
         classes: the classes' names.
         test: the examples set aside by the authors, if they did.
+        held: how many of the last examples of ``x`` the authors set aside for choosing.
     """
 
     x: torch.Tensor | Sequence[str]
     y: torch.Tensor
     classes: tuple[str, ...]
-    test: Split | None = None
+    test: Split | Texts | None = None
+    held: int = 0

@@ -10,6 +10,7 @@ from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.core.files import read_json
 from lowdim.models.disk import manifest
 from lowdim.report.pruning.page import render
+from lowdim.report.ranking import page as ranking
 from lowdim.report.training import page as training
 
 BENCH_SCHEMA = 1
@@ -22,7 +23,8 @@ def build(out: Path, html: Path | None = None) -> Path:
     page that exists is complete. The same inputs give the same bytes.
 
     Args:
-        out: the directory with ``lowdim.json``, or with ``training.json`` where a run of sparse training left it.
+        out: the directory with ``lowdim.json``, with ``training.json`` where a run of sparse training left it, or with
+            ``ranks.json``, which ``lowdim rank`` wrote.
             ``OUT.run.json`` beside it, if there, has the timings, and ``OUT.bench.json`` what ``lowdim bench OUT
             --json OUT.bench.json`` measured.
         html: where to write; ``OUT.html`` by default.
@@ -35,6 +37,9 @@ def build(out: Path, html: Path | None = None) -> Path:
     html = beside(out, ".html") if html is None else Path(html)
     if (out / training.FILE).exists():
         write_page(html, training.render(training.read(out), _sidecar(beside(out, ".run.json"), "")[0], out.name))
+        return html
+    if (out / ranking.FILE).exists():
+        write_page(html, ranking.render(*ranking.read(out), _sidecar(beside(out, ".run.json"), "")[0], out.name))
         return html
     if not manifest.exists(out):
         raise CheckpointError(

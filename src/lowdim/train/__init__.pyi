@@ -44,6 +44,12 @@ from lowdim.train.nm.from_scratch import SparseFromScratch as SparseFromScratch
 from lowdim.train.nm.fst import FST as FST
 from lowdim.train.nm.s_ste import SSTE as SSTE
 from lowdim.train.nm.sr_ste import SRSTE as SRSTE
+from lowdim.train.objectives.adversarial import Adversarial as Adversarial
+from lowdim.train.objectives.erm import ERM as ERM
+from lowdim.train.objectives.group_dro import GroupDRO as GroupDRO
+from lowdim.train.objectives.group_weights import GroupWeights as GroupWeights
+from lowdim.train.objectives.jtt import JTT as JTT
+from lowdim.train.objectives.rest import REST as REST
 from lowdim.train.optimizers.apollo import APOLLO as APOLLO
 from lowdim.train.optimizers.eight_bit import AdamW8bit as AdamW8bit
 from lowdim.train.optimizers.entries import Entries as Entries
@@ -63,6 +69,9 @@ from lowdim.train.preference.todo import TODO as TODO
 from lowdim.train.riders.layer_sampling import LayerSampling as LayerSampling
 from lowdim.train.riders.lisa import LISA as LISA
 from lowdim.train.riders.ows import OWS as OWS
+from lowdim.train.samplers.aim import Aim as Aim
+from lowdim.train.samplers.dynamic_pruning import DynamicPruning as DynamicPruning
+from lowdim.train.samplers.weighted import WeightedSampler as WeightedSampler
 from lowdim.train.sparse.method import Method as Method
 from lowdim.train.sparse.training import SparseTraining as SparseTraining
 from lowdim.train.tickets.cocktail import SparseCocktail as SparseCocktail

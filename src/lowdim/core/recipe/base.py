@@ -43,6 +43,7 @@ class Section(BaseModel):
 class Document(Section):
     """A whole recipe; subclasses name their sections and the kinds of methods that they choose.
 
+    ``free`` are dotted keys of sections that hold a mapping of any keys, each of which can be set by itself.
     ``aliases`` are words that stand for other keys: each takes its value and returns what it means.
 
     Raises:
@@ -51,6 +52,7 @@ class Document(Section):
 
     sections: ClassVar[Mapping[str, type[Section]]] = {}
     kinds: ClassVar[tuple[str, ...]] = ()
+    free: ClassVar[tuple[str, ...]] = ()
     aliases: ClassVar[Mapping[str, Callable[[Any], Mapping[str, Any]]]] = {}
 
     def __init__(self, **values: Any) -> None:

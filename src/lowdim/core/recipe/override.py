@@ -44,6 +44,13 @@ def put(schema: type[Document], recipe: dict[str, Any], key: str, value: Any) ->
 
     A method's name keeps its settings if it was chosen already; ``allocation.m`` changes one setting.
     """
+    for free in schema.free:
+        if key.startswith(f"{free}."):
+            section, _, field = free.partition(".")
+            held = _mapping({"name": given} if isinstance(given := recipe.get(section) or {}, str) else given, section)
+            inner = {**_mapping(held.get(field) or {}, free), key.removeprefix(f"{free}."): value}
+            recipe[section] = {**held, field: inner}
+            return
     if key not in known_keys(schema):
         raise RecipeError(messages.unknown(key, known_keys(schema)))
     section, dot, setting = key.partition(".")

@@ -35,6 +35,7 @@ class Line:
     explored: str
     flops: str
     memory: str
+    worst: str = ""
 
 
 def members(facts: Json) -> dict[str, Json]:
@@ -88,6 +89,7 @@ def lines(facts: Json) -> list[Line]:
                 "" if member["explored"] is None else f"{member['explored']:.3f}",
                 flops,
                 words.size(costs["training_bytes"][storage]["total"]),
+                f"{100 * member['test']['worst_group']:.1f}" if "worst_group" in member["test"] else "",
             )
         )
     return made
@@ -126,6 +128,10 @@ def verdict(facts: Json) -> str:
         if role in found
     ]
     text += "; " + ", ".join(others) if others else ""
+    if "worst_group" in sparse["test"]:
+        text += f". Of its worst group it gets {100 * sparse['test']['worst_group']:.1f}% right"
+        if "dense" in found:
+            text += f", the dense network {100 * found['dense']['test']['worst_group']:.1f}%"
     noise = 2 * math.sqrt(2) * error(accuracy, facts["data"]["test"])
     return f"{text}. Differences below {100 * noise:.1f} points can be chance: this is one seed.{_hardly_moved(facts)}"
 
@@ -164,12 +170,12 @@ def beyond(facts: Json) -> tuple[list[str], list[list[str]]]:
     """Return the heads and rows of what is measured besides accuracy."""
     rows = []
     found = members(facts)
-    noisy = any("noisy_accuracy" in member["test"] for member in found.values())
-    heads = ["Network", "Loss", "Calibration error", *(["With noise"] if noisy else [])]
+    more = {"noisy_accuracy": "With noise", "robust_accuracy": "Attacked"}
+    more = {key: head for key, head in more.items() if any(key in member["test"] for member in found.values())}
+    heads = ["Network", "Loss", "Calibration error", *more.values()]
     for role, member in found.items():
         test = member["test"]
         cells = [title(role, facts), f"{test['loss']:.3f}", words.percent(test["calibration_error"])]
-        if noisy:
-            cells.append(words.percent(test.get("noisy_accuracy")))
+        cells += [words.percent(test.get(key)) for key in more]
         rows.append([*cells, *(words.percent(share) for share in test["by_difficulty"])])
     return [*heads, "Easy third", "Middle third", "Hard third"], rows

@@ -14,6 +14,7 @@ from lowdim.report.draw import words
 from lowdim.report.draw.palette import css_variables
 from lowdim.report.environment import paper, templates
 from lowdim.report.training.facts import beyond, execution, lines, verdict
+from lowdim.report.training.groups import group_table
 from lowdim.report.training.pictures import pictures
 from lowdim.report.training.rules import rules
 
@@ -65,6 +66,7 @@ def _content(facts: Json, run: Json, out: str) -> dict[str, Any]:
         "execution": execution(facts),
         "lines": lines(facts),
         "examples": facts["data"]["test"],
+        "groups": group_table(facts),
         "pictures": pictures(facts),
         "rules": rules(facts),
         "heads": heads,
@@ -87,6 +89,7 @@ def _composition(recipe: Json) -> list[tuple[str, str]]:
         ("method", recipe["training"]["name"]),
         ("masks from", start["name"]) if start else ("allocation", spread),
         ("pattern", recipe["pattern"]),
+        *((kind, recipe[kind]["name"]) for kind in ("objective", "sampler") if kind in recipe),
         ("epochs", str(recipe["epochs"])),
         ("seed", str(recipe["seed"])),
     ]
@@ -100,11 +103,12 @@ def _method(recipe: Json) -> dict[str, str] | None:
 
 def _tables(facts: Json, run: Json) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return the small print as titled lists of key and value."""
-    times = {stage["name"]: words.seconds(stage["seconds"]) for stage in run.get("stages", [])}
+    stages = [*run.get("before", []), *run.get("stages", [])]
+    times = {stage["name"]: words.seconds(stage["seconds"]) for stage in stages}
     if run:
         times["Peak memory of the process"] = words.size(run.get("peak_bytes"))
     found = [
-        ("Data", facts["data"]),
+        ("Data", {key: value for key, value in facts["data"].items() if not isinstance(value, dict)}),
         ("Time" if facts["execution"] == "csr" else "Time, dense arithmetic throughout", times),
         ("Machine", {**run.get("machine", {}), "device": run.get("device")} if run else {}),
         ("Versions", {"lowdim": facts["lowdim"], **facts["versions"]}),

@@ -17,7 +17,16 @@ TONES = {"dense": "muted", "small": "faint", "static": "orange", "resampled": "f
 
 def pictures(facts: Json) -> list[Picture]:
     """Return the charts for which the run recorded something."""
-    found = [_accuracy(facts), _loss(facts), _density(facts), _churn(facts), _explored(facts), _costs(facts)]
+    found = [
+        _accuracy(facts),
+        _worst(facts),
+        _loss(facts),
+        _samples(facts),
+        _density(facts),
+        _churn(facts),
+        _explored(facts),
+        _costs(facts),
+    ]
     return [picture for picture in found if picture is not None]
 
 
@@ -30,7 +39,7 @@ def _curves(facts: Json, measure: str) -> list[Track]:
             role in ("small", "resampled"),
         )
         for role, member in members(facts).items()
-        if len(member["curve"]) > 1
+        if len(member["curve"]) > 1 and measure in member["curve"][0]
     ]
 
 
@@ -43,12 +52,35 @@ def _accuracy(facts: Json) -> Picture | None:
     return Picture("How they learn", caption, svg)
 
 
+def _worst(facts: Json) -> Picture | None:
+    if not (lines := _curves(facts, "validation_worst_group")):
+        return None
+    label = "Validation accuracy of each network's worst group by epoch"
+    svg = tracks("worst", label, lines, xlabel="epoch", write=words.percent)
+    caption = (
+        "Accuracy on whichever group of the validation examples was worst after the epoch; nothing was chosen on it."
+    )
+    return Picture("How their worst group does", caption, svg)
+
+
+def _samples(facts: Json) -> Picture | None:
+    if not (lines := _curves(facts, "samples_explored")):
+        return None
+    kept = [(point["epoch"], point["samples_kept"]) for point in members(facts)["sparse"]["curve"]]
+    label = "Share of the samples that each epoch kept, and that any epoch has kept"
+    drawn = [Track("kept", kept, "muted"), *lines]
+    svg = tracks("samples", label, drawn, xlabel="epoch", write=words.percent)
+    return Picture("Which samples were trained on", "R_s of samples: the share that any epoch has kept so far.", svg)
+
+
 def _loss(facts: Json) -> Picture | None:
     if not (lines := _curves(facts, "loss")):
         return None
     label = "Mean training loss of each network by epoch"
     svg = tracks("loss", label, lines, xlabel="epoch", write=words.tick)
-    return Picture("How they fit", "Mean cross-entropy on the training examples during each epoch, in nats.", svg)
+    plain = "objective" not in facts["recipe"]
+    what = "Mean cross-entropy" if plain else f"Mean of what {facts['recipe']['objective']['name']} minimises,"
+    return Picture("How they fit", f"{what} on the training examples during each epoch, in nats.", svg)
 
 
 def _updates(facts: Json) -> list[Json]:

@@ -127,8 +127,11 @@ def _masks(facts: Json) -> tuple[str, str]:
 def _budget(facts: Json) -> tuple[str, str]:
     found, steps = members(facts), facts["steps"]
     updates = sum("kept" in update for update in found["sparse"]["updates"])
+    batches = (
+        "the same batches for every network" if steps.get("alike", True) else "samples by each network's own losses"
+    )
     text = (
-        f"{facts['recipe']['epochs']} epochs, {steps['total']:,} steps, the same batches for every network; "
+        f"{facts['recipe']['epochs']} epochs, {steps['total']:,} steps, {batches}; "
         f"{words.plural(updates, 'mask update')}."
     )
     skipped = sum("skipped" in update for update in found["sparse"]["updates"])

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lowdim.evaluate.cost.cost import Cost
-from lowdim.train.compare.member import Member, steps_per_epoch
+from lowdim.train.compare.member import Member, drawn
 
 
 def cost(member: Member) -> dict[str, Any]:
@@ -27,9 +27,11 @@ def cost(member: Member) -> dict[str, Any]:
         dense_gradients=[update["step"] - 1 for update in updates] if wanted else (),
         batch=member.recipe.batch,
     )
-    examples = len(member.data.train.y) / (steps_per_epoch(member.recipe, member.data) * member.recipe.batch)
+    trained = sum(drawn(member.recipe, member.data)) * member.recipe.objective.passes
+    scanned = member.recipe.sampler.scans(member.recipe.epochs) * len(member.data.train.y)
+    each = found.training_flops / (member.steps * member.recipe.batch)
     return {
-        "training_flops": found.training_flops * examples,
+        "training_flops": each * trained + found.inference_flops * scanned,
         "inference_flops": found.inference_flops,
         "training_bytes": _totals(found.training_memory),
         "inference_bytes": _totals(found.inference_memory),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lowdim.core.random import generator
 from lowdim.data.raw import Split
+from lowdim.data.select.groups import Groups
 from lowdim.evaluate.quality.calibration import calibration_error
 from lowdim.nn.blocks import evaluating
 
@@ -84,6 +85,26 @@ def test(net: nn.Module, split: Split, seed: int) -> tuple[Answers, dict[str, fl
         found["noisy_accuracy"] = answer(net, noisy(split, seed)).accuracy
     odd = answer(net, unlike(split, seed)).confidences
     return outcome, found | {"unlike_auroc": auroc(outcome.confidences, odd)}
+
+
+def by_group(hits: Tensor, groups: Groups) -> dict[str, float]:
+    """Return the accuracy of each group that has examples.
+
+    Args:
+        hits: bool [examples].
+        groups: of the examples.
+
+    Example:
+        >>> by_group(torch.tensor([True, False, True]), Groups(torch.tensor([0, 0, 1]), ("a", "b", "c")))
+        {'a': 0.5, 'b': 1.0}
+    """
+    found = {name: hits[groups.index == number] for number, name in enumerate(groups.names)}
+    return {name: float(hit.double().mean()) for name, hit in found.items() if len(hit)}
+
+
+def worst(accuracies: Mapping[str, float]) -> float:
+    """Return the accuracy of the group that has the lowest."""
+    return min(accuracies.values())
 
 
 def by_difficulty(losses: Mapping[str, Tensor], hits: Mapping[str, Tensor]) -> dict[str, list[float]]:

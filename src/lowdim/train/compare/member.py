@@ -20,13 +20,15 @@ from lowdim.nn.csr.linear import CSRLinear
 from lowdim.nn.csr.swap import sparse_
 from lowdim.train.compare import measure
 from lowdim.train.compare.recipe import TrainingRecipe
+from lowdim.train.compare.told import Told
 from lowdim.train.dynamic.static import Static
 from lowdim.train.initial.random import draw_counts
 from lowdim.train.loop import Loop
+from lowdim.train.samplers.aim import Aim
 from lowdim.train.sparse.measured import measured
 from lowdim.train.sparse.training import SparseTraining
 
-Role = Literal["dense", "small", "static", "resampled", "sparse"]
+Role = Literal["early", "dense", "small", "static", "resampled", "sparse"]
 
 _MASKED = ("static", "resampled", "sparse")
 
@@ -55,9 +57,14 @@ def chosen(recipe: TrainingRecipe, net: nn.Module) -> dict[str, nn.Parameter]:
     return select(net, recipe.include or None, recipe.exclude or None, classifier=takes_classifier(recipe))
 
 
-def steps_per_epoch(recipe: TrainingRecipe, data: Dataset) -> int:
-    """Return the optimizer steps of an epoch: the fewest that keep every batch within the size asked for."""
-    return math.ceil(len(data.train.y) / recipe.batch)
+def drawn(recipe: TrainingRecipe, data: Dataset) -> list[int]:
+    """Return how many samples each epoch draws."""
+    return [recipe.sampler.size(len(data.train.y), epoch, recipe.epochs) for epoch in range(recipe.epochs)]
+
+
+def steps_of(recipe: TrainingRecipe, data: Dataset) -> list[int]:
+    """Return the optimizer steps of each epoch: the fewest that keep every batch within the size asked for."""
+    return [math.ceil(samples / recipe.batch) for samples in drawn(recipe, data)]
 
 
 class Member:
@@ -66,11 +73,14 @@ class Member:
     Args:
         role: "sparse" is what the recipe asks for; "dense" has the same weights at the start and no masks; "small" is
             dense and has at most the parameters that the sparse one keeps; "static" has random ERK masks that stand,
-            "resampled" random masks of given numbers.
+            "resampled" random masks of given numbers; "early" is dense and says which samples are hard, for an
+            objective that asks.
         recipe: of the run.
         data: what it is trained on.
         device: where.
         counts: weights that each layer of "resampled" keeps, by name.
+        told: what is known of the samples.
+        wrong: bool [samples], what "early" got wrong.
     """
 
     def __init__(
@@ -80,12 +90,21 @@ class Member:
         data: Dataset,
         device: torch.device,
         counts: Mapping[str, int] | None = None,
+        told: Told | None = None,
+        wrong: Tensor | None = None,
     ) -> None:
         self.role, self.recipe, self.data, self.device = role, recipe, data, device
-        self._counts = counts or {}
+        self._counts, self.told = counts or {}, told or Told()
+        self.aim = Aim(
+            recipe.objective,
+            recipe.sampler,
+            self.told.samples(data, recipe.seed, wrong),
+            epochs=recipe.epochs,
+            device=device,
+        )
         self.settings = self._settings()
         self.net = self.settings.build(data, recipe.seed).to(device)
-        self.steps = steps_per_epoch(recipe, data) * recipe.epochs
+        self.steps = sum(steps_of(recipe, data))
         self.sparsity = None
         if role in _MASKED and recipe.executor == "csr":
             self._store_sparsely()
@@ -97,7 +116,7 @@ class Member:
         self.loop = Loop(
             self.net,
             self.optimizer,
-            loss=lambda net, batch: nn.functional.cross_entropy(net(batch[0]), batch[1]),
+            loss=self.aim.loss,
             schedule=self.factor,
             riders=[] if self.sparsity is None else [self.sparsity],
         )
@@ -190,7 +209,7 @@ class Member:
     # ---------------------------------------------------------------- training
 
     def _order(self, epoch: int) -> Tensor:
-        """Return the order of an epoch, the same for every network of a seed."""
+        """Return the plain order of an epoch, the same for every network of a seed."""
         return torch.randperm(len(self.data.train.y), generator=generator(self.recipe.seed, "data", "order", epoch))
 
     def factor(self, step: int) -> float:
@@ -206,8 +225,8 @@ class Member:
     def train_epoch(self, advance: Callable[[], None] = lambda: None) -> None:
         """Train one epoch and put a point on the curve."""
         begun = time.perf_counter()
-        parts = self._order(self.epoch).tensor_split(steps_per_epoch(self.recipe, self.data))
-        loss = self.loop.run((self._batch(rows) for rows in parts), lambda *_: advance())
+        batches = self.aim.batches(self.epoch, self.net, self.recipe.batch)
+        loss = self.loop.run(batches, lambda *_: advance())
         self.epoch += 1
         self.seconds += time.perf_counter() - begun
         self._point(self.loop.step, loss)
@@ -223,7 +242,9 @@ class Member:
         }
         if self.sparsity is not None:
             point |= {"sparsity": self.sparsity.sparsity(), "explored": self.sparsity.explored()}
-        self.curve.append(point)
+        if self.told.validation is not None:
+            point["validation_worst_group"] = measure.worst(measure.by_group(seen.hits, self.told.validation.groups))
+        self.curve.append(point | self.aim.report())
 
     # ---------------------------------------------------------------- what is kept
 
@@ -232,17 +253,20 @@ class Member:
         return {} if self.sparsity is None else {layer.name: layer.kept for layer in self.sparsity.layers}
 
     def state(self) -> dict[str, Any]:
-        """Return everything needed to go on; the order of the data follows from the seed and the epoch."""
+        """Return everything needed to go on; the order of the data follows from seed, epoch and what ``aim`` knows."""
         return {
             "epoch": self.epoch,
             "seconds": self.seconds,
             "curve": self.curve,
             "initial": self.initial,
             "loop": self.loop.state_dict(),
+            "aim": self.aim.state_dict(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self.loop.load_state_dict(state["loop"])
+        if "aim" in state:  # older runs had none, and nothing to remember
+            self.aim.load_state_dict(state["aim"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.curve, self.initial = state["curve"], state["initial"]

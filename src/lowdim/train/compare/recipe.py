@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator, model_validator
@@ -13,6 +14,7 @@ from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.recipe import Count, Document, Section, Seed, Share, Strings, families, method_field, which
 from lowdim.data import classification
 from lowdim.models.small import nets
+from lowdim.train.compare import samples
 
 TWINS = ("dense", "small", "static", "resampled")
 
@@ -25,17 +27,37 @@ class Data(Section):
         validation: share of the training examples set aside for the curves.
         limit: training examples used; None takes all.
         seed: of the permutation that cuts validation; the same for runs that are compared.
+        settings: of a set that takes some: how a bias is planted, or the folder in which pictures lie.
     """
 
     name: str = "fashion-mnist"
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     limit: Count | None = None
     seed: Seed = 0
+    settings: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
         return classification.find(name).name
+
+    @model_validator(mode="after")
+    def _settings(self) -> Self:
+        classification.check_settings(self.name, self.settings)
+        return self
+
+
+class Ranking(Section):
+    """Ranks of the training samples, which make the groups that are trained with.
+
+    Args:
+        path: the directory that ``lowdim rank`` wrote; the same data, validation, limit and seed make it fit.
+        share: of each class, the latest ranks that may count as conflicting with a bias; see
+            `lowdim.data.select.ranks.Ranks.groups`.
+    """
+
+    path: str
+    share: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
 class Optimizer(Section):
@@ -65,6 +87,10 @@ def _names(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip() not in ("", "none"))
     return tuple(value) if isinstance(value, list) else value
+
+
+def _ranking(value: object) -> object:
+    return {"path": str(value)} if isinstance(value, str | Path) else value
 
 
 def _net(value: object) -> object:
@@ -109,6 +135,11 @@ class TrainingRecipe(Document):
             with at most as many parameters as the sparse network keeps; "static", random masks spread by ERK that
             stand still, from the same weights; and, if it is asked for, "resampled", random masks with as many weights
             in each layer as the sparse network ends with, which tells what their positions are worth.
+        objective: what is minimised, by the twins as well: one of ``lowdim methods --kind objective``.
+        sampler: which samples an epoch draws, for the twins as well: one of ``lowdim methods --kind sampler``; if not
+            given, the objective's usual one.
+        ranks: a directory of ranks, or see `Ranking`. Groups are trained with by these ranks where they are given, else
+            by the data's own labels; accuracy by groups is always that of the labels.
         seed: of the weights, the masks and the order of the data.
         device: "auto" takes a GPU if there is one.
 
@@ -129,8 +160,9 @@ class TrainingRecipe(Document):
         # a method object, too, has its interval; the fields alone decide whether two recipes are equal
         self.__dict__["_paced"] = "every" in given if isinstance(given, Mapping) else not isinstance(given, str | None)
 
-    sections: ClassVar[Mapping[str, type[Section]]] = {"data": Data, "optimizer": Optimizer}
-    kinds = ("training",)
+    sections: ClassVar[Mapping[str, type[Section]]] = {"data": Data, "optimizer": Optimizer, "ranks": Ranking}
+    kinds = ("training", "objective", "sampler")
+    free = ("data.settings",)
     aliases: ClassVar = {"method": lambda value: {"training": value}}
 
     data: Annotated[Data, BeforeValidator(_named)] = Data()
@@ -155,6 +187,9 @@ class TrainingRecipe(Document):
     batch: Count = 128
     optimizer: Annotated[Optimizer, BeforeValidator(_named)] = Optimizer()
     twins: Annotated[tuple[str, ...], BeforeValidator(_names)] = TWINS[:3]
+    objective: Annotated[Any, *method_field("objective")] = Field("erm", validate_default=True)
+    sampler: Annotated[Any, *method_field("sampler")] = Field("shuffled", validate_default=True)
+    ranks: Annotated[Ranking | None, BeforeValidator(_ranking)] = None
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -162,6 +197,15 @@ class TrainingRecipe(Document):
     def keys(cls) -> list[str]:
         """Return the dotted keys of the recipe, of its sections and of the networks."""
         return [*super().keys(), *nets.keys()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain values; keys that came later are left out where they have their defaults."""
+        found = super().to_dict()
+        usual = {"objective": {"name": "erm"}, "sampler": {"name": "shuffled"}, "ranks": None}
+        kept = {key: value for key, value in found.items() if key not in usual or value != usual[key]}
+        if not self.data.settings:
+            kept["data"] = {key: value for key, value in found["data"].items() if key != "settings"}
+        return kept
 
     @field_validator("twins")
     @classmethod
@@ -179,6 +223,8 @@ class TrainingRecipe(Document):
 
     @model_validator(mode="after")
     def _decide(self) -> Self:
+        if "sampler" not in self.model_fields_set:
+            self.__dict__["sampler"] = families.build("sampler", self.objective.usual_sampler)
         for text in (*self.include, *self.exclude):
             which.expression(text)
         kind = classification.find(self.data.name).kind
@@ -200,6 +246,7 @@ class TrainingRecipe(Document):
             )
         if self.executor == "csr":
             self._check_csr()
+        samples.check(self, classification.find(self.data.name))
         spread = self.initialisation and not self.training.changes_density
         if spread and allocations.parse(self.allocation) != allocations.ERK():
             raise RecipeError(

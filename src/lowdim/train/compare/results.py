@@ -13,15 +13,21 @@ from lowdim.data.classification import Dataset, find
 from lowdim.models.structure import selection
 from lowdim.train.compare import measure
 from lowdim.train.compare.costs import cost
-from lowdim.train.compare.member import Member, Role, steps_per_epoch, takes_classifier
+from lowdim.train.compare.member import Member, Role, steps_of, takes_classifier
 from lowdim.train.compare.recipe import TrainingRecipe
+from lowdim.train.compare.told import Told
 
 FILE, SCHEMA = "training.json", 1
 
 
 def record(member: Member) -> dict[str, Any]:
     """Return the results of a network, measured once on the test examples."""
-    outcome, test = measure.test(member.net, member.data.test, member.recipe.seed)
+    recipe, data = member.recipe, member.data
+    outcome, test = measure.test(member.net, data.test, recipe.seed)
+    found: dict[str, Any] = {**test, **recipe.objective.examine(member.net, *data.test, recipe.seed)}
+    if member.told.test is not None:
+        found["groups"] = measure.by_group(outcome.hits, member.told.test.groups)
+        found["worst_group"] = measure.worst(found["groups"])
     parameters = member.settings.parameters(member.data)
     layers = _layers(member)
     return {
@@ -39,7 +45,7 @@ def record(member: Member) -> dict[str, Any]:
             "dense": _dense(member),
             "curve": member.curve,
             "updates": [] if member.sparsity is None else member.sparsity.history,
-            "test": test,
+            "test": found,
             "costs": cost(member),
         },
     }
@@ -77,7 +83,24 @@ def _dense(member: Member) -> list[dict[str, Any]]:
     ]
 
 
-def gather(recipe: TrainingRecipe, data: Dataset, finished: Mapping[Role, Mapping[str, Any]]) -> dict[str, Any]:
+def early(member: Member) -> dict[str, Any]:
+    """Return what a first network found: the training samples that it gets wrong, bool [samples], and what it cost."""
+    wrong = ~measure.answer(member.net, member.data.train).hits
+    facts = {"epochs": member.recipe.epochs, "wrong": int(wrong.sum()), "samples": len(wrong), "costs": cost(member)}
+    if member.told.train is not None:
+        against = wrong & member.told.train.conflicting
+        facts["wrong_and_conflicting"] = int(against.sum())
+        facts["conflicting"] = int(member.told.train.conflicting.sum())
+    return {"seconds": member.seconds, "wrong": wrong, "facts": facts}
+
+
+def gather(
+    recipe: TrainingRecipe,
+    data: Dataset,
+    finished: Mapping[Role, Mapping[str, Any]],
+    told: Told,
+    first: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """Return the contents of ``training.json``."""
     members = {role: dict(done["facts"]) for role, done in finished.items()}
     thirds = measure.by_difficulty(
@@ -86,7 +109,7 @@ def gather(recipe: TrainingRecipe, data: Dataset, finished: Mapping[Role, Mappin
     )
     for role, facts in members.items():
         facts["test"] = {**facts["test"], "by_difficulty": thirds[role]}
-    steps = steps_per_epoch(recipe, data)
+    steps = steps_of(recipe, data)
     return {
         "schema": SCHEMA,
         "lowdim": metadata.version("lowdim"),
@@ -101,8 +124,14 @@ def gather(recipe: TrainingRecipe, data: Dataset, finished: Mapping[Role, Mappin
             "test": len(data.test.y),
             "classes": len(data.classes),
             "sha256": data.fingerprint(),
+            **told.facts(),
         },
-        "steps": {"per_epoch": steps, "total": steps * recipe.epochs},
+        "steps": {
+            "per_epoch": steps[0] if len(set(steps)) == 1 else steps,
+            "total": sum(steps),
+            **({"alike": False} if recipe.sampler.listens else {}),
+        },
         "execution": recipe.executor,
         "members": members,
+        **({} if first is None else {"early": first["facts"]}),
     }

@@ -1,0 +1,222 @@
+"""Training on samples that are not alike: worst groups, pruned data, hard samples; beside what one would pick instead.
+
+Prints the rows and the hours first; every row is a run of sparse training of its own and is written when it is done, so
+that a killed run goes on and a row that was measured is not measured again.
+
+    python benchmarks/bias_training.py --dry-run
+    python benchmarks/bias_training.py --quick --parts bias --json benchmarks/results/bias-training.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from waiting import sleep_while_waiting
+
+from lowdim.core.machine import machine
+from lowdim.data.select.ranks import Ranks
+from lowdim.train.compare.recipe import TrainingRecipe
+from lowdim.train.compare.run import train
+from lowdim.train.selection.api import rank
+
+ZEROS = (0.9, 0.95, 0.98)
+DENSITIES = (0.5, 0.8, 0.9, 0.95)
+BIASES = {
+    "one bias": ("coloured-fashion-mnist", {"conflicting": 0.02}),
+    "two biases": ("coloured-textured-fashion-mnist", {"conflicting": 0.02, "second": 0.05}),
+}
+REST = {"name": "rest", "up": 50.0}
+AGAINST: dict[str, dict[str, Any]] = {
+    "ERM": {},
+    "JTT": {"objective": {"name": "jtt", "epochs": 1, "up": 20.0}},
+    "group reweighting": {"objective": "group-weights"},
+    "Group-DRO": {"objective": "group-dro", "sampler": "weighted"},
+    "REST, group labels": {"objective": REST},
+    "REST, Sebra's ranks": {"objective": REST, "ranks": "sebra"},
+    "Sebra": {"objective": "sebra", "ranks": "sebra"},
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained on: samples and epochs of each part, and seeds."""
+
+    samples: int
+    epochs: int
+    seeds: int
+
+
+FULL = {"bias": Size(20_000, 8, 3), "pruning": Size(54_000, 10, 3), "hard": Size(20_000, 10, 3)}
+QUICK = {"bias": Size(4_000, 10, 1), "pruning": Size(10_000, 10, 1), "hard": Size(4_000, 8, 1)}
+SECONDS = {"bias": 1.2e-4, "pruning": 6e-5, "hard": 6e-5}
+"""Of a sample and an epoch, roughly; three times as many where samples are pairs, eight under PGD."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run: where it stands, what it changes in its part's recipe, and which ranks it is given."""
+
+    part: str
+    name: str
+    seed: int
+    recipe: dict[str, Any]
+    ranks: str = ""
+    work: float = 1.0
+    dense: bool = False
+
+    @property
+    def key(self) -> str:
+        """What tells the row from others in the results."""
+        return f"{self.part} | {self.name} | {self.seed}"
+
+
+def bias(size: Size) -> Iterator[Row]:
+    """Worst group with one and with two biases, dense and at three sparsities, by objective."""
+    for seed in range(size.seeds):
+        for what, (name, settings) in BIASES.items():
+            read = {"samples": size.samples * 10 // 9 + 10}  # a tenth is set aside to validate
+            data = {"name": name, "settings": settings | read, "limit": size.samples, "seed": seed}
+            for title, change in AGAINST.items():
+                for zeros in ZEROS:
+                    recipe = {"data": data, **change, "sparsity": zeros}
+                    row = Row("bias", f"{what}, {title}, {zeros:.0%}", seed, recipe, dense=zeros == ZEROS[0])
+                    yield replace(
+                        row, ranks=recipe.pop("ranks", ""), work=(3 if title == "Sebra" else 1) * (1 + row.dense)
+                    )
+
+
+def pruning(size: Size) -> Iterator[Row]:
+    """70% of the data by dynamic pruning, beside random 70%, all of it, and all of it for 0.7 of the steps."""
+    prune = {"name": "dynamic-pruning", "keep": 0.7}
+    ways = {
+        "full data": {},
+        "full data, 0.7 of the steps": {"epochs": round(0.7 * size.epochs)},
+        "70%, hardest": {"sampler": prune},
+        "70%, drawn by loss": {"sampler": prune | {"choose": "drawn"}},
+        "70%, random anew": {"sampler": prune | {"by": "random"}},
+        "70%, random once": {"sampler": {"name": "ranked", "share": 0.7, "part": "random"}},
+    }
+    for seed in range(size.seeds):
+        for title, change in ways.items():
+            data = {"name": "fashion-mnist", "limit": size.samples, "seed": seed}
+            yield Row("pruning", title, seed, {"data": data, "sparsity": 0.9, **change}, dense=True, work=2)
+
+
+def hard(size: Size) -> Iterator[Row]:
+    """Sparse over dense on the hardest 10, 50 and 100% of the data, under PGD and with noise, at four densities."""
+    kinds: dict[str, dict[str, Any]] = {
+        f"hardest {share:.0%}": {"sampler": {"name": "ranked", "share": share}} for share in (0.1, 0.5)
+    }
+    kinds["all samples"] = {}
+    kinds["PGD training"] = {"objective": {"name": "adversarial", "test_steps": 20}}
+    kinds["noise, severity 5"] = {}
+    for seed in range(size.seeds):
+        for title, change in kinds.items():
+            for zeros in DENSITIES:
+                noise = {"corruption": "gaussian-noise", "severity": 5, "samples": size.samples * 10 // 9 + 10}
+                name, settings = ("corrupted-fashion-mnist", noise) if "noise" in title else ("fashion-mnist", {})
+                data = {"name": name, "limit": size.samples, "seed": seed, "settings": settings}
+                work = 8.0 if "PGD" in title else 1.0
+                row = Row("hard", f"{title}, {zeros:.0%}", seed, {"data": data, "sparsity": zeros, **change}, work=work)
+                dense = zeros == DENSITIES[0]
+                yield replace(row, ranks="el2n" if "hardest" in title else "", dense=dense, work=work * (1 + dense))
+
+
+PARTS = {"bias": bias, "pruning": pruning, "hard": hard}
+
+
+class Bench:
+    """Measures rows; ranks are made once for each data and seed."""
+
+    def __init__(self, home: Path, sizes: dict[str, Size]) -> None:
+        self.home, self.sizes = home, sizes
+
+    def ranks(self, method: str, recipe: TrainingRecipe) -> Ranks:
+        """Return the ranks of a recipe's training samples, from an earlier row or made now."""
+        data = recipe.data
+        out = self.home / f"ranks-{method}-{data.name}-{data.limit}-{data.seed}"
+        if not out.exists():
+            found = rank(
+                data.name, out=out, net=recipe.net.model_dump(mode="json"), method=method, limit=data.limit,
+                validation=data.validation, settings=data.settings or None, seed=data.seed, resume=True,
+            )  # fmt: skip
+            print(f"  ranks by {method} in {found.run['seconds']:.0f} s", flush=True)
+        return Ranks.load(out)
+
+    def run(self, row: Row) -> dict[str, Any]:
+        """Train a row and return what was measured."""
+        size = self.sizes[row.part]
+        given = {"epochs": size.epochs, "training": "rigl", "batch": 128, "device": "cpu", "seed": row.seed}
+        recipe = TrainingRecipe(**{**given, **row.recipe, "twins": ["dense"] if row.dense else []}, **_ranked(row))
+        ranks = self.ranks(row.ranks, recipe) if row.ranks else None
+        begun = time.perf_counter()
+        result = train(recipe, ranks=ranks)
+        taken = {stage["name"]: stage["seconds"] for stage in result.run["stages"]}
+        rows = {}
+        for role, member in result.facts["members"].items():
+            seconds = taken["Dense" if role == "dense" else "Sparse"]
+            kept = {key: member["test"][key] for key in _MEASURED if key in member["test"]}
+            rows[role] = kept | {"seconds": seconds, "epoch_seconds": seconds / recipe.epochs}
+        facts = {"steps": result.facts["steps"]["total"], "seconds": time.perf_counter() - begun, "members": rows}
+        return {"key": row.key, "recipe": recipe.to_dict(), "data": result.facts["data"].get("ranks"), **facts}
+
+
+_MEASURED = ("accuracy", "worst_group", "robust_accuracy")
+
+
+def _ranked(row: Row) -> dict[str, Any]:
+    return {"ranks": f"in memory, by {row.ranks}"} if row.ranks else {}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Return the table of what was measured."""
+    lines = ["| row | seed | network | accuracy | worst group | under attack | s/epoch |", f"|{'---|' * 7}"]
+    for found in results:
+        _, name, seed = found["key"].split(" | ")
+        for role, member in found["members"].items():
+            values = [f"{100 * member[key]:.1f}" if key in member else "" for key in _MEASURED]
+            lines.append(f"| {name} | {seed} | {role} | {' | '.join(values)} | {member['epoch_seconds']:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the plan, measure every row, print the table."""
+    sleep_while_waiting()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--only", help="rows whose name contains this")
+    parser.add_argument("--quick", action="store_true", help="fewer samples and epochs, one seed")
+    parser.add_argument("--out", type=Path, default=Path("runs/bias-training"))
+    parser.add_argument("--json", type=Path, default=Path("runs/bias-training/results.json"))
+    parser.add_argument("--dry-run", action="store_true")
+    given = parser.parse_args()
+    sizes = QUICK if given.quick else FULL
+    rows = [row for part in given.parts for row in PARTS[part](sizes[part]) if (given.only or "") in row.name]
+    results: list[dict[str, Any]] = json.loads(given.json.read_text())["rows"] if given.json.exists() else []
+    done = {found["key"] for found in results}
+    left = [row for row in rows if row.key not in done]
+    hours = sum(sizes[r.part].samples * sizes[r.part].epochs * SECONDS[r.part] * r.work for r in left) / 3600
+    for row in left:
+        print(f"  {row.key}")
+    print(f"{len(left)} rows to measure, {len(rows) - len(left)} measured already; about {hours:.1f} hours", flush=True)
+    if given.dry_run:
+        return
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(given.out, sizes)
+    for row in left:
+        results.append(bench.run(row))
+        sizes_used = {part: asdict(size) for part, size in sizes.items()}
+        given.json.write_text(json.dumps({"machine": machine(), "sizes": sizes_used, "rows": results}, indent=1) + "\n")
+        print("\n".join(table(results[-1:]).splitlines()[2:]), flush=True)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Rows with a class: of a CSV or JSON lines file, or of a data set object of Hugging Face."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lowdim.core.errors import suggest
+from lowdim.core.lazy import torch
+from lowdim.data import text
+from lowdim.data.errors import DataError
+from lowdim.data.grouped.pictures import square
+from lowdim.data.labelled.source import Columns, Source, encoded
+
+
+def from_file(path: Path, columns: Columns, limit: int | None = None) -> Source:
+    """Read texts with their classes from a file whose name ends in .csv, .json, .jsonl or .ndjson.
+
+    Raises:
+        DataError: the file cannot be read, a column is missing, a text is empty, or a name stands twice.
+    """
+    rows = _csv(path) if path.suffix.lower() == ".csv" else text.records(path)
+    return _texts(islice(rows, limit), columns, path.name)
+
+
+def from_object(data: Any, columns: Columns, size: int, limit: int | None = None) -> Source:
+    """Read a split of a data set object of Hugging Face: texts, or pictures where there is a column of them.
+
+    Names of classes are those of a ``ClassLabel`` column, else the values themselves.
+
+    Raises:
+        DataError: there is neither a column of texts nor of pictures, or none of classes.
+    """
+    known, name = list(data.column_names), str(getattr(data.info, "dataset_name", None) or "dataset")
+    _present(columns.label, known, "label", name)
+    some = data if limit is None else data.select(range(min(limit, len(data))))
+    if columns.image not in known:
+        rows = ((f"row {number}", row) for number, row in enumerate(some, start=1))
+        return _named(_texts(rows, columns, name), data, columns)
+    labels, names, made = [], [], []
+    for number, row in enumerate(some, start=1):
+        made.append(_picture(row[columns.image], size, number))
+        labels.append(row[columns.label])
+        names.append(str(row[columns.id]) if columns.id else str(number))
+    y, classes = encoded(labels, name)
+    return _named(Source(name, "image", torch.stack(made), y, classes, tuple(names)), data, columns)
+
+
+def _named(source: Source, data: Any, columns: Columns) -> Source:
+    """Give classes the names that a ``ClassLabel`` has for its numbers."""
+    told: Sequence[str] | None = getattr(data.features[columns.label], "names", None)
+    if told is None:
+        return source
+    classes = tuple(told[int(each)] for each in source.classes)
+    return Source(source.name, source.kind, source.x, source.y, classes, source.names)
+
+
+def _picture(value: Any, size: int, number: int) -> torch.Tensor:
+    if not hasattr(value, "save"):
+        raise DataError(
+            f"row {number} holds no picture but {type(value).__name__}. Cast the column to datasets.Image()."
+        )
+    content = io.BytesIO()
+    value.convert("RGB").save(content, "PNG")
+    content.seek(0)
+    return square(content, size)
+
+
+def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(1 << 24)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            for row in reader:
+                if None in row:
+                    raise DataError(f"{path}, line {reader.line_num}: more cells than columns. Put texts in quotes.")
+                yield f"{path}, line {reader.line_num}", row
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}). Convert it, as with iconv.") from None
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV that can be read: {error}") from None
+
+
+def _texts(rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Columns, name: str) -> Source:
+    texts, labels, names = [], [], []
+    for number, (where, row) in enumerate(rows, start=1):
+        for what in ("text", "label", "id"):
+            if (column := getattr(columns, what)) is not None:
+                _present(column, list(row), what, where)
+        found = row[columns.text]
+        if not isinstance(found, str) or not found.strip():
+            raise DataError(f"{where}: column {columns.text!r} holds no text. Fill or drop such rows.")
+        texts.append(found)
+        labels.append(row[columns.label])
+        names.append(str(row[columns.id]) if columns.id else str(number))
+    if not texts:
+        raise DataError(f"{name} holds no samples")
+    y, classes = encoded(labels, name)
+    return Source(name, "text", texts, y, classes, tuple(names))
+
+
+def _present(column: str, known: list[str], what: str, where: str) -> None:
+    if column not in known:
+        raise DataError(
+            f"{where}: there is no column {column!r} for the {what}. {suggest(column, known)} Name it with --{what}."
+        )
