@@ -55,9 +55,11 @@ LD_INLINE __m256i pick(const int8_t *x, __m256i places) {
 // The scales of a record's dwords: of the groups from `scales` on.
 template <int Registers>
 LD_INLINE __m256 scale_of(const float *scales, bool wide) {
-  const __m256 two = _mm256_castpd_ps(_mm256_castsi256_pd(_mm256_broadcastq_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(scales)))));
-  if (Registers == 2) return wide ? _mm256_set1_ps(*scales) : two;
-  return wide ? _mm256_permute_ps(two, 0x50) : _mm256_broadcast_ps(reinterpret_cast<const __m128 *>(scales));
+  if (Registers == 2 && wide) return _mm256_set1_ps(*scales);
+  if (Registers == 4 && !wide) return _mm256_broadcast_ps(reinterpret_cast<const __m128 *>(scales));
+  const __m128i both = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(scales));  // of two groups
+  const __m256 two = _mm256_castsi256_ps(_mm256_broadcastq_epi64(both));
+  return Registers == 2 ? two : _mm256_permute_ps(two, 0x50);
 }
 
 // Tokens [Begin, Begin + Tokens) of a pair of rows, as many at once as registers hold the sums of.
