@@ -24,13 +24,13 @@ from lowdim.models.disk.writer import write_tensors
 from lowdim.models.structure.zeros import masks_of
 from lowdim.runs.directory import Directory
 from lowdim.train.finetune import adapter, changes, pairs
-from lowdim.train.finetune.goal import Preferred
+from lowdim.train.finetune.goal import Answers, Preferred
 from lowdim.train.finetune.plan import FinetuningPlan, Trained, trained
 from lowdim.train.finetune.recipe import Finetuning
 from lowdim.train.keep import KeepZeros
 from lowdim.train.pretrain import network
 from lowdim.train.pretrain.engine import Engine
-from lowdim.train.pretrain.goal import Goal, NextToken
+from lowdim.train.pretrain.goal import Goal
 from lowdim.train.pretrain.plan import planned
 from lowdim.train.pretrain.prepare import Prepared, prepare
 from lowdim.train.pretrain.run import Run
@@ -191,7 +191,7 @@ def _masks(model: Any) -> Masks | None:
 
 
 def _goal(recipe: Finetuning, model: Any) -> Goal:
-    return NextToken() if recipe.preference is None else Preferred(recipe.preference, model)
+    return Answers(model) if recipe.preference is None else Preferred(recipe.preference, model)
 
 
 def _chosen(run: Run) -> dict[str, int]:
