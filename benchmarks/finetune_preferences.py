@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from functools import partial
 from typing import Any
 
 from finetune import Found, Place, Row, beaten
@@ -22,7 +23,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "dpo-ties-preferred": {"name": "dpo", "beta": 0.1, "ties": "prefer"},
     "ipo": {"name": "ipo", "beta": 0.1, "ties": "drop"},
 }
-SETS = {"miniature": 1, "made-up": 6, "arc_easy": 6}
+SETS = {"miniature": 1, "made-up": 5, "arc_easy": 5}
 """What is learnt, and the minutes of a run."""
 MINIATURE = {
     "name": "9m",
@@ -38,9 +39,10 @@ MINIATURE = {
 def rows() -> list[Row]:
     """Return a row for each objective and set."""
     return [
-        Row(f"{kind}.{name}", minutes, lambda place, kind=kind, name=name: run(place, kind, name))  # type: ignore[misc]
+        Row(f"{kind}.{name}", minutes, partial(run, kind, name))
         for kind, minutes in SETS.items()
         for name in OBJECTIVES
+        if kind != "arc_easy" or name in ("todo", "dpo")
     ]
 
 
@@ -70,7 +72,7 @@ def miniature(place: Place) -> str:
     return str(lowdim.pretrain(recipe, out=out, resume=True).out)
 
 
-def run(place: Place, kind: str, name: str) -> dict[str, Any]:
+def run(kind: str, name: str, place: Place) -> dict[str, Any]:
     """Train on the same pairs in the same order; judge by the same others."""
     small = kind == "miniature"
     file = place.home / "pairs.jsonl"
