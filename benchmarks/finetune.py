@@ -65,7 +65,9 @@ Found = dict[str, list[dict[str, Any]]]
 def parts() -> Iterator[tuple[str, Any]]:
     """Yield the files of rows: each has ``rows()`` and ``table(found)``."""
     for path in sorted(Path(__file__).parent.glob("finetune_*.py")):
-        yield path.stem.removeprefix("finetune_"), importlib.import_module(path.stem)
+        module = importlib.import_module(path.stem)
+        if hasattr(module, "rows"):
+            yield path.stem.removeprefix("finetune_"), module
 
 
 def main() -> None:

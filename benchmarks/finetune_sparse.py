@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,7 @@ MODEL, TASK = "builtin:smollm2-135m", "arc_easy"
 def rows() -> list[Row]:
     """Return answers and preferences on the dense and on the sparse model; the sparse one is made by the first."""
     return [
-        Row(
-            f"{what}.{kind}", 16 if kind == "sparse" else 10, lambda place, what=what, kind=kind: run(place, what, kind)
-        )  # type: ignore[misc]
+        Row(f"{what}.{kind}", 9, partial(run, what, kind))
         for what in ("answers", "dpo")
         for kind in ("dense", "sparse")
     ]
@@ -42,7 +42,7 @@ def sparse(place: Place) -> Path:
     return recovered
 
 
-def run(place: Place, what: str, kind: str) -> dict[str, Any]:
+def run(what: str, kind: str, place: Place) -> dict[str, Any]:
     """Train all weights, and judge."""
     model = MODEL if kind == "dense" else str(sparse(place))
     if what == "answers":
@@ -58,8 +58,6 @@ def run(place: Place, what: str, kind: str) -> dict[str, Any]:
 
 
 def _answers(place: Place, model: str) -> Any:
-    import json
-
     from lowdim.data import questions
 
     file = place.home / "rows.jsonl"
@@ -69,8 +67,6 @@ def _answers(place: Place, model: str) -> Any:
 
 
 def _preferences(place: Place, model: str) -> Any:
-    import json
-
     from lowdim.data.corpus import preferences
 
     file = place.home / "pairs.jsonl"

@@ -25,6 +25,7 @@ from lowdim.train.compare.recipe import TrainingRecipe
 from lowdim.train.compare.run import train
 from lowdim.train.compare.store import Store
 from lowdim.train.initial.base import Scored, Start
+from lowdim.train.preference.base import Preference
 from lowdim.train.sparse.exchange import exchange
 from lowdim.train.sparse.method import Periodic
 from lowdim.train.sparse.moment import Moment
@@ -72,7 +73,18 @@ class Fullest(Settings):
         return max(masks, key=lambda name: max(self.least, int(masks[name].sum())))
 
 
+@dataclass(frozen=True)
+class Shy(Preference):
+    """Answers stay where they are."""
+
+    reach: float = within(1.0, above=0)
+
+    def losses(self, ratio: Tensor, tie: Tensor) -> Tensor:
+        return (self.reach * ratio).square()
+
+
 KINDS: dict[str, tuple[str, type[Any]]] = {
+    "shy": ("preference", Shy),
     "topple": ("training", Topple),
     "humble": ("initialisation", Humble),
     "tall": ("allocation", Tall),
@@ -87,6 +99,7 @@ WRONG = [
     ("topple", "drop", 1.5, "training.drop must be between 0 and 1; got 1.5"),
     ("humble", "power", 0.0, "initialisation.power must be above 0; got 0.0"),
     ("tall", "rows", 0, "allocation.rows must be a whole number of at least 1; got 0"),
+    ("shy", "reach", 0.0, "preference.reach must be above 0; got 0.0"),
     ("fullest", "least", -1, "probe.least must be a whole number of at least 0; got -1"),
 ]
 

@@ -78,6 +78,20 @@ def test_a_packed_model_stays_packed(home: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob(".*"))
 
 
+def test_zeros_of_embeddings_that_came_by_chance_may_go(home: Path, tmp_path: Path) -> None:
+    """The masks are those of pruned layers; without a record they are read from the model."""
+    model = tmp_path / "model"
+    shutil.copytree(home / "pruned", model)
+    (model / "lowdim.json").unlink()
+    found = load_file(model / "model.safetensors")
+    found["model.embed_tokens.weight"][:, 0] = 0.0
+    save_file(found, model / "model.safetensors", {"format": "pt"})
+    made = run(model, home / "chats.jsonl", tmp_path / "out", method="full")
+    assert (made.changes["pruned"], made.changes["filled"], made.changes["zeros"]) == (14, 0, 2176)
+    table = load_file(tmp_path / "out" / "model.safetensors")["model.embed_tokens.weight"]
+    assert int((table[:, 0] != 0).sum()) > 0
+
+
 def test_the_record_of_a_pruned_model_goes_on(home: Path, tmp_path: Path) -> None:
     run(home / "pruned", home / "chats.jsonl", tmp_path / "out")
     before, after = manifest.read(home / "pruned"), manifest.read(tmp_path / "out")

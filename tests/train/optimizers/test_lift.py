@@ -172,6 +172,16 @@ def test_steps_that_bf16_cannot_hold_add_up() -> None:
     assert optimizer.state[weight]["values"].tolist() == pytest.approx([0.994] * 8, abs=1e-4)
 
 
+def test_weights_without_a_gradient_stand_still() -> None:
+    model = net()
+    optimizer = SMALL.build(model)
+    optimizer.step()
+    assert not any(optimizer.state.values())
+    model[0](data(0)[0]).sum().backward()
+    optimizer.step()
+    assert set(optimizer.state) == {model[0].weight}
+
+
 def test_decay_pulls_chosen_entries_alone() -> None:
     weight = nn.Parameter(CARD.clone())
     optimizer = Entries([weight], LIFT(rank=1, budget=1), lr=0.5, weight_decay=0.1)

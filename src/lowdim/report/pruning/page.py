@@ -114,6 +114,7 @@ def _tables(manifest: Json, run: Json) -> list[tuple[str, list[tuple[str, str]]]
         ("Model", model | extra | shares),
         ("Calibration data", section(manifest, "data", "calibration")),
         ("Recovery", _recovery(section(manifest, "recovery"))),
+        ("Fine-tuning", section(manifest, "finetuning")),
         ("Perplexity protocol", section(manifest, "evaluation", "perplexity", "protocol")),
         ("Machine", section(run, "machine")),
         ("Library versions", section(manifest, "versions")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from lowdim.models.disk.checks import mask_hash
 from lowdim.models.disk.convert import tensor_name
 from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.shard import write_file
-from lowdim.models.structure.zeros import mask_of
 
 
 def in_own_types(place: Path, source: Checkpoint) -> None:
@@ -43,14 +42,35 @@ def _widened(now: Tensor, was: Tensor) -> Tensor:
     return torch.where(now == was.to(now.dtype), was, now.to(was.dtype))
 
 
-def compared(source: Checkpoint, written: Checkpoint) -> dict[str, Any]:
+def pruned_in(source: Checkpoint, masked: Iterable[str]) -> set[str]:
+    """Return which tensors of a source were pruned.
+
+    Args:
+        source: with a ``lowdim.json`` or not.
+        masked: weights of the model that have zeros to be kept, by their names in it; experts that are stacked there
+            may be apart on disk.
+    """
+    if manifest.exists(source.path):
+        return {tensor_name(source, layer) for layer in manifest.read(source.path).layers}
+    found = set()
+    for name in masked:
+        inside = name.rpartition(".")[0] + "."
+        found |= {name} if name in source else {each for each in source.names() if each.startswith(inside)}
+    return found
+
+
+def compared(source: Checkpoint, written: Checkpoint, pruned: Container[str]) -> dict[str, Any]:
     """Return which entries differ from those of the source in their bits, and what became of its zeros.
+
+    Args:
+        source: what was trained on.
+        written: what came of it.
+        pruned: names of the tensors whose zeros are to stay, see `pruned_in`.
 
     Returns:
         ``tensors``, compared; ``weights`` in them; ``changed``, entries by tensor, unchanged ones left out;
-        ``missing``, tensors that one side alone has; and of the matrices of which 1% and more was zero: ``pruned``, how
-        many there are, ``zeros`` in them, ``filled``, those that are not zero any more, and ``emptied``, kept weights
-        that are.
+        ``missing``, tensors that one side alone has; and of the pruned tensors: ``pruned``, how many there are,
+        ``zeros`` in them, ``filled``, those that are not zero any more, and ``emptied``, kept weights that are.
     """
     names = [name for name in source.names() if name in written]
     found: dict[str, Any] = {"tensors": len(names), "weights": 0, "changed": {}}
@@ -61,8 +81,8 @@ def compared(source: Checkpoint, written: Checkpoint) -> dict[str, Any]:
         found["weights"] += was.numel()
         if differing := _differing(was, now):
             found["changed"][name] = differing
-        kept = mask_of(was) if was.dim() > 1 and was.is_floating_point() else None
-        if kept is not None:
+        if name in pruned:
+            kept = was != 0
             more = {"pruned": 1, "zeros": int((~kept).sum())}
             more |= {"filled": int((~kept & (now != 0)).sum()), "emptied": int((kept & (now == 0)).sum())}
             zeros = {key: zeros[key] + more[key] for key in zeros}

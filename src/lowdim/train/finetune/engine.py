@@ -24,13 +24,13 @@ from lowdim.models.disk.writer import write_tensors
 from lowdim.models.structure.zeros import masks_of
 from lowdim.runs.directory import Directory
 from lowdim.train.finetune import adapter, changes, pairs
-from lowdim.train.finetune.goal import Preferred
+from lowdim.train.finetune.goal import Answers, Preferred
 from lowdim.train.finetune.plan import FinetuningPlan, Trained, trained
 from lowdim.train.finetune.recipe import Finetuning
 from lowdim.train.keep import KeepZeros
 from lowdim.train.pretrain import network
 from lowdim.train.pretrain.engine import Engine
-from lowdim.train.pretrain.goal import Goal, NextToken
+from lowdim.train.pretrain.goal import Goal
 from lowdim.train.pretrain.plan import planned
 from lowdim.train.pretrain.prepare import Prepared, prepare
 from lowdim.train.pretrain.run import Run
@@ -46,7 +46,7 @@ class Finetuner(Engine):
     stage: ClassVar[str] = "Fine-tune"
 
     def __init__(self) -> None:
-        self._zeros = 0
+        self._masks: Masks | None = None
         self._said: Trained | None = None
 
     def prepare(self, recipe: Finetuning, advance: Callable[[int], None] = lambda _: None) -> Prepared:
@@ -65,7 +65,7 @@ class Finetuner(Engine):
         recipe: Any = prepared.recipe
         model, copies = network.make(recipe, prepared.config, prepared.source, prepared.device)
         masks, goal = _masks(model), _goal(recipe, model)
-        self._zeros = 0 if masks is None else sum(int((~mask).sum()) for _, mask in masks.items())
+        self._masks, zeros = masks, sum(int((~mask).sum()) for _, mask in (masks or Masks()).items())
         inner: Any = model
         if recipe.adapter is not None:
             inner = adapter.wrap(model, recipe.adapter, masks, recipe.seed)
@@ -75,7 +75,7 @@ class Finetuner(Engine):
             with warnings.catch_warnings():  # whoever trains a pruned model knows how sparse it is
                 warnings.filterwarnings("ignore", r"\d+ of \d+ weights stay dense")
                 riders.append(KeepZeros(inner, optimizer))
-        self._said = trained(inner, recipe.optimizer, optimizer, prepared.weights[0], self._zeros)
+        self._said = trained(inner, recipe.optimizer, optimizer, prepared.weights[0], zeros)
         spread = network.spread(inner, recipe) if ranks.active() else inner
         kept = {p: copies[p] for p in copies if p.requires_grad} if isinstance(copies, dict) else copies
         wide = False if recipe.optimizer.chooses or not kept else kept
@@ -155,7 +155,7 @@ class Finetuner(Engine):
         if source.storage == "packed":
             place = convert(place, packed, "packed", overwrite=True)
         written = Checkpoint(place)
-        found = changes.compared(source, written)
+        found = changes.compared(source, written, changes.pruned_in(source, self._masks or ()))
         changes.check(found, facts.pop("chosen"), written)
         for path in sorted(place.iterdir()):
             if path.is_file():
@@ -191,7 +191,7 @@ def _masks(model: Any) -> Masks | None:
 
 
 def _goal(recipe: Finetuning, model: Any) -> Goal:
-    return NextToken() if recipe.preference is None else Preferred(recipe.preference, model)
+    return Answers(model) if recipe.preference is None else Preferred(recipe.preference, model)
 
 
 def _chosen(run: Run) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Preferences as what a model is trained for."""
+"""Answers and preferences as what a model is trained for, without the logits of a whole batch."""
 
 from __future__ import annotations
 
@@ -12,22 +12,65 @@ from lowdim.core.progress import Progress
 from lowdim.models.walk.logits import linear_head, without_head
 from lowdim.nn.blocks import evaluating
 from lowdim.train.finetune.pairs import PairMicro, Pairs
-from lowdim.train.objectives.divergence import Side
+from lowdim.train.objectives.divergence import Side, divergence
 from lowdim.train.objectives.likelihood import token_likelihood
 from lowdim.train.objectives.rows import Scratch
 from lowdim.train.preference.base import Preference
-from lowdim.train.pretrain.sequences import IGNORED
+from lowdim.train.pretrain.sequences import IGNORED, Micro
 
 
-class Preferred:
+class _Counted:
+    """The states of the tokens that count, and the layer that makes logits of them.
+
+    The logits of a whole batch are never held where they are one linear layer of the last hidden states.
+
+    Args:
+        model: the model before anything was put around it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._head, self._scratch = linear_head(model), Scratch()
+
+    def _side(self, model: nn.Module, ids: Tensor, targets: Tensor) -> tuple[Side, Tensor]:
+        """Return what makes the logits of the tokens that count, and where these are, bool of the shape of the ids."""
+        counted = targets != IGNORED
+        if self._head is None:
+            return Side(model(input_ids=ids).logits[counted]), counted
+        with without_head(self._head):
+            states = model(input_ids=ids).logits
+        return Side(states[counted], self._head.weight, self._head.bias), counted
+
+
+class Answers(_Counted):
+    """The cross entropy of the tokens of answers, or of all of a text, given those before."""
+
+    unit, width = "tokens", 2
+
+    def loss(self, model: nn.Module, micro: Micro, device: torch.device) -> Tensor:
+        """Return its mean over the tokens that count."""
+        targets = micro.targets.to(device)
+        side, counted = self._side(model, micro.ids.to(device), targets)
+        return divergence(side, None, targets[counted], kl=0.0, ce=1.0, scratch=self._scratch)
+
+    def sums(self, model: nn.Module, micro: Micro, device: torch.device) -> Tensor:
+        """Return its sum, and how many tokens that is."""
+        targets = micro.targets.to(device)
+        side, counted = self._side(model, micro.ids.to(device), targets)
+        each = token_likelihood(side, targets[counted], scratch=self._scratch)
+        return torch.stack([-each.double().sum(), counted.sum().double()])
+
+    def verdict(self, sums: Sequence[float]) -> dict[str, float]:
+        """Return the mean of all tokens."""
+        return {"loss": sums[0] / sums[1]}
+
+
+class Preferred(_Counted):
     """A loss of preferences, and how often the model prefers what people do.
 
     The verdict on pairs held out is their mean ``loss``; ``accuracy``, the share of the pairs without ties whose chosen
     answer gained more of its log-probability than the rejected one (half of a pair where neither did); and, where there
     are ties, ``accuracy_with_ties``, the share of all pairs that the objective decides as people do: win, loss or tie
     (see `Preference.decided`).
-
-    The logits of a whole batch are never held where they are one linear layer of the last hidden states.
 
     Args:
         rule: the loss.
@@ -37,7 +80,8 @@ class Preferred:
     unit, width = "pairs", 6
 
     def __init__(self, rule: Preference, model: nn.Module) -> None:
-        self.rule, self._head, self._scratch = rule, linear_head(model), Scratch()
+        super().__init__(model)
+        self.rule = rule
 
     def loss(self, model: nn.Module, micro: PairMicro, device: torch.device) -> Tensor:
         """Return the mean loss of the pairs."""
@@ -70,13 +114,7 @@ class Preferred:
     def likelihoods(self, model: nn.Module, micro: PairMicro, device: torch.device) -> Tensor:
         """Return the log-probabilities of the chosen and the rejected answers, fp32 ``[pairs, 2]``."""
         ids, targets = micro.ids.to(device), micro.targets.to(device)
-        counted = targets != IGNORED
-        if self._head is None:
-            side = Side(model(input_ids=ids).logits[counted])
-        else:
-            with without_head(self._head):
-                states = model(input_ids=ids).logits
-            side = Side(states[counted], self._head.weight, self._head.bias)
+        side, counted = self._side(model, ids, targets)
         each = token_likelihood(side, targets[counted], scratch=self._scratch)
         rows = counted.nonzero()[:, 0]
         return each.new_zeros(len(ids)).index_add(0, rows, each).view(2, -1).T

@@ -65,8 +65,8 @@ class FinetuningPlan(PretrainingPlan):
         found = self.trained
         share, size = found.numbers / max(1, found.weights), 2**20
         lines = [
-            f"{found.numbers:,} numbers in {found.matrices:,} matrices are trained beside or among the model's "
-            f"{found.weights:,} weights ({share:.1%})",
+            f"{found.numbers:,} numbers in {found.matrices:,} matrices are trained, as many as {share:.1%} of the "
+            f"model's {found.weights:,} weights",
             f"The optimizer holds {found.state / size:,.1f} MB for them; AdamW of all weights would hold "
             f"{found.full / size:,.1f} MB",
         ]

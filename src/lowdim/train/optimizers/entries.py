@@ -111,17 +111,18 @@ class Entries(Optimizer):
             for p in moved:
                 if int(self.state[p].get("step", 0)) % self.choice.every == 0:
                     self._choose(p)
-            self._move(group, moved)
+            if moved:
+                self._move(group, moved)
         return loss
 
     def _move(self, group: dict[str, Any], moved: list[Tensor]) -> None:
         held = [self.state[p] for p in moved]
-        places = [state["index"].long() for state in held]
+        places = [state["index"] for state in held]
         values = [
-            state["values"] if "values" in state else p.view(-1)[place]
+            state["values"] if "values" in state else p.view(-1).index_select(0, place)
             for p, state, place in zip(moved, held, places, strict=True)
         ]
-        gradients = [_flat_gradient(p)[place].float() for p, place in zip(moved, places, strict=True)]
+        gradients = [_flat_gradient(p).index_select(0, at).float() for p, at in zip(moved, places, strict=True)]
         means, squares = ([state[name] for state in held] for name in ("exp_avg", "exp_avg_sq"))
         on_cpu = all(p.device.type == "cpu" for p in moved)  # elsewhere the fused step wants its counts on the device
         adamw(
@@ -135,7 +136,7 @@ class Entries(Optimizer):
             **{name: group[name] for name in ("lr", "eps", "weight_decay")},
         )
         for p, place, value in zip(moved, places, values, strict=True):
-            p.view(-1)[place] = value.to(p.dtype)
+            p.view(-1).scatter_(0, place.long(), value.to(p.dtype))
 
     def _choose(self, p: Tensor) -> None:
         """Choose the entries of a weight, and carry over what is known of those that stay."""
