@@ -77,7 +77,7 @@ def _write(source: Source, checkpoint: Checkpoint, changed: Mapping[str, Tensor 
     for name in checkpoint.companions():
         writer.directory.copy(checkpoint.path / name)
     record = _record(source, checkpoint, changed)
-    record.storage = "packed" if packs else checkpoint.storage
+    record.storage = "packed" if packs or checkpoint.storage == "packed" else "dense"
     record.packed = PackedPart.of(forms) if forms else None
     record.evaluation = {} if changed else record.evaluation
     record.hashes.files = writer.hashes()
@@ -133,7 +133,7 @@ def new_record(source: Source, checkpoint: Checkpoint) -> Manifest:
     config = read_config(source.path)
     return Manifest(
         lowdim=version("lowdim"),
-        storage=checkpoint.storage,
+        storage="packed" if checkpoint.storage == "packed" else "dense",
         model=ModelPart(
             source=source.spec,
             revision=source.revision,

@@ -93,7 +93,7 @@ class _Run:
         held = invariants.kinds_of(self.source, trusted)
         self.chains = {name: self._chain(name, held) for name in recipe.chains()}
         text = make_windows(recipe.measuring(), tokenizer, opened.config)
-        self.asked = Asked(recipe.measuring(), tokenizer, text, *(facts[name] for name in _SETS), self.progress)
+        self.asked = Asked(recipe.measuring(), tokenizer, text, **facts, progress=self.progress)
         opened.check_weights()
         fingerprint = {
             "recipe": recipe.to_dict(),
@@ -180,7 +180,7 @@ class _Run:
         for name, stages in told.items():
             record_origin(self.chains[name].out, self._origin(self.source), stages)
         rows = table(first, ends)
-        orders = {name: order_of(chain.stages) for name, chain in self.chains.items()}
+        orders = {name: order_of(stages) for name, stages in recipe.chains().items()}
         return {
             "schema": SCHEMA,
             "lowdim": version("lowdim"),

@@ -10,7 +10,8 @@ from lowdim.core.errors import LowdimError
 from lowdim.core.lazy import Lazy
 from lowdim.core.settings import Range, count, share, within
 from lowdim.data import tokens
-from lowdim.data.facts.read import Fact, read
+from lowdim.data.facts.fact import Fact
+from lowdim.data.facts.read import read
 from lowdim.pipeline.compose.stage import Stage, Work
 
 if TYPE_CHECKING:
@@ -78,9 +79,7 @@ class Edit(Stage):
         words = recall.token_by_token(recall.own_words(model, tokenizer, recall.prompts_of(facts)))
         losses: list[float] = []
         if new:
-            batches = tune.chunks(
-                [(recall.encode_pair(tokenizer, *fact.pair), 1.0) for fact in new], tokens.pad_id(tokenizer)
-            )
+            batches = tune.chunks([(recall.ids_of(tokenizer, fact), 1.0) for fact in new], tokens.pad_id(tokenizer))
             losses = tuner.train(
                 batches,
                 lambda each, _: each.mean(),
