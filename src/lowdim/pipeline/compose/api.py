@@ -16,7 +16,7 @@ from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.rewrite import new_record
 from lowdim.models.disk.source import Source, resolve
-from lowdim.models.walk.opened import Opened, open_model
+from lowdim.models.walk.opened import Opened, open_model, pick_device
 from lowdim.pipeline.ahead import asked_tokens, minutes, seconds_per_token
 from lowdim.pipeline.compose import invariants
 from lowdim.pipeline.compose.chain import Chain, record_origin
@@ -167,7 +167,7 @@ class _Run:
             held=held,
             tokenizer=tokenizer,
             seed=recipe.seed,
-            device="cpu" if recipe.device == "auto" else recipe.device,
+            device=str(pick_device(recipe.device)),
             compute=recipe.compute,
             progress=self.progress,
             announce=self.announce,

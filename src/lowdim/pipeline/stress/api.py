@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class _Run:
             for share in self.settings.grid:
                 for form in forms:
                     name = f"{share:g}-{form}"
-                    kept = self._durable(directory, name, lambda s=share, f=form: self._made(directory, s, f))  # type: ignore[misc]
+                    kept = self._durable(directory, name, partial(self._made, directory, share, form))
                     found.append(Point.from_dict(kept))
                     stage.advance()
                 if not self.keep:

@@ -91,8 +91,10 @@ class Settings:
         return Recipe(sparsity=0.0, evaluation=asked, **self._common)
 
     def recovering(self) -> Recovery:
-        """Return how a pruned model is recovered."""
-        return Recovery(minutes=self.minutes, evaluation={"text": None}, **self._common)
+        """Return how a pruned model is recovered: on the text that it was pruned on."""
+        own = self.pruning(self.grid[-1]).calibration
+        text = {"source": own.source} | ({} if own.context is None else {"context": own.context})
+        return Recovery(minutes=self.minutes, calibration=text, evaluation={"text": None}, **self._common)
 
     @property
     def _common(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lowdim.core.settings import count, within
 from lowdim.data import tokens
 from lowdim.data.facts.fact import Fact
 from lowdim.data.facts.read import overlap, read
-from lowdim.pipeline.compose.stage import Stage, Work
+from lowdim.pipeline.compose.stage import MASK, Stage, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,7 @@ class Unlearn(Stage):
         """Train in memory and write the weights that moved."""
         sets = self.facts()
         forget, retain = sets["forget"], sets["retain"]
-        tuner = tune.Tuner(work.source, self.include, self.distance, self.masked, work.device)
+        tuner = tune.Tuner(work.source, self.include, self.distance, self.masked and MASK in work.held, work.device)
         pairs = {name: [recall.ids_of(work.tokenizer, fact) for fact in facts] for name, facts in sets.items()}
         total = len(forget) + len(retain)
         signs = {"forget": -total / len(forget), "retain": self.weight * total / len(retain)}
@@ -111,7 +111,7 @@ class Unlearn(Stage):
         )
         after = self._per_token(tuner, work, pairs["retain"])
         changed = tuner.changed()
-        rewrite.rewrite(work.source, work.out, changed)
+        rewrite.rewrite(work.source, work.out, changed, overwrite=True)
         return {
             "forget": len(forget),
             "retain": len(retain),
