@@ -20,6 +20,7 @@ import lowdim
 from lowdim.cli import app
 from lowdim.cli.sweep import described
 from lowdim.core import registry
+from lowdim.pipeline.compose.recipe import Composition
 from lowdim.pipeline.recover.chain import SECTION, split
 from lowdim.pipeline.sweep.recipe import SweepRecipe
 from lowdim.prune.recipe import Recipe, read
@@ -111,6 +112,7 @@ def test_recipes_are_valid(block: str, tmp_path: Path) -> None:
         assert sweep.runs(described(PROGRAM, sweep.command))
         return
     kind = Pretraining if "model" in values else TrainingRecipe if "training" in values else Recipe
+    kind = Composition if "stages" in values else kind
     recipe = kind(**values)
     assert kind.from_yaml(recipe.to_yaml()) == recipe
 
