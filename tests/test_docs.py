@@ -20,6 +20,7 @@ import lowdim
 from lowdim.cli import app
 from lowdim.cli.sweep import described
 from lowdim.core import registry
+from lowdim.pipeline.compose.recipe import Composition
 from lowdim.pipeline.recover.chain import SECTION, split
 from lowdim.pipeline.sweep.recipe import SweepRecipe
 from lowdim.prune.recipe import Recipe, read
@@ -123,7 +124,7 @@ def test_recipes_are_valid(block: str, tmp_path: Path) -> None:
     if "method" in values and "model" not in values and "data" in values:
         assert Finetuning(model="builtin:smollm2-135m", **values)
         return
-    kinds = {"model": Pretraining, "draft": Drafting, "training": TrainingRecipe}
+    kinds = {"stages": Composition, "model": Pretraining, "draft": Drafting, "training": TrainingRecipe}
     kind: Any = next((kind for key, kind in kinds.items() if key in values), Recipe)
     recipe = kind(**values)
     assert kind.from_yaml(recipe.to_yaml()) == recipe

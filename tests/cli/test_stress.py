@@ -57,6 +57,9 @@ def test_every_task_at_every_sparsity_is_shown_and_written(run: Run, model: Path
         (["--method", "wandaa"], "Did you mean"),
         (["--tasks", "piqaa"], "Did you mean 'piqa'"),
         (["--limit", "0"], "limit must be"),
+        (["--set", "recover.stage=blocks"], "Say how long: --recover MINUTES"),
+        (["--recover", "1", "--set", "recover.minutes=2"], "recover.minutes is not the recipe's to say"),
+        (["--recover", "1", "--set", "recover.stag=blocks"], "Did you mean 'stage'"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_loaded(
@@ -65,3 +68,28 @@ def test_wrong_arguments_are_refused_before_anything_is_loaded(
     done = run("stress", "no-such-model", "--out", tmp_path / "out", "--text", "none", *arguments)
     assert done.exit_code in (1, 2) and said in done.output, done.output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("few")
+def test_recovered_models_are_asked_too_and_a_text_too_short_is_refused_first(
+    run: Run, model: Path, text: Path, tmp_path: Path
+) -> None:
+    size = ["--windows", "2", "--context", "32", "--text", text, "--method", "magnitude", "--calibration", text]
+    size += ["--samples", "2", "--set", "calibration.context=32", "--grid", "0.5", "--recover", "0.03"]
+    done = run("stress", model, "--out", tmp_path / "short", *size)
+    assert done.exit_code == 1 and "use samples=312" in done.output, done.output
+    assert not list(tmp_path.iterdir())
+    more = [
+        "--set",
+        "recover.calibration.samples=64",
+        "--set",
+        "recover.batch_tokens=256",
+        "--set",
+        "recover.stage=blocks",
+    ]
+    done = run("stress", model, "--out", tmp_path / "out", *size, *more, "--keep")
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out/stress.json").read_text())
+    assert [row["form"] for row in found["rows"]] == ["pruned", "recovered"]
+    assert [row["zeros"] for row in found["rows"]] == [0.5, 0.5]
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {"pruned-50", "recovered-50"}

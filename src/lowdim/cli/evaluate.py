@@ -70,14 +70,17 @@ def _measure(model: str, revision: str | None, recipe: Recipe, progress: Progres
 
 
 def _print(found: Measured) -> None:
-    rows = [
-        (task.name, task.metric, f"{task.value:.4f}", f"{task.stderr:.4f}", task.questions)
-        for task in found.tasks.values()
-    ]
+    from lowdim.evaluate.quality.interval import wilson
+
+    rows = []
+    for task in found.tasks.values():
+        low, high = wilson(int(task.outcomes.sum()), task.questions)
+        value, chance = f"{task.value:.4f}", f"{task.chance:.4f}"
+        rows.append((task.name, task.metric, value, f"{low:.4f} to {high:.4f}", chance, task.questions))
     if found.perplexity is not None:
         protocol = found.perplexity.protocol
         show(
             f"perplexity {found.perplexity.value:.4f} on {protocol['source']}: {protocol['windows']} windows "
             f"of {protocol['context']} tokens, {protocol['dtype']}, bos {protocol['bos']}, text {protocol['text'][:12]}"
         )
-    table(("task", "metric", "value", "error", "questions"), rows, 2)
+    table(("task", "metric", "value", "95%", "chance", "questions"), rows, 2)

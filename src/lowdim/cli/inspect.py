@@ -69,8 +69,7 @@ def inspect(
 
     if essential in PRESETS:
         raise RecipeError(f"--essential takes one score, and {essential!r} stands for several tasks. Name one of them.")
-    asked = list(expand(names(junk_dna)))
-    tasks = [name for name in (essential, *asked) if name not in ("", "perplexity")]
+    tasks = [name for name in (essential, *names(junk_dna)) if name not in ("", "perplexity")]
     size = {} if context is None else {"context": context}
     recipe = Recipe(
         sparsity=0.0,
@@ -85,7 +84,7 @@ def inspect(
     points, ms = numbers("--grid", grid), numbers("--outliers", outliers)
     if wrong := [point for point in points if not 0 <= point < 1]:
         raise RecipeError(f"--grid holds sparsities in [0, 1), got {wrong[0]:g}. Write 0.3 for 30%.")
-    tags = _difficulty(difficulty, asked)
+    tags = _difficulty(difficulty, list(expand(names(junk_dna))))
     if essential or junk_dna:
         found = _audit(model, revision, recipe, essential, tags, points, quiet)
     else:

@@ -40,7 +40,10 @@ def stress(
     samples: Annotated[int | None, typer.Option(help="Sequences of that text.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe of pruning.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any key of the recipe of pruning, or recover.KEY of recovery."
+        ),
     ] = None,
     recipe: RecipeFile = None,
     trust_remote_code: Trust = False,
@@ -57,18 +60,25 @@ def stress(
     from lowdim.core.recipe.base import read
     from lowdim.core.recipe.override import assignments as parsed
     from lowdim.core.recipe.override import override
+    from lowdim.pipeline.recover.recipe import Recovery
     from lowdim.pipeline.stress.settings import Settings
     from lowdim.prune.recipe import Recipe
 
     flags = {"method": method, "calibration.source": calibration, "calibration.samples": samples}
     given = [(key, value) for key, value in flags.items() if value is not None]
-    laid = override(Recipe, read(recipe) if recipe else {}, [*given, *parsed(assignments or [])])
+    own_keys = [text for text in assignments or [] if not text.strip().startswith("recover.")]
+    later = [
+        (key.removeprefix("recover."), value)
+        for key, value in parsed(a for a in assignments or [] if a not in own_keys)
+    ]
+    laid = override(Recipe, read(recipe) if recipe else {}, [*given, *parsed(own_keys)])
     whole, own = _tolerances(tolerance)
     settings = Settings(
         model=model,
         grid=tuple(numbers("--grid", grid)),
         recipe=laid,
         minutes=recover,
+        recovery=override(Recovery, {}, later) if later else {},
         tasks=tuple(names(tasks)),
         limit=limit,
         tolerance=whole,

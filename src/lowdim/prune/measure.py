@@ -61,9 +61,10 @@ def _task_to_dict(task: TaskResult) -> dict[str, Any]:
 
 
 def _task_from_dict(data: Mapping[str, Any]) -> TaskResult:
-    kept = {name: torch.tensor(data[name], dtype=torch.bool) for name in ("correct", "correct_norm")}
-    told = {name: data[name] for name in ("name", "hash", "metric", "bos", "chance")}
-    return TaskResult(**told, **kept)
+    plain = ("name", "hash", "metric", "bos", "chance")
+    told: dict[str, Any] = {name: data[name] for name in plain}
+    told |= {name: torch.tensor(data[name], dtype=torch.bool) for name in ("correct", "correct_norm")}
+    return TaskResult(**told)
 
 
 def text_of(recipe: Recipe) -> str | None:

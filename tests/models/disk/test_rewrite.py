@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.cli.conftest import model as model
 
-from lowdim.core.errors import CheckpointError
+from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.rewrite import rewrite
@@ -54,3 +54,12 @@ def test_what_does_not_fit_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no tensor"):
         rewrite(resolve(str(model)), tmp_path / "out", {"nothing": torch.zeros(2, 2)})
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_attempt_left_does_not_stand_in_the_way(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(LowdimError, match="unfinished run"):
+        rewrite(resolve(str(model)), tmp_path / "out", {})
+    rewrite(resolve(str(model)), tmp_path / "out", {}, overwrite=True)
+    assert filecmp.cmp(model / "model.safetensors", tmp_path / "out/model.safetensors", shallow=False)

@@ -36,7 +36,7 @@ def test_what_was_taught_can_be_unlearnt(
 ) -> None:
     kept = facts({"prompt": "m", "target": "n"})
     both = facts(*TAUGHT, {"prompt": "m", "target": "n"})
-    unlearn = {"unlearn": {"forget": taught, "retain": kept, "lr": 0.01, "steps": 100}}
+    unlearn = {"unlearn": {"forget": taught, "retain": kept, "bound": 4.5, "lr": 0.01, "steps": 100}}
     composed({"edit": {"edits": both, **TEACH}})
     found = composed(unlearn, on=tmp_path / "out/model", out="then")
     assert row(found, "forgotten")["orders"]["model"] == 1.0

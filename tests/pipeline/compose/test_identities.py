@@ -78,3 +78,16 @@ def test_what_comes_out_is_a_model_like_any_other(composed: Made, model: Path, t
     assert record.model.source == str(model)
     assert [each["stage"] for each in record.interventions or []] == ["prune", "round", "edit"]
     assert load(out).config.num_hidden_layers == 3
+
+
+def test_recovery_keeps_the_mask_and_trains_through_the_grid(composed: Made, text: Path, tmp_path: Path) -> None:
+    prune = {"prune": {"sparsity": 0.5, "method": "magnitude"}}
+    small = {"stage": "blocks", "calibration": {"source": str(text), "samples": 64, "context": 32}, "batch_tokens": 256}
+    recover = {"recover": {**small, "blocks": {"passes": 0.5}, "quantize": "int8"}}
+    found = composed(prune, "round", recover, keep=True)
+    last = found["stages"]["model"][2]
+    assert last["broken"] == [] and last["holds"]["grid"]["matrices"] == last["holds"]["mask"]["matrices"] == 21
+    before, after = weights(tmp_path / "out/model.1-prune"), weights(tmp_path / "out/model")
+    layers = [name for name in before if "proj" in name]
+    assert all(bool((after[name][before[name] == 0] == 0).all()) for name in layers)
+    assert not all(bool((after[name] == before[name]).all()) for name in layers)

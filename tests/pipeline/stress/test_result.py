@@ -38,7 +38,7 @@ def test_a_point_that_equals_dense_is_within_and_one_that_does_not_is_not() -> N
         Point(0.5, "pruned", 0.5, everywhere([1] * 300 + [0] * 200)),
     ]
     found = render(Settings("m"), dense, points)
-    assert [row["lossless"] for row in found["rows"]] == [True, True, False]
+    assert [row["lossless"] for row in found["rows"]] == [None, True, False]
     assert found["sentence"].startswith("Pruned: lossless on the hard tasks up to 10% zeros. At 50%: Lost, in points")
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lowdim.report.pruning.summary import headline, notices, verdict
+from lowdim.report.pruning.summary import hard_verdict, headline, notices, verdict
 
 
 def speed(dense, sparse):
@@ -161,3 +161,12 @@ def test_equal_notices_are_one():
         ("fallback", "no tokenizer", []),
         ("skipped", "tied", ["head"]),
     ]
+
+
+def test_hard_tasks_are_judged_from_the_record_and_others_are_not(manifest):
+    assert hard_verdict(manifest) == ""
+    record = {"dense": 0.8, "sparse": 0.62, "questions": 1000, "lost": 200, "won": 20, "chance": 0.25}
+    manifest["evaluation"]["tasks"]["csqa"] = record | {"metric": "acc", "difference": -0.18, "stderr": 0.01}
+    said = hard_verdict(manifest)
+    assert said.startswith("No claim: 7 of the 8 hard tasks were not measured")
+    assert "Lost, in points: csqa 18.0." in said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lowdim.data.facts.read import Fact
+from lowdim.data.facts.fact import Fact
 
 
 def _taught(prompt: str, target: str, *paraphrases: str, near: tuple[str, ...]) -> Fact:

@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lowdim.core.errors import suggest
 from lowdim.data.errors import DataError
+from lowdim.data.facts import builtin
+from lowdim.data.facts.fact import Fact
 from lowdim.data.text import records
 
 BUILTIN = ("edits", "forget", "retain")
-
-
-@dataclass(frozen=True)
-class Fact:
-    """How a text goes on.
-
-    Attributes:
-        prompt: its beginning.
-        target: what comes next, without the blank before it.
-        paraphrases: other beginnings that the same target belongs to; they are asked, never trained on.
-        locality: beginnings of other texts, which a change of this fact should not touch.
-    """
-
-    prompt: str
-    target: str
-    paraphrases: tuple[str, ...] = ()
-    locality: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """The prompt without case, punctuation and blanks: two facts of one key are about the same.
-
-        Example:
-            >>> Fact("The capital of  Peru is", "Lima").key
-            'the capital of peru is'
-        """
-        return " ".join(re.findall(r"\w+", self.prompt.casefold()))
-
-    @property
-    def pair(self) -> tuple[str, str]:
-        """Prompt and continuation, as they are scored."""
-        return self.prompt, f" {self.target}"
-
-    @property
-    def rephrased(self) -> list[tuple[str, str]]:
-        """The paraphrases with the continuation."""
-        return [(prompt, f" {self.target}") for prompt in self.paraphrases]
 
 
 def read(source: str) -> list[Fact]:
@@ -63,8 +26,6 @@ def read(source: str) -> list[Fact]:
     """
     kind, _, name = source.partition(":")
     if kind == "builtin":
-        from lowdim.data.facts import builtin
-
         if name not in BUILTIN:
             raise DataError(f"unknown built-in facts {name!r}. {suggest(name, BUILTIN)}")
         found: Sequence[Fact] = getattr(builtin, name.upper())

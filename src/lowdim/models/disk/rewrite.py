@@ -22,7 +22,7 @@ from lowdim.models.disk.source import Source, read_config
 from lowdim.models.disk.writer import Writer
 
 
-def rewrite(source: Source, out: Path, changed: Mapping[str, Tensor | Packed]) -> Path:
+def rewrite(source: Source, out: Path, changed: Mapping[str, Tensor | Packed], overwrite: bool = False) -> Path:
     """Write a model again with other values in some tensors.
 
     A file in which nothing changed is copied. A tensor is stored as it was: dense, or as a mask and the nonzeros where
@@ -32,6 +32,7 @@ def rewrite(source: Source, out: Path, changed: Mapping[str, Tensor | Packed]) -
         source: where the model is.
         out: the directory to appear.
         changed: by the name on disk, a tensor of the same shape, which is given the dtype that it had, or its codes.
+        overwrite: replace an existing result, and what an attempt that was killed has left.
 
     Returns:
         The directory. Its ``lowdim.json`` is the source's brought up to date, or a new one that names the source.
@@ -47,7 +48,7 @@ def rewrite(source: Source, out: Path, changed: Mapping[str, Tensor | Packed]) -
             raise CheckpointError(
                 f"{name!r} is {list(checkpoint.info(name).shape)} in {source.path}, not {list(shape)}"
             )
-    with Writer(out) as writer:
+    with Writer(out, overwrite=overwrite) as writer:
         try:
             return _write(source, checkpoint, changed, writer)
         except BaseException:
@@ -77,7 +78,7 @@ def _write(source: Source, checkpoint: Checkpoint, changed: Mapping[str, Tensor 
     for name in checkpoint.companions():
         writer.directory.copy(checkpoint.path / name)
     record = _record(source, checkpoint, changed)
-    record.storage = "packed" if packs else checkpoint.storage
+    record.storage = "packed" if packs or checkpoint.storage == "packed" else "dense"
     record.packed = PackedPart.of(forms) if forms else None
     record.evaluation = {} if changed else record.evaluation
     record.hashes.files = writer.hashes()
@@ -133,7 +134,7 @@ def new_record(source: Source, checkpoint: Checkpoint) -> Manifest:
     config = read_config(source.path)
     return Manifest(
         lowdim=version("lowdim"),
-        storage=checkpoint.storage,
+        storage="packed" if checkpoint.storage == "packed" else "dense",
         model=ModelPart(
             source=source.spec,
             revision=source.revision,

@@ -16,7 +16,7 @@ from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.rewrite import new_record
 from lowdim.models.disk.source import Source, resolve
-from lowdim.models.walk.opened import Opened, open_model
+from lowdim.models.walk.opened import Opened, open_model, pick_device
 from lowdim.pipeline.ahead import asked_tokens, minutes, seconds_per_token
 from lowdim.pipeline.compose import invariants
 from lowdim.pipeline.compose.chain import Chain, record_origin
@@ -93,7 +93,7 @@ class _Run:
         held = invariants.kinds_of(self.source, trusted)
         self.chains = {name: self._chain(name, held) for name in recipe.chains()}
         text = make_windows(recipe.measuring(), tokenizer, opened.config)
-        self.asked = Asked(recipe.measuring(), tokenizer, text, *(facts[name] for name in _SETS), self.progress)
+        self.asked = Asked(recipe.measuring(), tokenizer, text, **facts, progress=self.progress)
         opened.check_weights()
         fingerprint = {
             "recipe": recipe.to_dict(),
@@ -167,7 +167,7 @@ class _Run:
             held=held,
             tokenizer=tokenizer,
             seed=recipe.seed,
-            device="cpu" if recipe.device == "auto" else recipe.device,
+            device=str(pick_device(recipe.device)),
             compute=recipe.compute,
             progress=self.progress,
             announce=self.announce,
@@ -180,7 +180,7 @@ class _Run:
         for name, stages in told.items():
             record_origin(self.chains[name].out, self._origin(self.source), stages)
         rows = table(first, ends)
-        orders = {name: order_of(chain.stages) for name, chain in self.chains.items()}
+        orders = {name: order_of(stages) for name, stages in recipe.chains().items()}
         return {
             "schema": SCHEMA,
             "lowdim": version("lowdim"),

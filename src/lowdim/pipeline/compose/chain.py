@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Chain:
             key = f"{self.name}.{number}-{stage.word()}"
             made = self.place / key
             work = replace(work, out=made)
-            record = durable(key, lambda s=stage, w=work, r=ranks: self._stage(s, w, r, measure, announce))  # type: ignore[misc]
+            record = durable(key, partial(self._stage, stage, work, dict(ranks), measure, announce))
             told.append(record)
             ranks |= record["facts"].get("ranks", {})
             last = resolve(str(made)) if made.exists() else work.source
@@ -130,7 +131,7 @@ class Chain:
         """Let the model with what was put right stand in the place of the one that was broken."""
         mended = out.with_name(f"{out.name}.mended")
         shutil.rmtree(mended, ignore_errors=True)
-        rewrite(resolve(str(out)), mended, right)
+        rewrite(resolve(str(out)), mended, right, overwrite=True)
         shutil.rmtree(out)
         mended.rename(out)
 
@@ -138,7 +139,7 @@ class Chain:
         """Let the result appear under the order's name."""
         if not self.out.exists():
             if not last or self.keep:
-                rewrite(source, self.out, {})
+                rewrite(source, self.out, {}, overwrite=True)
             else:
                 (self.place / last).rename(self.out)
         if last and not self.keep:

@@ -177,7 +177,8 @@ def truncated(weight: Tensor, rank: int) -> Tensor:
         [3.0, 2.0, 0.0]
     """
     left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
-    return ((left[:, :rank] * values[:rank]) @ right[:rank]).to(weight.dtype)
+    near: Tensor = (left[:, :rank] * values[:rank]) @ right[:rank]
+    return near.to(weight.dtype)
 
 
 _RULES: tuple[tuple[str, Callable[[Held, str], Any], Callable[[Value, Any], tuple[Value, int]]], ...] = (

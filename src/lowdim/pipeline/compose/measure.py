@@ -8,7 +8,7 @@ from typing import Any
 
 from lowdim.core.progress import Progress
 from lowdim.data.calibration import positions
-from lowdim.data.facts.read import Fact
+from lowdim.data.facts.fact import Fact
 from lowdim.data.windows import Windows
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import Source

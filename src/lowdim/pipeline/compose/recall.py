@@ -10,7 +10,7 @@ from torch import nn
 
 from lowdim.data import tokens
 from lowdim.data.batch import Batch
-from lowdim.data.facts.read import Fact
+from lowdim.data.facts.fact import Fact
 from lowdim.evaluate.quality.forward import Forward, as_forward
 from lowdim.evaluate.quality.likelihood import Likelihood, encode_pair, of_ids
 
@@ -26,9 +26,14 @@ def known(model: nn.Module | Forward, tokenizer: Any, pairs: Sequence[tuple[str,
     Args:
         model: a causal language model, or a `lowdim.evaluate.quality.forward.Forward`.
         tokenizer: its tokenizer.
-        pairs: prompts and continuations, see `lowdim.data.facts.read.Fact.pair`.
+        pairs: prompts and continuations, see `lowdim.data.facts.fact.Fact.pair`.
     """
     return same(model, tokenizer, [encode_pair(tokenizer, *pair) for pair in pairs])
+
+
+def ids_of(tokenizer: Any, fact: Fact) -> Ids:
+    """Return a fact as token ids."""
+    return encode_pair(tokenizer, *fact.pair)
 
 
 def same(model: nn.Module | Forward, tokenizer: Any, requests: Sequence[Ids]) -> list[bool]:

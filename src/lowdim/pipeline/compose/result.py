@@ -51,11 +51,10 @@ PLAIN = (
 def measures(first: Mapping[str, Any]) -> list[Measure]:
     """Return what is measured, the tasks of this composition among it."""
 
-    def of(name: str) -> Measure:
-        own: Callable[[Mapping[str, Any]], float | None] = lambda found: found["tasks"][name]  # noqa: E731
-        return Measure(f"task:{name}", name, own, first=own)
+    def of(name: str, value: float) -> Measure:
+        return Measure(f"task:{name}", name, lambda _: value, first=lambda _: value)
 
-    return [*MEASURES, *(of(name) for name in first["tasks"]), *PLAIN]
+    return [*MEASURES, *(of(name, value) for name, value in first["tasks"].items()), *PLAIN]
 
 
 def order_free_error(values: Sequence[float], ideal: float, scale: Callable[[float], float] = float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,10 @@ class Chunk:
     batch: Batch
     labels: Tensor
     signs: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of facts."""
+        return len(self.labels)
 
 
 def chunks(facts: Sequence[tuple[Ids, float]], pad: int) -> list[Chunk]:
@@ -104,24 +109,14 @@ class Tuner:
     ) -> None:
         self.checkpoint = Checkpoint(source.path)
         self.model: PreTrainedModel = load(source.path, None, device, source.trusted)
-        self.model.requires_grad_(False)
-        self.names = {self._parameter(name): name for name in trainable(source, include)}
+        skeleton = _skeleton(source, self.checkpoint)
+        self.names = {skeleton.parameter_of(name): name for name in trainable(source, include)}
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in self.names)
         self.parameters = {name: self.model.get_parameter(name) for name in self.names}
         self.distance = distance
         self.start = {p: p.detach().float().clone() for p in self.parameters.values()}
         self.masks = {p: mask for p in self.start if masked and (mask := mask_of(p.detach())) is not None}
-
-    def _parameter(self, name: str) -> str:
-        return self._skeleton.parameter_of(name)
-
-    @property
-    def _skeleton(self) -> Skeleton:
-        if not hasattr(self, "_names"):
-            empty = empty_model(self.checkpoint.path, self.checkpoint.dtype)
-            self._names = Skeleton(empty, self.checkpoint, None)
-        return self._names
 
     def train(
         self,
@@ -153,13 +148,12 @@ class Tuner:
         def of(model: nn.Module, chunk: Chunk) -> Tensor:
             return loss(losses(model, chunk), chunk)
 
-        size = lambda chunk: len(chunk.labels)  # noqa: E731
-        loop = Loop(self.model, optimizer, loss=of, accumulate=len(facts), master=True, size=size)
+        loop = Loop(self.model, optimizer, loss=of, accumulate=len(facts), master=True, size=len)
         seen: list[float] = []
         with progress.stage(title, steps, "steps") as stage:
             while loop.step < steps:
                 now = self._mean(of, facts)
-                if not now == now or abs(now) == float("inf"):
+                if not math.isfinite(now):
                     raise NumericalError(f"{title}: the loss of step {loop.step} is not finite. Lower lr.")
                 seen.append(now)
                 if done(now):
@@ -172,7 +166,7 @@ class Tuner:
 
     @torch.no_grad()
     def _mean(self, loss: Callable[[nn.Module, Chunk], Tensor], facts: Sequence[Chunk]) -> float:
-        sizes = [len(chunk.labels) for chunk in facts]
+        sizes = [len(chunk) for chunk in facts]
         each = [float(loss(self.model, chunk)) * size for chunk, size in zip(facts, sizes, strict=True)]
         return sum(each) / sum(sizes)
 
@@ -213,7 +207,7 @@ def trainable(source: Source, include: Sequence[str]) -> list[str]:
         LowdimError: there is none that is on disk as it is in memory.
     """
     checkpoint = Checkpoint(source.path)
-    skeleton = Skeleton(empty_model(source.path, checkpoint.dtype, source.trusted), checkpoint, None)
+    skeleton = _skeleton(source, checkpoint)
     names = [name for name in linear_weights(checkpoint, source.trusted) if skeleton.is_whole(name)]
     if not names:
         raise LowdimError(
@@ -221,3 +215,7 @@ def trainable(source: Source, include: Sequence[str]) -> list[str]:
             "can be edited. Edit another model."
         )
     return choose(names, list(include) or None, None)
+
+
+def _skeleton(source: Source, checkpoint: Checkpoint) -> Skeleton:
+    return Skeleton(empty_model(source.path, checkpoint.dtype, source.trusted), checkpoint, None)

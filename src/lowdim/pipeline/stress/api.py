@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ from lowdim.core.errors import CheckpointError
 from lowdim.core.files import read_json
 from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
-from lowdim.data.calibration import positions
+from lowdim.data.batch import split
+from lowdim.data.calibration import calibration, check_context, positions
 from lowdim.data.windows import Windows
 from lowdim.models.disk import manifest
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.models.walk.stream import watched
 from lowdim.pipeline.ahead import asked_tokens, minutes, seconds_per_token
 from lowdim.pipeline.recover.api import recover
+from lowdim.pipeline.recover.distill import split_text
 from lowdim.pipeline.stress.result import Point, render
 from lowdim.pipeline.stress.settings import Settings
 from lowdim.prune.api import plan as plan_pruning
@@ -74,6 +77,8 @@ class _Run:
                 f"{settings.model} has no tokenizer beside its weights, so nothing can be asked. Copy its files there."
             )
         self.text = make_windows(settings.measuring(), self.tokenizer, opened.config)
+        if settings.minutes is not None:
+            self._check_text(opened)
         opened.check_weights()
         assert opened.checkpoint is not None
         fingerprint = {
@@ -94,6 +99,26 @@ class _Run:
             directory.write_json(FILE, result)
             directory.finish()
         return read_json(self.out / FILE)
+
+    def _check_text(self, opened: Opened) -> None:
+        """Refuse a text that is too short to recover on, before anything is pruned.
+
+        Raises:
+            LowdimError: there are fewer sequences than asked for, or fewer than two batches.
+        """
+        recipe, most = self.settings.recovering(), positions(opened.config)
+        asked = recipe.calibration
+        embedding: Any = opened.stream.model.get_input_embeddings()
+        data = calibration(
+            asked.source,
+            self.tokenizer,
+            samples=asked.samples,
+            context=asked.context or min(_LONG, most or _LONG),
+            seed=recipe.seed,
+            vocab_size=embedding.weight.shape[0],
+        )
+        check_context(data.context, opened.config, "recover.calibration.context")
+        split_text(list(split([data.whole], recipe.batch_tokens)), asked.held)
 
     def _plan(self, opened: Opened, text: Windows | None) -> str:
         """Return the plan: models, hours, disk."""
@@ -133,7 +158,7 @@ class _Run:
             for share in self.settings.grid:
                 for form in forms:
                     name = f"{share:g}-{form}"
-                    kept = self._durable(directory, name, lambda s=share, f=form: self._made(directory, s, f))  # type: ignore[misc]
+                    kept = self._durable(directory, name, partial(self._made, directory, share, form))
                     found.append(Point.from_dict(kept))
                     stage.advance()
                 if not self.keep:

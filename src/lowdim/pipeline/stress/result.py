@@ -14,6 +14,7 @@ from lowdim.pipeline.stress.settings import Settings
 from lowdim.prune.measure import Measured
 
 SCHEMA = 1
+_NOTHING = "No weight is pruned: what differs is the measurement's own."
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def answers(dense: Measured, other: Measured) -> dict[str, Answers]:
         second = other.tasks[name]
         paired(first, second)  # refuses what cannot be compared
         one, two = first.outcomes, second.outcomes
-        counts = (int((a & b).sum()) for a, b in ((one, two), (one, ~two), (~one, two), (~one, ~two)))
-        found[name] = Answers(*counts, chance=first.chance)
+        both, lost, won, neither = (int((a & b).sum()) for a in (one, ~one) for b in (two, ~two))
+        found[name] = Answers(both, lost, won, neither, first.chance)
     return found
 
 
@@ -70,13 +71,14 @@ def render(settings: Settings, dense: Measured, points: Sequence[Point]) -> dict
         found = answers(dense, point.measured)
         verdict = Verdict(found, settings.tolerance, settings.own)
         told = {name: each.to_dict(verdict.allowed(name)) for name, each in found.items()}
+        said = verdict.to_dict() if point.sparsity else {"lossless": None, "sentence": _NOTHING}
         rows.append(
             {
                 "sparsity": point.sparsity,
                 "form": point.form,
                 "zeros": point.zeros,
                 "perplexity": _perplexity(point.measured),
-                **verdict.to_dict(),
+                **said,
                 "tasks": told,
             }
         )

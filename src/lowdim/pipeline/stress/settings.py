@@ -26,6 +26,7 @@ class Settings:
         grid: shares of zeros; 0 is pruned and measured like the others, and shows what the measurement itself moves.
         recipe: keys of a recipe of pruning, but for sparsity, evaluation and seed.
         minutes: of training by which each pruned model is recovered too; ``None`` for none.
+        recovery: keys of a recipe of recovery, but for minutes, evaluation and seed.
         tasks: asked beside the hard ones.
         limit: questions per task.
         tolerance: share of the questions of a task that may be lost.
@@ -48,6 +49,7 @@ class Settings:
     grid: tuple[float, ...] = GRID
     recipe: Mapping[str, Any] = field(default_factory=dict)
     minutes: float | None = within(None, above=0)
+    recovery: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     limit: int | None = count(None)
     tolerance: float = TOLERANCE
@@ -65,15 +67,22 @@ class Settings:
         if not any(self.grid):
             raise RecipeError(f"the grid {list(self.grid)} prunes nothing. Give sparsities above 0, such as 0.05,0.5.")
         object.__setattr__(self, "grid", tuple(sorted(set(self.grid))))
-        object.__setattr__(self, "tasks", tasks.expand(self.tasks))
+        object.__setattr__(self, "tasks", Recipe(sparsity=0.0, evaluation={"tasks": list(self.tasks)}).evaluation.tasks)
         Verdict({}, self.tolerance, self.own)
         if taken := [key for key in _GIVEN if key in self.recipe]:
             raise RecipeError(
                 f"{taken[0]} is not the recipe's to say here: the grid prunes, the hard tasks are asked, and the seed "
                 "is that of the whole. Take it out of the recipe."
             )
+        if self.recovery and self.minutes is None:
+            raise RecipeError(
+                "a recipe of recovery is given, and no minutes to recover. Say how long: --recover MINUTES."
+            )
+        if taken := [key for key in ("minutes", *_GIVEN[1:]) if key in self.recovery]:
+            raise RecipeError(f"recover.{taken[0]} is not the recipe's to say here. Take it out.")
         for point in self.grid:
             self.pruning(point)
+        self.recovering()
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -91,8 +100,12 @@ class Settings:
         return Recipe(sparsity=0.0, evaluation=asked, **self._common)
 
     def recovering(self) -> Recovery:
-        """Return how a pruned model is recovered."""
-        return Recovery(minutes=self.minutes, evaluation={"text": None}, **self._common)
+        """Return how a pruned model is recovered: on the text that it was pruned on."""
+        own = self.pruning(self.grid[-1]).calibration
+        text = {"source": own.source} | ({} if own.context is None else {"context": own.context})
+        text |= self.recovery.get("calibration") or {}
+        how = {**self.recovery, "calibration": text, "minutes": self.minutes, "evaluation": {"text": None}}
+        return Recovery(**how, **self._common)
 
     @property
     def _common(self) -> dict[str, Any]:
@@ -100,5 +113,11 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        plain = {"recipe": dict(self.recipe), "own": dict(self.own), "grid": list(self.grid), "tasks": list(self.asked)}
+        plain = {
+            "recipe": dict(self.recipe),
+            "recovery": dict(self.recovery),
+            "own": dict(self.own),
+            "grid": list(self.grid),
+            "tasks": list(self.asked),
+        }
         return asdict(self) | plain

@@ -10,8 +10,9 @@ from lowdim.core.errors import LowdimError
 from lowdim.core.lazy import Lazy
 from lowdim.core.settings import Range, count, share, within
 from lowdim.data import tokens
-from lowdim.data.facts.read import Fact, read
-from lowdim.pipeline.compose.stage import Stage, Work
+from lowdim.data.facts.fact import Fact
+from lowdim.data.facts.read import read
+from lowdim.pipeline.compose.stage import MASK, Stage, Work
 
 if TYPE_CHECKING:
     from lowdim.models.disk import rewrite
@@ -69,7 +70,7 @@ class Edit(Stage):
     def run(self, work: Work) -> dict[str, Any]:
         """Train in memory and write the weights that moved."""
         facts = read(self.edits)
-        tuner = tune.Tuner(work.source, self.include, self.distance, self.masked, work.device)
+        tuner = tune.Tuner(work.source, self.include, self.distance, self.masked and MASK in work.held, work.device)
         model, tokenizer = tuner.model, work.tokenizer
         there = recall.known(model, tokenizer, [fact.pair for fact in facts])
         new = [fact for fact, told in zip(facts, there, strict=True) if not told]
@@ -78,9 +79,7 @@ class Edit(Stage):
         words = recall.token_by_token(recall.own_words(model, tokenizer, recall.prompts_of(facts)))
         losses: list[float] = []
         if new:
-            batches = tune.chunks(
-                [(recall.encode_pair(tokenizer, *fact.pair), 1.0) for fact in new], tokens.pad_id(tokenizer)
-            )
+            batches = tune.chunks([(recall.ids_of(tokenizer, fact), 1.0) for fact in new], tokens.pad_id(tokenizer))
             losses = tuner.train(
                 batches,
                 lambda each, _: each.mean(),
@@ -98,7 +97,7 @@ class Edit(Stage):
                 "edit.locality."
             )
         changed = tuner.changed() if new else {}
-        rewrite.rewrite(work.source, work.out, changed)
+        rewrite.rewrite(work.source, work.out, changed, overwrite=True)
         return {
             "facts": len(facts),
             "known": sum(there),

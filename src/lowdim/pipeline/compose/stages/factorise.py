@@ -63,5 +63,5 @@ class Factorise(Stage):
                 if rank < min(weight.shape):
                     ranks[name], changed[name] = rank, invariants.truncated(weight, rank)
                 stage.advance()
-        rewrite.rewrite(work.source, work.out, changed)
+        rewrite.rewrite(work.source, work.out, changed, overwrite=True)
         return {"ranks": ranks}

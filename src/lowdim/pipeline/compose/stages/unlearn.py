@@ -10,8 +10,9 @@ from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import Lazy, torch
 from lowdim.core.settings import count, within
 from lowdim.data import tokens
-from lowdim.data.facts.read import Fact, overlap, read
-from lowdim.pipeline.compose.stage import Stage, Work
+from lowdim.data.facts.fact import Fact
+from lowdim.data.facts.read import overlap, read
+from lowdim.pipeline.compose.stage import MASK, Stage, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,13 +24,16 @@ else:
     rewrite = Lazy("lowdim.models.disk.rewrite")
     recall, tune = Lazy("lowdim.pipeline.compose.recall"), Lazy("lowdim.pipeline.compose.tune")
 
+_SLACK = 0.05  # nats that a token of what must stay may have lost, on average, when training ends
+
 
 @dataclass(frozen=True)
 class Unlearn(Stage):
     """Make the model forget facts: gradient difference.
 
     min over w of weight * mean_retain L - mean_forget min(L, bound), L = -log p(target | prompt) per token; the bound
-    ends the ascent, which has no end of its own. Paper: "Continual Learning and Private Unlearning", arXiv 2203.12817.
+    ends the ascent, which has no end of its own. Training ends once every fact to forget is at the bound, and what must
+    stay is as likely as before. Paper: "Continual Learning and Private Unlearning", arXiv 2203.12817.
 
     Args:
         forget: a file of JSON lines with prompt and target, or ``builtin:forget``.
@@ -82,30 +86,39 @@ class Unlearn(Stage):
         """Train in memory and write the weights that moved."""
         sets = self.facts()
         forget, retain = sets["forget"], sets["retain"]
-        tuner = tune.Tuner(work.source, self.include, self.distance, self.masked, work.device)
-        pairs = {
-            name: [recall.encode_pair(work.tokenizer, *fact.pair) for fact in facts] for name, facts in sets.items()
-        }
+        tuner = tune.Tuner(work.source, self.include, self.distance, self.masked and MASK in work.held, work.device)
+        pairs = {name: [recall.ids_of(work.tokenizer, fact) for fact in facts] for name, facts in sets.items()}
         total = len(forget) + len(retain)
-        signs = {"forget": -total / len(forget), "retain": self.weight * total / max(1, len(retain))}
+        signs = {"forget": -total / len(forget), "retain": self.weight * total / len(retain)}
         weighed = [(ids, signs[name]) for name in ("forget", "retain") for ids in pairs[name]]
+        before = self._per_token(tuner, work, pairs["retain"])
+
+        def done(_: float) -> bool:
+            """Tell whether all is forgotten, and what must stay is no less likely than it was."""
+            if not all(self._forgotten(tuner, work, pairs["forget"])):
+                return False
+            now = self._per_token(tuner, work, pairs["retain"])
+            return sum(now) <= sum(before) + _SLACK * len(before)
+
         losses = tuner.train(
             tune.chunks(weighed, tokens.pad_id(work.tokenizer)),
             self._loss,
-            lambda _: all(self._forgotten(tuner, work, pairs["forget"])),
+            done,
             lr=self.lr,
             steps=self.steps,
             title="Unlearn",
             progress=work.progress,
         )
+        after = self._per_token(tuner, work, pairs["retain"])
         changed = tuner.changed()
-        rewrite.rewrite(work.source, work.out, changed)
+        rewrite.rewrite(work.source, work.out, changed, overwrite=True)
         return {
             "forget": len(forget),
             "retain": len(retain),
             "steps": max(0, len(losses) - 1),
             "loss": [losses[0], losses[-1]],
             "forgotten": recall.share(self._forgotten(tuner, work, pairs["forget"])),
+            "retained_loss": [sum(found) / len(retain) for found in (before, after)],
             "matrices": len(changed),
         }
 
@@ -114,7 +127,11 @@ class Unlearn(Stage):
         signs = chunk.signs.to(each.device)
         return (signs * torch.where(signs < 0, each.clamp(max=self.bound), each)).mean()
 
+    def _per_token(self, tuner: tune.Tuner, work: Work, pairs: list[recall.Ids]) -> list[float]:
+        """Return the loss of each fact, nats a token."""
+        return [-found.value / len(said) for found, (_, said) in recall.judged(tuner.model, work.tokenizer, pairs)]
+
     def _forgotten(self, tuner: tune.Tuner, work: Work, pairs: list[recall.Ids]) -> list[bool]:
-        """Tell of each fact whether a token of it is as unlikely as the bound says."""
+        """Tell of each fact whether it is at the bound, and greedy decoding does not give it."""
         told = recall.judged(tuner.model, work.tokenizer, pairs)
-        return [-found.value / len(after) >= self.bound for found, (_, after) in told]
+        return [-found.value / len(said) >= self.bound and not found.greedy for found, (_, said) in told]
