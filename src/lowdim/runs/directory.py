@@ -254,6 +254,8 @@ def tidy(out: Path) -> None:
     """
     if any(out.with_name(f"{out.name}.{end}").exists() for end in ("partial", "replaced")):
         Directory(out, overwrite=True).close()
+    if (out / LOCK).exists():  # killed between the rename and this
+        DirectoryLock(out).release(out)
     out.with_name(f".{out.name}.run.json.tmp").unlink(missing_ok=True)
 
 

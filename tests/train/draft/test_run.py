@@ -179,7 +179,7 @@ def test_interrupted_anywhere_and_resumed_it_is_the_same(
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("first", range(4))
+@pytest.mark.parametrize("first", range(11))
 def test_killed_at_many_points(first: int, text: Path, base: Path, tmp_path: Path) -> None:
     settings = {"target": str(base), "steps": 3, "rivals": ["ce"], "save_seconds": 0.0, "tune": {"steps": 2}}
-    check(crash(text, tmp_path, settings, (first, 4), None, "draft"), replaced=False)
+    check(crash(text, tmp_path, settings, (first, 11), None, "draft"), replaced=False)
