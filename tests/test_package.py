@@ -46,7 +46,7 @@ EXPORTS = {
 NOT_IMPORTED = {"sentencepiece", "protobuf"}
 """Dependencies that transformers imports on lowdim's behalf."""
 
-IMPORT_NAMES = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
+IMPORT_NAMES = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub", "PIL": "pillow", "fontTools": "fonttools"}
 OPTIONAL = {
     "datasets": "data",
     "lm_eval": "eval",

@@ -17,6 +17,7 @@ from lowdim.train.objectives.group_weights import GroupWeights
 from lowdim.train.objectives.jtt import JTT
 from lowdim.train.objectives.rest import REST
 from lowdim.train.samplers.aim import Aim
+from lowdim.train.samplers.ranked import RankedShare
 from lowdim.train.samplers.shuffled import Shuffled
 from lowdim.train.samplers.weighted import WeightedSampler
 
@@ -31,7 +32,9 @@ def test_groups_weigh_equally() -> None:
 
 def test_rest_draws_0287_from_50_of_10000_at_80() -> None:
     conflicting = torch.arange(10_000) < 50
-    samples = Samples(torch.zeros(10_000, 1), torch.zeros(10_000, dtype=torch.int64), 1, conflicting=conflicting)
+    groups = Groups(conflicting.long(), ("aligned", "conflicting"))
+    y = torch.zeros(10_000, dtype=torch.int64)
+    samples = Samples(torch.zeros(10_000, 1), y, 1, groups=groups, conflicting=conflicting)
     weights = REST(up=80).weights(samples)
     assert float(weights[:50].sum() / weights.sum()) == pytest.approx(80 * 50 / (80 * 50 + 9950))
     assert round(float(weights[:50].sum() / weights.sum()), 3) == 0.287
@@ -113,6 +116,21 @@ def test_what_cannot_be_weighed_is_refused() -> None:
     with pytest.raises(RecipeError, match="so does the sampler"):
         Aim(REST(), WeightedSampler(), crowd())
     Aim(REST(by="loss"), WeightedSampler(), crowd())
+
+
+def test_samples_of_which_too_little_is_known_are_refused() -> None:
+    bare = Samples(torch.zeros(2, 1), torch.tensor([0, 1]), 2)
+    with pytest.raises(RecipeError, match=r"GroupWeights needs groups of the samples, and Samples.groups is None"):
+        Aim(GroupWeights(), Shuffled(), bare)
+    with pytest.raises(RecipeError, match="WeightedSampler needs groups"):
+        Aim(ERM(), WeightedSampler(), bare)
+    with pytest.raises(RecipeError, match="RankedShare needs ranks"):
+        Aim(ERM(), RankedShare(), bare)
+    with pytest.raises(RecipeError, match=r"give Samples.wrong"):
+        Aim(JTT(), Shuffled(), bare)
+    only = Samples(torch.zeros(2, 1), torch.tensor([0, 1]), 2, groups=Groups(torch.tensor([0, 1]), ("a", "b")))
+    with pytest.raises(RecipeError, match=r"give Samples.conflicting"):
+        Aim(REST(), Shuffled(), only)
 
 
 def test_groups_that_do_not_fit_are_refused() -> None:

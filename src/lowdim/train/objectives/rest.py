@@ -51,7 +51,8 @@ class REST(Weighted):
         Raises:
             RecipeError: no sample conflicts with the bias.
         """
-        assert samples.conflicting is not None
+        if samples.conflicting is None:
+            raise RecipeError("REST needs to know which samples conflict with a bias: give Samples.conflicting")
         if not bool(samples.conflicting.any()):
             raise RecipeError(
                 "objective 'rest' weighs samples that conflict with a bias, and of those to train on none does. "

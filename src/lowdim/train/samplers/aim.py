@@ -51,6 +51,7 @@ class Aim:
         device: torch.device | str = "cpu",
     ) -> None:
         check_together(objective, sampler)
+        _check_known(objective, sampler, samples)
         self.objective, self.sampler, self.samples = objective, sampler, samples
         self._epochs, self._device = epochs, device
         self._known, self._drawn = objective.begin(samples), sampler.begin(samples)
@@ -123,3 +124,16 @@ class Aim:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a ``state_dict`` was taken."""
         self._known, self._drawn = dict(state["objective"]), dict(state["sampler"])
+
+
+def _check_known(objective: Objective, sampler: Sampler, samples: Samples) -> None:
+    """Refuse samples of which too little is known."""
+    for chosen in (objective, sampler):
+        for need in ("groups", "ranks"):
+            if need in chosen.requires and getattr(samples, need) is None:
+                raise RecipeError(f"{type(chosen).__name__} needs {need} of the samples, and Samples.{need} is None")
+    if objective.early and samples.wrong is None:
+        raise RecipeError(
+            f"{type(objective).__name__} needs to know what a first network got wrong after {objective.early} epochs: "
+            "give Samples.wrong"
+        )
