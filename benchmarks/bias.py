@@ -131,7 +131,7 @@ def graded(name: str, net: str, **selector: Any) -> Callable[[int, int], dict[st
 def two(seed: int, limit: int) -> dict[str, Any]:
     """Measure two biases of different strength: both found, and the stronger one's samples behind the weaker one's."""
     name = "coloured-textured-fashion-mnist"
-    how = {"conflicting": 0.05, "second": 0.05, "strength": 1.0, "second_strength": 0.15, "seed": seed}
+    how = {"conflicting": 0.05, "second": 0.05, "strength": 1.0, "second_strength": 0.25, "seed": seed}
     found, told = ranked(name, "mlp", seed, limit, how), truth(name, seed, limit, how)
     strong, weak = told.conflicting().unbind(1)
     only = (strong & ~weak, weak & ~strong)
@@ -209,7 +209,7 @@ ROWS: dict[str, Row] = {
         "colour, graded, conv, p_crit 0.9", "0.6", graded("coloured-fashion-mnist", "conv", p_crit=0.9)
     ),
     "graded-word": Row("word in Wikipedia, graded", "0.6", graded("cued-wiki-topics", "text")),
-    "two": Row("colour 1.0 and texture 0.15", "both, in order", two),
+    "two": Row("colour 1.0 and texture 0.25", "both, in order", two),
     "time": Row("time of an epoch", "1.4", epochs, SEEDS[:1]),
     "alarms-twin": Row(
         "alarms, unbiased colours",

@@ -41,6 +41,7 @@ EXPORTS = {
     "plan",
     "pretrain",
     "prune",
+    "rank",
     "recover",
     "runtime_info",
     "train",
