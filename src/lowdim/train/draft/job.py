@@ -22,8 +22,8 @@ from lowdim.train.compare.store import CHECKPOINT, Store
 from lowdim.train.draft.prepare import Prepared
 from lowdim.train.keep import KeepZeros
 from lowdim.train.loop import Loop
-from lowdim.train.objectives.cross_entropy import CrossEntropy
-from lowdim.train.objectives.drafter import Answers, DraftObjective
+from lowdim.train.drafters.cross_entropy import CrossEntropy
+from lowdim.train.drafters.base import Answers, DraftObjective
 from lowdim.train.objectives.predictor import Predictor
 from lowdim.train.objectives.rows import Scratch
 from lowdim.train.pretrain.sequences import IGNORED, Batches, Micro

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, fi
 
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.recipe import Count, Document, Section, Seed, Strings, families, method_field
-from lowdim.train.objectives.drafter import DraftObjective
+from lowdim.train.drafters.base import DraftObjective
 from lowdim.train.optimizers.base import OptimizerRule
 from lowdim.train.pretrain import configs
 from lowdim.train.pretrain.recipe import Schedule

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.lazy import Lazy, torch
-from lowdim.train.objectives.drafter import Answers, DraftObjective
+from lowdim.train.drafters.base import Answers, DraftObjective
 
 if TYPE_CHECKING:
     from lowdim.train.objectives.rows import Scratch

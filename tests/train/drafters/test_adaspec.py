@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from lowdim.core.errors import RecipeError
-from lowdim.train.objectives.adaspec import AdaSPEC, selected
-from lowdim.train.objectives.cross_entropy import CrossEntropy
-from lowdim.train.objectives.distillspec import DistillSpec
+from lowdim.train.drafters.adaspec import AdaSPEC, selected
+from lowdim.train.drafters.cross_entropy import CrossEntropy
+from lowdim.train.drafters.distillspec import DistillSpec
 from lowdim.train.objectives.divergence import Side, divergences
-from lowdim.train.objectives.drafter import Answers
+from lowdim.train.drafters.base import Answers
 from lowdim.train.objectives.rows import Scratch
 
 TOKENS, WORDS = 40, 13
