@@ -26,6 +26,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 EXPORTS = {
     "Composition",
     "Drafting",
+    "Finetuning",
     "LowdimError",
     "Masks",
     "Pretraining",
@@ -36,6 +37,7 @@ EXPORTS = {
     "compose",
     "diagnose",
     "distill_draft",
+    "finetune",
     "load",
     "perplexity",
     "plan",

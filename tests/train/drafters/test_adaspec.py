@@ -9,10 +9,10 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from lowdim.core.errors import RecipeError
 from lowdim.train.drafters.adaspec import AdaSPEC, selected
+from lowdim.train.drafters.base import Answers
 from lowdim.train.drafters.cross_entropy import CrossEntropy
 from lowdim.train.drafters.distillspec import DistillSpec
 from lowdim.train.objectives.divergence import Side, divergences
-from lowdim.train.drafters.base import Answers
 from lowdim.train.objectives.rows import Scratch
 
 TOKENS, WORDS = 40, 13

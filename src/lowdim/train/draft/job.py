@@ -20,10 +20,10 @@ from lowdim.models.walk.inputs import model_inputs
 from lowdim.nn.blocks import evaluating
 from lowdim.train.compare.store import CHECKPOINT, Store
 from lowdim.train.draft.prepare import Prepared
+from lowdim.train.drafters.base import Answers, DraftObjective
+from lowdim.train.drafters.cross_entropy import CrossEntropy
 from lowdim.train.keep import KeepZeros
 from lowdim.train.loop import Loop
-from lowdim.train.drafters.cross_entropy import CrossEntropy
-from lowdim.train.drafters.base import Answers, DraftObjective
 from lowdim.train.objectives.predictor import Predictor
 from lowdim.train.objectives.rows import Scratch
 from lowdim.train.pretrain.sequences import IGNORED, Batches, Micro

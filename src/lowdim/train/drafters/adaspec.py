@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.lazy import Lazy, torch
 from lowdim.core.settings import within
-from lowdim.train.drafters.distillspec import DistillSpec
 from lowdim.train.drafters.base import Answers, DraftObjective
+from lowdim.train.drafters.distillspec import DistillSpec
 
 if TYPE_CHECKING:
     from lowdim.train.objectives.rows import Scratch
