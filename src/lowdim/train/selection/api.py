@@ -155,7 +155,9 @@ class _Job:
             given = {"name": method} if isinstance(method, str) else dict(method)
             method = {"lr": rate} | given if build("selector", given).rated else given
         self.method: TrainedSelector = build("selector", method)
-        self.ranking = self.method.begin(self.model, self.data, seed=seed)  # refuses samples that it cannot rank
+        self.ranking: Ranking = self.method.begin(
+            self.model, self.data, seed=seed
+        )  # refuses samples that it cannot rank
         self.samples = source.dataset()
         self.hash = samples_hash(self.samples)  # not of what an encoder makes of them: training starts from samples
         described = describe("selector", self.method)
