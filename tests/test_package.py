@@ -37,6 +37,7 @@ EXPORTS = {
     "plan",
     "pretrain",
     "prune",
+    "rank",
     "recover",
     "runtime_info",
     "train",
