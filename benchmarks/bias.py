@@ -243,12 +243,11 @@ def table(rows: Mapping[str, Row], found: Mapping[str, list[dict[str, Any]]]) ->
     """Return a row of Markdown for each row and measure: its must, and its values, one for each seed, or their sum."""
     lines = ["| bias | measure | must | measured |", "|---|---|---|---|"]
     for key, results in found.items():
-        for name in results[0]:
-            if name in ("row", "seed", "limit", "seconds", "p"):
-                continue
+        names = [name for name in results[0] if name not in ("row", "seed", "limit", "seconds", "p")]
+        for place, name in enumerate(names):
             values = [result[name] for result in results]
             text = f"{sum(values):.0f} of {len(values)}" if name == "alarm" else ", ".join(f"{v:.3f}" for v in values)
-            lines.append(f"| {rows[key].title} | {name} | {rows[key].must} | {text} |")
+            lines.append(f"| {rows[key].title} | {name} | {'' if place else rows[key].must} | {text} |")
     return "\n".join(lines)
 
 
