@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import lowdim
 from lowdim.core import registry
 from lowdim.core.errors import RecipeError
+from lowdim.data import classification
 from lowdim.data.errors import DataError
 from lowdim.data.labelled.source import Source
 from lowdim.data.select.ranks import Ranks
+from lowdim.models.encoders.encode import Encoder
 from lowdim.report.build import build
 from lowdim.runs.fingerprint import ResumeError
 from lowdim.runs.lock import OutputError
@@ -100,7 +103,35 @@ def test_a_ranking_that_fails_leaves_no_output(tmp_path: Path) -> None:
         lowdim.rank(
             source(), method={"name": "sebra", "p_crit": 0.999, "epochs": 1, "lr": 1e-9}, out=tmp_path / "ranks"
         )
-    assert not (tmp_path / "ranks").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_samples_that_cannot_be_ranked_leave_nothing(tmp_path: Path) -> None:
+    x = torch.randn(40, 3)
+    x[3, 1] = torch.nan
+    table = Source("t", "table", x, torch.arange(40) % 2, ("a", "b"), tuple(map(str, range(40))))
+    with pytest.raises(DataError, match="not finite"):
+        lowdim.rank(table, method=QUICK, out=tmp_path / "ranks")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tune", [False, True])
+def test_ranks_by_an_encoder_are_of_the_samples(tune: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+
+    class Flat(nn.Module):
+        width = 64
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)
+
+    encoder = Encoder("image", Flat, lambda source: source.x.float() / 16)
+    monkeypatch.setitem(api.ENCODERS, "minilm", encoder)
+    found = lowdim.rank(
+        "digits", net="minilm", tune=tune, limit=300, method={"name": "sebra", "lr": 0.01, "epochs": 5, "p_crit": 0.4}
+    )
+    assert found.ranks.check(classification.load("digits", limit=300))
+    assert found.ranks.check(found.data)
 
 
 def test_rates_follow_the_network() -> None:

@@ -63,6 +63,7 @@ def render(ranks: Ranks, told: Json, shown: Json, run: Json, out: str) -> str:
             skipped=[words.clean(name) for name in told["skipped"]],
             pictures=pictures(ranks),
             kind=shown["kind"],
+            pixels=shown["side"],
             shown=shown["classes"],
             last=int(ranks.rank.max()),
             never=facts.get("never_ranked", 0),

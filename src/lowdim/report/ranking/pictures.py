@@ -65,7 +65,7 @@ def _learnt(ranks: Ranks) -> Picture:
         axes.set_xlabel("epoch")
 
     name = words.clean(ranks.classes[slowest])
-    caption = f"Share of each class not ranked yet; black: of all samples. Orange: {name}, of which most is left."
+    caption = f"Share of each class not ranked yet; bold: of all samples. Orange: {name}, of which most is left."
     return Picture("When samples were learnt", caption, draw("learnt", "Samples not ranked yet, by epoch", 250, paint))
 
 

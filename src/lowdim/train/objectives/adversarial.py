@@ -25,7 +25,7 @@ class Adversarial(Objective):
         x_{t+1} = clip(x_t + stride sign(grad_x CE(f(x_t), y))) to the box around x and to the range of the data
 
     The ascent sees the network in evaluation mode, so that it moves no running mean; the optimizer's step does not.
-    ``radius`` and ``stride`` are shares of the range of the training data's values, 0 to 255 for pictures. A test with
+    ``radius`` and ``stride`` are shares of the range of the data's values, 0 to 255 for pictures. A test with
     ``test_steps`` steps of the same stride gives ``robust_accuracy``.
 
     Paper: "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083. "Are Sparse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
 from lowdim.core.recipe.families import build, describe
 from lowdim.data.classification import Dataset
+from lowdim.data.errors import DataError
 from lowdim.data.labelled.open import open_source
 from lowdim.data.labelled.source import Columns, Source
 from lowdim.data.select.ranks import Ranks, samples_hash
@@ -42,7 +43,7 @@ class Ranked:
     Attributes:
         ranks: of the samples.
         sign: what the test for a bias says.
-        data: the samples as they were ranked, for training with the ranks.
+        data: the samples, in the order of the ranks, for training with them.
         shown: samples to look at, as `lowdim.train.selection.shown.shown` returns them, and what both ends are called.
         run: times, memory, the machine.
         out: the directory, if one was asked for.
@@ -118,7 +119,11 @@ def rank(
         job = _Job(read(), net, tune, method, seed, progress)
         directory.begin(job.fingerprint)
         store = Store(directory)
-        found = job.finished(job.trained(store), begun, None)
+        try:
+            found = job.finished(job.trained(store), begun, None)
+        except DataError:  # there are no ranks to go on to
+            directory.reset()
+            raise
         found.ranks.write(directory, net=job.net, skipped=list(job.source.skipped), name=job.source.name)
         directory.write_json(SHOWN, found.shown)
         store.drop(STATE)
@@ -150,8 +155,13 @@ class _Job:
             given = {"name": method} if isinstance(method, str) else dict(method)
             method = {"lr": rate} | given if build("selector", given).rated else given
         self.method: TrainedSelector = build("selector", method)
+        self.ranking: Ranking = self.method.begin(
+            self.model, self.data, seed=seed
+        )  # refuses samples that it cannot rank
+        self.samples = source.dataset()
+        self.hash = samples_hash(self.samples)  # not of what an encoder makes of them: training starts from samples
         described = describe("selector", self.method)
-        self.fingerprint = {"method": described, "net": self.net, "seed": seed, "samples": samples_hash(self.data)}
+        self.fingerprint = {"method": described, "net": self.net, "seed": seed, "samples": self.hash}
 
     def _network(self, net: Any, tune: bool) -> tuple[nn.Module, Dataset, dict[str, Any]]:
         source = self.source
@@ -179,7 +189,7 @@ class _Job:
 
     def trained(self, store: Store | None) -> Ranking:
         """Return the finished ranking, gone on with from where an earlier attempt left it."""
-        ranking = self.method.begin(self.model, self.data, seed=self.seed)
+        ranking = self.ranking
         begun = store.get(STATE) if store else None
         if begun is not None:
             ranking.load_state_dict(begun)
@@ -194,7 +204,7 @@ class _Job:
 
     def finished(self, ranking: Ranking, begun: float, out: Path | None) -> Ranked:
         """Return what was found."""
-        ranks = ranking.ranks(self.source.names)
+        ranks = replace(ranking.ranks(self.source.names), data=self.hash)
         margin = ranks.values.get("margin", torch.zeros(0))
         sign = sign_of_bias(margin, self.seed)
         ranks.facts["sign"] = sign.to_dict()  # type: ignore[index]
@@ -205,4 +215,4 @@ class _Job:
             "command": sidecar.command(),
         }
         look = {"ends": list(self.method.ends)} | shown(self.source, ranks)
-        return Ranked(ranks, sign, self.data, look, run, out)
+        return Ranked(ranks, sign, self.samples, look, run, out)

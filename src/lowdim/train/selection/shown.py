@@ -30,7 +30,8 @@ def shown(source: Source, ranks: Ranks) -> dict[str, Any]:
         sides = {"first": mine[:each], "last": mine[len(mine) - each :].flip(0)}
         found = {side: [_one(source, ranks, int(row)) for row in rows] for side, rows in sides.items()}
         classes.append({"name": name, "samples": len(mine), **found})
-    return {"kind": source.kind, "classes": classes}
+    side = source.x.shape[-1] if isinstance(source.x, Tensor) and source.kind == "image" else 0
+    return {"kind": source.kind, "side": side, "classes": classes}
 
 
 def _one(source: Source, ranks: Ranks, row: int) -> dict[str, Any]:
