@@ -10,6 +10,8 @@ import pytest
 from tests.pipeline.compose.conftest import Made, equal
 
 from lowdim.core.errors import LowdimError
+from lowdim.pipeline.compose import chain
+from lowdim.pipeline.compose.measure import Asked
 from lowdim.pipeline.compose.stages.edit import Edit
 from lowdim.pipeline.compose.stages.prune import Prune
 from lowdim.runs.fingerprint import ResumeError
@@ -77,3 +79,27 @@ def test_one_model_stays_unless_all_are_kept(composed: Made, tmp_path: Path) -> 
     kept = {path.name for path in (tmp_path / "kept").iterdir() if path.is_dir()}
     assert kept == {"model", "model.1-prune", "model.2-round"}
     assert equal(tmp_path / "kept/model", tmp_path / "out/model")
+
+
+@pytest.mark.parametrize("where", ["rewrite", "measure"])
+def test_what_was_broken_is_still_told_by_the_attempt_that_goes_on(
+    composed: Made, taught: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Killed while a broken model was put right, or behind that: the count stays, and so does the mask."""
+    stages = (PRUNE, {"edit": {"edits": taught, "lr": 0.01, "steps": 2, "masked": False}})
+    whole = composed(*stages, out="whole")
+    home, name = (chain, "rewrite") if where == "rewrite" else (Asked, "again")
+    real, calls = getattr(home, name), []
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        calls.append(name)
+        if len(calls) == (1 if where == "rewrite" else 2):
+            raise Killed
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(home, name, killed)
+    with pytest.raises(Killed):
+        composed(*stages)
+    found = composed(*stages, resume=True)
+    assert found["stages"]["model"][1]["broken"] == whole["stages"]["model"][1]["broken"] != []
+    assert equal(tmp_path / "out/model", tmp_path / "whole/model")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lowdim.core.errors import LowdimError
-from lowdim.core.files import read_json, replace_json
 from lowdim.models.disk import manifest
 from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.masks import masks_in
@@ -74,7 +73,7 @@ class Chain:
             key = f"{self.name}.{number}-{stage.word()}"
             made = self.place / key
             work = replace(work, out=made)
-            record = durable(key, partial(self._stage, stage, work, dict(ranks), measure, announce))
+            record = durable(key, partial(self._stage, key, stage, work, dict(ranks), durable, measure, announce))
             told.append(record)
             ranks |= record["facts"].get("ranks", {})
             last = resolve(str(made)) if made.exists() else work.source
@@ -87,53 +86,56 @@ class Chain:
 
     def _stage(
         self,
+        key: str,
         stage: Stage,
         work: Work,
         ranks: Mapping[str, int],
+        durable: Durable,
         measure: Callable[[Source], Any],
         announce: Callable[[str], None],
     ) -> dict[str, Any]:
-        facts = {}
-        note = work.out.with_name(f"{work.out.name}.facts.json")
-        if not work.out.exists():  # a directory that exists is complete
-            facts = stage.run(work)
-            replace_json(note, facts)
-        facts = facts or (read_json(note) if note.exists() else {})
-        must = work.held - stage.renews()
-        held = invariants.read(work.source, must, ranks)
-        breaches, right = invariants.verify(resolve(str(work.out)), held)
-        if breaches and self.refuse:
-            said = "; ".join(breach.sentence() for breach in breaches)
+        """Make, verify, put right and measure; each step is durable, and one that was killed is done again."""
+        facts = durable(f"{key}.facts", partial(stage.run, work))
+        _end_replacement(work.out)
+        held = invariants.read(work.source, work.held - stage.renews(), ranks)
+        found: list[Mapping[str, Any]] = []
+
+        def verified() -> list[dict[str, Any]]:
+            breaches, right = invariants.verify(resolve(str(work.out)), held)
+            found.append(right)
+            return [asdict(breach) | {"sentence": breach.sentence()} for breach in breaches]
+
+        broken = durable(f"{key}.broken", verified)
+        if broken and self.refuse:
+            said = "; ".join(breach["sentence"] for breach in broken)
             raise LowdimError(
                 f"{stage.word()} broke what the stages before it promised: {said}. Let it be put right (verify: "
                 "impose), or give the stage settings that keep it."
             )
-        for breach in breaches:
-            announce(f"After {stage.word()} {breach.sentence()}: put right.")
-        if right:
-            self._replace(work.out, right)
-        found = resolve(str(work.out))
-        if manifest.exists(found.path):
-            masks_in(found.path)  # refuses weights that are not those of their record
-        after = stage.after(work.held)
-        own = dict(ranks) | (facts.get("ranks") or {})
-        note.unlink(missing_ok=True)
+        for breach in broken:
+            announce(f"After {stage.word()} {breach['sentence']}: put right.")
+        if not found:
+            verified()  # an earlier attempt may have been killed before it was put right
+        if found[0]:
+            self._replace(work.out, found[0])
+        made = resolve(str(work.out))
+        if manifest.exists(made.path):
+            masks_in(made.path)  # refuses weights that are not those of their record
+        own = {**ranks, **facts.get("ranks", {})}
         return {
             "stage": stage.word(),
             "settings": stage.described(),
             "facts": facts,
-            "broken": [breach.__dict__ | {"sentence": breach.sentence()} for breach in breaches],
-            "holds": invariants.read(found, after, own).record(),
-            "measures": measure(found),
+            "broken": broken,
+            "holds": invariants.read(made, stage.after(work.held), own).record(),
+            "measures": measure(made),
         }
 
     def _replace(self, out: Path, right: Mapping[str, Any]) -> None:
         """Let the model with what was put right stand in the place of the one that was broken."""
-        mended = out.with_name(f"{out.name}.mended")
-        shutil.rmtree(mended, ignore_errors=True)
-        rewrite(resolve(str(out)), mended, right, overwrite=True)
+        rewrite(resolve(str(out)), _mended(out), right, overwrite=True)
         shutil.rmtree(out)
-        mended.rename(out)
+        _end_replacement(out)
 
     def _settle(self, source: Source, last: str) -> bool:
         """Let the result appear under the order's name."""
@@ -153,6 +155,17 @@ def record_origin(out: Path, original: Manifest, told: Sequence[Mapping[str, Any
     found.model = original.model
     found.interventions = [{key: each[key] for key in ("stage", "settings", "facts", "broken")} for each in told]
     (out / manifest.FILE).write_text(manifest.to_text(found), encoding="utf-8")
+
+
+def _mended(out: Path) -> Path:
+    return out.with_name(f"{out.name}.mended")
+
+
+def _end_replacement(out: Path) -> None:
+    """Let what was put right take its place, where the broken one is gone already."""
+    if not out.exists():
+        _mended(out).rename(out)
+    shutil.rmtree(_mended(out), ignore_errors=True)
 
 
 def _remove(place: Path) -> None:

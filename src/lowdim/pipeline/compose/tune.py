@@ -122,7 +122,7 @@ class Tuner:
         self,
         facts: Sequence[Chunk],
         loss: Callable[[Tensor, Chunk], Tensor],
-        done: Callable[[float], bool],
+        done: Callable[[float, Tensor], bool],
         *,
         lr: float,
         steps: int,
@@ -134,7 +134,7 @@ class Tuner:
         Args:
             facts: what is trained on; every step sees all of it.
             loss: from the loss of each fact of a chunk to the mean that is minimised.
-            done: told the loss before a step that is then not taken.
+            done: told the loss before a step, and that of each fact; where it is true the step is not taken.
             lr: of Adam.
             steps: at most.
             title: of the stage.
@@ -152,11 +152,11 @@ class Tuner:
         seen: list[float] = []
         with progress.stage(title, steps, "steps") as stage:
             while loop.step < steps:
-                now = self._mean(of, facts)
+                now, each = self._judged(loss, facts)
                 if not math.isfinite(now):
                     raise NumericalError(f"{title}: the loss of step {loop.step} is not finite. Lower lr.")
                 seen.append(now)
-                if done(now):
+                if done(now, each):
                     break
                 loop.run(facts)
                 loop.replace_copies({p: self._projected(p, loop.copy_of(p)) for p in self.start})
@@ -165,10 +165,11 @@ class Tuner:
         return seen
 
     @torch.no_grad()
-    def _mean(self, loss: Callable[[nn.Module, Chunk], Tensor], facts: Sequence[Chunk]) -> float:
-        sizes = [len(chunk) for chunk in facts]
-        each = [float(loss(self.model, chunk)) * size for chunk, size in zip(facts, sizes, strict=True)]
-        return sum(each) / sum(sizes)
+    def _judged(self, loss: Callable[[Tensor, Chunk], Tensor], facts: Sequence[Chunk]) -> tuple[float, Tensor]:
+        """Return the loss over all facts, and that of each."""
+        each = [losses(self.model, chunk) for chunk in facts]
+        total = sum(float(loss(own, chunk)) * len(chunk) for own, chunk in zip(each, facts, strict=True))
+        return total / sum(map(len, facts)), torch.cat(each)
 
     def _projected(self, parameter: nn.Parameter, weight: Tensor) -> Tensor:
         """Return the nearest weights that are allowed: within the distance of where they began, zeros kept."""

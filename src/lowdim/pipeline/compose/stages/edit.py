@@ -83,7 +83,7 @@ class Edit(Stage):
             losses = tuner.train(
                 batches,
                 lambda each, _: each.mean(),
-                lambda loss: loss <= self.enough,
+                lambda loss, _: loss <= self.enough,
                 lr=self.lr,
                 steps=self.steps,
                 title="Edit",
