@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lowdim.train.optimizers.entries import Entries
+    from lowdim.train.optimizers.projector import Projector
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ class LIFT(OptimizerRule):
 
     def reduced(self, matrix: Tensor, draw: torch.Generator) -> Tensor:
         """Return W', the approximation of a matrix of rank r, fp32."""
-        rule = {"randomised": Krylov, "svd": SVD}[self.decomposition](rank=self.rank)
+        kinds: dict[str, type[Projector]] = {"randomised": Krylov, "svd": SVD}
+        rule = kinds[self.decomposition](rank=self.rank)
         if matrix.shape[0] >= matrix.shape[1]:
             right = rule.basis(matrix, None, draw)
             return (matrix @ right.T) @ right
