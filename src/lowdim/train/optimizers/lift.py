@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lowdim.train.optimizers.entries import Entries
+    from lowdim.train.optimizers.projector import Projector
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,13 @@ class LIFT(OptimizerRule):
 
     def reduced(self, matrix: Tensor, draw: torch.Generator) -> Tensor:
         """Return W', the approximation of a matrix of rank r, fp32."""
-        tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-        kinds = {"randomised": Krylov, "svd": SVD}
-        directions = kinds[self.decomposition](rank=self.rank).basis(tall, None, draw)
-        near: Tensor = (tall @ directions.T) @ directions
-        return near if tall is matrix else near.T
+        kinds: dict[str, type[Projector]] = {"randomised": Krylov, "svd": SVD}
+        rule = kinds[self.decomposition](rank=self.rank)
+        if matrix.shape[0] >= matrix.shape[1]:
+            right = rule.basis(matrix, None, draw)
+            return (matrix @ right.T) @ right
+        left = rule.basis(matrix.T, None, draw)
+        return left.T @ (left @ matrix)
 
     def chosen(self, matrix: Tensor, draw: torch.Generator) -> Tensor:
         """Return the flat places of K entries of a matrix, int64 ``[K]``, ascending.
@@ -147,9 +150,9 @@ class LIFT(OptimizerRule):
         if self.mask == "random":
             scores = torch.rand(matrix.shape, generator=draw, device=matrix.device)
         else:
-            scores = (self.reduced(matrix, draw) if self._reduces else matrix).abs()
-        scores = -scores if self.mask == "smallest" else scores
-        scores = scores.masked_fill(matrix == 0, -torch.inf)
+            scores = self.reduced(matrix, draw).abs_() if self._reduces else matrix.abs()
+        scores = scores.neg_() if self.mask == "smallest" else scores
+        scores.masked_fill_(matrix == 0, -torch.inf)
         return keep_top(scores, wanted).view(-1).nonzero().view(-1)
 
     def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
