@@ -22,6 +22,10 @@ _RECIPES = {
     "recover": {"": "lowdim.pipeline.recover.recipe:Recovery"},
     "pretrain": {"": "lowdim.train.pretrain.recipe:Pretraining"},
     "train-sparse": {"": "lowdim.train.compare.recipe:TrainingRecipe"},
+    "finetune": {"": "lowdim.train.finetune.recipe:Finetuning"},
+    "distill-draft": {"": "lowdim.train.draft.recipe:Drafting"},
+    "compose": {"": "lowdim.pipeline.compose.recipe:Composition"},
+    "stress": {"": "lowdim.prune.recipe:Recipe", "recover.": "lowdim.pipeline.recover.recipe:Recovery"},
 }
 """The recipes whose keys a command sets, by what stands before their keys."""
 _MOST = 6  # numbers in the table on the screen; the files hold all
@@ -102,12 +106,18 @@ def _parser(command: Any) -> Callable[[Sequence[str]], None]:
 
 def _keys(name: str) -> tuple[str, ...]:
     """Return what ``--set`` of a command takes."""
+    from lowdim.core.recipe import families
     from lowdim.core.recipe.override import known_keys
+    from lowdim.data.classification import setting_names
 
     found: list[str] = []
     for prefix, place in _RECIPES.get(name, {}).items():
         module, _, recipe = place.partition(":")
         found += [f"{prefix}{key}" for key in known_keys(getattr(import_module(module), recipe))]
+    if name == "rank":
+        found += [key.removeprefix("selector.") for key in families.keys("selector") if key != "selector.name"]
+    if name in ("rank", "train-sparse"):
+        found += [f"data.settings.{key}" for key in setting_names()]
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 from lowdim.core.errors import suggest
@@ -232,6 +232,17 @@ def check_cut(validation: float, limit: int | None) -> None:
         raise DataError(f"limit must be at least 1, got {limit}. Leave it out for all training examples.")
 
 
+def setting_names() -> list[str]:
+    """Return every setting that some set takes.
+
+    Example:
+        >>> "conflicting" in setting_names()
+        True
+    """
+    places = dict.fromkeys(known.takes for known in SETS.values() if known.takes)
+    return list(dict.fromkeys(each.name for takes in places for each in fields(_class(takes))))
+
+
 def check_settings(name: str, settings: Mapping[str, Any] | None) -> Any:
     """Return the settings object that a data set is read with, or None; nothing is read.
 
@@ -245,8 +256,12 @@ def check_settings(name: str, settings: Mapping[str, Any] | None) -> Any:
             able = ", ".join(each.name for each in SETS.values() if each.takes)
             raise DataError(f"data {name!r} takes no settings, got {', '.join(settings)}. Sets that do: {able}.")
         return None
-    module, _, cls = known.takes.partition(":")
-    return made_of(getattr(importlib.import_module(module), cls), settings)
+    return made_of(_class(known.takes), settings)
+
+
+def _class(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def read_all(known: Known, settings: Mapping[str, Any] | None = None) -> Any:

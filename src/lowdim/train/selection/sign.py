@@ -42,7 +42,8 @@ class Sign:
         """Return what was found in words."""
         if not self.tail:
             return (
-                "No test for a bias: fewer than half of the samples were ranked. Train longer (epochs) or faster (lr)."
+                "No test for a bias: fewer than half of the samples have a margin. Selectors by difficulty measure none; "
+                "sebra needs more epochs, or a higher lr."
             )
         if self.p is None:
             return f"No test for a bias: its tail would hold {self.tail} samples, and needs {LEAST}."
