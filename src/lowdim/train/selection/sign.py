@@ -42,7 +42,7 @@ class Sign:
         """Return what was found in words."""
         if not self.tail:
             return (
-                "No test for a bias: fewer than half of the samples have a margin. Selectors by difficulty measure none; "
+                "No test for a bias: fewer than half of the samples have a margin. Ranks by difficulty have none; "
                 "sebra needs more epochs, or a higher lr."
             )
         if self.p is None:
