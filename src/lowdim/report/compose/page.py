@@ -84,8 +84,8 @@ def _stage(stage: Json, found: Json) -> dict[str, Any]:
     measures = {row["measure"]: row["title"] for row in found["table"]}
     return {
         "name": words.clean(stage["stage"]),
-        "settings": pairs(stage["settings"]),
-        "facts": pairs({key: value for key, value in stage["facts"].items() if key != "ranks"}),
+        "settings": pairs({key: value for key, value in stage["settings"].items() if value != []}),
+        "facts": pairs({key: _short(value) for key, value in stage["facts"].items() if key != "ranks"}),
         "broken": [words.clean(each["sentence"]) for each in stage["broken"]],
         "holds": [
             f"{kind} in {words.plural(held['matrices'], 'matrix').replace('matrixs', 'matrices')}"
@@ -98,6 +98,13 @@ def _stage(stage: Json, found: Json) -> dict[str, Any]:
             if key in measures and value is not None
         ],
     }
+
+
+def _short(value: Any) -> Any:
+    """Return a list of numbers, such as a loss before and after, as what it was and became."""
+    if isinstance(value, list) and value and all(isinstance(each, int | float) for each in value):
+        return " → ".join(words.number(each) for each in value)
+    return value
 
 
 def _papers(found: Json) -> list[dict[str, str]]:
