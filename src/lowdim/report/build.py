@@ -10,10 +10,10 @@ from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.core.files import read_json
 from lowdim.models.disk import manifest
 from lowdim.report.pruning.page import render
-from lowdim.report.ranking import page as ranking
 from lowdim.report.training import page as training
 
 BENCH_SCHEMA = 1
+RANKS = "ranks.json"
 
 
 def build(out: Path, html: Path | None = None) -> Path:
@@ -38,7 +38,9 @@ def build(out: Path, html: Path | None = None) -> Path:
     if (out / training.FILE).exists():
         write_page(html, training.render(training.read(out), _sidecar(beside(out, ".run.json"), "")[0], out.name))
         return html
-    if (out / ranking.FILE).exists():
+    if (out / RANKS).exists():
+        from lowdim.report.ranking import page as ranking  # torch
+
         write_page(html, ranking.render(*ranking.read(out), _sidecar(beside(out, ".run.json"), "")[0], out.name))
         return html
     if not manifest.exists(out):

@@ -19,7 +19,6 @@ from lowdim.report.ranking.pictures import pictures
 from lowdim.train.selection.api import SHOWN
 
 Json = Mapping[str, Any]
-FILE = JSON
 _CLAIM = re.compile(r"^(?:A|No) sign of a bias \((.*?) of a permutation test\): ")  # which the verdict says already
 
 
