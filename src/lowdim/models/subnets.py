@@ -54,6 +54,7 @@ class Subnets:
         nets: the networks by name; "dense" is all of it.
 
     Example:
+        >>> import torch
         >>> model = nn.Linear(2, 1, bias=False)
         >>> half = Subnet("unstructured", Masks.from_dict({"weight": torch.tensor([[True, False]])}))
         >>> nets = Subnets(Ticket.of(model, {}).state, {"half": half})

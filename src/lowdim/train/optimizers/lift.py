@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from lowdim.core.errors import RecipeError
+from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.lazy import torch
 from lowdim.core.settings import count, within
 from lowdim.core.topk import keep_top
@@ -71,7 +71,6 @@ class LIFT(OptimizerRule):
             RecipeError: a matrix is too small for the rank or the budget, or has fewer weights that are not zero.
             LowdimError: there is no matrix.
         """
-        from lowdim.core.errors import LowdimError
         from lowdim.models.structure.selection import inventory
         from lowdim.train.optimizers.entries import Entries
 
