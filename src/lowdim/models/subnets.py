@@ -59,7 +59,7 @@ class Subnets:
         >>> half = Subnet("unstructured", Masks.from_dict({"weight": torch.tensor([[True, False]])}))
         >>> nets = Subnets(Ticket.of(model, {}).state, {"half": half})
         >>> nets.apply_(model, "half")
-        >>> float(model.weight[0, 1]), nets["half"].sparsity
+        >>> model.weight[0, 1].item(), nets["half"].sparsity
         (0.0, 0.5)
     """
 
