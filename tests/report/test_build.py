@@ -108,3 +108,13 @@ def test_reading_the_package_draws_nothing():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("name", "room"), module.PAGES.items())
+def test_a_page_of_one_file_is_written_again(tmp_path, name, room):
+    from importlib import import_module
+
+    assert name == import_module(f"lowdim.pipeline.{room}.api").FILE
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=f"is not what `lowdim {room}` writes"):
+        build(tmp_path)

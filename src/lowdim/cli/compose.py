@@ -79,7 +79,7 @@ def compose(
         show("\n".join(f"{name}: {order_of(chain) or 'no stage'}" for name, chain in checked.chains().items()))
         return
     from lowdim.pipeline.compose import api
-    from lowdim.report.compose.page import write
+    from lowdim.report.build import build
 
     announce = (lambda _: None) if quiet else say
     found = api.compose(model, checked, out=out, keep=keep, resume=resume, progress=terminal(quiet), announce=announce)
@@ -88,7 +88,7 @@ def compose(
     _print(found)
     for name in found["orders"]:
         show(f"Model:  {out / name}")
-    show(f"Report: {write(found, out)}")
+    show(f"Report: {build(out)}")
 
 
 def _print(found: Mapping[str, Any]) -> None:

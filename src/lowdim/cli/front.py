@@ -66,14 +66,14 @@ def front(
     check_text("--calibration", calibration)
     check_folder("--json", json_file)
     from lowdim.pipeline.front import api
-    from lowdim.report.front.page import write
+    from lowdim.report.build import build
 
     announce = (lambda _: None) if quiet else say
     found = api.front(settings, out, resume=resume, progress=terminal(quiet), announce=announce)
     if json_file is not None:
         json_file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     _print(found)
-    show(str(write(found, out)))
+    show(str(build(out)))
 
 
 def _print(found: Mapping[str, Any]) -> None:

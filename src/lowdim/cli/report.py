@@ -14,7 +14,7 @@ from lowdim.cli.screen import show
 
 @guarded()
 def report(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="What `lowdim prune`, `train-sparse` or `rank` wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="What `lowdim prune`, `rank`, `front` and others wrote.")],
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write; OUT.html if not given.")] = None,
     debug: Debug = False,
 ) -> None:

@@ -93,14 +93,14 @@ def stress(
     check_text("--calibration", calibration)
     check_folder("--json", json_file)
     from lowdim.pipeline.stress import api
-    from lowdim.report.stress.page import write
+    from lowdim.report.build import build
 
     announce = (lambda _: None) if quiet else say
     found = api.stress(settings, out, keep=keep, resume=resume, progress=terminal(quiet), announce=announce)
     if json_file is not None:
         json_file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     _print(found)
-    show(str(write(found, out)))
+    show(str(build(out)))
 
 
 def _tolerances(text: str) -> tuple[float, dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from lowdim.report.training import page as training
 
 BENCH_SCHEMA = 1
 RANKS = "ranks.json"
+PAGES = {"front.json": "front", "compose.json": "compose", "stress.json": "stress"}
+"""Rooms whose page shows all that one file holds, by the file."""
 
 
 def build(out: Path, html: Path | None = None) -> Path:
@@ -23,8 +26,8 @@ def build(out: Path, html: Path | None = None) -> Path:
     page that exists is complete. The same inputs give the same bytes.
 
     Args:
-        out: the directory with ``lowdim.json``, with ``training.json`` where a run of sparse training left it, or with
-            ``ranks.json``, which ``lowdim rank`` wrote.
+        out: the directory with ``lowdim.json``; with ``training.json`` where a run of sparse training left it; or with
+            what ``lowdim rank``, ``front``, ``compose`` or ``stress`` wrote.
             ``OUT.run.json`` beside it, if there, has the timings, and ``OUT.bench.json`` what ``lowdim bench OUT
             --json OUT.bench.json`` measured.
         html: where to write; ``OUT.html`` by default.
@@ -43,10 +46,17 @@ def build(out: Path, html: Path | None = None) -> Path:
 
         write_page(html, ranking.render(*ranking.read(out), _sidecar(beside(out, ".run.json"), "")[0], out.name))
         return html
+    for name, room in PAGES.items():
+        if (out / name).exists():
+            held = read_json(out / name)
+            if "sentence" not in held:
+                raise CheckpointError(f"{out / name} is not what `lowdim {room}` writes, or it is of another version")
+            write_page(html, import_module(f"lowdim.report.{room}.page").render(held))
+            return html
     if not manifest.exists(out):
         raise CheckpointError(
-            f"out must be a finished run: {out} holds no {manifest.FILE}. Give what `lowdim prune` or "
-            "`lowdim train-sparse` wrote."
+            f"out must be a finished run: {out} holds no {manifest.FILE}. Give what `lowdim prune`, `train-sparse`, "
+            "`rank`, `front`, `compose` or `stress` wrote."
         )
     facts = manifest.read(out).to_dict()
     run, problem = _sidecar(beside(out, ".run.json"), "times, sizes and speeds are missing")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from lowdim.report.build import beside, write_page
 from lowdim.report.draw import words
 from lowdim.report.draw.bars import bars
 from lowdim.report.draw.palette import css_variables
@@ -15,17 +13,6 @@ from lowdim.report.pruning.figures import Picture
 from lowdim.report.pruning.page import pairs
 
 Json = Mapping[str, Any]
-
-
-def write(found: Json, out: Path) -> Path:
-    """Write the page beside a composition's directory, and return its path.
-
-    Raises:
-        LowdimError: the page cannot be written.
-    """
-    path = beside(out.absolute(), ".html")
-    write_page(path, render(found))
-    return path
 
 
 def render(found: Json) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from lowdim.report.build import beside, write_page
 from lowdim.report.draw import words
 from lowdim.report.draw.palette import css_variables
 from lowdim.report.environment import templates
@@ -20,17 +18,6 @@ _AXES: dict[str, tuple[str, Callable[[float], str]]] = {
     "file_bytes": ("size of the files", words.size),
     "seconds_per_token": ("milliseconds per token", lambda seconds: words.tick(1e3 * seconds)),
 }
-
-
-def write(found: Json, out: Path) -> Path:
-    """Write the page beside a front's directory, and return its path.
-
-    Raises:
-        LowdimError: the page cannot be written.
-    """
-    path = beside(out.absolute(), ".html")
-    write_page(path, render(found))
-    return path
 
 
 def render(found: Json) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lowdim.evaluate.quality.tasks import HARD
-from lowdim.report.build import beside, write_page
 from lowdim.report.draw import words
 from lowdim.report.draw.palette import css_variables
 from lowdim.report.draw.tracks import Track, shades, tracks
@@ -22,17 +20,6 @@ _STATES = {
     "undecided": "too few questions",
     "chance": "dense guesses: proves nothing",
 }
-
-
-def write(found: Json, out: Path) -> Path:
-    """Write the page beside a directory, and return its path.
-
-    Raises:
-        LowdimError: the page cannot be written.
-    """
-    path = beside(out.absolute(), ".html")
-    write_page(path, render(found))
-    return path
 
 
 def render(found: Json) -> str:
