@@ -37,7 +37,7 @@ LD_INLINE uint64_t pinned(uint64_t v) {
 enum class Load { kWhole, kHalf, kLast, kAhead };
 
 // Zen 4 fetches ahead too little of rows whose values it expands, loads 64 unaligned bytes as fast as their halves, and gains nothing by
-// reading several rows together unless they are very short: 1.2 to 1.3 times the speed. On Zen 5 the opposite of each is true.
+// reading several rows together unless they are very short: up to 1.3 times the speed. On Zen 5 the opposite of each is true.
 inline bool zen4() {
   static const bool is = [] {
     unsigned a, b, c, d;

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from lowdim.core import registry
 from lowdim.core.errors import LowdimError
 from lowdim.report.draw import words
+from lowdim.report.draw.palette import css_variables
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
 def templates() -> Environment:
-    """Return the environment that renders a page; a name that it is not given is an error."""
+    """Return the environment that renders a page, with words and colours; a name that it is not given is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     pages = Environment(
@@ -23,7 +24,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.globals["words"] = words
+    pages.globals |= {"words": words, "light": css_variables(0), "dark": css_variables(1)}
     return pages
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,29 +22,9 @@ from lowdim.models.disk.verify import verify
 from lowdim.train.finetune import changes
 from lowdim.train.finetune.api import finetune, plan
 from lowdim.train.finetune.goal import Preferred
-from lowdim.train.pretrain.log import Log
 
 METHODS = ["lift", "full", "lora", "dora", "random", "magnitude", "smallest"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*are ties, which this objective has no place for")
-
-
-class _StopError(Exception):
-    pass
-
-
-def interrupt(asked: Any, out: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a run die at a step."""
-    real = Log.write
-
-    def write(self: Any, line: dict[str, Any]) -> None:
-        if line["step"] == at:
-            raise _StopError
-        real(self, line)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Log, "write", write)
-        with pytest.raises(_StopError):
-            finetune(asked, out=out)
 
 
 # ---------------------------------------------------------------- zeros
@@ -176,7 +155,7 @@ def test_it_goes_on_to_the_same_bytes(
     data = home / ("chats.jsonl" if objective == "answers" else "pairs.jsonl")
     asked = recipe(home / "pruned", data, "save_seconds=0", *more, method=method, objective=objective)
     whole = finetune(asked, out=tmp_path / "whole")
-    interrupt(asked, tmp_path / "out", at, monkeypatch)
+    small.interrupt(lambda: finetune(asked, out=tmp_path / "out"), at, monkeypatch)
     assert not (tmp_path / "out").exists()
     referred: list[int] = []
     real = Preferred.refer

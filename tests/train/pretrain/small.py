@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lowdim.train.pretrain.api import PretrainingResult, pretrain
+from lowdim.train.pretrain.log import Log
 from lowdim.train.pretrain.recipe import Pretraining
 
 WORDS = "the cat dog bird sees hears likes big small red and a house tree river on under near".split()  # noqa: SIM905
@@ -72,3 +76,22 @@ def losses(out: Path) -> list[tuple[Any, ...]]:
 
 def weights(out: Path) -> bytes:
     return (out / "model.safetensors").read_bytes()
+
+
+class _StopError(Exception):
+    pass
+
+
+def interrupt(run: Callable[[], object], at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run die after a step."""
+    real = Log.write
+
+    def write(self: Any, line: dict[str, Any]) -> None:
+        if line["step"] == at:
+            raise _StopError
+        real(self, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "write", write)
+        with pytest.raises(_StopError):
+            run()

@@ -191,27 +191,6 @@ def test_dropout_draws_the_same_whenever_it_goes_on(text: Path, tmp_path: Path) 
 # ---------------------------------------------------------------- going on
 
 
-class _StopError(Exception):
-    pass
-
-
-def interrupt(recipe: Any, out: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a run die after a step."""
-    from lowdim.train.pretrain.log import Log
-
-    real = Log.write
-
-    def write(self: Any, line: dict[str, Any]) -> None:
-        if line["step"] == at:
-            raise _StopError
-        real(self, line)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Log, "write", write)
-        with pytest.raises(_StopError):
-            pretrain(recipe, out=out)
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -229,7 +208,7 @@ def test_it_goes_on_to_the_same_bytes(
 ) -> None:
     recipe = small.recipe(text, save_seconds=0.0, **settings)
     whole = pretrain(recipe, out=tmp_path / "whole")
-    interrupt(recipe, tmp_path / "out", at, monkeypatch)
+    small.interrupt(lambda: pretrain(recipe, out=tmp_path / "out"), at, monkeypatch)
     assert not (tmp_path / "out").exists()
     again = pretrain(recipe, out=tmp_path / "out", resume=True)
     assert again.facts == whole.facts
@@ -240,7 +219,7 @@ def test_it_goes_on_to_the_same_bytes(
 
 def test_another_recipe_does_not_go_on(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small.recipe(text, save_seconds=0.0)
-    interrupt(recipe, tmp_path / "out", 3, monkeypatch)
+    small.interrupt(lambda: pretrain(recipe, out=tmp_path / "out"), 3, monkeypatch)
     kept = {path.name: path.stat().st_size for path in (tmp_path / "out.partial").iterdir()}
     for other in (small.recipe(text, save_seconds=0.0, seed=1), small.recipe(text, save_seconds=0.0, clip=2.0)):
         with pytest.raises(ResumeError, match=r"differs in recipe\.(seed|clip)"):
@@ -254,7 +233,7 @@ def test_another_recipe_does_not_go_on(text: Path, tmp_path: Path, monkeypatch: 
 def test_another_text_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = small.write(tmp_path / "text.jsonl")
     recipe = small.recipe(source, save_seconds=0.0)
-    interrupt(recipe, tmp_path / "out", 3, monkeypatch)
+    small.interrupt(lambda: pretrain(recipe, out=tmp_path / "out"), 3, monkeypatch)
     small.write(source, [*small.documents(), "one more document, with more words in it"])
     with pytest.raises(ResumeError, match="differs in data"):
         pretrain(recipe, out=tmp_path / "out", resume=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 from lowdim.report.draw import words
 from lowdim.report.draw.bars import bars
-from lowdim.report.draw.palette import css_variables
 from lowdim.report.environment import paper, templates
 from lowdim.report.pruning.figures import Picture
 from lowdim.report.pruning.page import pairs
@@ -27,8 +26,6 @@ def render(found: Json) -> str:
         templates()
         .get_template("compose.html")
         .render(
-            light=css_variables(0),
-            dark=css_variables(1),
             version=found["lowdim"],
             model=words.clean(found["model"]),
             sentence=words.clean(found["sentence"]),
@@ -75,7 +72,7 @@ def _stage(stage: Json, found: Json) -> dict[str, Any]:
         "facts": pairs({key: _short(value) for key, value in stage["facts"].items() if key != "ranks"}),
         "broken": [words.clean(each["sentence"]) for each in stage["broken"]],
         "holds": [
-            f"{kind} in {words.plural(held['matrices'], 'matrix').replace('matrixs', 'matrices')}"
+            f"{kind} in {held['matrices']:,} {'matrix' if held['matrices'] == 1 else 'matrices'}"
             for kind, held in stage["holds"].items()
             if held["matrices"]
         ],

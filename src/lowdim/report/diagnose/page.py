@@ -10,7 +10,6 @@ import lowdim
 from lowdim.report.build import write_page
 from lowdim.report.diagnose.pictures import pictures, short_names
 from lowdim.report.draw import words
-from lowdim.report.draw.palette import css_variables
 from lowdim.report.environment import templates
 from lowdim.report.pruning.page import pairs
 
@@ -60,8 +59,6 @@ def render(models: Sequence[Json]) -> str:
         templates()
         .get_template("diagnose.html")
         .render(
-            light=css_variables(0),
-            dark=css_variables(1),
             version=lowdim.__version__,
             title=names[0] if len(models) == 1 else f"{names[0]} to {names[-1]}",
             count=len(last["blocks"]),

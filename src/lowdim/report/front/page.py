@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lowdim.report.draw import words
-from lowdim.report.draw.palette import css_variables
 from lowdim.report.environment import templates
 from lowdim.report.front.draw import Mark, staircase
 from lowdim.report.pruning.figures import Picture
@@ -31,8 +30,6 @@ def render(found: Json) -> str:
         templates()
         .get_template("front.html")
         .render(
-            light=css_variables(0),
-            dark=css_variables(1),
             version=found["lowdim"],
             model=words.clean(found["model"]),
             sentence=words.clean(found["sentence"]),

@@ -9,7 +9,6 @@ from typing import Any
 
 from lowdim.report.draw import words
 from lowdim.report.draw.grid import Pruned, layers_of
-from lowdim.report.draw.palette import css_variables
 from lowdim.report.environment import paper, templates
 from lowdim.report.pruning import figures, speed
 from lowdim.report.pruning.rivals import heads, rivals
@@ -44,8 +43,6 @@ def _facts(manifest: Json, run: Json, bench: Json, found: list[Notice], out: str
     model = section(manifest, "model")
     share = section(manifest, "sparsity").get("prunable")
     return {
-        "light": css_variables(0),
-        "dark": css_variables(1),
         "version": manifest.get("lowdim") or "",
         "model": _model_name(model),
         "share": "" if share is None or rounded_alone(manifest) else words.percent(share),

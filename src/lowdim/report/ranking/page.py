@@ -12,7 +12,6 @@ from lowdim.core.errors import CheckpointError
 from lowdim.core.files import read_json
 from lowdim.data.select.ranks import JSON, Ranks
 from lowdim.report.draw import words
-from lowdim.report.draw.palette import css_variables
 from lowdim.report.environment import paper, templates
 from lowdim.report.pruning.page import pairs
 from lowdim.report.ranking.pictures import pictures
@@ -51,8 +50,6 @@ def render(ranks: Ranks, told: Json, shown: Json, run: Json, out: str) -> str:
         templates()
         .get_template("ranking.html")
         .render(
-            light=css_variables(0),
-            dark=css_variables(1),
             version=lowdim.__version__,
             name=words.clean(told["name"]),
             samples=told["samples"],

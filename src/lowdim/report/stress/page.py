@@ -7,7 +7,6 @@ from typing import Any
 
 from lowdim.evaluate.quality.tasks import HARD
 from lowdim.report.draw import words
-from lowdim.report.draw.palette import css_variables
 from lowdim.report.draw.tracks import Track, shades, tracks
 from lowdim.report.environment import templates
 from lowdim.report.pruning.figures import Picture
@@ -32,8 +31,6 @@ def render(found: Json) -> str:
         templates()
         .get_template("stress.html")
         .render(
-            light=css_variables(0),
-            dark=css_variables(1),
             version=found["lowdim"],
             model=words.clean(found["model"]),
             sentence=words.clean(found["sentence"]),

@@ -11,7 +11,6 @@ from lowdim.core.errors import CheckpointError
 from lowdim.core.files import read_json
 from lowdim.core.recipe.text import dump
 from lowdim.report.draw import words
-from lowdim.report.draw.palette import css_variables
 from lowdim.report.environment import paper, templates
 from lowdim.report.training.facts import beyond, execution, lines, verdict
 from lowdim.report.training.groups import group_table
@@ -55,8 +54,6 @@ def _content(facts: Json, run: Json, out: str) -> dict[str, Any]:
     widths = next((value for value in net.values() if isinstance(value, list)), [])
     heads, rows = beyond(facts)
     return {
-        "light": css_variables(0),
-        "dark": css_variables(1),
         "version": facts["lowdim"],
         "net": f"{net['name'].upper() if net['name'] == 'mlp' else net['name']} {'-'.join(map(str, widths))}".strip(),
         "data": facts["data"]["name"],

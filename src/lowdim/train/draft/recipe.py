@@ -176,12 +176,7 @@ class Drafting(Document):
     @classmethod
     def _known(cls, draft: str | dict[str, Any]) -> str | dict[str, Any]:
         if isinstance(draft, dict):
-            if len({"name", "model_type"} & draft.keys()) != 1:
-                raise RecipeError(
-                    "draft is a mapping with either a name of lowdim pretrain's sizes or a model_type of Transformers; "
-                    f"got {', '.join(draft) or 'neither'}. Write for example {{name: 20m}}."
-                )
-            configs.check_own(draft)
+            configs.check_mapping("draft", draft, "of lowdim pretrain's sizes", "20m")
             if "name" in draft and draft["name"] not in configs.SIZES:
                 raise RecipeError(f"unknown draft {draft['name']!r}. {suggest(str(draft['name']), configs.SIZES)}")
             return draft

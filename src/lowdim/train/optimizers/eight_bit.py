@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from lowdim.core.errors import LowdimError
+from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.train.optimizers.base import loss_of
 
 BLOCK = 256
@@ -141,6 +141,25 @@ class AdamW8bit(Optimizer):
         """Go on from a ``state_dict``; codes stay codes."""
         super().load_state_dict({**state_dict, "state": {}})
         restore(self, state_dict)
+
+
+def refuse_other(optimizer: Optimizer, state_dict: dict[str, Any], key: str, without: str) -> None:
+    """Refuse a state that was saved with other settings.
+
+    Args:
+        optimizer: that is to go on from it.
+        state_dict: the state.
+        key: of every group's settings.
+        without: what an optimizer is whose groups have none.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    for mine, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):
+        if mine[key] != saved.get(key):
+            raise CheckpointError(
+                f"the state is of {saved.get(key) or without}; this one has {mine[key]}. Use the same settings."
+            )
 
 
 def restore(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:

@@ -11,10 +11,10 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.core.errors import LowdimError
 from lowdim.core.random import generator
 from lowdim.train.optimizers.base import loss_of
-from lowdim.train.optimizers.eight_bit import restore
+from lowdim.train.optimizers.eight_bit import refuse_other, restore
 
 
 class Choice(Protocol):
@@ -171,12 +171,7 @@ class Entries(Optimizer):
         Raises:
             CheckpointError: it is of another choice; nothing has been changed then.
         """
-        for mine, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
-            if mine["choice"] != saved.get("choice"):
-                raise CheckpointError(
-                    f"the state is of {saved.get('choice') or 'an optimizer without chosen entries'}; this one has "
-                    f"{mine['choice']}. Use the same settings."
-                )
+        refuse_other(self, state_dict, "choice", "an optimizer without chosen entries")
         super().load_state_dict({**state_dict, "state": {}})
         restore(self, state_dict)
 

@@ -11,11 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.core.errors import LowdimError
 from lowdim.core.random import generator
 from lowdim.nn.int8 import Int8Weight
 from lowdim.train.optimizers.base import loss_of
-from lowdim.train.optimizers.eight_bit import restore
+from lowdim.train.optimizers.eight_bit import refuse_other, restore
 from lowdim.train.optimizers.projector import Held, Projector
 from lowdim.train.ride import optimizer_of
 
@@ -201,12 +201,7 @@ class Projected(Optimizer):
         Raises:
             CheckpointError: it is of another projector; nothing has been changed then.
         """
-        for mine, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
-            if mine["projector"] != saved.get("projector"):
-                raise CheckpointError(
-                    f"the state is of {saved.get('projector') or 'an optimizer without projector'}; this one has "
-                    f"{mine['projector']}. Use the same settings."
-                )
+        refuse_other(self, state_dict, "projector", "an optimizer without projector")
         super().load_state_dict({**state_dict, "state": {}})
         restore(self, state_dict)
 

@@ -54,12 +54,24 @@ KEYS = (
 """What ``--set model.KEY=VALUE`` may set; a recipe may name any field of the config."""
 
 
-def check_own(model: Mapping[str, Any]) -> None:
-    """Check what no config of Transformers knows.
+def check_mapping(key: str, model: Mapping[str, Any], whose: str, example: str) -> None:
+    """Check that a recipe's mapping says what it is a model of, and what no config of Transformers knows.
+
+    Args:
+        key: of the recipe.
+        model: the mapping.
+        whose: names one of `SIZES`, in words.
+        example: one of them.
 
     Raises:
-        RecipeError: ``qk_norm`` is no truth value, or ``embedding_std`` no deviation.
+        RecipeError: not one of ``name`` and ``model_type``; or ``qk_norm`` is no truth value, or ``embedding_std`` no
+            deviation.
     """
+    if len({"name", "model_type"} & model.keys()) != 1:
+        raise RecipeError(
+            f"{key} is a mapping with either a name {whose} or a model_type of Transformers; got "
+            f"{', '.join(model) or 'neither'}. Write for example {{name: {example}}}."
+        )
     if not isinstance(model.get("qk_norm", False), bool):
         raise RecipeError(f"model.qk_norm must be true or false; got {model['qk_norm']!r}.")
     check("model.embedding_std", model.get("embedding_std"), Range(above=0, optional=True))

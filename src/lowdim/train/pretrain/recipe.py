@@ -228,12 +228,7 @@ class Pretraining(Document):
     @classmethod
     def _model(cls, model: str | dict[str, Any]) -> str | dict[str, Any]:
         if isinstance(model, dict):
-            if len({"name", "model_type"} & model.keys()) != 1:
-                raise RecipeError(
-                    "model is a mapping with either a name of ours or a model_type of Transformers; got "
-                    f"{', '.join(model) or 'neither'}. Write for example {{name: 35m}}."
-                )
-            configs.check_own(model)
+            configs.check_mapping("model", model, "of ours", "35m")
             if "model_type" in model:
                 return model
         name = model["name"] if isinstance(model, dict) else model
