@@ -13,9 +13,9 @@ from lowdim.core.errors import CheckpointError
 from lowdim.core.files import file_sha256
 from lowdim.models.disk import manifest, packed
 from lowdim.models.disk.checkpoint import Checkpoint
-from lowdim.models.disk.checks import mask_hash
 from lowdim.models.disk.convert import tensor_name
 from lowdim.models.disk.manifest import Manifest
+from lowdim.models.disk.rewrite import recounted
 from lowdim.models.disk.shard import write_file
 
 
@@ -129,14 +129,8 @@ def record_of(source: Checkpoint, place: Path, finetuning: Mapping[str, Any]) ->
     if not manifest.exists(source.path):
         return None
     record, written = manifest.read(source.path), Checkpoint(place)
-    for layer, part in record.layers.items():
-        mask = packed.kept(written.read(tensor_name(written, layer)))
-        nonzeros = int(mask.sum())
-        record.layers[layer] = part.model_copy(
-            update={"nonzeros": nonzeros, "sparsity": 1 - nonzeros / part.numel, "error": None, "rounding": None}
-        )
-        if layer in record.hashes.masks:
-            record.hashes.masks[layer] = mask_hash(mask)
+    masks = {layer: packed.kept(written.read(tensor_name(written, layer))) for layer in record.layers}
+    record = recounted(record, masks, sum(written.info(name).numel for name in written.names()))
     record.storage, record.packed, record.evaluation = "dense", None, {}
     record.finetuning, record.versions = dict(finetuning), manifest.versions()
     record.hashes.files = {path.name: file_sha256(path) for path in _files(place)}
