@@ -110,8 +110,16 @@ def test_a_change_is_the_mean_over_all_entries() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"least": 0.75, "most": 1.0}, {"most": 0.75}, {"threshold": 10.0}, {"corrected": False}, {"tail": 0.5}, {"every": 5}]
-    + [{"decay": 0.5}, {"mvue": True}],
+    [
+        {"least": 0.75, "most": 1.0},
+        {"most": 0.75},
+        {"threshold": 10.0},
+        {"corrected": False},
+        {"tail": 0.5},
+        {"every": 5},
+        {"decay": 0.5},
+        {"mvue": True},
+    ],
     ids=str,
 )
 def test_every_setting_changes_the_run(changes: dict[str, Any]) -> None:
