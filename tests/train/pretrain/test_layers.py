@@ -112,7 +112,7 @@ def test_what_is_not_two_of_four_is_not_written(text: Path, tmp_path: Path, monk
 
 
 def test_blocks_take_turns(text: Path, tmp_path: Path) -> None:
-    first = small.run(text, tmp_path / "first", steps=2, **{"sampling": {"name": "lisa", "active": 1, "every": 9}})
+    first = small.run(text, tmp_path / "first", steps=2, sampling={"name": "lisa", "active": 1, "every": 9})
     turns = first.facts["sampling"]["turns"]
     assert sorted(turns) == [0, 1] and first.facts["sampling"]["probabilities"] == [0.5, 0.5]
     start = {name: weight for name, weight in _start(text).items() if ".layers." in name}
