@@ -51,11 +51,12 @@ def test_blocks_and_layers_train_as_in_one_process_and_resume(
 ) -> None:
     place, found = layered
     pretrain(small.recipe(place / "text.jsonl", **ranked.settings(kind)), out=tmp_path / "out")
-    assert logged(place / kind) == pytest.approx(logged(tmp_path / "out"), rel=1e-4)
+    assert logged(place / kind) == pytest.approx(logged(tmp_path / "out"), rel=1e-3 if "int8" in kind else 1e-4)
     one, other = (load_file(path / "model.safetensors") for path in (place / kind, tmp_path / "out"))
     assert one.keys() == other.keys()
+    grid = 0.02 if kind.startswith("int8") else 1e-3
     for name, value in one.items():
-        assert (value - other[name]).abs().max() < 1e-3, name
+        assert (value - other[name]).abs().max() < grid, name
     facts, alone = (json.loads((path / "pretraining.json").read_text()) for path in (place / kind, tmp_path / "out"))
     assert facts.get("sampling") == alone.get("sampling") and facts.get("rank") == alone.get("rank")
     assert found[f"{kind}-resumed"] == found[kind]

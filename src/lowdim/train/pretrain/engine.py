@@ -92,6 +92,7 @@ class Engine:
         """Return the run at its first step."""
         recipe = prepared.recipe
         model, copies = network.make(recipe, prepared.config, prepared.source, prepared.device)
+        recipe.optimizer.prepare_(model)
         spread = network.spread(model, recipe) if ranks.active() or recipe.parallel == "fsdp" else model
         optimizer = recipe.optimizer.build(spread)
         riders = network.riders(prepared, spread, optimizer)
