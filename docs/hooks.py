@@ -99,6 +99,8 @@ def usage(method: registry.Entry) -> tuple[str, str]:
     if method.kind == "calibration":
         source = "" if method.name == "text" else " --calibration builtin:arc_easy"
         return "bash", f"lowdim prune MODEL OUT --sparsity 0.6{source} --set calibration.format={method.name}"
+    if method.kind in ("sampling", "from-scratch", "rank"):
+        return "bash", f"{PRETRAIN} --set {method.kind}={method.name}"
     if method.kind == "optimizer":
         command_ = "lowdim finetune MODEL OUT --data rows.jsonl" if method.load().chooses else PRETRAIN
         return "bash", f"{command_} --set optimizer={method.name}"

@@ -25,6 +25,7 @@ SURFACE = {
     "finetune": """MODEL OUT --data --method --objective --epochs --steps --seed --set --recipe --trust-remote-code
         --resume --overwrite --dry-run --quiet -q --debug""",
     "pretrain": "--recipe --out --set --trust-remote-code --resume --overwrite --dry-run --quiet -q --debug",
+    "search-decay": """--recipe --set --decays --steps --least --most --trust-remote-code --json --quiet -q --debug""",
     "distill-draft": """TARGET --draft --out --method --text --steps --tune --measure --seed --set --recipe
         --trust-remote-code --resume --overwrite --dry-run --quiet -q --debug""",
     "rank": """DATA --out --net --tune --method --text --label --id --size --skip-unreadable --limit --validation --seed

@@ -149,12 +149,30 @@ def test_what_writes_into_it_or_cuts_it_is_refused() -> None:
     weight = layer().weight.detach()
     with pytest.raises(LowdimError, match="writes into an INT8 weight"):
         weight.add_(1.0)
-    with pytest.raises(LowdimError, match="do not shard"):
+    with pytest.raises(LowdimError, match="cut a group of 256 codes"):
         weight.chunk(2)
+    with pytest.raises(LowdimError, match="shards by rows"):
+        weight.chunk(2, dim=1)
+    with pytest.raises(LowdimError, match="as many for each process"):
+        weight.chunk(4)
     with pytest.raises(LowdimError, match=r"finite matrices; got one of shape \(3,\)"):
         Int8Weight.of(torch.ones(3))
     with pytest.raises(LowdimError, match="NaN or Inf"):
         Int8Weight.of(torch.full((2, 2), float("nan")))
+
+
+def test_rows_of_whole_groups_share_the_memory_and_round_as_the_whole() -> None:
+    whole = Int8Weight.of(torch.randn(32, 16, generator=draw()))
+    change = torch.randn(32, 16, generator=draw(1)) * 0.01
+    parts = [part.clone() for part in whole.chunk(2)]
+    assert all(isinstance(part, Int8Weight) and part.shape == (16, 16) for part in parts)
+    whole.chunk(2)[1].codes.zero_()
+    assert int(whole.codes[16:].sum()) == 0
+    whole.copy_(torch.cat([part.floats() for part in parts]))
+    for index, part in enumerate(parts):
+        part.move_(change.chunk(2)[index], draw(2), before=index)
+    whole.move_(change, draw(2))
+    assert torch.equal(torch.cat([part.floats() for part in parts]), whole.floats())
 
 
 def test_a_tied_weight_stays_one() -> None:

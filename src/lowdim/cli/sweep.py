@@ -21,6 +21,7 @@ _RECIPES = {
     "prune": {"": "lowdim.prune.recipe:Recipe", "recover.": "lowdim.pipeline.recover.recipe:Recovery"},
     "recover": {"": "lowdim.pipeline.recover.recipe:Recovery"},
     "pretrain": {"": "lowdim.train.pretrain.recipe:Pretraining"},
+    "search-decay": {"": "lowdim.train.pretrain.recipe:Pretraining"},
     "train-sparse": {"": "lowdim.train.compare.recipe:TrainingRecipe"},
     "finetune": {"": "lowdim.train.finetune.recipe:Finetuning"},
     "distill-draft": {"": "lowdim.train.draft.recipe:Drafting"},

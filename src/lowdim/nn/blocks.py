@@ -61,6 +61,16 @@ def recompute_(model: PreTrainedModel) -> None:
     enable({"use_reentrant": False})
 
 
+def in_attention(name: str) -> bool:
+    """Tell whether a layer of a block belongs to its attention, by its name; the others are its feed-forward part.
+
+    Example:
+        >>> [in_attention(name) for name in ("layers.0.self_attn.q_proj", "h.0.attention.dense", "h.0.mlp.up_proj")]
+        [True, True, False]
+    """
+    return "attn" in name or "attention" in name
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model in eval mode and give every module its own mode back afterwards."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lowdim.core.errors import LowdimError
 from lowdim.nn.grouped import dequantise, quantise
@@ -22,7 +24,8 @@ class Int8Weight(Tensor):
     5/256 bytes a weight. A linear layer reads it as floats in the forward pass and again in the backward pass and keeps
     neither; the gradient is a plain tensor of the weight's dtype. `move_` is how it changes. ``state_dict``,
     `torch.save`, ``deepcopy`` and ``.to`` keep the codes; ``.to(dtype)`` changes what it is read as. Any other
-    operation gets the floats. It does not shard.
+    operation gets the floats. Under ``fully_shard`` codes are what ranks hold and gather; each must have whole groups,
+    rows times columns of a shard being a multiple of the group, and as many as any other.
 
     Source: Q-GaLore, arXiv 2407.08296.
 
@@ -77,13 +80,16 @@ class Int8Weight(Tensor):
         """Return the weight as a plain tensor."""
         return dequantise(self.codes, self.scales, self.zeros, self.group).to(dtype or self.dtype)
 
-    def move_(self, change: Tensor, draw: torch.Generator) -> None:
+    def move_(self, change: Tensor, draw: torch.Generator, before: int = 0) -> None:
         """Add a change, and round to a grid made for the sum.
 
         Args:
             change: [m, n].
             draw: for rounding by chance, up with the probability of the fraction; not used if it is to the nearest.
+            before: groups of the whole weight that come before these, of a shard: their draws are passed over.
         """
+        if self.stochastic and before:
+            torch.rand(before, self.group, generator=draw, device=draw.device)
         values = self.floats(torch.float32).add_(change)
         found = quantise(values, 8, self.group, draw if self.stochastic else None)
         for name, value in zip(_INNER, found, strict=True):
@@ -101,6 +107,49 @@ class Int8Weight(Tensor):
     def __tensor_unflatten__(cls, inner: dict[str, Tensor], how: dict[str, Any], *_: Any) -> Int8Weight:
         """Make it of these tensors."""
         return cls(inner["codes"], inner["scales"], inner["zeros"], **how)
+
+    # ---------------------------------------------------------------- shards
+
+    def _rows(self, start: int, stop: int) -> Int8Weight:
+        """Return some rows, sharing the memory.
+
+        Raises:
+            LowdimError: a group would be cut.
+        """
+        rows, width = self.shape
+        first, last = start * width, stop * width
+        if first % self.group or (last % self.group and stop < rows):
+            raise LowdimError(
+                f"rows {start} to {stop} of an INT8 weight of {rows} x {width} cut a group of {self.group} codes. Take "
+                "fewer processes, so that each has whole groups, or use DistributedDataParallel."
+            )
+        groups = slice(first // self.group, -(-last // self.group))
+        parts = self.codes[start:stop], self.scales[groups], self.zeros[groups]
+        return Int8Weight(*parts, self.group, self.stochastic, self.dtype)
+
+    def _shards(self, size: int | list[int], dim: int = 0) -> list[Int8Weight]:
+        rows = self.shape[0]
+        sizes = [min(size, rows - start) for start in range(0, rows, size)] if isinstance(size, int) else size
+        if dim or len(set(sizes)) > 1:
+            raise LowdimError(
+                f"an INT8 weight of {tuple(self.shape)} shards by rows, as many for each process. Take a number of "
+                "processes that divides them, or use DistributedDataParallel."
+            )
+        return [self._rows(index * sizes[0], (index + 1) * sizes[0]) for index in range(len(sizes))]
+
+    def fsdp_pre_all_gather(self, mesh: Any) -> tuple[tuple[Tensor, ...], None]:
+        """Return what ``fully_shard`` gathers of a shard."""
+        return (self.codes, self.scales, self.zeros), None
+
+    def fsdp_post_all_gather(
+        self, gathered: tuple[Tensor, ...], metadata: None, dtype: torch.dtype, *, out: Tensor | None = None
+    ) -> tuple[Int8Weight, tuple[Tensor, ...]] | None:
+        """Return the whole weight of what was gathered; with ``out`` its memory holds it already."""
+        if out is not None:
+            return None
+        return Int8Weight(*gathered, self.group, self.stochastic, dtype), gathered
+
+    # ---------------------------------------------------------------- operations
 
     def _with(self, change: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> Int8Weight:
         codes, scales, zeros = (change(getattr(self, name)) for name in _INNER)
@@ -121,7 +170,7 @@ class Int8Weight(Tensor):
         """Copy, move and write codes; give every other operation the floats.
 
         Raises:
-            LowdimError: an operation that writes into the weight, or cuts it.
+            LowdimError: an operation that writes into the weight, or cuts it otherwise than by rows.
         """
         kwargs = kwargs or {}
         first: Any = args[0] if args else None
@@ -140,11 +189,26 @@ class Int8Weight(Tensor):
                 getattr(first, name).copy_(value)
             return first
         if func in (_ATEN.split.Tensor, _ATEN.split_with_sizes.default):
-            raise LowdimError("INT8 weights do not shard: a group of codes would be cut. Use DistributedDataParallel.")
+            return first._shards(*args[1:], **kwargs)
+        if func is _ATEN.slice.Tensor and _whole(first, *args[1:]):
+            return first._with(lambda inner: inner)
+        if func in (_ATEN.view.default, _ATEN.as_strided.default) and prod(args[1]) in (first.numel(), -1):
+            return Int8Weight(
+                first.codes.view(args[1]), first.scales, first.zeros, first.group, first.stochastic, first.dtype
+            )
+        if func is _ATEN.new_zeros.default and len(args[1]) == 2:  # as fully_shard makes a shard
+            groups = -(-prod(args[1]) // first.group)
+            parts = first.codes.new_zeros(args[1]), first.scales.new_zeros(groups), first.zeros.new_zeros(groups)
+            return Int8Weight(*parts, first.group, first.stochastic, first.dtype)
         if isinstance(first, Int8Weight) and func._schema.is_mutable:
             raise LowdimError(f"{func} writes into an INT8 weight. Use copy_, or an optimizer that rounds: Projected.")
         plain = torch.utils._pytree.tree_map_only(Int8Weight, Int8Weight.floats, (args, kwargs))
         return func(*plain[0], **plain[1])
+
+
+def _whole(weight: Tensor, dim: int = 0, start: int | None = 0, stop: int | None = None, step: int = 1) -> bool:
+    """Tell whether a slice of a weight is all of it."""
+    return not start and (stop is None or stop >= weight.shape[dim]) and step == 1
 
 
 torch.serialization.add_safe_globals([Int8Weight])
@@ -190,15 +254,22 @@ def int8_(model: nn.Module, weights: Iterable[Tensor], stochastic: bool = True) 
 
     Returns:
         The parameters in their places, replaced or not.
+
+    Raises:
+        LowdimError: a weight is sharded.
     """
     chosen = {id(weight): weight for weight in weights}
     made: dict[int, Any] = {}
     for module in model.modules():
         place = id(getattr(module, "weight", None))
         if isinstance(module, nn.Linear) and place in chosen:
-            if place not in made:
+            if isinstance(module.weight, DTensor):
+                raise LowdimError(
+                    "a weight that is sharded already does not become INT8. Call int8_ before fully_shard."
+                )
+            if place not in made and not isinstance(module.weight, Int8Weight):
                 made[place] = nn.Parameter(Int8Weight.of(module.weight.detach(), stochastic=stochastic))
-            module.weight = made[place]
+            module.weight = made.get(place, module.weight)
     return [made.get(place, weight) for place, weight in chosen.items()]
 
 

@@ -44,6 +44,7 @@ from lowdim.train.nm.from_scratch import SparseFromScratch as SparseFromScratch
 from lowdim.train.nm.fst import FST as FST
 from lowdim.train.nm.s_ste import SSTE as SSTE
 from lowdim.train.nm.sr_ste import SRSTE as SRSTE
+from lowdim.train.nm.step import STEP as STEP
 from lowdim.train.objectives.adversarial import Adversarial as Adversarial
 from lowdim.train.objectives.erm import ERM as ERM
 from lowdim.train.objectives.group_dro import GroupDRO as GroupDRO

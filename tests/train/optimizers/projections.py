@@ -16,6 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lowdim.nn.int8 import Int8Weight
 from lowdim.train.optimizers.apollo import Scaling
 from lowdim.train.optimizers.lazy import LazySVD
 from lowdim.train.optimizers.projected import Projected
@@ -24,6 +25,7 @@ from lowdim.train.optimizers.projectors import SVD, Power
 from lowdim.train.optimizers.q_galore import QGaLore
 
 STEPS, BATCH = 6, 12
+INT8 = QGaLore(rank=3, gap=2, inner="adamw", weight_decay=0.1)
 PROJECTORS: dict[str, Projector] = {
     "svd": SVD(rank=3, gap=2, scale=1.0),
     "full": Power(rank=3, gap=2, scale=1.0, side="full"),
@@ -38,6 +40,12 @@ def net(seed: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 14), nn.Tanh(), nn.Linear(14, 4))
 
 
+def square(seed: int = 0) -> nn.Sequential:
+    """Return a network whose halves of matrices are whole groups of 256."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16))
+
+
 def llama() -> LlamaForCausalLM:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -49,13 +57,20 @@ def data(step: int) -> tuple[Tensor, Tensor]:
     return torch.randn(BATCH, 6, generator=source), torch.randint(4, (BATCH,), generator=source)
 
 
+def long(step: int) -> tuple[Tensor, Tensor]:
+    source = torch.Generator().manual_seed(step)
+    return torch.randn(BATCH, 16, generator=source), torch.randint(16, (BATCH,), generator=source)
+
+
 def loss(model: nn.Module, batch: Any) -> Tensor:
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, part: slice = slice(None)) -> None:
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, part: slice = slice(None), batches: Any = data
+) -> None:
     for step in steps:
-        x, y = data(step)
+        x, y = batches(step)
         loss(model, (x[part], y[part])).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -117,15 +132,44 @@ def ranked(rank: int, size: int, home: str) -> None:
         optimizer = QGaLore(rank=3, gap=2).build(copies)
         train(DistributedDataParallel(copies), optimizer, range(STEPS), part)
         found["ddp-int8"] = weights(copies).tolist()
-        try:
-            fully_shard(copies)
-        except ValueError as error:
-            found["fsdp-int8"] = str(error)
+        for cut, wanted in (("cut", copies), ("late", fully_shard(net()))):
+            try:
+                fully_shard(wanted) if cut == "cut" else INT8.build(wanted)
+            except ValueError as error:
+                found[cut] = str(error)
+        found["fsdp-int8"] = _int8(part, home)
         try:
             Projected(adamw(net()), SVD(rank=1), layerwise=True)
         except ValueError as error:
             found["layerwise"] = str(error)
     (Path(home) / f"{rank}.json").write_text(json.dumps(found))
+
+
+def _int8(part: slice, home: str) -> list[Any]:
+    """Train INT8 shards, with a stop in the middle; return weights, types and how many codes were gathered."""
+    gathered = list[int]()
+    real = Int8Weight.fsdp_pre_all_gather
+
+    def counting(self: Any, mesh: Any) -> Any:
+        gathered.append(self.codes.numel())
+        return real(self, mesh)
+
+    Int8Weight.fsdp_pre_all_gather = counting  # type: ignore[method-assign]
+    for half in (range(STEPS // 2), range(STEPS // 2, STEPS)):
+        shards = square(half.start)  # the second begins with other weights, and reads those of the first
+        INT8.prepare_(shards)
+        fully_shard(shards)
+        optimizer = INT8.build(shards)
+        if half.start:
+            state = dict(zip(("model", "optimizer"), get_state_dict(shards, optimizer), strict=True))
+            state_dict_loader.load(state, checkpoint_id=f"{home}/int8")
+            set_state_dict(shards, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        train(shards, optimizer, half, part, long)
+        state = dict(zip(("model", "optimizer"), get_state_dict(shards, optimizer), strict=True))
+        state_dict_saver.save(state, checkpoint_id=f"{home}/int8")
+    Int8Weight.fsdp_pre_all_gather = real  # type: ignore[method-assign]
+    held = [type(p.to_local()).__name__ for p in shards.parameters()]
+    return [weights(shards).tolist(), held, sorted(set(gathered))]
 
 
 def _sharded(projector: Projector) -> tuple[nn.Sequential, Projected]:

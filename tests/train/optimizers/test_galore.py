@@ -184,4 +184,17 @@ def test_ranks_agree_on_int8_weights(ranks: list[dict[str, Any]]) -> None:
     train(model, QGaLore(rank=3, gap=2).build(model), range(projections.STEPS))
     assert ranks[0]["ddp-int8"] == ranks[1]["ddp-int8"]
     assert torch.allclose(torch.tensor(ranks[0]["ddp-int8"]), weights(model), atol=0.02)  # a few steps of the grid
-    assert "INT8 weights do not shard" in ranks[0]["fsdp-int8"]
+    assert "rows 0 to 7 of an INT8 weight of 14 x 6 cut a group of 256 codes" in ranks[0]["cut"]
+    assert "Call int8_ before fully_shard" in ranks[0]["late"]
+
+
+def test_shards_of_int8_weights_train_as_one_process_does_and_resume(ranks: list[dict[str, Any]]) -> None:
+    model = projections.square()
+    train(model, projections.INT8.build(model), range(projections.STEPS), batches=projections.long)
+    found, held, gathered = ranks[0]["fsdp-int8"]
+    assert ranks[1]["fsdp-int8"] == ranks[0]["fsdp-int8"]
+    apart = (torch.tensor(found) - weights(model)).abs()
+    assert float(apart.max()) < 0.02  # a few steps of the grid, and for few
+    assert float((apart > 1e-5).float().mean()) < 0.02
+    assert held == ["Int8Weight", "Tensor", "Int8Weight", "Tensor"]
+    assert gathered == [256]  # codes, not floats

@@ -20,10 +20,26 @@ KINDS: dict[str, dict[str, Any]] = {
     "fsdp": {"parallel": "fsdp", "accumulate": 2, "placement": {"name": "prores", "steps": 2}},
     "fsdp-muon": {"parallel": "fsdp", "optimizer": {"name": "muon", "lr": 1e-2}},
 }
+LAYERED: dict[str, dict[str, Any]] = {
+    "turns": {
+        "sampling": {"name": "lisa", "active": 1, "every": 2},
+        "from-scratch": {"name": "s-ste", "mvue": False},
+        "rank": "uniform",
+        "factors": {"include": ["*.self_attn.*"], "keep": 0.5},
+    },
+    "step": {"from-scratch": {"name": "step", "least": 0.0, "most": 0.3}},
+    "factors": {"parallel": "fsdp", "rank": "uniform", "factors": {"keep": 0.5}},
+    "int8": {"optimizer": {"name": "q-galore", "rank": 4, "gap": 2}},
+    "int8-shards": {
+        "parallel": "fsdp",
+        "optimizer": {"name": "q-galore", "rank": 4, "gap": 2, "inner": "adamw"},
+        "model": {"hidden_size": 32, "intermediate_size": 64},
+    },
+}
 
 
 def settings(kind: str) -> dict[str, Any]:
-    return {"steps": STEPS, "batch": 7, "save_seconds": 0.0, **KINDS[kind]}
+    return {"steps": STEPS, "batch": 7, "save_seconds": 0.0, **(KINDS | LAYERED)[kind]}
 
 
 def ends(out: Path, kind: str, at: int | None = None) -> dict[str, Any]:
@@ -64,6 +80,23 @@ def main(rank: int, size: int, home: str) -> None:
             dist.barrier()
             found[f"{kind}-resumed"] = ends(place / f"{kind}-resumed", kind)
         ends(place / "resharded", "fsdp", at=2)
+    (place / f"{rank}.json").write_text(json.dumps(found))
+
+
+def layered(rank: int, size: int, home: str) -> None:
+    os.environ["LOWDIM_CACHE"] = f"{home}/cache"
+    place, found = Path(home), {}
+    if rank == 0:
+        small.write(place / "text.jsonl")
+    with joined(rank, size, home):
+        import torch.distributed as dist
+
+        dist.barrier()
+        for kind in LAYERED:
+            found[kind] = ends(place / kind, kind)
+            ends(place / f"{kind}-resumed", kind, at=2)
+            dist.barrier()
+            found[f"{kind}-resumed"] = ends(place / f"{kind}-resumed", kind)
     (place / f"{rank}.json").write_text(json.dumps(found))
 
 

@@ -35,6 +35,34 @@ def logged(out: Path) -> list[float]:
     return [line[1] for line in small.losses(out) if line[1] is not None]
 
 
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    home = tmp_path_factory.mktemp("layered")
+    done = next((home / str(i) for i in range(4) if start(2, home / str(i), ranked.layered)), None)
+    assert done, "the ranks came to no end four times"
+    ranks = [json.loads((done / f"{rank}.json").read_text()) for rank in range(2)]
+    assert ranks[0] == ranks[1]
+    return done, ranks[0]
+
+
+@pytest.mark.parametrize("kind", ranked.LAYERED)
+def test_blocks_and_layers_train_as_in_one_process_and_resume(
+    kind: str, layered: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    place, found = layered
+    pretrain(small.recipe(place / "text.jsonl", **ranked.settings(kind)), out=tmp_path / "out")
+    assert logged(place / kind) == pytest.approx(logged(tmp_path / "out"), rel=1e-3 if "int8" in kind else 1e-4)
+    one, other = (load_file(path / "model.safetensors") for path in (place / kind, tmp_path / "out"))
+    assert one.keys() == other.keys()
+    grid = 0.02 if kind.startswith("int8") else 1e-3
+    for name, value in one.items():
+        assert (value - other[name]).abs().max() < grid, name
+    facts, alone = (json.loads((path / "pretraining.json").read_text()) for path in (place / kind, tmp_path / "out"))
+    assert facts.get("sampling") == alone.get("sampling") and facts.get("rank") == alone.get("rank")
+    assert found[f"{kind}-resumed"] == found[kind]
+    assert small.weights(place / f"{kind}-resumed") == small.weights(place / kind)
+
+
 @pytest.mark.parametrize("kind", ranked.KINDS)
 def test_the_losses_are_those_of_one_process(
     kind: str, home: tuple[int, Path], found: dict[str, Any], tmp_path: Path

@@ -74,7 +74,8 @@ def known_keys(schema: type[Document]) -> list[str]:
 
 
 def _put_method(schema: type[Document], recipe: dict[str, Any], kind: str, setting: str, value: Any) -> None:
-    current = recipe.get(kind, schema.model_fields[kind].default)
+    fields = {field.alias or name: field for name, field in schema.model_fields.items()}
+    current = recipe.get(kind, fields[kind].default)
     current = {} if current is None else current
     current = {"name": current} if isinstance(current, str) else dict(_mapping(current, kind))
     if setting in ("", "name") and isinstance(value, str):

@@ -36,8 +36,10 @@ def matches(text: str, name: str, schema: int = 2) -> bool:
     return bool(found(name) or (schema > 1 and found(name.rpartition(".")[0])))
 
 
-def choose(names: Iterable[str], include: Texts, exclude: Texts, key: str = "", schema: int = 2) -> list[str]:
-    """Return the weights' names that ``include`` (all if None) and ``exclude`` leave.
+def choose(
+    names: Iterable[str], include: Texts, exclude: Texts, key: str = "", schema: int = 2, can: str = "be sparse"
+) -> list[str]:
+    """Return the weights' names that ``include`` (all if None) and ``exclude`` leave; ``can`` says what they may be.
 
     Raises:
         RecipeError: an argument is not a list, or an expression is wrong or matches nothing.
@@ -49,7 +51,7 @@ def choose(names: Iterable[str], include: Texts, exclude: Texts, key: str = "", 
         for text in texts or ():
             if not any(matches(text, name, schema) for name in names):
                 near = _near(text, names, schema)
-                raise RecipeError(f"{argument} {text!r} matches no weight that can be sparse. {near}")
+                raise RecipeError(f"{argument} {text!r} matches no weight that can {can}. {near}")
     wanted = [n for n in names if include is None or any(matches(text, n, schema) for text in include)]
     return [n for n in wanted if not any(matches(text, n, schema) for text in exclude or ())]
 

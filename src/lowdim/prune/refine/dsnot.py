@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.errors import clash
 from lowdim.core.settings import count, within
+from lowdim.nn.blocks import in_attention
 from lowdim.prune.refine.base import Refine
 from lowdim.prune.refine.swap import swap
 
@@ -68,7 +69,7 @@ class DSnoT(Refine):
 
     def wants(self, layer: str) -> bool:
         """Whether a layer is refined: attention, told by its name, and the rest only with ``mlp``."""
-        return self.mlp or "attn" in layer or "attention" in layer
+        return self.mlp or in_attention(layer)
 
     def apply(self, work: Work, scores: Tensor, inputs: InputStatistics) -> Tensor:
         """Return the mask after `lowdim.prune.refine.swap.swap`.

@@ -28,7 +28,7 @@ from lowdim.train.finetune.goal import Answers, Preferred
 from lowdim.train.finetune.plan import FinetuningPlan, Trained, trained
 from lowdim.train.finetune.recipe import Finetuning
 from lowdim.train.keep import KeepZeros
-from lowdim.train.pretrain import network
+from lowdim.train.pretrain import layers, network
 from lowdim.train.pretrain.engine import Engine
 from lowdim.train.pretrain.goal import Goal
 from lowdim.train.pretrain.plan import planned
@@ -70,13 +70,13 @@ class Finetuner(Engine):
         if recipe.adapter is not None:
             inner = adapter.wrap(model, recipe.adapter, masks, recipe.seed)
         optimizer = recipe.optimizer.build(inner)
-        riders: list[Rider] = network.riders(recipe, inner, optimizer)
+        spread = network.spread(inner, recipe) if ranks.active() else inner
+        riders: list[Rider] = network.riders(prepared, spread, optimizer)
         if masks is not None and recipe.adapter is None and not recipe.optimizer.chooses:
             with warnings.catch_warnings():  # whoever trains a pruned model knows how sparse it is
                 warnings.filterwarnings("ignore", r"\d+ of \d+ weights stay dense")
                 riders.append(KeepZeros(inner, optimizer))
         self._said = trained(inner, recipe.optimizer, optimizer, prepared.weights[0], zeros)
-        spread = network.spread(inner, recipe) if ranks.active() else inner
         kept = {p: copies[p] for p in copies if p.requires_grad} if isinstance(copies, dict) else copies
         wide = False if recipe.optimizer.chooses or not kept else kept
         return Run(prepared, spread, optimizer, riders, wide, goal, self.stage, looks_first=True)
@@ -85,7 +85,7 @@ class Finetuner(Engine):
         self, prepared: Prepared, run: Run, seconds: float | None = None, memory: int | None = None
     ) -> FinetuningPlan:
         """Return the plan; ``seconds`` are those of a step."""
-        base = planned(prepared, seconds, memory)
+        base = planned(prepared, seconds, memory, layers.notes(prepared, run))
         known = {each.name: getattr(base, each.name) for each in fields(base)}
         assert self._said is not None
         return FinetuningPlan(**known, trained=self._said, unit="pairs" if run.goal.unit == "pairs" else "rows")
@@ -119,6 +119,7 @@ class Finetuner(Engine):
             "validation": {**after, "rows": len(prepared.held)},
             "trained": {each.name: getattr(self._said, each.name) for each in fields(self._said)},
             "chosen": _chosen(run) if prepared.recipe.optimizer.chooses else None,
+            **layers.facts(prepared, run),
         }
 
     def measured(self, prepared: Prepared, run: Run, peak: float) -> dict[str, Any]:

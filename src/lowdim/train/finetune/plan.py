@@ -72,6 +72,7 @@ class FinetuningPlan(PretrainingPlan):
         ]
         if found.zeros:
             lines.append(f"{found.zeros:,} zeros of the pruned model stay")
+        lines += self.notes
         lines.append(
             f"{self.steps:,} steps of {self.batch} {self.unit} of at most {self.length} tokens: "
             f"{self.passes or 0:.2f} passes over {self.sequences or 0:,}; judged on {self.held:,} others"

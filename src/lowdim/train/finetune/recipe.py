@@ -107,6 +107,11 @@ class Finetuning(Pretraining):
         preference: what is learnt of pairs, one of ``lowdim methods --kind preference``; None learns answers. Also
             written ``objective``, where "answers" is None.
         decay: what sets the weight decay of each matrix, one of ``lowdim methods --kind decay``.
+        sampling: which blocks train at a time, one of ``lowdim methods --kind sampling``; None trains all.
+        from-scratch: has to be None: `lowdim recover` makes a model sparse that is there.
+        sparse: has to be left out.
+        rank: has to be None: the model keeps its form.
+        factors: has to be left out.
         data: see `Examples`.
         epochs: passes over the rows; the run is as long as that, rounded down to whole steps.
         steps: of the optimizer, in the place of ``epochs``.
@@ -152,8 +157,8 @@ class Finetuning(Pretraining):
     )
 
     keeps_zeros: ClassVar[bool] = True
-    kinds = ("optimizer", "preference", "decay")
-    sections: ClassVar = {**Pretraining.sections, "data": Examples, "adapter": Adapter}
+    kinds: ClassVar[tuple[str, ...]] = ("optimizer", "preference", "decay", "sampling")
+    sections: ClassVar[Mapping[str, type[Section]]] = {**Pretraining.sections, "data": Examples, "adapter": Adapter}
     aliases: ClassVar = {"method": _method, "objective": _objective}
 
     @field_validator("model")
@@ -186,6 +191,13 @@ class Finetuning(Pretraining):
             )
         if self.placement is not None:
             raise RecipeError("placement moves the norms of a model that was trained with them. Leave it out.")
+        if self.from_scratch is not None or self.rank is not None:
+            raise RecipeError(
+                "from-scratch and rank are for models that are pre-trained: what is fine-tuned keeps its form. Leave "
+                "them out; lowdim recover trains a pruned model whose masks move."
+            )
+        if self.sampling is not None and self.adapter is not None:
+            raise RecipeError("sampling freezes blocks, which an adapter does anyway. Leave one of them out.")
         if self.parallel != "ddp":
             raise RecipeError("parallel has to be 'ddp': zeros, chosen entries and adapters need whole matrices.")
         if self.adapter is not None and not self.optimizer.alone:

@@ -38,3 +38,11 @@ register(
     arxiv="2102.04010",
     year=2021,
 )
+register(
+    "from-scratch",
+    "step",
+    f"{_HERE}.step:STEP",
+    title="STEP: Learning N:M Structured Sparsity Masks from Scratch with Precondition",
+    arxiv="2302.01172",
+    year=2023,
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -82,10 +82,12 @@ class FromScratch(Settings, ABC):
     Attributes:
         tile: 4 divides the inputs of every layer, and, where it is 4, its outputs too.
         decays: what `decay` is added to: the "gradient", before the optimizer, or the "weight", after it.
+        holds: whether masks wait for Adam's means of squared gradients, which are held from then on.
     """
 
     tile: ClassVar[int] = 1
     decays: ClassVar[Literal["gradient", "weight"]] = "gradient"
+    holds: ClassVar[bool] = False
     every: int = count(1)
     decay: float = within(0.0, least=0)
     tail: float = share(0.0)
@@ -101,7 +103,22 @@ class FromScratch(Settings, ABC):
 
     def shown(self, weight: Tensor, mask: Tensor, factor: Tensor) -> Tensor:
         """Return what the model computes with."""
-        return weight * mask
+        return torch.where(mask, weight, 0.0)
+
+    def begins(self, step: int, total_steps: int, changes: Sequence[float], eps: float) -> bool:
+        """Tell whether masks, if they wait, begin behind a step.
+
+        Args:
+            step: counted from 1.
+            total_steps: of the run.
+            changes: by how much the means of squares changed in the last steps, as many as such a mean remembers.
+            eps: what the optimizer adds to their roots.
+        """
+        return True
+
+    def remembered(self, since: int) -> int | None:
+        """Return of how many steps the means that are held are taken to be; None takes them as they are stored."""
+        return since
 
     def dense(self, step: int, total_steps: int) -> bool:
         """Tell whether the model computes with all of W in a step, counted from 1."""

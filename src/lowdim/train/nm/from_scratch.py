@@ -14,14 +14,16 @@ from lowdim.core.errors import CheckpointError, LowdimError, PatternError
 from lowdim.core.random import generator
 from lowdim.core.settings import Range, check
 from lowdim.models import ranks
+from lowdim.nn.int8 import Int8Weight
 from lowdim.train.nm.base import FromScratch
 from lowdim.train.nm.mvue import linear
 from lowdim.train.nm.riders import MaskRider
+from lowdim.train.nm.variance import Variance
 from lowdim.train.ride import Ride, optimizer_of
 
 
 class SparseFromScratch(MaskRider):
-    """Lets a model compute with 2:4 weights while all of them train, by the rule of `FST`, `SSTE` or `SRSTE`.
+    """Lets a model compute with 2:4 weights while all of them train, by a rule such as `FST`, `SSTE` or `SRSTE`.
 
     Construct it after the optimizer and before the `Loop`, which takes `projections` as ``projected`` and has this
     among its riders. Masks are chosen before the first step and anew every ``rule.every`` steps; each choice appends
@@ -38,10 +40,12 @@ class SparseFromScratch(MaskRider):
 
     Attributes:
         masks: by name, which weights are kept, bool [out, in], as of the last choice.
+        since: the step behind which masks began; None while they wait, 0 where they do not.
 
     Raises:
         PatternError: 4 does not divide a side of a weight.
-        LowdimError: there is no layer, one is not linear or sharded, or the optimizer lacks its weight.
+        LowdimError: there is no layer, one is not linear, is sharded or in 8 bits, or the optimizer lacks its weight,
+            or is of a kind that the rule does not take.
 
     Example:
         >>> from lowdim.train.loop import Loop
@@ -81,6 +85,10 @@ class SparseFromScratch(MaskRider):
         self._shown: set[str] = set()
         self._backward: dict[str, int] = {}
         self._optimizer = optimizer_of(optimizer)
+        own = [cast("nn.Parameter", layer.weight) for layer in self._layers.values()]
+        self._variance = Variance(self._optimizer, own) if rule.holds else None
+        self.since: int | None = None if rule.holds else 0
+        self._changes: list[float] = []
         self._ride = Ride.board(optimizer, self)
         for name, layer in self._layers.items() if rule.mvue else ():
             layer.forward = self._forward(name, layer)  # type: ignore[method-assign,assignment]
@@ -89,10 +97,14 @@ class SparseFromScratch(MaskRider):
         """Return what a `Loop` computes with, for its ``projected``."""
         return {cast("nn.Parameter", layer.weight): self._projection(name) for name, layer in self._layers.items()}
 
+    def dense(self, step: int) -> bool:
+        """Tell whether the model computes with dense weights in a step, counted from 1."""
+        return self.since is None or self.rule.dense(step, self.total_steps)
+
     def _projection(self, name: str) -> Callable[[Tensor], Tensor]:
         def shown(wide: Tensor) -> Tensor:
             self._shown.add(name)
-            if self.rule.dense(self.step + 1, self.total_steps):
+            if self.dense(self.step + 1):
                 return wide
             return self.rule.shown(wide, self.masks[name], self._factors[name])
 
@@ -105,7 +117,7 @@ class SparseFromScratch(MaskRider):
             return generator(self._seed, *where, device=str(layer.weight.device))
 
         def forward(input: Tensor) -> Tensor:
-            if self.rule.dense(self.step + 1, self.total_steps) or not torch.is_grad_enabled():
+            if self.dense(self.step + 1) or not torch.is_grad_enabled():
                 return nn.functional.linear(input, layer.weight, layer.bias)
             return linear(input, layer.weight, layer.bias, draw)
 
@@ -129,6 +141,12 @@ class SparseFromScratch(MaskRider):
             for name, weight, _ in self._decaying(step):
                 if weight.grad is not None:
                     weight.grad.addcmul_(weight, ~self.masks[name], value=self.rule.decay)
+        if self._variance is not None and self.since is None:
+            self._variance.note()
+        elif self._variance is not None and self.since is not None and not self.dense(step):
+            for layer in self._layers.values():
+                if layer.weight.grad is not None:
+                    self._variance.step(cast("nn.Parameter", layer.weight), self.rule.remembered(self.since))
         return False
 
     @torch.no_grad()
@@ -139,7 +157,11 @@ class SparseFromScratch(MaskRider):
                 weight.addcmul_(weight, ~self.masks[name], value=-rate * self.rule.decay)
         self._backward.clear()
         self.step = step  # what the model computes with next is that of the next step
-        if step % self.rule.every == 0:
+        if self._variance is not None and self.since is None:
+            self._changes = [*self._changes, self._variance.change()][-self._variance.window :]
+            if self.rule.begins(step, self.total_steps, self._changes, self._variance.eps):
+                self.since, self._changes = step, []
+        if step % self.rule.every == 0 or self.since == step:
             before = self.masks
             self.masks = {name: self.rule.mask(layer.weight) for name, layer in self._layers.items()}
             flips = sum(int((before[name] ^ mask).sum()) for name, mask in self.masks.items())
@@ -148,10 +170,11 @@ class SparseFromScratch(MaskRider):
 
     def _decaying(self, step: int) -> list[tuple[str, Tensor, float]]:
         """Return the weights that decay in a step, with their learning rates."""
-        if not self.rule.decay or self.rule.dense(step, self.total_steps):
+        if not self.rule.decay or self.dense(step):
             return []
         rates = {p: float(group["lr"]) for group in self._optimizer.param_groups for p in group["params"]}
-        return [(name, layer.weight, rates[layer.weight]) for name, layer in self._layers.items()]
+        weights = {name: layer.weight for name, layer in self._layers.items() if layer.weight.requires_grad}
+        return [(name, weight, rates[weight]) for name, weight in weights.items()]
 
     # ---------------------------------------------------------------- what is kept
 
@@ -162,6 +185,8 @@ class SparseFromScratch(MaskRider):
             "step": self.step,
             "masks": dict(self.masks),
             "factors": dict(self._factors),
+            "since": self.since,
+            "changes": list(self._changes),
             "history": [dict(choice) for choice in self.history],
         }
 
@@ -188,6 +213,7 @@ class SparseFromScratch(MaskRider):
             self.masks[name] = state["masks"][name].to(layer.weight.device)
             self._factors[name] = state["factors"][name].to(layer.weight.device)
         self.step, self.history = int(state["step"]), [dict(choice) for choice in state["history"]]
+        self.since, self._changes = state["since"], list(state["changes"])
 
     def remove(self) -> None:
         """Get off; layers compute as ever."""
@@ -203,9 +229,12 @@ def _checked(name: str, layer: nn.Module, rule: FromScratch, optimizer: Optimize
         PatternError: 4 does not divide a side of its weight.
         LowdimError: it cannot for another reason.
     """
-    if not isinstance(layer, nn.Linear) or isinstance(layer.weight, DTensor):
+    if not isinstance(layer, nn.Linear) or isinstance(layer.weight, DTensor | Int8Weight):
         kind = "sharded" if isinstance(layer, nn.Linear) else f"a {type(layer).__name__}"
-        raise LowdimError(f"{name} is {kind}; 2:4 training from scratch takes linear layers that are whole on a rank")
+        kind = "kept in 8 bits" if isinstance(getattr(layer, "weight", None), Int8Weight) else kind
+        raise LowdimError(
+            f"{name} is {kind}; 2:4 training from scratch takes linear layers of floats that are whole on a rank"
+        )
     rows, cols = layer.weight.shape
     if cols % 4 or rows % rule.tile:
         raise PatternError(

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowdim.core.errors import LowdimError
-
 TINY = 1.19e-7
 
 
@@ -37,27 +35,20 @@ def sparsified(values: Tensor, draw: torch.Generator) -> Tensor:
     The mean over draws is the values. Source: arXiv 2203.10991, in the approximate form of FST, arXiv 2404.01847.
 
     Args:
-        values: [tokens, ...], 4 divides the tokens.
+        values: [tokens, ...]; zeros stand in for what is missing to a multiple of 4.
         draw: for the chance.
-
-    Raises:
-        LowdimError: 4 does not divide the tokens.
 
     Example:
         >>> found = sparsified(torch.tensor([[4.0], [3.0], [2.0], [1.0]]), torch.Generator().manual_seed(0))
         >>> int((found != 0).sum())
         2
     """
-    if len(values) % 4:
-        raise LowdimError(
-            f"MVUE takes two of every four tokens, and a batch has {len(values)}. Take a batch and a length whose "
-            "product 4 divides, or mvue=False."
-        )
-    four = values.unflatten(0, (-1, 4)).transpose(0, 1)
+    filled = torch.cat([values, values.new_zeros(-len(values) % 4, *values.shape[1:])])
+    four = filled.unflatten(0, (-1, 4)).transpose(0, 1)
     waits = torch.empty(four.shape, device=values.device).exponential_(generator=draw) / (four.abs().float() + TINY)
     kept = torch.zeros_like(waits, dtype=torch.bool).scatter_(0, waits.topk(2, dim=0, largest=False).indices, True)
     found = torch.where(kept, four / inclusion(four).to(four.dtype), 0.0)
-    return found.transpose(0, 1).flatten(0, 1)
+    return found.transpose(0, 1).flatten(0, 1)[: len(values)]
 
 
 class _Linear(torch.autograd.Function):
@@ -94,12 +85,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, draw: Callable[[], to
         weight: [out, in].
         bias: [out].
         draw: called in the backward pass.
-
-    Raises:
-        LowdimError: 4 does not divide the tokens.
     """
-    if x.numel() // x.shape[-1] % 4:
-        sparsified(x.reshape(-1, x.shape[-1]), torch.Generator())  # which refuses it
     if torch.is_autocast_enabled(x.device.type):
         kind = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)

@@ -50,7 +50,7 @@ class SSTE(SRSTE):
 
     def shown(self, weight: Tensor, mask: Tensor, factor: Tensor) -> Tensor:
         """Return beta S(W)."""
-        return shrunk(weight) * factor.to(weight.dtype)
+        return (shrunk(weight) * factor.to(weight.dtype)).add_(0.0)  # which turns -0.0 into +0.0
 
 
 def shrunk(weight: Tensor) -> Tensor:

@@ -34,6 +34,9 @@ class OptimizerRule(Settings, ABC):
     beta2: float = within(0.95, least=0, below=1)
     eps: float = within(1e-8, above=0)
 
+    def prepare_(self, model: torch.nn.Module) -> None:
+        """Give a model the weights that it has while it trains, before it is wrapped or sharded; most change none."""
+
     @abstractmethod
     def build(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer of a model's trainable parameters."""

@@ -85,7 +85,7 @@ class AdamW8bit(Optimizer):
         weight_decay: decoupled.
 
     Raises:
-        LowdimError: at a step, a weight is sharded: codes of a block cannot be cut.
+        LowdimError: a weight is sharded: codes of a block cannot be cut.
     """
 
     def __init__(
@@ -98,6 +98,8 @@ class AdamW8bit(Optimizer):
     ) -> None:
         settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**settings, "decoupled_weight_decay": True})
+        if any(isinstance(p, DTensor) for group in self.param_groups for p in group["params"]):
+            raise LowdimError("8-bit state holds blocks that shards would cut. Take an inner optimizer of 32 bits.")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -110,8 +112,6 @@ class AdamW8bit(Optimizer):
         return loss
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> None:
-        if isinstance(p, DTensor):
-            raise LowdimError("8-bit state holds blocks that shards would cut. Take an inner optimizer of 32 bits.")
         assert p.grad is not None
         state, gradient = self.state[p], p.grad.float()
         step = state["step"] = state.get("step", 0) + 1

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lowdim.core.errors import LowdimError
@@ -18,6 +19,7 @@ from lowdim.train.optimizers.base import loss_of
 from lowdim.train.optimizers.eight_bit import refuse_other, restore
 from lowdim.train.optimizers.projector import Held, Projector
 from lowdim.train.ride import optimizer_of
+from lowdim.train.sparse.distributed import local
 
 _OWN = "projector."
 DECOUPLED = (torch.optim.AdamW, torch.optim.Adafactor, torch.optim.Muon)
@@ -185,10 +187,15 @@ class Projected(Optimizer):
         change = self.projector.back(update, held, self._gradient(index, p), rate)
         if group.get("weight_decay") and not self._coupled[index]:
             change = change.sub_(p, alpha=rate * group["weight_decay"])
-        if isinstance(p, Int8Weight):
-            p.move_(
-                change, generator(self.projector.seed, "rounding", self._places[p], held["step"], device=str(p.device))
-            )
+        own = local(p)
+        if isinstance(own, Int8Weight):
+            draw = generator(self.projector.seed, "rounding", self._places[p], held["step"], device=str(p.device))
+            before = 0
+            if isinstance(p, DTensor):
+                change = change.redistribute(p.device_mesh, p.placements)  # type: ignore[attr-defined]
+                cut = next((d for d, place in enumerate(p.placements) if place.is_shard()), None)
+                before = 0 if cut is None else p.device_mesh.get_local_rank(cut) * len(own.scales)
+            own.move_(local(change), draw, before)
         else:
             p.add_(change)
 

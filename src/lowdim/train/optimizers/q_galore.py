@@ -72,20 +72,31 @@ class QGaLore(GaLore):
     gamma: int = count(2)
     queue: int = count(5)
 
+    def prepare_(self, model: nn.Module) -> None:
+        """Make the weights of the blocks INT8, as `build` does where they are not yet; of shards they must be.
+
+        Raises:
+            LowdimError: as of `build`; or the model is sharded already.
+        """
+        from lowdim.nn.int8 import Int8Weight, int8_
+        from lowdim.train.sparse.distributed import local
+
+        targets, projector = matrices(model), self._projector()
+        for weight in targets:
+            projector.sides(tuple(weight.shape))
+        if self.weight_bits == 8 and not all(isinstance(local(weight), Int8Weight) for weight in targets):
+            int8_(model, targets, self.stochastic)
+
     def build(self, model: nn.Module) -> Projected:
         """Return the optimizer of a model's trainable parameters, of which those of the blocks become INT8 weights.
 
         Raises:
             LowdimError: there is no matrix, or one with a side smaller than the rank; nothing has been changed then.
         """
-        from lowdim.nn.int8 import int8_
         from lowdim.train.optimizers.projected import Projected
 
+        self.prepare_(model)
         targets, projector = matrices(model), self._projector()
-        for weight in targets:
-            projector.sides(tuple(weight.shape))
-        if self.weight_bits == 8:
-            targets = int8_(model, targets, self.stochastic)
         return Projected(self._inner(groups(model, trainable(model))), projector, targets, layerwise=self.layerwise)
 
     def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:

@@ -23,11 +23,12 @@ from lowdim.core.progress import Progress
 from lowdim.models import ranks
 from lowdim.models.load import quiet
 from lowdim.models.save import save_model
+from lowdim.nn.lowrank import dense_
 from lowdim.runs import sidecar
 from lowdim.runs.clock import Clock, peak_memory
 from lowdim.runs.directory import Directory, tidy
 from lowdim.runs.fingerprint import refuse_differences
-from lowdim.train.pretrain import network, speed
+from lowdim.train.pretrain import layers, network, speed
 from lowdim.train.pretrain.checkpoint import Checkpoints, whole
 from lowdim.train.pretrain.goal import NextToken
 from lowdim.train.pretrain.log import Log
@@ -91,16 +92,17 @@ class Engine:
         """Return the run at its first step."""
         recipe = prepared.recipe
         model, copies = network.make(recipe, prepared.config, prepared.source, prepared.device)
+        recipe.optimizer.prepare_(model)
         spread = network.spread(model, recipe) if ranks.active() or recipe.parallel == "fsdp" else model
         optimizer = recipe.optimizer.build(spread)
-        riders = network.riders(recipe, spread, optimizer)
+        riders = network.riders(prepared, spread, optimizer)
         return Run(prepared, spread, optimizer, riders, copies, NextToken(), self.stage)
 
     def plan(
         self, prepared: Prepared, run: Run, seconds: float | None = None, memory: int | None = None
     ) -> PretrainingPlan:
         """Return the plan; ``seconds`` are those of a step."""
-        return planned(prepared, seconds, memory)
+        return planned(prepared, seconds, memory, layers.notes(prepared, run))
 
     def ready(self, prepared: Prepared, run: Run, directory: Directory | None, out: Path, progress: Progress) -> None:
         """Do what is done once, before the first step."""
@@ -109,11 +111,13 @@ class Engine:
         """Return what is said of the run beside what is said of every one."""
         loss = run.curve[-1]["loss"]
         found = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "sequences": len(prepared.held)}
-        return {"parameters": {"all": prepared.weights[0], "blocks": prepared.weights[1]}, "validation": found}
+        parameters = {"all": prepared.weights[0], "blocks": prepared.weights[1]}
+        return {"parameters": parameters, "validation": found, **layers.facts(prepared, run)}
 
     def measured(self, prepared: Prepared, run: Run, peak: float) -> dict[str, Any]:
         """Return what is not reproducible of the training alone."""
-        each, rate = speed.flops_per_token(prepared.config, prepared.recipe.length), run.rate
+        weights = None if prepared.recipe.rank is None else prepared.weights[0]
+        each, rate = speed.flops_per_token(prepared.config, prepared.recipe.length, weights), run.rate
         return {
             "tokens_per_s": None if math.isnan(rate) else round(rate, 1),
             "flops_per_token": each,
@@ -130,7 +134,10 @@ class Engine:
 
     def write(self, directory: Directory, prepared: Prepared, model: Any, facts: dict[str, Any]) -> dict[str, Any]:
         """Write the stock directory, weights in the precision that the model computes with; return the facts."""
+        if prepared.recipe.factors.written == "dense":
+            dense_(model)
         place = self.stock(directory, prepared, model)
+        facts |= layers.read_back(place, facts)
         for path in sorted(place.iterdir()):
             directory.copy(path)
         shutil.rmtree(place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,14 @@ from lowdim.models.load import load
 from lowdim.nn.blocks import find_blocks, recompute_
 from lowdim.nn.residual.added import Gates, Ramp
 from lowdim.nn.residual.config import placement_of
+from lowdim.train.pretrain import layers
 from lowdim.train.pretrain.recipe import Pretraining
 from lowdim.train.ride import Rider
 from lowdim.train.riders.prores import ResidualWarmup
 from lowdim.train.riders.spectral import SpectralDecay
+
+if TYPE_CHECKING:
+    from lowdim.train.pretrain.prepare import Prepared
 
 
 def make(
@@ -56,6 +60,7 @@ def make(
                 recipe.placement.apply_(model)
     if source is not None and recipe.placement is not None and placement_of(model.config) != recipe.placement:
         recipe.placement.apply_(model)
+    layers.factorise(recipe, model)
     nn.Module.to(model, device)
     model.config.use_cache = False
     copies: dict[nn.Parameter, Tensor] = {}
@@ -96,13 +101,22 @@ def _tell_zeros(model: PreTrainedModel, spec: str) -> None:
         )
 
 
-def riders(recipe: Pretraining, model: nn.Module, optimizer: Optimizer) -> list[Rider]:
-    """Return what rides on the optimizer: ramps of a placement, and what sets the decay."""
+def riders(prepared: Prepared, model: nn.Module, optimizer: Optimizer) -> list[Rider]:
+    """Return what rides on the optimizer of a run's model, spread over processes if there are several.
+
+    Ramps of a placement, what sets the decay, masks, and what freezes blocks: in this order, so that a block that is
+    to be frozen takes part in its last step.
+    """
+    recipe = prepared.recipe
     found: list[Rider] = []
     if any(isinstance(module, Ramp) for module in model.modules()):
         found.append(ResidualWarmup(model, optimizer))
     if recipe.decay is not None:
         found.append(SpectralDecay(model, optimizer, recipe.decay))
+    if recipe.from_scratch is not None:
+        found.append(layers.masked(prepared, recipe.from_scratch, model, optimizer))
+    if recipe.sampling is not None:
+        found.append(layers.sampled(prepared, recipe.sampling, model, optimizer))
     return found
 
 
@@ -151,7 +165,8 @@ def spread(model: PreTrainedModel, recipe: Pretraining) -> nn.Module:
     """Return the model as one of several copies, or its shards: every block apart, then what is around them."""
     if recipe.parallel == "ddp":
         devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
-        return DistributedDataParallel(model, device_ids=devices)
+        waits = recipe.sampling is None  # for the gradients of all weights; of frozen ones there come none
+        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=not waits)
     mixed = recipe.precision == "bfloat16"
     policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if mixed else MixedPrecisionPolicy()
     for block in find_blocks(model)[1]:

@@ -22,6 +22,7 @@ class PretrainingPlan:
         held: that the validation text holds.
         seconds: of the whole run, if a step was timed.
         memory: bytes that the process has held by then.
+        notes: what acts on blocks and layers, in sentences.
     """
 
     weights: int
@@ -33,6 +34,7 @@ class PretrainingPlan:
     held: int
     seconds: float | None = None
     memory: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def passes(self) -> float | None:
@@ -52,6 +54,7 @@ class PretrainingPlan:
             f"{self.weights:,} weights are trained, {self.blocks:,} of them in blocks",
             f"{self.steps:,} steps of {self.batch} x {self.length} tokens: {tokens:,} tokens, {seen}; judged on "
             f"{self.held:,} others",
+            *self.notes,
         ]
         if self.seconds is not None and self.memory is not None:
             lines.append(
@@ -60,8 +63,10 @@ class PretrainingPlan:
         return "\n".join(lines)
 
 
-def planned(prepared: Prepared, seconds: float | None = None, memory: int | None = None) -> PretrainingPlan:
-    """Return the plan of what was prepared; ``seconds`` are those of a step."""
+def planned(
+    prepared: Prepared, seconds: float | None = None, memory: int | None = None, notes: tuple[str, ...] = ()
+) -> PretrainingPlan:
+    """Return the plan of what was prepared; ``seconds`` are those of a step, ``notes`` what acts on layers."""
     recipe = prepared.recipe
     return PretrainingPlan(
         *prepared.weights,
@@ -72,4 +77,5 @@ def planned(prepared: Prepared, seconds: float | None = None, memory: int | None
         len(prepared.held),
         None if seconds is None else seconds * prepared.steps,
         memory,
+        notes,
     )

@@ -93,7 +93,7 @@ def prepare(
     else:
         config = configs.config(recipe.model, recipe.data.vocabulary, recipe.length)
     check_length(recipe, config)
-    weights, data = _weights(recipe, config), recipe.data
+    weights, data = _weights(recipe, config, source), recipe.data
     split = None if texts else Corpus(data.source, data.validation, data.separator).split()
     tokenizer = _tokenizer(recipe, source)
     if tokenizer is None:
@@ -145,19 +145,20 @@ def _reading(split: Split | None) -> Texts:
     return read
 
 
-def _weights(recipe: Pretraining, config: Any) -> tuple[int, int]:
+def _weights(recipe: Pretraining, config: Any, source: Source | None) -> tuple[int, int]:
     """Return how many parameters a model has, and its blocks.
 
     Raises:
-        LowdimError: there is no causal language model of this config, or none with the recipe's placement.
+        LowdimError: there is no causal language model of this config, or none with the recipe's placement or ranks.
     """
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=recipe.trust_remote_code)
     except Exception as error:  # whatever a model trips over that is built from a config that cannot work
         raise RecipeError(f"model: {' '.join(str(error).split())[:300]}. Change its fields.") from error
-    if recipe.placement is not None and not recipe.continues:  # which looks at weights: one with weights is made
-        model = make(recipe, config, None, torch.device("cpu"))[0]
+    looks = recipe.rank is not None or (recipe.placement is not None and not recipe.continues)
+    if looks:  # at weights: a model with weights is made
+        model = make(recipe, config, source, torch.device("cpu"))[0]
         check_types(recipe, model)
     return sum(p.numel() for p in model.parameters()), sum(p.numel() for p in find_blocks(model)[1].parameters())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -11,9 +12,12 @@ from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.recipe import Count, Document, Section, Seed, Strings, families, method_field
 from lowdim.core.schedule import cooled, cosine, warmed
 from lowdim.nn.placement.base import Placement
+from lowdim.train.lowrank.base import RankRule
+from lowdim.train.nm.base import FromScratch
 from lowdim.train.optimizers.base import OptimizerRule
 from lowdim.train.pretrain import configs
 from lowdim.train.riders.alphadecay import AlphaDecay
+from lowdim.train.riders.sampling import Sampling
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Part = Annotated[float, Field(ge=0, le=1)]
@@ -139,6 +143,34 @@ class Evaluation(Section):
     batch: Count | None = None
 
 
+class Layers(Section):
+    """Which linear layers of the blocks are meant: globs on their names, or re:EXPRESSION.
+
+    Args:
+        include: a layer must match one of these; none given takes the feed-forward layers.
+        exclude: a layer must match none of these.
+    """
+
+    include: Strings = ()
+    exclude: Strings = ()
+
+
+class Factors(Layers):
+    """Which linear layers of the blocks are products of two thin matrices, by `rank`, and what becomes of these.
+
+    Args:
+        include: a layer must match one of these, a glob or re:EXPRESSION; none given takes all.
+        exclude: a layer must match none of these.
+        keep: of all directions of these layers, the share that is kept.
+        init: "svd", the best approximation of the weights that there are, drawn or trained; "random", fresh factors.
+        written: "dense", their products, as a stock model; "factors", as they are trained.
+    """
+
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.25
+    init: Literal["svd", "random"] = "svd"
+    written: Literal["dense", "factors"] = "dense"
+
+
 def optional(kind: str) -> tuple[PlainValidator, PlainSerializer]:
     """Return the annotations of a field that holds a method of a kind, or None."""
     return (
@@ -159,6 +191,14 @@ class Pretraining(Document):
         optimizer: one of ``lowdim methods --kind optimizer``.
         decay: what sets the weight decay of each matrix while training, one of ``lowdim methods --kind decay``; None
             leaves it to the optimizer.
+        sampling: which blocks train at a time, one of ``lowdim methods --kind sampling``; None trains all. What looks
+            at data sees the batch of the first step.
+        from-scratch: the rule by which layers compute with 2:4 weights while all of them train, one of ``lowdim methods
+            --kind from-scratch``; None computes with dense ones.
+        sparse: which layers `from-scratch` acts on, see `Layers`.
+        rank: the rule that says how many directions each factorised layer has, one of ``lowdim methods --kind rank``;
+            None factorises none.
+        factors: which layers `rank` acts on, and how, see `Factors`.
         data: see `Data`.
         steps: of the optimizer.
         tokens: seen in training, in the place of ``steps``. Neither is one pass over the text.
@@ -192,6 +232,11 @@ class Pretraining(Document):
     placement: Annotated[Placement | None, *optional("placement")] = None
     optimizer: Annotated[OptimizerRule, *method_field("optimizer")] = Field("adamw", validate_default=True)
     decay: Annotated[AlphaDecay | None, *optional("decay")] = None
+    sampling: Annotated[Sampling | None, *optional("sampling")] = None
+    from_scratch: Annotated[FromScratch | None, *optional("from-scratch")] = Field(None, alias="from-scratch")
+    sparse: Layers = Layers()
+    rank: Annotated[RankRule | None, *optional("rank")] = None
+    factors: Factors = Factors()
     data: Data = Data()
     steps: Count | None = None
     tokens: Count | None = None
@@ -213,8 +258,14 @@ class Pretraining(Document):
     keeps_zeros: ClassVar[bool] = False
     """Whether the zeros of a pruned model stay."""
 
-    kinds = ("optimizer", "placement", "decay")
-    sections: ClassVar = {"data": Data, "schedule": Schedule, "evaluation": Evaluation}
+    kinds: ClassVar[tuple[str, ...]] = ("optimizer", "placement", "decay", "sampling", "from-scratch", "rank")
+    sections: ClassVar[Mapping[str, type[Section]]] = {
+        "sparse": Layers,
+        "factors": Factors,
+        "data": Data,
+        "schedule": Schedule,
+        "evaluation": Evaluation,
+    }
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
@@ -265,6 +316,35 @@ class Pretraining(Document):
             )
         if self.steps is not None:
             self.schedule.check(self.steps)
+        return self
+
+    @model_validator(mode="after")
+    def _fit_layers(self) -> Self:
+        """Hold what acts on blocks and layers to what goes together."""
+        if self.from_scratch is None and self.sparse != Layers():
+            raise RecipeError("sparse names layers for from-scratch, which is not set. Set it, or leave sparse out.")
+        if self.rank is None and self.factors != Factors():
+            raise RecipeError("factors are made by rank, which is not set. Set it, or leave factors out.")
+        if self.parallel == "fsdp" and self.from_scratch is not None:
+            raise RecipeError(
+                "parallel=fsdp cuts matrices over the processes, and from-scratch finds masks and scales of whole ones."
+                " Take parallel=ddp, or leave from-scratch out."
+            )
+        if self.parallel == "fsdp" and self.sampling is not None:
+            raise RecipeError(
+                "parallel=fsdp decides in its first pass which weights get gradients, so that blocks cannot take turns "
+                "as sampling has them. Take parallel=ddp, or leave sampling out."
+            )
+        if self.sampling is not None and self.from_scratch is not None and self.from_scratch.holds:
+            raise RecipeError(
+                "this from-scratch holds the optimizer's variance of every layer, and sampling lets go of that of "
+                "frozen blocks. Leave one of them out."
+            )
+        if self.sampling is not None and self.optimizer.chooses:
+            raise RecipeError(
+                "this optimizer chooses what it trains by itself, and remembers it where sampling would let go of it. "
+                "Take another optimizer, or leave sampling out."
+            )
         return self
 
     @property

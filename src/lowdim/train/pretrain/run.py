@@ -17,6 +17,7 @@ from lowdim.core.progress import Progress
 from lowdim.models import ranks
 from lowdim.nn.blocks import evaluating
 from lowdim.train.loop import Loop
+from lowdim.train.nm.riders import MaskRider
 from lowdim.train.pretrain.checkpoint import Checkpoints
 from lowdim.train.pretrain.goal import Goal
 from lowdim.train.pretrain.log import Log
@@ -71,6 +72,7 @@ class Run:
             accumulate=recipe.accumulate,
             clip=recipe.clip,
             master=copies,
+            projected={p: f for r in riders if isinstance(r, MaskRider) for p, f in r.projections().items()},
             schedule=lambda step: recipe.factor(step, steps),
             riders=riders,
             size=lambda micro: micro.counted,

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 _ROUNDS = 20
 
 
-def flops_per_token(config: Any, length: int) -> float:
+def flops_per_token(config: Any, length: int, weights: int | None = None) -> float:
     """Return the FLOPs of training on a token: forward, and twice that backward; recomputed activations do not count.
 
     6 N + 12 L T d, as in arXiv 2204.02311, appendix B: N weights of matrices, the head's among them and the embedding's
@@ -21,11 +21,14 @@ def flops_per_token(config: Any, length: int) -> float:
     Args:
         config: of the model.
         length: T, tokens of a sequence.
+        weights: of a model that has others than its config says, since some of its layers are factors.
     """
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     table, head = (part and part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings()))
     matrices = sum(p.numel() for p in model.parameters() if p.dim() > 1 and (p is not table or table is head))
+    if weights is not None:
+        matrices -= sum(p.numel() for p in model.parameters()) - weights
     inner = config.get_text_config(decoder=True)
     return 6.0 * matrices + 12.0 * int(inner.num_hidden_layers) * length * int(inner.hidden_size)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.settings import count, within
@@ -37,6 +37,7 @@ class OWS(Sampling):
         [0.0, 0.2, 0.3]
     """
 
+    measures: ClassVar[bool] = True
     active: int = count(5)
     every: int = count(50)
     m: float = within(13.0, above=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lowdim.core.settings import Settings, count
 
@@ -20,7 +21,12 @@ class Sampling(Settings, ABC):
         every: optimizer steps between two choices.
         keep_state: keep the optimizer's state of blocks that are frozen, for when their turn comes again; without it a
             block begins each turn with no memory, and the state never exceeds that of ``active`` blocks.
+
+    Attributes:
+        measures: whether it looks at data.
     """
+
+    measures: ClassVar[bool] = False
 
     active: int = count(2)
     every: int = count(3)
