@@ -102,7 +102,13 @@ def measure(size: str, method: str, depth: int, samples: int) -> dict[str, Any]:
         model = write(Path(name) / "model", size, depth)
         command = [sys.executable, __file__, "--work", str(model), str(Path(name) / "out"), method, str(samples)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return {"size": size, "method": method, "blocks": depth, "tokens": samples * CONTEXT, **json.loads(done.stdout.splitlines()[-1])}
+        return {
+            "size": size,
+            "method": method,
+            "blocks": depth,
+            "tokens": samples * CONTEXT,
+            **json.loads(done.stdout.splitlines()[-1]),
+        }
 
 
 def main() -> None:
@@ -127,9 +133,10 @@ def main() -> None:
             two, four = (measure(size, method, depth, given.samples) for depth in (BLOCKS, 2 * BLOCKS))
             rows += [two, four]
             each = max(0.0, four["seconds"] - two["seconds"]) / BLOCKS
+            peaks = ", ".join(f"{row['peak'] / 2**20:,.0f}" for row in (two, four))
+            whole = two["seconds"] + each * (DEPTHS[size] - BLOCKS)
             print(
-                f"| {size} | {method} | {two['peak'] / 2**20:,.0f}, {four['peak'] / 2**20:,.0f} | {two['planned'] / 2**20:,.0f} "
-                f"| {each:.1f} | {two['seconds'] + each * (DEPTHS[size] - BLOCKS):,.0f} |",
+                f"| {size} | {method} | {peaks} | {two['planned'] / 2**20:,.0f} | {each:.1f} | {whole:,.0f} |",
                 flush=True,
             )
             if given.json:

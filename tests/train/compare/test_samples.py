@@ -278,7 +278,9 @@ WANTS = [
 @pytest.mark.parametrize(("kind", "name"), WANTS)
 def test_what_needs_groups_takes_those_given_whatever_the_data(kind: str, name: str, tmp_path: Path) -> None:
     asked = recipe(**{kind: name}, data="digits", twins=[], epochs=2)
-    with pytest.raises(RecipeError, match=rf"{kind} '{name}' needs groups, and data 'digits' has no .* argument groups"):
+    with pytest.raises(
+        RecipeError, match=rf"{kind} '{name}' needs groups, and data 'digits' has no .* argument groups"
+    ):
         train(asked, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     for given in ({}, {"groups": {"test": GROUPS["test"]}}):

@@ -1,7 +1,8 @@
 """What a model does with its blocks, learnt from a run of a few tokens before any weight is read.
 
 Walking block by block gives a model's own numbers only if the model hands the hidden states from one block to the next
-as they are and makes nothing else of them, calls each block once and in turn, and keeps no state between calls. `survey` finds out, or refuses.
+as they are and makes nothing else of them, calls each block once and in turn, and keeps no state between calls.
+`survey` finds out, or refuses.
 Parameters without memory get a few numbers, stretched to their shapes: what a model does with its blocks does not
 depend on them.
 """

@@ -84,7 +84,9 @@ def train(
         raise RecipeError("device 'cuda' was asked for, and torch finds no GPU. Choose device: auto or cpu.")
     if recipe.ranks is not None and ranks is None:
         ranks = Ranks.load(recipe.ranks.path)  # refused before the data is read
-    labelled = data is None and bool(classification.find(recipe.data.name).cues) if groups is None else "train" in groups
+    labelled = (
+        data is None and bool(classification.find(recipe.data.name).cues) if groups is None else "train" in groups
+    )
     samples.check_groups(recipe, labelled or ranks is not None)
 
     def known() -> tuple[TrainingRecipe, Dataset, Told]:
