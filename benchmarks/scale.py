@@ -4,6 +4,8 @@ Weights are random, written shard by shard; models of two and of four blocks are
 Each measurement is a process of its own; peak memory is the kernel's figure, beyond that of the imports.
 
     python benchmarks/scale.py --sizes 135m 1b --json benchmarks/results/scale.json
+
+The plan is the one that is printed before the work. Results are written after every row.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from lowdim.pipeline.recover.blocks import Text
 from lowdim.pipeline.recover.pair import open_pair
 from lowdim.pipeline.recover.plan import memory
 from lowdim.pipeline.recover.recipe import Recovery
-from lowdim.prune.api import prune
+from lowdim.prune.api import plan, prune
 from lowdim.prune.recipe import Recipe
 from lowdim.runs.clock import peak_memory
 
@@ -41,7 +43,7 @@ SHAPES = {
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32},
 }
 DEPTHS = {"135m": 30, "1b": 16, "3b": 28, "7b": 32}
-VOCABULARY, SAMPLES, CONTEXT, BLOCKS = 32_000, 16, 512, 2
+VOCABULARY, CONTEXT, BLOCKS = 32_000, 512, 2
 METHODS = ("wanda", "sparsegpt", "refit", "recover")
 
 
@@ -70,35 +72,43 @@ def write(path: Path, size: str, depth: int) -> Path:
     return path
 
 
-def work(model: Path, out: Path, method: str) -> dict[str, Any]:
+def work(model: Path, out: Path, method: str, samples: int) -> dict[str, Any]:
     """Run one method on a model and return its seconds and peak memory; run in a process of its own."""
-    begun, tokens = peak_memory(), torch.randint(1, VOCABULARY, (SAMPLES, CONTEXT))
+    begun, tokens = peak_memory(), torch.randint(1, VOCABULARY, (samples, CONTEXT))
     if method != "recover":
-        recipe = Recipe(sparsity=0.5, method=method, calibration={"samples": SAMPLES}, evaluation={"text": None})
+        sizes = {"samples": samples, "context": CONTEXT}
+        recipe = Recipe(sparsity=0.5, method=method, calibration=sizes, evaluation={"text": None})
+        planned = sum(plan(str(model), recipe).memory.values())
         start = time.perf_counter()
         prune(str(model), recipe, calibration=tokens, out=out, overwrite=True)
-        return {"seconds": time.perf_counter() - start, "peak": peak_memory() - begun}
+        return {"seconds": time.perf_counter() - start, "peak": peak_memory() - begun, "planned": planned}
     settings = Recovery(
         stage="blocks",
         teacher=str(model),
-        calibration={"samples": SAMPLES, "context": CONTEXT, "held": 0.25},
+        calibration={"samples": samples, "context": CONTEXT, "held": 0.25},
         blocks={"passes": 1.0},
         evaluation={"text": None},
     )
-    batches = list(split([calibration(tokens, samples=SAMPLES, context=CONTEXT).whole], settings.batch_tokens))
+    batches = list(split([calibration(tokens, samples=samples, context=CONTEXT).whole], settings.batch_tokens))
     planned = memory(open_pair(model, settings), Text(batches[1:], batches[:1]), len(batches) - 1)["blocks"]
     start = time.perf_counter()
     recover(model, settings, calibration=tokens, out=out)
     return {"seconds": time.perf_counter() - start, "peak": peak_memory() - begun, "planned": planned}
 
 
-def measure(size: str, method: str, depth: int) -> dict[str, Any]:
+def measure(size: str, method: str, depth: int, samples: int) -> dict[str, Any]:
     """Return what one method takes on a model of so many blocks."""
     with tempfile.TemporaryDirectory() as name:
         model = write(Path(name) / "model", size, depth)
-        command = [sys.executable, __file__, "--work", str(model), str(Path(name) / "out"), method]
+        command = [sys.executable, __file__, "--work", str(model), str(Path(name) / "out"), method, str(samples)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return {"size": size, "method": method, "blocks": depth, **json.loads(done.stdout.splitlines()[-1])}
+        return {
+            "size": size,
+            "method": method,
+            "blocks": depth,
+            "tokens": samples * CONTEXT,
+            **json.loads(done.stdout.splitlines()[-1]),
+        }
 
 
 def main() -> None:
@@ -106,29 +116,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=list(SHAPES), default=["135m", "1b"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--samples", type=int, default=16, help=f"of {CONTEXT} tokens")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
         torch.set_num_threads(os.cpu_count() or 1)
-        print(json.dumps(work(Path(given.work[0]), Path(given.work[1]), given.work[2])))
+        model, out, method, samples = given.work
+        print(json.dumps(work(Path(model), Path(out), method, int(samples))))
         return
     rows = []
     print("| shape | method | MB beyond imports, 2 and 4 blocks | planned | s a block | s, all blocks, extrapolated |")
     print("|---|---|---|---|---|---|")
     for size in given.sizes:
         for method in given.methods:
-            two, four = (measure(size, method, depth) for depth in (BLOCKS, 2 * BLOCKS))
+            two, four = (measure(size, method, depth, given.samples) for depth in (BLOCKS, 2 * BLOCKS))
             rows += [two, four]
             each = max(0.0, four["seconds"] - two["seconds"]) / BLOCKS
-            planned = f"{two['planned'] / 2**20:,.0f}" if "planned" in two else "-"
+            peaks = ", ".join(f"{row['peak'] / 2**20:,.0f}" for row in (two, four))
+            whole = two["seconds"] + each * (DEPTHS[size] - BLOCKS)
             print(
-                f"| {size} | {method} | {two['peak'] / 2**20:,.0f}, {four['peak'] / 2**20:,.0f} | {planned} "
-                f"| {each:.1f} | {two['seconds'] + each * (DEPTHS[size] - BLOCKS):,.0f} |",
+                f"| {size} | {method} | {peaks} | {two['planned'] / 2**20:,.0f} | {each:.1f} | {whole:,.0f} |",
                 flush=True,
             )
-    if given.json:
-        given.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+            if given.json:
+                given.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from typer.testing import CliRunner
 
 from lowdim.cli import app
 from lowdim.infer.bench import bandwidth, timing
+from lowdim.infer.bench.run import _windows
+from lowdim.infer.bench.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +102,23 @@ def test_perplexity_is_that_of_the_form(found) -> None:
     assert int8 == pytest.approx(torch_fp32, rel=0.05)
     assert int8 != own_sparse
     assert found[1]["protocol"]["context"] == 32
+
+
+@pytest.mark.parametrize("recorded", ["tokenizer", "none"])
+@pytest.mark.parametrize("asked", [None, "tokenizer", "none"])
+def test_the_start_of_text_is_the_recorded_one_unless_asked(
+    recorded: str, asked: str | None, pruned: Path, text: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "model"
+    shutil.copytree(pruned, home)
+    record = json.loads((home / "lowdim.json").read_text())
+    record["recipe"]["evaluation"]["bos"] = recorded
+    (home / "lowdim.json").write_text(json.dumps(record))
+    made = _windows(Settings(model=str(home), text=str(text), bos=asked))
+    assert made is not None and made.protocol["bos"] == (asked or recorded)
+    (home / "lowdim.json").unlink()
+    made = _windows(Settings(model=str(home), text=str(text), bos=asked))
+    assert made is not None and made.protocol["bos"] == (asked or "tokenizer")
 
 
 def test_every_shape_is_timed_and_one_over_a_range_of_sparsities(found) -> None:

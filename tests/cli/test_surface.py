@@ -48,7 +48,7 @@ SURFACE = {
     "diagnose": """MODEL --text --windows --context --measures --probes --bos --seed --compute --revision
         --trust-remote-code --html --json --quiet -q --debug""",
     "sweep": "--recipe --out --jobs --index --dry-run --quiet -q --debug",
-    "bench": """MODEL --shape --sparsity --dtype --tokens --threads --text --revision --json --quiet -q
+    "bench": """MODEL --shape --sparsity --dtype --tokens --threads --text --bos --revision --json --quiet -q
         --debug --trust-remote-code""",
     "generate": """MODEL PROMPT --max-tokens --temperature --top-k --top-p --repetition-penalty --stop --seed
         --dtype --threads --chat --system --revision --trust-remote-code --quiet -q --debug""",
@@ -135,6 +135,33 @@ def test_version(run) -> None:
 
 def test_no_arguments_show_the_help(run) -> None:
     assert "Commands" in run().output
+
+
+DRY = [name for name, words in SURFACE.items() if "--dry-run" in words.split()]
+IDLE = ("--resume", "--overwrite", "--keep", "--json")
+NEEDED = {"MODEL": "m", "OUT": "o", "TARGET": "t", "--recipe": "r.yaml", "--out": "o"}
+
+
+def parts_of(name: str) -> list[str]:
+    """Return arguments that a command's parser takes, for things that are not there."""
+    words = SURFACE[name].split()
+    placed = [NEEDED[word] for word in words if word in NEEDED and word.isupper()]
+    return [*placed, *(["--recipe", "r.yaml", "--out", "o"] if name == "sweep" else [])]
+
+
+@pytest.mark.parametrize(("name", "flag"), [(n, f) for n in DRY for f in IDLE if f in SURFACE[n].split()])
+def test_a_flag_of_a_run_is_refused_beside_a_plan(name: str, flag: str, run) -> None:
+    done = run(name, *parts_of(name), "--dry-run", flag, *(["f.json"] if flag == "--json" else []))
+    assert done.exit_code == 2
+    assert f"{flag} changes nothing beside --dry-run" in done.output
+
+
+@pytest.mark.parametrize("name", ["rank", "train-sparse"])
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_an_output_that_is_not_asked_for_is_neither_resumed_nor_replaced(name: str, flag: str, run) -> None:
+    done = run(name, *(["digits"] if name == "rank" else []), flag)
+    assert done.exit_code == 2
+    assert f"{flag[2:]} is about an output" in done.output
 
 
 def test_an_unknown_flag_is_a_usage_error_with_a_suggestion(run) -> None:

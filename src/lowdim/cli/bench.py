@@ -45,6 +45,12 @@ def bench(
     text: Annotated[
         str, typer.Option(metavar="builtin|none|FILE", help="Measure perplexity on it too, in every form.")
     ] = "none",
+    bos: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tokenizer|none|window", help="Start-of-text token of that text; as recorded if not given."
+        ),
+    ] = None,
     revision: Revision = None,
     trust_remote_code: Trust = False,
     json_file: Json = None,
@@ -63,6 +69,7 @@ def bench(
         tokens=tokens,
         threads=threads,
         text=None if text == "none" else text,
+        bos=bos,
         revision=revision,
         trust_remote_code=trust_remote_code,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from lowdim.core.errors import RecipeError
@@ -30,6 +31,30 @@ def numbers(name: str, text: str) -> list[float]:
         return [float(part) for part in names(text)]
     except ValueError:
         raise RecipeError(f"{name} takes numbers with commas between them, such as 0.1,0.3; got {text!r}.") from None
+
+
+_OF_A_RUN = {"resume": "--resume", "overwrite": "--overwrite", "keep": "--keep", "json_file": "--json"}
+
+
+def check_idle(given: Mapping[str, object]) -> None:
+    """Refuse what is said of a run, or of its results, where none is made; every command asks.
+
+    Args:
+        given: the arguments of a command.
+
+    Example:
+        >>> check_idle({"dry_run": True, "resume": False, "out": "DIR"})
+        >>> check_idle({"dry_run": True, "resume": True})
+        Traceback (most recent call last):
+        lowdim.core.errors.RecipeError: --resume changes nothing beside --dry-run: a plan is that of the whole run, and
+        nothing is written. Leave one of them out.
+    """
+    for name, flag in _OF_A_RUN.items():
+        if given.get("dry_run") and given.get(name):
+            raise RecipeError(
+                f"{flag} changes nothing beside --dry-run: a plan is that of the whole run, and nothing is written. "
+                "Leave one of them out."
+            )
 
 
 def check_text(name: str, source: str | None) -> None:

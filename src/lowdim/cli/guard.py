@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar, get_type_hints
 
 import typer
 
+from lowdim.cli.checks import check_idle
 from lowdim.cli.screen import say
 from lowdim.core.errors import LowdimError, RecipeError
 
@@ -31,13 +32,14 @@ def guarded(after_interrupt: str = "") -> Callable[[Callable[P, R]], Callable[P,
 
     A mistake in the recipe or the flags exits with 2, Ctrl-C with 130, everything else with 1. Where the
     command's ``debug`` flag is set, the traceback comes before the paragraph. A flag is advised only where the command
-    has it.
+    has it, and one that would change nothing is refused (`lowdim.cli.checks.check_idle`).
     """
 
     def wrap(command: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(command)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
+                check_idle(kwargs)
                 return command(*args, **kwargs)
             except (typer.Exit, typer.Abort):
                 raise

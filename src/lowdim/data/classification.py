@@ -304,21 +304,25 @@ def divide(known: Known, raw: Raw, *, validation: float, limit: int | None, seed
 
 
 def cut(known: Known, raw: Raw, *, validation: float, limit: int | None, seed: int) -> Dataset:
-    """Cut what a reader returned into train, validation and test, and bring it to the form that networks take.
+    """Cut what a reader returned into train, validation and test: the `parts` that `divide` names."""
+    return parts(known, raw, divide(known, raw, validation=validation, limit=limit, seed=seed))
+
+
+def parts(known: Known, raw: Raw, rows: Cut) -> Dataset:
+    """Return the parts of what a reader returned, in the form that networks take.
 
     Numbers are brought to mean 0 and deviation 1, one mean for all pixels of an image and one per column of a table;
     words become ids, the most frequent first. Both are taken from the training examples alone.
     """
-    rows = divide(known, raw, validation=validation, limit=limit, seed=seed)
     if known.kind == "text":
         return _text(known, raw, rows)
-    parts = [_take(raw, part) for part in (rows.train, rows.validation, rows.test or [])]
+    taken = [_take(raw, part) for part in (rows.train, rows.validation, rows.test or [])]
     if raw.test is not None:
         assert isinstance(raw.test, Split)
-        parts[2] = Split(raw.test.x.float(), raw.test.y)
+        taken[2] = Split(raw.test.x.float(), raw.test.y)
     dims = None if known.kind == "image" else 0
-    mean, deviation = parts[0].x.mean(dims), parts[0].x.std(dims).clamp_min(1e-6)
-    first, second, third = (Split((part.x - mean) / deviation, part.y) for part in parts)
+    mean, deviation = taken[0].x.mean(dims), taken[0].x.std(dims).clamp_min(1e-6)
+    first, second, third = (Split((part.x - mean) / deviation, part.y) for part in taken)
     return Dataset(known.name, known.kind, first, second, third, raw.classes, rows=tuple(rows.train))
 
 
@@ -335,12 +339,12 @@ def _take(raw: Raw, rows: list[int]) -> Split:
 
 def _text(known: Known, raw: Raw, rows: Cut) -> Dataset:
     texts = list(raw.x)
-    parts = [
+    taken = [
         Texts([str(texts[row]) for row in part], raw.y[list(part)])
         for part in (rows.train, rows.validation, rows.test or [])
     ]
     if raw.test is not None:
-        parts[2] = Texts([str(text) for text in raw.test.x], raw.test.y)
-    words = topics.vocabulary(parts[0].x)
-    first, second, third = (Split(topics.encode(part.x, words), part.y) for part in parts)
+        taken[2] = Texts([str(text) for text in raw.test.x], raw.test.y)
+    words = topics.vocabulary(taken[0].x)
+    first, second, third = (Split(topics.encode(part.x, words), part.y) for part in taken)
     return Dataset(known.name, known.kind, first, second, third, raw.classes, len(words) + 2, tuple(rows.train))

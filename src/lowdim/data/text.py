@@ -141,9 +141,7 @@ def stream(path: str | Path, separator: str | None = None) -> Iterator[Document]
         return
     try:
         with path.open(encoding="utf-8-sig") as source:
-            first = next((line for line in source if line.strip()), "")
-            source.seek(0)
-            if _is_json(first):
+            if _begins_with_json(path):
                 for number, line in enumerate(source, start=1):
                     if line.strip():
                         yield from _row(path, line, number)
@@ -156,10 +154,19 @@ def stream(path: str | Path, separator: str | None = None) -> Iterator[Document]
 
 
 def has_plain(path: str | Path) -> bool:
-    """Tell whether a file, or any in a directory, is named as text rather than as records."""
+    """Tell whether a file, or any in a directory, is text rather than records, by its name and its first line."""
     path = Path(path).expanduser()
-    files = path.rglob("*") if path.is_dir() else [path]
-    return any(file.suffix.lower() not in _RECORD_SUFFIXES and (file.is_file() or file == path) for file in files)
+    files = _below(path) if path.is_dir() else [path]
+    return any(file.suffix.lower() not in _RECORD_SUFFIXES and not _begins_with_json(file) for file in files)
+
+
+def _begins_with_json(path: Path) -> bool:
+    """Whether the first line of a file that can be read is JSON; what cannot is told when it is read."""
+    try:
+        with path.open(encoding="utf-8-sig") as source:
+            return _is_json(next((line for line in source if line.strip()), ""))
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _row(path: Path, line: str, number: int) -> list[Document]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from lowdim.core.errors import RecipeError
 from lowdim.core.masks import Masks
 from lowdim.core.progress import Progress, Silent
 from lowdim.core.score.base import GRADIENT
@@ -34,7 +35,7 @@ from lowdim.prune.session import Session, needs_data, open_session
 from lowdim.prune.sidecar import write_sidecar
 from lowdim.prune.speed import MeasureSpeed
 from lowdim.runs.clock import Clock
-from lowdim.runs.directory import tidy
+from lowdim.runs.directory import check_idle, tidy
 from lowdim.runs.fingerprint import refuse_differences, versions
 
 TOKENS_PER_BATCH = 2048
@@ -124,6 +125,12 @@ def prune(
     run = _Run(recipe, progress, calibration, tokenizer, speed)
     with ranks.launched():
         if isinstance(model, PreTrainedModel):
+            if resume:
+                raise RecipeError(
+                    "resume is for a model on disk, whose finished blocks are durable; a model in memory begins anew. "
+                    "Leave resume out, or save the model and give its directory."
+                )
+            check_idle(out, resume, overwrite)
             return run.in_memory(model, None if out is None else Path(out), overwrite)
         if out is None:
             raise ValueError(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
-from lowdim.core.errors import CheckpointError
+from lowdim.core.errors import CheckpointError, RecipeError
 from lowdim.core.files import plain_name, read_json
 from lowdim.runs.fingerprint import goes_on
 from lowdim.runs.lock import LOCK, DirectoryLock, OutputError
@@ -244,6 +244,22 @@ class Directory:
             if self.partial.is_dir():
                 kept = f" What is finished stays in {self.partial}: resume from there."
             raise OutputError(f"cannot write {path}{size}: {error.strerror or error}.{kept}") from error
+
+
+def check_idle(out: object, resume: bool, overwrite: bool) -> None:
+    """Refuse to go on with, or to replace, an output that is not asked for.
+
+    Example:
+        >>> check_idle(None, resume=True, overwrite=False)
+        Traceback (most recent call last):
+        lowdim.core.errors.RecipeError: resume is about an output, and without out there is none. Give out, or leave
+        resume out.
+    """
+    asked = [name for name, given in (("resume", resume), ("overwrite", overwrite)) if given]
+    if out is None and asked:
+        raise RecipeError(
+            f"{asked[0]} is about an output, and without out there is none. Give out, or leave {asked[0]} out."
+        )
 
 
 def tidy(out: Path) -> None:

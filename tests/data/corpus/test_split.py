@@ -88,7 +88,10 @@ def test_a_separator_that_cuts_nothing_is_refused(tmp_path: Path) -> None:
     rows.write_text('{"text": "one"}\n{"text": "two"}\n')
     folder.mkdir()
     (folder / "rows.jsonl").write_bytes(rows.read_bytes())
-    for sources in ([str(rows)], [str(folder)], ["builtin"]):
+    named, blank = tmp_path / "rows.txt", tmp_path / "blank.txt"
+    named.write_bytes(rows.read_bytes())
+    blank.write_bytes(b"\n\n" + rows.read_bytes())
+    for sources in ([str(rows)], [str(folder)], ["builtin"], [str(named)], [str(blank), str(folder)]):
         with pytest.raises(DataError, match=r"data\.separator='##' stands between documents of text files"):
             Corpus(sources, 0.5, separator="##").split()
     (folder / "more.txt").write_text("three##four")

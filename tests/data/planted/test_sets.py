@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from lowdim.data import classification
 from lowdim.data.errors import DataError
 from lowdim.data.planted import cues, sets
 from lowdim.data.planted.settings import Planting
-from lowdim.data.planted.told import truths
+from lowdim.data.planted.told import load, truths
 from lowdim.data.planted.truth import draw
 from lowdim.data.raw import Raw, Split, Texts
 
@@ -124,6 +125,17 @@ def test_texts_get_their_words() -> None:
     assert not bool(told.train.conflicting().any())
     other = classification.load("cued-wiki-topics", settings={"unbiased": True})
     assert other.fingerprint() != data.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["coloured-textured-digits", "cued-wiki-topics"])
+def test_data_and_truth_are_of_one_division(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    divide = classification.divide
+    monkeypatch.setattr(classification, "divide", lambda *a, **k: made.append(divide(*a, **k)) or made[-1])
+    data, told = load(name, limit=60, settings={"samples": 100} if "digits" in name else None)
+    assert [list(data.rows)] == [rows.train for rows in made]
+    for part, truth in zip((data.train, data.validation, data.test), told, strict=True):
+        assert torch.equal(part.y, truth.label)
 
 
 def test_settings_are_checked_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

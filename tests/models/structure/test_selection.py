@@ -13,7 +13,8 @@ from torch.nn.utils import prune
 
 from lowdim.core.errors import RecipeError
 from lowdim.models.structure.heads import GUESSED
-from lowdim.models.structure.selection import plain_name, select, weights
+from lowdim.models.structure.selection import inner, plain_name, select, weights
+from lowdim.train.optimizers.base import matrices
 
 
 class Encoder(nn.Module):
@@ -191,3 +192,42 @@ def test_an_embedding_tied_to_the_head_stays_dense() -> None:
             self.head.weight = self.embedding.weight
 
     assert list(select(Tied())) == ["body.weight"]
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_what_optimizers_call_matrices_are_the_weights_between_embeddings_and_head(name: str) -> None:
+    model = ZOO[name]()
+    dense = {w.name: w.dense for w in weights(model)}
+    mine = [w.name for w in inner(model)]
+    assert {n for n, why in dense.items() if not why} <= set(mine)
+    assert not [n for n in mine if dense[n] == "head" or dense[n].startswith("embedding")]
+    flat = [w.parameter for w in inner(model) if w.parameter.dim() == 2]
+    assert [id(p) for p in matrices(model)] == [id(p) for p in flat]
+
+
+class Answering(nn.Module):
+    """Tables of two kinds, a body, and a head that the model tells in one of its ways."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__()
+        self.table, self.bag = nn.Embedding(9, 8), nn.EmbeddingBag(9, 8)
+        name = told if told in ("score", "classifier") else "answer"
+        setattr(self, name, nn.Linear(8, 2))
+        self.body = nn.Linear(8, 8)
+        if told.startswith("get_"):
+            setattr(self, told, lambda: self.answer)
+
+
+@pytest.mark.parametrize("told", ["score", "classifier", "get_classifier", "get_output_embeddings"])
+def test_the_head_is_no_matrix_however_it_is_told(told: str) -> None:
+    net = Answering(told)
+    assert [w.name for w in inner(net)] == ["body.weight"] == list(select(net))
+    assert [id(p) for p in matrices(net)] == [id(net.body.weight)]
+    net.body.requires_grad_(False)
+    assert matrices(net) == []
+
+
+def test_a_guess_takes_no_matrix_from_an_optimizer() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+    assert len(matrices(net)) == 2
+    assert list(select(net)) == ["0.weight"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.models.every_causal_lm import build, recipe
 from tests.models.zoo import ZOO
 from torch import Tensor, nn
 from transformers import LlamaConfig, PreTrainedModel
@@ -15,6 +18,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from lowdim.core.errors import LowdimError
 from lowdim.data.batch import Batch
 from lowdim.models.walk.stream import Stream
+from lowdim.prune.session import open_session
 
 WIDTH = 8
 
@@ -142,6 +146,23 @@ def twice(net: Net, hidden: Tensor) -> Tensor:
     return plainly(net, plainly(net, hidden))
 
 
+def remembering(net: Net, hidden: Tensor) -> Tensor:
+    """Give each block, in a list, what all blocks before it returned."""
+    seen = [hidden]
+    for block in net.layers:
+        hidden = block(hidden, seen=[sum(seen), len(seen)])
+        seen.append(hidden)
+    return hidden
+
+
+def weighing(net: Net, hidden: Tensor) -> Tensor:
+    """Give the head the mean of what all blocks returned."""
+    seen = [hidden]
+    for block in net.layers:
+        seen.append(block(seen[-1]))
+    return torch.stack(seen).mean(0)
+
+
 def stopping(net: Net, hidden: Tensor) -> Tensor:
     return net.layers[0](hidden)
 
@@ -191,6 +212,8 @@ def test_blocks_of_every_kind_give_the_models_own_logits(blocks: list[type[nn.Mo
         (Odd, backwards, "calls block 2 where block 0 was due"),
         (Odd, twice, "calls block 0 more than once"),
         (Odd, stopping, "forward ends before block 1"),
+        (Odd, remembering, "what it gives block 1 beside the hidden states depends on those of earlier blocks"),
+        (Odd, weighing, "its head is given more than what the last block returns"),
         (Remembers, plainly, "gives other numbers when it runs again"),
     ],
 )
@@ -199,6 +222,22 @@ def test_what_cannot_be_walked_is_refused_with_the_reason(block: type[nn.Module]
     with pytest.raises(LowdimError, match=why):
         Stream(net).capture([Batch(ids())])
     assert not any("forward" in vars(m) or m._forward_pre_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize("kind", ["inkling2_text", "xlm", "hrm_text", "zamba2", "inkling_text", "gemma3n_text"])
+def test_memory_and_disk_give_one_verdict(kind: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = build(kind, tmp_path)
+        said = []
+        for make in (lambda: Stream(model).manners, lambda: open_session(str(tmp_path), recipe()).stream.manners):
+            try:
+                made = make()
+                said.append(("", made.padding, made.hands_on))
+            except LowdimError as error:
+                said.append((str(error), False, False))
+    assert said[0] == said[1]
+    assert bool(said[0][0]) == (kind in ("inkling2_text", "xlm", "hrm_text", "zamba2"))
 
 
 def test_blocks_that_share_a_weight_are_refused() -> None:

@@ -38,7 +38,10 @@ def test_what_was_taught_can_be_unlearnt(
     both = facts(*TAUGHT, {"prompt": "m", "target": "n"})
     unlearn = {"unlearn": {"forget": taught, "retain": kept, "bound": 4.5, "lr": 0.01, "steps": 100}}
     composed({"edit": {"edits": both, **TEACH}})
-    found = composed(unlearn, on=tmp_path / "out/model", out="then")
+    said: list[str] = []
+    found = composed(unlearn, on=tmp_path / "out/model", out="then", announce=said.append)
+    assert said[0].startswith("At most about ") and "unlearn at most " in said[0]
+    assert found["stages"]["model"][0]["facts"]["steps"] < 100  # it ended early, as planned
     assert row(found, "forgotten")["orders"]["model"] == 1.0
     assert row(found, "retained")["orders"]["model"] == 1.0
     assert found["stages"]["model"][0]["facts"]["forgotten"] == 1.0

@@ -234,8 +234,6 @@ def test_other_ranks_are_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"objective": {"name": "rest", "upp": 3}}, "Did you mean 'objective.up'"),
         ({"objective": {"name": "rest", "up": -1.0}}, "objective.up must be above 0"),
         ({"sampler": "pair"}, "Did you mean 'pairs'"),
-        ({"objective": "group-dro", "data": "digits"}, "has no labels of them. Give ranks"),
-        ({"sampler": "weighted", "data": "digits"}, "sampler 'weighted' needs groups"),
         ({"objective": "sebra"}, "objective 'sebra' needs ranks"),
         ({"sampler": "ranked"}, "sampler 'ranked' needs ranks"),
         ({"objective": "rest", "sampler": "weighted"}, "Choose sampler: shuffled, or objective.by: loss"),
@@ -267,6 +265,31 @@ def test_ranks_that_are_not_there_or_of_other_data_are_refused_and_leave_nothing
     with pytest.raises(DataError, match="share one rank"):
         train(asks(objective="rest"), data=DATA, ranks=flat, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+WANTS = [
+    (kind, name)
+    for kind, names in (("objective", OBJECTIVES), ("sampler", SAMPLERS))
+    for name in names
+    if "groups" in families.build(kind, name).requires
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), WANTS)
+def test_what_needs_groups_takes_those_given_whatever_the_data(kind: str, name: str, tmp_path: Path) -> None:
+    asked = recipe(**{kind: name}, data="digits", twins=[], epochs=2)
+    with pytest.raises(
+        RecipeError, match=rf"{kind} '{name}' needs groups, and data 'digits' has no .* argument groups"
+    ):
+        train(asked, out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    for given in ({}, {"groups": {"test": GROUPS["test"]}}):
+        with pytest.raises(RecipeError, match="needs groups"):
+            train(asked, data=DATA, **given)  # type: ignore[arg-type]
+    plain = train(recipe(data="digits", twins=[], epochs=2), data=DATA, groups=GROUPS).facts
+    facts = train(asked, data=DATA, groups=GROUPS).facts
+    assert facts["data"]["groups"] == plain["data"]["groups"]
+    assert facts["members"] != plain["members"]
 
 
 def test_groups_of_other_samples_are_refused() -> None:

@@ -16,7 +16,7 @@ from tests.train.test_ranks import start
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
-from lowdim.core.errors import LowdimError
+from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.recipe.families import build
 from lowdim.train.optimizers.apollo import APOLLO
 from lowdim.train.optimizers.galore import GaLore
@@ -154,6 +154,60 @@ def test_the_trainer_takes_it_and_goes_on_to_the_same_bytes(tmp_path: Path) -> N
     whole = trained("whole", 4)
     trained("parts", 2)
     assert torch.equal(whole, trained("parts", 4, True))
+
+
+LAYERWISE = [GaLore(rank=4, layerwise=True), APOLLO(rank=4, layerwise=True), QGaLore(rank=4, layerwise=True)]
+
+
+@pytest.mark.parametrize("rule", LAYERWISE, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("given", [{}, {"max_grad_norm": 0.5}, {"max_grad_norm": 0.0}], ids=["default", "0.5", "none"])
+def test_a_trainer_that_would_clip_what_is_gone_is_refused(rule: Any, given: dict[str, float], tmp_path: Path) -> None:
+    rows = [{"input_ids": (ids := list(range(i, i + 6))), "labels": ids} for i in range(4)]
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=2, per_device_train_batch_size=2, report_to=[], use_cpu=True, disable_tqdm=True,
+        save_strategy="no", **given,  # type: ignore[arg-type]
+    )  # fmt: skip
+    model = llama()
+    before = weights(model)
+    trainer = Trainer(model, arguments, train_dataset=rows, optimizers=(rule.build(model), None))  # type: ignore[arg-type]
+    if given.get("max_grad_norm") == 0:
+        trainer.train()
+        assert trainer.state.global_step == 2
+        return
+    limit = given.get("max_grad_norm", 1.0)
+    with pytest.raises(RecipeError, match=f"max_grad_norm={limit:g} clips gradients .* Say max_grad_norm=0"):
+        trainer.train()
+    if not isinstance(rule, QGaLore):
+        assert torch.equal(weights(model), before)
+
+
+@pytest.mark.filterwarnings("ignore:.*(dataloader|num_workers|log_every|callbacks used|isinstance.treespec)")
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_lightning_that_would_clip_what_is_gone_is_refused(limit: float | None, tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def training_step(self, batch: Tensor, index: int) -> Tensor:
+            return self.net(batch).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return GaLore(rank=2, layerwise=True).build(self.net)
+
+    trainer = lightning.Trainer(
+        default_root_dir=tmp_path, max_steps=2, gradient_clip_val=limit, accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    width = next(p.shape[1] for p in net().parameters() if p.dim() == 2)
+    rows = torch.utils.data.DataLoader(torch.ones(4, width), batch_size=2)
+    if limit is None:
+        trainer.fit(Module(), rows)
+        return
+    with pytest.raises(RecipeError, match=r"gradient_clip_val=0\.5 clips .* Say gradient_clip_val=None"):
+        trainer.fit(Module(), rows)
 
 
 @pytest.fixture(scope="module")

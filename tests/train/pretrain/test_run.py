@@ -18,6 +18,7 @@ from lowdim.core.errors import LowdimError
 from lowdim.runs.fingerprint import ResumeError
 from lowdim.train.pretrain.api import plan, pretrain
 from lowdim.train.pretrain.prepare import prepare
+from lowdim.train.pretrain.run import Run
 
 
 def test_a_stock_directory_comes_out(text: Path, tmp_path: Path) -> None:
@@ -242,25 +243,33 @@ def test_another_text_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # ---------------------------------------------------------------- what diverges
 
 
-def test_what_diverges_ends_at_the_last_good_state(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lowdim.train.pretrain import goal
+AT_TEN: dict[str, torch.Tensor] = {}
 
-    real, calls = goal._cross_entropy, [0]
 
-    def broken(logits: Any, targets: Any) -> Any:
-        calls[0] += 1
-        return real(logits, targets) * (math.nan if calls[0] == 5 else 1.0)
+@pytest.mark.parametrize("killed", [0, 12], ids=["undisturbed", "killed"])
+@pytest.mark.parametrize("save_seconds", [0.0, 1e6])
+def test_what_diverges_ends_at_the_last_tenth_whatever_the_clock_says(
+    save_seconds: float, killed: int, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small.recipe(text, save_seconds=save_seconds, steps=24, evaluation={"every": 100})
+    if killed:
+        small.interrupt(lambda: pretrain(recipe, out=tmp_path / "out"), killed, monkeypatch)
+    check = Run._check
 
-    monkeypatch.setattr(goal, "_cross_entropy", broken)
-    with pytest.warns(
-        UserWarning, match=r"at step 5 the loss is nan and the gradient's norm nan; the model went back to step 4"
-    ):
-        made = small.run(text, tmp_path / "out", save_seconds=0.0, evaluation={"every": 100})
+    def broken(run: Run) -> None:
+        run.loop._norm = math.nan if run.loop.step == 14 else run.loop._norm
+        check(run)
+
+    monkeypatch.setattr(Run, "_check", broken)
+    with pytest.warns(UserWarning, match=r"at step 15 the loss is .* norm nan; the model went back to step 10"):
+        made = pretrain(recipe, out=tmp_path / "out", resume=bool(killed))
     monkeypatch.undo()
-    assert made.diverged == {"step": 5, "norm": "nan", "loss": "nan", "back": 4}
-    assert math.isfinite(made.loss) and made.facts["steps"] == 4
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert all(bool(p.isfinite().all()) for p in model.parameters())
+    assert made.diverged is not None and made.diverged["back"] == made.facts["steps"] == 10
+    assert not (tmp_path / "out.partial").exists()
+    assert not list((tmp_path / "out").glob("*good*"))
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    first = AT_TEN or AT_TEN.update(found) or found
+    assert all(torch.equal(found[name], first[name]) for name in first)
 
 
 def test_what_diverges_at_once_ends_as_it_began(text: Path, tmp_path: Path) -> None:

@@ -41,8 +41,9 @@ def load(
     classification.check_cut(validation, limit)
     made: Planted = classification.read_all(known, settings)
     rows = classification.divide(known, made.raw, validation=validation, limit=limit, seed=seed)
-    data = classification.cut(known, made.raw, validation=validation, limit=limit, seed=seed)
-    return data, Truths(made.train.take(rows.train), made.train.take(rows.validation), made.test)
+    return classification.parts(known, made.raw, rows), Truths(
+        made.train.take(rows.train), made.train.take(rows.validation), made.test
+    )
 
 
 def truths(name: str, **how: Any) -> Truths:

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.result import Contestant, LayerTime, ModelSpeed, Result, baseline
 from lowdim.infer.bench.settings import PREFILL, Settings
 from lowdim.infer.bench.timing import Deadline, rates, threads
+from lowdim.models.disk import manifest
 from lowdim.models.walk.opened import open_model
 
 WINDOWS, CONTEXT = 20, 512
@@ -103,7 +105,19 @@ def _windows(settings: Settings) -> Windows | None:
     tokenizer = opened.tokenizer()
     if tokenizer is None:
         raise BenchError(f"--text needs a tokenizer, and {settings.model} has none beside its weights.")
-    return windows(settings.text, tokenizer, CONTEXT, limit=WINDOWS)
+    assert opened.source is not None
+    bos: Any = settings.bos or _recorded_bos(opened.source.path)
+    return windows(settings.text, tokenizer, CONTEXT, limit=WINDOWS, bos=bos)
+
+
+def _recorded_bos(model: Path) -> str:
+    """Return what the recipe of a model says of the start-of-text token, if there is one."""
+    if not manifest.exists(model):
+        return "tokenizer"
+    record = manifest.read(model)
+    recipe = record.recipe if record.recovery is None else record.recovery["recipe"]
+    said: str = recipe.get("evaluation", {}).get("bos", "tokenizer")
+    return said
 
 
 def _subject(base: models.Base, settings: Settings) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from lowdim.core.errors import RecipeError, suggest
+from lowdim.data.tokens import Bos
 from lowdim.infer.bench.shapes import SHAPES
 
 BITS = {"fp32": 32.0, "bf16": 16.0, "int8": 8.25, "int4": 4.25, "int3": 3.25}  # of a stored weight, scales included
@@ -27,6 +29,8 @@ class Settings:
         tokens: generated per round.
         threads: of every contestant; None takes torch's own number.
         text: measure perplexity on it too: "builtin" or a file; None for not at all.
+        bos: the start-of-text token of that text; None takes what the model's own record says of its evaluation, and
+            else "tokenizer".
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run the Python code that a model brings along.
 
@@ -50,6 +54,7 @@ class Settings:
     tokens: int = 32
     threads: int | None = None
     text: str | None = None
+    bos: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
 
@@ -72,6 +77,10 @@ class Settings:
             raise RecipeError("--shape needs --sparsity: the weights are random, and so are the zeros.")
         if self.shape and self.text:
             raise RecipeError("--text needs a MODEL: random weights have no perplexity worth knowing.")
+        if self.bos is not None and self.bos not in get_args(Bos):
+            raise RecipeError(f"--bos: unknown policy {self.bos!r}. {suggest(self.bos, get_args(Bos))}")
+        if self.bos is not None and self.text is None:
+            raise RecipeError("--bos is of the text that perplexity is measured on. Give --text, or leave --bos out.")
         for flag, value, least in (("--tokens", self.tokens, 2), ("--threads", self.threads, 1)):
             if value is not None and value < least:
                 raise RecipeError(f"{flag} must be at least {least}, got {value}.")

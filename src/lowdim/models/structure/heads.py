@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 HEADS = ("lm_head", "head", "heads", "classifier", "score", "logits", "fc", "output")
+HEAD = "head"
 GUESSED = "head (a guess: the last linear layer; include or exclude says otherwise)"
 
 Found = tuple[str, nn.Module, nn.Parameter]
@@ -34,7 +35,7 @@ def find_head(model: nn.Module, found: Sequence[Found]) -> tuple[nn.Parameter, s
     levels = list(_levels(model))
     said = next((weight for level in levels if (weight := _said(level)) is not None), None)
     if said is not None:
-        return said, "head"
+        return said, HEAD
     linear = [w for w in found if isinstance(w[1], nn.Linear)]
     if len(found) < 2 or not linear:
         return None
@@ -43,7 +44,7 @@ def find_head(model: nn.Module, found: Sequence[Found]) -> tuple[nn.Parameter, s
         inside = {id(m) for m in module.modules()}
         last = next((w for w in reversed(linear) if id(w[1]) in inside), None)
         if last is not None and not _goes_on(last, linear, inside):
-            return last[2], "head"
+            return last[2], HEAD
     return None if id(linear[-1][1]) in listed(model) else (linear[-1][2], GUESSED)
 
 

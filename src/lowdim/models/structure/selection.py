@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lowdim.core.errors import RecipeError
 from lowdim.core.recipe.which import choose, matches
 from lowdim.models.structure import routers
-from lowdim.models.structure.heads import find_head, listed
+from lowdim.models.structure.heads import HEAD, find_head, listed
 from lowdim.models.structure.kinds import RAW, embedded, why_unknown
 
 _PLAIN = (
@@ -111,6 +111,25 @@ def weights(
         why = "; ".join(f"{w.name}: {w.dense}" for w in judged[:5]) or "there is none in the model"
         raise RecipeError(f"no weight is left to be sparse ({why}). Name some with include=[...]")
     return judged
+
+
+def inner(model: nn.Module) -> list[Weight]:
+    """Return the weights, of two or more dimensions, between a network's embeddings and its head, frozen ones too.
+
+    The head is the one of `select`, unless that is a guess; what adapters add to embeddings and head belongs to them.
+
+    Example:
+        >>> net = nn.ModuleDict({"bag": nn.EmbeddingBag(9, 8), "body": nn.Linear(8, 8), "classifier": nn.Linear(8, 2)})
+        >>> [w.name for w in inner(net)]
+        ['body.weight']
+    """
+    every = list(inventory(model))
+    reserved = _reserved(model, [w for w in every if not w.dense])
+    bare = next((module for module in model.modules() if hasattr(module, "get_output_embeddings")), model)
+    said = [getattr(bare, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")]
+    outer = {id(p) for module in said if module is not None for p in module.parameters()}
+    outer |= embedded(model).keys() | {key for key, why in reserved.items() if why == HEAD}
+    return [w for w in every if id(w.parameter) not in outer]
 
 
 def ends(model: nn.Module) -> tuple[str, str]:

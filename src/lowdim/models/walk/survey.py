@@ -1,7 +1,8 @@
 """What a model does with its blocks, learnt from a run of a few tokens before any weight is read.
 
 Walking block by block gives a model's own numbers only if the model hands the hidden states from one block to the next
-as they are, calls each block once and in turn, and keeps no state between calls. `survey` finds out, or refuses.
+as they are and makes nothing else of them, calls each block once and in turn, and keeps no state between calls.
+`survey` finds out, or refuses.
 Parameters without memory get a few numbers, stretched to their shapes: what a model does with its blocks does not
 depend on them.
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
@@ -66,7 +67,8 @@ def survey(model: PreTrainedModel, blocks: nn.ModuleList, device: Any) -> Manner
     ids = torch.arange(3, 3 + TOKENS) % embedding.weight.shape[0]
     with _stretched(model, device), torch.no_grad():
         try:
-            whole, part = (look.run(Batch(x[None]))[0] for x in (ids, ids[2:]))
+            part, whole = (look.run(Batch(x[None]))[0] for x in (ids[2:], ids))
+            look.check_given(Batch(ids[None]), whole)
         except LowdimError:
             raise
         except Exception as error:
@@ -128,6 +130,8 @@ class _Look:
     manners: Manners = field(init=False)
     short: _Short = field(init=False)
     version: int = 0
+    calls: list[Call] = field(default_factory=list)
+    end: Tensor | None = None
 
     def __post_init__(self) -> None:
         makes = [repr(block) for block in self.blocks]
@@ -160,13 +164,36 @@ class _Look:
             self.model(**model_inputs(self.model, batch, self.device))
         if len(state.calls) < len(self.blocks):
             raise LowdimError(_cannot(self.model, f"its forward ends before block {len(state.calls)}"))
+        self.calls = state.calls
         return state.hidden, told[0]
+
+    def check_given(self, batch: Batch, last: Tensor) -> None:
+        """Refuse a model that gives blocks, or the head, what it makes of the hidden states of earlier blocks.
+
+        The arguments of blocks are captured while none does anything, and must be those of the last `run`.
+        """
+        calls, end, idle = self.calls, self.end, list[Call]()
+
+        def stub(index: int, hidden: Tensor, call: Call) -> Tensor:
+            idle.append(call)
+            return last if index == len(self.blocks) - 1 else hidden
+
+        stubs = stubbed(self.blocks, stub, self.manners.returned)
+        with stubs, self._without_head(), self.short, suppress(StopForward):
+            self.model(**model_inputs(self.model, batch, self.device))
+        for index, (call, other) in enumerate(zip(calls, idle, strict=True)):
+            if not all(map(_same, _given(call), _given(other))):
+                why = f"what it gives block {index} beside the hidden states depends on those of earlier blocks"
+                raise LowdimError(_cannot(self.model, why))
+        if not _same(end, self.end):
+            raise LowdimError(_cannot(self.model, "its head is given more than what the last block returns"))
 
     @contextmanager
     def _without_head(self) -> Iterator[None]:
         """Stop before the head, which is large and does not matter here."""
 
         def stop(module: nn.Module, args: Any) -> None:
+            self.end = args[0] if args else None
             raise StopForward
 
         head = self.model.get_output_embeddings()
@@ -242,6 +269,8 @@ class _Short(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is scaled_dot_product_attention:  # whose kernels misread weights that overlap in memory
+            args = tuple(map(_apart, args))
         if func in _CHOICES and args and args[0].dim() and args[0].shape[-1] == TOKENS:
             self.chosen = True
         at = 2 if func in _BIASED else 1
@@ -253,12 +282,25 @@ class _Short(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _apart(value: Any) -> Any:
+    return value.contiguous() if isinstance(value, Tensor) else value
+
+
 def _is_stretched(weight: Any) -> bool:
     return isinstance(weight, Tensor) and weight.dim() > 1 and set(weight.stride()) == {1}
 
 
 def _given(call: Call) -> list[Any]:
     return [*call[0], *call[1].values()]
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Tell whether two arguments hold the same tensors; other things are no numbers."""
+    if isinstance(value, Tensor) and isinstance(other, Tensor):
+        return value.shape == other.shape and torch.equal(value.nan_to_num(), other.nan_to_num())
+    if isinstance(value, tuple | list) and isinstance(other, tuple | list):
+        return len(value) == len(other) and all(map(_same, value, other))
+    return isinstance(value, Tensor) == isinstance(other, Tensor)
 
 
 def _mappings(call: Call) -> list[MutableMapping[Any, Any]]:

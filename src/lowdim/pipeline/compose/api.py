@@ -139,10 +139,12 @@ class _Run:
         for chain in self.chains.values():
             own = [stage.ahead(self.source) for stage in chain.stages]
             whole += sum(own)
-            said = ", ".join(f"{s.word()} {minutes(t)}" for s, t in zip(chain.stages, own, strict=True))
+            timed = zip(chain.stages, own, strict=True)
+            said = ", ".join(f"{s.word()} {'at most ' * s.ends}{minutes(t)}" for s, t in timed)
             lines.append(f"  {chain.name}: {said or 'no stage'}")
         lines.append(f"  measuring {models} models: {minutes(asking)}")
-        return "\n".join([f"About {minutes(whole)} on this machine:", *lines])
+        most = "At most about" if any(s.ends for chain in self.chains.values() for s in chain.stages) else "About"
+        return "\n".join([f"{most} {minutes(whole)} on this machine:", *lines])
 
     def _result(self, directory: Directory, held: frozenset[str], tokenizer: Any) -> dict[str, Any]:
         recipe = self.recipe

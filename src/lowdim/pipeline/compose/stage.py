@@ -55,6 +55,8 @@ class Stage(Settings, ABC):
 
     adds: ClassVar[frozenset[str]] = frozenset()
     breaks: ClassVar[frozenset[str]] = frozenset()
+    ends: ClassVar[bool] = False
+    """Whether it may end long before the time that it is planned for."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

@@ -13,12 +13,13 @@ from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
 from lowdim.core.recipe import families
+from lowdim.data import classification
 from lowdim.data.classification import Dataset
 from lowdim.data.select.ranks import Ranks
 from lowdim.runs import sidecar
 from lowdim.runs.clock import peak_memory
-from lowdim.runs.directory import Directory
-from lowdim.train.compare import TITLES, results
+from lowdim.runs.directory import Directory, check_idle
+from lowdim.train.compare import TITLES, results, samples
 from lowdim.train.compare.member import Member, Role, roles, steps_of
 from lowdim.train.compare.recipe import TrainingRecipe
 from lowdim.train.compare.store import CHECKPOINT, DONE, Store
@@ -67,7 +68,8 @@ def train(
         progress: told of every step.
         data: what to train on instead of what the recipe names, cut already.
         ranks: of its training samples, instead of those that the recipe names.
-        groups: of its "train", "validation" and "test" samples; without them those that the recipe's data has.
+        groups: of its "train", "validation" and "test" samples, which objectives that need groups train with; without
+            them those that the recipe's data has.
 
     Raises:
         RecipeError: the recipe asks for the impossible.
@@ -76,11 +78,16 @@ def train(
         AssetError: the data cannot be fetched.
         OutputError: the output exists or cannot be written.
     """
+    check_idle(out, resume, overwrite)
     progress = progress or Silent()
     if recipe.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError("device 'cuda' was asked for, and torch finds no GPU. Choose device: auto or cpu.")
     if recipe.ranks is not None and ranks is None:
         ranks = Ranks.load(recipe.ranks.path)  # refused before the data is read
+    labelled = (
+        data is None and bool(classification.find(recipe.data.name).cues) if groups is None else "train" in groups
+    )
+    samples.check_groups(recipe, labelled or ranks is not None)
 
     def known() -> tuple[TrainingRecipe, Dataset, Told]:
         found, labels = (data, groups or {}) if data is not None else read(recipe)

@@ -30,8 +30,24 @@ def check(recipe: TrainingRecipe, known: Known) -> None:
             raise RecipeError(
                 f"{kind} {name!r} needs ranks of the samples. Give ranks, a directory that 'lowdim rank' wrote."
             )
-        if "groups" in chosen.requires and recipe.ranks is None and not known.cues:
+
+
+def check_groups(recipe: TrainingRecipe, known: bool) -> None:
+    """Refuse an objective or a sampler that needs groups of the samples where there are none.
+
+    Not a part of `check`: groups may be given beside a recipe.
+
+    Args:
+        recipe: of the run.
+        known: whether there are labels of groups, or ranks, which make some.
+
+    Raises:
+        RecipeError: there are none; it says where they come from.
+    """
+    for kind, chosen in (("objective", recipe.objective), ("sampler", recipe.sampler)):
+        if "groups" in chosen.requires and not known:
             raise RecipeError(
-                f"{kind} {name!r} needs groups, and data {known.name!r} has no labels of them. Give ranks, a directory "
-                "that 'lowdim rank' wrote, or choose data with a known bias, such as coloured-fashion-mnist."
+                f"{kind} {families.name_of(kind, chosen)!r} needs groups, and data {recipe.data.name!r} has no labels "
+                "of them. Give ranks, a directory that 'lowdim rank' wrote, choose data with a known bias, such as "
+                "coloured-fashion-mnist, or in Python give train() the argument groups."
             )

@@ -130,8 +130,7 @@ class Run:
     def evolve(self) -> None:
         """Move the connections of the hidden layers by SET.
 
-        Not with `SparseTraining`: this is between passes, where no optimizer step is, and that would hold a byte for
-        each weight there could be, to know which were ever active.
+        Not with `SparseTraining`, for the reason that `SetMLP` gives.
         """
         layers: list[SparseLayer] = [
             CSRLayer(f"layers.{n}", layer, self.optimizer) for n, layer in enumerate(self.network.sparse)

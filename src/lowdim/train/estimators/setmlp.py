@@ -19,7 +19,9 @@ class SetMLP(Settings):
     After every epoch but the last, each hidden layer's share ``drop`` of the weights nearest to zero, of either sign,
     makes room for as many at random places. Memory and time go with the connections: a million neurons train on a
     laptop. The output layer is dense, where the paper's is sparse. `lowdim.train.SparseMLPClassifier` and
-    ``SparseMLPRegressor`` are built of it.
+    ``SparseMLPRegressor`` are built of it. It moves masks by the method `lowdim.train.SET`, and not inside of
+    `lowdim.train.SparseTraining`, which moves them at the last step of a pass, when ``partial_fit`` cannot know whether
+    another pass will train the new weights.
 
     Paper: "Sparse evolutionary deep learning with over one million artificial neurons on commodity hardware", Neural
     Computing and Applications 2021, arXiv 1901.09181. All-ReLU and importance pruning are of arXiv 2102.01732.

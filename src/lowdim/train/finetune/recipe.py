@@ -127,7 +127,8 @@ class Finetuning(Pretraining):
         checkpointing: compute each block twice rather than keep its activations.
         parallel: has to be "ddp", what ``torchrun`` starts: every process has the whole model.
         evaluation: how it is judged on the rows held out; before the first step too.
-        save_seconds: between two states that a run can be resumed from; 0 saves after every step.
+        save_seconds: between two states that a run can be resumed from, beside those after every tenth of the run, of
+            at least ten steps; 0 saves after every step.
         tensorboard: also write ``OUT.tensorboard/``, with the package ``tensorboard``.
         seed: of the order of the rows, of adapters and dropout.
         device: where it is computed; "auto" takes a GPU if there is one.

@@ -90,8 +90,6 @@ def groups(model: torch.nn.Module, chosen: Sequence[torch.nn.Parameter]) -> list
 
 def matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     """Return the trainable matrices that are no embedding and no head, of a model that may be wrapped."""
-    bare = next((module for module in model.modules() if hasattr(module, "get_output_embeddings")), model)
-    heads = [getattr(bare, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")]
-    tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
-    outer = {id(p) for module in (*heads, *tables) if module is not None for p in module.parameters()}
-    return [p for p in trainable(model) if p.dim() == 2 and id(p) not in outer]
+    from lowdim.models.structure.selection import inner
+
+    return [w.parameter for w in inner(model) if w.parameter.requires_grad and w.parameter.dim() == 2]

@@ -16,6 +16,7 @@ from lowdim.core.errors import LowdimError
 from lowdim.core.random import generator
 from lowdim.nn.int8 import Int8Weight
 from lowdim.train.optimizers.base import loss_of
+from lowdim.train.optimizers.clipping import refuse_clipping
 from lowdim.train.optimizers.eight_bit import refuse_other, restore
 from lowdim.train.optimizers.projector import Held, Projector
 from lowdim.train.ride import optimizer_of
@@ -55,6 +56,7 @@ class Projected(Optimizer):
     Raises:
         LowdimError: a target is not the optimizer's, is no matrix or too small, there is none, the inner optimizer has
             begun, its decay is of an unknown kind, or ranks were to be layerwise.
+        RecipeError: at the first gradient: it is layerwise, and a trainer would clip.
 
     Example:
         >>> from lowdim.train.optimizers.projectors import SVD
@@ -97,6 +99,7 @@ class Projected(Optimizer):
         places = {id(p): place for place, p in enumerate(mine)}
         self._places = {p: places[id(p)] for p in chosen}
         self._fired: set[Tensor] = set()
+        self._looked = False
         if layerwise:
             for index, group in enumerate(self.param_groups):
                 for p in group["params"]:
@@ -110,12 +113,17 @@ class Projected(Optimizer):
         loss = loss_of(closure)
         if not self.layerwise:
             self._update([(i, [p for p in g["params"] if p.grad is not None]) for i, g in enumerate(self.param_groups)])
+        elif not self._looked:
+            refuse_clipping()  # gradients of a GPU come in a thread of their own, which knows no caller
+            self._looked = True
         self._fired.clear()
         return loss
 
     def _hook(self, index: int) -> Callable[[Tensor], None]:
         @torch.no_grad()
         def arrived(p: Tensor) -> None:
+            if not self._looked and not self._fired:
+                refuse_clipping()
             if p in self._fired:
                 raise LowdimError(
                     "a second gradient has come before step(): layerwise updates do not accumulate. Call step() "

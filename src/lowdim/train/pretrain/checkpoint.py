@@ -25,11 +25,15 @@ from lowdim.train.compare.store import CHECKPOINT, Store, read
 from lowdim.train.loop import Loop
 
 _WRAPPED = "module."
-_SHARDS, _LATEST = "shards-", "shards.json"
+_GOOD = "good.safetensors"
+_SHARDS, _LATEST, _GOOD_SHARDS = "shards-", "shards.json", "shards-good.json"
 
 
 class Checkpoints:
     """Saves and restores a loop, and what the run keeps beside it.
+
+    There are two states: the latest, to go on from, and a good one, saved at certain steps whatever the clock says, to
+    go back to.
 
     Args:
         partial: the directory of the run in the making; every process names it.
@@ -40,22 +44,26 @@ class Checkpoints:
     def __init__(self, partial: Path, directory: Directory | None, sharded: bool) -> None:
         self.partial, self._directory, self._sharded = partial, directory, sharded
 
-    def save(self, loop: Loop, beside: Mapping[str, Any]) -> None:
-        """Write a state in the place of the one before; every process calls it."""
+    def save(self, loop: Loop, beside: Mapping[str, Any], good: bool = False) -> None:
+        """Write a state in the place of those before it, a good one in that of both; every process calls it."""
         if self._sharded:
-            self._save_shards(loop, beside)
+            self._save_shards(loop, beside, good)
         elif self._directory is not None:
             state = loop.state_dict()
             state["model"] = {key.removeprefix(_WRAPPED): value for key, value in state["model"].items()}
-            Store(self._directory).put(CHECKPOINT, {"loop": state, "beside": dict(beside)})
+            store = Store(self._directory)
+            store.put(_GOOD if good else CHECKPOINT, {"loop": state, "beside": dict(beside)})
+            if good:
+                store.drop(CHECKPOINT)
 
-    def load(self, loop: Loop) -> dict[str, Any] | None:
-        """Go on from the state that was saved last; return what was kept beside it, or None if there is none."""
+    def load(self, loop: Loop, good: bool = False) -> dict[str, Any] | None:
+        """Go on from the state that was saved last, or back to the good one; return what was kept beside it, if any."""
         if self._sharded:
-            return self._load_shards(loop)
-        if not (self.partial / CHECKPOINT).exists():
+            return self._load_shards(loop, good)
+        name = self._last(_GOOD, CHECKPOINT, good)
+        if name is None:
             return None
-        found = read(self.partial / CHECKPOINT)
+        found = read(self.partial / name)
         state = found["loop"]
         if isinstance(loop.model, DistributedDataParallel):
             state["model"] = {_WRAPPED + key: value for key, value in state["model"].items()}
@@ -63,28 +71,38 @@ class Checkpoints:
         beside: dict[str, Any] = found["beside"]
         return beside
 
+    def _last(self, good: str, latest: str, asked: bool) -> str | None:
+        return next((n for n in ((good,) if asked else (latest, good)) if (self.partial / n).exists()), None)
+
     def drop(self) -> None:
         """Remove the states; on the process that writes."""
         if self._directory is not None:
-            Store(self._directory).drop(CHECKPOINT, _LATEST)
+            Store(self._directory).drop(CHECKPOINT, _GOOD, _LATEST, _GOOD_SHARDS)
             for old in self.partial.glob(f"{_SHARDS}*"):
-                shutil.rmtree(old)
+                if old.is_dir():
+                    shutil.rmtree(old)
 
-    def _save_shards(self, loop: Loop, beside: Mapping[str, Any]) -> None:
+    def _save_shards(self, loop: Loop, beside: Mapping[str, Any], good: bool) -> None:
         place = self.partial / f"{_SHARDS}{loop.step}"
         model, optimizer = get_state_dict(loop.model, loop.optimizer)
         state_dict_saver.save({"model": model, "optimizer": optimizer, "riders": _riding(loop)}, checkpoint_id=place)
         if self._directory is not None:
-            self._directory.write_json(_LATEST, {"place": place.name, "step": loop.step, "beside": dict(beside)})
+            name = _GOOD_SHARDS if good else _LATEST
+            self._directory.write_json(name, {"place": place.name, "step": loop.step, "beside": dict(beside)})
+            if good:
+                Store(self._directory).drop(_LATEST)
+            named = [self.partial / each for each in (_LATEST, _GOOD_SHARDS)]
+            needed = {read_json(each)["place"] for each in named if each.exists()}
             for old in self.partial.glob(f"{_SHARDS}*"):
-                if old.is_dir() and old != place:
+                if old.is_dir() and old.name not in needed:
                     shutil.rmtree(old)
         ranks.barrier()
 
-    def _load_shards(self, loop: Loop) -> dict[str, Any] | None:
-        if not (self.partial / _LATEST).exists():
+    def _load_shards(self, loop: Loop, good: bool) -> dict[str, Any] | None:
+        name = self._last(_GOOD_SHARDS, _LATEST, good)
+        if name is None:
             return None
-        found = read_json(self.partial / _LATEST)
+        found = read_json(self.partial / name)
         model, optimizer = get_state_dict(loop.model, loop.optimizer)
         state: dict[str, Any] = {"model": model, "optimizer": optimizer, "riders": _riding(loop)}
         state_dict_loader.load(state, checkpoint_id=self.partial / found["place"])

@@ -66,7 +66,7 @@ class Result:
 
     @property
     def diverged(self) -> dict[str, Any] | None:
-        """Step, loss and gradient norm where training diverged; the model is that of the last state saved before."""
+        """Step, loss and gradient norm where training diverged; the model is that of the last full tenth of the run."""
         found: dict[str, Any] | None = self.facts["diverged"]
         return found
 
@@ -256,7 +256,7 @@ class Engine:
             return run, None
         except DivergedError as error:
             run = self.begin(prepared)
-            run.restore(checkpoints)
+            run.restore(checkpoints, good=True)
             back = f"went back to step {run.loop.step}"
             advice = "Try a lower optimizer.lr, a longer warm-up or clip"
             warnings.warn(f"{error}; the model {back}. {advice}", stacklevel=4)

@@ -211,7 +211,8 @@ class Pretraining(Document):
         checkpointing: compute each block twice rather than keep its activations; less memory, a third more time.
         parallel: how processes that ``torchrun`` starts share the work: "ddp" copies the model, "fsdp" shards it.
         evaluation: see `Evaluation`.
-        save_seconds: between two states that a run can be resumed from; 0 saves after every step.
+        save_seconds: between two states that a run can be resumed from, beside those after every tenth of the run, of
+            at least ten steps; 0 saves after every step.
         tensorboard: also write ``OUT.tensorboard/``, with the package ``tensorboard``.
         seed: of the weights, the order of the sequences and dropout.
         device: where it is computed; "auto" takes a GPU if there is one.

@@ -26,6 +26,8 @@ from lowdim.train.pretrain.sequences import Batches
 from lowdim.train.ride import Rider
 
 LOOKS = 10
+_APART = 10
+"""Steps between two states to go back to, at least; a state right before training diverges is no good one."""
 
 
 class DivergedError(LowdimError):
@@ -142,8 +144,9 @@ class Run:
                 stage.advance()
                 if step % self.every == 0 and step < self.steps:
                     self._look(log)
-                if self._due(time.monotonic() - saved) and step < self.steps:
-                    checkpoints.save(self.loop, {"curve": self.curve, "seen": self.seen})
+                good = step % max(_APART, self.steps // LOOKS) == 0
+                if step < self.steps and (good or self._due(time.monotonic() - saved)):
+                    checkpoints.save(self.loop, {"curve": self.curve, "seen": self.seen}, good)
                     saved = time.monotonic()
                 begun = time.monotonic()
 
@@ -185,9 +188,9 @@ class Run:
         if not self.curve or self.curve[-1]["step"] != self.loop.step:
             self._look(log)
 
-    def restore(self, checkpoints: Checkpoints) -> bool:
-        """Go back to the state that was saved last; return whether there is one."""
-        beside = checkpoints.load(self.loop)
+    def restore(self, checkpoints: Checkpoints, good: bool = False) -> bool:
+        """Go on from the state that was saved last, or back to the good one; return whether there is one."""
+        beside = checkpoints.load(self.loop, good)
         self.curve, self.seen = ([], 0) if beside is None else (beside["curve"], beside["seen"])
         return beside is not None
 

@@ -24,7 +24,7 @@ from lowdim.models.encoders.encode import ENCODERS, Headed, features
 from lowdim.models.small import nets
 from lowdim.runs import sidecar
 from lowdim.runs.clock import peak_memory
-from lowdim.runs.directory import Directory
+from lowdim.runs.directory import Directory, check_idle
 from lowdim.train.compare.store import Store
 from lowdim.train.selection.base import Ranking, TrainedSelector
 from lowdim.train.selection.shown import shown
@@ -103,6 +103,7 @@ def rank(
         ResumeError: the unfinished run was another.
         OutputError: the output exists or cannot be written.
     """
+    check_idle(out, resume, overwrite)
     _check(net, tune, method)
     progress = progress or Silent()
     begun = time.perf_counter()

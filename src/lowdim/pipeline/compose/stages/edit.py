@@ -57,6 +57,7 @@ class Edit(Stage):
     locality: float | None = share(None)
 
     breaks: ClassVar[frozenset[str]] = frozenset()
+    ends: ClassVar[bool] = True
 
     def facts(self) -> Mapping[str, Sequence[Fact]]:
         """The facts to teach."""

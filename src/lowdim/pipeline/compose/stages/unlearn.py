@@ -62,6 +62,7 @@ class Unlearn(Stage):
     masked: bool = True
 
     breaks: ClassVar[frozenset[str]] = frozenset()
+    ends: ClassVar[bool] = True
 
     def facts(self) -> Mapping[str, Sequence[Fact]]:
         """What is to go and what is to stay.
