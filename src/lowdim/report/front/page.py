@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lowdim.report.draw import words
 from lowdim.report.environment import templates
+from lowdim.report.files import result
 from lowdim.report.front.draw import Mark, staircase
 from lowdim.report.pruning.figures import Picture
 from lowdim.report.pruning.page import pairs
@@ -17,6 +19,15 @@ _AXES: dict[str, tuple[str, Callable[[float], str]]] = {
     "file_bytes": ("size of the files", words.size),
     "seconds_per_token": ("milliseconds per token", lambda seconds: words.tick(1e3 * seconds)),
 }
+
+
+def page(out: Path) -> str:
+    """Return the page of a directory.
+
+    Raises:
+        CheckpointError: its file is damaged, or of another version.
+    """
+    return render(result(out / "front.json", "front"))
 
 
 def render(found: Json) -> str:
