@@ -36,6 +36,7 @@ def render(found: Json) -> str:
     Args:
         found: the contents of ``front.json``.
     """
+    said = found.get("verdicts", {})
     tasks = list(dict.fromkeys(name for row in found["rows"] for name in row["tasks"]))
     return (
         templates()
@@ -47,6 +48,11 @@ def render(found: Json) -> str:
             pictures=[picture for name in _AXES if (picture := _picture(found, name)) is not None],
             tasks=[words.clean(name) for name in tasks],
             rows=[_row(row, tasks, found) for row in found["rows"]],
+            against=words.clean(said.get("against", "")),
+            verdicts=[
+                (words.clean(form), words.clean(verdict["sentence"]))
+                for form, verdict in said.get("forms", {}).items()
+            ],
             tables=[("Perplexity protocol", pairs(found["protocol"])), ("Machine", pairs(found["machine"]))],
         )
     )
