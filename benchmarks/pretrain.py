@@ -7,6 +7,10 @@ that is timed here; the tokens of a run are what fits into the hours. What is fi
     python benchmarks/pretrain_corpus.py ~/corpus
     python benchmarks/pretrain.py --text ~/corpus/corpus.jsonl --home ~/depth --hours 9
     python benchmarks/pretrain.py --home ~/depth --table
+    python benchmarks/pretrain.py --text ~/corpus/corpus.jsonl --home ~/depth --mechanism
+
+The last form diagnoses what was trained, on the text that was held out: how the gradient's norm changes from the first
+block to the last, and what the loss grows by when one block is left out.
 """
 
 from __future__ import annotations
@@ -25,9 +29,11 @@ from waiting import sleep_while_waiting
 import lowdim
 from lowdim.core.errors import RecipeError
 from lowdim.core.machine import machine
+from lowdim.data.corpus.split import Corpus
 from lowdim.train.pretrain.api import plan
 
 WIDTH, MLP, HEADS, VOCABULARY, LENGTH = 64, 172, 4, 4096, 128
+HELD = 0.005  # share of the documents that is held out
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 DECAY = 0.1
 SEEDS, DEPTHS = (0, 1, 2), (12, 24)
@@ -96,7 +102,7 @@ def recipe(job: Job, text: list[str], steps: int, batch: int) -> lowdim.Pretrain
         placement=placement,
         optimizer={**settings.get("optimizer", ADAMW), "lr": job.rate},
         decay=settings.get("decay"),
-        data={"source": text, "vocabulary": VOCABULARY, "validation": 0.005},
+        data={"source": text, "vocabulary": VOCABULARY, "validation": HELD},
         steps=steps,
         length=LENGTH,
         batch=batch,
@@ -221,6 +227,26 @@ def claims(means: dict[tuple[str, int], list[float]]) -> Iterator[str]:
             yield f"- {claim} ({blocks} blocks): {word}, {change:+.4f} ± {error:.4f} nats."
 
 
+def mechanism(given: argparse.Namespace, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Diagnose the first seed of every row at its best rate; return gradients and what one block is worth, in medians."""
+    text = "\n\n".join(document.text for document in Corpus(given.text, HELD).split().validation())
+    held: Path = given.home / "held.txt"
+    held.write_text(text, encoding="utf-8")
+    told = []
+    for row, blocks in dict.fromkeys((each["row"], each["blocks"]) for each in found if each["row"] in ROWS):
+        own = [e for e in found if (e["row"], e["blocks"]) == (row, blocks) and e["seed"] == found[0]["seed"]]
+        best = min((e for e in own if e["diverged"] is None), key=lambda e: float(e["loss"]), default=None)
+        if best is None:
+            continue
+        place = given.home / Job(row, blocks, best["rate"], best["seed"]).name
+        kinds = ["drop", "gradients"]
+        depth = lowdim.diagnose(place, text=held, windows=16, context=LENGTH, measures=kinds).to_dict()["depth"]
+        halves = {half: depth["halves"]["sensitivity"][half] for half in ("shallower", "deeper")}
+        told.append({"row": row, "blocks": blocks, "gradient": depth["last_over_first"]["gradient"], **halves})
+        print(json.dumps(told[-1]), flush=True)
+    return told
+
+
 def main() -> None:
     """Print the plan; train what is left of it; write the results; print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -236,17 +262,23 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--plan", action="store_true", help="stop after the plan")
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
+    parser.add_argument("--mechanism", action="store_true", help="diagnose what is there")
     given = parser.parse_args()
     file: Path = given.home / "results.json"
     if given.table:
         print(table(json.loads(file.read_text())["runs"]))
+        return
+    if given.mechanism:
+        kept = json.loads(file.read_text())
+        file.write_text(json.dumps({**kept, "mechanism": mechanism(given, kept["runs"])}, indent=1) + "\n")
         return
     sleep_while_waiting()
     given.home.mkdir(parents=True, exist_ok=True)
     rows = [row for row in there() if row in given.rows]
     steps, hours = planned(given, rows)
     print(
-        f"{len(rows)} rows; {steps:,} steps of {given.batch} x {LENGTH} tokens a run; about {hours:.1f} h in all", flush=True
+        f"{len(rows)} rows; {steps:,} steps of {given.batch} x {LENGTH} tokens a run; about {hours:.1f} h in all",
+        flush=True,
     )
     if given.plan:
         return

@@ -1,7 +1,7 @@
 """How fast, and in how much memory, text becomes the tokens that a pre-training reads: split, tokenizer, tokens.
 
     python benchmarks/pretrain_corpus.py ~/corpus
-    python benchmarks/pretrain_tokens.py ~/corpus/corpus.jsonl --gigabytes 1 --json benchmarks/results/pretrain_tokens.json
+    python benchmarks/pretrain_tokens.py ~/corpus/corpus.jsonl --json benchmarks/results/pretrain_tokens.json
 
 The documents are those of a corpus over and over with 2% of their words exchanged, so that no two are equal; they, and
 the tokens, are in a directory that is deleted afterwards. Every stage is timed in one child process, whose memory is

@@ -27,7 +27,9 @@ def everywhere(outcomes: list[int]) -> Measured:
 
 
 def test_answers_are_counted_question_by_question() -> None:
-    [(name, found)] = answers(measured({"csqa": [1, 1, 0, 0, 1]}).tasks, measured({"csqa": [1, 0, 1, 0, 0]}).tasks).items()
+    [(name, found)] = answers(
+        measured({"csqa": [1, 1, 0, 0, 1]}).tasks, measured({"csqa": [1, 0, 1, 0, 0]}).tasks
+    ).items()
     assert name == "csqa" and (found.both, found.lost, found.won, found.neither) == (1, 2, 1, 1)
 
 

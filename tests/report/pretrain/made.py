@@ -24,7 +24,9 @@ def facts(steps: int = 300, **changed: Any) -> dict[str, Any]:
         "data": {"hash": "ab" * 16, "train": {"documents": 9, "tokens": 5000}, "dtype": "uint16"},
         "steps": steps,
         "tokens": steps * 100,
-        "curve": [{"step": s, "tokens": s * 100, "loss": 4.0 + 1 / s} for s in range(steps // 3, steps + 1, steps // 3)],
+        "curve": [
+            {"step": s, "tokens": s * 100, "loss": 4.0 + 1 / s} for s in range(steps // 3, steps + 1, steps // 3)
+        ],
         "parameters": {"all": 74_016, "blocks": 41_216},
         "validation": {"loss": 4.0 + 1 / steps, "perplexity": 54.8, "sequences": 196},
         "diverged": None,

@@ -26,7 +26,9 @@ def test_the_page_of_a_sweep(tmp_path: Path) -> None:
     page = build(made.write(tmp_path / "sweep"))
     text = page.read_text()
     assert page == tmp_path / "sweep.html"
-    assert "12 of 12 runs finished. Best: optimizer.lr 0.1, placement pre-ln, with validation.loss 3.905 ± 0.0071." in text
+    assert (
+        "12 of 12 runs finished. Best: optimizer.lr 0.1, placement pre-ln, with validation.loss 3.905 ± 0.0071." in text
+    )
     assert text.count('<tr class="best">') == 1
     assert text.count("<svg") == 3
     assert "Runs that are in no mean" not in text and "Diagnoses" not in text
@@ -138,7 +140,9 @@ def test_evil_names_are_text(tmp_path: Path) -> None:
     assert "<script>" not in text and "&lt;script&gt;" in text
 
 
-@pytest.mark.parametrize(("content", "said"), [({}, "is not what `lowdim sweep` writes"), ({"runs": []}, "schema None")])
+@pytest.mark.parametrize(
+    ("content", "said"), [({}, "is not what `lowdim sweep` writes"), ({"runs": []}, "schema None")]
+)
 def test_what_is_not_of_this_version_is_refused(tmp_path: Path, content: dict[str, object], said: str) -> None:
     (tmp_path / "sweep.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=said):

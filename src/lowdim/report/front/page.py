@@ -50,8 +50,7 @@ def render(found: Json) -> str:
             rows=[_row(row, tasks, found) for row in found["rows"]],
             against=words.clean(said.get("against", "")),
             verdicts=[
-                (words.clean(form), words.clean(verdict["sentence"]))
-                for form, verdict in said.get("forms", {}).items()
+                (words.clean(form), words.clean(verdict["sentence"])) for form, verdict in said.get("forms", {}).items()
             ],
             tables=[("Perplexity protocol", pairs(found["protocol"])), ("Machine", pairs(found["machine"]))],
         )

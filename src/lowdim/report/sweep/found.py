@@ -1,4 +1,4 @@
-"""What the runs of a sweep left: the curves of their losses, their diagnoses, and the number that they are judged by."""
+"""What the runs of a sweep left: the curves of their losses, their diagnoses, the number that they are judged by."""
 
 from __future__ import annotations
 

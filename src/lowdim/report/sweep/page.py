@@ -96,8 +96,8 @@ def sentence(held: Json) -> str:
 def edges(held: Json) -> list[str]:
     """Return what to say of settings whose best learning rate is an end of the grid."""
     return [
-        f"{each.name + ': the' if each.name else 'The'} best learning rate, {words.tick(each.best)}, is the {each.edge} of "
-        "the grid. A better one may lie beyond: widen the grid."
+        f"{each.name + ': the' if each.name else 'The'} best learning rate, {words.tick(each.best)}, is the "
+        f"{each.edge} of the grid. A better one may lie beyond: widen the grid."
         for each in sensitivities(held)
         if each.best is not None and each.edge
     ]

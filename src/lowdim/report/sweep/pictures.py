@@ -12,8 +12,9 @@ from lowdim.report.draw.charts import name_lines
 from lowdim.report.draw.palette import colour, ramp
 from lowdim.report.draw.svg import Tips, draw
 from lowdim.report.draw.tracks import Track, shades, tracks
+from lowdim.report.pretrain.curves import Points
 from lowdim.report.pruning.figures import Picture
-from lowdim.report.sweep.found import Points, best, better, losses, measure, rate_axis, values_of
+from lowdim.report.sweep.found import best, better, losses, measure, rate_axis, values_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -159,5 +160,10 @@ def _line(axes: Axes, tips: Tips, each: Sensitivity, name: str, tone: str) -> No
     if each.best is not None:
         value = next(mean for rate, mean, _ in each.points if rate == each.best)
         axes.scatter(
-            [each.best], [value], s=70, facecolors="none", edgecolors=colour("orange" if each.edge else "blue"), zorder=4
+            [each.best],
+            [value],
+            s=70,
+            facecolors="none",
+            edgecolors=colour("orange" if each.edge else "blue"),
+            zorder=4,
         )
