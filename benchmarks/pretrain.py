@@ -7,6 +7,10 @@ that is timed here; the tokens of a run are what fits into the hours. What is fi
     python benchmarks/pretrain_corpus.py ~/corpus
     python benchmarks/pretrain.py --text ~/corpus/corpus.jsonl --home ~/depth --hours 9
     python benchmarks/pretrain.py --home ~/depth --table
+    python benchmarks/pretrain.py --text ~/corpus/corpus.jsonl --home ~/depth --mechanism
+
+The last form diagnoses what was trained, on the text that was held out: how the gradient's norm changes from the first
+block to the last, and what the loss grows by when one block is left out.
 """
 
 from __future__ import annotations
@@ -25,9 +29,11 @@ from waiting import sleep_while_waiting
 import lowdim
 from lowdim.core.errors import RecipeError
 from lowdim.core.machine import machine
+from lowdim.data.corpus.split import Corpus
 from lowdim.train.pretrain.api import plan
 
-WIDTH, MLP, HEADS, VOCABULARY, LENGTH, BATCH = 64, 172, 4, 4096, 128, 32
+WIDTH, MLP, HEADS, VOCABULARY, LENGTH = 64, 172, 4, 4096, 128
+HELD = 0.005  # share of the documents that is held out
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 DECAY = 0.1
 SEEDS, DEPTHS = (0, 1, 2), (12, 24)
@@ -78,7 +84,7 @@ class Job(NamedTuple):
         return f"{row}-{self.blocks}-{self.rate:g}-{self.seed}"
 
 
-def recipe(job: Job, text: list[str], steps: int) -> lowdim.Pretraining:
+def recipe(job: Job, text: list[str], steps: int, batch: int) -> lowdim.Pretraining:
     """Return the recipe of a run."""
     settings = ROWS[job.row]
     placement = settings.get("placement")
@@ -96,12 +102,12 @@ def recipe(job: Job, text: list[str], steps: int) -> lowdim.Pretraining:
         placement=placement,
         optimizer={**settings.get("optimizer", ADAMW), "lr": job.rate},
         decay=settings.get("decay"),
-        data={"source": text, "vocabulary": VOCABULARY, "validation": 0.005},
+        data={"source": text, "vocabulary": VOCABULARY, "validation": HELD},
         steps=steps,
         length=LENGTH,
-        batch=BATCH,
+        batch=batch,
         schedule={"name": "cosine", "warmup": 0.1},
-        evaluation={"every": max(1, steps // 2)},
+        evaluation={"every": steps},
         seed=job.seed,
     )
 
@@ -111,7 +117,7 @@ def there() -> list[str]:
     found = []
     for row in ROWS:
         try:
-            recipe(Job(row, 12, 1e-3, 0), ["builtin"], 1000)
+            recipe(Job(row, 12, 1e-3, 0), ["builtin"], 1000, 1)
         except RecipeError as error:
             print(f"{row}: left out, {error}")
             continue
@@ -119,12 +125,12 @@ def there() -> list[str]:
     return found
 
 
-def result(job: Job, home: Path, text: list[str], steps: int) -> dict[str, Any]:
+def result(job: Job, given: argparse.Namespace, steps: int) -> dict[str, Any]:
     """Train, or find what was trained; return what is kept of it."""
-    kept, begun = home / f"{job.name}.json", time.perf_counter()
+    kept, begun = given.home / f"{job.name}.json", time.perf_counter()
     if kept.exists():
         return dict(json.loads(kept.read_text()))
-    made = lowdim.pretrain(recipe(job, text, steps), out=home / job.name, resume=True)
+    made = lowdim.pretrain(recipe(job, given.text, steps, given.batch), out=given.home / job.name, resume=True)
     found = {
         **job._asdict(),
         "loss": made.loss,
@@ -136,34 +142,36 @@ def result(job: Job, home: Path, text: list[str], steps: int) -> dict[str, Any]:
     return found
 
 
-def trained(home: Path, given: argparse.Namespace, rows: list[str], steps: int) -> Iterator[dict[str, Any]]:
-    """Train everything, row by row; yield each result."""
+def trained(given: argparse.Namespace, rows: list[str], steps: int) -> Iterator[dict[str, Any]]:
+    """Train everything; yield each result. First the grids, then the other seeds, so that any part can be compared."""
+    best: dict[str, float] = {}
     for row in rows:
-        tuning = [result(Job(row, DEPTHS[0], rate, SEEDS[0]), home, given.text, steps) for rate in given.rates]
+        tuning = [result(Job(row, DEPTHS[0], rate, given.seeds[0]), given, steps) for rate in given.rates]
         yield from tuning
         stable = [each for each in tuning if each["diverged"] is None] or tuning
-        best = min(stable, key=lambda each: float(each["loss"]))["rate"]
-        others = [Job(row, DEPTHS[0], best, seed) for seed in given.seeds[1:]]
-        deep = [Job(row, DEPTHS[1], best, seed) for seed in given.seeds] if row in CORE else []
-        for job in (*others, *deep):
-            yield result(job, home, given.text, steps)
-        if row in TUNED and given.chats:
-            for seed in given.seeds:
-                yield answered(Job(row, DEPTHS[0], best, seed), home, given.chats)
+        best[row] = min(stable, key=lambda each: float(each["loss"]))["rate"]
+    deep = [row for row in rows if row in given.deep]
+    for place, seed in enumerate(given.seeds):
+        shallow = [Job(row, DEPTHS[0], best[row], seed) for row in rows if place]
+        for job in (*shallow, *(Job(row, DEPTHS[1], best[row], seed) for row in deep)):
+            yield result(job, given, steps)
+    for row in (row for row in rows if row in TUNED and given.chats):
+        for seed in given.seeds:
+            yield answered(Job(row, DEPTHS[0], best[row], seed), given)
 
 
-def answered(job: Job, home: Path, chats: list[str]) -> dict[str, Any]:
+def answered(job: Job, given: argparse.Namespace) -> dict[str, Any]:
     """Fine-tune a checkpoint on questions and answers, each with the same budget; return the loss of the answers."""
     tuned = lowdim.Pretraining(
-        model=str(home / job.name),
-        data={"kind": "sft", "source": chats, "template": "plain", "validation": 0.1},
+        model=str(given.home / job.name),
+        data={"kind": "sft", "source": given.chats, "template": "plain", "validation": 0.1},
         optimizer={"name": "adamw", "lr": 5e-4},
         steps=200,
         length=LENGTH,
-        batch=BATCH,
+        batch=given.batch,
         seed=job.seed,
     )
-    made = lowdim.pretrain(tuned, out=home / f"{job.name}-answers", resume=True)
+    made = lowdim.pretrain(tuned, out=given.home / f"{job.name}-answers", resume=True)
     return {**job._asdict(), "row": f"{job.row}, fine-tuned", "loss": made.loss, "diverged": made.diverged}
 
 
@@ -219,6 +227,26 @@ def claims(means: dict[tuple[str, int], list[float]]) -> Iterator[str]:
             yield f"- {claim} ({blocks} blocks): {word}, {change:+.4f} ± {error:.4f} nats."
 
 
+def mechanism(given: argparse.Namespace, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Diagnose the first seed of every row at its best rate; return gradients and what one block is worth, in medians."""
+    text = "\n\n".join(document.text for document in Corpus(given.text, HELD).split().validation())
+    held: Path = given.home / "held.txt"
+    held.write_text(text, encoding="utf-8")
+    told = []
+    for row, blocks in dict.fromkeys((each["row"], each["blocks"]) for each in found if each["row"] in ROWS):
+        own = [e for e in found if (e["row"], e["blocks"]) == (row, blocks) and e["seed"] == found[0]["seed"]]
+        best = min((e for e in own if e["diverged"] is None), key=lambda e: float(e["loss"]), default=None)
+        if best is None:
+            continue
+        place = given.home / Job(row, blocks, best["rate"], best["seed"]).name
+        kinds = ["drop", "gradients"]
+        depth = lowdim.diagnose(place, text=held, windows=16, context=LENGTH, measures=kinds).to_dict()["depth"]
+        halves = {half: depth["halves"]["sensitivity"][half] for half in ("shallower", "deeper")}
+        told.append({"row": row, "blocks": blocks, "gradient": depth["last_over_first"]["gradient"], **halves})
+        print(json.dumps(told[-1]), flush=True)
+    return told
+
+
 def main() -> None:
     """Print the plan; train what is left of it; write the results; print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -227,27 +255,35 @@ def main() -> None:
     parser.add_argument("--home", type=Path, required=True, help="where runs and results are kept")
     parser.add_argument("--hours", type=float, default=9.0, help="of all runs together")
     parser.add_argument("--steps", type=int, help="of every run, in the place of what fits into the hours")
-    parser.add_argument("--rows", nargs="+", default=list(ROWS))
+    parser.add_argument("--batch", type=int, default=32, help="sequences of a step")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
+    parser.add_argument("--deep", nargs="*", default=CORE, choices=list(ROWS), metavar="ROW", help="at 24 blocks too")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--plan", action="store_true", help="stop after the plan")
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
+    parser.add_argument("--mechanism", action="store_true", help="diagnose what is there")
     given = parser.parse_args()
     file: Path = given.home / "results.json"
     if given.table:
         print(table(json.loads(file.read_text())["runs"]))
+        return
+    if given.mechanism:
+        kept = json.loads(file.read_text())
+        file.write_text(json.dumps({**kept, "mechanism": mechanism(given, kept["runs"])}, indent=1) + "\n")
         return
     sleep_while_waiting()
     given.home.mkdir(parents=True, exist_ok=True)
     rows = [row for row in there() if row in given.rows]
     steps, hours = planned(given, rows)
     print(
-        f"{len(rows)} rows; {steps:,} steps of {BATCH} x {LENGTH} tokens a run; about {hours:.1f} h in all", flush=True
+        f"{len(rows)} rows; {steps:,} steps of {given.batch} x {LENGTH} tokens a run; about {hours:.1f} h in all",
+        flush=True,
     )
     if given.plan:
         return
     found: list[dict[str, Any]] = []
-    for each in trained(given.home, given, rows, steps):
+    for each in trained(given, rows, steps):
         found.append(each)
         print(json.dumps(each), flush=True)
         file.write_text(json.dumps({"machine": machine(), "steps": steps, "runs": found}, indent=1) + "\n")
@@ -261,12 +297,12 @@ def planned(given: argparse.Namespace, rows: list[str]) -> tuple[int, float]:
         earlier = json.loads(kept.read_text())
         return earlier["steps"], earlier["hours"]
     trial = 100
-    shallow, deep = (plan(recipe(Job("Pre-LN", blocks, 1e-3, 0), given.text, trial)) for blocks in DEPTHS)
+    shallow, deep = (plan(recipe(Job("Pre-LN", blocks, 1e-3, 0), given.text, trial, given.batch)) for blocks in DEPTHS)
     each = [(one.seconds or 0.0) / trial for one in (shallow, deep)]
-    core = [row for row in rows if row in CORE]
+    core = [row for row in rows if row in given.deep]
     runs = len(rows) * (len(given.rates) + len(given.seeds) - 1), len(core) * len(given.seeds)
     seconds = sum(count * time_ for count, time_ in zip(runs, each, strict=True)) * 1.1  # evaluations
-    most = shallow.sequences // BATCH  # one pass
+    most = shallow.sequences // given.batch  # one pass
     steps = given.steps or max(10, min(most, int(3600 * given.hours / seconds)))
     hours = steps * seconds / 3600
     print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,10 +41,26 @@ def test_both_orders_are_run_shown_and_written(run: Run, model: Path, text: Path
     assert "order sensitivity" in (tmp_path / "out.html").read_text().lower()
 
 
-def test_a_dry_run_says_the_orders_and_writes_nothing(run: Run, recipe: Path, tmp_path: Path) -> None:
-    done = run("compose", "no-such-model", tmp_path / "out", "--recipe", recipe, "--dry-run")
+def test_a_dry_run_says_the_orders_and_the_time_of_every_stage_and_writes_nothing(
+    run: Run, model: Path, text: Path, recipe: Path, tmp_path: Path
+) -> None:
+    size = ["--windows", "2", "--set", "evaluation.context=32", "--text", text]
+    done = run("compose", model, tmp_path / "out", "--recipe", recipe, *size, "--dry-run")
     assert done.exit_code == 0, done.output
-    assert done.output == "model: prune → edit\nreversed: edit → prune\n"
+    said = done.output.splitlines()
+    assert said[:2] == ["model: prune → edit", "reversed: edit → prune"]
+    assert re.fullmatch(r"About [\d.]+ (min|h) on this machine:", said[2])
+    assert re.fullmatch(r"  model: prune [\d.]+ (min|h), edit [\d.]+ (min|h)", said[3])
+    assert re.fullmatch(r"  reversed: edit [\d.]+ (min|h), prune [\d.]+ (min|h)", said[4])
+    assert re.fullmatch(r"  measuring 5 models: [\d.]+ (min|h)", said[5])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_refuses_what_the_run_would(run: Run, model: Path, recipe: Path, tmp_path: Path) -> None:
+    done = run("compose", "no-such-model", tmp_path / "out", "--recipe", recipe, "--text", "none", "--dry-run")
+    assert done.exit_code in (1, 2) and "no-such-model" in done.output
+    done = run("compose", model, tmp_path / "out", "--stages", "prune,factorise", "--text", "none", "--dry-run")
+    assert done.exit_code in (1, 2) and "factorise after pruning" in done.output
     assert not list(tmp_path.iterdir())
 
 

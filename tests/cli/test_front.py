@@ -34,7 +34,24 @@ def test_one_table_one_json_one_page_one_sentence(run, model: Path, brief: list[
     assert rows["source"]["perplexity"] is None and "GGUF" in rows["source"]["note"]
     page = (tmp_path / "out.html").read_text()
     assert "<svg" in page and "dense-int8" in page
+    assert found["verdicts"] == {} and "hard tasks" not in page + done.output
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_hard_tasks_bring_the_verdict_on_every_form(run, model: Path, brief: list[str], tmp_path: Path) -> None:
+    forms = ["--forms", "dense-bf16,dense-int8,sparse-50-int8,llama.cpp-Q2_K"]
+    done = run("front", model, "--out", tmp_path / "out", *forms, "--tasks", "csqa,piqa", "--limit", "6", *brief)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out" / "front.json").read_text())
+    said = found["verdicts"]
+    assert said["against"] == "dense-bf16" and list(said["forms"]) == ["dense-int8", "sparse-50-int8"]
+    page = (tmp_path / "out.html").read_text()
+    for form, verdict in said["forms"].items():
+        assert verdict["sentence"].startswith("No claim: 7 of the 8 hard tasks were not measured")
+        assert list(verdict["tasks"]) == ["csqa"] and verdict["tasks"]["csqa"]["questions"] == 6
+        assert f"- {form}: {verdict['sentence']}" in done.output
+        assert verdict["sentence"] in page
+    assert all("outcomes" not in row for row in found["rows"])
 
 
 def test_bytes_per_token_are_those_of_the_matrices_and_one_row(

@@ -23,6 +23,9 @@ def test_from_a_recipe_to_a_model_that_generates(run, recipe: Path, tmp_path: Pa
     for said in ("weights are trained", "5 steps of 6 x 16 tokens", "perplexity", "GFLOP/s", f"Output: {out}"):
         assert said in done.output
     assert json.loads((out / "pretraining.json").read_text())["recipe"]["steps"] == 5
+    assert f"Report: {tmp_path / 'out.html'}" in done.output
+    page = (tmp_path / "out.html").read_text()
+    assert page.count("<svg") == 4 and "5 steps on" in page and "Peak memory" in page
     assert run("generate", out, "the cat", "--max-tokens", "3", "--quiet").exit_code == 0
     again = run("pretrain", "--recipe", recipe, "--out", out, "--set", "steps=5", "--resume")
     assert again.exit_code == 0 and "perplexity" in again.output
@@ -59,3 +62,4 @@ def test_what_diverges_fails_and_leaves_the_last_good_model(run, recipe: Path, t
         done = run("pretrain", "--recipe", recipe, "--out", tmp_path / "out", "--quiet", *settings)
     assert done.exit_code == 1 and "training diverged at step" in done.output
     assert (tmp_path / "out" / "model.safetensors").exists()
+    assert "Training diverged at step" in (tmp_path / "out.html").read_text()

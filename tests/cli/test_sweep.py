@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import typer
+from tests.train.pretrain import small
 
 from lowdim.cli import app
 from lowdim.cli.sweep import described
+from lowdim.pipeline.sweep.api import Sweep
 from lowdim.pipeline.sweep.recipe import SweepRecipe
+from lowdim.report.build import build
 
 PROGRAM: Any = typer.main.get_command(app)
 
@@ -75,11 +78,46 @@ def test_runs_in_processes_of_their_own_and_what_fails(run, model: Path, text: P
     runs = json.loads((tmp_path / "out" / "sweep.json").read_text())["runs"]
     assert [each["state"] for each in runs] == ["finished", "failed"]
     assert "none" in runs[1]["error"]
+    assert f"Report: {tmp_path / 'out.html'}" in done.stdout
+    assert "1 of 2 runs finished." in (tmp_path / "out.html").read_text()
     (result,) = (tmp_path / "out").glob("*/result.json")
     assert json.loads(result.read_text())["perplexity"]["value"] > 1
     again = run("sweep", "--recipe", recipe, "--out", tmp_path / "out", "--index", "0")
     assert again.exit_code == 0
     assert "1 run of lowdim evaluate, 1 finished, 0 to run" in again.stderr
+
+
+def test_the_page_of_a_sweep_of_pretrainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs made in this process, where their commands would have: one finishes, one diverges, one was killed."""
+    monkeypatch.setenv("LOWDIM_CACHE", str(tmp_path / "cache"))
+    source = small.write(tmp_path / "text.jsonl")
+    recipe = SweepRecipe(
+        command="pretrain",
+        arguments=f"--set data.source={source}",
+        grid={"optimizer.lr": [1e-3, 1e-2, 1e30]},
+        report="validation.loss",
+    )
+    made = Sweep(recipe, described(PROGRAM, "pretrain"), tmp_path / "sweep")
+    low, middle, high = made.places
+    for place in made.places:
+        place.directory.mkdir(parents=True)
+        place.begin()
+    small.run(source, low.out, optimizer={"lr": 1e-3}, evaluation={"every": 2})
+    low.end(0, 2.0)
+    small.interrupt(lambda: small.run(source, middle.out, evaluation={"every": 2}), 5, monkeypatch)
+    with pytest.warns(UserWarning, match="training diverged"):
+        small.run(source, high.out, optimizer={"lr": 1e30}, precision="pure-bfloat16", clip=None)
+    high.log.write_text("Error: training diverged at step 3 (loss nan, gradient norm nan)")
+    high.end(1, 1.0)
+    made.write()
+    page = build(tmp_path / "sweep").read_text()
+    assert "1 of 3 runs finished. Best: optimizer.lr 0.001, with validation.loss" in page
+    assert "The best learning rate, 0.001, is the lowest of the grid." in page
+    assert "optimizer.lr 0.01: not finished: it is under way, or was killed" in page
+    assert "optimizer.lr 1e+30: diverged. training diverged at step 3" in page
+    for lines in ("0.001, step 6:", "0.01, step 4:", "1e+30, step 2:"):  # validated and trained, trained, trained
+        assert lines in page, lines
+    assert page.count("<svg") == 3
 
 
 @pytest.mark.parametrize(

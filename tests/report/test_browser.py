@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.report.diagnose.test_page import made
+from tests.report.pretrain import made as pretrained
+from tests.report.sweep import made as swept
 
 from lowdim.report.build import build
 from lowdim.report.diagnose.page import write as write_diagnosis
@@ -75,6 +77,15 @@ def test_a_diagnosis_opens(browse, tmp_path):
     document = browse(write_diagnosis([made(blocks=3)], tmp_path / "page.html"), "--dump-dom").stdout
     assert document.count("<svg") == 8
     assert "block 0, n = 1:" in document
+
+
+@pytest.mark.parametrize("write", [pretrained.write, swept.write])
+@pytest.mark.parametrize(("width", "options"), [(1280, ()), (500, ()), (1280, ("--force-dark-mode",))])
+def test_pages_of_training_open_and_nothing_runs_off(picture, tmp_path, write, width, options):
+    image = picture(build(write(tmp_path / "run")), width, 2600, *options)
+    assert len(colours(image)) > 100
+    assert (image.mean() > 200) == (not options)
+    assert (image[:, -8:] == image[0, -1]).all()
 
 
 def test_evil_names_run_nothing(browse, write, manifest, run):

@@ -45,7 +45,7 @@ def compose(
     keep: Annotated[bool, typer.Option("--keep", help="Leave in OUT what each stage made.")] = False,
     resume: Resume = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the recipe, the facts and the order, and stop.")
+        bool, typer.Option("--dry-run", help="Check all, time the model, print the plan and stop.")
     ] = False,
     json_file: Json = None,
     quiet: Quiet = False,
@@ -75,10 +75,12 @@ def compose(
     check_folder("--json", json_file)
     for stage in checked.stages:
         stage.facts()
+    from lowdim.pipeline.compose import api
+
     if dry_run:
         show("\n".join(f"{name}: {order_of(chain) or 'no stage'}" for name, chain in checked.chains().items()))
+        show(api.plan(model, checked, out=out, progress=terminal(quiet)))
         return
-    from lowdim.pipeline.compose import api
     from lowdim.report.build import build
 
     announce = (lambda _: None) if quiet else say

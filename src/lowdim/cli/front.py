@@ -88,6 +88,10 @@ def _print(found: Mapping[str, Any]) -> None:
     for note, noted in notes.items():
         show(f"- {', '.join(noted)}: {note}.")
     show(found["sentence"])
+    if said := found.get("verdicts"):
+        show(f"On the hard tasks, against {said['against']}:")
+        for form, verdict in said["forms"].items():
+            show(f"- {form}: {verdict['sentence']}")
 
 
 def _cells(row: Mapping[str, Any], tasks: list[str], kept: bool) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ from lowdim.cli.checks import check_text
 from lowdim.cli.guard import FAILURE, guarded
 from lowdim.cli.options import Debug, Overwrite, Quiet, RecipeFile, Resume, Trust
 from lowdim.cli.progress import terminal
-from lowdim.cli.screen import say, show, table
+from lowdim.cli.screen import is_first, say, show, table
 from lowdim.core.errors import RecipeError
 
 
@@ -32,8 +32,8 @@ def pretrain(
 ) -> None:
     """Train a causal language model on text, and write a directory that stock Transformers loads.
 
-    --set overrides the fields of --recipe. A line for every step goes to DIR.log.jsonl. Under torchrun the processes
-    share every step.
+    --set overrides the fields of --recipe. A line for every step goes to DIR.log.jsonl, and DIR.html shows the curves.
+    Under torchrun the processes share every step.
     """
     from lowdim.train.pretrain.recipe import Pretraining
 
@@ -60,6 +60,10 @@ def pretrain(
     )
     _print(result.facts, result.run)
     show(f"Output: {out}")
+    if is_first():
+        from lowdim.report.build import build
+
+        show(f"Report: {build(out)}")
     if (wrong := result.diverged) is not None:
         say(
             f"Error: training diverged at step {wrong['step']} (loss {wrong['loss']}, gradient norm {wrong['norm']}); "

@@ -15,7 +15,8 @@ PLACES = 2
 
 def finish(out: Path) -> None:
     """Print the table of a finished run, write its report and print where it is."""
-    from lowdim.report.build import beside, build
+    from lowdim.report.build import build
+    from lowdim.report.files import beside
 
     manifest, run = read(out / "lowdim.json"), read(beside(out, ".run.json"))
     rows = headline(manifest, run)

@@ -45,7 +45,7 @@ def sweep(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Run a command over a grid of its flags and settings, and put what the runs report into one table.
+    """Run a command over a grid of its flags and settings, and put what the runs report on one page and into a table.
 
     What is finished is not run again. A run that fails stops no other; the exit code is then 1.
     """
@@ -61,6 +61,9 @@ def sweep(
     finished = made.run(jobs, index, (lambda _: None) if quiet else say)
     _print(made.sheet(), out)
     _tell_absent(made)
+    from lowdim.report.build import build
+
+    show(f"Report: {build(out)}")
     if not finished:
         raise typer.Exit(1)
 

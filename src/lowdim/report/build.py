@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from lowdim.core.errors import CheckpointError, LowdimError
-from lowdim.core.files import read_json
 from lowdim.models.disk import manifest
+from lowdim.report.files import beside, sidecar
 from lowdim.report.pruning.page import render
-from lowdim.report.training import page as training
 
 BENCH_SCHEMA = 1
-RANKS = "ranks.json"
-PAGES = {"front.json": "front", "compose.json": "compose", "stress.json": "stress"}
-"""Rooms whose page shows all that one file holds, by the file."""
+PAGES = {
+    "training.json": "training",
+    "ranks.json": "ranking",
+    "front.json": "front",
+    "compose.json": "compose",
+    "stress.json": "stress",
+    "sweep.json": "sweep",
+    "pretraining.json": "pretrain",
+}
+"""Rooms by the file that says what a directory holds; each has ``page.py``, whose ``page(out)`` returns the text."""
 
 
 def build(out: Path, html: Path | None = None) -> Path:
@@ -26,8 +31,8 @@ def build(out: Path, html: Path | None = None) -> Path:
     page that exists is complete. The same inputs give the same bytes.
 
     Args:
-        out: the directory with ``lowdim.json``; with ``training.json`` where a run of sparse training left it; or with
-            what ``lowdim rank``, ``front``, ``compose`` or ``stress`` wrote.
+        out: the directory with ``lowdim.json``; or what ``lowdim pretrain``, ``sweep``, ``train-sparse``, ``rank``,
+            ``front``, ``compose`` or ``stress`` wrote.
             ``OUT.run.json`` beside it, if there, has the timings, and ``OUT.bench.json`` what ``lowdim bench OUT
             --json OUT.bench.json`` measured.
         html: where to write; ``OUT.html`` by default.
@@ -38,54 +43,23 @@ def build(out: Path, html: Path | None = None) -> Path:
     """
     out = Path(os.path.abspath(out))
     html = beside(out, ".html") if html is None else Path(html)
-    if (out / training.FILE).exists():
-        write_page(html, training.render(training.read(out), _sidecar(beside(out, ".run.json"), "")[0], out.name))
-        return html
-    if (out / RANKS).exists():
-        from lowdim.report.ranking import page as ranking  # torch
-
-        write_page(html, ranking.render(*ranking.read(out), _sidecar(beside(out, ".run.json"), "")[0], out.name))
-        return html
     for name, room in PAGES.items():
         if (out / name).exists():
-            held = read_json(out / name)
-            if "sentence" not in held:
-                raise CheckpointError(f"{out / name} is not what `lowdim {room}` writes, or it is of another version")
-            write_page(html, import_module(f"lowdim.report.{room}.page").render(held))
+            write_page(html, import_module(f"lowdim.report.{room}.page").page(out))
             return html
     if not manifest.exists(out):
         raise CheckpointError(
-            f"out must be a finished run: {out} holds no {manifest.FILE}. Give what `lowdim prune`, `train-sparse`, "
-            "`rank`, `front`, `compose` or `stress` wrote."
+            f"out must be a finished run: {out} holds no {manifest.FILE}. Give what `lowdim prune`, `pretrain`, "
+            "`sweep`, `train-sparse`, `rank`, `front`, `compose` or `stress` wrote."
         )
     facts = manifest.read(out).to_dict()
-    run, problem = _sidecar(beside(out, ".run.json"), "times, sizes and speeds are missing")
-    bench, other = _sidecar(beside(out, ".bench.json"), "what lowdim bench measured is missing")
+    run, problem = sidecar(beside(out, ".run.json"), "times, sizes and speeds are missing")
+    bench, other = sidecar(beside(out, ".bench.json"), "what lowdim bench measured is missing")
     if bench and bench.get("schema") != BENCH_SCHEMA:
         bench, other = ({}, f"what lowdim bench measured is missing: {out.name}.bench.json is of another version")
     problems = [text for text in (problem, other) if text]
     write_page(html, render(facts, run, bench=bench, problems=problems, out=out.name))
     return html
-
-
-def beside(out: Path, ending: str) -> Path:
-    """Return the path of a file beside a run's directory.
-
-    Example:
-        >>> beside(Path("runs/smol-v1.2"), ".html").as_posix()
-        'runs/smol-v1.2.html'
-    """
-    return out.with_name(out.name + ending)
-
-
-def _sidecar(path: Path, missing: str) -> tuple[dict[str, Any], str]:
-    """Return the sidecar, or nothing and the reason; that it is absent is no fault, a run may be moved."""
-    if not path.exists():
-        return {}, ""
-    try:
-        return read_json(path), ""
-    except CheckpointError as error:
-        return {}, f"{missing}: {error}"
 
 
 def write_page(path: Path, text: str) -> None:

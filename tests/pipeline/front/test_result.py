@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from lowdim.core.errors import LowdimError
+from lowdim.evaluate.quality.tasks import PRESETS
+from lowdim.evaluate.quality.zeroshot import TaskResult
 from lowdim.pipeline.front.measure import Row
 from lowdim.pipeline.front.result import Result, budget_of
+from lowdim.prune.measure import Measured
 
 
 def row(form: str, perplexity: float, megabytes: float, speed: float = 100.0) -> Row:
@@ -58,3 +64,18 @@ def test_fronts_over_each_cost_without_what_was_not_measured() -> None:
 def test_no_budget_without_its_form() -> None:
     with pytest.raises(LowdimError, match="--budget-mb"):
         budget_of([DENSE4], None)
+
+
+def test_the_verdict_is_of_the_same_questions_against_the_first_dense_form() -> None:
+    def answered(form: str, right: int) -> Row:
+        outcomes = torch.arange(500) < right
+        scores = {name: TaskResult(name, outcomes, outcomes, "hash", "acc", chance=0.25) for name in PRESETS["hard"]}
+        return replace(row(form, 20, 100), outcomes=Measured(tasks=scores).to_dict()["tasks"])
+
+    rows = answered("sparse-2:4-int8", 400), answered("dense-int8", 400), answered("dense-int4", 300), MISSING
+    said = result(*rows).to_dict()["verdicts"]
+    assert said["against"] == "dense-int8" and list(said["forms"]) == ["sparse-2:4-int8", "dense-int4"]
+    assert said["forms"]["sparse-2:4-int8"]["sentence"].startswith("Lossless on the hard tasks")
+    assert said["forms"]["dense-int4"]["sentence"].startswith("Lost, in points: arithmetic 20.0")
+    assert result(answered("sparse-2:4-int8", 400), megabytes=1e3).verdicts() == {}  # nothing dense to compare with
+    assert result(DENSE8, DENSE4).verdicts() == {}

@@ -8,7 +8,8 @@ import torch
 
 from lowdim.evaluate.quality.tasks import PRESETS
 from lowdim.evaluate.quality.zeroshot import TaskResult
-from lowdim.pipeline.stress.result import Point, answers, render, sentence
+from lowdim.pipeline.answers import answers
+from lowdim.pipeline.stress.result import Point, render, sentence
 from lowdim.pipeline.stress.settings import Settings
 from lowdim.prune.measure import Measured
 
@@ -26,7 +27,9 @@ def everywhere(outcomes: list[int]) -> Measured:
 
 
 def test_answers_are_counted_question_by_question() -> None:
-    [(name, found)] = answers(measured({"csqa": [1, 1, 0, 0, 1]}), measured({"csqa": [1, 0, 1, 0, 0]})).items()
+    [(name, found)] = answers(
+        measured({"csqa": [1, 1, 0, 0, 1]}).tasks, measured({"csqa": [1, 0, 1, 0, 0]}).tasks
+    ).items()
     assert name == "csqa" and (found.both, found.lost, found.won, found.neither) == (1, 2, 1, 1)
 
 

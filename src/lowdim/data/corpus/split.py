@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from lowdim.data import sources, text, wiki
 from lowdim.data.errors import DataError
@@ -39,7 +42,7 @@ class Corpus:
                 separator is given and no text that it could cut.
         """
         self._check_separator()
-        digest, keys = hashlib.sha256(), list[int]()
+        digest, keys = hashlib.sha256(), array("Q")  # eight bytes for each of what may be millions of documents
         for document in self._all():
             key = _key(document)
             digest.update(key)
@@ -53,10 +56,10 @@ class Corpus:
                 held.add(_number(_key(document)))
             if not held:
                 raise DataError(f"{self.validation} holds no text to validate on")
-            if not set(keys) - held:
+            if held.issuperset(keys):
                 raise DataError(f"every document of {', '.join(self.train)} is in {self.validation} as well")
         else:
-            different = sorted(set(keys))
+            different = np.unique(keys)
             if len(different) < 2:
                 raise DataError(
                     f"{', '.join(self.train)} is one document, so that none is left to validate on. Give several files "
@@ -64,7 +67,7 @@ class Corpus:
                     "(data.validation)"
                 )
             count = min(len(different) - 1, max(1, round(self.validation * len(different))))
-            held = set(different[:count])
+            held = set(different[:count].tolist())
         return Split(self, digest.hexdigest(), len(keys), frozenset(held))
 
     def _check_separator(self) -> None:

@@ -65,6 +65,16 @@ def compose(
     return _Run(str(model), recipe, Path(out), keep, progress or Silent(), announce or (lambda _: None)).run(resume)
 
 
+def plan(model: str | Path, recipe: Composition, *, out: str | Path, progress: Progress | None = None) -> str:
+    """Return what `compose` would do and about how long each stage takes, timed on this machine; nothing is written.
+
+    Raises:
+        LowdimError: as `compose`.
+    """
+    run = _Run(str(model), recipe, Path(out), False, progress or Silent(), lambda _: None)
+    return run.plan(run.open()[0])
+
+
 class _Run:
     def __init__(
         self,
@@ -78,12 +88,13 @@ class _Run:
         self.model, self.recipe, self.out, self.keep = model, recipe, out, keep
         self.progress, self.announce = progress, announce
 
-    def run(self, resume: bool) -> dict[str, Any]:
+    def open(self) -> tuple[Opened, Mapping[str, list[Any]], frozenset[str], Any]:
+        """Open the model and check all that is known before any work; return it, the facts, what holds, a tokenizer."""
         recipe = self.recipe
         facts = _facts(recipe)  # what is wrong with them is known before a model is opened
         trusted = recipe.trust_remote_code
         opened = open_model(self.model, compute=recipe.compute, device=recipe.device, trust_remote_code=trusted)
-        assert opened.source is not None and opened.checkpoint is not None
+        assert opened.source is not None
         self.source = opened.source
         tokenizer = opened.tokenizer()
         if tokenizer is None:
@@ -95,8 +106,13 @@ class _Run:
         text = make_windows(recipe.measuring(), tokenizer, opened.config)
         self.asked = Asked(recipe.measuring(), tokenizer, text, **facts, progress=self.progress)
         opened.check_weights()
+        return opened, facts, held, tokenizer
+
+    def run(self, resume: bool) -> dict[str, Any]:
+        opened, facts, held, tokenizer = self.open()
+        assert opened.checkpoint is not None
         fingerprint = {
-            "recipe": recipe.to_dict(),
+            "recipe": self.recipe.to_dict(),
             "facts": {name: [(fact.prompt, fact.target) for fact in found] for name, found in facts.items()},
             "model": opened.checkpoint.fingerprint(),
             "versions": versions(),
@@ -109,7 +125,7 @@ class _Run:
         with Directory(self.out, resume=resume) as directory:
             directory.begin(fingerprint)
             directory.require_space(self._space(opened.checkpoint))
-            self.announce(self._plan(opened))
+            self.announce(self.plan(opened))
             result = self._result(directory, held, tokenizer)
             directory.write_json(FILE, jsonable(result | {"fingerprint": fingerprint}))
             directory.finish()
@@ -126,7 +142,7 @@ class _Run:
         kept = sum(len(chain.stages) for chain in self.chains.values()) if self.keep else 2
         return (len(self.chains) + kept) * checkpoint.size_bytes
 
-    def _plan(self, opened: Opened) -> str:
+    def plan(self, opened: Opened) -> str:
         """Return what is done, and about how long it takes."""
         recipe, text = self.recipe, self.asked.text
         tokens = asked_tokens(recipe.evaluation.tasks, self.asked.tokenizer, recipe.evaluation.limit, recipe.seed)

@@ -15,6 +15,7 @@ from lowdim.data.calibration import positions
 from lowdim.data.windows import Windows
 from lowdim.evaluate.quality.forward import Forward
 from lowdim.evaluate.quality.perplexity import perplexity
+from lowdim.evaluate.quality.tasks import PRESETS
 from lowdim.evaluate.quality.zeroshot import evaluate_tasks
 from lowdim.infer.bench.decode import ROUNDS, START, Decoder, LowdimDecoder, time_steps
 from lowdim.infer.bench.models import bytes_per_token
@@ -24,6 +25,7 @@ from lowdim.infer.sparse import load as runtime
 from lowdim.infer.sparse.accelerate import accelerate
 from lowdim.pipeline.front.forms import Form
 from lowdim.pipeline.front.settings import Settings
+from lowdim.prune.measure import Measured
 from lowdim.prune.sidecar import weight_bytes
 
 _TOKENS = 1024  # positions in a forward of the evaluation
@@ -43,6 +45,7 @@ class Row:
         tokens_per_s: of greedy decoding in this runtime, one sequence.
         backend: what drove it.
         note: why numbers are missing, or what must be known with them.
+        outcomes: of the hard tasks, how each question was answered, as `lowdim.prune.measure.Measured` writes it.
     """
 
     form: str
@@ -54,6 +57,7 @@ class Row:
     tokens_per_s: float | None = None
     backend: str = ""
     note: str = ""
+    outcomes: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -99,6 +103,7 @@ def measure_run(
         who = Contestant("lowdim", form.kind, form.zeros)
         tokens = max(1, min(settings.tokens, (run.room or settings.tokens + START) - START - 1))
         times = time_steps({who: run.decoder}, tokens, run.vocab, advance=stage.advance)
+    hard = {name: found for name, found in scores.items() if name in PRESETS["hard"]}
     row = Row(
         form.name,
         form.sort,
@@ -108,6 +113,7 @@ def measure_run(
         file_bytes=run.file_bytes,
         tokens_per_s=rates(times[who])["tokens_per_s"],
         backend=run.decoder.backend,
+        outcomes=Measured(tasks=hard).to_dict()["tasks"],
     )
     return row, quality.protocol
 

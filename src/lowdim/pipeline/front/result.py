@@ -8,9 +8,12 @@ from importlib.metadata import version
 from typing import Any
 
 from lowdim.core.errors import LowdimError
+from lowdim.evaluate.quality.hard import Verdict
+from lowdim.pipeline.answers import answers
 from lowdim.pipeline.front.measure import Row
 from lowdim.pipeline.front.pareto import best_within, on_front
 from lowdim.pipeline.front.settings import REFERENCE
+from lowdim.prune.measure import Measured
 
 SCHEMA = 1
 COSTS: dict[str, Callable[[Row], float | None]] = {
@@ -74,6 +77,23 @@ class Result:
             f"token, {best.tokens_per_s:.1f} tokens/s, {_mb(best.file_bytes)} on disk; {compared}."
         )
 
+    def verdicts(self) -> dict[str, Any]:
+        """Return what may be said of every form on the hard tasks, against the first dense one; empty without them.
+
+        See `lowdim.evaluate.quality.hard.Verdict`; the tolerance is its own.
+        """
+        asked = [row for row in self.rows if row.outcomes]
+        dense = next((row for row in asked if row.sort == "dense"), None)
+        if dense is None:
+            return {}
+        scores = {row.form: Measured.from_dict({"tasks": row.outcomes}).tasks for row in asked}
+        found = {
+            row.form: Verdict(answers(scores[dense.form], scores[row.form])).to_dict()
+            for row in asked
+            if row is not dense
+        }
+        return {"against": dense.form, "forms": found} if found else {}
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         best = self.recommended()
@@ -86,7 +106,8 @@ class Result:
             "recommended": None if best is None else best.form,
             "sentence": self.sentence(),
             "fronts": self.fronts(),
-            "rows": [row.to_dict() for row in self.rows],
+            "rows": [{key: v for key, v in row.to_dict().items() if key != "outcomes"} for row in self.rows],
+            "verdicts": self.verdicts(),
             "protocol": dict(self.protocol),
             "machine": dict(self.machine),
         }

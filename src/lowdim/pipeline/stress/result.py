@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from lowdim.evaluate.quality.hard import Answers, Verdict
+from lowdim.evaluate.quality.hard import Verdict
 from lowdim.evaluate.quality.interval import wilson
-from lowdim.evaluate.quality.zeroshot import paired
+from lowdim.pipeline.answers import answers
 from lowdim.pipeline.stress.settings import Settings
 from lowdim.prune.measure import Measured
 
@@ -48,27 +48,11 @@ class Point:
         return cls(data["sparsity"], data["form"], data["zeros"], Measured.from_dict(data["measured"]))
 
 
-def answers(dense: Measured, other: Measured) -> dict[str, Answers]:
-    """Return how both models answered each task, question by question.
-
-    Raises:
-        EvaluationError: they were not asked the same.
-    """
-    found = {}
-    for name, first in dense.tasks.items():
-        second = other.tasks[name]
-        paired(first, second)  # refuses what cannot be compared
-        one, two = first.outcomes, second.outcomes
-        both, lost, won, neither = (int((a & b).sum()) for a in (one, ~one) for b in (two, ~two))
-        found[name] = Answers(both, lost, won, neither, first.chance)
-    return found
-
-
 def render(settings: Settings, dense: Measured, points: Sequence[Point]) -> dict[str, Any]:
     """Return the contents of ``stress.json``."""
     rows = []
     for point in points:
-        found = answers(dense, point.measured)
+        found = answers(dense.tasks, point.measured.tasks)
         verdict = Verdict(found, settings.tolerance, settings.own)
         told = {name: each.to_dict(verdict.allowed(name)) for name, each in found.items()}
         said = verdict.to_dict() if point.sparsity else {"lossless": None, "sentence": _NOTHING}

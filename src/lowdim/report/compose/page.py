@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lowdim.report.draw import words
 from lowdim.report.draw.bars import bars
 from lowdim.report.environment import paper, templates
+from lowdim.report.files import result
 from lowdim.report.pruning.figures import Picture
 from lowdim.report.pruning.page import pairs
 
 Json = Mapping[str, Any]
+
+
+def page(out: Path) -> str:
+    """Return the page of a directory.
+
+    Raises:
+        CheckpointError: its file is damaged, or of another version.
+    """
+    return render(result(out / "compose.json", "compose"))
 
 
 def render(found: Json) -> str:

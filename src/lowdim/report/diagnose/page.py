@@ -65,7 +65,7 @@ def render(models: Sequence[Json]) -> str:
             verdict=verdict(last, names[-1] if len(models) > 1 else ""),
             notes=[words.clean(note) for note in last["notes"]],
             pictures=pictures(models),
-            halves=_halves(last) if len(models) == 1 else _side_by_side(models, names),
+            halves=_halves(last) if len(models) == 1 else side_by_side(models, names),
             heads=list(_columns(last).values()),
             rows=[_row(block, _columns(last)) for block in last["blocks"]],
             last=names[-1] if len(models) > 1 else "",
@@ -107,7 +107,7 @@ def _halves(model: Json) -> tuple[list[str], list[list[str]]]:
     return ["", "Shallower half", "Deeper half", "Last over first"], rows
 
 
-def _side_by_side(models: Sequence[Json], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def side_by_side(models: Sequence[Json], names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Return heads and rows of several models' table: a row per model, both halves in each cell."""
     keys = [key for key in _HALVES if any(key in model["depth"]["halves"] for model in models)]
     rows = [

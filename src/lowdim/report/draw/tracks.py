@@ -41,7 +41,7 @@ def shades(count: int) -> list[str]:
 def tracks(
     key: str, label: str, lines: Sequence[Track], *, xlabel: str, write: Callable[[float], str], steps: bool = False
 ) -> str:
-    """Draw the lines, the most important last, each named at its right end if they are few.
+    """Draw the lines, the most important last, each named at its right end if names are few; lines may share one.
 
     With ``steps`` a value holds until the next point, instead of changing along a straight line.
     """
@@ -56,8 +56,8 @@ def tracks(
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.set_xlabel(xlabel)
-        if len(lines) <= _MOST_NAMES:
-            ends = {line.name: [y for _, y in line.points] for line in lines}
+        ends = {line.name: [y for _, y in line.points] for line in lines}
+        if len(ends) <= _MOST_NAMES:
             name_lines(axes, ends, {line.name: _tone(line) for line in lines})
 
     return draw(key, label, 250, paint)

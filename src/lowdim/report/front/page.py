@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lowdim.report.draw import words
 from lowdim.report.environment import templates
+from lowdim.report.files import result
 from lowdim.report.front.draw import Mark, staircase
 from lowdim.report.pruning.figures import Picture
 from lowdim.report.pruning.page import pairs
@@ -19,12 +21,22 @@ _AXES: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
+def page(out: Path) -> str:
+    """Return the page of a directory.
+
+    Raises:
+        CheckpointError: its file is damaged, or of another version.
+    """
+    return render(result(out / "front.json", "front"))
+
+
 def render(found: Json) -> str:
     """Return the page as text.
 
     Args:
         found: the contents of ``front.json``.
     """
+    said = found.get("verdicts", {})
     tasks = list(dict.fromkeys(name for row in found["rows"] for name in row["tasks"]))
     return (
         templates()
@@ -36,6 +48,10 @@ def render(found: Json) -> str:
             pictures=[picture for name in _AXES if (picture := _picture(found, name)) is not None],
             tasks=[words.clean(name) for name in tasks],
             rows=[_row(row, tasks, found) for row in found["rows"]],
+            against=words.clean(said.get("against", "")),
+            verdicts=[
+                (words.clean(form), words.clean(verdict["sentence"])) for form, verdict in said.get("forms", {}).items()
+            ],
             tables=[("Perplexity protocol", pairs(found["protocol"])), ("Machine", pairs(found["machine"]))],
         )
     )

@@ -13,12 +13,22 @@ from lowdim.core.files import read_json
 from lowdim.data.select.ranks import JSON, Ranks
 from lowdim.report.draw import words
 from lowdim.report.environment import paper, templates
+from lowdim.report.files import beside, sidecar
 from lowdim.report.pruning.page import pairs
 from lowdim.report.ranking.pictures import pictures
 from lowdim.train.selection.api import SHOWN
 
 Json = Mapping[str, Any]
 _CLAIM = re.compile(r"^(?:A|No) sign of a bias \((.*?) of a permutation test\): ")  # which the verdict says already
+
+
+def page(out: Path) -> str:
+    """Return the sheet of a directory.
+
+    Raises:
+        LowdimError: what it shows is missing or damaged.
+    """
+    return render(*read(out), sidecar(beside(out, ".run.json"))[0], out.name)
 
 
 def read(out: Path) -> tuple[Ranks, Json, Json]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lowdim.evaluate.quality.tasks import HARD
 from lowdim.report.draw import words
 from lowdim.report.draw.tracks import Track, shades, tracks
 from lowdim.report.environment import templates
+from lowdim.report.files import result
 from lowdim.report.pruning.figures import Picture
 from lowdim.report.pruning.page import pairs
 
@@ -19,6 +21,15 @@ _STATES = {
     "undecided": "too few questions",
     "chance": "dense guesses: proves nothing",
 }
+
+
+def page(out: Path) -> str:
+    """Return the page of a directory.
+
+    Raises:
+        CheckpointError: its file is damaged, or of another version.
+    """
+    return render(result(out / "stress.json", "stress"))
 
 
 def render(found: Json) -> str:

@@ -12,6 +12,7 @@ from lowdim.core.files import read_json
 from lowdim.core.recipe.text import dump
 from lowdim.report.draw import words
 from lowdim.report.environment import paper, templates
+from lowdim.report.files import beside, sidecar
 from lowdim.report.training.facts import beyond, execution, lines, verdict
 from lowdim.report.training.groups import group_table
 from lowdim.report.training.pictures import pictures
@@ -20,6 +21,15 @@ from lowdim.report.training.rules import rules
 FILE, SCHEMA = "training.json", 1
 
 Json = Mapping[str, Any]
+
+
+def page(out: Path) -> str:
+    """Return the page of a directory.
+
+    Raises:
+        CheckpointError: its ``training.json`` is damaged, or of another version.
+    """
+    return render(read(out), sidecar(beside(out, ".run.json"))[0], out.name)
 
 
 def read(out: Path) -> dict[str, Any]:

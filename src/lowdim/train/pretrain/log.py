@@ -19,7 +19,10 @@ def check_tensorboard() -> None:
         RecipeError: says what to install.
     """
     if importlib.util.find_spec("tensorboard") is None:
-        raise RecipeError("tensorboard=true needs the package tensorboard: pip install tensorboard, or leave it out.")
+        raise RecipeError(
+            "tensorboard=true needs the package tensorboard: pip install 'lowdim[tensorboard]', or leave it out; "
+            "OUT.log.jsonl holds the same numbers."
+        )
 
 
 class Log:
@@ -28,7 +31,8 @@ class Log:
     Args:
         path: the file; None writes nothing.
         tensorboard: a directory for TensorBoard as well.
-        step: of the run as it begins or goes on: later lines of an earlier attempt are thrown away.
+        step: of the run as it begins or goes on: later lines of an earlier attempt are thrown away, and the points of
+            TensorBoard are marked as such, which then shows each once.
     """
 
     def __init__(self, path: Path | None, tensorboard: Path | None, step: int) -> None:
@@ -42,6 +46,9 @@ class Log:
         if tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter
 
+            if not step:
+                for old in tensorboard.glob("events.*"):
+                    old.unlink()
             self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
     def write(self, line: dict[str, Any]) -> None:
@@ -53,6 +60,7 @@ class Log:
             for name, value in line.items():
                 if name != "step":
                     self._board.add_scalar(name, value, line["step"])
+            self._board.flush()  # a state that is saved next may be gone on from: what came before it must be there
 
     def __enter__(self) -> Self:
         return self
