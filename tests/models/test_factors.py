@@ -73,12 +73,12 @@ def test_it_opens_as_it_was_saved(written):
 
 
 def test_stock_transformers_finds_no_weights_and_the_model_is_not_saved_as_a_stock_one(written, tmp_path):
-    with pytest.raises(OSError, match="model.safetensors"), quiet():
+    with pytest.raises(OSError, match=r"model\.safetensors"), quiet():
         AutoModelForCausalLM.from_pretrained(written["out"])
     for model in (written["model"], lowdim.load(written["out"])):
         with pytest.raises(LowdimError, match="save_factors"):
             model.save_pretrained(tmp_path / "stock")
-    with pytest.raises(LowdimError, match="no layer of .* is factorised"):
+    with pytest.raises(LowdimError, match=r"no layer of .* is factorised"):
         save_factors(load(written["dense"]), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -159,9 +159,6 @@ def test_commands_take_it_or_refuse_it_by_name(written, tmp_path):
     assert sum("rank" in layer for layer in found["layers"].values()) == len(written["ranks"])
     done = run(app, ["convert", out, str(tmp_path / "stock"), "--storage", "dense"])
     assert done.exit_code == 0, done.output
-    for command in (["verify", out], ["bench", out, "--tokens", "2", "--dtype", "bf16", "--quiet"]):
-        done = run(app, command)
-        assert done.exit_code == 0, done.output
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"question": "a", "answer": "b"}\n')
     done = run(app, ["finetune", out, str(tmp_path / "tuned"), "--data", str(rows)])

@@ -29,14 +29,14 @@ def rewrite(source: Source, out: Path, changed: Mapping[str, Value], overwrite: 
     """Write a model again with other values in some tensors.
 
     A file in which nothing changed is copied. A tensor is stored as it was: dense, or as a mask and the nonzeros where
-    that is smaller. One that was rounded is stored as it is given: `Packed` with codes, or a plain tensor; and `Factors`
-    as two tensors.
+    that is smaller. One that was rounded is stored as it is given: `Packed` with codes, or a plain tensor; `Factors`
+    are stored as two tensors.
 
     Args:
         source: where the model is.
         out: the directory to appear.
-        changed: by the name on disk, a tensor of the same shape, which is given the dtype that it had, or its codes, or its
-            factors.
+        changed: by the name on disk, a tensor of the same shape, which is given the dtype that it had, or its codes, or
+            its factors.
         overwrite: replace an existing result, and what an attempt that was killed has left.
 
     Returns:
