@@ -75,7 +75,7 @@ native() {
   local cmake=cmake env=$root/build/sanitized-env
   rm -f build/sanitizer.*
   command -v cmake >/dev/null || cmake=$bin/cmake
-  "$cmake" -S . -B build/sanitized -DLOWDIM_SANITIZE=ON >build/sanitized.log
+  "$cmake" -S . -B build/sanitized -DLOWDIM_SANITIZE=address,undefined >build/sanitized.log
   "$cmake" --build build/sanitized --parallel "${JOBS:-2}" >>build/sanitized.log || { cat build/sanitized.log >&2; return 1; }
   CTEST_OUTPUT_ON_FAILURE=1 "$cmake" --build build/sanitized --target test
   install_wheel "$env" build/wheel
