@@ -133,12 +133,12 @@ def test_a_model_of_factors_is_written_and_opened_as_one(composed: Made, tmp_pat
     stage = {"keep": 0.5, "rule": {"name": "uniform", "of_what": "weights"}, "stored": "factors"}
     found = composed({"factorise": stage}, out="factors")
     [made] = found["stages"]["model"]
-    ranks, size = made["ranks"], made["weights"]
+    ranks, size = made["facts"]["ranks"], made["facts"]["weights"]
     assert made["broken"] == [] and Checkpoint(tmp_path / "factors/model").ranks == ranks
     assert 0.4 < size["stored"] / size["before"] <= 0.5
     model = lowdim.load(tmp_path / "factors/model")
     assert {m.rank for m in model.modules() if isinstance(m, LowRankLinear)} == {*ranks.values()}
-    dense = composed({"factorise": {**stage, "stored": "dense"}}, out="dense")["stages"]["model"][0]
+    dense = composed({"factorise": {**stage, "stored": "dense"}}, out="dense")["stages"]["model"][0]["facts"]
     assert dense["ranks"] == ranks and dense["weights"]["stored"] == size["before"]
     for name, weight in weights(tmp_path / "dense/model").items():
         assert torch.allclose(weight.float(), Checkpoint(tmp_path / "factors/model").read(name).float(), atol=1e-2)
@@ -146,4 +146,4 @@ def test_a_model_of_factors_is_written_and_opened_as_one(composed: Made, tmp_pat
 
 def test_factors_that_would_be_larger_stay_a_matrix(composed: Made, tmp_path: Path) -> None:
     found = composed({"factorise": {"keep": 0.9, "stored": "factors"}}, out="large")
-    assert found["stages"]["model"][0]["ranks"] == {} == Checkpoint(tmp_path / "large/model").ranks
+    assert found["stages"]["model"][0]["facts"]["ranks"] == {} == Checkpoint(tmp_path / "large/model").ranks
