@@ -21,6 +21,8 @@ from lowdim.data.assets import cache_dir
 HERE = Path(__file__).parent
 DEEPSPARSE = ("deepsparse", "deepsparse==1.8.0", "3.11")  # its last release; wheels up to Python 3.11
 LLAMACPP = ("llama_cpp", "llama-cpp-python==0.3.36", None)  # built from source in five to ten minutes
+GALORE = ("galore_torch", "torch==2.13.0 galore-torch==1.0", None)
+PYTORCH_OPTIMIZER = ("pytorch_optimizer", "torch==2.13.0 pytorch-optimizer==4.1.0", None)
 
 
 class Unavailable(Exception):
@@ -28,19 +30,21 @@ class Unavailable(Exception):
 
 
 def environment(peer: tuple[str, str, str | None]) -> Path:
-    """Return the interpreter of a peer's environment, made on first use.
+    """Return the interpreter of a peer's environment, made on first use: its requirements, one after the other.
 
     Raises:
         Unavailable: no interpreter of the version that it needs, or pip failed.
     """
     module, requirement, version = peer
-    home = cache_dir() / "peers" / requirement.replace("==", "-")
+    *_, last = words = requirement.split()
+    home = cache_dir() / "peers" / last.replace("==", "-")
     python = home / "bin" / "python"
     if subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode if python.exists() else 1:
         print(f"Making the environment of {requirement} (once) ...", file=sys.stderr, flush=True)
         shutil.rmtree(home, ignore_errors=True)
         _run([_interpreter(version), "-m", "venv", home])
-        _run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement])
+        for word in words:
+            _run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", word])
     return python
 
 

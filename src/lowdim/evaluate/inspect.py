@@ -150,6 +150,7 @@ class _Walk:
         self.outliers: Outliers = {p: {m: [] for m in probes} for p in POOLINGS} if data else {}
         self.skipped: list[tuple[str, str]] = []
         self.notes: list[str] = []
+        self.ranks = opened.ranks
         if probes and not data:
             self.notes.append("No outlier shares: they need calibration text, and none was given.")
 
@@ -160,7 +161,8 @@ class _Walk:
             found = tail_exponent(eigenvalues(layer.weight)) if self.alpha else math.nan
             zeros = int((held.master == 0).sum())
             exponent = found if math.isfinite(found) else None
-            self.layers.append(LayerFacts(held.name, block.index, layer.info.numel, zeros, exponent))
+            rank = self.ranks.get(f"{held.name}.weight")
+            self.layers.append(LayerFacts(held.name, block.index, layer.info.numel, zeros, exponent, rank))
         self.skipped += block.skipped
         for pooling, series in self.outliers.items():
             for m, shares in series.items():
@@ -203,4 +205,5 @@ class _Walk:
             revision=self.opened.source.revision if self.opened.source else None,
             dtype=str(self.opened.stored).removeprefix("torch."),
             support=self.support,
+            stored=self.opened.stored_numel if self.ranks else None,
         )

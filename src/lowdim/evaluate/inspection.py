@@ -23,6 +23,7 @@ class LayerFacts:
         numel: weights.
         zeros: weights that are exactly zero, of either sign.
         alpha: exponent of its spectrum's tail; ``None`` if it was not asked for or there is none.
+        rank: of its weight, where that is stored as two factors; ``numel`` and ``zeros`` are then those of the product.
     """
 
     name: str
@@ -30,6 +31,7 @@ class LayerFacts:
     numel: int
     zeros: int
     alpha: float | None = None
+    rank: int | None = None
 
     @property
     def sparsity(self) -> float:
@@ -45,7 +47,7 @@ class Inspection:
         model: how the user named it.
         blocks: number of decoder blocks.
         layers: the prunable layers, in order.
-        weights: weights of the whole model, tied ones counted once.
+        weights: weights of the whole model, tied ones counted once, and products as they are multiplied out.
         outliers: per pooling and per M the outlier share of each block, a fraction; ``None`` for a block without
             prunable layers. Empty if nothing was calibrated on.
         skipped: ``(name, reason)`` of every matrix in the blocks that is not prunable.
@@ -67,6 +69,8 @@ class Inspection:
     revision: str | None = None
     dtype: str = ""
     support: str = "supported"
+    stored: int | None = None
+    """Weights as they are stored, where some layers are two factors."""
 
     @property
     def sparsity(self) -> float:
@@ -104,6 +108,7 @@ class Inspection:
                 "sparsity": layer.sparsity,
                 "block": layer.block,
             }
+            | ({} if layer.rank is None else {"rank": layer.rank})
             for layer in self.layers
         }
         plain: dict[str, Any] = jsonable(
@@ -123,6 +128,7 @@ class Inspection:
                 "probes": self.probes(),
                 "notes": self.notes,
             }
+            | ({} if self.stored is None else {"stored": self.stored})
         )
         return plain
 
@@ -146,14 +152,16 @@ class Inspection:
         }
 
     def _by_layer(self) -> Table:
-        heads = ("layer", "weights", "zeros", "sparsity", "alpha")
-        rows = [
+        ranks = self.stored is not None
+        heads = ("layer", "weights", "zeros", "sparsity", "alpha", *(("rank",) if ranks else ()))
+        rows: list[tuple[str, ...]] = [
             (
                 layer.name,
                 f"{layer.numel:,}",
                 f"{layer.zeros:,}",
                 number(layer.sparsity),
                 number(layer.alpha, 3),
+                *((("-" if layer.rank is None else str(layer.rank)),) if ranks else ()),
             )
             for layer in self.layers
         ]
@@ -165,12 +173,22 @@ class Inspection:
             f"{self.model}: {self.blocks} blocks, {len(self.layers)} prunable layers, {self.weights:,} weights",
             f"pruning with calibration: {self.support}",
             f"sparsity {self.sparsity:.4f} of the prunable layers, {self.model_sparsity:.4f} of the model",
+            *self._factors(),
             *self.notes,
         ]
         kinds: dict[str, int] = {}
         for _, reason in self.skipped:
             kinds[reason] = kinds.get(reason, 0) + 1
         return "\n".join([*lines, *(f"left out, {count} times: {reason}" for reason, count in kinds.items())])
+
+    def _factors(self) -> list[str]:
+        ranks = [layer.rank for layer in self.layers if layer.rank is not None]
+        if self.stored is None or not ranks:
+            return []
+        return [
+            f"{len(ranks)} of {len(self.layers)} layers are two factors, of rank {min(ranks)} to {max(ranks)}: "
+            f"{self.stored:,} weights are stored"
+        ]
 
     def render(self) -> str:
         """Return everything as text."""

@@ -25,6 +25,7 @@ from lowdim.core.errors import CheckpointError
 from lowdim.core.recipe.families import build
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.packed_header import is_beside
+from lowdim.models.factors import put_factors
 from lowdim.models.slorb import fill_beside, put_beside
 from lowdim.nn.placement.base import Placement
 from lowdim.nn.residual.config import on_disk
@@ -52,6 +53,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: str | torch.device = "cpu",
     trust_remote_code: bool = False,
+    factors: bool = False,
 ) -> PreTrainedModel:
     """Load a causal LM in evaluation mode.
 
@@ -64,6 +66,8 @@ def load(
         dtype: of the parameters; ``None`` is that of most of the weights, whatever ``config.json`` says.
         device: where the model goes.
         trust_remote_code: run the modelling code that the checkpoint brings along.
+        factors: whether weights that are stored as two factors are layers of two factors (`lowdim.nn.lowrank`); if
+            not, they are their products.
 
     Raises:
         CheckpointError: the directory is damaged, or its weights are not those that its config asks for.
@@ -89,6 +93,8 @@ def load(
             _check_complete(checkpoint, info["missing_keys"], info)
         else:
             _place(loaded, placement, checkpoint, info)
+        if factors:
+            put_factors(loaded, checkpoint)
         put_beside(loaded, {name: checkpoint.info(name).shape for name in beside})
         fill_beside(loaded, ((name, checkpoint.read(name)) for name in beside))
         if (checkpoint.path / "generation_config.json").exists():

@@ -20,7 +20,7 @@ from lowdim.core.quantize import Grid, Quantized, encode
 from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.convert import tensor_name
-from lowdim.models.disk.manifest import PackedPart
+from lowdim.models.disk.factors import Factors
 from lowdim.models.disk.packed import Form, Packed, kept, pack_levels
 from lowdim.models.disk.packed_header import STEM, lay_out
 from lowdim.models.disk.rewrite import new_record, recounted
@@ -131,12 +131,10 @@ def _write(
     layers = {tensor_name(checkpoint, layer): layer for layer in record.layers} if record else {}
     masks: dict[str, Tensor] = {}
     for file in (name for name in checkpoint.files if name.endswith(".safetensors")):
-        tensors: dict[str, Tensor | Stored | Packed] = {}
+        tensors: dict[str, Tensor | Stored | Packed | Factors] = {}
         for name in (name for name in checkpoint.names() if checkpoint.info(name).file == file):
             made = given.get(name) or _round(checkpoint, name, forms[name]) if name in forms else None
-            tensors[name] = made or (
-                checkpoint.read_packed(name) if checkpoint.is_packed(name) else checkpoint.stored(name)
-            )
+            tensors[name] = made or checkpoint.as_stored(name)
             if name in layers:
                 masks[layers[name]] = kept(made.weight() if made else checkpoint.read(name))
         stored, metadata = lay_out(tensors)
@@ -147,7 +145,8 @@ def _write(
     record = recounted(record, masks, whole) if record else new_record(source, checkpoint)
     every = {name: form for name in checkpoint.names() if (form := forms.get(name) or checkpoint.form(name))}
     record.recipe |= _said(next(iter(forms.values())))
-    record.storage, record.packed, record.evaluation = "packed", PackedPart.of(every), {}
+    record.holds(every)
+    record.evaluation = {}
     record.hashes.files = writer.hashes()
     writer.directory.write_text(manifest.FILE, manifest.to_text(record))
     return writer.finish()

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from lowdim.core.errors import CheckpointError
+from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.models.disk import manifest
+from lowdim.models.disk.factors import Factors
+from lowdim.models.disk.manifest import Manifest, ModelPart
+from lowdim.models.disk.packed_header import STEM, lay_out
+from lowdim.models.disk.writer import Writer, shard_name
+from lowdim.models.walk.skeleton import saved_names
 from lowdim.nn.int8 import Int8Weight
+from lowdim.nn.lowrank import LowRankLinear
 
 _GENERATION = "generation_config.json"
 
@@ -43,6 +52,62 @@ def save_model(model: PreTrainedModel, tokenizer: Any, place: Path) -> None:
     with _plain_generation(model):
         model.save_pretrained(place, state_dict=tensors | floats if floats else None)
     save_around(model, tokenizer, place)
+
+
+def save_factors(model: PreTrainedModel, out: str | Path, tokenizer: Any = None, overwrite: bool = False) -> Path:
+    """Write a model with factorised layers as a directory that `lowdim.load` opens as one.
+
+    ``lowdim convert --storage dense`` makes a stock one of it, whose weights are the products.
+
+    Args:
+        model: in memory, some of its layers `LowRankLinear`.
+        out: the directory to appear.
+        tokenizer: that goes with it; None writes none.
+        overwrite: replace an existing result.
+
+    Returns:
+        The directory; its ``lowdim.json`` lists the ranks.
+
+    Raises:
+        LowdimError: no layer is factorised.
+        OutputError: the output cannot be written.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LowRankLinear)}
+    if not layers:
+        raise LowdimError(
+            f"no layer of {type(model).__name__} is factorised. Call lowdim.nn.lowrank.factorise_ first, or save it "
+            "with save_pretrained."
+        )
+    own = {f"{name}.{part}" for name in layers for part in ("a", "b")}
+    rest = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if name not in own}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    rest |= {name: held.cpu() for name, held in model.state_dict().items() if name not in parameters}  # buffers
+    whole: dict[str, Tensor | Factors] = dict(saved_names(model, rest))
+    for name, layer in layers.items():
+        a, b = (part.detach().cpu().contiguous() for part in (layer.a, layer.b))
+        whole[f"{name}.weight"] = Factors(a, b)
+    with Writer(out, overwrite=overwrite) as writer:
+        try:
+            save_around(model, tokenizer, writer.directory.place)
+            tensors, metadata = lay_out(whole)
+            writer.write_shard(shard_name(1, 1, STEM), tensors, metadata)
+            record = Manifest(
+                lowdim=version("lowdim"),
+                storage="packed",
+                model=ModelPart(
+                    source=model.name_or_path or type(model).__name__,
+                    architecture=type(model).__name__,
+                    dtype=str(model.dtype).removeprefix("torch."),
+                ),
+                versions=manifest.versions(),
+            )
+            record.holds({name: each.form for name, each in whole.items() if isinstance(each, Factors)})
+            record.hashes.files = writer.hashes()
+            writer.directory.write_text(manifest.FILE, manifest.to_text(record))
+            return writer.finish()
+        except BaseException:
+            writer.directory.reset()
+            raise
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class LowRankLinear(nn.Module):
         """
         deviation = (1.0 / (3.0 * self.in_features * self.rank)) ** 0.25
         source = generator(seed, "low-rank", name)
-        for factor in (self.a, self.b):
+        for factor in () if self.a.is_meta else (self.a, self.b):
             factor.copy_(torch.randn(factor.shape, generator=source) * deviation)
 
     @classmethod
@@ -80,13 +81,34 @@ class LowRankLinear(nn.Module):
         """
         weight = layer.weight
         made = cls(layer.in_features, layer.out_features, rank, layer.bias is not None, weight.dtype, weight.device)
-        left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
-        roots = values[:rank].sqrt()
-        made.a.copy_(left[:, :rank] * roots)
-        made.b.copy_(roots[:, None] * right[:rank])
+        for factor, found in zip((made.a, made.b), factors_of(weight, rank), strict=True):
+            factor.copy_(found)
         if layer.bias is not None:
             made.bias = layer.bias
         return made
+
+    @classmethod
+    @torch.no_grad()
+    def holding(cls, layer: nn.Linear, a: Tensor, b: Tensor) -> LowRankLinear:
+        """Return what computes with given factors in the place of a layer: in its dtype and place, with its bias.
+
+        Raises:
+            LowdimError: they do not fit the layer.
+        """
+        out, width = layer.weight.shape
+        if a.dim() != 2 or b.dim() != 2 or (len(a), b.shape[1]) != (out, width) or a.shape[1] != len(b):
+            raise LowdimError(f"factors {list(a.shape)} and {list(b.shape)} do not fit a layer of {out} x {width}")
+        made = cls(width, out, len(b), layer.bias is not None, torch.float32, "meta")
+        made.a, made.b = (nn.Parameter(part.to(layer.weight.device, layer.weight.dtype)) for part in (a, b))
+        made.bias = layer.bias
+        return made.train(layer.training)
+
+    def apart(self) -> nn.Sequential:
+        """Return the same as two linear layers ``b`` and ``a``, one behind the other, which share the memory."""
+        b = nn.Linear(self.in_features, self.rank, bias=False, device="meta")
+        a = nn.Linear(self.rank, self.out_features, self.bias is not None, device="meta")
+        b.weight, a.weight, a.bias = self.b, self.a, self.bias  # type: ignore[assignment]
+        return nn.Sequential(OrderedDict(b=b, a=a)).train(self.training)
 
     @torch.no_grad()
     def dense(self) -> nn.Linear:
@@ -107,10 +129,25 @@ class LowRankLinear(nn.Module):
         return f"{self.in_features}, {self.out_features}, rank={self.rank}, bias={self.bias is not None}"
 
 
+def factors_of(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return A [out, r] and B [r, in], fp32, whose product is the nearest matrix of a rank, the roots shared out.
+
+    Example:
+        >>> a, b = factors_of(torch.diag(torch.tensor([4.0, 1.0])), 1)
+        >>> float(a.norm()), float(b.norm())
+        (2.0, 2.0)
+    """
+    left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
+    roots = values[:rank].sqrt()
+    return left[:, :rank] * roots, roots[:, None] * right[:rank]
+
+
 def factorise_(
     model: nn.Module, ranks: Mapping[str, int], init: Literal["svd", "random"] = "svd", seed: int = 0
 ) -> None:
-    """Replace linear layers of a model by factors.
+    """Replace linear layers of a model by factors; one of Transformers then refuses ``save_pretrained``.
+
+    `lowdim.models.save.save_factors` writes it, and `dense_` makes it a stock one again.
 
     Args:
         model: changed, before an optimizer is built.
@@ -138,14 +175,18 @@ def factorise_(
         if init == "random":
             made[name].redraw_(seed, name)
     for name, layer in made.items():
-        _put(model, name, layer)
+        put(model, name, layer)
+    if made:
+        refuse_to_save(model)
 
 
 def dense_(model: nn.Module) -> None:
     """Replace all factors in a model by the dense layers that compute the same, for a stock checkpoint."""
     for name, module in list(model.named_modules()):
         if isinstance(module, LowRankLinear):
-            _put(model, name, module.dense())
+            put(model, name, module.dense())
+    if model.__dict__.get("save_pretrained") is _refuse:
+        del model.__dict__["save_pretrained"]
 
 
 def like_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -185,6 +226,27 @@ def train_factors_(model: nn.Module) -> list[nn.Parameter]:
     return chosen
 
 
-def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
+def refuse_to_save(model: nn.Module) -> None:
+    """Let a model of Transformers refuse ``save_pretrained``: factors would be loaded as random layers, unsaid."""
+    if hasattr(model, "save_pretrained"):
+        model.__dict__["save_pretrained"] = _refuse
+
+
+def _refuse(*_: object, **__: object) -> NoReturn:
+    raise LowdimError(
+        "a model with factorised layers cannot be saved as a stock one. Write it with "
+        "lowdim.models.save.save_factors, or make it dense first with lowdim.nn.lowrank.dense_"
+    )
+
+
+def put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer in the place of the one of a name.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2))
+        >>> put(model, "0", nn.ReLU())
+        >>> model[0]
+        ReLU()
+    """
     home, _, last = name.rpartition(".")
     setattr(model.get_submodule(home), last, layer)

@@ -398,8 +398,8 @@ def test_a_file_says_what_has_no_mask(tmp_path: Path) -> None:
     other = replace(header, tensors=header.tensors | {"c.values": header.tensors["c.scales"]})
     with pytest.raises(CheckpointError, match=r"codes of 'c\.weight' do not fit"):
         read_forms("x", other)
-    newer = replace(header, metadata=header.metadata | {"lowdim.format": "4"})
-    with pytest.raises(CheckpointError, match=r"format '4'; this lowdim reads 1 to 3\. Upgrade"):
+    newer = replace(header, metadata=header.metadata | {"lowdim.format": "5"})
+    with pytest.raises(CheckpointError, match=r"format '5'; this lowdim reads 1 to 4\. Upgrade"):
         read_forms("x", newer)
 
 

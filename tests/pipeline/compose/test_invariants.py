@@ -9,10 +9,12 @@ import pytest
 import torch
 from tests.pipeline.compose.conftest import Made, weights
 
+import lowdim
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.rewrite import rewrite
 from lowdim.models.disk.source import resolve
+from lowdim.nn.lowrank import LowRankLinear
 from lowdim.pipeline.compose import invariants
 from lowdim.pipeline.compose.invariants import truncated
 from lowdim.pipeline.compose.stage import GRID, MASK, RANK
@@ -125,3 +127,23 @@ def test_a_breach_is_refused_where_that_is_asked_for(composed: Made, taught: str
     with pytest.raises(LowdimError, match=r"edit broke .* pruned weights were no longer zero"):
         composed(prune, {"edit": {**edit, "masked": False}}, verify="refuse")
     composed(prune, {"edit": edit}, verify="refuse", out="other")
+
+
+def test_a_model_of_factors_is_written_and_opened_as_one(composed: Made, tmp_path: Path) -> None:
+    stage = {"keep": 0.5, "rule": {"name": "uniform", "of_what": "weights"}, "stored": "factors"}
+    found = composed({"factorise": stage}, out="factors")
+    [made] = found["stages"]["model"]
+    ranks, size = made["facts"]["ranks"], made["facts"]["weights"]
+    assert made["broken"] == [] and Checkpoint(tmp_path / "factors/model").ranks == ranks
+    assert 0.4 < size["stored"] / size["before"] <= 0.5
+    model = lowdim.load(tmp_path / "factors/model")
+    assert {m.rank for m in model.modules() if isinstance(m, LowRankLinear)} == {*ranks.values()}
+    dense = composed({"factorise": {**stage, "stored": "dense"}}, out="dense")["stages"]["model"][0]["facts"]
+    assert dense["ranks"] == ranks and dense["weights"]["stored"] == size["before"]
+    for name, weight in weights(tmp_path / "dense/model").items():
+        assert torch.allclose(weight.float(), Checkpoint(tmp_path / "factors/model").read(name).float(), atol=1e-2)
+
+
+def test_factors_that_would_be_larger_stay_a_matrix(composed: Made, tmp_path: Path) -> None:
+    found = composed({"factorise": {"keep": 0.9, "stored": "factors"}}, out="large")
+    assert found["stages"]["model"][0]["facts"]["ranks"] == {} == Checkpoint(tmp_path / "large/model").ranks

@@ -30,6 +30,7 @@ from lowdim.infer.sparse.storage import PACKABLE
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import resolve
 from lowdim.models.load import load
+from lowdim.nn.lowrank import LowRankLinear
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def loaded_base(settings: Settings) -> Base:
     checkpoint = Checkpoint(source.path)
     weights = sum(checkpoint.info(name).numel for name in checkpoint.names())
     check_memory(sum(bytes_of(who, weights) for who in wanted(settings)) + 4 * weights, settings.model)
-    model = load(source.path, trust_remote_code=trusted)
+    model = load(source.path, trust_remote_code=trusted, factors=True)
     rounded = _rounded(checkpoint)
     pruned = [weight for _, weight, is_head in linears(model) if not is_head and rounded is None]
     total = sum(weight.numel() for weight in pruned)
@@ -202,12 +203,17 @@ def _drop_all(model: PreTrainedModel, sparsity: float) -> None:
 
 
 def linears(model: PreTrainedModel) -> Iterator[tuple[str, Tensor, bool]]:
-    """Yield the name of every linear layer, its weight as ``[out, in]``, and whether it makes the logits."""
+    """Yield the name of every linear layer, its weight as ``[out, in]``, and whether it makes the logits.
+
+    A layer of two factors is two.
+    """
     head = model.get_output_embeddings()
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear | Conv1D):
             weight = layer.weight.detach()
             yield name, weight.t() if isinstance(layer, Conv1D) else weight, layer is head
+        elif isinstance(layer, LowRankLinear):
+            yield from ((f"{name}/{part}", getattr(layer, part).detach(), False) for part in ("b", "a"))
 
 
 def _deepened(model: PreTrainedModel, shape: Shape, distinct: int) -> PreTrainedModel:
@@ -265,3 +271,5 @@ def _uses(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
             yield layer.matrix.kernel, layer.matrix.nbytes
         elif isinstance(layer, nn.Linear | Conv1D):
             yield "torch", layer.weight.nbytes
+        elif isinstance(layer, LowRankLinear):
+            yield "torch", layer.a.nbytes + layer.b.nbytes

@@ -20,6 +20,7 @@ from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.matrix import Matrix
 from lowdim.infer.sparse.storage import PACKABLE, QUANTISED, kind_of
 from lowdim.models.structure.layers import find_layers
+from lowdim.nn.lowrank import LowRankLinear, put
 
 MIN_SPARSITY = 0.3
 
@@ -117,7 +118,8 @@ def accelerate(
     Layers with few zeros, and all of int3, are stored dense and still run faster than torch's for few tokens. The head
     of a language model gets 8 bits where the rest gets 4 or 3. A head that is tied to the embedding shares its memory,
     unless it is quantised: it then has a copy of its own, and the embedding stays as it is. Experts that are fused into
-    one tensor become layers of their own. Everything else (embeddings, routers) is left alone and listed. Afterwards no
+    one tensor become layers of their own; of a layer of two factors
+    (`lowdim.nn.lowrank`) each is swapped. Everything else (embeddings, routers) is left alone and listed. Afterwards no
     parameter of the model needs a gradient, and ``save_pretrained`` is refused.
 
     Args:
@@ -144,14 +146,18 @@ def accelerate(
     kind = kind_of(dtype)
     rules = Rules(kind, group, min_sparsity)
     _check_model(model)
+    thin = [(name, module) for name, module in model.named_modules() if isinstance(module, LowRankLinear)]
     layers, skipped = find_layers(model)
     fused = [(name, module) for name, module in model.named_modules() if is_fused(module)]
     if rules.kind in QUANTISED:
-        _check_finite([*layers, *fused])
-    if not layers and not fused:
+        _check_finite([*layers, *fused, *thin])
+    if not layers and not fused and not thin:
         raise LowdimError(
             f"{type(model).__name__} holds no Linear to swap. For a single layer: SparseLinear.from_linear(layer)."
         )
+    for name, factors in thin:
+        put(model, name, factors.apart())
+    layers, skipped = find_layers(model) if thin else (layers, skipped)
     rows = [_left_alone(name, model.get_submodule(name), reason) for name, reason in skipped]
     rows = [row for row in rows if row.name not in dict(fused)]
     rows += [row for name, module in fused for row in swap_experts(model, name, module, rules)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -30,6 +30,7 @@ from lowdim.infer.sparse.matrix import Matrix
 from lowdim.infer.sparse.storage import QUANTISED, kind_of
 from lowdim.models import load as stock
 from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.factors import Factors
 from lowdim.models.disk.source import Source, resolve
 from lowdim.models.slorb import put_beside
 from lowdim.models.structure.layers import find_layers
@@ -63,6 +64,8 @@ def load(
     | dense | None, fp32, bf16 | a stock Transformers model, that can be trained and saved |
     | dense | int8, int4, int3 | sparse layers, rounded one by one while they are read |
     | packed | None | sparse layers with the numbers as they are stored |
+    | factors | None, fp32, bf16 | one with `lowdim.nn.lowrank.LowRankLinear` layers, that can be trained |
+    | factors | int8, int4, int3 | two sparse layers in the place of each, rounded one by one |
     | packed | any | sparse layers, converted one by one; a layer that is stored in this kind stays as it is |
 
     Sparse layers (`SparseLinear`) need about the memory that the files have: weights are copied out of the files one
@@ -89,13 +92,19 @@ def load(
         raise LowdimError(
             f"{kind} layers run on the CPU only, got device={str(device)!r}. Use dtype='bf16' there, or device='cpu'."
         )
-    if not on_cpu or (checkpoint.storage == "dense" and kind not in QUANTISED):
-        model = stock.load(source.path, _TORCH.get(kind or ""), device, trust_remote_code)
+    if not on_cpu or (not _skips(checkpoint) and kind not in QUANTISED):
+        model = stock.load(source.path, _TORCH.get(kind or ""), device, trust_remote_code, factors=True)
     else:
         with stock.quiet():
             model = _Loader(checkpoint, source.dtype, kind, group).model(trust_remote_code)
     model.config._name_or_path = str(path)
     return model
+
+
+def _skips(checkpoint: Checkpoint) -> bool:
+    """Tell whether weights are stored in a way that kernels skip zeros of, or codes."""
+    forms = [checkpoint.form(name) for name in checkpoint.names()]
+    return any(form is not None and form.rank is None for form in forms)
 
 
 def _find(path: str | Path, trust_remote_code: bool) -> Source:
@@ -154,6 +163,9 @@ class _Loader:
         for name in names:
             linear = model.get_submodule(skeleton.parameter_of(name).removesuffix(".weight"))
             assert isinstance(linear, nn.Linear | Conv1D)
+            if name in self._checkpoint.ranks:
+                replace(model, linear, self._pair(name, linear.bias))
+                continue
             turned, rules = isinstance(linear, Conv1D), self._rules(self._checkpoint.info(name).dtype)
             matrix = self._matrix(name, linear.bias, rules.for_head(None) if linear is head else rules, turned)
             shape = linear.weight.shape[::-1] if turned else linear.weight.shape
@@ -182,6 +194,14 @@ class _Loader:
             return rules.matrix(weight.t() if turned else weight, bias)
         except NumericalError as error:
             raise NumericalError(f"{name!r} cannot be quantised: {error}") from error
+
+    def _pair(self, name: str, bias: Tensor | None) -> nn.Sequential:
+        """Return the layers of a weight that is stored as two factors."""
+        stored = self._checkpoint.as_stored(name)
+        assert isinstance(stored, Factors)
+        rules, bias = self._rules(stored.a.dtype), None if bias is None else bias.detach().float()
+        b, a = SparseLinear(rules.matrix(stored.b, None)), SparseLinear(rules.matrix(stored.a, bias))
+        return nn.Sequential(OrderedDict(b=b, a=a))
 
     def _as_it_is(self, name: str, bias: Tensor | None) -> Matrix:
         try:

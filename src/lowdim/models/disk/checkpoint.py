@@ -14,6 +14,7 @@ from torch import Tensor
 from lowdim.core.errors import CheckpointError, suggest
 from lowdim.core.files import file_sha256, read_json
 from lowdim.models.disk import adapters, manifest, packed_header
+from lowdim.models.disk.factors import Factors
 from lowdim.models.disk.files import companions, inside
 from lowdim.models.disk.packed import Form, Packed
 from lowdim.models.disk.packed_header import stored_name
@@ -144,7 +145,8 @@ class Checkpoint:
         """Return a tensor's dtype, shape and file without reading it."""
         self._check(name)
         if name in self._packed:
-            form, file = self._packed[name], self._stored[stored_name(name, "values")].file
+            form = self._packed[name]
+            file = self._stored[stored_name(name, form.parts[-1])].file
             return TensorInfo(form.dtype, form.shape, file.name)
         stored = self._stored[name]
         return TensorInfo(stored.dtype, stored.shape, stored.file.name)
@@ -155,7 +157,9 @@ class Checkpoint:
         if name not in self._packed:
             return read_tensor(self._stored[name])
         try:
-            return self.read_packed(name).weight()
+            found = self.as_stored(name)
+            assert not isinstance(found, Stored)
+            return found.weight()
         except CheckpointError as error:
             raise CheckpointError(f"{self.info(name).file}: {name!r} is damaged: {error}") from error
 
@@ -176,12 +180,25 @@ class Checkpoint:
         Raises:
             CheckpointError: the weight is not stored packed, or does not exist.
         """
+        found = self.as_stored(name)
+        if not isinstance(found, Packed):
+            how = "dense" if isinstance(found, Stored) else "as two factors"
+            raise CheckpointError(f"{name!r} is stored {how} in {self.info(name).file}; use read()")
+        return found
+
+    def as_stored(self, name: str) -> Packed | Factors | Stored:
+        """Return a tensor as it is stored, to be written again: packed, as factors, or where its bytes lie."""
         self._check(name)
-        if name not in self._packed:
-            raise CheckpointError(f"{name!r} is stored dense in {self.info(name).file}; use read()")
-        form = self._packed[name]
+        form = self._packed.get(name)
+        if form is None:
+            return self._stored[name]
         parts = {part: read_tensor(self._stored[stored_name(name, part)]) for part in form.parts}
-        return Packed(form, parts.pop("mask", None), **parts)
+        return Factors(**parts) if form.rank is not None else Packed(form, parts.pop("mask", None), **parts)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The ranks of the weights that are stored as two factors, by name."""
+        return packed_header.ranks_of(self._packed)
 
     def form(self, name: str) -> Form | None:
         """Return how a weight is packed, ``None`` for one that is stored dense."""

@@ -61,6 +61,9 @@ def run_checks(
     record, checkpoint = manifest.read(path), Checkpoint(path)
     checks.append(_check("files", lambda: check_files(path, record)))
     checks += check_weights(checkpoint, record)
+    checks += (
+        [_check("factors", lambda: _check_ranks(checkpoint, record))] if record.factors or checkpoint.ranks else []
+    )
     model: list[Any] = []
     checks.append(_check("generates", lambda: _generate(checkpoint, trust_remote_code, model)))
     checks.append(_check("perplexity", lambda: _perplexity(model, tokens, measure, record)))
@@ -81,6 +84,12 @@ def check_files(path: Path, record: Manifest) -> str:
         found = {"missing": missing, "changed": changed, "not recorded": unknown}
         raise CheckpointError("; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names))
     return f"{len(recorded)} hashes match"
+
+
+def _check_ranks(checkpoint: Checkpoint, record: Manifest) -> str:
+    if checkpoint.ranks != (record.factors or {}):
+        raise CheckpointError(f"{len(checkpoint.ranks)} weights are products, of other ranks than are recorded")
+    return f"{len(checkpoint.ranks)} weights are products, of the ranks that are recorded"
 
 
 def check_weights(checkpoint: Checkpoint, record: Manifest) -> list[Check]:
@@ -144,7 +153,7 @@ def _generate(checkpoint: Checkpoint, trust_remote_code: bool, keep: list[Any]) 
     from lowdim.models.load import load, quiet
 
     if checkpoint.storage == "packed":
-        model: Any = load(checkpoint.path, trust_remote_code=trust_remote_code)
+        model: Any = load(checkpoint.path, trust_remote_code=trust_remote_code, factors=True)
     else:
         with quiet():
             model = _stock(checkpoint.path, trust_remote_code)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lowdim.core.errors import CheckpointError, LowdimError, suggest
 from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
-from lowdim.models.disk.manifest import Manifest, PackedPart, SLoRBPart
+from lowdim.models.disk.manifest import Manifest, SLoRBPart
 from lowdim.models.disk.packed import Form, Packed, pack, packed_bytes
 from lowdim.models.disk.packed_header import STEM, is_beside, lay_out
 from lowdim.models.disk.shard import Stored
@@ -88,8 +88,7 @@ def _convert(
     for name in checkpoint.companions():
         writer.directory.copy(checkpoint.path / name)
     if record is not None:
-        record.storage = "packed" if forms else "dense"
-        record.packed = PackedPart.of(forms) if forms else None
+        record.holds(forms)
         record.slorb = SLoRBPart.of(beside) if beside else None
         record.hashes.files = writer.hashes()
         writer.directory.write_text(manifest.FILE, manifest.to_text(record))

@@ -101,10 +101,10 @@ class PackedPart(_Part):
     @classmethod
     def of(cls, forms: Mapping[str, Form]) -> PackedPart:
         """Describe packed weights."""
-        from lowdim.models.disk.packed_header import described, format_of
+        from lowdim.models.disk.packed_header import described, format_of, ranks_of
 
         weights, quantized = described(forms)
-        return cls(format=format_of(quantized), weights=weights, quantized=quantized)
+        return cls(format=format_of(quantized, ranks_of(forms)), weights=weights, quantized=quantized)
 
 
 class SLoRBPart(_Part):
@@ -144,10 +144,18 @@ class Manifest(_Part):
     evaluation: dict[str, Any] = {}
     probes: dict[str, Any] = {}
     packed: PackedPart | None = None
+    factors: dict[str, int] | None = None
     recovery: dict[str, Any] | None = None
     finetuning: dict[str, Any] | None = None
     slorb: SLoRBPart | None = None
     interventions: list[dict[str, Any]] | None = None
+
+    def holds(self, forms: Mapping[str, Form]) -> None:
+        """Say how the weights are stored, given those that are not stored dense: ``factors`` has ranks by name."""
+        from lowdim.models.disk.packed_header import ranks_of
+
+        self.storage, self.packed = ("packed", PackedPart.of(forms)) if forms else ("dense", None)
+        self.factors = ranks_of(forms) or None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is written: plain types, in the schema's order, without the parts that do not apply."""

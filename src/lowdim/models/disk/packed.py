@@ -50,6 +50,8 @@ class Form:
         grid: how it was rounded; ``None`` if it was not.
         transposed: the stored matrix is the transpose of the weight.
         masked: only what a mask names has a code; ``False``: every weight has one.
+        rank: the inner side of two matrices that the weight is the product of
+            (`lowdim.models.disk.factors.Factors`); ``None`` if it is none.
 
     Raises:
         CheckpointError: a weight of 3 bits with a mask, or one without that was not rounded.
@@ -64,6 +66,7 @@ class Form:
     grid: Grid | None = None
     transposed: bool = False
     masked: bool = True
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         if not self.masked and self.grid is None:
@@ -89,6 +92,8 @@ class Form:
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the tensors that a weight is stored as."""
+        if self.rank is not None:
+            return ("a", "b")
         rounded = () if self.grid is None else ("scales", "table")[: 1 + (self.grid.entries > 0)]
         return (*(("mask",) if self.masked else ()), "values", *rounded)
 

@@ -14,24 +14,29 @@ from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.checks import mask_hash
 from lowdim.models.disk.convert import tensor_name
-from lowdim.models.disk.manifest import HashesPart, Manifest, ModelPart, PackedPart
+from lowdim.models.disk.factors import Factors
+from lowdim.models.disk.manifest import HashesPart, Manifest, ModelPart
 from lowdim.models.disk.packed import Packed, kept, pack, packed_bytes
 from lowdim.models.disk.packed_header import STEM, lay_out
 from lowdim.models.disk.shard import Stored
 from lowdim.models.disk.source import Source, read_config
 from lowdim.models.disk.writer import Writer
 
+Value = Tensor | Packed | Factors
 
-def rewrite(source: Source, out: Path, changed: Mapping[str, Tensor | Packed], overwrite: bool = False) -> Path:
+
+def rewrite(source: Source, out: Path, changed: Mapping[str, Value], overwrite: bool = False) -> Path:
     """Write a model again with other values in some tensors.
 
     A file in which nothing changed is copied. A tensor is stored as it was: dense, or as a mask and the nonzeros where
-    that is smaller. One that was rounded is stored as it is given: `Packed` with codes, or a plain tensor.
+    that is smaller. One that was rounded is stored as it is given: `Packed` with codes, or a plain tensor; `Factors`
+    are stored as two tensors.
 
     Args:
         source: where the model is.
         out: the directory to appear.
-        changed: by the name on disk, a tensor of the same shape, which is given the dtype that it had, or its codes.
+        changed: by the name on disk, a tensor of the same shape, which is given the dtype that it had, or its codes, or
+            its factors.
         overwrite: replace an existing result, and what an attempt that was killed has left.
 
     Returns:
@@ -43,7 +48,7 @@ def rewrite(source: Source, out: Path, changed: Mapping[str, Tensor | Packed], o
     """
     checkpoint = Checkpoint(source.path)
     for name, tensor in changed.items():
-        shape = tensor.form.shape if isinstance(tensor, Packed) else tuple(tensor.shape)
+        shape = tensor.form.shape if isinstance(tensor, Packed | Factors) else tuple(tensor.shape)
         if shape != tuple(checkpoint.info(name).shape):
             raise CheckpointError(
                 f"{name!r} is {list(checkpoint.info(name).shape)} in {source.path}, not {list(shape)}"
@@ -56,10 +61,10 @@ def rewrite(source: Source, out: Path, changed: Mapping[str, Tensor | Packed], o
             raise
 
 
-def _write(source: Source, checkpoint: Checkpoint, changed: Mapping[str, Tensor | Packed], writer: Writer) -> Path:
+def _write(source: Source, checkpoint: Checkpoint, changed: Mapping[str, Value], writer: Writer) -> Path:
     writer.directory.require_space(checkpoint.size_bytes + (64 << 20))
     forms = {name: form for name in checkpoint.names() if (form := checkpoint.form(name))}
-    packs = any(isinstance(tensor, Packed) for tensor in changed.values())
+    packs = any(isinstance(tensor, Packed | Factors) for tensor in changed.values())
     for file in checkpoint.files:
         if changed and not file.endswith(".safetensors"):
             continue  # the index is written anew
@@ -68,35 +73,35 @@ def _write(source: Source, checkpoint: Checkpoint, changed: Mapping[str, Tensor 
         if not changed.keys() & set(names):
             writer.directory.copy(checkpoint.path / file, target)
             continue
-        tensors: dict[str, Tensor | Stored | Packed] = {name: _stored(checkpoint, name, changed) for name in names}
+        tensors: dict[str, Value | Stored] = {name: _stored(checkpoint, name, changed) for name in names}
         for name in names:
             made = tensors[name]
             forms.pop(name, None)
-            forms |= {name: made.form} if isinstance(made, Packed) else {}
+            forms |= {name: made.form} if isinstance(made, Packed | Factors) else {}
         stored, metadata = lay_out(tensors)
         writer.write_shard(target, stored, checkpoint.metadata_of(file) | metadata)
     for name in checkpoint.companions():
         writer.directory.copy(checkpoint.path / name)
     record = _record(source, checkpoint, changed)
+    record.holds(forms)
     record.storage = "packed" if packs or checkpoint.storage == "packed" else "dense"
-    record.packed = PackedPart.of(forms) if forms else None
     record.evaluation = {} if changed else record.evaluation
     record.hashes.files = writer.hashes()
     writer.directory.write_text(manifest.FILE, manifest.to_text(record))
     return writer.finish()
 
 
-def _stored(checkpoint: Checkpoint, name: str, changed: Mapping[str, Tensor | Packed]) -> Tensor | Stored | Packed:
+def _stored(checkpoint: Checkpoint, name: str, changed: Mapping[str, Value]) -> Value | Stored:
     if name not in changed:
-        return checkpoint.read_packed(name) if checkpoint.is_packed(name) else checkpoint.stored(name)
+        return checkpoint.as_stored(name)
     tensor = changed[name]
-    if isinstance(tensor, Packed):
+    if isinstance(tensor, Packed | Factors):
         return tensor
     weight = tensor.detach().to("cpu", checkpoint.info(name).dtype).contiguous()
     return pack(weight) if checkpoint.is_packed(name) and packed_bytes(weight) < weight.nbytes else weight
 
 
-def _record(source: Source, checkpoint: Checkpoint, changed: Mapping[str, Tensor | Packed]) -> Manifest:
+def _record(source: Source, checkpoint: Checkpoint, changed: Mapping[str, Value]) -> Manifest:
     if not manifest.exists(source.path):
         return new_record(source, checkpoint)
     record = manifest.read(source.path)
@@ -109,9 +114,11 @@ def _record(source: Source, checkpoint: Checkpoint, changed: Mapping[str, Tensor
     return record
 
 
-def _kept(checkpoint: Checkpoint, name: str, changed: Mapping[str, Tensor | Packed]) -> Tensor:
+def _kept(checkpoint: Checkpoint, name: str, changed: Mapping[str, Value]) -> Tensor:
     tensor = changed[name]
-    weight = tensor.weight() if isinstance(tensor, Packed) else tensor.detach().to(checkpoint.info(name).dtype)
+    weight = (
+        tensor.weight() if isinstance(tensor, Packed | Factors) else tensor.detach().to(checkpoint.info(name).dtype)
+    )
     return kept(weight)
 
 

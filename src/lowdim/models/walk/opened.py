@@ -66,6 +66,21 @@ class Opened:
             if stream.skeleton.parameter_of(name) in parameters:
                 _check_finite(name, checkpoint.read(name), stream.skeleton.dtype)
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The ranks of weights that are stored as two factors, by the name that they have in the model."""
+        stream, checkpoint = self.stream, self.checkpoint
+        if stream.skeleton is None or checkpoint is None:
+            return {}
+        return {stream.skeleton.parameter_of(name): rank for name, rank in checkpoint.ranks.items()}
+
+    @property
+    def stored_numel(self) -> int:
+        """Weights of the whole model as they are stored: of a product, those of its factors."""
+        shapes = {n: self.checkpoint.info(n).shape for n in self.checkpoint.ranks} if self.checkpoint else {}
+        ranks = self.checkpoint.ranks if self.checkpoint else {}
+        return self.stream.numel() - sum(m * n - ranks[name] * (m + n) for name, (m, n) in shapes.items())
+
     def tokenizer(self) -> Any:
         """Return the tokenizer that lies beside the weights, ``None`` if there is none."""
         return None if self.source is None else read_tokenizer(self.source.path, self.source.trusted)
@@ -133,7 +148,8 @@ def open_model(
         compute: dtype of the forwards of a checkpoint's blocks.
         device: where a checkpoint's blocks run.
         trust_remote_code: run the modelling code that a checkpoint brings along.
-        placed: whether a checkpoint may have a placement (`lowdim.nn.placement`); it is then read as a whole.
+        placed: whether a checkpoint may have a placement (`lowdim.nn.placement`), or layers of two factors; it is then
+            read as a whole. Without, weights that are stored as factors are their products.
 
     Raises:
         LowdimError: the model cannot be used.
@@ -146,8 +162,8 @@ def open_model(
     stored = getattr(torch, source.dtype)
     assert isinstance(stored, torch.dtype)
     where = pick_device(device)
-    if placed and read_placed(source.path, trust_remote_code)[1] is not None:
-        whole = load(source.path, compute_dtype(compute, stored, where), where, trust_remote_code)
+    if placed and (checkpoint.ranks or read_placed(source.path, trust_remote_code)[1] is not None):
+        whole = load(source.path, compute_dtype(compute, stored, where), where, trust_remote_code, factors=True)
         return Opened(Stream(whole), source, None, stored)
     empty = empty_model(source.path, stored, trust_remote_code)
     put_beside(empty, {name: checkpoint.info(name).shape for name in checkpoint.names()})

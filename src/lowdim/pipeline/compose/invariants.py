@@ -16,6 +16,7 @@ from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.packed import Packed, pack_levels
 from lowdim.models.quantize import linear_weights
 from lowdim.models.structure.zeros import mask_of
+from lowdim.nn.lowrank import factors_of
 from lowdim.pipeline.compose.stage import GRID, MASK, RANK
 
 Value = Tensor | Packed
@@ -176,9 +177,8 @@ def truncated(weight: Tensor, rank: int) -> Tensor:
         >>> truncated(torch.diag(torch.tensor([3.0, 2.0, 1.0])), 2).diag().round().tolist()
         [3.0, 2.0, 0.0]
     """
-    left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
-    near: Tensor = (left[:, :rank] * values[:rank]) @ right[:rank]
-    return near.to(weight.dtype)
+    a, b = factors_of(weight, rank)
+    return (a @ b).to(weight.dtype)
 
 
 _RULES: tuple[tuple[str, Callable[[Held, str], Any], Callable[[Value, Any], tuple[Value, int]]], ...] = (

@@ -168,6 +168,11 @@ class Finetuner(Engine):
 
 def _check_source(recipe: Finetuning) -> None:
     source = resolve(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    if Checkpoint(source.path).ranks:
+        raise LowdimError(
+            f"{recipe.model} has layers of two factors, which fine-tuning would multiply out. Make it dense first "
+            "(lowdim convert --storage dense), or train the factors by themselves (lowdim.nn.lowrank.train_factors_)."
+        )
     record = manifest.read(source.path) if manifest.exists(source.path) else None
     if record is None:
         return

@@ -15,6 +15,8 @@ from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.train.optimizers.base import loss_of
 
 BLOCK = 256
+CHUNK = BLOCK << 11
+"""Entries that are decoded at a time."""
 LEAST = 4096
 """Entries of a weight below which its state stays fp32."""
 
@@ -66,7 +68,8 @@ def encode(values: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
 def decode(codes: Tensor, largest: Tensor, signed: bool) -> Tensor:
     """Return the fp32 values of codes."""
     wide = levels(signed).to(codes.device)[codes.flatten().int()]
-    return wide.mul_(largest.repeat_interleave(BLOCK)[: len(wide)]).view(codes.shape)
+    blocks = largest[: -(-len(wide) // BLOCK)]
+    return wide.mul_(blocks.repeat_interleave(BLOCK)[: len(wide)]).view(codes.shape)
 
 
 class AdamW8bit(Optimizer):
@@ -113,34 +116,57 @@ class AdamW8bit(Optimizer):
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> None:
         assert p.grad is not None
-        state, gradient = self.state[p], p.grad.float()
+        state = self.state[p]
         step = state["step"] = state.get("step", 0) + 1
-        first, second = (self._read(state, name, p) for name in ("mean", "square"))
+        weights, gradients = p.contiguous().view(-1), p.grad.reshape(-1)
+        coded = p.numel() >= LEAST
+        if step == 1:
+            self._begin(state, p, coded)
         beta1, beta2 = group["betas"]
-        first.lerp_(gradient, 1.0 - beta1)
-        second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
-        lr = float(group["lr"])
-        p.mul_(1.0 - lr * group["weight_decay"])
-        change = first / (second.sqrt() / (1.0 - beta2**step) ** 0.5 + group["eps"])
-        p.sub_(change.mul_(lr / (1.0 - beta1**step)).to(p.dtype))
-        for name, value in (("mean", first), ("square", second)):
-            if p.numel() < LEAST:
-                state[name] = value
-            else:
-                state[name], state[f"{name}_largest"] = encode(value, name == "mean")
+        lr, room = float(group["lr"]), (1.0 - beta2**step) ** 0.5
+        for at in range(0, p.numel(), CHUNK):  # what is decoded is never more than a part of the weight
+            some = slice(at, at + CHUNK)
+            gradient = gradients[some].float()
+            first, second = (_read(state, name, some, coded) for name in ("mean", "square"))
+            first.lerp_(gradient, 1.0 - beta1)
+            second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+            change = first / (second.sqrt().div_(room).add_(group["eps"]))
+            part = weights[some]
+            part.mul_(1.0 - lr * group["weight_decay"]).sub_(change.mul_(lr / (1.0 - beta1**step)).to(p.dtype))
+            for name, value in (("mean", first), ("square", second)) if coded else ():
+                _write(state, name, some, value)
+        if not p.is_contiguous():
+            p.copy_(weights.view(p.shape))
 
     @staticmethod
-    def _read(state: dict[str, Any], name: str, p: Tensor) -> Tensor:
-        if name not in state:
-            return torch.zeros_like(p, dtype=torch.float32)
-        if f"{name}_largest" not in state:
-            return state[name].clone()  # type: ignore[no-any-return]
-        return decode(state[name], state[f"{name}_largest"], name == "mean")
+    def _begin(state: dict[str, Any], p: Tensor, coded: bool) -> None:
+        for name in ("mean", "square"):
+            if coded:
+                zero = int(encode(torch.zeros(1), name == "mean")[0])
+                state[name] = torch.full(p.shape, zero, dtype=torch.uint8, device=p.device)
+                state[f"{name}_largest"] = torch.zeros(-(-p.numel() // BLOCK), device=p.device)
+            else:
+                state[name] = torch.zeros(p.shape, dtype=torch.float32, device=p.device)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a ``state_dict``; codes stay codes."""
         super().load_state_dict({**state_dict, "state": {}})
         restore(self, state_dict)
+
+
+def _read(state: dict[str, Any], name: str, some: slice, coded: bool) -> Tensor:
+    """Return entries of a mean, fp32; of one that is not coded as they lie, to be written to."""
+    kept: Tensor = state[name].view(-1)[some]
+    if not coded:
+        return kept
+    return decode(kept, state[f"{name}_largest"][some.start // BLOCK :], name == "mean")
+
+
+def _write(state: dict[str, Any], name: str, some: slice, value: Tensor) -> None:
+    """Encode entries of a mean."""
+    codes, largest = encode(value, name == "mean")
+    state[name].view(-1)[some] = codes
+    state[f"{name}_largest"][some.start // BLOCK :][: len(largest)] = largest
 
 
 def refuse_other(optimizer: Optimizer, state_dict: dict[str, Any], key: str, without: str) -> None:

@@ -1,0 +1,302 @@
+"""Rows of `lowmemory.py`: bytes of state, peak memory, the time of a step, of a refresh and of a search for masks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peers import GALORE, PYTORCH_OPTIMIZER, Peer, Unavailable
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from lowdim.core.random import generator
+from lowdim.data.windows import windows
+from lowdim.models.disk.source import resolve
+from lowdim.models.load import load, read_tokenizer
+from lowdim.train.nm.transposable import tiles, transposable
+from lowdim.train.optimizers.base import matrices
+from lowdim.train.optimizers.galore import GaLore
+from lowdim.train.optimizers.projectors import SVD, Power
+from lowdim.train.optimizers.q_galore import QGaLore
+from lowdim.train.pretrain.configs import SIZES, config
+
+Ratio = tuple[str, float, str, float]
+"""What it is of, its value, and the relation to a bound that it must have, "" for none."""
+SIZE, RANK, GAP, TOKENS = "130m", 192, 200, 2048
+BIG = (4096, 11008)
+
+
+def network(dtype: torch.dtype = torch.float32) -> Any:
+    """Return the model of 130 million weights."""
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config(SIZE, None, 256), dtype=dtype).train()
+
+
+def now() -> tuple[float, float]:
+    """Return the time, and that of all cores that this process has had."""
+    return time.perf_counter(), time.process_time()
+
+
+def turns(programs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
+    """Return by program the median seconds, by the clock and of all cores, of turns taken one after the other."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
+    for turn in range(rounds):
+        for name in list(programs)[:: 1 if turn % 2 else -1]:
+            begun = now()
+            programs[name]()
+            end = now()
+            found[name].append((end[0] - begun[0], end[1] - begun[1]))
+    return {
+        name: {unit: statistics.median(each[at] for each in kept) for at, unit in enumerate(("clock", "cores"))}
+        for name, kept in found.items()
+    }
+
+
+def reachable(optimizer: Any) -> int:
+    """Return the bytes of every tensor that an optimizer leads to, but weights and gradients, each storage once."""
+    weights = {p for group in optimizer.param_groups for p in group["params"]}
+    places = {p.untyped_storage().data_ptr() for p in weights if type(p) is nn.Parameter}
+    places |= {p.grad.untyped_storage().data_ptr() for p in weights if p.grad is not None}
+    sizes: dict[int, int] = {}
+    seen: set[int] = set()
+    left: list[Any] = [vars(optimizer)]
+    while left:
+        each = left.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, Tensor):
+            held = each.untyped_storage()
+            if each not in weights and held.data_ptr() not in places:
+                sizes[held.data_ptr()] = held.nbytes()
+        elif isinstance(each, dict):
+            left += [*each.keys(), *each.values()]
+        elif isinstance(each, list | tuple | set):
+            left += list(each)
+        elif type(each).__module__.startswith(("lowdim.", "torch.optim")):
+            left += [vars(each)] if hasattr(each, "__dict__") else []
+    return sum(sizes.values())
+
+
+def state(given: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Take a step of each optimizer with gradients that are drawn, and count what it keeps."""
+    held = {}
+    numbers: dict[str, float] = {}
+    for name in ("adamw", "galore", "q-galore"):
+        model = network()
+        weights, own = list(model.parameters()), {id(p) for p in matrices(model)}
+        if not numbers:
+            square = sum(p.numel() for p in weights if id(p) in own)
+            rest = sum(p.numel() for p in weights) - square
+            thin = sum(RANK * min(p.shape) for p in weights if id(p) in own)
+            means = sum(2 * RANK * max(p.shape) for p in weights if id(p) in own)
+            numbers = {  # r min(m, n) directions and 2 r max(m, n) means of a matrix; 2 m n in AdamW
+                "adamw": 8.0 * (square + rest),
+                "galore": 4.0 * (thin + means) + 8.0 * rest,
+                "q-galore": 0.5 * thin + 1.0 * means + 2.0 * rest,
+            }
+        rules: dict[str, Any] = {"galore": GaLore(rank=RANK, projector="power")}
+        rules["q-galore"] = QGaLore(rank=RANK, projector="power")
+        optimizer = torch.optim.AdamW(weights) if name == "adamw" else rules[name].build(model)
+        draw = generator(seed, "gradient")
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = torch.randn(p.shape, generator=draw)
+        optimizer.step()
+        held[name] = reachable(optimizer)
+        del model, optimizer, weights
+    ratios: list[Ratio] = []
+    for name in ("galore", "q-galore"):
+        share, said = held[name] / held["adamw"], numbers[name] / numbers["adamw"]
+        ratios.append((f"{name}, state over AdamW's", share, "", 0))
+        ratios.append((f"{name}, apart from the formula", abs(share / said - 1), "<=", 0.05))
+    return {"bytes": held, "formula": numbers, "ratios": ratios}
+
+
+_PEAK = """
+import json, sys
+sys.path.insert(0, {here!r})
+import torch, lowmemory_state as bench
+from lowdim.train.optimizers.q_galore import QGaLore
+name = {name!r}
+small = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)).bfloat16()
+def optimizer_of(model, rank):
+    if name == "adamw":
+        return torch.optim.AdamW(model.parameters(), fused=True)
+    return QGaLore(rank=rank, projector="power", layerwise=True).build(model)
+def steps(model, call, rank, count):
+    optimizer = optimizer_of(model, rank)
+    for _ in range(count):
+        call(model).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+ids = torch.arange(256)[None]
+steps(small, lambda m: m(torch.ones(1, 64).bfloat16()).float().sum(), 8, 1)  # what is loaded on first use
+with open("/proc/self/clear_refs", "w") as peak:
+    peak.write("5")
+before = bench.resident("VmRSS")
+steps(bench.network(torch.bfloat16), lambda m: m(input_ids=ids, labels=ids).loss, bench.RANK, 3)
+print(json.dumps(bench.resident("VmHWM") - before))
+"""
+
+
+def resident(what: str) -> int:
+    """Return a line of this process's memory, in bytes."""
+    with open("/proc/self/status") as status:
+        return int(next(line for line in status if line.startswith(what)).split()[1]) * 1024
+
+
+def peak(given: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Train 1 x 256 tokens for three steps in a process each: peak less what was resident after the imports."""
+    held = {}
+    for name in ("adamw", "q-galore"):
+        script = _PEAK.format(here=str(Path(__file__).parent), name=name)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        held[name] = json.loads(done.stdout.strip().splitlines()[-1])
+    return {"bytes": held, "ratios": [("Q-GaLore over AdamW, bf16", held["q-galore"] / held["adamw"], "<=", 0.6)]}
+
+
+def step(given: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Time a pass of 2,048 tokens, the optimizers' parts of a step, and the choice of directions, amortised."""
+    model = network()
+    ids = torch.randint(32_000, (TOKENS // 256, 256), generator=generator(seed, "ids"))
+
+    def forward() -> None:
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+
+    forward()
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    ours = {kind: GaLore(rank=RANK, lr=1e-6, projector=kind).build(model) for kind in ("svd", "power")}  # type: ignore[arg-type]
+    refresh = {}
+    for name, optimizer in ours.items():
+        begun = now()
+        optimizer.step()
+        refresh[name] = now()[1] - begun[1]
+    programs = {"pass": forward, "adamw": adamw.step, **{name: each.step for name, each in ours.items()}}
+    found = turns(programs, given.rounds)
+    whole = found["pass"]["cores"] + found["adamw"]["cores"]
+    cost = {name: found["pass"]["cores"] + found[name]["cores"] + refresh[name] / GAP for name in ours}
+    ratios: list[Ratio] = [
+        (f"GaLore ({name}) over AdamW, a step", each / whole, "<=", 1.15) for name, each in cost.items()
+    ]
+    left = ""
+    shapes = [list(p.shape) for p in matrices(model)]
+    for peer in (GALORE, PYTORCH_OPTIMIZER):
+        try:
+            with Peer(peer, "peer_galore.py", ["--peer", peer[0]], torch.get_num_threads()) as other:
+                answer = other.ask(shapes=shapes, rank=RANK, gap=GAP, rounds=given.rounds)
+        except Unavailable as error:
+            left += f"{peer[0]}: {error}. "
+            continue
+        theirs = found["adamw"]["cores"] - answer["adamw"]  # of the weights that no one projects
+        ratio = (found["pass"]["cores"] + theirs + answer["step"] + answer["refresh"] / GAP) / whole
+        ratios.append((f"{peer[0]} over AdamW, a step", ratio, "", 0))
+    return {"seconds": found, "refresh": refresh, "ratios": ratios, "left_out": left.strip()}
+
+
+def _synthetic(spectrum: Tensor, draw: torch.Generator, turn: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return a matrix of some spectrum and what its directions on the right were made from, near those of before."""
+    count = len(spectrum)
+    left = torch.linalg.qr(torch.randn(BIG[1], count, generator=draw)).Q
+    fresh = torch.randn(BIG[0], count, generator=draw)
+    begun = fresh if turn is None else turn + 0.2 * fresh  # 200 steps later
+    return (left * spectrum) @ torch.linalg.qr(begun).Q.T, begun
+
+
+def _pairs(model: Any, text: Tensor, steps: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return gradients of some matrices of a model, at first and after so many steps of training."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    chosen = {n: p for n, p in model.named_parameters() if p.dim() == 2 and ".15." in n}
+    kept: dict[str, list[Tensor]] = {name: [] for name in chosen}
+    for index in range(steps + 1):
+        ids = text[index % len(text)][None, :128]
+        model(input_ids=ids, labels=ids).loss.backward()
+        for name in chosen if index in (0, steps) else ():
+            kept[name].append(chosen[name].grad.detach().clone())
+        optimizer.step()
+        optimizer.zero_grad()
+    return {name: (first, last) for name, (first, last) in kept.items()}
+
+
+def _captured(matrix: Tensor, right: Tensor) -> float:
+    return float((matrix @ right.T).square().sum())
+
+
+def refresh(given: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Choose directions anew, 200 steps after the first choice, from these and by a full decomposition."""
+    path = resolve("builtin:smollm2-135m").path
+    model = load(path, torch.float32).train()
+    text = windows("builtin", read_tokenizer(path), 128, limit=64).input_ids
+    shares, cost = [], {"power": 0.0, "svd": 0.0}
+    spectrum = None
+    for name, pair in _pairs(model, text, GAP).items():
+        first, last = (m if m.shape[0] >= m.shape[1] else m.T for m in pair)
+        rank = first.shape[1] // 4
+        power, exact = Power(rank=rank), SVD(rank=rank)
+        old = power.basis(first, None, generator(seed, name))
+        begun = now()
+        warm = power.basis(last, old, generator(seed, name, "warm"))
+        middle = now()
+        best = exact.basis(last, None, generator(seed, name))
+        cost["power"] += middle[1] - begun[1]
+        cost["svd"] += now()[1] - middle[1]
+        shares.append(_captured(last, warm) / _captured(last, best))
+        if "gate_proj" in name:
+            spectrum = torch.linalg.svdvals(last)
+    del model
+    assert spectrum is not None
+    draw, rank = generator(seed, "synthetic"), BIG[0] // 4
+    wide = nn.functional.interpolate(spectrum[None, None], BIG[0], mode="linear", align_corners=True)[0, 0]
+    matrix, turn = _synthetic(wide, draw, None)
+    power, exact = Power(rank=rank), SVD(rank=rank)
+    old = power.basis(matrix, None, draw)
+    matrix, _ = _synthetic(wide, draw, turn)
+    begun = now()
+    warm = power.basis(matrix, old, draw)
+    middle = now()
+    best = exact.basis(matrix, None, draw)
+    end = now()
+    big = {"power": [b - a for a, b in zip(begun, middle, strict=True)]}
+    big["svd"] = [b - a for a, b in zip(middle, end, strict=True)]
+    ratios: list[Ratio] = [
+        ("4096 x 11008, rank 1024: full SVD over a warm refresh", big["svd"][1] / big["power"][1], ">=", 10),
+        ("the same, energy over the exact one's", _captured(matrix, warm) / _captured(matrix, best), ">=", 0.99),
+        ("embedded model, block 15: full SVD over a warm refresh", cost["svd"] / cost["power"], "", 0),
+        ("the same, least energy over the exact one's", min(shares), ">=", 0.99),
+    ]
+    return {"seconds": big, "cores": cost, "shares": shares, "ratios": ratios}
+
+
+def patterns(given: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Choose the tiles of a 4096 x 4096 weight, and enumerate those of a part of it."""
+    weight = torch.randn(4096, 4096, generator=generator(seed, "weight"))
+    transposable(weight)
+    took = []
+    for _ in range(20):
+        begun = now()
+        transposable(weight)
+        took.append(tuple(b - a for a, b in zip(begun, now(), strict=True)))
+    best, cores = (min(each) for each in zip(*took, strict=True))
+    part = weight[:256]
+    cut = part.abs().view(64, 4, 1024, 4).transpose(1, 2).reshape(-1, 1, 16)
+    kept = transposable(part).view(64, 4, 1024, 4).transpose(1, 2).reshape(-1, 16)
+    least = (cut * tiles().view(1, 90, 16)).double().sum(2).amax(1) - (cut[:, 0] * kept).double().sum(1)
+    ratios: list[Ratio] = [
+        ("ms of two cores, were they idle: the time of all cores, halved", 500 * cores, "<=", 60),
+        ("ms by the clock, least of 20", 1000 * best, "", 0),
+        ("largest loss against enumeration", float(least.max()), "<=", 1e-6),
+    ]
+    return {"threads": torch.get_num_threads(), "ratios": ratios}
+
+
+ROWS = (("state", 2, state), ("peak", 2, peak), ("patterns", 0.2, patterns), ("refresh", 6, refresh), ("step", 8, step))
+assert SIZES[SIZE].hidden // 4 == RANK
