@@ -200,3 +200,20 @@ def test_settings_that_both_heed_may_be_given_twice() -> None:
     both = {"name": "unstructured", "block": 64}, {"name": "sparsegpt", "block": 64}
     one = run(score="obs", pattern=both[0], repair=both[1])
     assert same(one, run(score="obs", repair=both[1]))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"resume": True}, "a model in memory begins anew"),
+        ({"resume": True, "out": "somewhere"}, "a model in memory begins anew"),
+        ({"overwrite": True}, "overwrite is about an output, and without out there is none"),
+    ],
+    ids=str,
+)
+def test_what_a_model_in_memory_could_not_heed_is_refused(given: dict[str, Any], message: str) -> None:
+    model = tiny.model()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with pytest.raises(RecipeError, match=message):
+        prune(model, tiny.recipe(), calibration=tiny.tokens(), **given)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
