@@ -83,7 +83,7 @@ def main(rank: int, size: int, home: str) -> None:
     (place / f"{rank}.json").write_text(json.dumps(found))
 
 
-def layered(rank: int, size: int, home: str) -> None:
+def layered(rank: int, size: int, home: str, kind: str) -> None:
     os.environ["LOWDIM_CACHE"] = f"{home}/cache"
     place, found = Path(home), {}
     if rank == 0:
@@ -92,11 +92,10 @@ def layered(rank: int, size: int, home: str) -> None:
         import torch.distributed as dist
 
         dist.barrier()
-        for kind in LAYERED:
-            found[kind] = ends(place / kind, kind)
-            ends(place / f"{kind}-resumed", kind, at=2)
-            dist.barrier()
-            found[f"{kind}-resumed"] = ends(place / f"{kind}-resumed", kind)
+        found["whole"] = ends(place / "whole", kind)
+        ends(place / "resumed", kind, at=2)
+        dist.barrier()
+        found["resumed"] = ends(place / "resumed", kind)
     (place / f"{rank}.json").write_text(json.dumps(found))
 
 
