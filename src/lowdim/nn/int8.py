@@ -147,7 +147,8 @@ class Int8Weight(Tensor):
         """Return the whole weight of what was gathered; with ``out`` its memory holds it already."""
         if out is not None:
             return None
-        return Int8Weight(*gathered, self.group, self.stochastic, dtype), gathered
+        codes, scales, zeros = gathered
+        return Int8Weight(codes, scales, zeros, self.group, self.stochastic, dtype), gathered
 
     # ---------------------------------------------------------------- operations
 

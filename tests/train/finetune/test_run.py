@@ -46,6 +46,31 @@ def test_zeros_stay_whatever_is_trained(method: str, objective: str, home: Path,
     assert (made.facts["validation"]["loss"] < made.facts["before"]["loss"]) or objective == "todo"
 
 
+def test_blocks_in_turns_keep_zeros_and_those_that_wait_keep_all(home: Path, tmp_path: Path) -> None:
+    more = ["sampling={name: lisa, active: 1, every: 9}", "steps=4"]
+    made = run(home / "pruned", home / "chats.jsonl", tmp_path / "out", *more, method="full")
+    assert (made.changes["pruned"], made.changes["filled"], made.changes["emptied"]) == (14, 0, 0)
+    turns = made.facts["sampling"]["turns"]
+    assert sorted(turns) == [0, 1]
+    blocks = {name.split(".layers.")[1].split(".")[0] for name in made.changes["changed"] if ".layers." in name}
+    assert blocks == {str(turns.index(1))}
+    assert (
+        "1 of 2 blocks train at a time by lisa"
+        in plan(recipe(home / "pruned", home / "chats.jsonl", *more, method="full")).render()
+    )
+    both = run(
+        home / "pruned",
+        home / "chats.jsonl",
+        tmp_path / "both",
+        "sampling={name: lisa, active: 1, every: 1}",
+        "steps=8",
+        method="full",
+    )
+    assert min(both.facts["sampling"]["turns"]) > 0 and both.changes["filled"] == 0
+    with pytest.raises(RecipeError, match="sampling freezes blocks, which an adapter does anyway"):
+        recipe(home / "pruned", home / "chats.jsonl", "sampling=lisa", method="lora")
+
+
 def test_a_packed_model_stays_packed(home: Path, tmp_path: Path) -> None:
     made = run(home / "packed", home / "chats.jsonl", tmp_path / "out")
     dense = run(home / "pruned", home / "chats.jsonl", tmp_path / "dense")
@@ -146,6 +171,8 @@ def test_states_are_counted_as_planned(home: Path, tmp_path: Path) -> None:
         ("lora", "dpo", ["adapter.dropout=0.2"]),
         ("dora", "answers", []),
         ("full", "ipo", ["precision=bfloat16"]),
+        ("full", "answers", ["sampling=lisa", "sampling.active=1"]),
+        ("full", "todo", ["sampling={name: ows, active: 1, every: 2, m: 3.0}"]),
     ],
 )
 @pytest.mark.parametrize("at", [1, 4])
@@ -238,6 +265,9 @@ def test_templates_write_what_they_say(template: str, text: str, home: Path, tmp
         (["parallel=fsdp"], "parallel has to be 'ddp'"),
         (["placement=lns"], "placement moves the norms"),
         (["adapter=lora"], "leave adapter out"),
+        (["from-scratch=fst"], "unknown key 'from-scratch'|from-scratch and rank are for models that are pre-trained"),
+        (["rank=uniform"], "unknown key 'rank'|from-scratch and rank are for models that are pre-trained"),
+        (["sampling=lisa"], "this optimizer chooses what it trains by itself"),
         (["steps=2", "tokens=100"], "steps and tokens"),
     ],
 )

@@ -29,7 +29,6 @@ LAYERED: dict[str, dict[str, Any]] = {
     },
     "step": {"from-scratch": {"name": "step", "least": 0.0, "most": 0.3}},
     "factors": {"parallel": "fsdp", "rank": "uniform", "factors": {"keep": 0.5}},
-    "int8": {"optimizer": {"name": "q-galore", "rank": 4, "gap": 2}},
     "int8-shards": {
         "parallel": "fsdp",
         "optimizer": {"name": "q-galore", "rank": 4, "gap": 2, "inner": "adamw"},
@@ -83,7 +82,7 @@ def main(rank: int, size: int, home: str) -> None:
     (place / f"{rank}.json").write_text(json.dumps(found))
 
 
-def layered(rank: int, size: int, home: str) -> None:
+def layered(rank: int, size: int, home: str, kind: str) -> None:
     os.environ["LOWDIM_CACHE"] = f"{home}/cache"
     place, found = Path(home), {}
     if rank == 0:
@@ -92,11 +91,10 @@ def layered(rank: int, size: int, home: str) -> None:
         import torch.distributed as dist
 
         dist.barrier()
-        for kind in LAYERED:
-            found[kind] = ends(place / kind, kind)
-            ends(place / f"{kind}-resumed", kind, at=2)
-            dist.barrier()
-            found[f"{kind}-resumed"] = ends(place / f"{kind}-resumed", kind)
+        found["whole"] = ends(place / "whole", kind)
+        ends(place / "resumed", kind, at=2)
+        dist.barrier()
+        found["resumed"] = ends(place / "resumed", kind)
     (place / f"{rank}.json").write_text(json.dumps(found))
 
 

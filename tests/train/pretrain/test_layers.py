@@ -209,7 +209,7 @@ def test_what_does_not_go_together(settings: dict[str, Any], said: str) -> None:
         ({"rank": {"name": "welore", "least": 1.0}}, "rank welore factorises none of the layers at factors.keep=0.25"),
         ({**FST, "model": {"intermediate_size": 26}}, "4 must divide its inputs and its outputs"),
         ({**SSTE, "optimizer": {"name": "q-galore", "rank": 4}}, "is kept in 8 bits"),
-        ({"optimizer": {"name": "q-galore", "rank": 4}, "parallel": "fsdp"}, "Take an inner optimizer of 32 bits"),
+        ({"optimizer": {"name": "q-galore", "rank": 4}, "parallel": "fsdp"}, "INT8 weights from two processes or more"),
         ({**STEP, "optimizer": "muon"}, "Take Adam or AdamW of torch"),
         ({"sampling": {"name": "lisa", "active": 3}}, "active=3 of 2 blocks"),
     ],

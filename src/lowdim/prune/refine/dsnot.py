@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.errors import clash
 from lowdim.core.settings import count, within
-from lowdim.nn.blocks import in_attention
 from lowdim.prune.refine.base import Refine
 from lowdim.prune.refine.swap import swap
 
@@ -69,6 +68,8 @@ class DSnoT(Refine):
 
     def wants(self, layer: str) -> bool:
         """Whether a layer is refined: attention, told by its name, and the rest only with ``mlp``."""
+        from lowdim.nn.blocks import in_attention  # which needs torch
+
         return self.mlp or in_attention(layer)
 
     def apply(self, work: Work, scores: Tensor, inputs: InputStatistics) -> Tensor:

@@ -71,11 +71,12 @@ class Finetuner(Engine):
             inner = adapter.wrap(model, recipe.adapter, masks, recipe.seed)
         optimizer = recipe.optimizer.build(inner)
         spread = network.spread(inner, recipe) if ranks.active() else inner
-        riders: list[Rider] = network.riders(prepared, spread, optimizer)
+        riders: list[Rider] = []
         if masks is not None and recipe.adapter is None and not recipe.optimizer.chooses:
             with warnings.catch_warnings():  # whoever trains a pruned model knows how sparse it is
                 warnings.filterwarnings("ignore", r"\d+ of \d+ weights stay dense")
                 riders.append(KeepZeros(inner, optimizer))
+        riders += network.riders(prepared, spread, optimizer)  # which may freeze blocks, whose zeros are to stay too
         self._said = trained(inner, recipe.optimizer, optimizer, prepared.weights[0], zeros)
         kept = {p: copies[p] for p in copies if p.requires_grad} if isinstance(copies, dict) else copies
         wide = False if recipe.optimizer.chooses or not kept else kept

@@ -20,6 +20,7 @@ from lowdim.models import ranks
 from lowdim.models.disk.source import Source
 from lowdim.models.load import load
 from lowdim.nn.blocks import find_blocks, recompute_
+from lowdim.nn.int8 import Int8Weight
 from lowdim.nn.residual.added import Gates, Ramp
 from lowdim.nn.residual.config import placement_of
 from lowdim.train.pretrain import layers
@@ -167,6 +168,8 @@ def spread(model: PreTrainedModel, recipe: Pretraining) -> nn.Module:
         devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
         waits = recipe.sampling is None  # for the gradients of all weights; of frozen ones there come none
         return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=not waits)
+    if ranks.size() == 1 and any(isinstance(p, Int8Weight) for p in model.parameters()):
+        raise RecipeError("parallel=fsdp gathers INT8 weights from two processes or more. Take parallel=ddp for one.")
     mixed = recipe.precision == "bfloat16"
     policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if mixed else MixedPrecisionPolicy()
     for block in find_blocks(model)[1]:

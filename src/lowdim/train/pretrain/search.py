@@ -156,7 +156,7 @@ class _Search(Engine):
                     stage.advance()
         fitting = [each for each in tried if band[0] <= each.ratio <= band[1]]
         best = min(fitting, key=lambda each: abs(each.ratio - sum(band) / 2), default=None)
-        return Searched(steps, choices, dense, loss, *band, tuple(tried), best and best.decay)
+        return Searched(steps, choices, dense, loss, *band, tuple(tried), None if best is None else best.decay)
 
     def _flips(self, prepared: Prepared, rule: FromScratch, steps: int) -> tuple[int, float, float]:
         """Return how often masks were chosen in a warm-up, the mean flip rate, and the mean loss."""
