@@ -213,12 +213,15 @@ def _synthetic(spectrum: Tensor, draw: torch.Generator, turn: Tensor | None) -> 
 
 
 def _pairs(model: Any, text: Tensor, steps: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return gradients of some matrices of a model, at first and after so many steps of training."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    """Return gradients of the matrices of a block, which alone trains, at first and after so many steps."""
     chosen = {n: p for n, p in model.named_parameters() if p.dim() == 2 and ".15." in n}
+    model.requires_grad_(False)
+    for p in chosen.values():
+        p.requires_grad_(True)
+    optimizer = torch.optim.AdamW(chosen.values(), lr=1e-5)
     kept: dict[str, list[Tensor]] = {name: [] for name in chosen}
     for index in range(steps + 1):
-        ids = text[index % len(text)][None, :128]
+        ids = text[index % len(text)][None]
         model(input_ids=ids, labels=ids).loss.backward()
         for name in chosen if index in (0, steps) else ():
             kept[name].append(chosen[name].grad.detach().clone())
@@ -235,7 +238,7 @@ def refresh(given: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Choose directions anew, 200 steps after the first choice, from these and by a full decomposition."""
     path = resolve("builtin:smollm2-135m").path
     model = load(path, torch.float32).train()
-    text = windows("builtin", read_tokenizer(path), 128, limit=64).input_ids
+    text = windows("builtin", read_tokenizer(path), 64, limit=64).input_ids
     shares, cost = [], {"power": 0.0, "svd": 0.0}
     spectrum = None
     for name, pair in _pairs(model, text, GAP).items():
