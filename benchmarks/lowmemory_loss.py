@@ -167,7 +167,7 @@ def tuned(task: str, name: str, tokens: int, limit: int, seed: int) -> dict[str,
     samplings: dict[str, Sampling] = {"ows": OWS(active=2, every=10), "lisa": LISA(active=2, every=10)}
     riders = []
     if name in samplings:
-        seen = [{"input_ids": ids} for ids, _ in batches[:4]]
+        seen = [{"input_ids": ids, "labels": labels} for ids, labels in batches[:4]]
         riders = [LayerSampling(model, optimizer, samplings[name], data=seen, seed=seed)]
     loop = Loop(model, optimizer, loss=lambda m, both: m(input_ids=both[0], labels=both[1]).loss, riders=riders)
     loop.run(batches)

@@ -81,7 +81,6 @@ def welore(given: argparse.Namespace, seed: int) -> dict[str, Any]:
     rules: dict[str, RankRule] = {
         "uniform": UniformRank(of_what="weights"),
         "welore": WeLore(of_what="weights"),
-        "welore, least 0": WeLore(least=0.0, of_what="weights"),
     }
     parts: dict[str, tuple[Tensor, Tensor]] = {}
     for name, weight in weights.items():

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import lowdim
 from lowdim.cli.app import app
 from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.data.batch import Batch
 from lowdim.evaluate.inspect import inspect
 from lowdim.infer.bench import models as contestants
 from lowdim.infer.bench.result import Contestant
@@ -118,8 +119,11 @@ def test_inspection_reads_ranks_and_weights_back(written):
 
 
 def test_walks_and_evaluation_compute_with_the_factors(written):
-    opened = open_model(str(written["out"]), placed=True)
+    opened = open_model(str(written["out"]), compute="float32", placed=True)
     assert any(isinstance(m, LowRankLinear) for m in opened.stream.model.modules())
+    with torch.no_grad():
+        [found] = opened.stream.forward([Batch(TOKENS)])
+    assert torch.allclose(found.float(), logits(written["model"]), atol=1e-4)
     products = open_model(str(written["out"]))
     assert products.stream.skeleton is not None and products.stored_numel < products.stream.numel()
 

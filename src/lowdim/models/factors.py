@@ -44,6 +44,6 @@ def layer_of(model: PreTrainedModel, name: str) -> str:
         if isinstance(modules.get(each), nn.Linear):
             return each
     raise CheckpointError(
-        f"{name!r} is stored as two factors and is the weight of no linear layer of {type(model).__name__}. Make it a "
-        "dense model first: lowdim convert --storage dense"
+        f"{name!r} is the weight of no linear layer of {type(model).__name__}, and cannot be two factors. Leave it a "
+        "matrix: lowdim convert --storage dense makes one of it."
     )

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models.results import saved
 from tests.pipeline.compose.conftest import Made, weights
 
 import lowdim
-from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.rewrite import rewrite
 from lowdim.models.disk.source import resolve
@@ -147,3 +148,9 @@ def test_a_model_of_factors_is_written_and_opened_as_one(composed: Made, tmp_pat
 def test_factors_that_would_be_larger_stay_a_matrix(composed: Made, tmp_path: Path) -> None:
     found = composed({"factorise": {"keep": 0.9, "stored": "factors"}}, out="large")
     assert found["stages"]["model"][0]["facts"]["ranks"] == {} == Checkpoint(tmp_path / "large/model").ranks
+
+
+def test_layers_that_could_not_be_opened_as_factors_are_refused_before_any_work(composed: Made, tmp_path: Path) -> None:
+    turned = saved(tmp_path / "gpt2", "gpt2")
+    with pytest.raises(CheckpointError, match="is the weight of no linear layer of GPT2LMHeadModel"):
+        composed({"factorise": {"stored": "factors"}}, on=turned, evaluation={"text": None})

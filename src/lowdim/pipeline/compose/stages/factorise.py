@@ -14,13 +14,16 @@ from lowdim.pipeline.compose.stage import GRID, MASK, RANK, Stage, Work
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lowdim.models import factors as homes
     from lowdim.models.disk import checkpoint, factors, rewrite
     from lowdim.models.disk.source import Source
+    from lowdim.models.walk import skeleton
     from lowdim.nn import lowrank
     from lowdim.pipeline.compose import invariants, tune
 else:
     checkpoint, rewrite = Lazy("lowdim.models.disk.checkpoint"), Lazy("lowdim.models.disk.rewrite")
     factors, lowrank = Lazy("lowdim.models.disk.factors"), Lazy("lowdim.nn.lowrank")
+    homes, skeleton = Lazy("lowdim.models.factors"), Lazy("lowdim.models.walk.skeleton")
     invariants, tune = Lazy("lowdim.pipeline.compose.invariants"), Lazy("lowdim.pipeline.compose.tune")
 
 _SPEED = 2e10  # operations a second of a singular value decomposition, about
@@ -69,6 +72,10 @@ class Factorise(Stage):
         found = checkpoint.Checkpoint(work.source.path)
         changed: dict[str, Tensor | factors.Factors] = {}
         weights = {name: found.read(name) for name in tune.trainable(work.source, self.include)}
+        if self.stored == "factors":
+            model = skeleton.empty_model(work.source.path, found.dtype, work.source.trusted)
+            for name in weights:
+                homes.layer_of(model, name)  # refuses what could not be opened again
         chosen = families.build("rank", self.rule).ranks(weights, self.keep)
         ranks = {name: rank for name, rank in chosen.items() if rank < min(weights[name].shape)}
         with work.progress.stage("Factorise", len(ranks), "matrices") as stage:
