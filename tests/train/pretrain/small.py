@@ -75,7 +75,8 @@ def losses(out: Path) -> list[tuple[Any, ...]]:
 
 
 def weights(out: Path) -> bytes:
-    return (out / "model.safetensors").read_bytes()
+    (file,) = out.glob("*.safetensors")
+    return file.read_bytes()
 
 
 class _StopError(Exception):

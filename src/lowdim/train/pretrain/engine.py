@@ -22,7 +22,7 @@ from lowdim.core.machine import machine
 from lowdim.core.progress import Progress
 from lowdim.models import ranks
 from lowdim.models.load import quiet
-from lowdim.models.save import save_model
+from lowdim.models.save import save_factors, save_model
 from lowdim.nn.lowrank import dense_
 from lowdim.runs import sidecar
 from lowdim.runs.clock import Clock, peak_memory
@@ -133,10 +133,12 @@ class Engine:
         return whole(run.model, plain)
 
     def write(self, directory: Directory, prepared: Prepared, model: Any, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write the stock directory, weights in the precision that the model computes with; return the facts."""
-        if prepared.recipe.factors.written == "dense":
+        """Write the directory, weights in the precision that the model computes with; return the facts."""
+        if prepared.recipe.factors.written == "factors":
+            place = save_factors(model.eval(), directory.partial / _STOCK, prepared.tokenizer, overwrite=True)
+        else:
             dense_(model)
-        place = self.stock(directory, prepared, model)
+            place = self.stock(directory, prepared, model)
         facts |= layers.read_back(place, facts)
         for path in sorted(place.iterdir()):
             directory.copy(path)
