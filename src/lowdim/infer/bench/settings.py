@@ -23,6 +23,7 @@ class Settings:
         sparsities: shares of zeros, drawn at random, beside those that a model has; int3 skips none and is measured
             dense alone.
         dtypes: of the stored weights.
+        sparse_dtypes: those of them in which zeros are skipped too; None for all.
         tokens: generated per round.
         threads: of every contestant; None takes torch's own number.
         text: measure perplexity on it too: "builtin" or a file; None for not at all.
@@ -45,6 +46,7 @@ class Settings:
     shape: str | None = None
     sparsities: tuple[float, ...] = ()
     dtypes: tuple[str, ...] = ("bf16", "int8")
+    sparse_dtypes: tuple[str, ...] | None = None
     tokens: int = 32
     threads: int | None = None
     text: str | None = None
