@@ -9,8 +9,8 @@ that is timed here; the tokens of a run are what fits into the hours. What is fi
     python benchmarks/pretrain.py --home ~/depth --table
     python benchmarks/pretrain.py --text ~/corpus/corpus.jsonl --home ~/depth --mechanism
 
-The last form diagnoses what was trained, on the text that was held out: how the gradient's norm changes from the first
-block to the last, and what the loss grows by when one block is left out.
+The last form diagnoses the models before and after, on the text that was held out: how the gradient's norm changes from
+the first block to the last, and what the loss grows by when one block is left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ import lowdim
 from lowdim.core.errors import RecipeError
 from lowdim.core.machine import machine
 from lowdim.data.corpus.split import Corpus
+from lowdim.train.pretrain import network
 from lowdim.train.pretrain.api import plan
+from lowdim.train.pretrain.prepare import prepare
 
 WIDTH, MLP, HEADS, VOCABULARY, LENGTH = 64, 172, 4, 4096, 128
 HELD = 0.005  # share of the documents that is held out
@@ -227,24 +229,35 @@ def claims(means: dict[tuple[str, int], list[float]]) -> Iterator[str]:
             yield f"- {claim} ({blocks} blocks): {word}, {change:+.4f} ± {error:.4f} nats."
 
 
-def mechanism(given: argparse.Namespace, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Diagnose the first seed of every row at its best rate; return gradients and what one block is worth, in medians."""
-    text = "\n\n".join(document.text for document in Corpus(given.text, HELD).split().validation())
+def mechanism(given: argparse.Namespace, found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Diagnose every row before its first step, and the first seed at its best rate; yield gradients and sensitivity.
+
+    Both are of the text that was held out: the norm of the last block's gradient over that of the first, and what the
+    loss grows by without one block, the median over each half of the blocks.
+    """
     held: Path = given.home / "held.txt"
-    held.write_text(text, encoding="utf-8")
-    told = []
-    for row, blocks in dict.fromkeys((each["row"], each["blocks"]) for each in found if each["row"] in ROWS):
-        own = [e for e in found if (e["row"], e["blocks"]) == (row, blocks) and e["seed"] == found[0]["seed"]]
-        best = min((e for e in own if e["diverged"] is None), key=lambda e: float(e["loss"]), default=None)
-        if best is None:
-            continue
-        place = given.home / Job(row, blocks, best["rate"], best["seed"]).name
-        kinds = ["drop", "gradients"]
-        depth = lowdim.diagnose(place, text=held, windows=16, context=LENGTH, measures=kinds).to_dict()["depth"]
-        halves = {half: depth["halves"]["sensitivity"][half] for half in ("shallower", "deeper")}
-        told.append({"row": row, "blocks": blocks, "gradient": depth["last_over_first"]["gradient"], **halves})
-        print(json.dumps(told[-1]), flush=True)
-    return told
+    if not held.exists():
+        texts = (document.text for document in Corpus(given.text, HELD).split().validation())
+        held.write_text("\n\n".join(texts), encoding="utf-8")
+    for row in given.rows:
+        for blocks in DEPTHS:
+            fresh = prepare(recipe(Job(row, blocks, given.rates[0], given.seeds[0]), given.text, 1000, given.batch))
+            model = network.make(fresh.recipe, fresh.config, None, fresh.device)[0]
+            yield {"row": row, "blocks": blocks, "steps": 0, **diagnosed(model, held, fresh.tokenizer)}
+            own = [e for e in found if (e["row"], e["blocks"], e["seed"]) == (row, blocks, given.seeds[0])]
+            best = min((e for e in own if e["diverged"] is None), key=lambda e: float(e["loss"]), default=None)
+            if best is not None:
+                place = given.home / Job(row, blocks, best["rate"], best["seed"]).name
+                steps = best["tokens"] // (given.batch * LENGTH)
+                yield {"row": row, "blocks": blocks, "steps": steps, **diagnosed(place, held)}
+
+
+def diagnosed(model: Any, held: Path, tokenizer: Any = None) -> dict[str, float]:
+    """Return the ratio of gradients and the sensitivity of both halves of a model."""
+    kinds = ("drop", "gradients")
+    made = lowdim.diagnose(model, text=held, tokenizer=tokenizer, windows=16, context=LENGTH, measures=kinds)
+    depth = made.to_dict()["depth"]
+    return {"gradient": depth["last_over_first"]["gradient"], **depth["halves"]["sensitivity"]}
 
 
 def main() -> None:
@@ -269,8 +282,11 @@ def main() -> None:
         print(table(json.loads(file.read_text())["runs"]))
         return
     if given.mechanism:
-        kept = json.loads(file.read_text())
-        file.write_text(json.dumps({**kept, "mechanism": mechanism(given, kept["runs"])}, indent=1) + "\n")
+        kept, told = json.loads(file.read_text()), []
+        for each in mechanism(given, kept["runs"]):
+            told.append(each)
+            print(json.dumps(each), flush=True)
+            file.write_text(json.dumps({**kept, "mechanism": told}, indent=1) + "\n")
         return
     sleep_while_waiting()
     given.home.mkdir(parents=True, exist_ok=True)

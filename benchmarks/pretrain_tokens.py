@@ -72,7 +72,7 @@ def measured(file: Path | None) -> dict[str, Any]:
     return {
         **found,
         "bytes": file.stat().st_size,
-        **{key: facts["train"][key] + facts["validation"][key] for key in ("documents", "tokens")},
+        "made": {key: facts["train"][key] + facts["validation"][key] for key in ("documents", "tokens")},
     }
 
 

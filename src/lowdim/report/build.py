@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from importlib import import_module
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def write_page(path: Path, text: str) -> None:
     Raises:
         LowdimError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.partial")  # jobs of an array write one page
     try:
         with partial.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
             file.write(text)

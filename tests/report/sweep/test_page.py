@@ -66,6 +66,13 @@ def test_a_rate_that_diverged_lies_beyond_the_best(tmp_path: Path) -> None:
     assert next(each for each in sensitivities(wider) if each.name == "lns").edge == ""
 
 
+def test_a_rate_of_nothing_is_in_the_table_and_not_in_the_picture(tmp_path: Path) -> None:
+    out = made.write(tmp_path / "sweep")
+    content = json.loads(json.dumps(held(out)).replace(f'"{made.AXIS}": 0.001', f'"{made.AXIS}": 0'))
+    assert all([rate for rate, *_ in each.points] == [0.01, 0.1] for each in sensitivities(content))
+    assert len(content["table"]) == 6
+
+
 def test_what_did_not_finish_is_listed_as_such(tmp_path: Path) -> None:
     out = made.write(tmp_path / "sweep", states=LOST)
     assert unfinished(held(out)) == [

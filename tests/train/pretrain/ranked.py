@@ -29,6 +29,10 @@ LAYERED: dict[str, dict[str, Any]] = {
     },
     "step": {"from-scratch": {"name": "step", "least": 0.0, "most": 0.3}},
     "factors": {"parallel": "fsdp", "rank": "uniform", "factors": {"keep": 0.5}},
+    "int8": {
+        "optimizer": {"name": "q-galore", "rank": 4, "gap": 2, "inner": "adamw"},
+        "model": {"hidden_size": 32, "intermediate_size": 64},
+    },
     "int8-shards": {
         "parallel": "fsdp",
         "optimizer": {"name": "q-galore", "rank": 4, "gap": 2, "inner": "adamw"},

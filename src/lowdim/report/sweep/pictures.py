@@ -61,7 +61,8 @@ def sensitivities(held: Json) -> list[Sensitivity]:
         return []
     groups: dict[str, list[Json]] = {}
     for row in held["table"]:
-        if isinstance(row["axes"].get(axis), int | float):
+        rate = row["axes"].get(axis)
+        if isinstance(rate, int | float) and rate > 0:  # the scale is logarithmic
             groups.setdefault(values_of({k: v for k, v in row["axes"].items() if k != axis}), []).append(row)
     return [_sensitivity(label, rows, axis, name) for label, rows in groups.items() if len(rows) > 1]
 
