@@ -12,13 +12,15 @@ from tests.pipeline.compose.conftest import Made, weights
 
 import lowdim
 from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
+from lowdim.core.progress import Silent
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.rewrite import rewrite
 from lowdim.models.disk.source import resolve
 from lowdim.nn.lowrank import LowRankLinear
 from lowdim.pipeline.compose import invariants
 from lowdim.pipeline.compose.invariants import truncated
-from lowdim.pipeline.compose.stage import GRID, MASK, RANK
+from lowdim.pipeline.compose.stage import GRID, MASK, RANK, Work
+from lowdim.pipeline.compose.stages.factorise import Factorise
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 
@@ -150,7 +152,9 @@ def test_factors_that_would_be_larger_stay_a_matrix(composed: Made, tmp_path: Pa
     assert found["stages"]["model"][0]["facts"]["ranks"] == {} == Checkpoint(tmp_path / "large/model").ranks
 
 
-def test_layers_that_could_not_be_opened_as_factors_are_refused_before_any_work(composed: Made, tmp_path: Path) -> None:
-    turned = saved(tmp_path / "gpt2", "gpt2")
+def test_layers_that_could_not_be_opened_as_factors_are_refused_before_any_work(tmp_path: Path) -> None:
+    source = resolve(str(saved(tmp_path / "gpt2", "gpt2")))
+    work = Work(source, tmp_path / "out", "gpt2", frozenset(), None, 0, "cpu", "auto", Silent(), print)
     with pytest.raises(CheckpointError, match="is the weight of no linear layer of GPT2LMHeadModel"):
-        composed({"factorise": {"stored": "factors"}}, on=turned, evaluation={"text": None})
+        Factorise(stored="factors").run(work)
+    assert not (tmp_path / "out").exists()
