@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lowdim.core.errors import CheckpointError
+from lowdim.nn.int8 import Int8Weight
 from lowdim.runs import tree
 from lowdim.runs.directory import Directory
 from lowdim.train.compare import store
@@ -35,6 +37,20 @@ def same(one: object, two: object) -> bool:
 
 def test_it_comes_back() -> None:
     assert same(STATE, tree.unpack(*tree.pack(STATE)))
+
+
+def test_weights_of_codes_come_back_code_by_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight = Int8Weight.of(torch.randn(24, 64, generator=draw)).to(torch.bfloat16)
+    weight.move_(torch.full((24, 64), 0.01), draw)  # by chance: the nearest codes of what it stands for are others
+    text, tensors = tree.pack({"weight": torch.nn.Parameter(weight, requires_grad=False)})
+    back = tree.unpack(text, tensors)["weight"]
+    assert type(back) is Int8Weight
+    assert (back.dtype, back.group, back.stochastic) == (torch.bfloat16, 256, True)
+    assert all(torch.equal(getattr(back, part), getattr(weight, part)) for part in ("codes", "scales", "zeros"))
+    monkeypatch.setattr(torch.serialization, "get_safe_globals", list)
+    with pytest.raises(CheckpointError, match=r"holds a lowdim.nn.int8.Int8Weight, which this process does not know"):
+        tree.unpack(text, tensors)
 
 
 def test_it_comes_back_from_a_file(tmp_path: Path) -> None:

@@ -6,11 +6,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from lowdim.core.errors import CheckpointError
 
 
 def pack(tree: Any) -> tuple[str, dict[str, Tensor]]:
     """Return JSON that says where everything is, and the tensors by the number that stands for them in it.
+
+    A tensor of a class of its own is taken apart into its inner tensors, and not into the numbers that it stands for.
 
     Raises:
         TypeError: something is neither a mapping, a list, a tuple, a tensor nor plain.
@@ -25,8 +30,15 @@ def pack(tree: Any) -> tuple[str, dict[str, Tensor]]:
 
     def plain(value: Any) -> Any:
         if isinstance(value, Tensor):
-            tensors[str(len(tensors))] = value.detach().cpu()
+            held: Any = value.detach().cpu()
+            if type(held) is not Tensor:
+                names, how = held.__tensor_flatten__()
+                inner = {name: getattr(held, name) for name in names}
+                return {"made of": [_name(type(held)), plain(inner), plain(how)]}
+            tensors[str(len(tensors))] = held
             return {"tensor": str(len(tensors) - 1)}
+        if isinstance(value, torch.dtype):
+            return {"dtype": str(value).removeprefix("torch.")}
         if isinstance(value, Mapping):
             return {"map": [[plain(key), plain(item)] for key, item in value.items()]}
         if isinstance(value, tuple):
@@ -40,8 +52,27 @@ def pack(tree: Any) -> tuple[str, dict[str, Tensor]]:
     return json.dumps(plain(tree), separators=(",", ":")), tensors
 
 
+def _name(kind: Any) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _class(name: str) -> Any:
+    """Return a class of tensors among those that were declared to be safe."""
+    known = {_name(kind): kind for kind in torch.serialization.get_safe_globals() if isinstance(kind, type)}
+    if name not in known:
+        raise CheckpointError(
+            f"the state holds a {name}, which this process does not know. Import it, and declare it with "
+            "torch.serialization.add_safe_globals"
+        )
+    return known[name]
+
+
 def unpack(text: str, tensors: Mapping[str, Tensor]) -> Any:
-    """Return what `pack` was given."""
+    """Return what `pack` was given.
+
+    Raises:
+        CheckpointError: it holds a class of tensors that `torch.serialization.add_safe_globals` was never told of.
+    """
 
     def build(value: Any) -> Any:
         if isinstance(value, list):
@@ -51,6 +82,10 @@ def unpack(text: str, tensors: Mapping[str, Tensor]) -> Any:
         ((kind, content),) = value.items()
         if kind == "tensor":
             return tensors[content]
+        if kind == "dtype":
+            return getattr(torch, content)
+        if kind == "made of":
+            return _class(content[0]).__tensor_unflatten__(build(content[1]), build(content[2]), None, None)
         if kind == "tuple":
             return tuple(build(item) for item in content)
         return {build(key): build(item) for key, item in content}
