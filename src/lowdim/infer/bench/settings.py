@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.infer.bench.shapes import SHAPES
+from lowdim.infer.decode.backend import check_cache
 
 BITS = {"fp32": 32.0, "bf16": 16.0, "int8": 8.25, "int4": 4.25, "int3": 3.25}  # of a stored weight, scales included
 DTYPES = tuple(BITS)
@@ -23,6 +24,7 @@ class Settings:
         sparsities: shares of zeros, drawn at random, beside those that a model has; int3 skips none and is measured
             dense alone.
         dtypes: of the stored weights.
+        cache: what this runtime keeps keys and values in, of `lowdim.infer.decode.backend.CACHES`.
         tokens: generated per round.
         threads: of every contestant; None takes torch's own number.
         text: measure perplexity on it too: "builtin" or a file; None for not at all.
@@ -45,6 +47,7 @@ class Settings:
     shape: str | None = None
     sparsities: tuple[float, ...] = ()
     dtypes: tuple[str, ...] = ("bf16", "int8")
+    cache: str = "auto"
     tokens: int = 32
     threads: int | None = None
     text: str | None = None
@@ -62,6 +65,7 @@ class Settings:
                 raise RecipeError(f"--dtype: unknown type {name!r}. {suggest(name, DTYPES)}")
         if not self.dtypes:
             raise RecipeError(f"--dtype: name at least one of {', '.join(DTYPES)}.")
+        check_cache(self.cache, "--cache")
         for share in self.sparsities:
             if not 0 < share < 1:
                 percent = f" Did you mean {share / 100:g}?" if 1 < share < 100 else ""
