@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 JOBS   ?= 2
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint requirements/constraints.txt
 
-.PHONY: demo test lint format native docs serve-docs nightly oldest bench pins clean help
+.PHONY: demo test lint format native docs serve-docs nightly coverage oldest neon bench pins clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
@@ -38,9 +38,12 @@ docs: $(VENV)/.installed-dev ## build the site into site/
 serve-docs: $(VENV)/.installed-dev ## the site at a local address, rebuilt on every save
 	$(BIN)/mkdocs serve
 
-nightly: $(VENV)/.installed-dev ## the slow tests too, then the fast ones with the oldest dependencies we claim
+nightly: $(VENV)/.installed-dev ## the slow tests, coverage, the fast ones with the oldest dependencies we claim, the kernels for Arm
 	$(BIN)/python -m pytest -m "slow or nightly"
-	$(MAKE) oldest
+	$(MAKE) coverage oldest neon
+
+coverage: $(VENV)/.installed-dev ## the tests again, and the lines and branches that none of them takes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term-missing:skip-covered
 
 oldest: $(VENV)/.installed-dev ## the tests with every dependency but torch at its lower bound
 	bash .ci/oldest.sh
@@ -50,6 +53,9 @@ bench: $(VENV)/.installed-dev ## the tables of docs/benchmarks.md and docs/runti
 	$(BIN)/python benchmarks/curves.py
 	$(BIN)/python benchmarks/prune.py
 	$(BIN)/python benchmarks/quality.py
+
+neon: $(VENV)/.installed-dev ## the kernels for 64-bit Arm, cross-compiled and fuzzed in an emulator (Debian: g++-aarch64-linux-gnu qemu-user)
+	bash .ci/neon.sh
 
 pins: $(VENV)/.installed-dev ## write what is installed now into requirements/constraints.txt
 	$(BIN)/python -m pip freeze --all --exclude-editable | bash .ci/pins.sh > requirements/.new

@@ -188,6 +188,20 @@ def test_a_rounded_model_is_measured_as_it_is_stored(run, model: Path, small: li
     assert int8["tokens_per_s"] == speed["sparse_tokens_per_s"]
     recorded = json.loads((tmp_path / "out" / "lowdim.json").read_text())["evaluation"]["perplexity"]["sparse"]
     assert int8["perplexity"] == pytest.approx(recorded, rel=1e-2)
+    assert [key[1] for key in forms if key[2]] == ["int8"]  # in another kind nobody runs a rounded model
+
+
+def test_what_the_time_was_too_short_for_is_said_where_the_comparison_would_stand(
+    run, model: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lowdim.infer.bench.pair.SECONDS", 0.0)
+    flags = ["--sparsity", "0.5", "--method", "magnitude", *small, "--set", "evaluation.tokens=2"]
+    done = run("prune", model, tmp_path / "out", *flags)
+    assert done.exit_code == 0, done.output
+    runtime = json.loads((tmp_path / "out.run.json").read_text())["speed"]["runtime"]
+    assert runtime["protocol"]["windows"] == 0
+    assert f"on 0 of {runtime['protocol']['asked']} windows" in " ".join(done.stdout.split())
+    assert "on 0 of" in (tmp_path / "out.html").read_text()
 
 
 def test_a_run_ends_well_where_memory_is_too_small_to_measure(

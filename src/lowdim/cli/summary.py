@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowdim.cli.screen import show, table
-from lowdim.report.pruning.rivals import heads, rivals
+from lowdim.report.pruning.rivals import heads, missing, rivals
 from lowdim.report.pruning.summary import hard_verdict, headline, notices, verdict
 
 PLACES = 2
@@ -27,6 +27,8 @@ def finish(out: Path) -> None:
     table(("in this runtime", *(head.lower() for head in heads(run))), [r.cells for r in beside_it], 1)
     for rival in beside_it[1:]:
         show(rival.sentence)
+    if why := missing(run):
+        show(why)
     for notice in notices(manifest):
         more = "" if len(notice.places) <= PLACES else f" and {len(notice.places) - PLACES} more"
         show(f"{notice.kind}: {notice.what} ({', '.join(notice.places[:PLACES])}{more})")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lowdim.report.pruning.page import render
-from lowdim.report.pruning.rivals import rivals
+from lowdim.report.pruning.rivals import missing, rivals
 
 
 def form(
@@ -53,9 +53,18 @@ def test_nothing_is_compared_with_what_was_not_measured(run: dict[str, Any]) -> 
     assert rivals({}) == []
 
 
-def test_two_windows_are_too_few_to_compare_anything(run: dict[str, Any]) -> None:
-    run["speed"]["runtime"]["protocol"]["windows"] = 2
+def test_two_windows_are_too_few_to_compare_anything_and_that_is_said(run: dict[str, Any]) -> None:
+    assert missing(run) == ""
+    run["speed"]["runtime"]["protocol"] = {"windows": 2, "asked": 6}
     assert rivals(run) == []
+    assert "on 2 of 6 windows" in missing(run)
+    assert missing(run) in render({}, run)
+
+
+def test_where_no_perplexity_was_asked_for_nothing_is_missing(run: dict[str, Any]) -> None:
+    run["speed"]["runtime"]["protocol"] = {}
+    assert rivals(run) == []
+    assert missing(run) == ""
 
 
 def test_the_page_shows_them(run: dict[str, Any]) -> None:

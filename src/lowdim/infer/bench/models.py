@@ -123,9 +123,10 @@ def wanted(settings: Settings, zeros: float = 0.0) -> list[Contestant]:
     """
     found = [Contestant("torch", "bf16")]
     found += [Contestant("torch", "fp32")] if "fp32" in settings.dtypes else []
+    skipping = set(PACKABLE) & set(settings.dtypes if settings.sparse_dtypes is None else settings.sparse_dtypes)
     for dtype in settings.dtypes:
         shares = [zeros] if zeros else sorted(set(settings.sparsities))
-        found += [Contestant("lowdim", dtype, share) for share in (0.0, *(shares if dtype in PACKABLE else ()))]
+        found += [Contestant("lowdim", dtype, share) for share in (0.0, *(shares if dtype in skipping else ()))]
     return found
 
 

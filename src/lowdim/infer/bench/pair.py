@@ -55,10 +55,17 @@ def measure_pair(
     """
     deadline = Deadline(SECONDS)
     unrounded = kind_of(dtype) if dtype in (torch.float32, torch.bfloat16) else "bf16"
-    kind = _stored(sparse) or unrounded
+    stored = _stored(sparse)
+    kind = stored or unrounded
     few = tuple(dict.fromkeys((unrounded, kind)))
     try:
-        asked = Settings(model=str(sparse), dtypes=few, tokens=max(tokens, 2), trust_remote_code=trust_remote_code)
+        asked = Settings(
+            model=str(sparse),
+            dtypes=few,
+            sparse_dtypes=None if stored is None else (stored,),
+            tokens=max(tokens, 2),
+            trust_remote_code=trust_remote_code,
+        )
         settings, base = _that_fits(asked, (*few, "int8", "int4"))
     except BenchError as error:
         return {"note": str(error)}

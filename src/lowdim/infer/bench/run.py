@@ -28,7 +28,7 @@ from lowdim.models.walk.opened import open_model
 
 WINDOWS, CONTEXT = 20, 512
 """Of the text that perplexity is measured on."""
-_LAYERS, _BUILT, _STEPS, _PREFILLS = 0.25, 0.5, 0.7, 0.8  # of the time, gone when a part ends; perplexity has the rest
+_LAYERS, _BUILT, _STEPS, _PREFILLS = 0.15, 0.35, 0.5, 0.6  # of the time, gone when a part ends; perplexity has the rest
 
 
 def bench(settings: Settings, progress: Progress | None = None) -> Result:
@@ -207,7 +207,7 @@ def _perplexities(
         return {}, {}
     parts = text.input_ids.split(len(text) if math.isinf(deadline.seconds) else 1)
     nll: dict[Contestant, list[torch.Tensor]] = {contestant: [] for contestant in built}
-    protocol: Mapping[str, Any] = {}
+    protocol: Mapping[str, Any] = {"windows": 0}
     took = 0.0  # seconds of the last turn
     with progress.stage("Measure perplexity", len(parts) * len(built), "turns") as stage, torch.inference_mode():
         for count, part in enumerate(parts, 1):
@@ -220,7 +220,8 @@ def _perplexities(
                 protocol = found.protocol | {"windows": sum(map(len, parts[:count]))}
                 stage.advance()
             took = left - deadline.left() if math.isfinite(left) else 0.0
-    return {contestant: float(torch.cat(each).mean().exp()) for contestant, each in nll.items() if each}, protocol
+    quality = {contestant: float(torch.cat(each).mean().exp()) for contestant, each in nll.items() if each}
+    return quality, {**protocol, "asked": len(text)}
 
 
 def _cut(
@@ -234,7 +235,7 @@ def _cut(
     """Say what the time was too short for."""
     measured = {row.dtype for row in speeds if row.engine == "lowdim"}
     lost = untimed + [dtype for dtype in settings.dtypes if dtype not in measured]
-    if text is not None and (seen := protocol.get("windows", 0)) < len(text):
+    if text is not None and (seen := protocol["windows"]) < len(text):
         lost.append(f"perplexity on {len(text) - seen} of {len(text)} windows" if seen else "perplexity")
     if not lost:
         return []

@@ -25,6 +25,7 @@ class Settings:
             dense alone.
         dtypes: of the stored weights.
         cache: what this runtime keeps keys and values in, of `lowdim.infer.decode.backend.CACHES`.
+        sparse_dtypes: those of them in which zeros are skipped too; None for all.
         tokens: generated per round.
         threads: of every contestant; None takes torch's own number.
         text: measure perplexity on it too: "builtin" or a file; None for not at all.
@@ -48,6 +49,7 @@ class Settings:
     sparsities: tuple[float, ...] = ()
     dtypes: tuple[str, ...] = ("bf16", "int8")
     cache: str = "auto"
+    sparse_dtypes: tuple[str, ...] | None = None
     tokens: int = 32
     threads: int | None = None
     text: str | None = None

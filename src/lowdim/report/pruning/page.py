@@ -11,7 +11,7 @@ from lowdim.report.draw import words
 from lowdim.report.draw.grid import Pruned, layers_of
 from lowdim.report.environment import paper, templates
 from lowdim.report.pruning import figures, speed
-from lowdim.report.pruning.rivals import heads, rivals
+from lowdim.report.pruning.rivals import heads, missing, rivals
 from lowdim.report.pruning.summary import Notice, hard_verdict, headline, notices, rounded_alone, section, verdict
 
 _MOST_LAYERS = 1200  # rows of the table of layers: the page stays below 1.5 MB
@@ -51,6 +51,7 @@ def _facts(manifest: Json, run: Json, bench: Json, found: list[Notice], out: str
         "hard": hard_verdict(manifest),
         "rows": headline(manifest, run),
         "rivals": rivals(run),
+        "no_rivals": missing(run),
         "rival_heads": heads(run),
         "fallbacks": [notice for notice in found if notice.kind == "fallback"],
         "skipped": [notice for notice in found if notice.kind == "skipped"],

@@ -52,6 +52,25 @@ def rivals(run: Json) -> list[Rival]:
     return [_cells(own)] + [_cells(form, _sentence(form, own)) for form in forms if _whole(form) and _dense(form)]
 
 
+def missing(run: Json) -> str:
+    """Return why a pruned form is not set beside the dense ones though that was asked for; empty if there is no reason.
+
+    Args:
+        run: the contents of ``OUT.run.json``.
+
+    Example:
+        >>> missing({"speed": {"runtime": {"protocol": {"windows": 2, "asked": 6}}}})[:65]
+        'Not set beside the dense forms in this runtime: perplexity was me'
+    """
+    asked = section(run, "speed", "runtime", "protocol").get("asked")
+    if not asked or _windows(run) >= _LEAST:
+        return ""
+    return (
+        f"Not set beside the dense forms in this runtime: perplexity was measured on {_windows(run)} of {asked} "
+        f"windows, and nothing is compared on fewer than {_LEAST}. lowdim bench OUT --text FILE measures more."
+    )
+
+
 def heads(run: Json) -> tuple[str, str, str]:
     """Return the heads of the columns of numbers; the perplexity's says on how many windows it was measured.
 
