@@ -58,7 +58,20 @@ def test_mistakes_cost_no_torch() -> None:
 def found(pruned: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     """What `lowdim bench` prints and writes of a pruned model."""
     target = tmp_path_factory.mktemp("bench") / "found.json"
-    flags = ["--dtype", "fp32", "--dtype", "int8", "--tokens", "3", "--threads", "1", "--text", str(text), "--cache", "int8"]
+    flags = [
+        "--dtype",
+        "fp32",
+        "--dtype",
+        "int8",
+        "--tokens",
+        "3",
+        "--threads",
+        "1",
+        "--text",
+        str(text),
+        "--cache",
+        "int8",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "STREAMED", 2**16)
         patch.setattr(bandwidth, "BUFFER", 2**20)

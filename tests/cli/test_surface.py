@@ -51,8 +51,8 @@ SURFACE = {
         --debug --trust-remote-code""",
     "generate": """MODEL PROMPT --max-tokens --temperature --top-k --top-p --repetition-penalty --stop --seed
         --dtype --cache --threads --chat --system --revision --trust-remote-code --quiet -q --debug""",
-    "serve": """MODEL --host --port --api-key-file --name --dtype --cache --cache-memory --threads --max-concurrent --queue
-        --max-tokens --context --timeout --revision --trust-remote-code --debug""",
+    "serve": """MODEL --host --port --api-key-file --name --dtype --cache --cache-memory --threads --max-concurrent
+        --queue --max-tokens --context --timeout --revision --trust-remote-code --debug""",
     "methods": "--kind --json --debug",
     "verify": "OUT --text --trust-remote-code --debug",
     "convert": "SOURCE OUT --storage --dtype --group --subnet --trust-remote-code --overwrite --debug",
