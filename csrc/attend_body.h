@@ -138,7 +138,7 @@ void encode_in_turn(const float *x, uint8_t *out, uint16_t *scales) {
   for (int j = 0; j < LD_SCALES; ++j) scales[j] = some[j] ? round_to_bf16(best[j]) : uint16_t{0};
   for (int i = 0; i < kScaledUnits; ++i) {
     const int low = i / 16 * 32 + i % 16;
-    out[i] = static_cast<uint8_t>((found[low] & 15) | found[low + 16] << 4);
+    out[i] = static_cast<uint8_t>((found[low] & 15) | static_cast<uint8_t>(found[low + 16]) << 4);
   }
 }
 
