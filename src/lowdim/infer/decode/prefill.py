@@ -54,12 +54,12 @@ class SlotCache:
     """A sequence's keys and values in an engine, and the dtype in which many tokens attend to them."""
 
     def __init__(self, engine: NativeEngine, slot: int, dtype: torch.dtype) -> None:
-        self._engine, self._slot, self.dtype = engine, slot, dtype
+        self._engine, self._slot, self._dtype = engine, slot, dtype
 
     def extend(self, layer: int, at: int, k: Tensor, v: Tensor, begin: int) -> Tensor:
         """Append at ``at``; return ``[2, kv_heads, tokens, head_dim]`` from ``begin`` on, as the cache holds them."""
         self._engine.write(self._slot, layer, at, k, v)
-        return self._engine.read(self._slot, layer, begin, at + k.shape[1]).to(self.dtype)
+        return self._engine.read(self._slot, layer, begin, at + k.shape[1]).to(self._dtype)
 
 
 def prefill(plan: Decoder, angles: Angles, cache: SlotCache, ids: Tensor, at: int) -> Tensor:
