@@ -75,9 +75,9 @@ def check_cache(name: str, flag: str = "cache") -> None:
         RecipeError: there is not.
 
     Example:
-        >>> check_cache("int3")
+        >>> check_cache("int88")
         Traceback (most recent call last):
-        lowdim.core.errors.RecipeError: cache: there is no 'int3'. Did you mean 'int4'?
+        lowdim.core.errors.RecipeError: cache: there is no 'int88'. Did you mean 'int8'?
     """
     if name not in CACHES:
         raise RecipeError(f"{flag}: there is no {name!r}. {suggest(name, CACHES)}")
