@@ -28,7 +28,7 @@ from lowdim.infer.decode.ready import open_ready
 
 CACHES = ("bf16", "int8", "int4")
 WINDOWS, CONTEXT = 2, 4096
-TURNS, TOKENS = 9, 4
+TURNS, TOKENS = 5, 4
 WORSE = {"int8": 1.005, "int4": 1.02}
 
 
@@ -86,7 +86,7 @@ def speed(context: int) -> Iterator[Row]:
     prompt = windows("builtin", tokenizer, context, limit=1).input_ids[0].tolist()
     backends = {}
     for cache in CACHES:
-        backend = open_backend(model, max_length=context + (TURNS + 1) * TOKENS, cache=cache).backend
+        backend = open_backend(model, max_length=context + 2 * TURNS * TOKENS, cache=cache).backend
         backend.prefill(backend.open(), prompt)
         backends[cache] = backend
     for count in sorted({1, torch.get_num_threads()}):
@@ -96,7 +96,7 @@ def speed(context: int) -> Iterator[Row]:
 
 def _in_turn(backends: dict[str, Backend], context: int, count: int) -> Iterator[Row]:
     seconds: dict[str, list[float]] = {cache: [] for cache in backends}
-    for turn in range(TURNS // 2 + 1):
+    for turn in range(TURNS):
         for cache, backend in backends.items():
             taken = []
             for token in range(TOKENS):

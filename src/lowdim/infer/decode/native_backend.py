@@ -83,8 +83,8 @@ class NativeBackend:
         at = self._slots.extend(slot, ids)
         self._angles.reach(at + len(ids))
         if len(ids) <= FEW:
-            last: np.ndarray = self._append(slot, ids, at, len(ids) - 1)[0]
-            return last
+            alone: np.ndarray = self._append(slot, ids, at, len(ids) - 1)[0]
+            return alone
         with torch.inference_mode():
             tokens = torch.tensor(ids)
             cache = SlotCache(self._engine, slot, self._attends_in)
