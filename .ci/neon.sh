@@ -11,4 +11,4 @@ command -v cmake >/dev/null || cmake=.venv/bin/cmake
 "$cmake" -S . -B build/neon -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
   -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DLOWDIM_WERROR=ON -DLOWDIM_SANITIZE=undefined
 "$cmake" --build build/neon --parallel "${JOBS:-2}"
-qemu-aarch64 -L /usr/aarch64-linux-gnu build/neon/fuzz neon
+for program in fuzz fuzz_cache; do qemu-aarch64 -L /usr/aarch64-linux-gnu build/neon/$program neon; done

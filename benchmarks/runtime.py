@@ -295,13 +295,18 @@ def table(rows: list[Row], about: dict[str, Any], folder: str) -> str:
     return "\n".join(lines)
 
 
+def parser(doc: str | None, parts: Iterable[str]) -> argparse.ArgumentParser:
+    """Return what reads the command line: parts to measure, and where the rows go."""
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--only", choices=parts, action="append", help="a part; may be repeated; all if not given")
+    found.add_argument("--json", type=Path)
+    found.add_argument("--docs", type=Path, help="page that the table goes into")
+    return found
+
+
 def options(doc: str | None, parts: Iterable[str]) -> argparse.Namespace:
-    """Return what the command line asks for: parts to measure, and where the rows go."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=parts, action="append", help="a part; may be repeated; all if not given")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--docs", type=Path, help="page that the table goes into")
-    return parser.parse_args()
+    """Return what the command line asks for."""
+    return parser(doc, parts).parse_args()
 
 
 def finish(rows: list[Row], name: str, given: argparse.Namespace) -> str:

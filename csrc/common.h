@@ -9,7 +9,7 @@
 
 namespace {
 
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 inline float widen(uint16_t bf16) {
   const uint32_t bits = static_cast<uint32_t>(bf16) << 16;
@@ -34,8 +34,8 @@ inline int32_t nearest(float value) {
   return bits - 0x4B400000;
 }
 
-// Returns the scale.
-inline float quantise(const float *x, int64_t count, int8_t *q) {
+// The largest |x|; false where there is NaN or infinity.
+inline bool magnitude(const float *x, int64_t count, float *amax) {
   uint32_t most = 0;  // bits of |x|, which order like the numbers, NaN above infinity
   for (int64_t c = 0; c < count; ++c) {
     uint32_t bits;
@@ -43,11 +43,17 @@ inline float quantise(const float *x, int64_t count, int8_t *q) {
     bits &= 0x7FFFFFFF;
     most = bits > most ? bits : most;
   }
+  std::memcpy(amax, &most, 4);
+  return most < 0x7F800000;
+}
+
+// Returns the scale.
+inline float quantise(const float *x, int64_t count, int8_t *q) {
   float amax;
-  std::memcpy(&amax, &most, 4);
-  if (!(amax >= 1e-30f && most < 0x7F800000)) {
+  const bool finite = magnitude(x, count, &amax);
+  if (!finite || amax < 1e-30f) {
     for (int64_t c = 0; c < count; ++c) q[c] = 0;
-    return most < 0x7F800000 ? 0.0f : __builtin_nanf("");
+    return finite ? 0.0f : __builtin_nanf("");
   }
   const float inverse = 127.0f / amax;
   for (int64_t c = 0; c < count; ++c) q[c] = static_cast<int8_t>(nearest(x[c] * inverse));

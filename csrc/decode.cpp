@@ -18,6 +18,7 @@ constexpr int64_t kWorkPerThread = int64_t{1} << 16;  // weights of a phase, bel
 constexpr int64_t kPhases = 10;                       // of a layer, at most
 
 bool number(int32_t kind) { return kind == LD_FP32 || kind == LD_BF16; }
+bool cached(int32_t kind) { return kind >= LD_FP32 && kind <= LD_INT4; }
 bool sized(int64_t value) { return value > 0 && value <= kMostSize; }
 
 bool shaped(const ld_matrix &m, int64_t rows, int64_t cols) {
@@ -35,7 +36,7 @@ bool allowed(const ld_model *m) {
   if (!m || m->layers < 1 || m->heads < 1 || m->kv_heads < 1 || m->heads % m->kv_heads || m->head_dim < 1) return false;
   if (!sized(m->hidden) || !sized(m->intermediate) || !sized(m->vocab) || !sized(m->slots) || !sized(m->positions)) return false;
   if (!sized(int64_t{m->heads} * m->head_dim) || m->rotary_dim < 0 || m->rotary_dim % 2 || m->rotary_dim > m->head_dim) return false;
-  if (!number(m->embedding_kind) || !number(m->cache_kind) || m->activation < LD_SILU || m->activation > LD_GELU) return false;
+  if (!number(m->embedding_kind) || !cached(m->cache_kind) || m->activation < LD_SILU || m->activation > LD_GELU) return false;
   if (!m->embedding || !m->final_norm || !m->layer || m->head.cols != m->hidden || m->head.rows < 1) return false;
   if (m->rotary_dim && !(m->cos && m->sin)) return false;
   for (int32_t l = 0; l < m->layers; ++l)
@@ -140,8 +141,19 @@ void give_back(void *memory, int64_t bytes) {
 #endif
 }
 
-int64_t slot_bytes(const ld_engine *e) {
-  return e->m.kv_heads * e->m.positions * e->stride * element_bytes(e->m.cache_kind);
+// The cache: [2 (keys, values), layers, slots, kv_heads] stripes, of whole pages: rows of all positions, and on pages of their own
+// the scales. What of a row lies beyond head_dim stays zero.
+bool lay_out_cache(ld_engine *e) {
+  const ld_model &m = e->m;
+  const int64_t bits = m.cache_kind == LD_FP32 ? 32 : m.cache_kind == LD_BF16 ? 16 : m.cache_kind == LD_INT8 ? 8 : 4;
+  e->stride = round_up(m.head_dim, m.cache_kind == LD_INT4 ? 32 : 16);
+  e->spread = m.cache_kind == LD_INT4 ? m.head_dim & -m.head_dim : 1;
+  e->row_bytes = e->stride * bits / 8;
+  e->scales = m.cache_kind == LD_INT8 ? 1 : m.cache_kind == LD_INT4 ? LD_SCALES * ceil_div(e->stride, LD_SCALED) : 0;
+  e->scales_at = round_up(m.positions * e->row_bytes, kPage);
+  e->stripe_bytes = e->scales_at + round_up(m.positions * e->scales * 2, kPage);
+  return !__builtin_mul_overflow(e->stripe_bytes, 2 * int64_t{m.layers} * m.kv_heads, &e->cache_bytes) &&
+         !__builtin_mul_overflow(e->cache_bytes, m.slots, &e->cache_bytes);
 }
 
 bool set_up(ld_engine *e, const ld_model *model) {
@@ -150,7 +162,7 @@ bool set_up(ld_engine *e, const ld_model *model) {
   if (!layers) return false;
   std::memcpy(layers, model->layer, static_cast<size_t>(model->layers) * sizeof(ld_layer));
   e->m.layer = layers;
-  e->stride = round_up(model->head_dim, 16);
+  if (!lay_out_cache(e)) return false;
   e->q_width = int64_t{model->heads} * model->head_dim;
   e->kv_width = int64_t{model->kv_heads} * model->head_dim;
   e->input_bytes = most_input_bytes(e->m);
@@ -162,10 +174,7 @@ bool set_up(ld_engine *e, const ld_model *model) {
   if (!e->memory) return false;
   place(e, e->memory);
 
-  int64_t bytes;
-  if (__builtin_mul_overflow(slot_bytes(e), 2 * int64_t{model->layers} * model->slots, &bytes)) return false;
-  e->cache_bytes = bytes;
-  e->cache = static_cast<char *>(reserve(bytes));
+  e->cache = static_cast<char *>(reserve(e->cache_bytes + kPage));  // scales beyond the last are read, and not used
   return e->cache != nullptr;
 }
 
@@ -226,6 +235,52 @@ void embed(const ld_engine *e, const int32_t *tokens, int64_t n) {
   }
 }
 
+// Rows that go into the cache or come from it, [kv_heads, n, head_dim] of keys and of values.
+struct Transfer {
+  ld_engine *engine;
+  const ld_steps *steps;
+  int64_t slot, layer, at, n;
+  const float *from[2];
+  float *to[2];
+};
+
+bool holds(const ld_engine *e, int64_t slot, int64_t layer, int64_t at, int64_t n) {
+  return e && slot >= 0 && slot < e->m.slots && layer >= 0 && layer < e->m.layers && at >= 0 && n >= 0 && at <= e->m.positions &&
+         n <= e->m.positions - at;
+}
+
+// A thread's share of all rows: move(the place of one, where it lies outside, room for a row).
+template <class Move>
+void each_row(const Transfer &t, int32_t member, int32_t members, Move move) {
+  const ld_model &m = t.engine->m;
+  const int64_t rows = 2 * m.kv_heads * t.n;
+  for (int64_t i = rows * member / members; i < rows * (member + 1) / members; ++i) {
+    const int64_t which = i / (m.kv_heads * t.n), row = i % (m.kv_heads * t.n);
+    move(place_of(*t.engine, static_cast<int32_t>(which), t.layer, t.slot, row / t.n, t.at + row % t.n), which, row * m.head_dim,
+         t.engine->threads[member].key);
+  }
+}
+
+void write_part(void *context, int32_t member, int32_t members) {
+  const Transfer &t = *static_cast<const Transfer *>(context);
+  const ld_engine &e = *t.engine;
+  each_row(t, member, members, [&](const Place &place, int64_t which, int64_t at, float *row) {
+    std::memcpy(row, t.from[which] + at, static_cast<size_t>(e.m.head_dim) * 4);
+    if (e.spread > 1) t.steps->spread(row, e.m.head_dim, e.spread);
+    t.steps->store(row, e.m.head_dim, e.m.cache_kind, place.row, place.scales);
+  });
+}
+
+void read_part(void *context, int32_t member, int32_t members) {
+  const Transfer &t = *static_cast<const Transfer *>(context);
+  const ld_engine &e = *t.engine;
+  each_row(t, member, members, [&](const Place &place, int64_t which, int64_t at, float *row) {
+    t.steps->read(place.row, place.scales, e.stride, e.m.cache_kind, row);
+    if (e.spread > 1) t.steps->spread(row, e.m.head_dim, e.spread);
+    std::memcpy(t.to[which] + at, row, static_cast<size_t>(e.m.head_dim) * 4);
+  });
+}
+
 const ld_steps *const kSteps[] = {
 #if defined(LD_HAVE_AVX512)
     &ld_steps_avx512,
@@ -267,26 +322,39 @@ void ld_engine_free(ld_engine *e) {
   std::free(e->threads);
   std::free(e->memory);
   std::free(const_cast<ld_layer *>(e->m.layer));
-  give_back(e->cache, e->cache_bytes);
+  give_back(e->cache, e->cache_bytes + kPage);
   delete e;
 }
 
-void *ld_engine_cache(ld_engine *e, int64_t *bytes, int64_t *stride) {
-  *bytes = e->cache_bytes;
-  *stride = e->stride;
-  return e->cache;
+int64_t ld_engine_bytes(const ld_engine *e, int64_t tokens) {
+  const int64_t pages = round_up(tokens * e->row_bytes, kPage) + round_up(tokens * e->scales * 2, kPage);
+  return 2 * int64_t{e->m.layers} * e->m.kv_heads * pages;
+}
+
+int32_t ld_engine_write(ld_engine *e, int64_t slot, int64_t layer, int64_t at, int64_t n, const float *k, const float *v, int32_t threads) {
+  if (!holds(e, slot, layer, at, n) || threads < 1 || (n && !(k && v))) return LD_BAD_ARGUMENT;
+  if (threads > e->most_threads) threads = e->most_threads;
+  if (!equip(e, threads)) return LD_NO_MEMORY;
+  Transfer work = {e, ld_steps_current(), slot, layer, at, n, {k, v}, {nullptr, nullptr}};
+  ld_team(threads, write_part, &work);
+  return LD_OK;
+}
+
+int32_t ld_engine_read(ld_engine *e, int64_t slot, int64_t layer, int64_t at, int64_t n, float *k, float *v, int32_t threads) {
+  if (!holds(e, slot, layer, at, n) || threads < 1 || (n && !(k && v))) return LD_BAD_ARGUMENT;
+  if (threads > e->most_threads) threads = e->most_threads;
+  if (!equip(e, threads)) return LD_NO_MEMORY;
+  Transfer work = {e, ld_steps_current(), slot, layer, at, n, {nullptr, nullptr}, {k, v}};
+  ld_team(threads, read_part, &work);
+  return LD_OK;
 }
 
 void ld_engine_forget(ld_engine *e, int64_t slot) {
 #if defined(__linux__)
   if (slot < 0 || slot >= e->m.slots) return;
-  constexpr uintptr_t kPage = 4096;
-  const int64_t bytes = slot_bytes(e);
-  for (int64_t l = 0; l < 2 * int64_t{e->m.layers}; ++l) {
-    const uintptr_t from = reinterpret_cast<uintptr_t>(e->cache) + static_cast<uintptr_t>((l * e->m.slots + slot) * bytes);
-    const uintptr_t begin = (from + kPage - 1) / kPage * kPage, end = (from + static_cast<uintptr_t>(bytes)) / kPage * kPage;
-    if (end > begin) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_DONTNEED);
-  }
+  const int64_t bytes = e->m.kv_heads * e->stripe_bytes;
+  for (int64_t l = 0; l < 2 * int64_t{e->m.layers}; ++l)
+    madvise(e->cache + (l * e->m.slots + slot) * bytes, static_cast<size_t>(bytes), MADV_DONTNEED);
 #else
   (void)e;
   (void)slot;

@@ -1,7 +1,7 @@
 /* The C ABI of whole-step decoding: all layers of a Llama-like model for one token of each of some sequences, in one call.
  *
  *   x = embedding[token] * embedding_scale
- *   each layer:  h = norm(x);  q, k, v = W h;  norm and rotate q and k per head;  append k and v to the cache
+ *   each layer:  h = norm(x);  q, k, v = W h;  norm and rotate q and k per head;  append k and v to the cache, and read them back
  *                x += residual_scale * Wo attention(q, keys, values)
  *                h = norm(x);  x += residual_scale * Wd (act(Wg h) * (Wu h))
  *   logits = W norm(x)
@@ -34,7 +34,7 @@ typedef struct ld_model {
   int32_t rotary_dim;     /* even; of each head its first rotary_dim elements turn, element i with i + rotary_dim / 2 */
   int32_t activation;     /* enum ld_activation */
   int32_t embedding_kind; /* LD_FP32 or LD_BF16 */
-  int32_t cache_kind;     /* LD_FP32 or LD_BF16 */
+  int32_t cache_kind;     /* LD_FP32, LD_BF16, LD_INT8 or LD_INT4, see ld_engine_write */
   int64_t hidden, intermediate, vocab; /* vocab: rows of the embedding */
   int64_t slots, positions;            /* sequences, and tokens that each may hold */
   float norm_eps, embedding_scale, attention_scale, residual_scale;
@@ -51,9 +51,20 @@ typedef struct ld_engine ld_engine;
 LD_API int32_t ld_engine_new(const ld_model *model, ld_engine **engine);
 LD_API void ld_engine_free(ld_engine *engine);
 
-/* The cache: [2 (keys, values), layers, slots, kv_heads, positions, stride] elements of cache_kind, stride being head_dim rounded up
- * to 16; what lies beyond head_dim stays zero. Keys are rotated. Memory that was never written takes none. */
-LD_API void *ld_engine_cache(ld_engine *engine, int64_t *bytes, int64_t *stride);
+/* Keys, rotated, and values [kv_heads, n, head_dim] of a layer at positions [at, at + n) of a slot, into its cache and out of it. `threads`
+ * >= 1: most to use. What the cache holds of a row of head_dim elements:
+ *   LD_FP32, LD_BF16   its numbers
+ *   LD_INT8            codes in [-127, 127] and one scale, which bf16 holds: the largest magnitude / 127
+ *   LD_INT4            codes in [-8, 7] of the row times H / sqrt(size), H being Sylvester's matrix of signs, on each `size` elements, the
+ *                      largest power of two that divides head_dim. It spreads what one element has over all of them; queries are
+ *                      multiplied by it too, and what attention gives once more, which undoes it. Of each 64 elements, every eighth
+ *                      has the same scale, which bf16 holds: eight scales.
+ * Zero is code 0. NaN or infinity makes all of its row NaN. */
+LD_API int32_t ld_engine_write(ld_engine *engine, int64_t slot, int64_t layer, int64_t at, int64_t n, const float *k, const float *v,
+                               int32_t threads);
+LD_API int32_t ld_engine_read(ld_engine *engine, int64_t slot, int64_t layer, int64_t at, int64_t n, float *k, float *v, int32_t threads);
+/* Bytes of memory that the cache of a sequence of so many tokens takes. Memory is taken a page at a time, as tokens come. */
+LD_API int64_t ld_engine_bytes(const ld_engine *engine, int64_t tokens);
 /* Give the memory of a slot's cache back. */
 LD_API void ld_engine_forget(ld_engine *engine, int64_t slot);
 

@@ -11,6 +11,7 @@ constexpr int64_t kForms = 3;                           // in which q, k and v m
 constexpr int64_t kParts = 16;                          // stretches that the positions of a sequence are shared out in, at most
 constexpr uint64_t kPasses = uint64_t{1} << 24;         // numbers that tell passes apart
 constexpr int64_t kLine = 64;                           // bytes that a processor's core owns at a time
+constexpr int64_t kPage = 4096;                         // bytes that the cache takes at a time
 
 // A counter that has a cache line to itself.
 struct Counter {
@@ -29,7 +30,10 @@ struct Private {
 
 struct ld_engine {
   ld_model m;  // m.layer is a copy
-  int64_t stride, q_width, kv_width;  // of a cache row; of all heads' queries, keys
+  int64_t stride, q_width, kv_width;  // elements of a cache row; of all heads' queries, keys
+  int64_t row_bytes, scales;           // of a row of the cache: its numbers, how many scales it has
+  int64_t scales_at, stripe_bytes;     // of a head's rows, and with the scales behind them
+  int64_t spread;       // elements of a row that are spread over each other, 1: none
   int64_t input_bytes;  // prepared input of any product, LD_MAX_TOKENS tokens
   int32_t most_threads; // for which there is work enough
   char *cache;
@@ -69,9 +73,19 @@ struct View {
   int64_t begin, end, size, parts;
 };
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
+// Where a row of keys (which = 0) or values (1) lies in the cache; of its scales there are some where there are codes.
+struct Place {
+  char *row;
+  uint16_t *scales;
+};
 
-inline int64_t element_bytes(int32_t kind) { return kind == LD_FP32 ? 4 : 2; }
+inline Place place_of(const ld_engine &e, int32_t which, int64_t layer, int64_t slot, int64_t head, int64_t position) {
+  const int64_t sequence = (which * e.m.layers + layer) * e.m.slots + slot;
+  char *const stripe = e.cache + (sequence * e.m.kv_heads + head) * e.stripe_bytes;
+  return {stripe + position * e.row_bytes, reinterpret_cast<uint16_t *>(stripe + e.scales_at) + position * e.scales};
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 // Of all threads; what they wait for each other at.
 void ld_run_step(void *step, int32_t member, int32_t members);

@@ -42,7 +42,7 @@
 #define LD_API __attribute__((visibility("default")))
 #endif
 
-#define LD_ABI_VERSION 5
+#define LD_ABI_VERSION 6
 #define LD_MAX_TOKENS 8 /* that one pass over the weights serves */
 
 #ifdef __cplusplus

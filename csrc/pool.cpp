@@ -43,10 +43,10 @@ int64_t next_chunk(Counter *taken, int32_t thread, int32_t threads, int64_t chun
 void ld_parallel(int32_t threads, int64_t total, int64_t chunk, ld_work work, void *context) {
   if (total <= 0) return;
   if (chunk < 1) chunk = 1;
+#if defined(_OPENMP)
   const int64_t chunks = total / chunk + (total % chunk != 0);
   if (threads > chunks) threads = static_cast<int32_t>(chunks);
   if (threads > kMostThreads) threads = kMostThreads;
-#if defined(_OPENMP)
   if (threads > 1 && pool_usable()) {
     Counter taken[kMostThreads];
     for (int32_t t = 0; t < threads; ++t) taken[t].value = 0;
@@ -58,6 +58,7 @@ void ld_parallel(int32_t threads, int64_t total, int64_t chunk, ld_work work, vo
     return;
   }
 #endif
+  (void)threads;
   for (int64_t begin = 0; begin < total; begin += chunk)
     work(context, begin, total - begin < chunk ? total : begin + chunk);
 }

@@ -129,12 +129,6 @@ class Walker {
 
   // ---------------------------------------------------------------- attention
 
-  void *cache_row(int32_t kind, int32_t l, int64_t t, int64_t head, int64_t position) const {
-    const int64_t sequence = (static_cast<int64_t>(kind) * m_.layers + l) * m_.slots + s_.slots[t];
-    const int64_t row = (sequence * m_.kv_heads + head) * m_.positions + position;
-    return e_.cache + row * e_.stride * element_bytes(m_.cache_kind);
-  }
-
   void turn(const ld_layer &layer, int64_t t, const float *norm, float *head) const {
     if (norm) s_.steps->norm(head, norm, m_.norm_eps, m_.head_dim, head);
     const int64_t half = m_.rotary_dim / 2, at = s_.positions[t] * half;
@@ -146,8 +140,18 @@ class Walker {
     const int64_t from = t * e_.kv_width + head * m_.head_dim, position = s_.positions[t];
     std::memcpy(own_.key, e_.k + from, static_cast<size_t>(m_.head_dim) * 4);
     turn(layer, t, layer.k_norm, own_.key);
-    s_.steps->store(own_.key, m_.head_dim, m_.cache_kind, cache_row(0, l, t, head, position));
-    s_.steps->store(e_.v + from, m_.head_dim, m_.cache_kind, cache_row(1, l, t, head, position));
+    keep(place_of(e_, 0, l, s_.slots[t], head, position));
+    std::memcpy(own_.key, e_.v + from, static_cast<size_t>(m_.head_dim) * 4);
+    keep(place_of(e_, 1, l, s_.slots[t], head, position));
+  }
+
+  void keep(const Place &to) const {
+    spread(own_.key);
+    s_.steps->store(own_.key, m_.head_dim, m_.cache_kind, to.row, to.scales);
+  }
+
+  void spread(float *head) const {
+    if (e_.spread > 1) s_.steps->spread(head, m_.head_dim, e_.spread);
   }
 
   void attend_part(int32_t l, int64_t t, int64_t head, int64_t part, const View &view) const {
@@ -156,15 +160,19 @@ class Walker {
     query(m_.layer[l], t, head * heads, heads);
     const int64_t begin = view.begin + part * view.size, end = begin + view.size;
     const int64_t at = (unit * kParts + part) * heads, origin = unit * kParts * heads;
-    const ld_attend work = {own_.q, heads, e_.stride, m_.cache_kind, cache_row(0, l, t, head, 0), cache_row(1, l, t, head, 0),
+    const Place k = place_of(e_, 0, l, s_.slots[t], head, 0), v = place_of(e_, 1, l, s_.slots[t], head, 0);
+    const ld_attend work = {own_.q, heads, e_.stride, m_.cache_kind, k.row, v.row, k.scales, v.scales, e_.scales,
                             begin, end < view.end ? end : view.end, own_.scores, e_.sums + at * e_.stride, e_.most + at,
                             e_.mass + at};
     s_.steps->attend(&work);
     if (__atomic_add_fetch(e_.finished + unit, 1, __ATOMIC_ACQ_REL) < view.parts) return;
     __atomic_store_n(e_.finished + unit, 0, __ATOMIC_RELAXED);
-    for (int64_t h = 0; h < heads; ++h)
+    for (int64_t h = 0; h < heads; ++h) {
+      float *const out = e_.attended + t * e_.q_width + (head * heads + h) * m_.head_dim;
       s_.steps->merge(e_.sums + (origin + h) * e_.stride, e_.most + origin + h, e_.mass + origin + h, view.parts, heads, e_.stride,
-                      m_.head_dim, e_.attended + t * e_.q_width + (head * heads + h) * m_.head_dim);
+                      m_.head_dim, out);
+      spread(out);
+    }
   }
 
   // Queries [first, first + heads) of a token, rotated and scaled.
@@ -173,6 +181,7 @@ class Walker {
       float *const q = own_.q + h * e_.stride;
       std::memcpy(q, e_.q + t * e_.q_width + (first + h) * m_.head_dim, static_cast<size_t>(m_.head_dim) * 4);
       turn(layer, t, layer.q_norm, q);
+      spread(q);
       for (int64_t d = 0; d < m_.head_dim; ++d) q[d] *= m_.attention_scale;
     }
   }

@@ -8,8 +8,10 @@
 typedef struct ld_attend {
   const float *q;     /* [heads, stride], rotated and scaled; zero beyond head_dim */
   int64_t heads, stride;
-  int32_t kind;       /* of the cache: LD_FP32 or LD_BF16 */
+  int32_t kind;       /* of the cache: LD_FP32, LD_BF16, LD_INT8 or LD_INT4 */
   const void *k, *v;  /* [positions, stride] */
+  const uint16_t *k_scales, *v_scales; /* codes: bf16 [positions, scales], of which some after `end` may be read; else NULL */
+  int64_t scales;     /* of a row: 0; LD_INT8: 1; LD_INT4: LD_SCALES for each LD_SCALED elements */
   int64_t begin, end; /* positions, at least one */
   float *scores;      /* [heads, LD_STRETCH], for its own use */
   float *sums;        /* [heads, stride]: sum of exp(score - most) v */
@@ -17,6 +19,8 @@ typedef struct ld_attend {
 } ld_attend;
 
 #define LD_STRETCH 128 /* positions whose scores are held at a time */
+#define LD_SCALED 64   /* elements of a row of LD_INT4 that have */
+#define LD_SCALES 8    /* so many scales in turn */
 #define LD_BLOCK 64    /* tokens of the vocabulary that are looked at together */
 
 typedef struct ld_steps {
@@ -25,8 +29,12 @@ typedef struct ld_steps {
   void (*norm)(const float *x, const float *weight, float eps, int64_t n, float *out);
   /* x[i], x[i + half] turned by angle i */
   void (*rotate)(float *x, const float *cos, const float *sin, int64_t half);
-  /* into the cache's kind */
-  void (*store)(const float *x, int64_t n, int32_t kind, void *out);
+  /* x H / sqrt(size) on each `size` elements, a power of two; H is Sylvester's matrix of signs. Undone by itself. */
+  void (*spread)(float *x, int64_t n, int64_t size);
+  /* A row into the cache's kind; codes: its scales, else NULL */
+  void (*store)(const float *x, int64_t n, int32_t kind, void *out, uint16_t *scales);
+  /* And back, all `stride` of its elements */
+  void (*read)(const void *row, const uint16_t *scales, int64_t stride, int32_t kind, float *out);
   void (*attend)(const ld_attend *a);
   /* One head from `parts` stretches: sums [parts, apart, stride], most and mass [parts, apart], of which the first in `apart`; out [n] */
   void (*merge)(const float *sums, const float *most, const float *mass, int64_t parts, int64_t apart, int64_t stride, int64_t n,

@@ -1,6 +1,8 @@
 // The step kernels, written once on vectors. Each instruction set includes this file into a file of its own, which says how long they are
-// (LD_VECTOR), what takes an instruction of its own: fused(a, b, c) = a * b + c, and fold(v), whose lane i is the sum of v[i]'s lanes,
-// and what attention holds in registers: vectors of a row of values (kTile), positions that share a load of the queries (kTogether).
+// (LD_VECTOR), what takes an instruction of its own, and what attention holds in registers: vectors of a row of values (kTile), positions
+// that share a load of the queries (kTogether). Of its own are fused(a, b, c) = a * b + c, fold(v), whose lane i is the sum of v[i]'s
+// lanes, codes(p), kLanes signed bytes, halves(p, out), the signed low and high halves of kLanes bytes, and in_turn(p, from), LD_SCALES
+// of bf16 from one on, over and over.
 
 #include "common.h"
 #include "steps.h"
@@ -105,14 +107,6 @@ void rotate(float *x, const float *cos, const float *sin, int64_t half) {
   LD_EACH(half, turn);
 }
 
-void store_row(const float *x, int64_t n, int32_t kind, void *out) {
-  if (kind == LD_FP32) {
-    std::memcpy(out, x, static_cast<size_t>(n) * 4);
-    return;
-  }
-  for (int64_t i = 0; i < n; ++i) static_cast<uint16_t *>(out)[i] = round_to_bf16(x[i]);
-}
-
 LD_INLINE Floats tanh_of(Floats x) { return 1.0f - 2.0f / (exponential(x + x) + 1.0f); }
 
 // Abramowitz and Stegun 7.1.26
@@ -156,121 +150,6 @@ void add(float *x, const float *y, float scale, int64_t n) {
 }
 
 // ---------------------------------------------------------------- attention
-
-// Scores beyond `count`, up to a whole vector, are those of the last position.
-template <class Number, int Heads>
-void score(const ld_attend *a, const Number *k, int64_t count, int64_t head) {
-  const float *const q = a->q + head * a->stride;
-  for (int64_t position = 0; position < count; position += kLanes) {
-    Floats sums[Heads][kLanes];
-    for (int64_t l = 0; l < kLanes; l += kTogether) {
-      const Number *keys[kTogether];
-      Floats dots[Heads][kTogether] = {};
-#pragma GCC unroll 4
-      for (int i = 0; i < kTogether; ++i) keys[i] = k + least(position + l + i, count - 1) * a->stride;
-      for (int64_t d = 0; d < a->stride; d += kLanes) {
-        Floats query[Heads];
-#pragma GCC unroll 4
-        for (int h = 0; h < Heads; ++h) query[h] = load(q + h * a->stride + d);
-#pragma GCC unroll 4
-        for (int i = 0; i < kTogether; ++i) {
-          const Floats key = load(keys[i] + d);
-#pragma GCC unroll 4
-          for (int h = 0; h < Heads; ++h) dots[h][i] = fused(key, query[h], dots[h][i]);
-        }
-      }
-#pragma GCC unroll 4
-      for (int h = 0; h < Heads; ++h)
-#pragma GCC unroll 4
-        for (int i = 0; i < kTogether; ++i) sums[h][l + i] = dots[h][i];
-    }
-#pragma GCC unroll 4
-    for (int h = 0; h < Heads; ++h) store(a->scores + (head + h) * LD_STRETCH + position, fold(sums[h]));
-  }
-}
-
-template <class Number, int Heads, int Tile>
-void gather(const ld_attend *a, const Number *v, int64_t count, int64_t head, int64_t from) {
-  Floats sums[Heads][Tile];
-  float *const out = a->sums + head * a->stride + from;
-  const float *const share = a->scores + head * LD_STRETCH;
-#pragma GCC unroll 4
-  for (int h = 0; h < Heads; ++h)
-#pragma GCC unroll 4
-    for (int i = 0; i < Tile; ++i) sums[h][i] = load(out + h * a->stride + i * kLanes);
-  v += from;
-  for (int64_t position = 0; position < count; ++position, v += a->stride) {
-    Floats value[Tile];
-#pragma GCC unroll 4
-    for (int i = 0; i < Tile; ++i) value[i] = load(v + i * kLanes);
-#pragma GCC unroll 4
-    for (int h = 0; h < Heads; ++h) {
-      const Floats weight = all(share[h * LD_STRETCH + position]);
-#pragma GCC unroll 4
-      for (int i = 0; i < Tile; ++i) sums[h][i] = fused(weight, value[i], sums[h][i]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int h = 0; h < Heads; ++h)
-#pragma GCC unroll 4
-    for (int i = 0; i < Tile; ++i) store(out + h * a->stride + i * kLanes, sums[h][i]);
-}
-
-// Scores of `count` positions become weights; what was summed before is brought to the new largest score.
-LD_INLINE void weigh(const ld_attend *a, int64_t count, int64_t head, bool begun) {
-  float *const scores = a->scores + head * LD_STRETCH;
-  for (int64_t i = count; i % kLanes; ++i) scores[i] = -__builtin_inff();
-  Floats high = load(scores);
-  for (int64_t i = kLanes; i < count; i += kLanes) high = larger(load(scores + i), high);
-  float most = largest(high);
-  if (begun && !(most > a->most[head])) most = a->most[head];
-  Floats mass = {};
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const Floats raw = load(scores + i);
-    const Floats weight = raw == -__builtin_inff() ? Floats{} : exponential(raw - most);
-    store(scores + i, weight);
-    mass += weight;
-  }
-  const float before = begun ? exponential(all(a->most[head] - most))[0] : 0.0f;
-  a->mass[head] = (begun ? a->mass[head] * before : 0.0f) + sum(mass);
-  a->most[head] = most;
-  float *const sums = a->sums + head * a->stride;
-  for (int64_t d = 0; d < a->stride; d += kLanes) store(sums + d, begun ? load(sums + d) * before : Floats{});
-}
-
-template <class Number, int Heads>
-void gather_all(const ld_attend *a, const Number *v, int64_t count, int64_t head) {
-  int64_t d = 0;
-  for (; d + kTile * kLanes <= a->stride; d += kTile * kLanes) gather<Number, Heads, kTile>(a, v, count, head, d);
-  for (; d < a->stride; d += kLanes) gather<Number, Heads, 1>(a, v, count, head, d);
-}
-
-template <class Number>
-void attend_as(const ld_attend *a) {
-  for (int64_t begin = a->begin; begin < a->end; begin += LD_STRETCH) {
-    const int64_t count = least(LD_STRETCH, a->end - begin);
-    const Number *const k = static_cast<const Number *>(a->k) + begin * a->stride;
-    const Number *const v = static_cast<const Number *>(a->v) + begin * a->stride;
-    for (int64_t h = 0; h < a->heads;) {
-      const int64_t left = a->heads - h, some = least(left, 4);
-      if (some == 4) score<Number, 4>(a, k, count, h);
-      else if (some == 3) score<Number, 3>(a, k, count, h);
-      else if (some == 2) score<Number, 2>(a, k, count, h);
-      else score<Number, 1>(a, k, count, h);
-      for (int64_t i = h; i < h + some; ++i) weigh(a, count, i, begin > a->begin);
-      if (some == 4) gather_all<Number, 4>(a, v, count, h);
-      else if (some == 3) gather_all<Number, 3>(a, v, count, h);
-      else if (some == 2) gather_all<Number, 2>(a, v, count, h);
-      else gather_all<Number, 1>(a, v, count, h);
-      h += some;
-    }
-  }
-}
-
-void attend(const ld_attend *a) {
-  if (a->kind == LD_FP32) return attend_as<float>(a);
-  attend_as<uint16_t>(a);
-}
 
 void merge(const float *sums, const float *most, const float *mass, int64_t parts, int64_t apart, int64_t stride, int64_t n,
            float *out) {
@@ -344,4 +223,6 @@ int64_t masses(const float *x, int64_t n, float most, int64_t *out) {
 
 }  // namespace
 
-#define LD_STEPS(level) {#level, norm, rotate, store_row, attend, merge, activate, add, scaled, weights, masses}
+#include "attend_body.h"
+
+#define LD_STEPS(level) {#level, norm, rotate, spread, store_row, read_row, attend, merge, activate, add, scaled, weights, masses}

@@ -33,6 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (["m", "--shape", "llama-7b", "--sparsity", "0.5"], "not both"),
         (["--shape", "llama-7b"], "--sparsity"),
         (["m", "--dtype", "int5"], "unknown type 'int5'"),
+        (["m", "--cache", "int9"], "Did you mean 'int8'"),
         (["m", "--sparsity", "70"], "Did you mean 0.7?"),
         (["m", "--text", "nowhere.txt"], "nowhere.txt"),
         (["m", "--json", "no/such/folder.json"], "no/such"),
@@ -60,7 +61,20 @@ def test_mistakes_cost_no_torch() -> None:
 def found(pruned: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     """What `lowdim bench` prints and writes of a pruned model."""
     target = tmp_path_factory.mktemp("bench") / "found.json"
-    flags = ["--dtype", "fp32", "--dtype", "int8", "--tokens", "3", "--threads", "1", "--text", str(text)]
+    flags = [
+        "--dtype",
+        "fp32",
+        "--dtype",
+        "int8",
+        "--tokens",
+        "3",
+        "--threads",
+        "1",
+        "--text",
+        str(text),
+        "--cache",
+        "int8",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "STREAMED", 2**16)
         patch.setattr(bandwidth, "BUFFER", 2**20)
@@ -83,6 +97,7 @@ def test_every_form_of_a_pruned_model_is_measured(found) -> None:
     assert all(f["tokens_per_s"] > 0 and f["prefill_tokens_per_s"] > 0 for f in forms)
     assert forms[3]["sparsity"] == pytest.approx(0.6, abs=0.01)
     assert found[1]["machine"]["threads"] == 1
+    assert found[1]["subject"]["cache"] == "int8"
 
 
 def test_sparse_forms_read_less_and_name_their_kernels(found) -> None:

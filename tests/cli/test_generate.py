@@ -43,6 +43,8 @@ def test_the_summary_names_engine_kernels_and_speeds(run, model: Path) -> None:
         r"ended by length",
         done.stderr,
     )
+    rounded = run("generate", model, "abc", "--max-tokens", "9", "--cache", "int4")
+    assert "native engine, cache in int4; " in rounded.stderr
     quiet = run("generate", model, "abc", "--max-tokens", "9", "--quiet")
     assert quiet.stderr == ""
     assert quiet.stdout == done.stdout
@@ -156,6 +158,7 @@ def test_a_chat_uses_the_template(run, model: Path, tmp_path: Path) -> None:
     ("flags", "problem"),
     [
         (["--dtype", "int9"], "Did you mean 'int"),
+        (["--cache", "int9"], "Did you mean 'int"),
         (["--top-p", "0"], "top_p must lie"),
         (["--temperature", "inf"], "temperature must be"),
         (["--repetition-penalty", "0"], "repetition_penalty must be"),

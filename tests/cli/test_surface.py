@@ -48,12 +48,12 @@ SURFACE = {
     "diagnose": """MODEL --text --windows --context --measures --probes --bos --seed --compute --revision
         --trust-remote-code --html --json --quiet -q --debug""",
     "sweep": "--recipe --out --jobs --index --dry-run --quiet -q --debug",
-    "bench": """MODEL --shape --sparsity --dtype --tokens --threads --text --bos --revision --json --quiet -q
+    "bench": """MODEL --shape --sparsity --dtype --cache --tokens --threads --text --bos --revision --json --quiet -q
         --debug --trust-remote-code""",
     "generate": """MODEL PROMPT --max-tokens --temperature --top-k --top-p --repetition-penalty --stop --seed
-        --dtype --threads --chat --system --revision --trust-remote-code --quiet -q --debug""",
-    "serve": """MODEL --host --port --api-key-file --name --dtype --threads --max-concurrent --queue --max-tokens
-        --context --timeout --revision --trust-remote-code --debug""",
+        --dtype --cache --threads --chat --system --revision --trust-remote-code --quiet -q --debug""",
+    "serve": """MODEL --host --port --api-key-file --name --dtype --cache --cache-memory --threads --max-concurrent
+        --queue --max-tokens --context --timeout --revision --trust-remote-code --debug""",
     "methods": "--kind --json --debug",
     "verify": "OUT --text --trust-remote-code --debug",
     "convert": "SOURCE OUT --storage --dtype --group --subnet --trust-remote-code --overwrite --debug",

@@ -60,11 +60,34 @@ class Decoder:
         x = a["embedding"][tokens].astype(np.float64) * s["embedding_scale"]
         for layer in self.layers:
             x = x + s["residual_scale"] * self._attention(layer, self._norm(x, layer["attention_norm"]))
-            h = self._norm(x, layer["mlp_norm"])
-            act = (silu, gelu_tanh, gelu)[s["activation"]]
-            gated = act(product(layer["gate"], h)) * product(layer["up"], h)
-            x = x + s["residual_scale"] * product(layer["down"], gated)
+            x = x + s["residual_scale"] * self._mlp(layer, self._norm(x, layer["mlp_norm"]))
         return product(self.head, self._norm(x, a["final_norm"]))
+
+    def next_logits(self, token: int, caches: list[Array]) -> Array:
+        """Of one more token, from what the cache holds of every layer, that token included."""
+        s, a = self.sizes, self.arrays
+        x = a["embedding"][[token]].astype(np.float64) * s["embedding_scale"]
+        for layer, cache in zip(self.layers, caches, strict=True):
+            count, h = cache.shape[2], self._norm(x, layer["attention_norm"])
+            q = product(layer["q"], h).reshape(1, -1, s["head_dim"]).swapaxes(0, 1)
+            q = self._turned(layer, q, layer["q_norm"], count - 1)
+            k, v = np.repeat(cache, s["heads"] // s["kv_heads"], 1)
+            mixed = self._mixed(layer, q, k, v, np.arange(count)[::-1][None])
+            x = x + s["residual_scale"] * product(layer["o"], mixed.swapaxes(0, 1).reshape(1, -1))
+            x = x + s["residual_scale"] * self._mlp(layer, self._norm(x, layer["mlp_norm"]))
+        return product(self.head, self._norm(x, a["final_norm"]))[0]
+
+    def keys_and_values(self, tokens: list[int]) -> Array:
+        """Of the first layer, exact: [2, kv_heads, tokens, head_dim]."""
+        layer, size = self.layers[0], self.sizes["head_dim"]
+        x = self.arrays["embedding"][tokens].astype(np.float64) * self.sizes["embedding_scale"]
+        h = self._norm(x, layer["attention_norm"])
+        k, v = (product(layer[name], h).reshape(len(h), -1, size).swapaxes(0, 1) for name in "kv")
+        return np.stack([self._turned(layer, k, layer["k_norm"]), v])
+
+    def _mlp(self, layer: dict[str, Any], h: Array) -> Array:
+        act = (silu, gelu_tanh, gelu)[self.sizes["activation"]]
+        return product(layer["down"], act(product(layer["gate"], h)) * product(layer["up"], h))
 
     def _norm(self, x: Array, weight: Array) -> Array:
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + self.sizes["norm_eps"]) * weight
@@ -74,19 +97,22 @@ class Decoder:
         q, k, v = (product(layer[name], h).reshape(count, -1, s["head_dim"]).swapaxes(0, 1) for name in "qkv")
         q, k = self._turned(layer, q, layer["q_norm"]), self._turned(layer, k, layer["k_norm"])
         k, v = (np.repeat(part, s["heads"] // s["kv_heads"], 0) for part in (k, v))
-        scores = s["attention_scale"] * q @ k.swapaxes(1, 2)
-        distance = np.arange(count)[:, None] - np.arange(count)
-        scores[:, (distance < 0) | (distance >= (layer["window"] or count))] = -np.inf
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        mixed = (weights / weights.sum(-1, keepdims=True)) @ v
+        mixed = self._mixed(layer, q, k, v, np.arange(count)[:, None] - np.arange(count))
         return product(layer["o"], mixed.swapaxes(0, 1).reshape(count, -1))
 
-    def _turned(self, layer: dict[str, Any], x: Array, norm: Array | None) -> Array:
+    def _mixed(self, layer: dict[str, Any], q: Array, k: Array, v: Array, distance: Array) -> Array:
+        scores = self.sizes["attention_scale"] * q @ k.swapaxes(1, 2)
+        scores[:, (distance < 0) | (distance >= (layer["window"] or k.shape[1]))] = -np.inf
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed: Array = (weights / weights.sum(-1, keepdims=True)) @ v
+        return mixed
+
+    def _turned(self, layer: dict[str, Any], x: Array, norm: Array | None, at: int = 0) -> Array:
         x = x if norm is None else self._norm(x, norm)
         half = self.sizes["rotary_dim"] // 2
         if not layer["rotary"] or not half:
             return x
-        cos, sin = (self.arrays[name][: x.shape[1]].astype(np.float64) for name in ("cos", "sin"))
+        cos, sin = (self.arrays[name][at : at + x.shape[1]].astype(np.float64) for name in ("cos", "sin"))
         a, b = x[..., :half], x[..., half : 2 * half]
         return np.concatenate([a * cos - b * sin, b * cos + a * sin, x[..., 2 * half :]], -1)
 
@@ -183,7 +209,7 @@ def test_a_sequence_has_the_same_bits_in_any_company(
     library: Library, kind: int, data: st.DataObject, together: int, count: int
 ) -> None:
     decoder = data.draw(decoders(kind))
-    decoder.sizes["slots"] = together
+    decoder.sizes |= {"slots": together, "cache_kind": data.draw(st.integers(0, 3))}
     rng = np.random.default_rng(together)
     texts = rng.integers(0, decoder.sizes["vocab"], (together, 4)).tolist()
     rows, alone, batch = (
@@ -224,7 +250,8 @@ def test_what_is_out_of_range_is_refused(library: Library, decoder: Decoder) -> 
         ("slots", 0),
         ("positions", 0),
         ("positions", 1 << 40),
-        ("cache_kind", 2),
+        ("cache_kind", 4),
+        ("cache_kind", -1),
         ("activation", 3),
         ("embedding", None),
         ("final_norm", None),

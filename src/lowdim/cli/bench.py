@@ -9,7 +9,7 @@ import typer
 
 from lowdim.cli.checks import check_folder, check_text
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Json, Quiet, Revision, Trust
+from lowdim.cli.options import Cache, Debug, Json, Quiet, Revision, Trust
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
 from lowdim.infer.bench.result import Result
@@ -38,6 +38,7 @@ def bench(
             help="Type of the stored weights; may be repeated. bf16 and int8 if not given.",
         ),
     ] = None,
+    cache: Cache = "auto",
     tokens: Annotated[int, typer.Option(help="Tokens generated per round.")] = 32,
     threads: Annotated[
         int | None, typer.Option(help="Threads of every contestant; torch's own number if not given.")
@@ -66,6 +67,7 @@ def bench(
         shape=shape,
         sparsities=tuple(dict.fromkeys(sparsity or ())),
         dtypes=tuple(dict.fromkeys(dtype or ("bf16", "int8"))),
+        cache=cache,
         tokens=tokens,
         threads=threads,
         text=None if text == "none" else text,

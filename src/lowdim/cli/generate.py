@@ -15,11 +15,12 @@ import typer
 
 from lowdim.cli.checks import check_characters
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Dtype, Model, Revision, Threads, Trust
+from lowdim.cli.options import Cache, Debug, Dtype, Model, Revision, Threads, Trust
 from lowdim.cli.screen import say
 from lowdim.core.errors import LowdimError, RecipeError, suggest
 from lowdim.core.lazy import torch
 from lowdim.infer.bench.settings import DTYPES
+from lowdim.infer.decode.backend import check_cache
 
 if TYPE_CHECKING:
     from lowdim.infer.decode.open import Opened
@@ -43,6 +44,7 @@ def generate(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the draws; another text every time if not given.")] = None,
     dtype: Dtype = None,
+    cache: Cache = "auto",
     threads: Threads = None,
     chat: Annotated[bool, typer.Option("--chat", help="PROMPT is a question: use the chat template.")] = False,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told before a --chat.")] = None,
@@ -54,13 +56,14 @@ def generate(
     """Continue a prompt on this machine's CPU; the text goes to stdout as it comes, a summary to stderr."""
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"--dtype: there is no {dtype!r}. {suggest(dtype, DTYPES)}")
+    check_cache(cache, "--cache")
     if system is not None and not chat:
         raise RecipeError("--system belongs to --chat. Add --chat, or write it into the prompt.")
     sampling = _sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed, tuple(stop or ()))
     text = _read(prompt)
     for name, given in (("--system", system or ""), ("--stop", "".join(sampling.stop))):
         check_characters(name, given)
-    engine, tokenizer = _open(model, revision, dtype, threads, trust_remote_code)
+    engine, tokenizer = _open(model, revision, dtype, cache, threads, trust_remote_code)
     ids = _encode(tokenizer, text, chat, system)
     watch = _Watch(len(ids))
     try:
@@ -68,7 +71,7 @@ def generate(
             _stream(engine, tokenizer, ids, sampling, watch)
     finally:
         if not quiet and watch.finish:
-            say(_summary(engine, watch))
+            say(_summary(engine, cache, watch))
 
 
 def _sampling(
@@ -107,7 +110,7 @@ def _read(prompt: str) -> str:
 
 
 def _open(
-    model: str, revision: str | None, dtype: str | None, threads: int | None, trusted: bool
+    model: str, revision: str | None, dtype: str | None, cache: str, threads: int | None, trusted: bool
 ) -> tuple[Opened, Any]:
     from lowdim.infer.decode.open import open_backend
     from lowdim.infer.decode.ready import open_ready
@@ -115,7 +118,7 @@ def _open(
     if threads is not None:
         torch.set_num_threads(threads)
     loaded, tokenizer = open_ready(model, revision, dtype, trusted)
-    return open_backend(loaded), tokenizer
+    return open_backend(loaded, cache=cache), tokenizer
 
 
 def _encode(tokenizer: Any, text: str, chat: bool, system: str | None) -> list[int]:
@@ -174,12 +177,13 @@ def _broken_pipe_ends(watch: _Watch) -> Iterator[None]:
         raise typer.Exit from None
 
 
-def _summary(engine: Opened, watch: _Watch) -> str:
+def _summary(engine: Opened, cache: str, watch: _Watch) -> str:
     from lowdim.core.native import runtime_info
 
     info = runtime_info()
     engine_name = "native engine" if engine.name == "native" else f"Transformers, as {engine.reason}"
-    parts = [f"{engine_name}; {info.level} kernels, {info.threads} thread{'s' * (info.threads > 1)}"]
+    kept = "" if cache == "auto" else f", cache in {cache}"
+    parts = [f"{engine_name}{kept}; {info.level} kernels, {info.threads} thread{'s' * (info.threads > 1)}"]
     if watch.first:
         parts.append(f"prompt {watch.prompt} tokens at {watch.prompt / (watch.first - watch.start):.1f} tokens/s")
     if watch.tokens > 1:

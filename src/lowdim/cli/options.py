@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lowdim.infer.bench.settings import DTYPES
+from lowdim.infer.decode.backend import CACHES
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A directory, a hub id, a GGUF file, or builtin:NAME.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
@@ -28,6 +29,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only th
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Dtype = Annotated[
     str | None, typer.Option(metavar="|".join(DTYPES), help="Type of the weights; as stored if not given.")
+]
+Cache = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(CACHES), help="What keys and values are kept in; fp32 or bf16 as the weights if auto."
+    ),
 ]
 Bos = Annotated[
     str,

@@ -10,12 +10,12 @@ import typer
 
 from lowdim.cli.checks import check_characters
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Dtype, Model, Revision, Threads, Trust
+from lowdim.cli.options import Cache, Debug, Dtype, Model, Revision, Threads, Trust
 from lowdim.cli.screen import say
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.lazy import torch
 from lowdim.infer.bench.settings import DTYPES
-from lowdim.infer.decode.backend import longest
+from lowdim.infer.decode.backend import check_cache, longest
 from lowdim.infer.serve import check_installed
 from lowdim.infer.serve.keys import Keys
 from lowdim.infer.serve.limits import Limits
@@ -36,6 +36,11 @@ def serve(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name for clients; from MODEL if not given.")] = None,
     dtype: Dtype = None,
+    cache: Cache = "auto",
+    cache_memory: Annotated[
+        float | None,
+        typer.Option(metavar="GB", help="Most memory for keys and values of all answers; unbounded if not given."),
+    ] = None,
     threads: Threads = None,
     max_concurrent: Annotated[int, typer.Option(help="Answers that are generated together.")] = 8,
     queue: Annotated[int, typer.Option(help="Answers that may wait; more are refused with 429.")] = 64,
@@ -52,7 +57,8 @@ def serve(
 ) -> None:
     """Answer OpenAI's clients over HTTP until Ctrl-C: chat, completions, streams, many at a time."""
     check_installed()
-    limits = Limits(max_concurrent, queue, max_tokens, context, timeout)
+    limits = Limits(max_concurrent, queue, max_tokens, context, timeout, cache_memory=_bytes(cache_memory))
+    check_cache(cache, "--cache")
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"--dtype: there is no {dtype!r}. {suggest(dtype, DTYPES)}")
     if name is not None and not name.strip():
@@ -65,9 +71,17 @@ def serve(
         _warn(sockets, host, keys)
         if threads is not None:
             torch.set_num_threads(threads)
-        service = _open(model, revision, dtype, name or _name_of(model), limits, trust_remote_code)
+        service = _open(model, revision, dtype, cache, name or _name_of(model), limits, trust_remote_code)
         ready = f"Serving {service.name} at {url(sockets)}; Ctrl-C ends it."
         Server(service, keys, sockets, started=lambda: say(ready)).serve_forever()
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    if gigabytes is None:
+        return None
+    if not 0 < gigabytes < 1e9:
+        raise RecipeError(f"--cache-memory must be a number of GB above 0, got {gigabytes}.")
+    return max(1, int(gigabytes * 1e9))
 
 
 def _keys(file: Path | None) -> Keys:
@@ -109,7 +123,9 @@ def _name_of(model: str) -> str:
     return path.resolve().name if path.exists() else model.removeprefix("builtin:")
 
 
-def _open(model: str, revision: str | None, dtype: str | None, name: str, limits: Limits, trusted: bool) -> Service:
+def _open(
+    model: str, revision: str | None, dtype: str | None, cache: str, name: str, limits: Limits, trusted: bool
+) -> Service:
     from lowdim.data.calibration import check_context
     from lowdim.data.errors import DataError
     from lowdim.infer.decode.open import open_backend
@@ -127,7 +143,7 @@ def _open(model: str, revision: str | None, dtype: str | None, name: str, limits
     tokenizer = need_tokenizer(model, path, trusted)
     loaded = load(path, dtype, trust_remote_code=trusted)
     most = longest(loaded.config.get_text_config(decoder=True))
-    engine = open_backend(loaded, slots=limits.concurrent, max_length=min(limits.context or most, most))
+    engine = open_backend(loaded, slots=limits.concurrent, max_length=min(limits.context or most, most), cache=cache)
     if engine.reason:
         say(f"The native engine does not run this model ({engine.reason}); Transformers runs it, more slowly.")
     return Service(name, engine.backend, tokenizer, limits)

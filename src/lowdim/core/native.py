@@ -20,7 +20,7 @@ import torch
 
 from lowdim.core.errors import LowdimError, suggest
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 LEVELS = ("avx512", "avx2", "neon", "portable")
 FOLDER = Path(__file__).parents[1] / "_native"
 FILE = {"Darwin": "liblowdim.dylib", "Windows": "lowdim.dll"}.get(platform.system(), "liblowdim.so")

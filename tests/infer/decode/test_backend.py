@@ -71,6 +71,13 @@ def test_limits_come_from_the_model_or_the_caller() -> None:
         open_backend(ZOO["gpt2"](), max_length=0)
 
 
+def test_a_cache_of_the_native_engine_is_refused_where_transformers_runs_the_model() -> None:
+    with pytest.raises(LowdimError, match=r"cache: 'int8' is the native engine's alone.*'gpt2' has no native"):
+        open_backend(ZOO["gpt2"](), cache="int8")
+    with pytest.raises(LowdimError, match="native engine alone"):
+        HFBackend(ZOO["gpt2"]()).cache_bytes(1)
+
+
 def test_end_tokens() -> None:
     model = SimpleNamespace(
         config=SimpleNamespace(eos_token_id=3), generation_config=SimpleNamespace(eos_token_id=[3, 5])

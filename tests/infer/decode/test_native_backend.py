@@ -10,7 +10,7 @@ from tests.infer.llamas import VARIANTS, tiny
 from transformers import PreTrainedModel
 
 from lowdim.core import native
-from lowdim.core.errors import LowdimError
+from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.infer.decode import native_backend
 from lowdim.infer.decode.backend import BackendFull
 from lowdim.infer.decode.hf_backend import HFBackend
@@ -211,11 +211,11 @@ def test_slots_are_closed_and_used_again() -> None:
 
 def test_a_closed_sequence_gives_its_memory_back() -> None:
     backend = NativeBackend(tiny("llama", max_position_embeddings=4096))
-    cache, slot = backend._engine.cache, backend.open()
+    engine, slot = backend._engine, backend.open()
     backend.prefill(slot, text(4000))
-    assert cache[:, :, :, :, 2000:3000].count_nonzero()
+    assert engine.read(slot, 1, 2000, 3000).count_nonzero()
     backend.close(slot)
-    assert not cache[:, :, :, :, 2000:3000].count_nonzero()
+    assert not engine.read(slot, 1, 0, 4000).count_nonzero()
 
 
 def test_unused_room_takes_no_memory() -> None:
@@ -224,11 +224,43 @@ def test_unused_room_takes_no_memory() -> None:
     process = psutil.Process()
     before = process.memory_info().rss
     backend = NativeBackend(tiny("llama", max_position_embeddings=1 << 20, num_key_value_heads=4), slots=64)
-    assert backend._engine.cache.nbytes > 16 << 30
+    assert 64 * backend.cache_bytes(1 << 20) > 16 << 30
     slot = backend.open()
     backend.prefill(slot, text(20))
     backend.step([slot], [1])
     assert process.memory_info().rss - before < 300 << 20
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("name", ["llama", "llama-one-kv-head", "llama-all-kv-heads", "mistral-window", "qwen3"])
+@pytest.mark.parametrize(("cache", "tolerance"), [("fp32", FP32), ("bf16", BF16), ("int8", BF16), ("int4", 0.4)])
+def test_a_rounded_cache_is_near_and_is_read_alike_by_steps_and_prefill(
+    name: str, cache: str, tolerance: float
+) -> None:
+    model, ids = tiny(name), text(40)
+    backend, exact = NativeBackend(model, cache=cache), whole(model, ids)
+    found = stepped(backend, ids)
+    assert_close(found, exact, tolerance)
+    assert (np.abs(found - stepped(NativeBackend(model), ids)).max() > 0) == (cache != "fp32")
+    slot = backend.open()
+    assert np.array_equal(np.concatenate([backend.score(slot, ids[:9]), backend.score(slot, ids[9:])]), found)
+    backend.close(slot)
+    slot = backend.open()
+    assert_close(backend.prefill(slot, ids[:25]), exact[24], tolerance)
+    assert_close(backend.prefill(slot, ids[25:]), exact[39], tolerance)
+
+
+def test_a_code_for_each_number_and_a_scale_for_each_row() -> None:
+    model = tiny("llama", hidden_size=128, head_dim=64, max_position_embeddings=4096)
+    sizes = {kind: NativeBackend(model, cache=kind).cache_bytes(4096) for kind in ("fp32", "bf16", "int8", "int4")}
+    assert sizes["fp32"] == 2 * sizes["bf16"]
+    assert sizes["int8"] == sizes["bf16"] * 33 / 64
+    assert sizes["int4"] == sizes["bf16"] * 3 / 8
+
+
+def test_a_cache_that_there_is_not_is_refused() -> None:
+    with pytest.raises(RecipeError, match="cache: there is no 'int5'"):
+        open_backend(tiny("llama"), cache="int5")
 
 
 def test_what_cannot_be_appended_is_refused_and_changes_nothing() -> None:

@@ -58,6 +58,7 @@ class Paced:
         model: a causal LM.
         slots: sequences that may be open at a time.
         native: run it on the native engine, else on Transformers.
+        cache: of the native engine.
     """
 
     pause = 0.0
@@ -65,9 +66,12 @@ class Paced:
     before_prefill: Callable[[Sequence[int]], None] | None = None
     before_step: Callable[[Sequence[int]], None] | None = None
 
-    def __init__(self, model: Any, slots: int = 1, native: bool = False) -> None:
-        kind: Any = NativeBackend if native else HFBackend
-        self._backend: Backend = kind(model, slots=slots, max_length=CONTEXT)
+    def __init__(self, model: Any, slots: int = 1, native: bool = False, cache: str = "auto") -> None:
+        self._backend: Backend = (
+            NativeBackend(model, slots=slots, max_length=CONTEXT, cache=cache)
+            if native
+            else HFBackend(model, slots=slots, max_length=CONTEXT)
+        )
         self.vocab_size, self.max_length = self._backend.vocab_size, CONTEXT
         self.slots, self.eos_ids = slots, self._backend.eos_ids
         self._open: set[int] = set()
@@ -88,6 +92,9 @@ class Paced:
 
     def length(self, slot: int) -> int:
         return self._backend.length(slot)
+
+    def cache_bytes(self, tokens: int) -> int:
+        return self._backend.cache_bytes(tokens)
 
     def prefill(self, slot: int, ids: Sequence[int]) -> np.ndarray:
         if self.before_prefill is not None:
@@ -160,11 +167,12 @@ def serving(
     slots: int = 4,
     pause: float = 0.0,
     native: bool = False,
+    cache: str = "auto",
     **limits: Any,
 ) -> Iterator[Served]:
     """Serve until the block ends; check that nothing is left behind."""
     before = set(threading.enumerate())
-    backend = Paced(model, slots, native)
+    backend = Paced(model, slots, native, cache)
     backend.pause = pause
     service = Service(NAME, backend, tokenizer, Limits(concurrent=slots, **{"grace": 0.0} | limits))
     ready = threading.Event()

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from tests.infer.serve.served import needs_kernels
 from typer.testing import CliRunner, Result
 
 from lowdim.cli import app
@@ -110,6 +111,9 @@ def invoke(*arguments: str | Path) -> Result:
     ("arguments", "message"),
     [
         (["--dtype", "int9"], "int8"),
+        (["--cache", "int9"], "Did you mean 'int8'"),
+        (["--cache-memory", "0"], "--cache-memory"),
+        (["--cache-memory", "nan"], "--cache-memory"),
         (["--max-concurrent", "0"], "--max-concurrent"),
         (["--queue", "-1"], "--queue"),
         (["--timeout", "0"], "--timeout"),
@@ -139,6 +143,20 @@ def test_a_context_that_the_model_does_not_hold_is_refused(directory: Path) -> N
     done = invoke(directory, "--port", "0", "--context", "4096")
     assert done.exit_code == 2
     assert "128" in done.output
+
+
+@needs_kernels
+def test_an_answer_that_the_caches_memory_cannot_hold_is_refused(directory: Path) -> None:
+    flags = ("--cache", "int8", "--cache-memory", "0.0001")
+    with started(directory, *flags) as (process, base, _):
+        asked = {"model": directory.name, "prompt": "a", "max_tokens": 3}
+        assert httpx.post(f"{base}/completions", json=asked, timeout=120).status_code == 200
+        refused = httpx.post(f"{base}/completions", json=asked | {"max_tokens": 127}, timeout=120)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+        process.send_signal(signal.SIGTERM)
+    too_little = invoke(directory, "--port", "0", "--cache-memory", "0.00001")
+    assert too_little.exit_code == 2
+    assert "two tokens already take" in too_little.output
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,10 +93,10 @@ class _Clock:
 
 
 class LowdimDecoder:
-    """This runtime."""
+    """This runtime, with a cache of `lowdim.infer.decode.backend.CACHES`."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        engine = open_backend(model, max_length=min(longest(model.config), MEMORY))
+    def __init__(self, model: PreTrainedModel, cache: str = "auto", memory: int = MEMORY) -> None:
+        engine = open_backend(model, max_length=min(longest(model.config), memory), cache=cache)
         self._backend, self.backend, self.reason = engine.backend, engine.name, engine.reason
 
     def prefill(self, ids: Sequence[int]) -> float:

@@ -128,6 +128,7 @@ def _subject(base: models.Base, settings: Settings) -> dict[str, Any]:
         "zeros": base.zeros,
         "blocks": base.shape.layers if base.shape else base.distinct,
         "distinct_blocks": base.distinct,
+        "cache": settings.cache,
         "tokens": settings.tokens,
         "rounds": ROUNDS,
     }
@@ -178,7 +179,7 @@ def _models(
     deadline: Deadline,
 ) -> tuple[list[ModelSpeed], Mapping[str, Any]]:
     decoders: dict[Contestant, Decoder] = {
-        c: TorchDecoder(m) if c.engine == "torch" else LowdimDecoder(m) for c, m in built.items()
+        c: TorchDecoder(m) if c.engine == "torch" else LowdimDecoder(m, settings.cache) for c, m in built.items()
     }
     config = base.model.config
     prompt = min(PREFILL, (positions(config) or PREFILL) // 2)

@@ -8,6 +8,7 @@ from typing import get_args
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.data.tokens import Bos
 from lowdim.infer.bench.shapes import SHAPES
+from lowdim.infer.decode.backend import check_cache
 
 BITS = {"fp32": 32.0, "bf16": 16.0, "int8": 8.25, "int4": 4.25, "int3": 3.25}  # of a stored weight, scales included
 DTYPES = tuple(BITS)
@@ -25,6 +26,7 @@ class Settings:
         sparsities: shares of zeros, drawn at random, beside those that a model has; int3 skips none and is measured
             dense alone.
         dtypes: of the stored weights.
+        cache: what this runtime keeps keys and values in, of `lowdim.infer.decode.backend.CACHES`.
         sparse_dtypes: those of them in which zeros are skipped too; None for all.
         tokens: generated per round.
         threads: of every contestant; None takes torch's own number.
@@ -50,6 +52,7 @@ class Settings:
     shape: str | None = None
     sparsities: tuple[float, ...] = ()
     dtypes: tuple[str, ...] = ("bf16", "int8")
+    cache: str = "auto"
     sparse_dtypes: tuple[str, ...] | None = None
     tokens: int = 32
     threads: int | None = None
@@ -69,6 +72,7 @@ class Settings:
                 raise RecipeError(f"--dtype: unknown type {name!r}. {suggest(name, DTYPES)}")
         if not self.dtypes:
             raise RecipeError(f"--dtype: name at least one of {', '.join(DTYPES)}.")
+        check_cache(self.cache, "--cache")
         for share in self.sparsities:
             if not 0 < share < 1:
                 percent = f" Did you mean {share / 100:g}?" if 1 < share < 100 else ""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lowdim.core.errors import LowdimError
+from lowdim.core.errors import LowdimError, RecipeError, suggest
 from lowdim.data.calibration import positions
 
 if TYPE_CHECKING:
     import numpy as np
 
 LONGEST = 1 << 15  # tokens, where a config states no limit
+CACHES = ("auto", "fp32", "bf16", "int8", "int4")
+"""What keys and values are kept in; "auto": fp32 where all weights are, else bf16."""
 
 
 class BackendFull(LowdimError):
@@ -53,9 +55,32 @@ class Backend(Protocol):
         """Return how many tokens a sequence holds."""
         ...
 
+    def cache_bytes(self, tokens: int) -> int:
+        """Return the bytes of memory that the keys and values of a sequence of so many tokens take.
+
+        Raises:
+            LowdimError: it is not known.
+        """
+        ...
+
     def close(self, slot: int) -> None:
         """Give a slot back."""
         ...
+
+
+def check_cache(name: str, flag: str = "cache") -> None:
+    """Refuse a kind of cache that there is not.
+
+    Raises:
+        RecipeError: there is not.
+
+    Example:
+        >>> check_cache("int88")
+        Traceback (most recent call last):
+        lowdim.core.errors.RecipeError: cache: there is no 'int88'. Did you mean 'int8'?
+    """
+    if name not in CACHES:
+        raise RecipeError(f"{flag}: there is no {name!r}. {suggest(name, CACHES)}")
 
 
 def check_sizes(slots: int, max_length: int | None) -> None:

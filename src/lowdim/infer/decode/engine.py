@@ -44,14 +44,9 @@ class ModelStruct(ctypes.Structure):
 class NativeEngine:
     """A decode engine. The tensors that the structs point to must outlive it.
 
-    Attributes:
-        cache: keys and values ``[2, layers, slots, kv_heads, positions, stride]``, the engine's own memory.
-
     Raises:
         LowdimError: sizes that do not fit each other, or no memory.
     """
-
-    cache: Tensor
 
     def __init__(self, library: Library, model: ModelStruct) -> None:
         self._library, self._model = library, model
@@ -69,28 +64,16 @@ class NativeEngine:
             c_int64,
             c_int32,
         )
+        places = (c_void_p, *[c_int64] * 4, c_void_p, c_void_p, c_int32)
+        self._write = library.bind("ld_engine_write", c_int32, *places)
+        self._read = library.bind("ld_engine_read", c_int32, *places)
+        self._bytes = library.bind("ld_engine_bytes", c_int64, c_void_p, c_int64)
         self._forget = library.bind("ld_engine_forget", None, c_void_p, c_int64)
         handle = c_void_p()
         self._check(create(ctypes.byref(model), ctypes.byref(handle)))
         self._handle = handle
         free = library.bind("ld_engine_free", None, c_void_p)
         self._finalizer = weakref.finalize(self, free, handle)
-        self.cache = self._map(library.bind("ld_engine_cache", c_void_p, c_void_p, c_void_p, c_void_p))
-
-    def _map(self, find: Any) -> Tensor:
-        size, stride = c_int64(), c_int64()
-        address = find(self._handle, ctypes.byref(size), ctypes.byref(stride))
-        dtype = torch.bfloat16 if self._model.cache_kind else torch.float32
-        memory = (ctypes.c_char * size.value).from_address(address)
-        shape = (
-            2,
-            self._model.layers,
-            self._model.slots,
-            self._model.kv_heads,
-            self._model.positions,
-            stride.value,
-        )
-        return torch.frombuffer(memory, dtype=dtype).view(shape)
 
     def _check(self, status: int) -> None:
         if status:
@@ -106,6 +89,23 @@ class NativeEngine:
         )
         if status:
             self._check(status)
+
+    def write(self, slot: int, layer: int, at: int, k: Tensor, v: Tensor) -> None:
+        """Put rotated keys and values ``[kv_heads, tokens, head_dim]`` into the cache, in its kind."""
+        k, v = (part.float().contiguous() for part in (k, v))
+        place = (slot, layer, at, k.shape[1], k.data_ptr(), v.data_ptr(), torch.get_num_threads())
+        self._check(self._write(self._handle, *place))
+
+    def read(self, slot: int, layer: int, begin: int, end: int) -> Tensor:
+        """Return what the cache holds of positions ``[begin, end)``, fp32 ``[2, kv_heads, tokens, head_dim]``."""
+        found = torch.empty(2, self._model.kv_heads, end - begin, self._model.head_dim)
+        place = (slot, layer, begin, end - begin, *(part.data_ptr() for part in found), torch.get_num_threads())
+        self._check(self._read(self._handle, *place))
+        return found
+
+    def bytes_of(self, tokens: int) -> int:
+        """Return the bytes of memory that the cache of a sequence of so many tokens takes, in whole pages."""
+        return int(self._bytes(self._handle, tokens))
 
     def forget(self, slot: int) -> None:
         """Give the memory of a slot's keys and values back to the system."""

@@ -115,7 +115,7 @@ class Decoder:
 
     @property
     def cache_dtype(self) -> torch.dtype:
-        """Of keys and values: fp32 where all weights are, else bf16."""
+        """Of keys and values, unless they are to be kept in another: fp32 where all weights are, else bf16."""
         kinds = {getattr(block, name).matrix.kind for block in self.blocks for name in PRODUCTS}
         return torch.float32 if kinds <= {"fp32"} and self.embedding.dtype == torch.float32 else torch.bfloat16
 

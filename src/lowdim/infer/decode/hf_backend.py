@@ -45,6 +45,12 @@ class HFBackend:
         """See `Backend.length`."""
         return self._slots.length(slot)
 
+    def cache_bytes(self, tokens: int) -> int:
+        """See `Backend.cache_bytes`; Transformers does not say."""
+        raise LowdimError(
+            "how much memory a sequence takes is known of the native engine alone, and Transformers runs this model."
+        )
+
     def prefill(self, slot: int, ids: Sequence[int]) -> np.ndarray:
         """See `Backend.prefill`."""
         return self._forward(slot, list(ids)).copy()

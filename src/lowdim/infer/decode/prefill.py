@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lowdim.infer.decode.families import Decoder, DecoderBlock
+from lowdim.infer.decode.engine import NativeEngine
+from lowdim.infer.decode.families import Decoder
 
 _ACT: dict[int, Callable[[Tensor], Tensor]] = {
     0: functional.silu,
@@ -49,13 +50,25 @@ class Angles:
         return cos[0, :, :half], sin[0, :, :half]
 
 
-def prefill(plan: Decoder, angles: Angles, cache: Tensor, ids: Tensor, at: int) -> Tensor:
+class SlotCache:
+    """A sequence's keys and values in an engine, and the dtype in which many tokens attend to them."""
+
+    def __init__(self, engine: NativeEngine, slot: int, dtype: torch.dtype) -> None:
+        self._engine, self._slot, self._dtype = engine, slot, dtype
+
+    def extend(self, layer: int, at: int, k: Tensor, v: Tensor, begin: int) -> Tensor:
+        """Append at ``at``; return ``[2, kv_heads, tokens, head_dim]`` from ``begin`` on, as the cache holds them."""
+        self._engine.write(self._slot, layer, at, k, v)
+        return self._engine.read(self._slot, layer, begin, at + k.shape[1]).to(self._dtype)
+
+
+def prefill(plan: Decoder, angles: Angles, cache: SlotCache, ids: Tensor, at: int) -> Tensor:
     """Append tokens to a sequence; return the last one's hidden state, normed, fp32 ``[hidden]``.
 
     Args:
         plan: the model.
         angles: of every position up to the last token's.
-        cache: keys and values of the sequence ``[2, layers, kv_heads, positions, stride]``.
+        cache: keys and values of the sequence.
         ids: int64 ``[tokens]``.
         at: tokens that the sequence holds already.
     """
@@ -64,7 +77,7 @@ def prefill(plan: Decoder, angles: Angles, cache: Tensor, ids: Tensor, at: int) 
         x = x * plan.embedding_scale
     cos, sin = (table[at : at + len(ids)].to(x.dtype) for table in (angles.cos, angles.sin))
     for layer, block in enumerate(plan.blocks):
-        mixed = _attention(plan, block, _norm(x, block.attention_norm, plan), (cos, sin), cache[:, layer], at)
+        mixed = _attention(plan, layer, _norm(x, block.attention_norm, plan), (cos, sin), cache, at)
         x = _add(x, mixed, plan)
         h = _norm(x, block.mlp_norm, plan)
         gated = _ACT[plan.activation](block.gate.module(h)) * block.up.module(h)
@@ -81,17 +94,17 @@ def _norm(x: Tensor, weight: Tensor, plan: Decoder) -> Tensor:
 
 
 def _attention(
-    plan: Decoder, block: DecoderBlock, h: Tensor, angles: tuple[Tensor, Tensor], cache: Tensor, at: int
+    plan: Decoder, layer: int, h: Tensor, angles: tuple[Tensor, Tensor], cache: SlotCache, at: int
 ) -> Tensor:
-    count, size = len(h), plan.head_dim
+    block, count, size = plan.blocks[layer], len(h), plan.head_dim
     q, k, v = (projection.module(h).view(count, -1, size).transpose(0, 1) for projection in (block.q, block.k, block.v))
     q = q if block.q_norm is None else _norm(q, block.q_norm, plan)
     k = k if block.k_norm is None else _norm(k, block.k_norm, plan)
     if block.rotary:
         q, k = _rotated(q, *angles), _rotated(k, *angles)
-    cache[0, :, at : at + count, :size], cache[1, :, at : at + count, :size] = k, v
     begin = max(0, at + 1 - block.window) if block.window else 0
-    mixed = _attend(plan, q.to(cache.dtype), cache[:, :, begin : at + count, :size], block.window, at - begin)
+    seen = cache.extend(layer, at, k, v, begin)
+    mixed = _attend(plan, q.to(seen.dtype), seen, block.window, at - begin)
     result: Tensor = block.o.module(mixed.transpose(0, 1).reshape(count, -1).to(h.dtype))
     return result
 

@@ -22,6 +22,7 @@ class Job:
         sampling: how tokens are drawn, and when to stop.
         tokenizer: turns tokens into text.
         mailbox: where news goes, in the event loop's thread.
+        memory: bytes that its keys and values may come to take.
 
     Attributes:
         cancelled: set by the event loop; the engine drops the job at its next turn.
@@ -31,8 +32,10 @@ class Job:
         since: when it arrived, later when its last token came, in seconds.
     """
 
-    def __init__(self, index: int, ids: Sequence[int], sampling: Sampling, tokenizer: Any, mailbox: Mailbox) -> None:
-        self.index, self.ids, self.mailbox = index, ids, mailbox
+    def __init__(
+        self, index: int, ids: Sequence[int], sampling: Sampling, tokenizer: Any, mailbox: Mailbox, memory: int = 0
+    ) -> None:
+        self.index, self.ids, self.mailbox, self.memory = index, ids, mailbox, memory
         self.cancelled = False
         self.slot, self.read, self.count = -1, 0, 0
         self.since = time.perf_counter()

@@ -21,6 +21,7 @@ class Limits:
         body: most bytes of a request's body.
         chunk: prompt tokens read between two steps of the running sequences. The same whatever the load, so
             that an answer does not depend on it.
+        cache_memory: most bytes that the keys and values of all running sequences may take; ``None`` is no limit.
         grace: seconds that running requests are given when the server is told to stop.
 
     Raises:
@@ -39,6 +40,7 @@ class Limits:
     choices: int = 16
     body: int = 4 * 2**20
     chunk: int = 64
+    cache_memory: int | None = None
     grace: float = 20.0
 
     def __post_init__(self) -> None:
@@ -50,6 +52,7 @@ class Limits:
             ("choices", "choices", 1),
             ("body", "body", 1),
             ("chunk", "chunk", 1),
+            ("cache_memory", "--cache-memory", 1),
         ):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -26,9 +26,10 @@ RUNNING, DRAINING, STOPPED, FAILED = "ok", "shutting down", "stopped", "failed"
 class Scheduler:
     """Run many sequences on one backend.
 
-    A turn admits waiting jobs while slots are free, reads one chunk of the oldest unread prompt, gives every job
-    whose prompt is read one more token, and sends the news to the event loop in one call. So a long prompt holds
-    up running answers by one chunk at a time. Jobs that were cancelled lose their slot at the next turn.
+    A turn admits waiting jobs in order while slots are free and the cache has memory for all that they may hold,
+    reads one chunk of the oldest unread prompt, gives every job whose prompt is read one more token, and sends the
+    news to the event loop in one call. So a long prompt holds up running answers by one chunk at a time. Jobs that
+    were cancelled lose their slot at the next turn.
     """
 
     def __init__(self, backend: Backend, limits: Limits, metrics: Metrics) -> None:
@@ -147,9 +148,13 @@ class Scheduler:
                 self._retire(job, None if job.cancelled else self._cut)
 
     def _admit(self) -> None:
-        while self._waiting and len(self._active) < self._slots:
+        while self._waiting and len(self._active) < self._slots and self._has_room(self._waiting[0]):
             self._waiting[0].slot = self._backend.open()
             self._active.append(self._waiting.popleft())
+
+    def _has_room(self, job: Job) -> bool:
+        most = self._limits.cache_memory
+        return most is None or sum(one.memory for one in self._active) + job.memory <= most
 
     def _read(self) -> None:
         """Read one chunk of the oldest prompt that is not read yet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from typing import Any
 
 from lowdim.core.errors import RecipeError
@@ -26,7 +27,8 @@ class Service:
     """A model with its tokenizer, its limits and its counters.
 
     Raises:
-        RecipeError: the limits ask for more context than the model can hold.
+        RecipeError: the limits ask for more context than the model can hold, or leave no memory for an answer.
+        LowdimError: memory is limited, and the backend does not know how much it takes.
     """
 
     def __init__(self, name: str, backend: Backend, tokenizer: Any, limits: Limits) -> None:
@@ -35,7 +37,10 @@ class Service:
                 f"--context is {limits.context}, but the model holds {backend.max_length} tokens at most."
             )
         self.name, self.limits, self.created = name, limits, int(time.time())
-        self.context = limits.context or backend.max_length
+        most = limits.context or backend.max_length
+        self.context = _fitting(backend, most, limits.cache_memory)
+        self._bound = "the cache's memory" if self.context < most else "the context"
+        self._cache_bytes = backend.cache_bytes
         self.metrics = Metrics()
         self.scheduler = Scheduler(backend, limits, self.metrics)
         self._tokenizer, self._prompts = tokenizer, Prompts(tokenizer, backend.vocab_size)
@@ -97,7 +102,8 @@ class Service:
             most = self._most_tokens(body, len(prompt), default, field)
             for choice in range(body.choices):
                 sampling = body.sampling(most, choice)
-                jobs.append(Job(len(jobs), prompt, sampling, self._tokenizer, mailbox))
+                memory = 0 if self.limits.cache_memory is None else self._cache_bytes(len(prompt) + most)
+                jobs.append(Job(len(jobs), prompt, sampling, self._tokenizer, mailbox, memory))
         reply = Reply(form, self.name, body.wants_usage)
         count = sum(map(len, prompts))
         stream = bool(body.stream)
@@ -105,16 +111,28 @@ class Service:
 
     def _most_tokens(self, body: Generation, prompt: int, default: int, field: str) -> int:
         """Return how many tokens an answer may have."""
-        room, cap = self.context - prompt, self.limits.max_tokens or self.context
+        room, cap = self.context - prompt, self.limits.max_tokens
         wanted = body.max_tokens
-        if wanted is not None and wanted > cap:
+        if wanted is not None and cap is not None and wanted > cap:
             raise ApiError(400, f"max_tokens is {wanted}, but this server gives at most {cap}.", param="max_tokens")
         if room < (wanted or 1):
             raise ApiError(
                 400,
-                f"{field}: the context holds {self.context} tokens, but the prompt has {prompt} and max_tokens asks "
+                f"{field}: {self._bound} holds {self.context} tokens, but the prompt has {prompt} and max_tokens asks "
                 f"for {wanted or 'at least 1'}. Shorten the prompt or lower max_tokens.",
                 param="max_tokens" if wanted and room > 0 else field,
                 code="context_length_exceeded",
             )
-        return wanted or min(default, cap, room)
+        return wanted or min(default, room if cap is None else cap, room)
+
+
+def _fitting(backend: Backend, context: int, memory: int | None) -> int:
+    """Return how many tokens of one sequence fit into the context and into the memory of the cache."""
+    if memory is None:
+        return context
+    if backend.cache_bytes(2) > memory:
+        raise RecipeError(
+            f"--cache-memory is {memory / 1e9:g} GB, but two tokens already take {backend.cache_bytes(2) / 1e9:g} GB. "
+            "Give more."
+        )
+    return bisect_right(range(context + 1), memory, key=backend.cache_bytes) - 1
