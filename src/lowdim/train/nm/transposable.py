@@ -58,9 +58,9 @@ def transposable(weight: Tensor, greedy: bool = False) -> Tensor:
     if weight.dim() != 2 or weight.shape[0] % 4 or weight.shape[1] % 4:
         raise PatternError(f"transposable 2:4 needs a matrix whose sides 4 divides; got {tuple(weight.shape)}")
     m, n = weight.shape
-    if not greedy and weight.device.type == "cpu" and (found := library()) and (kernel := _kernel(found)):
+    if not greedy and weight.device.type == "cpu" and (found := library()):
         wide, kept = weight.detach().float().contiguous(), torch.empty(m, n, dtype=torch.bool)
-        if kernel(m, n, wide.data_ptr(), kept.data_ptr(), torch.get_num_threads()) == _NAN:
+        if _kernel(found)(m, n, wide.data_ptr(), kept.data_ptr(), torch.get_num_threads()) == _NAN:
             raise _diverged()
         return kept
     cut = weight.detach().abs().float().view(m // 4, 4, n // 4, 4).transpose(1, 2).reshape(-1, 16)
@@ -76,11 +76,7 @@ def _diverged() -> NumericalError:
 
 @cache
 def _kernel(found: Library) -> Any:
-    """Return ``ld_tiles``; None of a library that was compiled before it was there, which is slow and not wrong."""
-    try:
-        return found.bind("ld_tiles", c_int32, c_int64, c_int64, c_void_p, c_void_p, c_int32)
-    except AttributeError:
-        return None
+    return found.bind("ld_tiles", c_int32, c_int64, c_int64, c_void_p, c_void_p, c_int32)
 
 
 def _best(cut: Tensor) -> Tensor:
