@@ -22,6 +22,7 @@ from tests.infer.serve.served import needs_kernels
 from typer.testing import CliRunner, Result
 
 from lowdim.cli import app
+from lowdim.infer.decode.native_backend import NativeBackend
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +147,12 @@ def test_a_context_that_the_model_does_not_hold_is_refused(directory: Path) -> N
 
 
 @needs_kernels
-def test_an_answer_that_the_caches_memory_cannot_hold_is_refused(directory: Path) -> None:
-    flags = ("--cache", "int8", "--cache-memory", "0.0001")
-    with started(directory, *flags) as (process, base, _):
+def test_an_answer_that_the_caches_memory_cannot_hold_is_refused(directory: Path, tiny: Any) -> None:
+    room = NativeBackend(tiny, cache="fp32").cache_bytes(31) / 1e9
+    with started(directory, "--cache", "fp32", "--cache-memory", f"{room:.9f}") as (process, base, _):
         asked = {"model": directory.name, "prompt": "a", "max_tokens": 3}
         assert httpx.post(f"{base}/completions", json=asked, timeout=120).status_code == 200
-        refused = httpx.post(f"{base}/completions", json=asked | {"max_tokens": 127}, timeout=120)
+        refused = httpx.post(f"{base}/completions", json=asked | {"max_tokens": 120}, timeout=120)
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
         process.send_signal(signal.SIGTERM)
     too_little = invoke(directory, "--port", "0", "--cache-memory", "0.00001")
