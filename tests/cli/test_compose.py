@@ -49,9 +49,9 @@ def test_a_dry_run_says_the_orders_and_the_time_of_every_stage_and_writes_nothin
     assert done.exit_code == 0, done.output
     said = done.output.splitlines()
     assert said[:2] == ["model: prune → edit", "reversed: edit → prune"]
-    assert re.fullmatch(r"About [\d.]+ (min|h) on this machine:", said[2])
-    assert re.fullmatch(r"  model: prune [\d.]+ (min|h), edit [\d.]+ (min|h)", said[3])
-    assert re.fullmatch(r"  reversed: edit [\d.]+ (min|h), prune [\d.]+ (min|h)", said[4])
+    assert re.fullmatch(r"At most about [\d.]+ (min|h) on this machine:", said[2])
+    assert re.fullmatch(r"  model: prune [\d.]+ (min|h), edit at most [\d.]+ (min|h)", said[3])
+    assert re.fullmatch(r"  reversed: edit at most [\d.]+ (min|h), prune [\d.]+ (min|h)", said[4])
     assert re.fullmatch(r"  measuring 5 models: [\d.]+ (min|h)", said[5])
     assert not list(tmp_path.iterdir())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 
 import numpy as np
@@ -19,7 +20,9 @@ def guarded(array: Array, side: str) -> Array:
     area = np.frombuffer(mmap.mmap(-1, (pages + 2) * page), np.uint8)
     for guard in (0, (pages + 1) * page):
         if _PROTECT(area.ctypes.data + guard, page, 0):
-            raise OSError(ctypes.get_errno(), "mprotect")
+            gc.collect()  # a process may have 65,530 mappings, each array takes three, and cycles keep dead ones alive
+            if _PROTECT(area.ctypes.data + guard, page, 0):
+                raise OSError(ctypes.get_errno(), "mprotect")
     start = page if side == "before" else (pages + 1) * page - array.nbytes
     copy = area[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array

@@ -40,7 +40,7 @@ def jobs(saved: Callable[[str], Path], batch: int) -> list[dict[str, Any]]:
     return [job | {"batch": batch, "source": str(saved(job["kind"]))} for job in JOBS.values()]
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def ran(
     request: pytest.FixtureRequest, saved: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[int, Path]:

@@ -209,9 +209,9 @@ class TestNewerThanThis:
             str(tiny.save(tmp_path / "in")), tiny.recipe(method="magnitude", storage="packed"), out=tmp_path / "o"
         ).out
         file = next(out.glob("packed*.safetensors"))
-        metadata = {"format": "pt", "lowdim.format": "4"} | ({"lowdim.packed": "{}"} if known else {})
+        metadata = {"format": "pt", "lowdim.format": "5"} | ({"lowdim.packed": "{}"} if known else {})
         save_file(load_file(file), file, metadata)
-        with pytest.raises(CheckpointError, match=r"is packed in format '4'; .* Upgrade lowdim"):
+        with pytest.raises(CheckpointError, match=r"is packed in format '5'; .* Upgrade lowdim"):
             load(out)
 
 

@@ -83,7 +83,7 @@ def alone(students: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     return home
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def together(
     request: pytest.FixtureRequest, students: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

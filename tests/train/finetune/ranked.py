@@ -17,7 +17,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "lift": {},
     "dora": {"method": "dora"},
     "todo": {"objective": "todo"},
-    "turns": {"method": "full", "sampling": {"name": "lisa", "active": 1, "every": 2}},
     "dpo-full": {"objective": "dpo", "method": "full"},
 }
 

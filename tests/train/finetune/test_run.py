@@ -71,6 +71,13 @@ def test_blocks_in_turns_keep_zeros_and_those_that_wait_keep_all(home: Path, tmp
         recipe(home / "pruned", home / "chats.jsonl", "sampling=lisa", method="lora")
 
 
+def test_blocks_in_turns_are_for_one_process(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowdim.models.ranks.size", lambda: 2)
+    with pytest.raises(LowdimError, match="Fine-tune in one process, or leave sampling out"):
+        plan(recipe(home / "pruned", home / "chats.jsonl", "sampling=lisa", "steps=4", method="full"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_packed_model_stays_packed(home: Path, tmp_path: Path) -> None:
     made = run(home / "packed", home / "chats.jsonl", tmp_path / "out")
     dense = run(home / "pruned", home / "chats.jsonl", tmp_path / "dense")

@@ -16,7 +16,7 @@ from tests.train.test_ranks import start
 from lowdim.train.pretrain.api import pretrain
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     size, home = request.param, tmp_path_factory.mktemp(f"ranks{request.param}")
     done = next((home / str(i) for i in range(4) if start(size, home / str(i), ranked.main)), None)

@@ -168,6 +168,12 @@ class Finetuner(Engine):
 
 
 def _check_source(recipe: Finetuning) -> None:
+    if recipe.sampling is not None and ranks.size() > 1:
+        raise LowdimError(
+            "sampling leaves weights without gradients, and copies that allow for that count a head twice which the "
+            "loss uses outside of the forward pass, as that on answers does. Fine-tune in one process, or leave "
+            "sampling out."
+        )
     source = resolve(recipe.model, trust_remote_code=recipe.trust_remote_code)
     if Checkpoint(source.path).ranks:
         raise LowdimError(
