@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ import lowdim
 from lowdim.data.calibration import calibration
 from lowdim.data.windows import Windows, windows
 from lowdim.models.disk.source import resolve
+from lowdim.runs.clock import peak_memory
 from lowdim.train import KeepZeros
 from lowdim.train.adapters.peft import mask_lora
 
@@ -123,7 +123,7 @@ def main() -> None:
     for name, row in table.items():
         zeros = f"{row['zeros']:.2%}" if "zeros" in row else ""
         print(f"| {name} | {zeros} | {row['perplexity']:.2f} | {row.get('seconds', float('nan')):.2f} |")
-    print(f"peak resident {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    print(f"peak resident {peak_memory() / 2**30:.2f} GiB")
     if given.json:
         given.json.write_text(json.dumps({"settings": vars(given) | {"json": ""}, "rows": table}, indent=1) + "\n")
 

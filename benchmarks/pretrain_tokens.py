@@ -14,13 +14,14 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from lowdim.runs.clock import peak_memory
 
 VOCABULARY = 4096
 
@@ -40,17 +41,12 @@ def write(corpus: Path, file: Path, size: float) -> None:
                     break
 
 
-def peak() -> int:
-    """Return the most bytes that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def measured(file: Path | None) -> dict[str, Any]:
     """Make the tokens of a file; return the seconds of each stage, and the peak of memory behind it."""
     from lowdim.data.corpus import cache
     from lowdim.data.corpus.split import Corpus
 
-    found: dict[str, Any] = {"imports": {"peak_bytes": peak()}}
+    found: dict[str, Any] = {"imports": {"peak_bytes": peak_memory()}}
     if file is None:
         return found
     made: dict[str, Any] = {}
@@ -65,7 +61,7 @@ def measured(file: Path | None) -> dict[str, Any]:
         found[name] = {
             "seconds": round(time.perf_counter() - wall, 1),
             "processor_seconds": round(time.process_time() - busy, 1),
-            "peak_bytes": peak(),
+            "peak_bytes": peak_memory(),
         }
         print(name, found[name], file=sys.stderr, flush=True)
     facts = made["tokens"]

@@ -11,19 +11,16 @@ enum class Scaled { kNot, kByRow, kInTurn };
 constexpr int64_t kScaledUnits = LD_SCALED / 2;                                // of two elements
 constexpr int64_t kAlike = kLanes < LD_SCALES ? int64_t{kLanes} : kScaledUnits;  // units that meet the same scales
 
-struct Fp32Cells {
-  typedef float Unit;
+// fp32 or bf16.
+template <class Number>
+struct NumberCells {
+  typedef Number Unit;
   static constexpr int kParts = 1;
   static constexpr Scaled kScaled = Scaled::kNot;
   static LD_INLINE void get(const Unit *p, Floats, Floats *out) { out[0] = load(p); }
 };
-
-struct Bf16Cells {
-  typedef uint16_t Unit;
-  static constexpr int kParts = 1;
-  static constexpr Scaled kScaled = Scaled::kNot;
-  static LD_INLINE void get(const Unit *p, Floats, Floats *out) { out[0] = load(p); }
-};
+typedef NumberCells<float> Fp32Cells;
+typedef NumberCells<uint16_t> Bf16Cells;
 
 struct Int8Cells {
   typedef int8_t Unit;

@@ -281,6 +281,16 @@ void read_part(void *context, int32_t member, int32_t members) {
   });
 }
 
+// `given`: whether the arrays outside are there.
+int32_t move_rows(Transfer t, bool given, int32_t threads, ld_member part) {
+  ld_engine *const e = t.engine;
+  if (!holds(e, t.slot, t.layer, t.at, t.n) || threads < 1 || (t.n && !given)) return LD_BAD_ARGUMENT;
+  if (threads > e->most_threads) threads = e->most_threads;
+  if (!equip(e, threads)) return LD_NO_MEMORY;
+  ld_team(threads, part, &t);
+  return LD_OK;
+}
+
 const ld_steps *const kSteps[] = {
 #if defined(LD_HAVE_AVX512)
     &ld_steps_avx512,
@@ -332,21 +342,11 @@ int64_t ld_engine_bytes(const ld_engine *e, int64_t tokens) {
 }
 
 int32_t ld_engine_write(ld_engine *e, int64_t slot, int64_t layer, int64_t at, int64_t n, const float *k, const float *v, int32_t threads) {
-  if (!holds(e, slot, layer, at, n) || threads < 1 || (n && !(k && v))) return LD_BAD_ARGUMENT;
-  if (threads > e->most_threads) threads = e->most_threads;
-  if (!equip(e, threads)) return LD_NO_MEMORY;
-  Transfer work = {e, ld_steps_current(), slot, layer, at, n, {k, v}, {nullptr, nullptr}};
-  ld_team(threads, write_part, &work);
-  return LD_OK;
+  return move_rows({e, ld_steps_current(), slot, layer, at, n, {k, v}, {nullptr, nullptr}}, k && v, threads, write_part);
 }
 
 int32_t ld_engine_read(ld_engine *e, int64_t slot, int64_t layer, int64_t at, int64_t n, float *k, float *v, int32_t threads) {
-  if (!holds(e, slot, layer, at, n) || threads < 1 || (n && !(k && v))) return LD_BAD_ARGUMENT;
-  if (threads > e->most_threads) threads = e->most_threads;
-  if (!equip(e, threads)) return LD_NO_MEMORY;
-  Transfer work = {e, ld_steps_current(), slot, layer, at, n, {nullptr, nullptr}, {k, v}};
-  ld_team(threads, read_part, &work);
-  return LD_OK;
+  return move_rows({e, ld_steps_current(), slot, layer, at, n, {nullptr, nullptr}, {k, v}}, k && v, threads, read_part);
 }
 
 void ld_engine_forget(ld_engine *e, int64_t slot) {

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from lowdim.core.errors import CheckpointError
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.factors import Factors
-from lowdim.nn.lowrank import LowRankLinear, put, refuse_to_save
+from lowdim.nn.lowrank import NOT_STOCK, LowRankLinear, put
+from lowdim.nn.stock import refuse_to_save
 
 
 def put_factors(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
@@ -29,7 +30,7 @@ def put_factors(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
         assert isinstance(layer, nn.Linear)
         put(model, path, LowRankLinear.holding(layer, stored.a, stored.b))
     if checkpoint.ranks:
-        refuse_to_save(model)
+        refuse_to_save(model, NOT_STOCK)
 
 
 def layer_of(model: PreTrainedModel, name: str) -> str:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 
@@ -32,6 +33,11 @@ def rank() -> int:
 def size() -> int:
     """Number of processes."""
     return dist.get_world_size() if active() else 1
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """Return the network that copies of are trained, out of its DistributedDataParallel if it is in one."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def share(items: Sequence[T]) -> list[T]:

@@ -15,7 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.errors import CheckpointError
 from lowdim.models.disk.packed_header import BESIDE, is_beside
-from lowdim.nn.slorb import NAME, SLoRB, attach, refuse_to_save
+from lowdim.nn.slorb import NAME, NOT_STOCK, SLoRB, attach
+from lowdim.nn.stock import refuse_to_save
 
 
 def put_beside(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -42,7 +43,7 @@ def put_beside(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) ->
             )
         attach(layer, SLoRB(width, out, width // s[1], p is not None, weight.dtype, weight.device))
     if paths:
-        refuse_to_save(model)
+        refuse_to_save(model, NOT_STOCK)
 
 
 @torch.no_grad()

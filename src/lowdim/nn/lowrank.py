@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.random import generator
+from lowdim.nn.stock import refuse_to_save, refuses_to_save
+
+NOT_STOCK = (
+    "a model with factorised layers cannot be saved as a stock one. Write it with "
+    "lowdim.models.save.save_factors, or make it dense first with lowdim.nn.lowrank.dense_"
+)
+"""Why it refuses ``save_pretrained``: factors would be loaded as random layers, unsaid."""
 
 
 class LowRankLinear(nn.Module):
@@ -177,7 +184,7 @@ def factorise_(
     for name, layer in made.items():
         put(model, name, layer)
     if made:
-        refuse_to_save(model)
+        refuse_to_save(model, NOT_STOCK)
 
 
 def dense_(model: nn.Module) -> None:
@@ -185,7 +192,7 @@ def dense_(model: nn.Module) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, LowRankLinear):
             put(model, name, module.dense())
-    if model.__dict__.get("save_pretrained") is _refuse:
+    if refuses_to_save(model, NOT_STOCK):
         del model.__dict__["save_pretrained"]
 
 
@@ -224,19 +231,6 @@ def train_factors_(model: nn.Module) -> list[nn.Parameter]:
     for parameter in chosen:
         parameter.requires_grad_(True)
     return chosen
-
-
-def refuse_to_save(model: nn.Module) -> None:
-    """Let a model of Transformers refuse ``save_pretrained``: factors would be loaded as random layers, unsaid."""
-    if hasattr(model, "save_pretrained"):
-        model.__dict__["save_pretrained"] = _refuse
-
-
-def _refuse(*_: object, **__: object) -> NoReturn:
-    raise LowdimError(
-        "a model with factorised layers cannot be saved as a stock one. Write it with "
-        "lowdim.models.save.save_factors, or make it dense first with lowdim.nn.lowrank.dense_"
-    )
 
 
 def put(model: nn.Module, name: str, layer: nn.Module) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError, suggest
+from lowdim.nn.stock import refuse_to_save
 
 NAME = "slorb"
 """The attribute of a linear layer that holds its `SLoRB`, so that its tensors are ``LAYER.slorb.s`` and ``.p``."""
+NOT_STOCK = (
+    "a model with SLoRB cannot be saved as a stock one, which would compute without it. Take it off with "
+    "lowdim.nn.slorb.detach, save the rest, and join the two in lowdim.models.disk.convert.convert(..., beside=...)"
+)
+"""Why it refuses ``save_pretrained``."""
 
 
 class SLoRB(nn.Module):
@@ -156,19 +162,6 @@ def detach(model: nn.Module) -> dict[str, Tensor]:
     return {f"{n}.{NAME}.{part}": p.detach() for n, each in found.items() for part, p in each.named_parameters()}
 
 
-def refuse_to_save(model: nn.Module) -> None:
-    """Let a model of Transformers refuse ``save_pretrained``: what it writes is loaded without SLoRB, unsaid."""
-    if hasattr(model, "save_pretrained"):
-        model.__dict__["save_pretrained"] = _refuse
-
-
-def _refuse(*_: object, **__: object) -> NoReturn:
-    raise LowdimError(
-        "a model with SLoRB cannot be saved as a stock one, which would compute without it. Take it off with "
-        "lowdim.nn.slorb.detach, save the rest, and join the two in lowdim.models.disk.convert.convert(..., beside=...)"
-    )
-
-
 def add_slorb(
     model: nn.Module,
     masks: Mapping[str, Tensor],
@@ -216,7 +209,7 @@ def add_slorb(
         made[name.removesuffix(".weight")] = beside
     for name, beside in made.items():
         attach(model.get_submodule(name), beside)
-    refuse_to_save(model)
+    refuse_to_save(model, NOT_STOCK)
     return {f"{n}.{NAME}.{part}": p for n, beside in made.items() for part, p in beside.named_parameters()}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +46,31 @@ def result(path: Path, command: str, needs: str = "sentence") -> dict[str, Any]:
     if needs not in held:
         raise CheckpointError(f"{path} is not what `lowdim {command}` writes, or it is of another version")
     return held
+
+
+def check_schema(held: Mapping[str, Any], path: Path, schema: int) -> None:
+    """Refuse what another version of lowdim wrote.
+
+    Raises:
+        CheckpointError: it did.
+    """
+    if held.get("schema") != schema:
+        raise CheckpointError(
+            f"{path} has schema {held.get('schema')!r}; this version of lowdim reads {schema}. Update lowdim."
+        )
+
+
+@contextmanager
+def whole(file: str) -> Iterator[None]:
+    """Tell what a page did not find in a file, or found of a wrong type, as a damaged file.
+
+    Example:
+        >>> with whole("sweep.json"):
+        ...     {}["runs"]
+        Traceback (most recent call last):
+        lowdim.core.errors.CheckpointError: sweep.json is damaged: 'runs' is missing or of a wrong type.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is damaged: {error} is missing or of a wrong type.") from error

@@ -43,6 +43,18 @@ def test_the_page_has_every_number_of_the_run(tmp_path: Path) -> None:
     assert "//" not in re.sub(r'https://arxiv\.org|xmlns[^ ]*="[^"]*"', "", text)
 
 
+def test_what_acts_on_blocks_and_layers_is_named_with_its_paper() -> None:
+    facts = made.facts()
+    facts["recipe"] |= {"sampling": {"name": "lisa"}, "from-scratch": {"name": "s-ste"}}
+    text = render(facts, {}, [])
+    for said in ("sampling</i> lisa", "from-scratch</i> s-ste", "<small>from-scratch</small>", "arXiv:2403.17919"):
+        assert said in text, said
+    assert "rank</i>" not in text
+    for key in ("sampling", "from-scratch", "rank"):  # which runs of before do not have
+        del facts["recipe"][key]
+    assert "sampling" not in render(facts, {}, [])
+
+
 def test_the_pictures_show_what_the_log_says() -> None:
     found = {picture.title: picture for picture in pictures(made.facts(), made.RUN, made.log())}
     assert list(found) == ["How it learns", "Gradient norm", "Learning rate", "Throughput"]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from tests.train.gloo import joined
 from tests.train.pretrain import small
 
@@ -67,15 +70,20 @@ def ends(out: Path, kind: str, at: int | None = None) -> dict[str, Any]:
         running.Run._line = real  # type: ignore[method-assign]
 
 
-def main(rank: int, size: int, home: str) -> None:
+@contextmanager
+def begun(rank: int, size: int, home: str) -> Iterator[Path]:
+    """Join the others once there is a text to train on."""
     os.environ["LOWDIM_CACHE"] = f"{home}/cache"
-    place, found = Path(home), {}
     if rank == 0:
-        small.write(place / "text.jsonl")
+        small.write(Path(home) / "text.jsonl")
     with joined(rank, size, home):
-        import torch.distributed as dist
-
         dist.barrier()
+        yield Path(home)
+
+
+def main(rank: int, size: int, home: str) -> None:
+    found = {}
+    with begun(rank, size, home) as place:
         for kind in KINDS:
             found[kind] = ends(place / kind, kind)
         for kind in ("ddp", "fsdp"):
@@ -87,14 +95,8 @@ def main(rank: int, size: int, home: str) -> None:
 
 
 def layered(rank: int, size: int, home: str, kind: str) -> None:
-    os.environ["LOWDIM_CACHE"] = f"{home}/cache"
-    place, found = Path(home), {}
-    if rank == 0:
-        small.write(place / "text.jsonl")
-    with joined(rank, size, home):
-        import torch.distributed as dist
-
-        dist.barrier()
+    found = {}
+    with begun(rank, size, home) as place:
         found["whole"] = ends(place / "whole", kind)
         ends(place / "resumed", kind, at=2)
         dist.barrier()
@@ -104,10 +106,6 @@ def layered(rank: int, size: int, home: str, kind: str) -> None:
 
 def dying(rank: int, size: int, home: str) -> None:
     """Let the last rank die in the third step; the others say what they are told."""
-    os.environ["LOWDIM_CACHE"] = f"{home}/cache"
-    place = Path(home)
-    if rank == 0:
-        small.write(place / "text.jsonl")
     real = running.Run._loss
 
     def loss(self: Any, model: Any, micro: Any) -> Any:
@@ -117,13 +115,10 @@ def dying(rank: int, size: int, home: str) -> None:
 
     running.Run._loss = loss  # type: ignore[method-assign]
     try:
-        with joined(rank, size, home):
-            import torch.distributed as dist
-
-            dist.barrier()
+        with begun(rank, size, home) as place:
             pretrain(small.recipe(place / "text.jsonl", **settings("ddp")), out=place / "out")
     except LowdimError as error:
-        (place / "said").write_text(str(error))
+        (Path(home) / "said").write_text(str(error))
     except RuntimeError:
         pass
     os._exit(0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import sys
 from dataclasses import dataclass
-from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,12 @@ from lowdim.infer.sparse.matrix import Matrix
 from lowdim.infer.sparse.storage import PACKABLE, QUANTISED, kind_of
 from lowdim.models.structure.layers import find_layers
 from lowdim.nn.lowrank import LowRankLinear, put
+from lowdim.nn.stock import refuse_to_save
 
+_NOT_STOCK = (
+    "a model with sparse layers cannot be saved as a stock one, which would not load again. Save the dense model "
+    "and pack it with 'lowdim convert', or keep state_dict()."
+)
 MIN_SPARSITY = 0.3
 
 
@@ -176,7 +180,7 @@ def finish(model: nn.Module) -> None:
     give_back_memory()
     model.requires_grad_(False)
     if isinstance(model, PreTrainedModel):
-        model.__dict__["save_pretrained"] = _refuse_to_save
+        refuse_to_save(model, _NOT_STOCK)
 
 
 def give_back_memory() -> None:
@@ -184,13 +188,6 @@ def give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
-
-
-def _refuse_to_save(*_: object, **__: object) -> NoReturn:
-    raise LowdimError(
-        "a model with sparse layers cannot be saved as a stock one, which would not load again. Save the dense model "
-        "and pack it with 'lowdim convert', or keep state_dict()."
-    )
 
 
 def _check_model(model: nn.Module) -> None:

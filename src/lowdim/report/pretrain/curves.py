@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from lowdim.report.files import beside
 from lowdim.train.pretrain.log import read
 
 Json = Mapping[str, Any]
@@ -19,7 +20,7 @@ MOST = 200
 
 def log_of(out: Path) -> list[dict[str, Any]]:
     """Return the lines of ``OUT.log.jsonl``; none where it is not there, since a run may be moved."""
-    path = out.with_name(f"{out.name}.log.jsonl")
+    path = beside(out, ".log.jsonl")
     return read(path) if path.exists() else []
 
 

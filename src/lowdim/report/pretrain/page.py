@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowdim.core.errors import CheckpointError
 from lowdim.core.recipe.text import dump
 from lowdim.report.draw import words
 from lowdim.report.environment import paper, templates
-from lowdim.report.files import beside, result, sidecar
+from lowdim.report.files import beside, check_schema, result, sidecar, whole
 from lowdim.report.pretrain.curves import log_of
 from lowdim.report.pretrain.pictures import pictures
 from lowdim.report.pruning.page import pairs
@@ -20,7 +19,7 @@ from lowdim.report.pruning.page import pairs
 Json = Mapping[str, Any]
 
 FILE, SCHEMA = "pretraining.json", 1
-_METHODS = ("placement", "optimizer", "decay")
+_METHODS = ("placement", "optimizer", "decay", "sampling", "from-scratch", "rank")
 
 
 def page(out: Path) -> str:
@@ -30,10 +29,7 @@ def page(out: Path) -> str:
         CheckpointError: its ``pretraining.json`` is damaged, or of another version.
     """
     facts = result(out / FILE, "pretrain", "validation")
-    if facts.get("schema") != SCHEMA:
-        raise CheckpointError(
-            f"{out / FILE} has schema {facts.get('schema')!r}; this version of lowdim reads {SCHEMA}. Update lowdim."
-        )
+    check_schema(facts, out / FILE, SCHEMA)
     return render(facts, sidecar(beside(out, ".run.json"))[0], log_of(out), out.name)
 
 
@@ -49,10 +45,8 @@ def render(facts: Json, run: Json, log: Sequence[Json], out: str = "OUT") -> str
     Raises:
         CheckpointError: something that every run records is missing.
     """
-    try:
+    with whole(FILE):
         return templates().get_template("pretrain.html").render(_content(facts, run, log, out))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{FILE} is damaged: {error} is missing or of a wrong type.") from error
 
 
 def verdict(facts: Json) -> str:
@@ -117,10 +111,14 @@ def model_name(model: str | Json) -> str:
     return f"{name}, changed" if "name" in model and len(model) > 1 else name
 
 
+def _named(recipe: Json) -> list[tuple[str, str]]:
+    """Return the kind and the name of every method in a recipe."""
+    return [(kind, recipe[kind]["name"]) for kind in _METHODS if recipe.get(kind)]
+
+
 def _composition(recipe: Json) -> list[tuple[str, str]]:
-    named = [(kind, recipe[kind]["name"]) for kind in _METHODS if recipe[kind]]
     return [
-        *named,
+        *_named(recipe),
         ("learning rate", words.tick(recipe["optimizer"]["lr"])),
         ("schedule", recipe["schedule"]["name"]),
         ("batch", f"{recipe['batch']:,} x {recipe['length']:,}"),
@@ -156,8 +154,7 @@ def _numbers(facts: Json, run: Json) -> list[tuple[str, str, str]]:
 
 
 def _papers(recipe: Json) -> list[dict[str, str]]:
-    names = [(kind, recipe[kind]["name"]) for kind in _METHODS if recipe[kind]]
-    return [{"name": name, **found} for kind, name in names if (found := paper(kind, name))["title"]]
+    return [{"role": k, "name": name, **found} for k, name in _named(recipe) if (found := paper(k, name))["title"]]
 
 
 def _tables(facts: Json, run: Json) -> list[tuple[str, list[tuple[str, str]]]]:

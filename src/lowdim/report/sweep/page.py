@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import lowdim
-from lowdim.core.errors import CheckpointError
 from lowdim.core.recipe.text import dump
 from lowdim.report.diagnose.page import side_by_side
 from lowdim.report.diagnose.pictures import pictures as of_blocks
 from lowdim.report.diagnose.pictures import short_names
 from lowdim.report.draw import words
 from lowdim.report.environment import templates
-from lowdim.report.files import result
+from lowdim.report.files import check_schema, result, whole
 from lowdim.report.sweep.found import best, diagnosis, measure, name_of
 from lowdim.report.sweep.pictures import pictures, sensitivities
 
@@ -38,14 +37,9 @@ def page(out: Path) -> str:
         CheckpointError: its ``sweep.json`` is damaged, or of another version.
     """
     held = result(out / FILE, "sweep", "runs")
-    if held.get("schema") != SCHEMA:
-        raise CheckpointError(
-            f"{out / FILE} has schema {held.get('schema')!r}; this version of lowdim reads {SCHEMA}. Update lowdim."
-        )
-    try:
+    check_schema(held, out / FILE, SCHEMA)
+    with whole(FILE):
         return render(held, out)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{FILE} is damaged: {error} is missing or of a wrong type.") from error
 
 
 def render(held: Json, out: Path) -> str:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lowdim.core.errors import CheckpointError
 from lowdim.core.files import read_json
 from lowdim.core.recipe.text import dump
 from lowdim.report.draw import words
 from lowdim.report.environment import paper, templates
-from lowdim.report.files import beside, sidecar
+from lowdim.report.files import beside, check_schema, sidecar, whole
 from lowdim.report.training.facts import beyond, execution, lines, verdict
 from lowdim.report.training.groups import group_table
 from lowdim.report.training.pictures import pictures
@@ -39,10 +38,7 @@ def read(out: Path) -> dict[str, Any]:
         CheckpointError: there is no ``training.json``, a damaged one, or one of a later version.
     """
     facts = read_json(out / FILE)
-    if facts.get("schema") != SCHEMA:
-        raise CheckpointError(
-            f"{out / FILE} has schema {facts.get('schema')!r}; this version of lowdim reads {SCHEMA}. Update lowdim."
-        )
+    check_schema(facts, out / FILE, SCHEMA)
     return facts
 
 
@@ -52,10 +48,8 @@ def render(facts: Json, run: Json, out: str = "OUT") -> str:
     Raises:
         CheckpointError: something that every run records is missing.
     """
-    try:
+    with whole(FILE):
         return templates().get_template("training.html").render(_content(facts, run, out))
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{FILE} is damaged: {error} is missing or of a wrong type.") from error
 
 
 def _content(facts: Json, run: Json, out: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.masks import Masks
@@ -136,7 +135,7 @@ class Finetuner(Engine):
     def model(self, prepared: Prepared, run: Run) -> Any:
         """Return the stock model that was trained; adapters are merged."""
         recipe: Any = prepared.recipe
-        inner = run.model.module if isinstance(run.model, DistributedDataParallel) else run.model
+        inner = ranks.unwrapped(run.model)
         return inner if recipe.adapter is None or ranks.rank() else adapter.merged(inner)
 
     def write(self, directory: Directory, prepared: Prepared, model: Any, facts: dict[str, Any]) -> dict[str, Any]:
@@ -209,6 +208,6 @@ def _goal(recipe: Finetuning, model: Any) -> Goal:
 
 def _chosen(run: Run) -> dict[str, int]:
     """Return how many entries of each weight were ever chosen, at most."""
-    inner = run.model.module if isinstance(run.model, DistributedDataParallel) else run.model
+    inner = ranks.unwrapped(run.model)
     names = {p: name for name, p in inner.named_parameters()}
     return {names[p]: int(state["touched"]) for p, state in run.loop.optimizer.state.items()}

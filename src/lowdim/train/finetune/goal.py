@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from lowdim.core.progress import Progress
+from lowdim.models import ranks
 from lowdim.models.walk.logits import linear_head, without_head
 from lowdim.nn.blocks import evaluating
 from lowdim.train.finetune.pairs import PairMicro, Pairs
@@ -126,7 +126,7 @@ class Preferred(_Counted):
     @torch.no_grad()
     def refer(self, model: nn.Module, pairs: Pairs, batch: int, device: torch.device, progress: Progress) -> Tensor:
         """Return what the model says of all pairs before it is trained, fp32 ``[pairs, 2]``."""
-        inner = model.module if isinstance(model, DistributedDataParallel) else model
+        inner = ranks.unwrapped(model)
         order = sorted(range(len(pairs)), key=lambda row: (-pairs.tokens(row), row))
         found = torch.zeros(len(pairs), 2)
         with evaluating(inner), progress.stage("Reference", len(pairs), "pairs") as stage:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from lowdim.models import ranks
 from lowdim.train.optimizers.base import OptimizerRule, matrices, trainable
 from lowdim.train.pretrain.plan import PretrainingPlan
 
@@ -36,7 +36,7 @@ class Trained:
 
 def trained(model: nn.Module, rule: OptimizerRule, optimizer: Optimizer, weights: int, zeros: int) -> Trained:
     """Count what is trained; ``weights`` are those of the model without an adapter."""
-    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    inner = ranks.unwrapped(model)
     own, blocks = trainable(inner), {id(p) for p in matrices(inner)}
     state = sum(rule.bytes_of(p, id(p) in blocks or rule.chooses)[1] for p in own)
     numbers = sum(p.numel() for p in own)

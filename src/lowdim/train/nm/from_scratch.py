@@ -21,6 +21,8 @@ from lowdim.train.nm.riders import MaskRider
 from lowdim.train.nm.variance import Variance
 from lowdim.train.ride import Ride, optimizer_of
 
+_TAKES = "2:4 training from scratch takes linear layers of floats that are whole on a rank"
+
 
 class SparseFromScratch(MaskRider):
     """Lets a model compute with 2:4 weights while all of them train, by a rule such as `FST`, `SSTE` or `SRSTE`.
@@ -144,9 +146,7 @@ class SparseFromScratch(MaskRider):
         if self._variance is not None and self.since is None:
             self._variance.note()
         elif self._variance is not None and self.since is not None and not self.dense(step):
-            for layer in self._layers.values():
-                if layer.weight.grad is not None:
-                    self._variance.step(cast("nn.Parameter", layer.weight), self.rule.remembered(self.since))
+            self._variance.step(self.rule.remembered(self.since))
         return False
 
     @torch.no_grad()
@@ -229,12 +229,10 @@ def _checked(name: str, layer: nn.Module, rule: FromScratch, optimizer: Optimize
         PatternError: 4 does not divide a side of its weight.
         LowdimError: it cannot for another reason.
     """
-    if not isinstance(layer, nn.Linear) or isinstance(layer.weight, DTensor | Int8Weight):
-        kind = "sharded" if isinstance(layer, nn.Linear) else f"a {type(layer).__name__}"
-        kind = "kept in 8 bits" if isinstance(getattr(layer, "weight", None), Int8Weight) else kind
-        raise LowdimError(
-            f"{name} is {kind}; 2:4 training from scratch takes linear layers of floats that are whole on a rank"
-        )
+    if not isinstance(layer, nn.Linear):
+        raise LowdimError(f"{name} is a {type(layer).__name__}; {_TAKES}")
+    if isinstance(layer.weight, DTensor | Int8Weight):
+        raise LowdimError(f"{name} is {'sharded' if isinstance(layer.weight, DTensor) else 'kept in 8 bits'}; {_TAKES}")
     rows, cols = layer.weight.shape
     if cols % 4 or rows % rule.tile:
         raise PatternError(

@@ -66,20 +66,23 @@ class Variance:
         return total / max(1, size)
 
     @torch.no_grad()
-    def step(self, weight: nn.Parameter, since: int | None) -> None:
-        """Take Adam's step of a weight with its mean of squares as it is, and leave the optimizer no gradient of it.
+    def step(self, since: int | None) -> None:
+        """Take Adam's step of the weights with their means of squares as they are, and leave the optimizer no gradient.
 
         M <- beta1 M + (1 - beta1) G; W <- W - lr (M / (1 - beta1^t) / (sqrt(V / (1 - beta2^since)) + eps)), and the
         group's decay.
 
         Args:
-            weight: with a gradient.
             since: steps that V is the mean of; None takes V without its correction.
         """
-        group: Any = next(g for g in self._optimizer.param_groups if any(p is weight for p in g["params"]))
-        gradient, state, (beta1, beta2) = weight.grad, self._optimizer.state[weight], group["betas"]
+        groups = {p: group for group in self._optimizer.param_groups for p in group["params"]}
+        for weight in self._weights:
+            if weight.grad is not None:
+                self._step(weight, weight.grad, groups[weight], since)
+
+    def _step(self, weight: nn.Parameter, gradient: Tensor, group: dict[str, Any], since: int | None) -> None:
+        state, (beta1, beta2) = self._optimizer.state[weight], group["betas"]
         lr, decay = float(group["lr"]), group["weight_decay"]
-        assert gradient is not None
         if decay and group.get("decoupled_weight_decay"):
             weight.mul_(1.0 - lr * decay)
         elif decay:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.settings import Settings, within
 from lowdim.data.batch import Batch, num_tokens
+from lowdim.models import ranks
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.nn.blocks import evaluating
 from lowdim.train.objectives.divergence import divergence, two_vocabularies
@@ -104,7 +104,7 @@ class Distiller:
         Raises:
             LowdimError: another student; ``taught`` has another number of tokens, or is given with ``hidden``.
         """
-        inner = student.module if isinstance(student, DistributedDataParallel) else student
+        inner = ranks.unwrapped(student)
         if inner is not self.student:
             raise LowdimError("the student is not the network that this distiller was made for; make one for each")
         settings = self.settings

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from lowdim.core.errors import CheckpointError, RecipeError
@@ -68,8 +67,7 @@ def _chosen(model: nn.Module, layers: Layers, key: str) -> dict[str, nn.Linear]:
     Raises:
         RecipeError: it means none.
     """
-    inner = model.module if isinstance(model, DistributedDataParallel) else model
-    prefix, blocks = find_blocks(inner)
+    prefix, blocks = find_blocks(ranks.unwrapped(model))
     found = {f"{prefix}.{n}": each for n, each in blocks.named_modules() if isinstance(each, nn.Linear)}
     names = [f"{name}.weight" for name in found]
     can = "be 2:4" if key == "sparse" else "be factors"
@@ -87,8 +85,8 @@ def _chosen(model: nn.Module, layers: Layers, key: str) -> dict[str, nn.Linear]:
 
 
 def _factors(run: Run) -> dict[str, LowRankLinear]:
-    inner = run.model.module if isinstance(run.model, DistributedDataParallel) else run.model
-    return {name: each for name, each in inner.named_modules() if isinstance(each, LowRankLinear)}
+    named = ranks.unwrapped(run.model).named_modules()
+    return {name: each for name, each in named if isinstance(each, LowRankLinear)}
 
 
 def notes(prepared: Prepared, run: Run) -> tuple[str, ...]:
