@@ -1,4 +1,8 @@
-"""llama.cpp through its C API: run by `runtime.py` in an environment of its own."""
+"""llama.cpp through its C API: run by `runtime.py` and `rivals.py` in an environment of its own.
+
+Answers each line of JSON with one: the seconds of a prompt and of every token generated greedily after it, for one
+stream or for several at once; or writes the model in another of its kinds.
+"""
 
 import argparse
 import ctypes
@@ -9,9 +13,60 @@ import time
 
 import llama_cpp as ll
 
+ROOM = 1024
+"""Tokens that a stream may hold."""
+
+
+class Streams:
+    """A context in which some sequences are decoded together."""
+
+    def __init__(self, model: ctypes.c_void_p, threads: int, count: int) -> None:
+        settings = ll.llama_context_default_params()
+        settings.n_ctx, settings.n_batch, settings.n_seq_max = ROOM * count, 512, count
+        settings.n_threads = settings.n_threads_batch = threads
+        self.context, self.count = ll.llama_init_from_model(model, settings), count
+        self.sampler = ll.llama_sampler_init_greedy()
+
+    def run(self, prompt: list[int], tokens: int) -> dict[str, object]:
+        """Return the seconds of all prompts, and of every step."""
+        ll.llama_memory_clear(ll.llama_get_memory(self.context), True)
+        begun = time.perf_counter()
+        chosen = [
+            self._feed([(token, at, stream) for at, token in enumerate(prompt)])[0] for stream in range(self.count)
+        ]
+        prefill, seconds = time.perf_counter() - begun, []
+        for step in range(tokens):
+            begun = time.perf_counter()
+            chosen = self._feed([(token, len(prompt) + step, stream) for stream, token in enumerate(chosen)])
+            seconds.append(time.perf_counter() - begun)
+        return {"prefill": prefill, "seconds": seconds}
+
+    def _feed(self, entries: list[tuple[int, int, int]]) -> list[int]:
+        """Take (token, position, stream) in; return the likeliest token after the last of each stream."""
+        last = {stream: place for place, (*_, stream) in enumerate(entries)}
+        batch = ll.llama_batch_init(len(entries), 0, 1)
+        batch.n_tokens = len(entries)
+        for place, (token, at, stream) in enumerate(entries):
+            batch.token[place], batch.pos[place] = token, at
+            batch.n_seq_id[place], batch.seq_id[place][0] = 1, stream
+            batch.logits[place] = last[stream] == place
+        assert ll.llama_decode(self.context, batch) == 0
+        found = [ll.llama_sampler_sample(self.sampler, self.context, place) for place in last.values()]
+        ll.llama_batch_free(batch)
+        return found
+
+
+def requantize(source: str, target: str, ftype: int) -> dict[str, object]:
+    """Write a GGUF file in another kind, a number of llama.cpp's ``llama_ftype``."""
+    params = ll.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize, params.nthread = ftype, True, os.cpu_count()
+    assert ll.llama_model_quantize(source.encode(), f"{target}.tmp".encode(), ctypes.byref(params)) == 0
+    os.replace(f"{target}.tmp", target)
+    return {"written": target}
+
 
 def main() -> None:
-    """Load a GGUF file, then answer each line with the seconds of every token that was generated greedily."""
+    """Load a GGUF file, then answer line by line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("gguf")
     parser.add_argument("--threads", type=int, required=True)
@@ -20,28 +75,16 @@ def main() -> None:
     os.dup2(2, 1)
     ll.llama_backend_init()
     model = ll.llama_model_load_from_file(given.gguf.encode(), ll.llama_model_default_params())
-    settings = ll.llama_context_default_params()
-    settings.n_ctx, settings.n_batch = 1024, 512
-    settings.n_threads = settings.n_threads_batch = given.threads
-    context = ll.llama_init_from_model(model, settings)
-    sampler = ll.llama_sampler_init_greedy()
+    contexts: dict[int, Streams] = {}
     for line in sys.stdin:
         question = json.loads(line)
-        ll.llama_memory_clear(ll.llama_get_memory(context), True)
-        prompt = question["prompt"]
-        ids = (ctypes.c_int32 * len(prompt))(*prompt)
-        begun = time.perf_counter()
-        assert ll.llama_decode(context, ll.llama_batch_get_one(ids, len(prompt))) == 0
-        token = ll.llama_sampler_sample(sampler, context, -1)
-        prefill = time.perf_counter() - begun
-        seconds = []
-        for _ in range(question["tokens"]):
-            one = (ctypes.c_int32 * 1)(token)
-            begun = time.perf_counter()
-            assert ll.llama_decode(context, ll.llama_batch_get_one(one, 1)) == 0
-            token = ll.llama_sampler_sample(sampler, context, -1)
-            seconds.append(time.perf_counter() - begun)
-        print(json.dumps({"prefill": prefill, "seconds": seconds}), file=answers, flush=True)
+        if "ftype" in question:
+            answer = requantize(given.gguf, question["target"], question["ftype"])
+        else:
+            count = question.get("streams", 1)
+            contexts.setdefault(count, Streams(model, given.threads, count))
+            answer = contexts[count].run(question["prompt"], question["tokens"])
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

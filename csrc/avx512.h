@@ -1,4 +1,4 @@
-// What the AVX-512 kernels share: loads, kinds of values, sums. For avx512.cpp alone.
+// What the AVX-512 kernels share: loads, kinds of values, sums. For the files of that level alone.
 //
 // Two facts about VPEXPAND on Zen 5 shape it. Its memory form is two to three times slower than its register form where the mask is
 // partial or the address unaligned. Its zeroing form waits for the old value of its destination, which chains one expansion to
@@ -15,9 +15,17 @@
 #define LD_ALWAYS __attribute__((always_inline))
 #define LD_INLINE inline LD_ALWAYS
 
+// How packed values are read: whole registers; halves, which is worth a branch where few words of 64 columns have more than 32 codes;
+// in the last rows, no more than is there; or, on Zen 4, whole registers at once, while what follows is fetched by hand.
+enum class Load { kWhole, kHalf, kLast, kAhead };
+
+// Products of rows [begin, end) with all tokens of an input.
+using Range = void (*)(const ld_matrix *, const ld_input *, int64_t begin, int64_t end, float *y, int64_t y_stride);
+
 namespace {
 
 constexpr int64_t kRegister = 64;  // bytes that an unmasked load reads
+constexpr int64_t kAhead = 4096;   // and bytes ahead of it that are fetched by hand
 
 LD_INLINE __m512i pinned(__m512i v) {
   asm("" : "+v"(v));
@@ -31,10 +39,6 @@ LD_INLINE uint64_t pinned(uint64_t v) {
   asm("" : "+r"(v));
   return v;
 }
-
-// How packed values are read: whole registers; halves, which is worth a branch where few words of 64 columns have more than 32 codes;
-// in the last rows, no more than is there; or, on Zen 4, whole registers at once, while what follows is fetched by hand.
-enum class Load { kWhole, kHalf, kLast, kAhead };
 
 // Zen 4 fetches ahead too little of rows whose values it expands, loads 64 unaligned bytes as fast as their halves, and gains nothing by
 // reading several rows together unless they are very short: up to 1.3 times the speed. On Zen 5 the opposite of each is true.

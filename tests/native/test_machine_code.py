@@ -44,7 +44,7 @@ def objects() -> dict[Path, str]:
     """The compiled files and the level of each; "" for those that every processor runs."""
     found = sorted(OBJECTS.glob("*.o"))
     need(found, f"no compiled objects in {OBJECTS}: make native")
-    names = {path: re.sub("^(steps|train|distill|tiles)_", "", path.name.partition(".")[0]) for path in found}
+    names = {path: path.name.partition(".")[0].rpartition("_")[2] for path in found}
     return {path: name if name in BEYOND else "" for path, name in names.items()}
 
 

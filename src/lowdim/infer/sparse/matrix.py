@@ -305,11 +305,12 @@ class Matrix(StoredMatrix):
         return product.view(*x.shape[:-1], self.rows).to(x.dtype)
 
     def _tiled(self, x: Tensor) -> Tensor:
-        """Decode a tile of rows into a scratch that stays in the cache; let torch multiply with it."""
-        dtype = torch.float32 if self.kind == "fp32" or not _multiplies_bf16() else torch.bfloat16
+        """Decode a tile of rows into a scratch that stays in the cache, where need be; let torch multiply with it."""
+        dtype = torch.float32 if self.kind == "fp32" or not multiplies_bf16() else torch.bfloat16
         factor, y = x.to(dtype), x.new_empty(x.shape[0], self.rows)
-        for begin, end in self._tiles(dtype.itemsize):
-            weight = self._unpack(begin, end, _tile(end - begin, self.cols, dtype))
+        plain = self.form == "dense" and self.values.dtype == dtype
+        for begin, end in [(0, self.rows)] if plain else self._tiles(dtype.itemsize):
+            weight = self.values if plain else self._unpack(begin, end, _tile(end - begin, self.cols, dtype))
             bias = None if self.bias is None else self.bias[begin:end].to(dtype)
             y[:, begin:end] = functional.linear(factor, weight, bias)
         return y
@@ -330,7 +331,7 @@ class Matrix(StoredMatrix):
 
 
 @cache
-def _multiplies_bf16() -> bool:
+def multiplies_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

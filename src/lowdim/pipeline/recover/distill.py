@@ -46,6 +46,8 @@ SCALED = 16
 FLOOR = 0.1
 """Share of the learning rate that is left at the end."""
 _REMEMBERED, _MANY = 2 << 30, 1_000_000
+_APART, _RETURNS = 20, 10
+"""Steps between two states to go back to, at least, and how many there are of them in a long run."""
 
 
 _Start = tuple[dict[nn.Parameter, Tensor], list[dict[str, Any]]]
@@ -319,13 +321,14 @@ class DistillStage:
 
             while self.loop.step < steps:
                 self.loop.run([next(places) for _ in range(self.accumulate)], told)
-                if ranks.broadcast(time.monotonic() - saved >= self.pair.recipe.save_seconds):
-                    store.put(self.loop.state_dict())
+                good = self.loop.step % max(_APART, steps // _RETURNS) == 0
+                if good or ranks.broadcast(time.monotonic() - saved >= self.pair.recipe.save_seconds):
+                    store.put(self.loop.state_dict(), good)
                     saved = time.monotonic()
 
     def _back(self, store: States | OwnStates, start: _Start, keeper: Keeper) -> None:
-        """Go back to the last state that was saved, or to the beginning."""
-        state, step = store.get(), self.loop.step
+        """Go back to the last good state, or to the beginning."""
+        state, step = store.get(good=True), self.loop.step
         if state is not None:
             self.loop.load_state_dict(state)
         else:

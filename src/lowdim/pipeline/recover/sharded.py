@@ -20,7 +20,7 @@ from lowdim.train.compare.store import KEY, read
 from lowdim.train.loop import Loop
 from lowdim.train.sparse.distributed import full, local
 
-_STEP = "sharded"
+_LATEST, _GOOD = "sharded", "sharded_good"
 
 
 def shard(block: nn.Module, compute: torch.dtype, masters: Mapping[str, Tensor] | None = None) -> None:
@@ -69,8 +69,8 @@ class OwnStates:
     def _file(self, step: object) -> Path:
         return self._partial / f".distill-{step}-{ranks.rank()}.safetensors"
 
-    def put(self, content: Any) -> None:
-        """Write a state; it counts once every rank has written its own."""
+    def put(self, content: Any, good: bool = False) -> None:
+        """Write a state as `States.put` does; it counts once every rank has written its own."""
         text, tensors = tree.pack(_locals(content))
         file = self._file(self._loop.step)
         temporary = file.with_name(f"{file.name}.tmp")
@@ -80,14 +80,16 @@ class OwnStates:
             os.fsync(target.fileno())
         os.replace(temporary, file)
         ranks.barrier()
-        self._keeper.remember(_STEP, self._loop.step)
+        for name in (_LATEST, _GOOD)[: 1 + good]:
+            self._keeper.remember(name, self._loop.step)
+        needed = {self._file(self._keeper.recall(name)) for name in (_LATEST, _GOOD)}
         for old in self._partial.glob(self._file("*").name):
-            if old != file:
+            if old not in needed:
                 old.unlink()
 
-    def get(self) -> Any:
-        """Return the last state, or None if there is none."""
-        step = self._keeper.recall(_STEP)
+    def get(self, good: bool = False) -> Any:
+        """Return the last state, or the last good one; None if there is none."""
+        step = self._keeper.recall(_GOOD if good else _LATEST)
         if step is None:
             return None
         state, model = read(self._file(step)), self._loop.model.state_dict()

@@ -13,7 +13,7 @@ from lowdim.models.disk.writer import Writer
 from lowdim.pipeline.recover.blocks import Text
 from lowdim.train.compare.store import Store, read
 
-_STATE = ".distill.safetensors"
+_LATEST, _GOOD = ".distill.safetensors", ".distill-good.safetensors"
 
 
 def own_part(text: Text, sharded: bool) -> Text:
@@ -42,6 +42,9 @@ def _parts(batches: Sequence[Batch]) -> list[Batch]:
 class States:
     """The states of a training in the directory of a run: rank 0 writes, every rank reads.
 
+    There are two: the latest, to go on from, and a good one, saved at certain steps whatever the clock says, to go back
+    to.
+
     Args:
         writer: of the run; ``None`` on other ranks.
         partial: the directory that it fills.
@@ -50,12 +53,15 @@ class States:
     def __init__(self, writer: Writer | None, partial: Path) -> None:
         self._store, self.partial = None if writer is None else Store(writer.directory), partial
 
-    def put(self, content: Any) -> None:
-        """Write a nested state; every rank must call it."""
+    def put(self, content: Any, good: bool = False) -> None:
+        """Write a nested state in the place of those before it, a good one in that of both; every rank must call it."""
         if self._store is not None:
-            self._store.put(_STATE, content)
+            self._store.put(_GOOD if good else _LATEST, content)
+            if good:
+                self._store.drop(_LATEST)
         ranks.barrier()
 
-    def get(self) -> Any:
-        """Return what `put` wrote last, or None if it wrote nothing."""
-        return read(self.partial / _STATE) if (self.partial / _STATE).is_file() else None
+    def get(self, good: bool = False) -> Any:
+        """Return what `put` wrote last, or the last good state; None if there is none."""
+        there = [name for name in (_LATEST, _GOOD)[good:] if (self.partial / name).is_file()]
+        return read(self.partial / there[0]) if there else None

@@ -12,6 +12,9 @@ from lowdim.train.optimizers.projector import Held, Projector, Side, upright
 if TYPE_CHECKING:
     from torch import Tensor
 
+_ALONE, _STRONG = 1e-2, 1e-6
+"""What fp32 can tell apart: the least share of a direction's energy outside those before it, and of the strongest's."""
+
 
 @dataclass(frozen=True)
 class SVD(Projector):
@@ -55,7 +58,7 @@ class Randomised(Projector):
         """Return the first right singular vectors of the sketch."""
         width = min(self.rank + self.oversample, *matrix.shape)
         start = torch.randn(matrix.shape[0], width, generator=draw, device=matrix.device)
-        return sharpened(matrix, matrix.T @ start, self.iterations, self.rank)
+        return sharpened(matrix, torch.linalg.qr(matrix.T @ start).Q, self.iterations, self.rank)
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,10 @@ class Power(Randomised):
             return super().basis(matrix, old, draw)
         width = min(self.oversample, min(matrix.shape) - self.rank)
         start = torch.randn(matrix.shape[0], width, generator=draw, device=matrix.device)
-        begun = torch.cat([old.float().T, matrix.T @ start], 1)
-        return sharpened(matrix, begun, self.iterations, self.rank)
+        held, fresh = old.float().T, matrix.T @ start
+        for _ in range(2):
+            fresh = torch.linalg.qr(fresh - held @ (held.T @ fresh)).Q
+        return sharpened(matrix, torch.cat([held, fresh], 1), self.iterations, self.rank)
 
 
 @dataclass(frozen=True)
@@ -169,16 +174,36 @@ class Random(Projector):
 def sharpened(matrix: Tensor, begun: Tensor, iterations: int, rank: int) -> Tensor:
     """Return directions near the leading right singular vectors of a matrix, in their order, signs upright.
 
+    The last multiplication also says what the matrix is on the directions found: with Y = G V and Z = G^T Y, whose
+    columns are those directions, the singular vectors of (Y's columns made orthogonal)^T G are Z's own, turned by a
+    small matrix, as Y^T Y = V^T Z. No further product with G is needed.
+
     Args:
-        matrix: fp32 [rows, cols].
-        begun: [cols, r or more], whatever they begin from.
+        matrix: G, fp32 [rows, cols].
+        begun: V, [cols, r or more], whatever they begin from, orthonormal columns.
         iterations: multiplications with the matrix and its transpose.
         rank: r.
     """
-    found = torch.linalg.qr(begun).Q
-    for _ in range(iterations):
-        found = torch.linalg.qr(matrix.T @ torch.linalg.qr(matrix @ found).Q).Q
+    found = begun
+    for left in range(iterations, 0, -1):
+        after = matrix.T @ (matrix @ found)
+        basis, upper = torch.linalg.qr(after)
+        if left == 1 and (turn := _turn(found.T @ after, upper)) is not None:
+            return upright((basis @ turn[:, :rank].to(basis.dtype)).T.contiguous())
+        found = basis
     return turned(found, matrix @ found, rank)
+
+
+def _turn(gram: Tensor, upper: Tensor) -> Tensor | None:
+    """Return the left singular vectors of R L^-T, L L^T being the Gram matrix; None where fp32 did not hold that."""
+    wide = (gram + gram.T).double() / 2
+    lower, failed = torch.linalg.cholesky_ex(wide)
+    energy, pivots = wide.diagonal(), lower.diagonal().square()
+    if int(failed) or not bool((pivots > torch.maximum(_ALONE * energy, _STRONG * energy.max())).all()):
+        return None
+    inside = torch.linalg.solve_triangular(lower, upper.double().T, upper=False)
+    turn: Tensor = torch.linalg.eigh(inside.T @ inside).eigenvectors.flip(1)
+    return turn
 
 
 def turned(found: Tensor, inside: Tensor, rank: int) -> Tensor:
