@@ -11,18 +11,27 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from lowdim.data import assets
 from lowdim.data.assets import cache_dir
 
 HERE = Path(__file__).parent
 DEEPSPARSE = ("deepsparse", "deepsparse==1.8.0", "3.11")  # its last release; wheels up to Python 3.11
 LLAMACPP = ("llama_cpp", "llama-cpp-python==0.3.36", None)  # built from source in five to ten minutes
 GALORE = ("galore_torch", "torch==2.13.0 galore-torch==1.0", None)
+FTYPES = {"Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15}  # llama.cpp's names, and the numbers of its llama_ftype
 PYTORCH_OPTIMIZER = ("pytorch_optimizer", "torch==2.13.0 pytorch-optimizer==4.1.0", None)
+
+SPINS, PAUSE = 2_000_000, 0.1
+"""How long a peer's threads wait for work before they sleep, some 30 ms; seconds after its turn, by when they do.
+
+A peer whose threads sleep at once decodes at a quarter of its speed: each layer ends at a barrier.
+"""
 
 
 class Unavailable(Exception):
@@ -64,6 +73,11 @@ def _run(command: Sequence[str | Path]) -> None:
         raise Unavailable(next((line for line in lines if line.startswith("ERROR")), lines[-1])[:300])
 
 
+def _environment() -> dict[str, str]:
+    """Return this process's environment, but for how its own threads wait."""
+    return {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+
+
 class Peer:
     """A peer's process; used as a context manager.
 
@@ -84,7 +98,7 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"},
+            env=_environment() | {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": str(SPINS)},
         )
 
     def ask(self, **question: Any) -> dict[str, Any]:
@@ -100,6 +114,7 @@ class Peer:
             answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         except (BrokenPipeError, json.JSONDecodeError) as error:
             raise Unavailable("the peer's process ended; run its script by hand to see why") from error
+        time.sleep(PAUSE)
         return answer
 
     def __enter__(self) -> Self:
@@ -115,3 +130,17 @@ class Peer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def gguf(kind: str) -> Path:
+    """Return the embedded model's file in one of llama.cpp's kinds, made once by its own quantizer.
+
+    Raises:
+        Unavailable: llama.cpp is not there.
+    """
+    file = cache_dir() / "peers" / f"smollm2-135m-{kind.lower()}.gguf"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with Peer(LLAMACPP, "peer_llamacpp.py", [assets.path("smollm2-135m")], os.cpu_count() or 1) as peer:
+            peer.ask(ftype=FTYPES[kind], target=str(file))
+    return file

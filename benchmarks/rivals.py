@@ -13,17 +13,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pages import by_processor, fill, results
-from peers import LLAMACPP, Peer, Unavailable
+from peers import FTYPES, LLAMACPP, Peer, Unavailable, gguf
 from runtime import CORES, SMOL, Row, finish, options, packed_smol, table
 
 import lowdim
-from lowdim.data import assets
 from lowdim.infer.bench.decode import MEMORY, TorchDecoder, tokens_of
 from lowdim.infer.bench.timing import threads
 from lowdim.infer.decode.open import open_backend
@@ -31,8 +29,6 @@ from lowdim.infer.decode.ready import open_ready
 from lowdim.models.disk.source import resolve
 from lowdim.models.load import load as load_dense
 
-KINDS = {"Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15}
-"""llama.cpp's names, and the numbers of its ``llama_ftype``."""
 VOCAB, START, PROMPT = 49152, 16, 512
 ROUNDS, TOKENS, STREAMS = 5, 48, 8
 
@@ -94,20 +90,6 @@ def ours() -> dict[str, Any]:
     return found | half
 
 
-def gguf(kind: str) -> Path:
-    """Return the embedded model's file in one of llama.cpp's kinds, made once by its own quantizer.
-
-    Raises:
-        Unavailable: llama.cpp is not there.
-    """
-    file = assets.cache_dir() / "peers" / f"smollm2-135m-{kind.lower()}-own.gguf"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with Peer(LLAMACPP, "peer_llamacpp.py", [assets.path("smollm2-135m")], CORES) as peer:
-            peer.ask(ftype=KINDS[kind], target=str(file))
-    return file
-
-
 def in_turn(
     own: dict[str, Any], count: int, value: Callable[[dict[str, Any]], float], **question: Any
 ) -> tuple[dict[str, float], str]:
@@ -115,7 +97,7 @@ def in_turn(
     with ExitStack() as stack, threads(count):
         contestants, reason = dict(own), ""
         try:
-            for kind in KINDS:
+            for kind in FTYPES:
                 peer = stack.enter_context(Peer(LLAMACPP, "peer_llamacpp.py", [gguf(kind)], count))
                 contestants[f"llama.cpp {kind}"] = Theirs(peer)
         except Unavailable as error:

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from pages import by_processor, fill, heading, results
-from peers import DEEPSPARSE, LLAMACPP, Peer, Unavailable
-from requantize import requantize
+from peers import DEEPSPARSE, LLAMACPP, Peer, Unavailable, gguf
 
 import lowdim
 from lowdim.core.machine import machine
@@ -222,14 +221,10 @@ def time_smol() -> Iterator[Row]:
     ours, dense = Contestant("lowdim", "int8", 0.5), load_dense(resolve(SMOL).path, dtype=torch.bfloat16)
     decoders: dict[Contestant, Any] = {TORCH: TorchDecoder(dense)}
     decoders[ours] = LowdimDecoder(lowdim.load(packed_smol(), dtype="int8"))
-    q8 = assets.cache_dir() / "peers" / "smollm2-135m-q8_0.gguf"
-    if not q8.exists():
-        requantize(assets.path("smollm2-135m"), q8.with_suffix(".partial"))
-        q8.with_suffix(".partial").rename(q8)
     for count in sorted({1, CORES}):
         with threads(count):
             try:
-                with Peer(LLAMACPP, "peer_llamacpp.py", [q8], count) as peer:
+                with Peer(LLAMACPP, "peer_llamacpp.py", [gguf("Q8_0")], count) as peer:
                     yield from _smol_rows(decoders | {Contestant("llama.cpp", "Q8_0"): LlamaCpp(peer)}, ours, count)
             except Unavailable as error:
                 yield from _smol_rows(decoders, ours, count, str(error))

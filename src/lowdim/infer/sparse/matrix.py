@@ -332,6 +332,7 @@ class Matrix(StoredMatrix):
 
 @cache
 def multiplies_bf16() -> bool:
+    """Return whether this processor has products of bf16 matrices of its own."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
