@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the named stages, or all of them in this order, and stops at the first that fails.
 #   lint types imports docs wheel bare native browser tests
+# `checks` is the first four, as many at a time as there are JOBS.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -23,6 +24,10 @@ imports() {
 
 docs() {
   "$bin/mkdocs" build --strict --quiet --site-dir build/site
+}
+
+checks() {
+  printf '%s\n' lint types imports docs | xargs -P "${JOBS:-2}" -n 1 bash "$root/.ci/stages.sh"
 }
 
 # `pip wheel` succeeds without the kernels too, and says what the compiler said only if it is asked to be verbose. Without
@@ -104,7 +109,7 @@ tests() {
 }
 
 stages=("${@:-}")
-[[ -n ${stages[0]} ]] || stages=(lint types imports docs wheel bare native browser tests)
+[[ -n ${stages[0]} ]] || stages=(checks wheel bare native browser tests)
 mkdir -p build
 rows=()
 for stage in "${stages[@]}"; do
@@ -118,6 +123,7 @@ for stage in "${stages[@]}"; do
     exit $status
   fi
 done
+((${#rows[@]} > 1)) || exit 0
 echo "── seconds per stage"
 printf '%s\n' "${rows[@]}"
 [[ " ${stages[*]} " != *" tests "* ]] || tail -n 1 build/pytest.log

@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", default=[], help="beginnings of the rows' names; all if not given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of rows that are trained")
-    parser.add_argument("--steps", type=int, default=2000, help="of the miniature")
+    parser.add_argument("--steps", type=int, default=600, help="of the miniature")
     parser.add_argument("--text", nargs="+", default=["builtin"], help="what the miniature is trained on")
     parser.add_argument("--tokens", type=int, default=50_000, help="that a run of layers. trains on")
     parser.add_argument("--windows", type=int, default=40, help="of 512 tokens, that perplexity is measured on")

@@ -17,17 +17,19 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-CHUNK = 128
+CHUNK, _SCORES = 128, 1 << 28
+"""Queries of a head at a time, unless their scores with all keys are more than so many numbers."""
 
 
-def chunked_causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+def chunked_causal(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int = 0) -> Tensor:
     """Return ``softmax(scaling * Q K^T + causal mask) V``, one chunk of queries at a time.
 
     Args:
-        query: ``[batch, heads, tokens, width]``.
-        key: ``[batch, kv_heads, tokens, width]``; ``heads`` is a multiple of ``kv_heads``.
+        query: ``[batch, heads, tokens, width]``, of the last tokens that there are keys of.
+        key: ``[batch, kv_heads, tokens or more, width]``; ``heads`` is a multiple of ``kv_heads``.
         value: as ``key``, its width may differ.
         scaling: factor of the scores.
+        window: tokens that each sees, itself among them; 0 for all before it.
 
     Returns:
         ``[batch, tokens, heads, width]``.
@@ -36,20 +38,30 @@ def chunked_causal(query: Tensor, key: Tensor, value: Tensor, scaling: float) ->
         >>> q = torch.zeros(1, 2, 3, 4); v = torch.arange(3.0).view(1, 1, 3, 1).expand(1, 1, 3, 4)
         >>> chunked_causal(q, torch.zeros(1, 1, 3, 4), v, 1.0)[0, :, 0, 0]
         tensor([0.0000, 0.5000, 1.0000])
+        >>> chunked_causal(q[:, :, 1:], torch.zeros(1, 1, 3, 4), v, 1.0, window=2)[0, :, 0, 0]
+        tensor([0.5000, 1.5000])
     """
     batch, heads, tokens, width = query.shape
-    groups = heads // key.shape[1]
+    groups, total = heads // key.shape[1], key.shape[2]
+    before = total - tokens
     queries = (query * scaling).view(batch, key.shape[1], groups, tokens, width)
-    keys = key.reshape(-1, tokens, width).transpose(1, 2)
-    values = value.reshape(-1, tokens, value.shape[-1])
-    hidden = torch.full((CHUNK, CHUNK), -math.inf, dtype=query.dtype).triu(1)
+    keys = key.reshape(-1, total, width).transpose(1, 2)
+    values = value.reshape(-1, total, value.shape[-1])
+    chunk = max(8, min(CHUNK, _SCORES // (batch * heads * total)))
+    hidden = torch.full((chunk, chunk), -math.inf, dtype=query.dtype)
+    later = hidden.triu(1)
     out = query.new_empty(batch, tokens, heads, value.shape[-1])
-    for start in range(0, tokens, CHUNK):
-        end = min(start + CHUNK, tokens)
-        size = end - start
-        scores = torch.bmm(queries[:, :, :, start:end].reshape(-1, groups * size, width), keys[:, :, :end])
-        scores.view(-1, groups, size, end)[..., start:] += hidden[:size, :size]
-        mixed = torch.bmm(torch.softmax(scores, -1), values[:, :end])
+    for start in range(0, tokens, chunk):
+        end = min(start + chunk, tokens)
+        size, last = end - start, before + end
+        first = max(0, before + start + 1 - window) if window else 0
+        scores = torch.bmm(queries[:, :, :, start:end].reshape(-1, groups * size, width), keys[:, :, first:last])
+        parts = scores.view(-1, groups, size, last - first)
+        parts[..., last - first - size :] += later[:size, :size]
+        if window:
+            earlier = hidden[:size, : last - first].tril(before + start - window - first)
+            parts[..., : earlier.shape[1]] += earlier
+        mixed = torch.bmm(torch.softmax(scores, -1), values[:, first:last])
         out[:, start:end] = mixed.view(batch, heads, size, -1).transpose(1, 2)
     return out
 
