@@ -26,8 +26,10 @@ docs() {
   "$bin/mkdocs" build --strict --quiet --site-dir build/site
 }
 
+# Each says what it has to say at its end, in one piece.
 checks() {
-  printf '%s\n' lint types imports docs | xargs -P "${JOBS:-2}" -n 1 bash "$root/.ci/stages.sh"
+  printf '%s\n' lint types imports docs | xargs -P "${JOBS:-2}" -I{} bash -c \
+    'bash "$0" {} >build/{}.log 2>&1; status=$?; cat build/{}.log; exit $status' "$root/.ci/stages.sh"
 }
 
 # `pip wheel` succeeds without the kernels too, and says what the compiler said only if it is asked to be verbose. Without
@@ -123,7 +125,6 @@ for stage in "${stages[@]}"; do
     exit $status
   fi
 done
-((${#rows[@]} > 1)) || exit 0
 echo "── seconds per stage"
 printf '%s\n' "${rows[@]}"
 [[ " ${stages[*]} " != *" tests "* ]] || tail -n 1 build/pytest.log

@@ -28,6 +28,8 @@ from lowdim.infer.bench.result import LayerTime
 from lowdim.infer.bench.timing import threads
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+ALIKE = 0.1
+"""Share by which the dense kernels of two measurements may differ, for both to be of one machine."""
 PICTURE = "assets/runtime-curves-{}.svg"
 DTYPES = {"fp32": "#8b949e", "bf16": "#3f7fc1", "int8": "#c2702d", "int4": "#1a7a55"}
 
@@ -46,8 +48,8 @@ def measure(count: int, level: str) -> dict[str, Any]:
         few: dict[str, Any] = {}
         for kept in (8, 4):
             mask = NM(kept, 16).mask(weight.float().abs(), weight.numel() * kept // 16)
-            name, rows = f"{kept}:16", form(f"{kept}:16", mask * weight, (), bandwidth)
-            own = {(r.dtype, r.sparsity > 0): r for r in rows if r.engine == "lowdim"}
+            name = f"{kept}:16"
+            own = alike(name, mask * weight, {d: found[f"lowdim {d} 0"].microseconds for d in DTYPES}, bandwidth)
             few[name] = {
                 d: {"dense": own[d, False].microseconds, name: own[d, True].microseconds, "kernel": own[d, True].kernel}
                 for d in DTYPES
@@ -66,6 +68,21 @@ def form(name: str, weight: torch.Tensor, shares: tuple[float, ...], bandwidth: 
     """Time a layer in one form, not in that which would be chosen here."""
     os.environ["LOWDIM_FORM"] = name
     return layers.measure(layers.Product(("4096x4096",), 1, weight), DTYPES, shares, bandwidth)
+
+
+def alike(
+    name: str, weight: torch.Tensor, dense: dict[str, float], bandwidth: float
+) -> dict[tuple[str, bool], LayerTime]:
+    """Time a form until its dense kernels take what they took before, five times at most: others may take bandwidth."""
+    tries = []
+    for _ in range(5):
+        rows = form(name, weight, (), bandwidth)
+        own = {(r.dtype, r.sparsity > 0): r for r in rows if r.engine == "lowdim"}
+        off = max(abs(own[d, False].microseconds / us - 1) for d, us in dense.items())
+        tries.append((off, own))
+        if off < ALIKE:
+            break
+    return min(tries, key=lambda each: each[0])[1]
 
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:

@@ -82,7 +82,8 @@ def main() -> None:
             answer = requantize(given.gguf, question["target"], question["ftype"])
         else:
             count = question.get("streams", 1)
-            contexts.setdefault(count, Streams(model, given.threads, count))
+            if count not in contexts:
+                contexts[count] = Streams(model, given.threads, count)
             answer = contexts[count].run(question["prompt"], question["tokens"])
         print(json.dumps(answer), file=answers, flush=True)
 

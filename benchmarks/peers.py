@@ -25,12 +25,13 @@ DEEPSPARSE = ("deepsparse", "deepsparse==1.8.0", "3.11")  # its last release; wh
 LLAMACPP = ("llama_cpp", "llama-cpp-python==0.3.36", None)  # built from source in five to ten minutes
 GALORE = ("galore_torch", "torch==2.13.0 galore-torch==1.0", None)
 FTYPES = {"Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15}  # llama.cpp's names, and the numbers of its llama_ftype
+SOURCE = "Q4_1"  # what the embedded model's own file is in
 PYTORCH_OPTIMIZER = ("pytorch_optimizer", "torch==2.13.0 pytorch-optimizer==4.1.0", None)
 
 SPINS, PAUSE = 2_000_000, 0.1
-"""How long a peer's threads wait for work before they sleep, some 30 ms; seconds after its turn, by when they do.
+"""How often a peer's threads look for work before they sleep, some 30 ms; seconds after its turn, by when they do.
 
-A peer whose threads sleep at once decodes at a quarter of its speed: each layer ends at a barrier.
+Threads that sleep at once (``OMP_WAIT_POLICY=passive``) cost llama.cpp most of its speed: each layer ends at a barrier.
 """
 
 
@@ -133,11 +134,13 @@ class Peer:
 
 
 def gguf(kind: str) -> Path:
-    """Return the embedded model's file in one of llama.cpp's kinds, made once by its own quantizer.
+    """Return the embedded model's file, as it is or in another of llama.cpp's kinds, made once by its own quantizer.
 
     Raises:
         Unavailable: llama.cpp is not there.
     """
+    if kind == SOURCE:
+        return assets.path("smollm2-135m")
     file = cache_dir() / "peers" / f"smollm2-135m-{kind.lower()}.gguf"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,8 @@ from lowdim.core.machine import machine
 from lowdim.data.batch import split
 from lowdim.models.load import load
 from lowdim.models.structure.zeros import mask_of
-from lowdim.pipeline.recover.distill import DistillStage, split_text
+from lowdim.pipeline.recover.blocks import split_text
+from lowdim.pipeline.recover.distill import DistillStage
 from lowdim.pipeline.recover.pair import open_pair
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.prune.api import read_calibration

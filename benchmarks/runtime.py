@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from pages import by_processor, fill, heading, results
 from peers import DEEPSPARSE, LLAMACPP, Peer, Unavailable, gguf
+from torch.nn.functional import scaled_dot_product_attention
 
 import lowdim
 from lowdim.core.machine import machine
@@ -39,6 +41,7 @@ from lowdim.infer.bench.timing import threads
 from lowdim.infer.sparse.matrix import Matrix
 from lowdim.models.disk.source import resolve
 from lowdim.models.load import load as load_dense
+from lowdim.models.walk.attention import chunked_causal
 
 CORES = os.cpu_count() or 1
 SMOL = "builtin:smollm2-135m"
@@ -98,6 +101,28 @@ def _layer_rows(found: dict[tuple[str, str, float], LayerTime], count: int, band
         yield row("int8 layer 70% over own dense int4", ("int8", 0.7), ("lowdim", "int4", 0.0), 1.1)
         yield row("int8 layer 90% over own dense int4", ("int8", 0.9), ("lowdim", "int4", 0.0), 1.4)
         yield row("int4 layer 70% over own dense int4", ("int4", 0.7), ("lowdim", "int4", 0.0), 1.25)
+
+
+def time_attention() -> Iterator[Row]:
+    """Attention of 512 bf16 tokens to themselves: by products of matrices over torch's kernel, in turn."""
+    draw = torch.Generator().manual_seed(0)
+    for heads, kv_heads, width in ((9, 3, 64), (32, 8, 64), (32, 32, 128)):
+        q, k, v = (torch.randn(1, n, 512, width, generator=draw).bfloat16() for n in (heads, kv_heads, kv_heads))
+        ways: dict[str, Callable[[], Any]] = {
+            "products": lambda q=q, k=k, v=v: chunked_causal(q, k, v, q.shape[-1] ** -0.5),
+            "torch": lambda q=q, k=k, v=v: scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
+        }
+        took: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(30):
+            for name, way in ways.items():
+                begun = time.perf_counter()
+                way()
+                if turn > 2:
+                    took[name].append(time.perf_counter() - begun)
+        ms = {name: 1e3 * statistics.median(each) for name, each in took.items()}
+        measure = f"attention of 512 tokens, {heads} heads of {width}, {kv_heads} of keys, products over torch's kernel"
+        detail = {name: round(value, 2) for name, value in ms.items()} | {"unit": "ms"}
+        yield Row(measure, ms["torch"] / ms["products"], 1.0, torch.get_num_threads(), detail=detail)
 
 
 # ---------------------------------------------------------------- DeepSparse
@@ -268,6 +293,7 @@ def measure_memory() -> Iterator[Row]:
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "layers": time_layers,
+    "attention": time_attention,
     "deepsparse": against_deepsparse,
     "llama": time_llama,
     "smollm2": time_smol,

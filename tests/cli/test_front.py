@@ -54,6 +54,33 @@ def test_hard_tasks_bring_the_verdict_on_every_form(run, model: Path, brief: lis
     assert all("outcomes" not in row for row in found["rows"])
 
 
+def test_the_start_of_text_token_goes_where_it_is_asked_for(
+    run, model: Path, brief: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lowdim.pipeline.front import measure
+
+    asked: list[str] = []
+    real = measure.evaluate_tasks
+
+    def told(*given: Any, **how: Any) -> Any:
+        found = real(*given, **how)
+        asked.extend(task.bos for task in found.values())
+        return found
+
+    monkeypatch.setattr(measure, "evaluate_tasks", told)
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"question": "1 + 1?", "choices": ["2", "3"], "label": 0}))
+    found = {}
+    for bos in ("tokenizer", "none", "window"):
+        flags = ["--forms", "dense-int8", "--tasks", tmp_path / "mine.jsonl", "--bos", bos, *brief]
+        done = run("front", model, "--out", tmp_path / bos, *flags)
+        assert done.exit_code == 0, done.output
+        found[bos] = json.loads((tmp_path / bos / "front.json").read_text())
+        assert found[bos]["protocol"]["bos"] == bos
+    values = {bos: each["rows"][0]["perplexity"] for bos, each in found.items()}
+    assert values["tokenizer"] == values["none"] != values["window"]  # this tokenizer adds none itself
+    assert asked == ["tokenizer", "none", "window"]
+
+
 def test_bytes_per_token_are_those_of_the_matrices_and_one_row(
     run, model: Path, brief: list[str], tmp_path: Path
 ) -> None:
@@ -124,6 +151,7 @@ def test_the_plan_comes_first(run, model: Path, brief: list[str], tmp_path: Path
         (["--forms", "dense-int9"], "Did you mean", 2),
         (["--text", "nowhere.txt"], "there is no file", 2),
         (["--calibration", "nowhere.txt"], "there is no file", 2),
+        (["--bos", "windows"], "Did you mean 'window'?", 2),
         (["--context", "4000"], "4000", 1),
     ],
 )

@@ -86,7 +86,7 @@ ERRORS: list[Exception] = [
     OSError(errno.ENOSPC, "No space left on device", "/out/x"),
     ZeroDivisionError("division by zero"),
 ]
-QUIET = {"train-sparse", "rank", "sweep", "front", "methods", "convert", "report"}
+QUIET = {"train-sparse", "rank", "sweep", "methods", "convert", "report"}
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 OTHER_PROGRAMS = {
     "--merge",

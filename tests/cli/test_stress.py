@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
@@ -44,6 +45,32 @@ def test_every_task_at_every_sparsity_is_shown_and_written(run: Run, model: Path
     assert again.exit_code == 0, again.output
 
 
+@pytest.mark.usefixtures("few")
+def test_the_start_of_text_token_goes_where_it_is_asked_for(
+    run: Run, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lowdim.evaluate.quality import zeroshot
+
+    real, asked = zeroshot.evaluate_tasks, []
+
+    def told(*given: Any, **how: Any) -> Any:
+        found = real(*given, **how)
+        asked.extend(task.bos for task in found.values())
+        return found
+
+    monkeypatch.setattr(zeroshot, "evaluate_tasks", told)
+    values = {}
+    for bos in ("tokenizer", "window"):
+        size = ["--windows", "2", "--context", "32", "--text", text, "--method", "magnitude", "--bos", bos]
+        done = run("stress", model, "--out", tmp_path / bos, "--grid", "0.5", *size)
+        assert done.exit_code == 0, done.output
+        found = json.loads((tmp_path / bos / "stress.json").read_text())
+        assert found["protocol"]["bos"] == bos and set(asked) == {bos}
+        values[bos] = found["dense"]["perplexity"], found["rows"][0]["perplexity"]
+        asked.clear()
+    assert all(one != other for one, other in zip(*values.values(), strict=True))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -57,6 +84,7 @@ def test_every_task_at_every_sparsity_is_shown_and_written(run: Run, model: Path
         (["--method", "wandaa"], "Did you mean"),
         (["--tasks", "piqaa"], "Did you mean 'piqa'"),
         (["--limit", "0"], "limit must be"),
+        (["--bos", "first"], "evaluation.bos"),
         (["--set", "recover.stage=blocks"], "Say how long: --recover MINUTES"),
         (["--recover", "1", "--set", "recover.minutes=2"], "recover.minutes is not the recipe's to say"),
         (["--recover", "1", "--set", "recover.stag=blocks"], "Did you mean 'stage'"),

@@ -37,10 +37,10 @@ SURFACE = {
     "evaluate": """MODEL --text --context --windows --tasks --limit --bos --seed --compute --revision --json
         --trust-remote-code --quiet -q --debug""",
     "front": """MODEL --out --recover --minutes --forms --budget-mb --text --windows --context --tasks --limit
-        --calibration --samples --tokens --seed --resume --json --quiet -q --debug""",
+        --bos --calibration --samples --tokens --seed --trust-remote-code --resume --json --quiet -q --debug""",
     "compose": """MODEL OUT --stages --orders --verify --text --windows --tasks --limit --seed --set --recipe
         --trust-remote-code --keep --resume --dry-run --json --quiet -q --debug""",
-    "stress": """MODEL --out --grid --method --recover --tolerance --tasks --limit --text --windows --context
+    "stress": """MODEL --out --grid --method --recover --tolerance --tasks --limit --text --windows --context --bos
         --calibration --samples --seed --set --recipe --trust-remote-code --keep --resume --json --quiet -q --debug""",
     "inspect": """MODEL --calibration --samples --context --outliers --alpha --layers --essential --junk-dna
         --difficulty --grid --text --windows --limit --bos --seed --compute --revision --json --quiet -q --debug

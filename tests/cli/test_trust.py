@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lowdim.data.questions import Question
+from lowdim.evaluate.quality import tasks
+
 CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -46,18 +49,28 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every task be the same two questions."""
+    asked = [Question(("ab",) * 2, (" x", " y"), label) for label in (0, 1)]
+    monkeypatch.setattr(tasks, "load", lambda name: asked)
+
+
 def arguments(command: str, own: Path, out: Path, text: Path, small: list[str]) -> list[str | Path]:
     prompt = ["abc", "--max-tokens", "2"]
+    texts = ["--text", text, "--context", "32", "--windows", "2", "--calibration", text, "--samples", "2"]
     return {
         "prune": [own, out, "--sparsity", "0.5", "--method", "wanda", *small],
         "evaluate": [own, "--text", text, "--context", "32", "--windows", "2"],
         "inspect": [own, "--calibration", text, "--samples", "2", "--context", "16", "--no-alpha"],
         "generate": [own, *prompt],
         "bench": [own, "--sparsity", "0.5", "--dtype", "fp32", "--tokens", "2"],
+        "front": [own, "--out", out, "--forms", "dense-bf16,dense-int8,sparse-50-int8", *texts, "--tokens", "2"],
+        "stress": [own, "--out", out, "--grid", "0.5", *texts],
     }[command]
 
 
-@pytest.mark.parametrize("command", ["prune", "evaluate", "inspect", "generate", "bench", "serve"])
+@pytest.mark.parametrize("command", ["prune", "evaluate", "inspect", "generate", "bench", "serve", "front", "stress"])
 def test_it_is_refused_with_the_flag_that_allows_it(
     command: str, own: Path, text: Path, small, tmp_path: Path, run
 ) -> None:
@@ -68,7 +81,8 @@ def test_it_is_refused_with_the_flag_that_allows_it(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "inspect", "generate"])
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("command", ["evaluate", "inspect", "generate", "front", "stress"])
 def test_allowed_it_runs(command: str, own: Path, text: Path, small, tmp_path: Path, run) -> None:
     done = run(command, *arguments(command, own, tmp_path / "out", text, small), TRUST)
     assert done.exit_code == 0, done.output

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lowdim.data.errors import DataError
-from lowdim.data.text import Document, from_record, read
+from lowdim.data.text import Document, from_record, read, stream
 
 
 def test_a_text_file_is_one_document(tmp_path: Path) -> None:
@@ -122,11 +122,52 @@ def test_records_are_records_under_any_name(tmp_path: Path, name: str, content: 
         ("a.md", "[a link](to)\n[1]"),
         ("a", '"quoted"'),
         ("a.txt", "17"),
+        ("a.txt", "17\n18\n"),
+        ("a.txt", '"Who is there?"\n"Nobody," said the door.'),
+        ("a.txt", "Chapter\n17\n[1]\n"),
+        ("a.txt", "[1] [2] are cited"),
+        ("a.txt", "[1]\n[2]\nand so on"),
+        ("a.log", "{}{} and no more"),
     ],
 )
 def test_what_is_no_record_is_prose(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
     assert read(tmp_path / name) == [Document(text=content)]
+    assert list(stream(tmp_path / name, "|")) == [Document(text=content)]
+
+
+ONE, OTHER = json.dumps({"text": "One."}, indent=2), json.dumps({"text": "Two.", "n": [1]}, indent=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "way_out"),
+    [
+        ("a.txt", '["One.", 1]\n["Two.", 2]\n', "on each line"),
+        ("a", '"One."\n\n"Two."', "on each line"),
+        ("a.log", '["One."]\n"Two."\n{"text": "Three."}', "on each line"),
+        ("a.md", "\n  []\n  [[]]\n", "on each line"),
+        ("a.txt", f"{ONE}\n{OTHER}\n", "jq -c"),
+        ("a.data", f"{ONE}{OTHER}{ONE}", "jq -c"),
+        ("a.md", f"[\n1\n]\n\n{ONE}", "jq -c"),
+        ("a.part-0001", '{"text": "One."} {"text": "Two."}', "jq -c"),
+    ],
+)
+def test_json_of_other_forms_is_refused_by_name(tmp_path: Path, name: str, content: str, way_out: str) -> None:
+    (tmp_path / name).write_text(content)
+    for found in (lambda: read(tmp_path / name), lambda: list(stream(tmp_path / name, "\n\n"))):
+        with pytest.raises(DataError) as caught:
+            found()
+        assert str(caught.value).startswith(f"{tmp_path / name} is JSON and no prose")
+        assert way_out in str(caught.value)
+
+
+def test_a_large_text_in_quotes_is_judged_by_its_beginning(tmp_path: Path) -> None:
+    file, line = tmp_path / "a.txt", json.dumps("word " * 99)
+    file.write_text("\n".join([line] * 2500))
+    with pytest.raises(DataError, match="on each line"):
+        next(stream(file, "|"))
+    file.write_text("\n".join([line, "and not", *[line] * 2500]))
+    assert "".join(document.text for document in stream(file, "|")) == file.read_text()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tests.prune import tiny
 from tests.train.draft import small as drafting
 from tests.train.pretrain import small as pretraining
 
+from lowdim.pipeline.recover import distill
 from lowdim.pipeline.recover.api import recover
 from lowdim.prune.api import prune
 from lowdim.train.draft.api import distill_draft
@@ -37,6 +38,9 @@ def attempt(plan: dict[str, Any], out: Path, kill_at: int | None, overwrite: boo
         try:
             steps = arm(kill_at)
             if plan.get("job") == "recover":
+                if (lost := plan["settings"].pop("lost_in", None)) is not None:
+                    distill._APART = 3
+                    small.lose(setattr, "gradient", lost)
                 recovery, text = small.recipe(**plan["settings"]), small.TEXT
                 recover(plan["source"], recovery, calibration=text, out=out, resume=True, overwrite=overwrite)
             elif plan.get("job") == "pretrain":

@@ -9,19 +9,32 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 pytest.importorskip("lightning.pytorch")
 
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from tests.train.loops import STEPS, WAYS, Hugging, Light, Net, Points, Way, weights, zeros
 
+from lowdim.core import registry
 from lowdim.core.errors import LowdimError
 from lowdim.train import GradualMagnitude, SparseTraining, Static
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(dataloader|num_workers|checkpoint directory|log_every|weights_only|callbacks used|isinstance.treespec)"
 )
+MOVING: dict[str, dict[str, Any]] = {
+    "chase": {"channel_every": 4, "beta": 0.2},
+    "st-rnn": {"gates": 1},
+    "itop/momentum": {"grow": "momentum"},
+    "itop/unfired": {"grow": "unfired"},
+    "rigl/after": {"order": "after_step"},
+    "ctre/training": {"activations": "training"},
+    "gradual-magnitude/layer": {"scope": "layer"},
+    "granet/uniform": {"scope": "uniform", "start": 0.5},
+}
+"""Settings of methods, and of other readings of them, beside an ``every`` of 2."""
+
 GROWS_SPARSER = {"sparsity": 0.8, "method": GradualMagnitude(every=2, until=1.0)}
 
 
@@ -156,6 +169,56 @@ def test_a_second_training_goes_on_with_its_masks(way: Way) -> None:
     assert len(seen) == STEPS
     assert way.training.masks == masks
     assert agree(way, net) == pytest.approx(0.8, abs=1e-3)
+
+
+class Rows(nn.Module):
+    """Reads four rows of four numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 24, batch_first=True), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.lstm(x.view(-1, 4, 4))[0][:, -1])
+        return out
+
+
+@pytest.mark.parametrize("name", sorted({*registry.names("training"), *MOVING}))
+def test_a_second_training_goes_on_with_masks_that_move(way: Way, name: str) -> None:
+    found = registry.find("training", name.partition("/")[0])
+    method = found.load()(**({"every": 2} if "every" in found.settings() else {}), **MOVING.get(name, {}))
+    net, settings = Net(), {"sparsity": 0.8, "method": method}
+    if name == "selfish-rnn":
+        net.net = Rows()  # type: ignore[assignment]
+    way.fit(net, "a", settings)
+    assert way.training is not None
+    first, before = way.training, weights(net)
+    masks, explored = first.masks, {n: seen.positions() for n, seen in first._explored.items()}
+    known = {n: observer.state_dict() for n, observer in first._observers.items()}
+    began: list[Any] = []
+
+    def look(step: int, loop: Any) -> None:
+        if step == 1 and not began:  # no method moves at the first step
+            now = dict(net.named_parameters())
+            began.append(riding(way).masks)
+            assert all(bool((now[n] != 0)[before[n] != 0].float().mean() > 0.99) for n in masks)
+
+    way.fit(net, "b", settings, each=look)
+    assert way.training is not first
+    assert began == [masks]
+    history = [entry["step"] for entry in way.training.history]
+    assert history == [entry["step"] for entry in first.history]
+    assert bool(history) == method.moves
+    for n, seen in way.training._explored.items():
+        assert set(explored[n].tolist()) <= set(seen.positions().tolist())
+    if name == "chase":
+        removed = way.training._observers["channels"].removed
+        assert removed
+        assert all(not bool((known["channels"][n] & ~removed[n]).any()) for n in removed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert way.training.sparsity() == pytest.approx(0.8, abs=1e-3)
+    assert not any(dict(net.named_parameters())[n][~m].any() for n, m in way.training.masks.items())
 
 
 def test_a_callback_of_another_model_begins_afresh(way: Way) -> None:

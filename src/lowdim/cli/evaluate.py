@@ -61,7 +61,7 @@ def _measure(model: str, revision: str | None, recipe: Recipe, progress: Progres
     tokenizer = opened.tokenizer()
     if tokenizer is None:
         raise CheckpointError(f"{model} has no tokenizer beside its weights. Copy the tokenizer's files there.")
-    text = measure.make_windows(recipe, tokenizer, opened.config)
+    text = measure.ready(recipe, tokenizer, opened.config)
     opened.check_weights()
     limit = positions(opened.config)
     forward = watched(opened.stream.forward, len(opened.stream), "Evaluate", progress)

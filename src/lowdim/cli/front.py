@@ -11,7 +11,7 @@ import typer
 
 from lowdim.cli.checks import check_folder, check_text, names
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Json, Model, Quiet, Resume
+from lowdim.cli.options import Bos, Debug, Json, Model, Quiet, Resume, Trust
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import say, show, table
 
@@ -31,10 +31,12 @@ def front(
     context: Annotated[int | None, typer.Option(help="Tokens per window; 512 if not given.")] = None,
     tasks: Annotated[str, typer.Option(metavar="NAME,...", help="Zero-shot tasks, or .jsonl files.")] = "",
     limit: Annotated[int | None, typer.Option(help="At most so many questions per task.")] = None,
+    bos: Bos = "tokenizer",
     calibration: Annotated[str, typer.Option(metavar="builtin|FILE", help="Text to prune and train on.")] = "builtin",
     samples: Annotated[int | None, typer.Option(help="Sequences of that text.")] = None,
     tokens: Annotated[int, typer.Option(help="Tokens generated per timed round.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
+    trust_remote_code: Trust = False,
     resume: Resume = False,
     json_file: Json = None,
     quiet: Quiet = False,
@@ -57,10 +59,12 @@ def front(
         context=context,
         tasks=tuple(names(tasks)),
         limit=limit,
+        bos=bos,
         calibration=calibration,
         samples=samples,
         tokens=tokens,
         seed=seed,
+        trust_remote_code=trust_remote_code,
     )
     check_text("--text", text)
     check_text("--calibration", calibration)

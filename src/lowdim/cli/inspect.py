@@ -147,13 +147,14 @@ def _audit(
     from lowdim.evaluate.audit.settings import EssentialSparsityAudit, JunkDNAAudit
     from lowdim.models.disk.source import resolve
     from lowdim.models.load import load, need_tokenizer
-    from lowdim.prune.measure import CONTEXT
+    from lowdim.prune.measure import CONTEXT, check_tasks
 
     trusted = recipe.trust_remote_code
     source = resolve(model, revision=revision, trust_remote_code=trusted)
     tokenizer = need_tokenizer(model, source.path, trusted)
     dtype = source.dtype if recipe.compute == "auto" else recipe.compute
     loaded = load(source.path, dtype, trust_remote_code=trusted)
+    check_tasks(recipe, tokenizer, loaded.config)
     asked, progress, found = recipe.evaluation, terminal(quiet), dict[str, Any](model=model)
     options: dict[str, Any] = {"seed": recipe.seed} | ({"grid": tuple(grid)} if grid else {})
     if essential:

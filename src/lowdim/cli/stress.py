@@ -11,7 +11,7 @@ import typer
 
 from lowdim.cli.checks import check_folder, check_text, names, numbers
 from lowdim.cli.guard import guarded
-from lowdim.cli.options import Debug, Json, Model, Quiet, RecipeFile, Resume, Trust
+from lowdim.cli.options import Bos, Debug, Json, Model, Quiet, RecipeFile, Resume, Trust
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import say, show, table
 from lowdim.core.errors import RecipeError
@@ -36,6 +36,7 @@ def stress(
     text: Annotated[str, typer.Option(metavar="builtin|none|FILE", help="Text to measure perplexity on.")] = "builtin",
     windows: Annotated[int | None, typer.Option(help="At most so many windows.")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens per window; 512 if not given.")] = None,
+    bos: Bos = "tokenizer",
     calibration: Annotated[str | None, typer.Option(metavar="builtin|FILE", help="Text to prune on.")] = None,
     samples: Annotated[int | None, typer.Option(help="Sequences of that text.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
@@ -86,6 +87,7 @@ def stress(
         text=None if text == "none" else text,
         windows=windows,
         context=context,
+        bos=bos,
         seed=seed,
         trust_remote_code=trust_remote_code,
     )

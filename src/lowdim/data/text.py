@@ -14,6 +14,7 @@ from lowdim.data.errors import DataError
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
 _RECORD_SUFFIXES = (".json", ".jsonl", ".ndjson")
+_PIECE = 1 << 20  # characters of a text file that are read at a time
 _FIELDS = ("text", "question", "answer", "rationale")
 _CHATS = ("messages", "conversations")
 _ROLES = {"human": "user", "gpt": "assistant"}
@@ -105,6 +106,10 @@ def read(path: str | Path) -> list[Document]:
     ``messages`` or ``conversations``. Case does not matter in a suffix. Files of a directory are read in the order of
     their paths.
 
+    JSON of another form in a text file (arrays or strings, one a line; values one behind the other, over several lines
+    each) is refused, for its brackets and quotes are no prose. One number, or one word in quotes, is prose: it parses
+    as JSON by chance.
+
     Raises:
         DataError: the path does not exist, holds nothing, is of a format that is not read here, is not UTF-8 or not
             the JSON described above; the message names the file and the byte or the line.
@@ -116,6 +121,7 @@ def read(path: str | Path) -> list[Document]:
     content = _content(path)
     if path.suffix.lower() in _RECORD_SUFFIXES or _holds_json(content):
         return [from_record(record, where) for where, record in _records(path, content)]
+    _check_prose(path, content)
     return [Document(text=content)]
 
 
@@ -141,12 +147,19 @@ def stream(path: str | Path, separator: str | None = None) -> Iterator[Document]
         return
     try:
         with path.open(encoding="utf-8-sig") as source:
-            if _begins_with_json(path):
+            if _begins_with_json(path, (dict, list) if record else (dict,)):
                 for number, line in enumerate(source, start=1):
                     if line.strip():
                         yield from _row(path, line, number)
             elif separator and not record:
-                yield from (Document(text=text) for text in _cut(source, separator))
+                head = source.read(_PIECE)
+                if head.lstrip()[:1] in ("{", "["):  # only the whole tells it from prose
+                    head += source.read()
+                if head.strip() and _holds_json(head):
+                    yield from read(path)
+                    return
+                _check_prose(path, head if len(head) != _PIECE else head.rpartition("\n")[0])
+                yield from (Document(text=text) for text in _cut(head, source, separator))
             else:
                 yield from read(path)
     except UnicodeDecodeError:
@@ -160,11 +173,11 @@ def has_plain(path: str | Path) -> bool:
     return any(file.suffix.lower() not in _RECORD_SUFFIXES and not _begins_with_json(file) for file in files)
 
 
-def _begins_with_json(path: Path) -> bool:
+def _begins_with_json(path: Path, kinds: tuple[type, ...] = (dict, list)) -> bool:
     """Whether the first line of a file that can be read is JSON; what cannot is told when it is read."""
     try:
         with path.open(encoding="utf-8-sig") as source:
-            return _is_json(next((line for line in source if line.strip()), ""))
+            return _is_json(next((line for line in source if line.strip()), ""), kinds)
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -177,11 +190,12 @@ def _row(path: Path, line: str, number: int) -> list[Document]:
     return [from_record(_object(value, where), where)]
 
 
-def _cut(file: TextIO, separator: str) -> Iterator[str]:
-    rest = ""
-    while piece := file.read(1 << 20):
+def _cut(head: str, file: TextIO, separator: str) -> Iterator[str]:
+    rest, piece = "", head
+    while piece:
         *whole, rest = (rest + piece).split(separator)
         yield from whole
+        piece = file.read(_PIECE)
     yield rest
 
 
@@ -291,10 +305,10 @@ def _parsed(path: Path, content: str, line: int) -> Any:
         raise DataError(f"{path}, line {line}: not JSON that can be read ({error})") from None
 
 
-def _is_json(content: str) -> bool:
-    """Whether a text is an object or an array of JSON."""
+def _is_json(content: str, kinds: tuple[type, ...] = (dict, list)) -> bool:
+    """Whether a text is an object or an array of JSON, or a value of other kinds."""
     try:
-        return isinstance(json.loads(content), (dict, list))
+        return isinstance(json.loads(content), kinds)
     except (ValueError, RecursionError):
         return False
 
@@ -303,6 +317,39 @@ def _holds_json(content: str) -> bool:
     """Whether a file of text is JSON in truth, or JSON lines by its first line."""
     first = content.lstrip().partition("\n")[0]
     return first[0] in "{[" and (_is_json(content) or (first[0] == "{" and _is_json(first)))
+
+
+def _check_prose(path: Path, content: str) -> None:
+    """Refuse a text that is JSON of a form that is not read here; see `read`."""
+    if content.lstrip()[:1] not in ("{", "[", '"'):
+        return
+    lines = [line for line in content.split("\n") if line.strip()]
+    if len(lines) > 1 and all(_is_json(line, (dict, list, str)) for line in lines):
+        raise DataError(
+            f"{path} is JSON and no prose: every line is a value, and not all are objects. Write an object with a "
+            "field 'text' on each line, and name the file .jsonl"
+        )
+    if _in_a_row(content):
+        raise DataError(
+            f"{path} is JSON and no prose: objects or arrays one behind the other. Write one object a line, for "
+            "example with jq -c ., and name the file .jsonl"
+        )
+
+
+def _in_a_row(content: str) -> bool:
+    """Whether a text is several objects or arrays of JSON, one behind the other, and nothing else."""
+    decoder, rest, count, at = json.JSONDecoder(), content.strip(), 0, 0
+    while at < len(rest):
+        if rest[at] not in "{[":
+            return False
+        try:
+            at = decoder.raw_decode(rest, at)[1]
+        except (ValueError, RecursionError):
+            return False
+        count += 1
+        while at < len(rest) and rest[at].isspace():
+            at += 1
+    return count > 1
 
 
 def _below(folder: Path) -> list[Path]:

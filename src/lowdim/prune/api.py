@@ -15,6 +15,7 @@ from lowdim.core.progress import Progress, Silent
 from lowdim.core.score.base import GRADIENT
 from lowdim.data.batch import Batch, split
 from lowdim.data.calibration import CalibrationData, calibration, check_context, positions
+from lowdim.data.windows import Windows
 from lowdim.models import ranks
 from lowdim.models.disk import manifest
 from lowdim.models.disk.convert import convert
@@ -27,7 +28,7 @@ from lowdim.models.walk.opened import accepted
 from lowdim.models.walk.stream import Stream, Walk, watched
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.manifest import build_manifest
-from lowdim.prune.measure import Measured, compare, make_windows, measure
+from lowdim.prune.measure import Measured, compare, measure, ready
 from lowdim.prune.plan import Plan, make_plan
 from lowdim.prune.recipe import Recipe
 from lowdim.prune.run import prune_blocks, settle_allocation
@@ -152,11 +153,13 @@ class _Run:
         self.speed = speed
         self.clock = Clock()
         self._rounded: dict[str, Packed] | None = None
+        self._text: Windows | None = None
 
     def in_memory(self, model: PreTrainedModel, out: Path | None, overwrite: bool) -> PruneResult:
         writer = Writer(out, overwrite=overwrite) if out is not None and ranks.rank() == 0 else None
         try:
             session = open_session(model, self.recipe)
+            self._text = ready(self.recipe, self.tokenizer, session.config)
             if writer is not None:
                 writer.directory.require_space(sum(parameter.nbytes for parameter in model.parameters()))
                 save_around(model, self.tokenizer, writer.directory.partial)
@@ -183,7 +186,7 @@ class _Run:
             return self._finished(spec, out, revision)
         writer = Writer(out, overwrite=overwrite, resume=resume) if ranks.rank() == 0 else None
         try:
-            session, data = self._open(spec, revision)
+            session, data = self._open(spec, revision, measured=True)
             keeper = Keeper(session, writer, out.with_name(out.name + ".partial"))
             assert session.checkpoint is not None
             if writer is not None:
@@ -201,11 +204,14 @@ class _Run:
             if writer is not None:
                 writer.directory.close()
 
-    def _open(self, spec: str, revision: str | None) -> tuple[Session, CalibrationData | None]:
+    def _open(self, spec: str, revision: str | None, measured: bool = False) -> tuple[Session, CalibrationData | None]:
+        """Open a model and read the data; ``measured`` where the evaluation is still to come."""
         with self.clock.stage("Open"):
             session = open_session(spec, self.recipe, revision=revision)
-            session.check_weights()
             self.tokenizer = self.tokenizer or session.tokenizer()
+            if measured:
+                self._text = ready(self.recipe, self.tokenizer, session.config)
+            session.check_weights()
             return session, self._data(session)
 
     def _finished(self, spec: str, out: Path, revision: str | None) -> PruneResult:
@@ -228,8 +234,7 @@ class _Run:
     ) -> tuple[dict[str, Any], dict[int, BlockRecord]]:
         """Measure the dense model, take gradients where the score needs them, allocate, prune, measure again."""
         batches = ranks.share(batches_of(data)) if data else []
-        text = make_windows(self.recipe, self.tokenizer, session.config)
-        limit = positions(session.config)
+        text, limit = self._text, positions(session.config)
 
         def measured(name: str, forward: Walk) -> Measured:
             if (text is None and not self.recipe.evaluation.tasks) or ranks.rank() != 0:

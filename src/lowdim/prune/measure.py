@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from lowdim.core.errors import CheckpointError
 from lowdim.data import assets
 from lowdim.data.calibration import check_context, positions
 from lowdim.data.windows import Windows, windows
@@ -77,6 +79,40 @@ def text_of(recipe: Recipe) -> str | None:
     if text != "auto":
         return text
     return "builtin" if recipe.calibration.source.startswith("builtin") or assets.available()["wiki"] else None
+
+
+def ready(recipe: Recipe, tokenizer: Any, config: Any) -> Windows | None:
+    """Check all that a recipe measures, before any work; return its text as `make_windows` does.
+
+    Raises:
+        CheckpointError: a text or tasks are asked for, and there is no tokenizer.
+        LowdimError: the text or a task is missing, malformed, or longer than the model's positions.
+    """
+    settings = recipe.evaluation
+    if tokenizer is None:
+        asked = {"tasks": ",".join(settings.tasks), "text": "" if settings.text == "auto" else settings.text}
+        for name, value in asked.items():
+            if value:
+                raise CheckpointError(
+                    f"evaluation.{name}={value} needs the model's tokenizer, and there is none. Copy the tokenizer's "
+                    f"files beside the weights (in Python tokenizer= gives one), or leave evaluation.{name} out."
+                )
+        if text_of(recipe) is not None:
+            warnings.warn("perplexity is not measured: there is no tokenizer beside the weights", stacklevel=2)
+        return None
+    check_tasks(recipe, tokenizer, config)
+    return make_windows(recipe, tokenizer, config)
+
+
+def check_tasks(recipe: Recipe, tokenizer: Any, config: Any) -> None:
+    """Refuse tasks whose questions are missing, malformed or longer than the model's positions, before any work.
+
+    Raises:
+        LowdimError: names the task, and the line or the question.
+    """
+    settings = recipe.evaluation
+    size: dict[str, Any] = {"limit": settings.limit, "seed": recipe.seed, "bos": settings.bos}
+    zeroshot.check_tasks(tokenizer, settings.tasks, max_length=positions(config), **size)
 
 
 def make_windows(recipe: Recipe, tokenizer: Any, config: Any) -> Windows | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lowdim.core.errors import LowdimError
 
@@ -17,13 +19,19 @@ class Rider(ABC):
     """Something that acts at every step of an optimizer, between the gradients and their use, and after it.
 
     Construct it after the optimizer and let it `Ride.board`; then train as before. Steps that a GradScaler skips do not
-    count: riders hear nothing of them.
+    count: riders hear nothing of them. Another optimizer that would step its weights is refused, until it gets off.
 
     Attributes:
         step: optimizer steps done.
+        goes_on: what to add when it is made again over another optimizer, for messages.
     """
 
     step: int = 0
+    goes_on: ClassVar[str] = ""
+
+    def weights(self) -> Iterable[tuple[str, Tensor]] | None:
+        """Return the weights, with their names if known, that no other optimizer may step; None for all of its own."""
+        return None
 
     @abstractmethod
     def gradients(self, step: int) -> bool:
@@ -126,9 +134,10 @@ class Ride:
         optimizer = optimizer_of(optimizer)
         known = _RIDES.get(optimizer)
         ride = known() if known else None
-        if ride is None:
+        if ride is None or not ride._riders:
             ride = Ride(optimizer)
             _RIDES[optimizer] = ref(ride)
+            _watch()
         ride._riders.append(rider)
         return ride
 
@@ -224,3 +233,46 @@ class Ride:
 
 # A ride knows its optimizer, through its riders, so a strong reference here would keep both for ever.
 _RIDES: WeakKeyDictionary[Optimizer, ref[Ride]] = WeakKeyDictionary()
+
+
+@cache
+def _watch() -> None:
+    """Look at the steps of all optimizers from now on."""
+    register_optimizer_step_pre_hook(_refuse_others)
+
+
+def _refuse_others(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse to step weights whose riders are on another optimizer, since they would stand still.
+
+    Raises:
+        LowdimError: names the weight, the rider and the way to change the optimizer.
+    """
+    others = [(mine, ride) for mine, known in list(_RIDES.items()) if (ride := known()) and mine is not optimizer]
+    others = [(mine, ride) for mine, ride in others if not (ride.under_way or _belongs(optimizer, mine))]
+    if not others:
+        return
+    closed = bool(kwargs.get("closure") or any(map(callable, args)))
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"] if closed or p.grad is not None}
+    for mine, ride in others:
+        for rider in ride._riders:
+            held = rider.weights()
+            if held is None:
+                held = [("", p) for group in mine.param_groups for p in group["params"]]
+            for name, weight in held:
+                if id(weight) in stepped:
+                    raise LowdimError(_standing_still(optimizer, mine, rider, name or f"a weight {list(weight.shape)}"))
+
+
+def _belongs(optimizer: Optimizer, other: Optimizer) -> bool:
+    """Tell whether an optimizer's step holds that of another, or is part of it."""
+    parts = [each for value in vars(other).values() for each in (value if isinstance(value, tuple) else (value,))]
+    return any(each is other for each in vars(optimizer).values()) or any(each is optimizer for each in parts)
+
+
+def _standing_still(optimizer: Optimizer, mine: Optimizer, rider: Rider, name: str) -> str:
+    kind = type(rider).__name__
+    return (
+        f"this {type(optimizer).__name__} would step {name}, but {kind} rides on another optimizer "
+        f"({type(mine).__name__}) and would stand still. Call remove() on that {kind}, then make one over the new "
+        f"optimizer{rider.goes_on}; nothing has been changed"
+    )

@@ -118,6 +118,27 @@ def test_only_what_is_declared_is_read(allocation):
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
+@pytest.mark.parametrize("turn", [1, 2, 3])
+def test_where_the_ends_are_known_the_order_of_the_layers_says_nothing(allocation, turn):
+    blocks = [[(8, 16)], [(16, 48), (8, 16)], [(64, 16)], [(5, 40)]]
+    layers, scan = model(blocks)
+    ends = {"0.0": "first", "1.1": "classifier"} if allocation.takes_classifier else {"0.0": "first"}
+    layers = [dataclasses.replace(info, end=ends.get(info.name, "")) for info in layers]
+    found = allocation.allocate(layers, 0.7, scan).sparsities
+    read = list(scan())
+    turned = [info for block in (*range(turn, 4), *range(turn)) for info in layers if info.block == block]
+    other = allocation.allocate(turned, 0.7, lambda: iter(read[turn:] + read[:turn])).sparsities
+    assert {name: other[name] for name in found} == pytest.approx(found, abs=1e-9)
+
+
+@pytest.mark.parametrize("allocation", [a for a in ALLOCATIONS if a.values[0].takes_classifier])
+def test_one_that_takes_the_classifier_refuses_layers_without_it(allocation):
+    layers, scan = model(SHAPES["unequal"])
+    with pytest.raises(RecipeError, match="the classifier is not among the sparse layers"):
+        allocation.allocate([dataclasses.replace(info, end="") for info in layers], 0.5, scan)
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_settings_are_plain_data(allocation):
     assert type(allocation)(**dataclasses.asdict(allocation)) == allocation
 

@@ -45,6 +45,8 @@ def test_plus_keeps_the_last_layer_dense_at_the_same_budget():
 
 
 def test_plus_without_room_for_the_last_layer():
-    with pytest.raises(RecipeError, match=r"keeps l1 dense.*at most 0\.5"):
+    with pytest.raises(
+        RecipeError, match=r"er-plus keeps l1 at density 1, which leaves -12\.8 weights.*at most 0\.5, or"
+    ):
         ERPlus().allocate(infos((8, 8), (8, 8)), 0.6, lambda: iter([]))
     assert densities(ERPlus(), infos((8, 8), (8, 8)), 0.5) == [0, 1]

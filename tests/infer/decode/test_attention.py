@@ -46,6 +46,21 @@ def test_every_query_attends_to_what_it_sees(
     draw = torch.Generator().manual_seed(count + before)
     q = torch.randn(heads, count, 16, generator=draw).bfloat16()
     cache = torch.randn(2, kv_heads, before + count, 16, generator=draw).bfloat16()
-    found = prefill._attend(plan, q, cache, window, before)
+    found = prefill._attend(plan, q, cache, window, before, exact=False)
     assert found.dtype == torch.bfloat16
     assert torch.allclose(found.double(), expected(plan, q, cache, window, before), atol=0.03)
+
+
+def test_keys_with_a_common_part_are_attended_to_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefill, "multiplies_bf16", lambda: True)
+    plan: Any = SimpleNamespace(heads=4, kv_heads=2, attention_scale=0.25)
+    draw = torch.Generator().manual_seed(0)
+    q = (torch.randn(4, 200, 16, generator=draw) + 3).bfloat16()
+    cache = (torch.randn(2, 2, 200, 16, generator=draw) + torch.tensor([20.0, 0.0])[:, None, None, None]).bfloat16()
+    wanted = expected(plan, q, cache, 0, 0)
+    off = [
+        float((prefill._attend(plan, q, cache, 0, 0, exact).double() - wanted).norm() / wanted.norm())
+        for exact in (True, False)
+    ]
+    assert off[0] < 0.01
+    assert off[1] > 3 * off[0]

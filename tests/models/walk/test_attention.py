@@ -71,6 +71,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({"attention_mask": torch.ones(2, 1, 6, 6)}, "stock"),
         ({"dtype": torch.float32}, "stock"),
         ({"kv_tokens": 7}, "stock"),
+        ({"module": nn.Sequential(nn.Linear(4, 4, bias=False))}, "ours"),
+        ({"module": nn.Sequential(nn.Linear(4, 4))}, "stock"),
     ],
     ids=str,
 )
@@ -82,7 +84,8 @@ def test_only_plain_causal_bf16_prefill_is_taken_over(
     query, key, value = (t.to(dtype) for t in inputs(6))  # type: ignore[call-overload]
     if options.pop("kv_tokens", None):
         key, value = (torch.cat([t, t[:, :, :1]], 2) for t in (key, value))
-    prefill_attention(nn.Module(), query, key, value, **options)  # type: ignore[arg-type]
+    module: nn.Module = options.pop("module", nn.Module())  # type: ignore[assignment]
+    prefill_attention(module, query, key, value, **options)  # type: ignore[arg-type]
     assert calls == [expected]
 
 

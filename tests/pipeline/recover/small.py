@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lowdim.models.disk.masks import masks_in
 from lowdim.pipeline.recover.api import RecoveryResult, recover
+from lowdim.pipeline.recover.distill import DistillStage
 from lowdim.pipeline.recover.recipe import Recovery
 
 TEXT = tiny.tokens(samples=24, context=16)
@@ -43,3 +45,19 @@ def zeros(path: Path) -> dict[str, Tensor]:
 def same_zeros(one: Path, other: Path) -> bool:
     first, second = zeros(one), zeros(other)
     return first.keys() == second.keys() and all(torch.equal(mask, second[name]) for name, mask in first.items())
+
+
+def lose(replace: Callable[[Any, str, Any], object], what: str, step: int) -> None:
+    """Let the loss of the second stage, or its gradient alone, be NaN in a step."""
+    real = DistillStage._loss
+
+    def loss(self: DistillStage, model: Any, place: int) -> Tensor:
+        made = real(self, model, place)
+        if not hasattr(self, "loop") or self.loop.step != step - 1:
+            return made
+        if what == "loss":
+            return made * float("nan")
+        made.register_hook(lambda gradient: gradient * float("nan"))
+        return made
+
+    replace(DistillStage, "_loss", loss)

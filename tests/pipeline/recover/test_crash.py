@@ -14,6 +14,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "both": BRIEF,
     "moving masks": {**BRIEF, "stage": "distill", "masks": {"name": "ast", "every": 2}},
     "rounded": {**BRIEF, "quantize": "int8"},
+    "diverged": {**BRIEF, "stage": "distill", "lost_in": 5},
 }
 DENSE = {**BRIEF, "quantize": "int4"}
 

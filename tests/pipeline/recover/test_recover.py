@@ -236,25 +236,18 @@ def test_masks_that_would_not_move_are_refused_before_the_first_stage(two_four: 
     assert not (tmp_path / "out.partial").exists()
 
 
-@pytest.mark.parametrize(("passes", "step", "back"), [(3, 8, 0), (10, 33, 20)])
+@pytest.mark.parametrize("lost", ["loss", "gradient"])
+@pytest.mark.parametrize(("passes", "step", "back"), [(3, 8, 0), (10, 20, 0), (10, 33, 20)])
 def test_a_step_that_is_not_finite_goes_back_by_steps_and_not_by_the_clock(
-    passes: int, step: int, back: int, pruned: Pruned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lost: str, passes: int, step: int, back: int, pruned: Pruned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lowdim.pipeline.recover.distill import DistillStage
-
-    real = DistillStage._loss
-
-    def loss(self: DistillStage, model: Any, place: int) -> Tensor:
-        lost = hasattr(self, "loop") and self.loop.step == step - 1
-        return real(self, model, place) * (float("nan") if lost else 1.0)
-
-    monkeypatch.setattr(DistillStage, "_loss", loss)
+    small.lose(monkeypatch.setattr, lost, step)
     outs = []
     for seconds in (0.0, 1e9):
         settings: dict[str, Any] = {"stage": "distill", "distill": {"passes": passes}, "save_seconds": seconds}
         made = small.run(pruned("llama"), tmp_path / f"out-{seconds}", **settings)
         note = made.manifest["recovery"]["note"]
-        assert f"loss of step {step} was not finite; training went back to step {back}" in note
+        assert f"gradient of step {step} was not finite; training went back to step {back}" in note
         assert made.manifest["recovery"]["distill"]["steps"] == back
         outs.append(tiny.stored(made.out))
     assert all(bool(tensor.isfinite().all()) for tensor in outs[0].values())

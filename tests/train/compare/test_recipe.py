@@ -136,9 +136,25 @@ def test_the_interval_comes_from_the_length_of_the_run(training: str) -> None:
     assert TrainingRecipe.from_yaml(short.to_yaml()).sized(66) == short
 
 
+@pytest.mark.parametrize("channels", [0.0, 0.5])
+def test_the_intervals_of_chase_come_from_the_length_of_the_run(channels: float) -> None:
+    asked = {"name": "chase", "channels": channels}
+    for steps in (11, 66, 400):
+        found = TrainingRecipe(training=asked).sized(steps).training
+        assert sum(found.due(step, steps) for step in range(1, steps + 1)) >= 10
+        assert any(found.removes(step, steps) for step in range(1, steps + 1)) == bool(channels)
+    long = TrainingRecipe(training=asked)
+    assert long.sized(10**6).training == long.training
+    given = TrainingRecipe(training=asked | {"channel_every": 40}).sized(66).training
+    assert (given.every, given.channel_every) == (5 if channels else 6, 40)
+    given = TrainingRecipe(training=asked | {"every": 20}).sized(66).training
+    assert (given.every, given.channel_every) == (20, 5 if channels else 6)
+
+
 @pytest.mark.parametrize(
     "given",
     [
+        {"training": {"name": "chase", "every": 100, "channels": 0.0}},
         {"training": {"name": "rigl", "every": 100}},
         {"training": {"name": "granet", "every": 100}},
         {"training": {"name": "set", "every": 66}},
@@ -155,10 +171,15 @@ def test_a_schedule_that_can_do_nothing_is_refused_first(given: dict[str, Any]) 
     [
         ({"initialisation": "snip", "allocation": "uniform"}, "both say how the sparsity is spread"),
         ({"initialisation": "random", "allocation": {"0.weight": 0.5}}, "both say how the sparsity is spread"),
+        (
+            {"initialisation": "snip", "allocation": "er", "training": "granet"},
+            "both say .* GraNet prunes all layers alike",
+        ),
+        ({"initialisation": "snip", "allocation": "er", "training": "chase"}, "both say .* Chase ranks the weights"),
         ({"optimizer": {"name": "adamw", "momentum": 0.5}}, "optimizer.momentum is a setting of sgd"),
     ],
 )
 def test_two_settings_for_one_thing(given: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         TrainingRecipe(**given)
-    TrainingRecipe(training="granet", initialisation="snip", allocation="uniform")
+    TrainingRecipe(training={"name": "granet", "scope": "layer"}, initialisation="snip", allocation="uniform")

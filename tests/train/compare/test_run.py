@@ -128,7 +128,11 @@ def test_the_global_generator_is_left_alone(data: Dataset) -> None:
     [
         ({"training": {"name": "granet", "every": 50}}, "would never prune"),
         ({"training": {"name": "rigl", "every": 50}}, "would never move a mask"),
-        ({"training": "chase"}, "channel_every is 1000"),
+        ({"training": {"name": "chase", "channel_every": 1000}}, "channel_every is 1000"),
+        (
+            {"training": {"name": "chase", "channels": 0.0, "every": 1000}},
+            "Chase would never move a mask: every is 1000",
+        ),
         ({"training": "granet", "pattern": "2:4", "sparsity": 0.5}, "changes how much is kept"),
         ({"pattern": "2:4"}, "sparsity"),
         ({"pattern": "7x7"}, "blocks of 7"),
@@ -269,9 +273,12 @@ def test_truly_sparse_runs_go_on_too(data: Dataset, tmp_path: Path, monkeypatch:
     assert hashes(tmp_path / "broken") == hashes(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("allocation", "executor"), [("erk-plus", "csr"), ("uniform-plus", "masked")])
+@pytest.mark.parametrize(
+    ("allocation", "executor"),
+    [("erk-plus", "csr"), ("er-plus", "masked"), ("er-plus", "csr"), ("uniform-plus", "masked")],
+)
 def test_an_allocation_that_counts_the_classifier_trains_it(data: Dataset, allocation: str, executor: str) -> None:
-    sparsity = 0.5 if allocation == "erk-plus" else 0.05
+    sparsity = 0.05 if allocation == "uniform-plus" else 0.5
     asked = recipe(allocation=allocation, executor=executor, epochs=1, twins=["static"], sparsity=sparsity)
     result = train(asked, data=data)
     found = {role: result.member(role) for role in ("static", "sparse")}  # type: ignore[arg-type]
@@ -279,7 +286,7 @@ def test_an_allocation_that_counts_the_classifier_trains_it(data: Dataset, alloc
         assert [layer["name"] for layer in member["layers"]] == ["hidden1.weight", "hidden2.weight", "head.weight"]
         assert member["dense"] == []
     assert found["static"]["kept"] == found["sparse"]["kept"]
-    dense = "head.weight" if allocation == "erk-plus" else "hidden1.weight"
+    dense = "hidden1.weight" if allocation == "uniform-plus" else "head.weight"
     for layer in found["sparse"]["layers"]:
         assert (layer["kept"] == layer["size"]) == (layer["name"] == dense)
 

@@ -108,6 +108,20 @@ def test_a_draft_from_a_config(draft: str, text: Path, base: Path, tmp_path: Pat
     assert made.facts["draft"].keys() == {"config"}
 
 
+@pytest.mark.parametrize("spelled", [float("inf"), {"__float__": "Infinity"}])
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_draft_from_a_config_with_an_infinity(
+    spelled: Any, folder: bool, text: Path, base: Path, tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_heads": 4, "head_dim": 8, "state_size": 8, "n_groups": 1}
+    sizes |= {"vocab_size": load(base).config.vocab_size, "chunk_size": 8}
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in" / "config.json"
+    file.write_text(json.dumps({"model_type": "mamba2", "time_step_limit": [0.0, spelled], **sizes}))
+    made = small.run(text, base, tmp_path / "out", draft=str(file.parent if folder else file), steps=2)
+    assert tuple(load(made.out).config.time_step_limit) == (0.0, float("inf"))
+
+
 def test_bfloat16_with_tasks_chats_and_texts(text: Path, base: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"

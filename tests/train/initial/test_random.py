@@ -2,9 +2,12 @@ import pytest
 import torch
 from tests.train.initial.nets import conv_net, images
 from torch import nn
+from torch.optim import SGD
 
+from lowdim.core import registry
 from lowdim.core.errors import RecipeError
-from lowdim.train import SNIP, RandomMasks, ratios_of, reinitialise_, shuffled
+from lowdim.models.structure.selection import ends
+from lowdim.train import SNIP, RandomMasks, SparseTraining, Static, ratios_of, reinitialise_, shuffled
 
 SHAPES = {"a": (60, 40), "b": (30, 10, 3, 3), "empty": (0, 4)}
 
@@ -74,6 +77,51 @@ class EarlyHead(nn.Module):
         super().__init__()
         self.head = nn.Linear(16, 5)
         self.blocks = nn.ModuleList([nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)])
+
+
+TAKING = [n for n in registry.names("allocation") if registry.find("allocation", n).load().takes_classifier]
+"""Allocations that count the classifier."""
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 8))
+
+
+@pytest.mark.parametrize("name", TAKING)
+@pytest.mark.parametrize(
+    ("net", "head", "last"),
+    [
+        (late_head(), "5.weight", "2.weight"),
+        (EarlyHead(), "head.weight", "blocks.1.weight"),
+        (mlp(), "4.weight", "2.weight"),
+    ],
+    ids=("conv", "first", "mlp"),
+)
+def test_an_allocation_that_counts_the_classifier_means_that_of_the_network(name, net, head, last):
+    sparsity = 0.3 if name != "uniform-plus" or head == "4.weight" else 0.85
+    masks = RandomMasks(name).masks(net, sparsity=sparsity)
+    total = sum(mask.numel() for mask in masks.values())
+    assert sum(int(mask.sum()) for mask in masks.values()) == total - round(sparsity * total)
+    training = SparseTraining(net, SGD(net.parameters()), sparsity=sparsity, allocation=name, method=Static())
+    assert {layer.name: layer.kept for layer in training.layers} == {n: int(mask.sum()) for n, mask in masks.items()}
+    training.remove()
+    first = ends(net)[0]
+    dense = head if name != "uniform-plus" else first if first != head else ""
+    assert not dense or bool(masks[dense].all())
+    assert 0 < int(masks[last].sum()) < masks[last].numel()
+    if dense != head:
+        share = 0.2 if sparsity > 0.8 else float(masks[last].float().mean())
+        assert float(masks[head].float().mean()) == pytest.approx(share, abs=0.01)
+    with pytest.raises(RecipeError, match=f"classifier, {head}, a density of its own, and exclude leaves it out"):
+        RandomMasks(name).masks(net, sparsity=sparsity, exclude=[head])
+
+
+def test_others_leave_the_classifier_out():
+    assert {"er-plus", "erk-plus", "uniform-plus"} <= set(TAKING)
+    for name in ("uniform", "er", "erk", "alpha", "global"):
+        net = late_head()
+        training = SparseTraining(net, SGD(net.parameters()), sparsity=0.5, allocation=name, method=Static())
+        assert [layer.name for layer in training.layers] == ["0.weight", "1.weight", "2.weight"]
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.train.small import mlp, sgd, train
+from tests.train.small import Reader, mlp, sgd, train
 from torch import Tensor, nn
 
+from lowdim.core import registry
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.masks import Masks
 from lowdim.nn.csr.swap import sparse_
@@ -23,6 +25,12 @@ def masks(sparsity: float) -> dict[str, Tensor]:
 def training(given: Any, **settings: Any) -> SparseTraining:
     model = mlp(64, 32, 16, 4)
     return SparseTraining(model, sgd(model), masks=given, **({"method": Static(), "total_steps": 20} | settings))
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Return settings with which a method moves masks in twenty steps."""
+    short = {"every": 2} if "every" in registry.find("training", name).settings() else {}
+    return short | {"chase": {"channels": 0.0}, "st-rnn": {"gates": 1}}.get(name, {})
 
 
 class TestTwoArgumentsForOneQuantity:
@@ -62,6 +70,57 @@ class TestTwoArgumentsForOneQuantity:
     def test_an_allocation(self, allocation: Any, sparsity: float | None) -> None:
         with pytest.raises(RecipeError, match="Leave allocation out"):
             training(masks(0.7), allocation=allocation, sparsity=sparsity)
+
+    @pytest.mark.parametrize("sparsity", [None, 0.9])
+    @pytest.mark.parametrize("name", registry.names("training"))
+    @pytest.mark.parametrize("change", [{}, {"scope": "layer"}, {"scope": "uniform"}], ids=str)
+    def test_an_allocation_changes_something_or_is_refused(
+        self, name: str, change: Any, sparsity: float | None
+    ) -> None:
+        if not change.keys() <= (found := registry.find("training", name)).settings().keys():
+            return
+        method = found.load()(**settings_of(name), **change)
+        if not method.changes_density:
+            sparsity = sparsity and 0.7
+        recurrent = name == "selfish-rnn"
+        accepted = change == {"scope": "layer"} and sparsity is not None
+
+        def made(allocation: Any) -> SparseTraining:
+            model: nn.Module = Reader() if recurrent else mlp(64, 32, 16, 4)
+            given = RandomMasks().masks(model, sparsity=0.7)
+            asked: dict[str, Any] = {"sparsity": sparsity, "allocation": allocation, "total_steps": 20}
+            return SparseTraining(model, sgd(model), method=method, masks=given, **asked)
+
+        others: list[Any] = ["uniform", {"0.weight": 0.92, "2.weight": 0.82}]
+        if not accepted:
+            remedy = "Give sparsity, or leave" if change == {"scope": "layer"} else "Leave"
+            for allocation in others:
+                with pytest.raises(RecipeError, match=rf"{type(method).__name__} .*\. {remedy} allocation out"):
+                    made(allocation)
+        ends = []
+        for allocation in ("erk", *others) if accepted else ("erk",):
+            training = made(allocation)
+            train(training.model, training.optimizer, range(20), flat=not recurrent)
+            ends.append({layer.name: layer.kept for layer in training.layers})
+        assert all(a != b for a, b in combinations(ends, 2))
+
+    @pytest.mark.parametrize("sparsity", [None, 0.7])
+    def test_truly_sparse_layers_are_masks_too(self, sparsity: float | None) -> None:
+        model = mlp(64, 32, 16, 4)
+        sparse_(model, masks(0.7))
+        for method in (Static(), RigL(every=2), GraNet(every=2)):
+            with pytest.raises(RecipeError, match=r"the CSRLinear layers say .*\. Leave allocation out"):
+                SparseTraining(
+                    model, sgd(model), method=method, sparsity=sparsity, allocation="uniform", total_steps=20
+                )
+        gradual = GradualMagnitude(every=2, scope="layer")
+        if sparsity is None:
+            with pytest.raises(RecipeError, match="Give sparsity, or leave allocation out"):
+                SparseTraining(model, sgd(model), method=gradual, allocation="uniform", total_steps=20)
+            return
+        made = SparseTraining(model, sgd(model), method=gradual, sparsity=0.9, allocation="uniform", total_steps=20)
+        train(model, made.optimizer, range(20), flat=True)
+        assert [round(1 - layer.kept / layer.size, 2) for layer in made.layers] == [0.9, 0.9]
 
 
 def test_frozen_layers_are_no_hindrance_and_take_no_mask() -> None:

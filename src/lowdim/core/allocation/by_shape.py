@@ -169,9 +169,11 @@ def around(
     left = (1.0 - sparsity) * total - taken
     if not -_SLACK * total <= left <= rest + _SLACK * total:
         named = ", ".join(f"{name} at density {fixed[name]:g}" for name in shapes if name in fixed)
+        most, least = math.floor(1000 * (1.0 - taken / total)), math.ceil(1000 * (1.0 - (taken + rest) / total))
         raise RecipeError(
-            f"{rule} keeps {named}, which leaves {left:g} weights for the other {rest} at sparsity "
-            f"{sparsity:g}. Change the sparsity, or use another allocation such as erk"
+            f"{rule} keeps {named}, which leaves {left:g} weights for the other {rest} at sparsity {sparsity:g}. "
+            f"Choose a sparsity of at {f'most {most / 1000:g}' if left < 0 else f'least {least / 1000:g}'}, or another "
+            "allocation such as erk"
         )
     density = min(max(left / rest, 0.0), 1.0) if rest else 0.0
     found = spread(others, density, score) if others else {}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lowdim.core.allocation.by_shape import ByShape, Key, Shape, check_shapes, spread
+from lowdim.core.allocation.by_shape import AroundEnds, ByShape, Key, Shape, around, check_shapes, spread
 from lowdim.core.errors import RecipeError
 
 
@@ -37,11 +37,13 @@ class ER(ByShape):
 
 
 @dataclass(frozen=True)
-class ERPlus(ByShape):
+class ERPlus(AroundEnds):
     """ER with the last layer dense, the rest sparser by as much.
 
-    The last layer is the last weight of the last decoder block. The others share D' = (D * N - n_last) /
-    (N - n_last) by ER, D being the target density and N all weights.
+    In training the last layer is the classifier, which is part of the budget and becomes one of the sparse layers even
+    where it would stay dense by default; see `lowdim.models.structure.selection.ends`. In pruning it is the last weight
+    of the last decoder block. The others share D' = (D * N - n_last) / (N - n_last) by ER, D being the target density
+    and N all weights.
 
     Introduced (as ERK+) by "The Unreasonable Effectiveness of Random Pruning", arXiv 2202.02643, for a classifier kept
     dense; OWL (arXiv 2310.05175) compares it on language models as ER with the last layer forced dense at the same
@@ -52,23 +54,13 @@ class ERPlus(ByShape):
         [0.25, 0.25, 1.0]
     """
 
-    def shares(self, shapes: Mapping[str, Shape], sparsity: float) -> dict[str, float]:
+    def between(self, shapes: Mapping[str, Shape], sparsity: float, first: str, classifier: str) -> dict[str, float]:
         """Return the share of weights that each layer keeps.
 
         Raises:
             RecipeError: the last layer alone holds more weights than the budget keeps.
         """
-        *others, last = shapes
-        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-        total, size = sum(sizes.values()), sizes[last]
-        rest, kept = total - size, (1.0 - sparsity) * total - size
-        if kept < -1e-6 * total:
-            raise RecipeError(
-                f"allocation er-plus keeps {last} dense, which is {size / total:.3g} of all; "
-                f"sparsity must be at most {1 - size / total:.3g}; got {sparsity:g}. Use er instead"
-            )
-        density = min(max(kept / rest, 0.0), 1.0) if rest else 0.0
-        return spread({name: shapes[name] for name in others}, density, er_score) | {last: 1.0}
+        return around(shapes, sparsity, {classifier: 1.0}, er_score, "er-plus")
 
 
 def er_epsilon(shapes: Mapping[Key, Shape], epsilon: float) -> dict[Key, float]:

@@ -7,7 +7,7 @@ the last token of the context would merge with the answer, the two are encoded a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,10 +88,17 @@ def loglikelihood(
     Raises:
         DataError: a continuation is empty or longer than ``max_length``.
     """
+    asked = requests(tokenizer, pairs, max_length=max_length, bos=bos)
+    return of_ids(model, asked, tokens.pad_id(tokenizer), tokens_per_batch=tokens_per_batch)
+
+
+def requests(
+    tokenizer: Any, pairs: Iterable[tuple[str, str]], *, max_length: int | None = None, bos: tokens.Bos = "tokenizer"
+) -> list[tuple[tuple[int, ...], list[int]]]:
+    """Return what `of_ids` takes, of contexts and continuations; arguments and errors as of `loglikelihood`."""
     tokens.check_bos(bos, tokenizer)
     kept = len(tokens.prefix(tokenizer, bos))
-    requests = [_cut(*encode_pair(tokenizer, *pair, bos), max_length, kept) for pair in pairs]
-    return of_ids(model, requests, tokens.pad_id(tokenizer), tokens_per_batch=tokens_per_batch)
+    return [_cut(*encode_pair(tokenizer, *pair, bos), max_length, kept) for pair in pairs]
 
 
 def of_ids(

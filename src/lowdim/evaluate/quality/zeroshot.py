@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from lowdim.core.random import generator
 from lowdim.data.calibration import positions
+from lowdim.data.errors import DataError
 from lowdim.data.questions import Question
-from lowdim.data.tokens import Bos
+from lowdim.data.tokens import Bos, pad_id
 from lowdim.evaluate.errors import EvaluationError
 from lowdim.evaluate.quality import tasks
 from lowdim.evaluate.quality.difference import Difference, difference, standard_error
 from lowdim.evaluate.quality.forward import Forward, as_forward
-from lowdim.evaluate.quality.likelihood import Likelihood, loglikelihood
+from lowdim.evaluate.quality.likelihood import Likelihood, of_ids, requests
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,19 +105,49 @@ def evaluate_tasks(
         EvaluationError: unknown task, or a limit below 1.
         DataError: a local file is malformed, or a choice is longer than ``max_length``.
     """
-    if limit is not None and limit < 1:
-        raise EvaluationError(f"limit must be at least 1; got {limit}")
-    found = [tasks.find(name) for name in tasks.expand(names)]
     forward = as_forward(model)
     length = max_length or _positions(model)
     results = {}
-    asked = {task: sample(tasks.load(task.name), limit, seed, task.name) for task in found}
-    for task, chosen in asked.items():
-        pairs = [pair for q in chosen for pair in zip(q.contexts, q.continuations, strict=True)]
-        size: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "max_length": length}
-        scores = loglikelihood(forward, tokenizer, pairs, bos=bos, **size)
+    for task, chosen in _asked(names, limit, seed).items():
+        pairs = _encoded(task, chosen, tokenizer, length, bos)
+        scores = of_ids(forward, pairs, pad_id(tokenizer), tokens_per_batch=tokens_per_batch)
         results[task.name] = replace(judge(task, chosen, scores), bos=bos)
     return results
+
+
+def check_tasks(
+    tokenizer: Any,
+    names: Iterable[str],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    max_length: int | None = None,
+    bos: Bos = "tokenizer",
+) -> None:
+    """Read and encode what `evaluate_tasks` would ask, so that its errors come before any work; arguments as there."""
+    for task, chosen in _asked(names, limit, seed).items():
+        _encoded(task, chosen, tokenizer, max_length, bos)
+
+
+def _asked(names: Iterable[str], limit: int | None, seed: int) -> dict[tasks.Task, list[Question]]:
+    if limit is not None and limit < 1:
+        raise EvaluationError(f"limit must be at least 1; got {limit}")
+    found = [tasks.find(name) for name in tasks.expand(names)]
+    return {task: sample(tasks.load(task.name), limit, seed, task.name) for task in found}
+
+
+def _encoded(
+    task: tasks.Task, chosen: Sequence[Question], tokenizer: Any, max_length: int | None, bos: Bos
+) -> list[tuple[tuple[int, ...], list[int]]]:
+    found = []
+    for question in chosen:
+        pairs = zip(question.contexts, question.continuations, strict=True)
+        try:
+            found += requests(tokenizer, pairs, max_length=max_length, bos=bos)
+        except DataError as error:
+            where = f"task {task.name!r}, question {question.contexts[0][-60:]!r}"
+            raise DataError(f"{where}: {error}. Change the question, or leave it out.") from None
+    return found
 
 
 def paired(dense: TaskResult, sparse: TaskResult) -> Difference:

@@ -106,7 +106,8 @@ def _attention(
         q, k = _rotated(q, *angles), _rotated(k, *angles)
     begin = max(0, at + 1 - block.window) if block.window else 0
     seen = cache.extend(layer, at, k, v, begin)
-    mixed = _attend(plan, q.to(seen.dtype), seen, block.window, at - begin)
+    biased = block.k.matrix.bias is not None
+    mixed = _attend(plan, q.to(seen.dtype), seen, block.window, at - begin, exact=biased)
     result: Tensor = block.o.module(mixed.transpose(0, 1).reshape(count, -1).to(h.dtype))
     return result
 
@@ -117,9 +118,12 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin, x[..., 2 * half :]), -1)
 
 
-def _attend(plan: Decoder, q: Tensor, cache: Tensor, window: int, before: int) -> Tensor:
-    """Attend from ``q`` [heads, tokens, size] to keys and values [2, kv_heads, before + tokens, size]."""
-    if q.dtype == torch.bfloat16 and multiplies_bf16():
+def _attend(plan: Decoder, q: Tensor, cache: Tensor, window: int, before: int, exact: bool) -> Tensor:
+    """Attend from ``q`` [heads, tokens, size] to keys and values [2, kv_heads, before + tokens, size].
+
+    Scores are kept in fp32 if that is to be ``exact``, which those of keys with biases need: they are large.
+    """
+    if not exact and q.dtype == torch.bfloat16 and multiplies_bf16():
         k, v = cache[:, None]
         return chunked_causal(q[None], k, v, plan.attention_scale, window)[0].transpose(0, 1)
     count, total = q.shape[1], cache.shape[2]

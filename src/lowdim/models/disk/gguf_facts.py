@@ -66,7 +66,8 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 """Keys that change numbers, and the values with which they change none."""
 _READ = {
     *("context_length", "block_count", "embedding_length", "feed_forward_length", "vocab_size", "tensor_data_layout"),
-    *("pooling_type", "attention.head_count", "attention.head_count_kv", "attention.value_length"),
+    *("pooling_type", "attention.head_count", "attention.head_count_kv", "attention.key_length"),
+    *("attention.value_length", "expert_feed_forward_length", "expert_shared_feed_forward_length"),
     *("attention.key_length_swa", "attention.value_length_swa"),
     *("rope.freq_base", "rope.freq_base_swa"),
     *("rope.dimension_count", "rope.dimension_count_swa", "rope.dimension_sections", "rope.scale_linear"),
@@ -140,7 +141,7 @@ def complete(config: Any, facts: Facts) -> list[str]:
             continue
         elif key in _NEUTRAL:
             raise facts.refuse(key, f"{type(config).__name__} has no field for it")
-        elif key not in _FIELDS:
+        else:
             unknown.append(f"{facts.architecture}.{key}")
     if facts.architecture in _QUERY_SCALARS:
         shared = config.hidden_size // config.num_attention_heads
@@ -155,11 +156,30 @@ def complete(config: Any, facts: Facts) -> list[str]:
 
 def _read_by_transformers(config: Any, facts: Facts) -> set[str]:
     """Return the keys that Transformers itself has put into the config."""
-    if facts.architecture in GGUF_CONFIG_ARCHS:
-        return set(facts.said)
+    reader = GGUF_CONFIG_ARCHS.get(facts.architecture)
+    if reader is not None:  # a function, which tells by what it looks up
+        looked_up = _LookedUp(facts)
+        reader(looked_up, ())
+        return looked_up.keys_read
     kind = config.model_type.removesuffix("_text")
     mapping: Any = GGUF_CONFIG_MAPPING.get(kind, GGUF_CONFIG_MAPPING.get(facts.architecture, {}))
     return {key for key, field in mapping.items() if field is not None}
+
+
+class _LookedUp(dict[str, Any]):
+    """A file's metadata that remembers which keys of its architecture were looked up."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._prefix = f"{facts.architecture}."
+        super().__init__({self._prefix + key: value for key, value in facts.said.items()})
+        self.keys_read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        return self.get(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.keys_read.add(key.removeprefix(self._prefix))
+        return super().get(key, default)
 
 
 def _turn(config: Any, facts: Facts) -> None:

@@ -212,6 +212,11 @@ class CSRLinear(nn.Module):
         if on != (self._factors is not None):
             self._factors = [] if on else None
 
+    @property
+    def passed_over(self) -> bool:
+        """Whether no gradient came since ``watch(True)``."""
+        return self._factors == []
+
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the inputs [batch, in] and output gradients [batch, out] since ``watch(True)``."""
         if not self._factors:

@@ -24,7 +24,7 @@ from lowdim.pipeline.compose.measure import Asked
 from lowdim.pipeline.compose.recipe import Composition, order_of
 from lowdim.pipeline.compose.result import SCHEMA, sentence, table
 from lowdim.pipeline.compose.stage import Work
-from lowdim.prune.measure import make_windows
+from lowdim.prune.measure import ready
 from lowdim.runs.directory import Directory
 from lowdim.runs.fingerprint import refuse_differences, versions
 
@@ -103,7 +103,7 @@ class _Run:
             )
         held = invariants.kinds_of(self.source, trusted)
         self.chains = {name: self._chain(name, held) for name in recipe.chains()}
-        text = make_windows(recipe.measuring(), tokenizer, opened.config)
+        text = ready(recipe.measuring(), tokenizer, opened.config)
         self.asked = Asked(recipe.measuring(), tokenizer, text, **facts, progress=self.progress)
         opened.check_weights()
         return opened, facts, held, tokenizer

@@ -12,6 +12,7 @@ from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
 from lowdim.data.calibration import check_context, positions
 from lowdim.data.windows import Windows, windows
+from lowdim.evaluate.quality.zeroshot import check_tasks
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.pipeline.front.forms import Form
 from lowdim.pipeline.front.make import Maker, check_text
@@ -64,6 +65,7 @@ def front(
         found = read_json(target / FILE)
         refuse_differences(f"the finished front in {target}", found["fingerprint"], fingerprint)
         return found
+    check_tasks(tokenizer, settings.tasks, max_length=positions(opened.config), **settings.asking)
     with Directory(target, resume=resume) as directory:
         forms = settings.chosen()
         own = [form for form in forms if form.made]
@@ -83,7 +85,7 @@ def front(
 
 def _ready(settings: Settings) -> tuple[Opened, Any, Windows]:
     """Open the model and cut the text, so that what is wrong with either is known before any work."""
-    opened = open_model(settings.model)
+    opened = open_model(settings.model, trust_remote_code=settings.trust_remote_code)
     tokenizer = opened.tokenizer()
     if tokenizer is None:
         raise CheckpointError(
@@ -91,7 +93,8 @@ def _ready(settings: Settings) -> tuple[Opened, Any, Windows]:
         )
     context = settings.context or min(CONTEXT, positions(opened.config) or CONTEXT)
     check_context(context, opened.config, "context")
-    text = windows(settings.text, tokenizer, context, limit=settings.windows)
+    bos: Any = settings.bos
+    text = windows(settings.text, tokenizer, context, limit=settings.windows, bos=bos)
     embedding: Any = opened.stream.model.get_input_embeddings()
     most = positions(opened.config)
     check_text(settings.chosen(), settings, most, tokenizer, embedding.weight.shape[0])
@@ -111,7 +114,7 @@ def _rows(
 ) -> list[Row]:
     """Return the row of every form: an earlier attempt's, or one that is made and measured now."""
     done: dict[str, Any] = directory.state.setdefault("rows", {})
-    base, most = _in_bf16(opened, directory, progress), positions(opened.config)
+    base, most = _in_bf16(opened, settings, directory, progress), positions(opened.config)
     maker = Maker(base, directory.partial, settings, most, progress, announce)
     with progress.stage("Front", len(forms), "forms") as stage:
         for form in forms:
@@ -127,12 +130,13 @@ def _rows(
     return [Row(**done[form.name]) for form in forms]
 
 
-def _in_bf16(opened: Opened, directory: Directory, progress: Progress) -> Path:
+def _in_bf16(opened: Opened, settings: Settings, directory: Directory, progress: Progress) -> Path:
     """Return the dense model's directory, written anew where its weights are not bf16."""
     assert opened.source is not None
     if opened.source.dtype == "bfloat16":
         return opened.source.path
     out = directory.partial / "dense-bf16"
-    recipe = Recipe(sparsity=0.0, dtype="bfloat16", evaluation={"text": None})
+    trusted = settings.trust_remote_code
+    recipe = Recipe(sparsity=0.0, dtype="bfloat16", evaluation={"text": None}, trust_remote_code=trusted)
     prune(str(opened.source.path), recipe, out=out, resume=True, progress=progress)
     return out

@@ -15,7 +15,7 @@ from lowdim.models.quantize import quantize
 from lowdim.pipeline.front.forms import FORMS, Form
 from lowdim.pipeline.front.settings import CONTEXT, Settings
 from lowdim.pipeline.recover.api import recover
-from lowdim.pipeline.recover.distill import split_text
+from lowdim.pipeline.recover.blocks import split_text
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.prune.api import prune
 from lowdim.prune.recipe import Recipe
@@ -61,7 +61,8 @@ class Maker:
             prune(self.settings.model, sparse_recipe(form, self.settings), **options)
         elif not manifest.exists(out):
             with self.progress.stage(f"Round to {form.kind}", 1, "models") as stage:
-                quantize(self.base, out, Grid.of(form.kind, 64), overwrite=True)
+                trusted = self.settings.trust_remote_code
+                quantize(self.base, out, Grid.of(form.kind, 64), overwrite=True, trust_remote_code=trusted)
                 stage.advance()
         return out
 
@@ -100,6 +101,7 @@ def sparse_recipe(form: Form, settings: Settings) -> Recipe:
         calibration=_calibration(settings),
         evaluation={"text": None},
         seed=settings.seed,
+        trust_remote_code=settings.trust_remote_code,
     )
 
 
@@ -119,6 +121,7 @@ def recovery_recipe(form: Form, settings: Settings, most: int | None) -> Recover
         calibration={"context": min(CONTEXT, most or CONTEXT)} | chosen,
         evaluation={"text": None},
         seed=settings.seed,
+        trust_remote_code=settings.trust_remote_code,
     )
 
 

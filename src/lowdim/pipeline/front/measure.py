@@ -28,6 +28,8 @@ from lowdim.pipeline.front.settings import Settings
 from lowdim.prune.measure import Measured
 from lowdim.prune.sidecar import weight_bytes
 
+SECONDS = 60.0
+"""That the timed tokens of a form may take, as those of a pruning run."""
 _TOKENS = 1024  # positions in a forward of the evaluation
 
 
@@ -72,7 +74,7 @@ def measure(
     Returns:
         The row, and the protocol of its perplexity.
     """
-    model = opened(form, path)
+    model = opened(form, path, settings.trust_remote_code)
     room, size = positions(model.config), bytes_per_token(model) + embedding_row(model)
     run = Run(model, LowdimDecoder(model), model.config.vocab_size, room, size, weight_bytes(path))
     return measure_run(form, run, settings, tokenizer, text, progress)
@@ -96,13 +98,12 @@ def measure_run(
     """Measure a form that is loaded; see `measure`."""
     with progress.stage(f"Measure {form.name}", 2 * ROUNDS + 1, "turns") as stage, torch.inference_mode():
         quality = perplexity(run.model, text, tokens_per_batch=_TOKENS)
-        scores = evaluate_tasks(
-            run.model, tokenizer, settings.tasks, limit=settings.limit, seed=settings.seed, tokens_per_batch=_TOKENS
-        )
+        scores = evaluate_tasks(run.model, tokenizer, settings.tasks, tokens_per_batch=_TOKENS, **settings.asking)
         stage.advance(ROUNDS)
         who = Contestant("lowdim", form.kind, form.zeros)
         tokens = max(1, min(settings.tokens, (run.room or settings.tokens + START) - START - 1))
-        times = time_steps({who: run.decoder}, tokens, run.vocab, advance=stage.advance)
+        times = time_steps({who: run.decoder}, tokens, run.vocab, advance=stage.advance, seconds=SECONDS)
+    left_out = ROUNDS * tokens - len(times[who])
     hard = {name: found for name, found in scores.items() if name in PRESETS["hard"]}
     row = Row(
         form.name,
@@ -113,14 +114,15 @@ def measure_run(
         file_bytes=run.file_bytes,
         tokens_per_s=rates(times[who])["tokens_per_s"],
         backend=run.decoder.backend,
+        note=f"timed on {len(times[who])} tokens: {left_out} left out, {SECONDS:g} s were up" if left_out else "",
         outcomes=Measured(tasks=hard).to_dict()["tasks"],
     )
     return row, quality.protocol
 
 
-def opened(form: Form, path: Path) -> PreTrainedModel:
+def opened(form: Form, path: Path, trust_remote_code: bool = False) -> PreTrainedModel:
     """Return a form in this runtime; with rounded weights the head is rounded to int8 as it is loaded."""
-    model = runtime.load(path, form.kind)
+    model = runtime.load(path, form.kind, trust_remote_code=trust_remote_code)
     if form.name == "dense-bf16":
         accelerate(model, dtype=form.kind, min_sparsity=1.0)
     return model

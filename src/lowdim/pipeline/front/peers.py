@@ -62,4 +62,5 @@ def foreign(
     with closing(llamacpp.LlamaCpp(file, room)) as model:
         run = Run(model, model, model.vocab, room, llamacpp.bytes_read(file), file.stat().st_size)
         row, _ = measure_run(form, run, settings, tokenizer, text, progress)
-    return replace(row, note=f"llama.cpp, {source.name}" + ("" if form.sort == "file" else ", rounded anew"))
+    made = f"llama.cpp, {source.name}" + ("" if form.sort == "file" else ", rounded anew")
+    return replace(row, note="; ".join(filter(None, (made, row.note))))

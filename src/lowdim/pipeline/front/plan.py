@@ -41,7 +41,7 @@ class FrontPlan:
             4 forms, about 14 min on this machine and 1.0 GB of disk:
               pruning: 2 min of forward passes, and what refitting the weights takes
               training: 10 min
-              measuring: 2 min of perplexity and tasks, and a few seconds of decoding each
+              measuring: 2 min of perplexity and tasks, and at most a minute of decoding each
         """
         measuring = self.measuring * self.forms
         whole = measuring + self.pruning + self.training
@@ -49,7 +49,7 @@ class FrontPlan:
             f"{self.forms} forms, about {minutes(whole)} on this machine and {self.file_bytes / 1e9:.1f} GB of disk:\n"
             f"  pruning: {minutes(self.pruning)} of forward passes, and what refitting the weights takes\n"
             f"  training: {minutes(self.training)}\n"
-            f"  measuring: {minutes(measuring)} of perplexity and tasks, and a few seconds of decoding each"
+            f"  measuring: {minutes(measuring)} of perplexity and tasks, and at most a minute of decoding each"
         )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
-from lowdim.core.errors import RecipeError
+from lowdim.core.errors import RecipeError, suggest
+from lowdim.data.tokens import Bos
 from lowdim.evaluate.quality import tasks
 from lowdim.pipeline.front.forms import Form, choose
 
@@ -33,10 +34,12 @@ class Settings:
         context: tokens in a window.
         tasks: zero-shot tasks.
         limit: questions per task.
+        bos: where the start-of-text token of the text and the questions goes, see `lowdim.data.tokens.Bos`.
         calibration: text for pruning and training.
         samples: sequences of it, where it is not the default of pruning and of recovery.
         tokens: generated per timed turn.
         seed: of every draw.
+        trust_remote_code: run the Python code that the model brings along.
 
     Raises:
         RecipeError: values that cannot be, or do not go together.
@@ -56,10 +59,12 @@ class Settings:
     context: int | None = None
     tasks: tuple[str, ...] = ()
     limit: int | None = None
+    bos: str = "tokenizer"
     calibration: str = "builtin"
     samples: int | None = None
     tokens: int = 32
     seed: int = 0
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if self.minutes is not None and not self.recover:
@@ -72,6 +77,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise RecipeError(f"--{name} must be at least {least}, got {value}.")
+        if self.bos not in get_args(Bos):
+            raise RecipeError(f"--bos: unknown policy {self.bos!r}. {suggest(self.bos, get_args(Bos))}")
         object.__setattr__(self, "tasks", tasks.expand(self.tasks))
         names = {form.name for form in self.chosen() if form.made}
         if not names:
@@ -90,6 +97,11 @@ class Settings:
     def chosen(self) -> list[Form]:
         """Return the contestants."""
         return choose(self.forms, self.recover)
+
+    @property
+    def asking(self) -> dict[str, Any]:
+        """Which questions are asked of the tasks, and how: arguments of `zeroshot.evaluate_tasks`."""
+        return {"limit": self.limit, "seed": self.seed, "bos": self.bos}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

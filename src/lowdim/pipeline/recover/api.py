@@ -15,6 +15,7 @@ from lowdim.core.errors import LowdimError
 from lowdim.core.progress import Progress, Silent
 from lowdim.data.batch import split
 from lowdim.data.calibration import CalibrationData, positions
+from lowdim.data.windows import Windows
 from lowdim.models import ranks
 from lowdim.models.disk import manifest
 from lowdim.models.disk.convert import convert
@@ -23,16 +24,16 @@ from lowdim.models.save import save_model
 from lowdim.models.walk.opened import accepted
 from lowdim.models.walk.stream import Stream, Walk, watched
 from lowdim.nn.slorb import detach
-from lowdim.pipeline.recover.blocks import BlockStage, Text
-from lowdim.pipeline.recover.distill import DistillStage, Held, split_text
+from lowdim.pipeline.recover.blocks import BlockStage, Text, split_text
+from lowdim.pipeline.recover.distill import DistillStage, Held
 from lowdim.pipeline.recover.pair import Pair, open_pair
-from lowdim.pipeline.recover.plan import RecoveryPlan, StagePlan, counted, memory, plan_blocks, plan_distill
+from lowdim.pipeline.recover.plan import RecoveryPlan, StagePlan, counted, memory, plan_blocks, plan_distill, states
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.pipeline.recover.record import build_record
 from lowdim.pipeline.recover.shared import States, own_part
 from lowdim.prune.api import read_calibration
 from lowdim.prune.keeper import BlockRecord, Keeper
-from lowdim.prune.measure import Measured, compare, make_windows, measure
+from lowdim.prune.measure import Measured, compare, measure, ready
 from lowdim.prune.sidecar import write_sidecar
 from lowdim.prune.speed import MeasureSpeed
 from lowdim.runs.clock import Clock
@@ -150,10 +151,11 @@ class _Run:
         self.announce = announce or (lambda _: None)
         self.speed, self.stages = speed, stages
         self.clock = Clock()
+        self._windows: Windows | None = None
 
     def plan(self, spec: str, revision: str | None) -> RecoveryPlan:
         """Time both stages."""
-        pair, data = self._open(spec, revision)
+        pair, data = self._open(spec, revision, measured=True)
         text = self._text(data)
         return self._planned(pair, text)
 
@@ -173,18 +175,18 @@ class _Run:
         writer = Writer(out, overwrite=overwrite, resume=resume) if ranks.rank() == 0 else None
         with nullcontext() if writer is None else writer:
             with self.clock.stage("Open"):
-                pair, data = self._open(spec, revision)
+                pair, data = self._open(spec, revision, measured=True)
                 text = self._text(data)
                 partial = out.resolve().with_name(f"{out.resolve().name}.partial")
                 keeper, store = Keeper(pair.student, writer, partial), States(writer, partial)
                 checkpoint = pair.student.checkpoint
                 assert checkpoint is not None
                 if writer is not None:
-                    writer.directory.require_space(checkpoint.size_bytes)
+                    kept = states(pair) if "distill" in self.recipe.stages else 0
+                    writer.directory.require_space(checkpoint.size_bytes + kept)
                 keeper.start(self._fingerprint(pair, data))
                 keeper.write_outer()
             plan = self._settled(pair, text, keeper)
-            self._windows = make_windows(pair.student.recipe, self.tokenizer, pair.student.config)
             before = self._measured("dense", pair, keeper, pair.teacher.stream.forward)
             pruned = self._measured("pruned", pair, keeper, pair.student.stream.forward)
             records, held, stage = self._stages(pair, text, plan, keeper, store)
@@ -204,10 +206,13 @@ class _Run:
         ranks.barrier()
         return RecoveryResult(record.to_dict(), out)
 
-    def _open(self, spec: str, revision: str | None) -> tuple[Pair, CalibrationData]:
+    def _open(self, spec: str, revision: str | None, measured: bool = False) -> tuple[Pair, CalibrationData]:
+        """Open the models and read the text; ``measured`` where the evaluation is still to come."""
         pair = open_pair(spec, self.recipe, revision=revision)
-        pair.check_weights()
         self.tokenizer = self.tokenizer or pair.student.tokenizer() or pair.teacher.tokenizer()
+        if measured:
+            self._windows = ready(pair.student.recipe, self.tokenizer, pair.student.config)
+        pair.check_weights()
         return pair, read_calibration(pair.student, self.source, self.tokenizer)
 
     def _finished(self, spec: str, out: Path, revision: str | None) -> RecoveryResult:

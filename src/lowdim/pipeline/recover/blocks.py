@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import nn
 
+from lowdim.core.errors import LowdimError
 from lowdim.core.progress import Progress
 from lowdim.core.quantize import Quantized
 from lowdim.data.batch import Batch
@@ -110,3 +111,18 @@ def write(
         tensors[name] = stream.skeleton.as_stored(name, tensor)
     keeper.write_block(block, record, tensors)
     return record
+
+
+def split_text(batches: Sequence[Batch], share: float) -> Text:
+    """Return the batches to train on and those to hold out, at least one of each.
+
+    Raises:
+        LowdimError: there is only one.
+    """
+    if len(batches) < 2:
+        raise LowdimError(
+            f"the text fills {len(batches)} batch of tokens, and at least two are needed: one to train on and one to "
+            "judge by. Give more text (calibration.samples), or a shorter calibration.context."
+        )
+    held = max(1, round(share * len(batches)))
+    return Text(list(batches[held:]), list(batches[:held]))

@@ -65,7 +65,7 @@ class Held:
 
 
 class _DivergedError(Exception):
-    """A step's loss was NaN or Inf."""
+    """A step's gradient, or its loss, was NaN or Inf; the step was not taken."""
 
 
 class DistillStage:
@@ -238,8 +238,9 @@ class DistillStage:
         begun = time.perf_counter()
         self.loop, parameters = self._begin(steps, self.pair.recipe.distill.lr), [*self.masters, *self.beside]
         states = OwnStates(store.partial, keeper, self.loop) if self.sharded else store
-        if (ended := keeper.recall("distilled")) is not None:  # what was read may be half overwritten with the outcome
-            self.loop.load_state_dict(states.get())
+        ended, end = keeper.recall("distilled"), states.ended()
+        if ended is not None and end is not None:  # what was read may be half overwritten with the outcome
+            self.loop.load_state_dict(end)
             return Held(**ended)
         first = keeper.recall("held_out")
         if first is None:
@@ -261,9 +262,9 @@ class DistillStage:
             last = first
         seen = islice(self._places(0), self.loop.step * self.accumulate)
         tokens = sum(ranks.gathered(sum(num_tokens(self.text.train[place]) for place in seen)))
-        states.put(self.loop.state_dict())
         held = Held(first, last, self.loop.step, tokens, round(time.perf_counter() - begun, 3))
         keeper.remember("distilled", asdict(held))
+        states.end(self.loop.state_dict())
         return held
 
     def _begin(self, steps: int, lr: float) -> Loop:
@@ -314,28 +315,32 @@ class DistillStage:
         with progress.stage("Recover end to end", steps, "steps") as stage:
             stage.advance(self.loop.step)
 
-            def told(step: int, loss: float) -> None:
-                if not all(map(math.isfinite, ranks.gathered(loss))):
+            def check(*_: Any) -> None:
+                if not math.isfinite(self.loop.norm):
                     raise _DivergedError
-                stage.advance()
 
-            while self.loop.step < steps:
-                self.loop.run([next(places) for _ in range(self.accumulate)], told)
-                good = self.loop.step % max(_APART, steps // _RETURNS) == 0
-                if good or ranks.broadcast(time.monotonic() - saved >= self.pair.recipe.save_seconds):
-                    store.put(self.loop.state_dict(), good)
-                    saved = time.monotonic()
+            watch = self.loop.optimizer.register_step_pre_hook(check)
+            try:
+                while self.loop.step < steps:
+                    self.loop.run([next(places) for _ in range(self.accumulate)])
+                    stage.advance()
+                    good = self.loop.step % max(_APART, steps // _RETURNS) == 0 and self.loop.step < steps
+                    if good or ranks.broadcast(time.monotonic() - saved >= self.pair.recipe.save_seconds):
+                        store.put(self.loop.state_dict(), good)
+                        saved = time.monotonic()
+            finally:
+                watch.remove()
 
     def _back(self, store: States | OwnStates, start: _Start, keeper: Keeper) -> None:
         """Go back to the last good state, or to the beginning."""
-        state, step = store.get(good=True), self.loop.step
+        state, step = store.get(good=True), self.loop.step + 1
         if state is not None:
             self.loop.load_state_dict(state)
         else:
             self._take(start)
             self.loop.step = 0
         keeper.remember(
-            "distill_note", f"the loss of step {step} was not finite; training went back to step {self.loop.step}"
+            "distill_note", f"the gradient of step {step} was not finite; training went back to step {self.loop.step}"
         )
 
     def _take(self, start: _Start) -> None:
@@ -381,18 +386,3 @@ class DistillStage:
                     work.masters[own].copy_(whole(parameter, self.loop.copy_of(parameter)))
                 records[index] = write(self.pair, keeper, block, work, codes, self._pruned)
         return records
-
-
-def split_text(batches: Sequence[Batch], share: float) -> Text:
-    """Return the batches to train on and those to hold out, at least one of each.
-
-    Raises:
-        LowdimError: there is only one.
-    """
-    if len(batches) < 2:
-        raise LowdimError(
-            f"the text fills {len(batches)} batch of tokens, and at least two are needed: one to train on and one to "
-            "judge by. Give more text (calibration.samples), or a shorter calibration.context."
-        )
-    held = max(1, round(share * len(batches)))
-    return Text(list(batches[held:]), list(batches[:held]))

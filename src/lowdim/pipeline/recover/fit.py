@@ -101,7 +101,8 @@ class Fitter:
                 break
             best.look(self.error(block, held))
         best.restore()
-        masks.remove()
+        for rider in filter(None, (masks, rounding)):
+            rider.remove()
         for parameter in work.parameters:
             parameter.requires_grad_(False)
         return Fit(before, best.error, loop.step, round(time.perf_counter() - begun, 3)), best.codes

@@ -162,6 +162,16 @@ def memory(pair: Pair, text: Text, batches: int) -> dict[str, int]:
     }
 
 
+def states(pair: Pair) -> int:
+    """Return the bytes of the states of the end-to-end stage that lie on disk at a time, on all ranks together.
+
+    Three: a good one, the latest, and the one that is being written, each with the model, fp32 copies and two moments.
+    """
+    stream = pair.student.stream
+    item = (stream.compute or pair.student.stored).itemsize
+    return 3 * (stream.numel() * item + 12 * sum(p.numel() for block in stream.blocks for p in block.parameters()))
+
+
 def counted(pair: Pair) -> tuple[int, float]:
     """Return how many weights are trained, and the share of pruned ones among those of the layers.
 

@@ -20,7 +20,7 @@ from lowdim.train.compare.store import KEY, read
 from lowdim.train.loop import Loop
 from lowdim.train.sparse.distributed import full, local
 
-_LATEST, _GOOD = "sharded", "sharded_good"
+_LATEST, _GOOD, _END = "sharded", "sharded_good", "sharded_end"
 
 
 def shard(block: nn.Module, compute: torch.dtype, masters: Mapping[str, Tensor] | None = None) -> None:
@@ -66,13 +66,27 @@ class OwnStates:
     def __init__(self, partial: Path, keeper: Keeper, loop: Loop) -> None:
         self._partial, self._keeper, self._loop = partial, keeper, loop
 
-    def _file(self, step: object) -> Path:
-        return self._partial / f".distill-{step}-{ranks.rank()}.safetensors"
+    def _file(self, name: object) -> Path:
+        return self._partial / f".distill-{name}-{ranks.rank()}.safetensors"
 
     def put(self, content: Any, good: bool = False) -> None:
         """Write a state as `States.put` does; it counts once every rank has written its own."""
+        file = self._write(self._loop.step, content)
+        for name in (_GOOD, _LATEST) if good else (_LATEST,):  # killed in between, a run goes on from the one before
+            self._keeper.remember(name, self._loop.step)
+        needed = {self._file(self._keeper.recall(name)) for name in (_LATEST, _GOOD)} | {file}
+        for old in self._partial.glob(self._file("*").name):
+            if old not in needed:
+                old.unlink()
+
+    def end(self, content: Any) -> None:
+        """Write how the training ended; it counts once every rank has written its own."""
+        self._write(_END, content)
+        self._keeper.remember(_END, True)
+
+    def _write(self, name: object, content: Any) -> Path:
         text, tensors = tree.pack(_locals(content))
-        file = self._file(self._loop.step)
+        file = self._file(name)
         temporary = file.with_name(f"{file.name}.tmp")
         with temporary.open("wb") as target:
             write_file(target, tensors, {KEY: text})
@@ -80,19 +94,20 @@ class OwnStates:
             os.fsync(target.fileno())
         os.replace(temporary, file)
         ranks.barrier()
-        for name in (_LATEST, _GOOD)[: 1 + good]:
-            self._keeper.remember(name, self._loop.step)
-        needed = {self._file(self._keeper.recall(name)) for name in (_LATEST, _GOOD)}
-        for old in self._partial.glob(self._file("*").name):
-            if old not in needed:
-                old.unlink()
+        return file
 
     def get(self, good: bool = False) -> Any:
         """Return the last state, or the last good one; None if there is none."""
-        step = self._keeper.recall(_GOOD if good else _LATEST)
-        if step is None:
+        return self._read(self._keeper.recall(_GOOD if good else _LATEST))
+
+    def ended(self) -> Any:
+        """Return what `end` wrote, or None."""
+        return self._read(_END if self._keeper.recall(_END) else None)
+
+    def _read(self, name: object) -> Any:
+        if name is None:
             return None
-        state, model = read(self._file(step)), self._loop.model.state_dict()
+        state, model = read(self._file(name)), self._loop.model.state_dict()
         state["model"] = {name: _placed(held, model[name]) for name, held in state["model"].items()}
         own = [parameter for group in self._loop.optimizer.param_groups for parameter in group["params"]]
         for index, moments in state["optimizer"]["state"].items():

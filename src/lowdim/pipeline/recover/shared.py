@@ -11,9 +11,9 @@ from lowdim.data.batch import Batch
 from lowdim.models import ranks
 from lowdim.models.disk.writer import Writer
 from lowdim.pipeline.recover.blocks import Text
-from lowdim.train.compare.store import Store, read
+from lowdim.train.compare.store import Store, read, saved
 
-_LATEST, _GOOD = ".distill.safetensors", ".distill-good.safetensors"
+_LATEST, _GOOD, _END = (f".distill-{name}.safetensors" for name in ("latest", "good", "end"))
 
 
 def own_part(text: Text, sharded: bool) -> Text:
@@ -43,7 +43,7 @@ class States:
     """The states of a training in the directory of a run: rank 0 writes, every rank reads.
 
     There are two: the latest, to go on from, and a good one, saved at certain steps whatever the clock says, to go back
-    to.
+    to. Beside them lies how it ended, from which nothing goes on.
 
     Args:
         writer: of the run; ``None`` on other ranks.
@@ -55,13 +55,27 @@ class States:
 
     def put(self, content: Any, good: bool = False) -> None:
         """Write a nested state in the place of those before it, a good one in that of both; every rank must call it."""
+        self._write(_GOOD if good else _LATEST, content, _LATEST if good else None)
+
+    def end(self, content: Any) -> None:
+        """Write how the training ended; every rank must call it."""
+        self._write(_END, content)
+
+    def _write(self, name: str, content: Any, stale: str | None = None) -> None:
         if self._store is not None:
-            self._store.put(_GOOD if good else _LATEST, content)
-            if good:
-                self._store.drop(_LATEST)
+            self._store.put(name, content)
+            if stale is not None:
+                self._store.drop(stale)
         ranks.barrier()
 
     def get(self, good: bool = False) -> Any:
         """Return what `put` wrote last, or the last good state; None if there is none."""
-        there = [name for name in (_LATEST, _GOOD)[good:] if (self.partial / name).is_file()]
-        return read(self.partial / there[0]) if there else None
+        return _read(saved(self.partial, _LATEST, _GOOD, good))
+
+    def ended(self) -> Any:
+        """Return what `end` wrote, or None."""
+        return _read(self.partial / _END)
+
+
+def _read(file: Path | None) -> Any:
+    return read(file) if file is not None and file.is_file() else None

@@ -20,12 +20,12 @@ from lowdim.models.walk.opened import Opened, open_model
 from lowdim.models.walk.stream import watched
 from lowdim.pipeline.ahead import asked_tokens, minutes, seconds_per_token
 from lowdim.pipeline.recover.api import recover
-from lowdim.pipeline.recover.distill import split_text
+from lowdim.pipeline.recover.blocks import split_text
 from lowdim.pipeline.stress.result import Point, render
 from lowdim.pipeline.stress.settings import Settings
 from lowdim.prune.api import plan as plan_pruning
 from lowdim.prune.api import prune
-from lowdim.prune.measure import Measured, make_windows, measure
+from lowdim.prune.measure import Measured, check_tasks, make_windows, measure
 from lowdim.runs.directory import Directory
 from lowdim.runs.fingerprint import refuse_differences, versions
 
@@ -90,6 +90,7 @@ class _Run:
             found = read_json(self.out / FILE)
             refuse_differences(f"the finished run in {self.out}", found["fingerprint"], fingerprint)
             return found
+        check_tasks(settings.measuring(), self.tokenizer, opened.config)
         with Directory(self.out, resume=resume) as directory:
             directory.begin(fingerprint)
             self.announce(self._plan(opened, self.text))

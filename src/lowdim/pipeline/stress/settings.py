@@ -34,6 +34,7 @@ class Settings:
         text: that perplexity is measured on; ``None`` for no perplexity.
         windows: of it, at most so many.
         context: tokens in a window.
+        bos: where the start-of-text token of the text and the questions goes, see `lowdim.data.tokens.Bos`.
         seed: of every draw.
         trust_remote_code: run the Python code that the model brings along.
 
@@ -57,6 +58,7 @@ class Settings:
     text: str | None = "builtin"
     windows: int | None = count(None)
     context: int | None = count(None, least=2)
+    bos: str = "tokenizer"
     seed: int = count(0, least=0)
     trust_remote_code: bool = False
 
@@ -67,7 +69,8 @@ class Settings:
         if not any(self.grid):
             raise RecipeError(f"the grid {list(self.grid)} prunes nothing. Give sparsities above 0, such as 0.05,0.5.")
         object.__setattr__(self, "grid", tuple(sorted(set(self.grid))))
-        object.__setattr__(self, "tasks", Recipe(sparsity=0.0, evaluation={"tasks": list(self.tasks)}).evaluation.tasks)
+        given = {"tasks": list(self.tasks), "bos": self.bos}
+        object.__setattr__(self, "tasks", Recipe(sparsity=0.0, evaluation=given).evaluation.tasks)
         Verdict({}, self.tolerance, self.own)
         if taken := [key for key in _GIVEN if key in self.recipe]:
             raise RecipeError(
@@ -96,7 +99,8 @@ class Settings:
     def measuring(self) -> Recipe:
         """Return what is measured, as the recipe that evaluations read."""
         size = {} if self.context is None else {"context": self.context}
-        asked = {"text": self.text, "windows": self.windows, "tasks": list(self.asked), "limit": self.limit, **size}
+        how = {"text": self.text, "windows": self.windows, "limit": self.limit, "bos": self.bos}
+        asked = {"tasks": list(self.asked), **how, **size}
         return Recipe(sparsity=0.0, evaluation=asked, **self._common)
 
     def recovering(self) -> Recovery:

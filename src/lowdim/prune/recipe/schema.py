@@ -75,7 +75,7 @@ class Evaluation(Section):
 
     Args:
         text: "builtin" (odd-numbered wiki articles), the path of a text file, None for no perplexity; "auto"
-            is the built-in text where it has been fetched already.
+            is the built-in text where it has been fetched already and the model has a tokenizer.
         context: tokens per window; None takes the smaller of 512 and the model's own limit.
         windows: windows measured; None takes all of the text.
         tasks: zero-shot tasks by name; "hard" stands for those of `lowdim.evaluate.quality.tasks.HARD`.

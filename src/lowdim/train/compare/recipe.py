@@ -157,8 +157,9 @@ class TrainingRecipe(Document):
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
         given = self.spell_out(values).get("training")
-        # a method object, too, has its interval; the fields alone decide whether two recipes are equal
-        self.__dict__["_paced"] = "every" in given if isinstance(given, Mapping) else not isinstance(given, str | None)
+        # a method object, too, has its intervals; the fields alone decide whether two recipes are equal
+        named = given if isinstance(given, Mapping) else {} if isinstance(given, str | None) else vars(given)
+        self.__dict__["_given"] = frozenset(named)
 
     sections: ClassVar[Mapping[str, type[Section]]] = {"data": Data, "optimizer": Optimizer, "ranks": Ranking}
     kinds = ("training", "objective", "sampler")
@@ -247,11 +248,11 @@ class TrainingRecipe(Document):
         if self.executor == "csr":
             self._check_csr()
         samples.check(self, classification.find(self.data.name))
-        spread = self.initialisation and not self.training.changes_density
-        if spread and allocations.parse(self.allocation) != allocations.ERK():
+        given = self.initialisation and allocations.parse(self.allocation) != allocations.ERK()
+        if given and (why := self.training.overrules()):
             raise RecipeError(
                 f"initialisation and allocation {self.allocation!r} both say how the sparsity is spread over the "
-                "layers. Leave one of them out."
+                f"layers, and {type(self.training).__name__} {why}. Leave one of them out."
             )
         name = self.optimizer.name
         if name == "auto":
@@ -263,12 +264,12 @@ class TrainingRecipe(Document):
         return self
 
     def sized(self, steps: int) -> Self:
-        """Return the recipe of a run of so many optimizer steps; where ``every`` was not given, the run decides it.
+        """Return the recipe of a run of so many optimizer steps, which decides the intervals that were not given.
 
         Raises:
             RecipeError: the method can do nothing in such a run.
         """
-        training = self.training if self.__dict__["_paced"] else self.training.sized(steps)
+        training = self.training.sized(steps, self.__dict__["_given"])
         training.check_length(steps)
         if why := training.stands_still(steps):
             raise RecipeError(f"{why}, or train for more epochs.")

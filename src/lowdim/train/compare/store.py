@@ -47,3 +47,13 @@ def read(path: Path) -> Any:
     with safe_open(path, framework="pt") as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return tree.unpack(file.metadata()[KEY], tensors)
+
+
+def saved(partial: Path, latest: str, good: str, only_good: bool) -> Path | None:
+    """Return the file of the latest of two states, or of the good one alone; ``None`` if there is none.
+
+    A good state replaces the latest: where both are there, the latest came after it, or the run was killed in between
+    and goes on from either to the same bytes.
+    """
+    there = [partial / name for name in ((good,) if only_good else (latest, good))]
+    return next((path for path in there if path.is_file()), None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.files import read_json
@@ -53,7 +54,7 @@ class Start:
     def fingerprint(self) -> dict[str, Any]:
         """Return what it begins as: files, or the config of weights that are drawn."""
         if self.source is None:
-            return {"config": self.config.to_diff_dict()}
+            return {"config": json.loads(self.config.to_json_string())}
         return {"files": Checkpoint(self.source.path).fingerprint(), "blocks": self.blocks}
 
 
@@ -112,10 +113,12 @@ def _is_config(path: Path) -> bool:
 
 
 def _from_file(path: Path) -> Any:
-    given = read_json(path / "config.json" if path.is_dir() else path)
-    kind = given.pop("model_type", None)
+    file = path / "config.json" if path.is_dir() else path
+    read_json(file)  # whose errors say what is wrong
     try:
         with quiet():
+            given = PreTrainedConfig.get_config_dict(file, local_files_only=True)[0]
+            kind = given.pop("model_type", None)
             return AutoConfig.for_model(kind, **given)
     except Exception as error:  # each config has checks of its own
         raise RecipeError(f"draft: {path} is no config: {' '.join(str(error).split())[:300]}.") from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import Lazy
@@ -87,6 +88,34 @@ class Chase(Method):
 
     # ---------------------------------------------------------------- when, and how much
 
+    def sized(self, total: int, given: Collection[str] = ()) -> Self:
+        """Return the method with an ``every`` and a ``channel_every`` of at most a tenth of the steps of removals."""
+        most = max(1, int((self.channel_until if self.channels else 1.0) * total) // 10)
+        clocks = {name: min(getattr(self, name), most) for name in ("every", "channel_every") if name not in given}
+        return dataclasses.replace(self, **clocks)
+
+    def check_length(self, total: int | None) -> None:
+        """Refuse a run that is too short for a single removal, or for anything.
+
+        Raises:
+            RecipeError: see above.
+        """
+        if total is not None and self.channels and self._last_removal(total) <= 0:
+            raise RecipeError(
+                f"channel_every is {self.channel_every}, but channels are removed only up to step "
+                f"{int(self.channel_until * total)} (channel_until); remove more often, or use channels=0.0"
+            )
+        super().check_length(total)
+
+    def stands_still(self, total: int | None) -> str:
+        """Say why neither an exploration nor a removal comes."""
+        if total is None or self.every <= total or (self.channels and self._last_removal(total) > 0):
+            return ""
+        return (
+            f"Chase would never move a mask: every is {self.every}, but the run ends at step {total}. Choose a smaller "
+            "every"
+        )
+
     def due(self, step: int, total: int | None) -> bool:
         """Tell whether masks move at a step."""
         return step % self.every == 0 or self.removes(step, total)
@@ -120,6 +149,10 @@ class Chase(Method):
 
     # ---------------------------------------------------------------- what is done
 
+    def overrules(self) -> str:
+        """Say that the weights of all layers compete."""
+        return "ranks the weights of all layers together"
+
     def check(self, layers: Sequence[SparseLayer]) -> None:
         """Refuse weights that are not held dense, or whose units are blocks."""
         for layer in layers:
@@ -132,18 +165,9 @@ class Chase(Method):
     def observers(
         self, model: nn.Module, optimizer: Optimizer, layers: Sequence[SparseLayer], total: int | None
     ) -> dict[str, Any]:
-        """Keep removed channels at zero.
-
-        Raises:
-            RecipeError: the run is too short for a single removal.
-        """
+        """Keep removed channels at zero."""
         if not self.channels:
             return {}
-        if self._last_removal(total) <= 0:
-            raise RecipeError(
-                f"channel_every is {self.channel_every}, but channels are removed only up to step "
-                f"{int(self.channel_until * (total or 0))} (channel_until); remove more often, or use channels=0.0"
-            )
         return {"channels": chase_channels.Removal(model, optimizer, layers)}
 
     def update(self, moment: Moment) -> None:

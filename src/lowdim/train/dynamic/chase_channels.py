@@ -167,6 +167,10 @@ class Removal(Rider):
         if parameter.grad is not None:
             parameter.grad.masked_fill_(self._dead[id(parameter)][1], 0.0)
 
+    def weights(self) -> tuple[()]:
+        """Return none: the training that this observes for has them."""
+        return ()
+
     def gradients(self, step: int) -> bool:
         """Clear the gradients of what is removed once more: ranks may have averaged them since."""
         for parameter, _ in self._dense():

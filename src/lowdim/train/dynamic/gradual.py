@@ -78,6 +78,12 @@ class GradualMagnitude(Periodic):
             "Choose a smaller every"
         )
 
+    def overrules(self) -> str:
+        """Say whether one threshold, or one sparsity, holds for all layers."""
+        if self.scope == "layer":
+            return ""
+        return f"prunes all layers alike with scope={self.scope!r}, and goes by an allocation with scope='layer' alone"
+
     def _first(self, total: int | None) -> float:
         assert total is not None, "SparseTraining asks for total_steps where needs_total is set"
         return self.begin * total

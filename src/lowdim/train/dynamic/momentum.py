@@ -33,6 +33,10 @@ class DenseMomentum(Rider):
         self._held = [torch.zeros_like(layer.parameter, requires_grad=False) for _ in range(count)]
         self._ride = Ride.board(optimizer, self)
 
+    def weights(self) -> tuple[()]:
+        """Return none: the training that this observes for has them."""
+        return ()
+
     @torch.no_grad()
     def gradients(self, step: int) -> bool:
         """Take in the gradient of a step."""

@@ -114,6 +114,10 @@ class AdaptiveMasks(MaskRider):
         """The masks as they are now, by name; gathered from all ranks if they are sharded, so that all must ask."""
         return Masks.from_dict({weight.name: weight.whole(weight.mask) for weight in self._weights})
 
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """Return those whose masks move."""
+        return [(weight.name, weight.parameter) for weight in self._weights]
+
     def projections(self) -> dict[nn.Parameter, Callable[[Tensor], Tensor]]:
         """Return what a `Loop` computes with, for its ``projected``."""
         return {weight.parameter: self._projection(weight) for weight in self._weights}

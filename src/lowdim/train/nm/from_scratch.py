@@ -95,6 +95,10 @@ class SparseFromScratch(MaskRider):
         for name, layer in self._layers.items() if rule.mvue else ():
             layer.forward = self._forward(name, layer)  # type: ignore[method-assign,assignment]
 
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """Return those that are computed with as 2:4."""
+        return [(name, layer.weight) for name, layer in self._layers.items()]
+
     def projections(self) -> dict[nn.Parameter, Callable[[Tensor], Tensor]]:
         """Return what a `Loop` computes with, for its ``projected``."""
         return {cast("nn.Parameter", layer.weight): self._projection(name) for name, layer in self._layers.items()}

@@ -25,6 +25,10 @@ class MaskRider(Rider):
     history: Sequence[Mapping[str, Any]] = ()
 
     @abstractmethod
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """Return those that have a mask."""
+
+    @abstractmethod
     def projections(self) -> dict[nn.Parameter, Callable[[Tensor], Tensor]]:
         """Return what the model computes with, by weight, for `lowdim.train.loop.Loop`."""
 
@@ -57,6 +61,10 @@ class FixedMasks(MaskRider):
         self._off = {parameter: part(~mask, parameter) for parameter, mask in masks.items()}
         self._ride = Ride.board(optimizer, self)
         self._handles = [p.register_post_accumulate_grad_hook(self._clear) for p in self._off]
+
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """Return those that have a mask."""
+        return [("", parameter) for parameter in self._off]
 
     def projections(self) -> dict[nn.Parameter, Any]:
         """Return nothing: weights are zero where they are pruned."""

@@ -79,6 +79,10 @@ class Rounding(Rider):
         self._weights, self._every = dict(weights), every
         self._ride = Ride.board(optimizer, self)
 
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """Return those that are rounded."""
+        return [("", parameter) for parameter in self._weights]
+
     def projections(self) -> dict[nn.Parameter, Any]:
         """Return what the model computes with, by weight, for `lowdim.train.loop.Loop`."""
         return {parameter: weight.project for parameter, weight in self._weights.items()}

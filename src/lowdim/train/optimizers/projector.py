@@ -111,7 +111,8 @@ class Projector(Settings, ABC):
             )
             return chosen
         draw = generator(self.seed, "projector", place, step, device=str(matrix.device))
-        self.choose(matrix if there else torch.eye(*matrix.shape, device=matrix.device), held, draw, gradient.dtype)
+        shown = matrix / matrix.abs().amax() if there else torch.eye(*matrix.shape, device=matrix.device)
+        self.choose(shown, held, draw, gradient.dtype)  # products of very large or small entries leave fp32
         gap = held.get("gap", self.gap)
         held["due"] = (step // gap + 1) * gap if there else 0
         return True

@@ -180,7 +180,7 @@ def sharpened(matrix: Tensor, begun: Tensor, iterations: int, rank: int) -> Tens
 
     Args:
         matrix: G, fp32 [rows, cols].
-        begun: V, [cols, r or more], whatever they begin from, orthonormal columns.
+        begun: V, [cols, r or more], whatever they begin from; orthonormal if ``iterations`` is 0.
         iterations: multiplications with the matrix and its transpose.
         rank: r.
     """

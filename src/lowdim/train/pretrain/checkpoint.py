@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from lowdim.core.files import read_json
 from lowdim.models import ranks
 from lowdim.runs.directory import Directory
-from lowdim.train.compare.store import CHECKPOINT, Store, read
+from lowdim.train.compare.store import CHECKPOINT, Store, read, saved
 from lowdim.train.loop import Loop
 
 _WRAPPED = "module."
@@ -60,19 +60,16 @@ class Checkpoints:
         """Go on from the state that was saved last, or back to the good one; return what was kept beside it, if any."""
         if self._sharded:
             return self._load_shards(loop, good)
-        name = self._last(_GOOD, CHECKPOINT, good)
-        if name is None:
+        file = saved(self.partial, CHECKPOINT, _GOOD, good)
+        if file is None:
             return None
-        found = read(self.partial / name)
+        found = read(file)
         state = found["loop"]
         if isinstance(loop.model, DistributedDataParallel):
             state["model"] = {_WRAPPED + key: value for key, value in state["model"].items()}
         loop.load_state_dict(state)
         beside: dict[str, Any] = found["beside"]
         return beside
-
-    def _last(self, good: str, latest: str, asked: bool) -> str | None:
-        return next((n for n in ((good,) if asked else (latest, good)) if (self.partial / n).exists()), None)
 
     def drop(self) -> None:
         """Remove the states; on the process that writes."""
@@ -99,10 +96,10 @@ class Checkpoints:
         ranks.barrier()
 
     def _load_shards(self, loop: Loop, good: bool) -> dict[str, Any] | None:
-        name = self._last(_GOOD_SHARDS, _LATEST, good)
-        if name is None:
+        file = saved(self.partial, _LATEST, _GOOD_SHARDS, good)
+        if file is None:
             return None
-        found = read_json(self.partial / name)
+        found = read_json(file)
         model, optimizer = get_state_dict(loop.model, loop.optimizer)
         state: dict[str, Any] = {"model": model, "optimizer": optimizer, "riders": _riding(loop)}
         state_dict_loader.load(state, checkpoint_id=self.partial / found["place"])

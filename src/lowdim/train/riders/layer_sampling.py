@@ -116,6 +116,10 @@ class LayerSampling(Rider):
 
     # ---------------------------------------------------------------- steps
 
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """Return those of the blocks."""
+        return [("", p) for parameters in self._blocks for p in parameters]
+
     def gradients(self, step: int) -> bool:
         """Leave the gradients: frozen weights have none."""
         return False

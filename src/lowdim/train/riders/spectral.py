@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError
 from lowdim.models import ranks
@@ -77,6 +77,10 @@ class SpectralDecay(Rider):
         self.alphas: dict[str, float] = {}
         self.ratios: dict[str, float] = dict.fromkeys(self._weights, 1.0)
         self._ride = Ride.board(self.optimizer, self)
+
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """Return the matrices that it decays."""
+        return [*self._weights.items()]
 
     def gradients(self, step: int) -> bool:
         """Measure if it is time, and make up for what the decay of the optimizer lacks or has too much."""

@@ -100,14 +100,25 @@ class CSRLayer:
         """
         if count == 0:
             return torch.empty(0, dtype=torch.int64)
-        return self.module.index.top_gradient(*self.module.factors(), excluded, count)
+        return self.module.index.top_gradient(*self._factors(), excluded, count)
 
     def gradients_at(self, positions: Tensor) -> Tensor:
         """Return the |dense gradient| at any positions, int64 [n], from what was watched; fp32 [n]."""
-        x, g = self.module.factors()
+        x, g = self._factors()
         rows, cols = positions // self.shape[1], positions % self.shape[1]
         parts = zip(rows.split(_AT_ONCE), cols.split(_AT_ONCE), strict=True)
         return torch.cat([(g[:, r] * x[:, c]).sum(0).abs() for r, c in parts] or [torch.empty(0)])
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """Return what the dense gradient is the product of: of no sample where a layer of zero gradient was not called.
+
+        Raises:
+            LowdimError: nothing was watched.
+        """
+        gradient = self.gradients()
+        if self.module.passed_over and not bool(gradient.any()):
+            return gradient.new_empty(0, self.shape[1]), gradient.new_empty(0, self.shape[0])
+        return self.module.factors()
 
     def top(self, scores: Tensor, count: int, excluded: Tensor) -> Tensor:
         """Return the positions with the highest scores; see `lowdim.train.sparse.layer.SparseLayer`."""
@@ -181,7 +192,7 @@ class CSRLayer:
         """Tell whether there is no gradient to move by; see `lowdim.train.sparse.layer.Held`."""
         if self.parameter.grad is None or not self.parameter.requires_grad:
             return True
-        return looks and not prunes and not bool(self.module.factors()[1].any())
+        return looks and not prunes and not bool(self._factors()[1].any())
 
     def hold_gradient(self) -> None:
         """Keep the gradient until ``release``, whatever happens to the parameter's own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -52,24 +52,30 @@ class Method(Settings):
         """Tell whether masks move at a step."""
         return False
 
-    def sized(self, total: int) -> Self:
-        """Return the method as it suits a run of so many optimizer steps, where its clock is not given."""
+    def sized(self, total: int, given: Collection[str] = ()) -> Self:
+        """Return the method as it suits a run of so many optimizer steps; its settings that are ``given`` stay."""
         return self
 
     def check_length(self, total: int | None) -> None:
         """Refuse a number of optimizer steps with which the method cannot work.
 
         Raises:
-            RecipeError: the method needs to know the number, or can do nothing within it.
+            RecipeError: the method needs to know the number, or changes the density and can do nothing within it.
         """
         if self.needs_total and total is None:
             raise RecipeError(
                 f"{type(self).__name__} has a schedule over the whole run: give total_steps, its optimizer steps"
             )
+        if self.changes_density and (why := self.stands_still(total)):
+            raise RecipeError(why)
 
     def stands_still(self, total: int | None) -> str:
         """Say why a method that moves masks would never move one in such a run; nothing if it will."""
         return ""
+
+    def overrules(self) -> str:
+        """Say why it matters to no layer, once there are masks, what an allocation gives it; nothing if it does."""
+        return "" if self.changes_density else "leaves every layer at what it keeps"
 
     def check_budget(self, units: Mapping[str, Units], first: int, last: int) -> None:
         """Refuse to begin with ``first`` units and to end with ``last``, where the method cannot go there.
@@ -124,15 +130,11 @@ class Periodic(Method):
     every: int = count(100)
     until: float = share(1.0)
 
-    def sized(self, total: int) -> Self:
+    def sized(self, total: int, given: Collection[str] = ()) -> Self:
         """Return the method with an ``every`` of at most a tenth of the steps in which masks move."""
+        if "every" in given:
+            return self
         return dataclasses.replace(self, every=min(self.every, max(1, int(self.last(total)) // 10)))
-
-    def check_length(self, total: int | None) -> None:
-        """Refuse a run that ends before the first update, without which the density would not change."""
-        super().check_length(total)
-        if self.changes_density and (why := self.stands_still(total)):
-            raise RecipeError(why)
 
     def stands_still(self, total: int | None) -> str:
         """Say why no mask would ever move; the first update is the earliest that can come."""

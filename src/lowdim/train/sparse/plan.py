@@ -84,11 +84,7 @@ def build(request: Request) -> LayerPlan:
     if truly := truly_sparse(request):
         return truly
     if request.masks is not None:
-        if request.allocation != ERK() and not request.method.changes_density:
-            raise RecipeError(
-                f"masks says how many weights each layer keeps, and so does allocation {request.allocation}; "
-                f"{type(request.method).__name__} leaves it at the masks. Leave allocation out"
-            )
+        _check_allocation(request, "masks says")
         request = replace(request, masks=_canonical(request.masks, request.model))
     found = _chosen(request)
     chosen = [w for w in found if not w.dense]
@@ -117,6 +113,24 @@ def build(request: Request) -> LayerPlan:
             targets[name] = layers[-1].kept
     _warn_of_dense(found, sum(w.parameter.numel() for w in chosen))
     return LayerPlan(tuple(layers), targets, tuple(found))
+
+
+def _check_allocation(request: Request, who: str) -> None:
+    """Refuse an allocation beside masks that would change nothing.
+
+    Raises:
+        RecipeError: see above.
+    """
+    if request.allocation == ERK():
+        return
+    why, remedy = request.method.overrules(), "Leave allocation out"
+    if not why and request.sparsity is None:
+        why, remedy = "has no other numbers to go to without a sparsity", "Give sparsity, or leave allocation out"
+    if why:
+        raise RecipeError(
+            f"{who} how many weights each layer keeps, and so does allocation {request.allocation}; "
+            f"{type(request.method).__name__} {why}. {remedy}"
+        )
 
 
 # ---------------------------------------------------------------- which layers
@@ -249,7 +263,8 @@ def truly_sparse(request: Request) -> LayerPlan | None:
     """Return the plan of a model with truly sparse layers, which bring their masks; None if it has none.
 
     Raises:
-        RecipeError: masks or a pattern are given, or a sparsity that the method cannot bring about.
+        RecipeError: masks, a pattern or an allocation that changes nothing are given, or a sparsity that the method
+            cannot bring about.
         LowdimError: the optimizer lacks the values of a layer.
     """
     modules = {n: m for n, m in request.model.named_modules() if isinstance(m, CSRLinear)}
@@ -257,6 +272,7 @@ def truly_sparse(request: Request) -> LayerPlan | None:
         return None
     if request.masks is not None or request.pattern != Unstructured():
         raise RecipeError("CSRLinear layers bring their own masks, without a pattern; leave out masks and pattern")
+    _check_allocation(request, "the CSRLinear layers say")
     named = {plain_name(f"{n}.weight" if n else "weight"): m for n, m in modules.items()}
     chosen = choose(named, request.include, request.exclude)
     found = [Weight(n, m, "values", m.values, "" if n in chosen else "not chosen") for n, m in named.items()]

@@ -20,6 +20,8 @@ VERSION = 1
 class Saved(Rider):
     """The states of a `SparseTraining`: those it makes, and those that it takes or refuses."""
 
+    goes_on = ", with masks=training.masks to go on with the masks that it has"
+
     method: Method
     pattern: str
     seed: int

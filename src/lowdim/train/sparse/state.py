@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 from weakref import ref
 
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Adagrad, Adamax, Optimizer, Rprop
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lowdim.core.errors import LowdimError
@@ -188,8 +186,7 @@ def check_free(layers: Iterable[Any]) -> None:
 
 
 def claim(owner: Any, layers: Iterable[Any]) -> None:
-    """Note whose masks act on the layers' weights, and which optimizer alone may step them."""
-    _watch()
+    """Note whose masks act on the layers' weights."""
     for layer in layers:
         _CLAIMED[whole_of(layer.parameter)] = ref(owner)
 
@@ -198,29 +195,3 @@ def release(layers: Iterable[Any]) -> None:
     """Let others act on the layers' weights."""
     for layer in layers:
         _CLAIMED.pop(whole_of(layer.parameter), None)
-
-
-@cache
-def _watch() -> None:
-    """Look at the steps of all optimizers from now on."""
-    register_optimizer_step_pre_hook(_refuse_others)
-
-
-def _refuse_others(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse to step weights whose masks ride on another optimizer, since the masks would stand still.
-
-    Raises:
-        LowdimError: names the weight and the way to change the optimizer.
-    """
-    closure = kwargs.get("closure") or any(map(callable, args))
-    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-        owner = _CLAIMED[parameter]() if parameter in _CLAIMED else None
-        if owner is None or not (closure or parameter.grad is not None) or owner.is_stepped_by(optimizer):
-            continue
-        name = next(layer.name for layer in owner.layers if whole_of(layer.parameter) is parameter)
-        raise LowdimError(
-            f"this {type(optimizer).__name__} would step {name}, whose masks ride on another optimizer "
-            f"({type(owner.optimizer).__name__}) and would stand still. Call remove() on that SparseTraining, then "
-            "make one over the new optimizer, with masks=training.masks to go on with the masks that it has; nothing "
-            "has been changed"
-        )

@@ -24,6 +24,7 @@ from lowdim.train.sparse.distributed import any_rank, check_agreement, ranks_agr
 from lowdim.train.sparse.layer import Explored, Held
 from lowdim.train.sparse.method import Method
 from lowdim.train.sparse.moment import Moment
+from lowdim.train.sparse.parts import whole_of
 from lowdim.train.sparse.plan import Request, build, check_method
 from lowdim.train.sparse.saved import Saved
 from lowdim.train.sparse.state import claim, per_weight, release
@@ -276,9 +277,9 @@ class SparseTraining(Saved):
         if said:
             warnings.warn(said, stacklevel=5)
 
-    def is_stepped_by(self, optimizer: Optimizer) -> bool:
-        """Tell whether an optimizer's step is, holds, or is part of the step that the masks ride on."""
-        return self._ride.under_way or any(each is self.optimizer for each in (optimizer, *vars(optimizer).values()))
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """Return the weights that masks act on."""
+        return [(layer.name, whole_of(layer.parameter)) for layer in self.layers]
 
     def _moves(self, step: int) -> bool:
         """Tell whether a step moves masks."""
