@@ -12,8 +12,8 @@ from lowdim.train.optimizers.projector import Held, Projector, Side, upright
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ALONE, _STRONG = 1e-2, 1e-6
-"""What fp32 can tell apart: the least share of a direction's energy outside those before it, and of the strongest's."""
+_ALONE, _WEAK = 1e-3, 1e-6
+"""What fp32 can tell apart: a direction's energy outside of the others', and in shares of the strongest's."""
 
 
 @dataclass(frozen=True)
@@ -188,21 +188,25 @@ def sharpened(matrix: Tensor, begun: Tensor, iterations: int, rank: int) -> Tens
     for left in range(iterations, 0, -1):
         after = matrix.T @ (matrix @ found)
         basis, upper = torch.linalg.qr(after)
-        if left == 1 and (turn := _turn(found.T @ after, upper)) is not None:
-            return upright((basis @ turn[:, :rank].to(basis.dtype)).T.contiguous())
+        if left == 1:
+            return upright((basis @ _turn(found.T @ after, upper)[:, :rank]).T.contiguous())
         found = basis
     return turned(found, matrix @ found, rank)
 
 
-def _turn(gram: Tensor, upper: Tensor) -> Tensor | None:
-    """Return the left singular vectors of R L^-T, L L^T being the Gram matrix; None where fp32 did not hold that."""
+def _turn(gram: Tensor, upper: Tensor) -> Tensor:
+    """Return the left singular vectors of R L^-T, strongest first, L L^T being nearly the Gram matrix.
+
+    fp32 knows neither a direction's share outside of the others below some size, nor one far weaker than the strongest:
+    in units of each one's length, a thousandth is added to each.
+    """
     wide = (gram + gram.T).double() / 2
-    lower, failed = torch.linalg.cholesky_ex(wide)
-    energy, pivots = wide.diagonal(), lower.diagonal().square()
-    if int(failed) or not bool((pivots > torch.maximum(_ALONE * energy, _STRONG * energy.max())).all()):
-        return None
-    inside = torch.linalg.solve_triangular(lower, upper.double().T, upper=False)
-    turn: Tensor = torch.linalg.eigh(inside.T @ inside).eigenvectors.flip(1)
+    energy = wide.diagonal()
+    lengths = energy.clamp(min=float(energy.max()) * _WEAK).sqrt()
+    alike = wide / lengths / lengths[:, None]
+    lower = torch.linalg.cholesky(alike + _ALONE * torch.eye(len(alike), dtype=alike.dtype, device=alike.device))
+    inside = torch.linalg.solve_triangular(lower, (upper.double() / lengths).T, upper=False)
+    turn: Tensor = torch.linalg.eigh((inside.T @ inside).to(upper.dtype)).eigenvectors.flip(1)
     return turn
 
 
