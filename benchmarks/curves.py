@@ -115,7 +115,8 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
             axes.set_facecolor("none")
             axes.spines[["top", "right"]].set_visible(False)
         figure.axes[0].set_ylabel("times as fast as torch bf16")
-        figure.axes[0].legend(frameon=False)
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, frameon=False, loc="outside right upper")
         figure.patch.set_alpha(0)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
