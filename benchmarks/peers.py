@@ -19,12 +19,12 @@ from typing import Any, Self
 
 from lowdim.data import assets
 from lowdim.data.assets import cache_dir
+from lowdim.pipeline.front.llamacpp import FTYPES
 
 HERE = Path(__file__).parent
 DEEPSPARSE = ("deepsparse", "deepsparse==1.8.0", "3.11")  # its last release; wheels up to Python 3.11
 LLAMACPP = ("llama_cpp", "llama-cpp-python==0.3.36", None)  # built from source in five to ten minutes
 GALORE = ("galore_torch", "torch==2.13.0 galore-torch==1.0", None)
-FTYPES = {"Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15}  # llama.cpp's names, and the numbers of its llama_ftype
 SOURCE = "Q4_1"  # what the embedded model's own file is in
 PYTORCH_OPTIMIZER = ("pytorch_optimizer", "torch==2.13.0 pytorch-optimizer==4.1.0", None)
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from pages import by_processor, fill, results
-from peers import FTYPES, LLAMACPP, SOURCE, Peer, Unavailable, gguf
+from peers import LLAMACPP, SOURCE, Peer, Unavailable, gguf
 from runtime import CORES, SMOL, Row, finish, options, packed_smol, table
 from waiting import sleep_while_waiting
 
@@ -30,6 +30,7 @@ from lowdim.infer.decode.ready import open_ready
 from lowdim.models.disk.source import resolve
 from lowdim.models.load import load as load_dense
 
+KINDS = ("Q8_0", "Q4_0", "Q4_K_M")
 VOCAB, START, PROMPT = 49152, 16, 512
 ROUNDS, TOKENS, STREAMS = 5, 48, 8
 
@@ -98,7 +99,7 @@ def in_turn(
     with ExitStack() as stack, threads(count):
         contestants, reason = dict(own), ""
         try:
-            for kind in (SOURCE, *FTYPES):
+            for kind in (SOURCE, *KINDS):
                 peer = stack.enter_context(Peer(LLAMACPP, "peer_llamacpp.py", [gguf(kind)], count))
                 contestants[f"llama.cpp {kind}"] = Theirs(peer)
         except Unavailable as error:

@@ -100,6 +100,14 @@ def one_gradient(optimizer: Optimizer, calls: int) -> None:
         )
 
 
+class Observer(Rider):
+    """A rider that a training takes along for what its method needs to see; the weights are that training's."""
+
+    def weights(self) -> tuple[()]:
+        """Return none."""
+        return ()
+
+
 class Ride:
     """The steps of one optimizer, as its riders see them; they act in the order in which they got on.
 
@@ -248,7 +256,7 @@ def _refuse_others(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str
         LowdimError: names the weight, the rider and the way to change the optimizer.
     """
     others = [(mine, ride) for mine, known in list(_RIDES.items()) if (ride := known()) and mine is not optimizer]
-    others = [(mine, ride) for mine, ride in others if not (ride.under_way or _belongs(optimizer, mine))]
+    others = [(m, ride) for m, ride in others if ride._riders and not (ride.under_way or _belongs(optimizer, m))]
     if not others:
         return
     closed = bool(kwargs.get("closure") or any(map(callable, args)))

@@ -102,6 +102,15 @@ def test_state_takes_the_bytes_of_the_formula(rows: int, cols: int, eight: bool)
     assert reachable_bytes(optimizer, weight) == pytest.approx(formula, rel=0.01)
 
 
+def test_directions_that_the_gradient_has_left_are_chosen_anew() -> None:
+    held: dict[str, Any] = {}
+    projector = Power(rank=1, gap=1, oversample=0)
+    for step, row in enumerate(([1.0, 0.0], [0.0, 1.0])):
+        assert projector.refresh(torch.tensor([row, row, row]), held, step=step, place=0)
+        assert bool(held["right"].isfinite().all())
+        assert float(held["right"].norm()) == pytest.approx(1.0)
+
+
 # ---------------------------------------------------------------- what is kept
 
 

@@ -22,7 +22,7 @@ from lowdim.core.errors import LowdimError
 from lowdim.data.batch import Batch
 
 LIBRARY = "llama-cpp-python"
-_FTYPES = {"Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15, "Q3_K_M": 12, "Q2_K": 10}  # of its llama_ftype, fixed by the file format
+FTYPES = {"Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15, "Q3_K_M": 12, "Q2_K": 10}  # of its llama_ftype, fixed by the file format
 _NEEDED = ("llama_model_load_from_file", "llama_init_from_model", "llama_get_memory", "llama_model_quantize")
 
 
@@ -42,7 +42,7 @@ def requantize(source: Path, target: Path, kind: str) -> None:
     """
     library, whole = _library(), target.with_name(f".{target.name}.tmp")
     params = library.llama_model_quantize_default_params()
-    params.ftype, params.allow_requantize, params.nthread = _FTYPES[kind], True, torch.get_num_threads()
+    params.ftype, params.allow_requantize, params.nthread = FTYPES[kind], True, torch.get_num_threads()
     with _quiet():
         failed = library.llama_model_quantize(str(source).encode(), str(whole).encode(), ctypes.byref(params))
     if failed:

@@ -15,12 +15,12 @@ from lowdim.core.transition import drop_lowest, member, union
 from lowdim.models.channels.cut import Producer, along, each_part
 from lowdim.models.channels.graph import Channels, find_channels
 from lowdim.models.channels.kinds import Mixer, kind_of, plain
-from lowdim.train.ride import Ride, Rider
+from lowdim.train.ride import Observer, Ride
 from lowdim.train.sparse.layer import SparseLayer
 from lowdim.train.sparse.state import per_weight
 
 
-class Removal(Rider):
+class Removal(Observer):
     """The filter mask: which channels are removed, and zeros in all that belongs to them.
 
     The channels of the network are found in its first forward pass. Once a channel is removed, its filter and bias, its
@@ -166,10 +166,6 @@ class Removal(Rider):
     def _clear(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
             parameter.grad.masked_fill_(self._dead[id(parameter)][1], 0.0)
-
-    def weights(self) -> tuple[()]:
-        """Return none: the training that this observes for has them."""
-        return ()
 
     def gradients(self, step: int) -> bool:
         """Clear the gradients of what is removed once more: ranks may have averaged them since."""

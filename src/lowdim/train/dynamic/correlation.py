@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_map
 
 from lowdim.core.errors import LowdimError
 from lowdim.nn.blocks import evaluating
-from lowdim.train.ride import Ride, Rider
+from lowdim.train.ride import Observer, Ride
 from lowdim.train.sparse.distributed import local
 
 
-class Passes(Rider):
+class Passes(Observer):
     """The inputs of a model's training passes since the last mask update, to run it over them again.
 
     Args:
@@ -45,10 +45,6 @@ class Passes(Rider):
             held = tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, (args, kwargs))
             self.inputs.append((self.step, held))
             self._done = False
-
-    def weights(self) -> tuple[()]:
-        """Return none: the training that this observes for has them."""
-        return ()
 
     def gradients(self, step: int) -> bool:
         """Leave them as they are."""

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lowdim.train.ride import Ride, Rider
+from lowdim.train.ride import Observer, Ride
 from lowdim.train.sparse.distributed import full
 from lowdim.train.sparse.layer import SparseLayer
 
 
-class DenseMomentum(Rider):
+class DenseMomentum(Observer):
     """m = beta m + g of every weight; for an optimizer of the Adam family |m| / (sqrt(v) + 1e-8) counts.
 
     The optimizer's own memory is of active weights alone, so this is held beside it: as large as the weight, twice for
@@ -32,10 +32,6 @@ class DenseMomentum(Rider):
         count = 2 if len(self._betas) > 1 else 1
         self._held = [torch.zeros_like(layer.parameter, requires_grad=False) for _ in range(count)]
         self._ride = Ride.board(optimizer, self)
-
-    def weights(self) -> tuple[()]:
-        """Return none: the training that this observes for has them."""
-        return ()
 
     @torch.no_grad()
     def gradients(self, step: int) -> bool:

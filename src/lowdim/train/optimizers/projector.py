@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -102,8 +103,9 @@ class Projector(Settings, ABC):
         from lowdim.train.sparse.distributed import full
 
         matrix = full(gradient).float()
-        chosen, there = bool(held.get("due", 0)), bool(matrix.any())
-        if not bool(matrix.isfinite().all()) or (chosen and not there):
+        largest = float(matrix.abs().amax())
+        chosen, there = bool(held.get("due", 0)), largest != 0
+        if not math.isfinite(largest) or (chosen and not there):
             warnings.warn(
                 f"the gradient of matrix {place} is zero or not finite where its directions were to be chosen: "
                 f"{'the old ones stay' if chosen else 'it is not trained'} until it is a gradient again",
@@ -111,7 +113,7 @@ class Projector(Settings, ABC):
             )
             return chosen
         draw = generator(self.seed, "projector", place, step, device=str(matrix.device))
-        shown = matrix / matrix.abs().amax() if there else torch.eye(*matrix.shape, device=matrix.device)
+        shown = matrix / largest if there else torch.eye(*matrix.shape, device=matrix.device)
         self.choose(shown, held, draw, gradient.dtype)  # products of very large or small entries leave fp32
         gap = held.get("gap", self.gap)
         held["due"] = (step // gap + 1) * gap if there else 0

@@ -202,7 +202,7 @@ def _turn(gram: Tensor, upper: Tensor) -> Tensor:
     """
     wide = (gram + gram.T).double() / 2
     energy = wide.diagonal()
-    lengths = energy.clamp(min=float(energy.max()) * _WEAK).sqrt()
+    lengths = energy.clamp(min=float(energy.max()) * _WEAK or 1.0).sqrt()
     alike = wide / lengths / lengths[:, None]
     lower = torch.linalg.cholesky(alike + _ALONE * torch.eye(len(alike), dtype=alike.dtype, device=alike.device))
     inside = torch.linalg.solve_triangular(lower, (upper.double() / lengths).T, upper=False)
