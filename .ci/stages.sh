@@ -84,7 +84,7 @@ native() {
   command -v cmake >/dev/null || cmake=$bin/cmake
   "$cmake" -S . -B build/sanitized -DLOWDIM_SANITIZE=address,undefined >build/sanitized.log
   "$cmake" --build build/sanitized --parallel "${JOBS:-2}" >>build/sanitized.log || { cat build/sanitized.log >&2; return 1; }
-  CTEST_OUTPUT_ON_FAILURE=1 "$cmake" --build build/sanitized --target test
+  CTEST_OUTPUT_ON_FAILURE=1 CTEST_PARALLEL_LEVEL=${JOBS:-2} "$cmake" --build build/sanitized --target test
   install_wheel "$env" build/wheel
   cp build/sanitized/liblowdim.* "$env"/lib/python*/site-packages/lowdim/_native/
   LD_PRELOAD="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libstdc++.so)" PYTHONMALLOC=malloc \
@@ -102,11 +102,12 @@ browser() {
   bash .ci/chromium.sh
 }
 
-# The tests and the doctests see the wheel, from a folder that holds nothing else.
+# The tests and the doctests see the wheel, from a folder that holds nothing else. One more than JOBS: tests of killed runs,
+# servers and ranks wait for processes.
 tests() {
   rm -rf build/elsewhere && mkdir -p build/elsewhere && cd build/elsewhere || return 1
   export PATH=$wheel_env/bin:$PATH
-  "$wheel_env/bin/python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" -n "${JOBS:-2}" \
+  "$wheel_env/bin/python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" -n "$((${JOBS:-2} + 1))" \
     --pyargs "$root/tests" lowdim | tee "$root/build/pytest.log"
 }
 

@@ -274,3 +274,18 @@ def test_ctrl_c_in_the_middle_then_resume_gives_the_same_bytes(
     assert resumed.exit_code == 0, resumed.output
     whole, out = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "out"))
     assert out == whole
+
+
+@pytest.mark.parametrize("out", [".", "", "inner/.."])
+def test_the_folder_that_one_stands_in_is_an_output_like_others(
+    run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    flags = ["--sparsity", "0.5", "--method", "magnitude", "--set", "evaluation.text=null", "--quiet"]
+    done = run("prune", model, out, *flags)
+    monkeypatch.chdir(tmp_path)  # the folder that it stood in was replaced
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "here.html", "here.run.json"]
+    assert (place / "lowdim.json").is_file()

@@ -73,6 +73,10 @@ def test_the_start_of_text_token_goes_where_it_is_asked_for(run, model: Path, te
         (["--context", "1"], ["evaluation.context", "1"]),
         (["--text", "nowhere.txt"], ["--text", "nowhere.txt"]),
         (["--compute", "int4"], ["compute", "'int4'"]),
+        (["--text", "none"], ["leaves nothing to measure"]),
+        (["--text", "none", "--tasks", "piqa", "--context", "64"], ["--context changes nothing without a text"]),
+        (["--text", "none", "--tasks", "piqa", "--windows", "2"], ["--windows changes nothing without a text"]),
+        (["--limit", "5"], ["--limit changes nothing without tasks"]),
     ],
 )
 def test_evaluate_refuses_before_loading(run, flags: list[str], parts: list[str], tmp_path: Path) -> None:
@@ -195,3 +199,9 @@ def test_convert_refuses_what_does_not_go_together(run, model: Path, tmp_path: P
     assert done.exit_code == 2
     assert words in " ".join(done.stderr.split())
     assert not (tmp_path / "x").exists()
+
+
+def test_verify_refuses_a_text_that_is_not_there(run, pruned: Path) -> None:
+    done = run("verify", pruned, "--text", "nowhere.txt")
+    assert done.exit_code == 2
+    assert "--text: there is no file 'nowhere.txt'" in done.stderr

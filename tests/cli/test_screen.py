@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +54,18 @@ def test_an_empty_table_prints_nothing(capsys: pytest.CaptureFixture[str]) -> No
 def test_markup_in_a_cell_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     screen.table(["a"], [["[bold]x[/bold]"], [None]])
     assert "[bold]x[/bold]" in capsys.readouterr().out
+
+
+def test_a_reader_that_leaves_ends_nothing(model: Path, tmp_path: Path) -> None:
+    """What is printed after it has gone goes nowhere, and the page behind that is written."""
+    flags = ["--sparsity", "0.5", "--method", "magnitude", "--set", "evaluation.text=null", "--quiet"]
+    for number, words in enumerate(
+        (["methods"], ["methods", "--json"], ["prune", str(model), str(tmp_path / "out"), *flags])
+    ):
+        read, write = os.pipe()
+        os.close(read)
+        command = [sys.executable, "-m", "lowdim", *words]
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (0, b""), number
+    assert (tmp_path / "out.html").is_file()

@@ -84,6 +84,8 @@ def test_the_start_of_text_token_goes_where_it_is_asked_for(
         (["--method", "wandaa"], "Did you mean"),
         (["--tasks", "piqaa"], "Did you mean 'piqa'"),
         (["--limit", "0"], "limit must be"),
+        (["--windows", "3"], "windows is of the text"),
+        (["--context", "32"], "context is of the text"),
         (["--bos", "first"], "evaluation.bos"),
         (["--set", "recover.stage=blocks"], "Say how long: --recover MINUTES"),
         (["--recover", "1", "--set", "recover.minutes=2"], "recover.minutes is not the recipe's to say"),

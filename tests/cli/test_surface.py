@@ -174,3 +174,28 @@ def test_a_flag_of_the_wrong_type_is_a_usage_error(run) -> None:
     done = run("prune", "a", "b", "--samples", "many")
     assert done.exit_code == 2
     assert "--samples" in done.output
+
+
+FILES = [(name, flag) for name, words in SURFACE.items() for flag in ("--json", "--html") if flag in words.split()]
+
+
+@pytest.mark.parametrize(("name", "flag"), [pair for pair in FILES if pair != ("methods", "--json")])
+@pytest.mark.parametrize("place", ["folder", "missing", "closed", "sealed"])
+def test_a_file_that_cannot_be_written_is_refused_first(
+    name: str, flag: str, place: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: mode != os.W_OK or not {"closed", "sealed"} & set(Path(path).parts)
+    )  # root may all
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "sealed").touch()
+    given, said = {
+        "folder": ("folder", "is a folder. Name a file in it"),
+        "missing": ("missing/x", "there is no folder"),
+        "closed": ("closed/x", "may not be written"),
+        "sealed": ("sealed", "may not be written"),
+    }[place]
+    done = run(name, *parts_of(name), flag, tmp_path / given)
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.split())

@@ -327,6 +327,44 @@ def test_token_ids_beyond_the_embedding_are_refused(tokenizer: Any) -> None:
         calibration([IDS], samples=4, vocab_size=23)
 
 
+@pytest.mark.parametrize("format", ["zero", "single", "concat"])
+def test_a_token_for_padding_alone_needs_no_row_of_the_embedding(tokenizer: Any, format: str) -> None:
+    padding, rows = copy.deepcopy(tokenizer), len(tokenizer)
+    padding.add_special_tokens({"pad_token": "[PAD]"})
+    asked = [{"question": "so", "answer": "be it"}, {"question": "so be it", "answer": "so"}]
+    more = {"in_context": 1} if format == "concat" else {}
+    with_one = calibration(asked, padding, 2, 64, format=format, vocab_size=rows, **more)
+    assert with_one.hash == calibration(asked, tokenizer, 2, 64, format=format, vocab_size=rows, **more).hash
+
+
+def test_masked_ids_need_no_row_of_the_embedding() -> None:
+    rows = [{"input_ids": [1, 2, 9], "attention_mask": [1, 1, 0]}]
+    assert calibration(rows, samples=1, context=3, vocab_size=9).whole.input_ids.tolist() == [[1, 2, 0]]
+    with pytest.raises(DataError, match="token id 9, but the model's embedding has 9 rows"):
+        calibration([{"input_ids": [1, 2, 9]}], samples=1, context=3, vocab_size=9)
+
+
+@pytest.mark.parametrize("form", ["text", "question", "file"])
+def test_halves_of_surrogate_pairs_are_told(tokenizer: Any, tmp_path: Path, form: str) -> None:
+    half = "\ud83d"
+    row = {"question": f"so {half}", "answer": "be"} if form == "question" else {"text": f"so {half} be it " * 9}
+    source: Any = [row]
+    if form == "file":
+        source = tmp_path / "a.jsonl"
+        source.write_text(json.dumps(row))
+    with pytest.raises(DataError, match=r"behind '.*so ': half of a surrogate pair"):
+        calibration(source, tokenizer, 1, 8, format="single" if form == "question" else "text")
+
+
+def test_tables_are_told_from_their_rows(tokenizer: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"text": TEXTS})
+    with pytest.raises(DataError, match=r"cannot calibrate on a table \(DataFrame\); give its rows: to_dict"):
+        calibration(table, tokenizer, 1, 8)
+    rows = calibration(table.to_dict("records"), tokenizer, 1, 8)
+    assert calibration(table["text"], tokenizer, 1, 8).hash == rows.hash
+
+
 def test_text_needs_a_tokenizer_that_can_do_what_is_asked(tokenizer: Any) -> None:
     with pytest.raises(DataError, match="needs the model's tokenizer"):
         calibration(TEXTS)

@@ -53,9 +53,13 @@ def test_local_files(tmp_path: Path) -> None:
     rows = [
         {"context": "The sky is", "choices": ["red", " blue"], "label": 1},
         {"question": "Why?", "choices": ["a", "b", "c"], "label": 0},
+        {"context": None, "question": "Why?", "choices": ["a", "b"], "label": 0},
+        {"context": "", "choices": ["a", "b"], "label": 0},
     ]
     file.write_text("\n".join(map(json.dumps, rows)))
-    first, second = questions.local(file)
+    first, second, third, last = questions.local(file)
+    assert third.contexts[0] == second.contexts[0]
+    assert last.contexts == ("", "")
     assert first == Question(("The sky is",) * 2, (" red", " blue"), 1)
     assert second.contexts[0] == "Question: Why?\nAnswer:"
 
@@ -64,6 +68,8 @@ def test_local_files(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ({"choices": ["a", "b"], "label": 0}, "line 1: expected 'context' or 'question'"),
+        ({"question": None, "choices": ["a", "b"], "label": 0}, "line 1: expected 'context' or 'question'"),
+        ({"question": 7, "choices": ["a", "b"], "label": 0}, "line 1: expected 'context' or 'question'"),
         ({"context": "x", "choices": ["a"], "label": 0}, "at least two strings"),
         ({"context": "x", "choices": ["a", ""], "label": 0}, "at least two strings"),
         ({"context": "x", "choices": ["a", "b"], "label": 2}, "0 to 1; got 2"),

@@ -32,6 +32,25 @@ def test_a_directory_is_read_in_the_order_of_paths(tmp_path: Path) -> None:
     assert [document.text for document in read(tmp_path)] == ["a.txt", "b.md", "sub/z.txt"]
 
 
+@pytest.mark.parametrize("name", [".git/a.txt", ".ipynb_checkpoints/a.jsonl", "._a.txt", "b/.c.md"])
+def test_what_is_hidden_in_a_directory_is_passed_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.txt").write_text("so be it")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"\0\5\xff")
+    assert [document.text for document in read(tmp_path)] == ["so be it"]
+    assert [document.text for document in stream(tmp_path)] == ["so be it"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_of_every_system_read_alike(tmp_path: Path, end: str) -> None:
+    (tmp_path / "a.txt").write_bytes(f"so{end}{end}be it{end}".encode())
+    (tmp_path / "a.jsonl").write_bytes(f'{{"text": "so"}}{end}{{"text": "be it"}}{end}'.encode())
+    assert [document.text for document in read(tmp_path / "a.txt")] == ["so\n\nbe it\n"]
+    assert [document.text for document in stream(tmp_path / "a.txt")] == ["so\n\nbe it\n"]
+    assert [document.text for document in stream(tmp_path / "a.txt", "\n\n")] == ["so", "be it\n"]
+    assert [document.text for document in read(tmp_path / "a.jsonl")] == ["so", "be it"]
+
+
 def test_the_worked_answer_of_the_paper() -> None:
     document = Document(question="1 + 1?", answer="2", rationale="One and one are two.")
     assert document.prompt == "Question: 1 + 1?\nAnswer:"
@@ -232,9 +251,10 @@ def test_chats_come_in_both_spellings() -> None:
     openai = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]}
     sharegpt = {"id": 1, "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]}
     mixed = {"conversations": openai["messages"]}
-    first, *others = (from_record(record, "row 0") for record in (openai, sharegpt, mixed))
+    chatgpt = {"conversations": [{"from": "user", "value": "Hi"}, {"from": "chatgpt", "value": "Yes?"}]}
+    first, *others = (from_record(record, "row 0") for record in (openai, sharegpt, mixed, chatgpt))
     assert first.chat
-    assert others == [first, first]
+    assert others == [first] * 3
     assert not from_record(openai | {"text": "written out"}, "row 0").chat
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -32,6 +33,20 @@ def test_the_start_token(tokenizer: Any, bos_tokenizer: Any) -> None:
     assert cut(bos_tokenizer, ["abcde"], 3) == ["<s>ab", "cde"]
     assert cut(bos_tokenizer, ["abcde"], 3, bos="none") == ["abc"]
     assert cut(tokenizer, ["abcde"], 3, bos="window") == ["<s>ab", "<s>cd"]
+
+
+@pytest.mark.parametrize("source", [["", ""], [None, " "], [{"text": ""}, {"messages": None}]])
+def test_what_stands_between_blank_rows_is_no_text(tokenizer: Any, source: list[Any]) -> None:
+    with pytest.raises(DataError, match="holds no text: all of its 2 rows are blank"):
+        windows(source, tokenizer, 2)
+
+
+@pytest.mark.parametrize("blank", [{"messages": None}, {"messages": []}, {"text": " "}])
+def test_blank_rows_among_chats_add_no_start_token(bos_tokenizer: Any, blank: dict[str, Any]) -> None:
+    tokenizer = copy.deepcopy(bos_tokenizer)
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    rows = [{"messages": [{"role": "user", "content": "abcdefgh"}]}]
+    assert cut(tokenizer, [*rows, blank], 4)[:2] == cut(tokenizer, rows, 4) == ["<s>abc", "defg"]
 
 
 def test_the_protocol_says_how(tokenizer: Any) -> None:

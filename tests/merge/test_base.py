@@ -13,10 +13,12 @@ from torch import Tensor
 
 from lowdim.core import registry
 from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.core.masks import Masks
 from lowdim.core.settings import within
 from lowdim.merge.base import Merger, Tensorwise
 from lowdim.merge.pools import LotteryPools
 from lowdim.merge.soup import Soup
+from lowdim.models.ticket import Ticket
 from lowdim.train.tickets.suptickets import SupTickets
 
 
@@ -96,3 +98,11 @@ def test_pools_begin_with_the_base():
     tickets = [vector(8.0, 1.0), vector(4.0, 1.0)]
     assert LotteryPools().merge(tickets, vector(0.0, 4.0, mask=(1, 1))).state["w"].tolist() == [4.0, 2.0]
     assert LotteryPools().merge(tickets, factor=0.75).state["w"].tolist() == [5.0, 1.0]
+
+
+def test_the_base_of_sparse_networks_may_be_dense():
+    states = [random_ticket("conv", seed, mask_seed=0) for seed in range(2)]
+    base = Ticket(random_ticket("conv", 7).state, Masks())
+    merged = Shifted(scale=1.0).merge(states, base)
+    assert merged.masks == states[0].masks
+    assert torch.allclose(merged.state["7.bias"], Soup().merge(states).state["7.bias"])

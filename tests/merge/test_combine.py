@@ -5,7 +5,10 @@ import torch
 from tests.models.tickets import every_kind, random_ticket, vector
 
 from lowdim.core.errors import LowdimError, NumericalError
+from lowdim.core.masks import Masks
 from lowdim.merge.combine import blend, iou, kept_count, largest, mix, running_average, union
+from lowdim.merge.soup import Soup
+from lowdim.models.ticket import Ticket
 
 
 def test_mix_is_linear_for_weights_and_statistics_and_takes_integers_from_the_last():
@@ -21,6 +24,20 @@ def test_mix_is_linear_for_weights_and_statistics_and_takes_integers_from_the_la
 def test_mix_with_a_zero_ignores_even_what_is_not_finite():
     broken = vector(float("nan"), 1.0)
     assert torch.equal(mix([broken, vector(1.0, 2.0)], [0, 1])["w"], torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "made"),
+    [
+        (torch.float32, torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.float16, torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_the_dtype_of_a_mix_holds_the_values_of_all_in_any_order(first, second, made):
+    tickets = [Ticket({"w": torch.tensor([value]).to(dtype)}, Masks()) for value, dtype in ((3, first), (5, second))]
+    assert mix(tickets, [0.5, 0.5])["w"].dtype == Soup().merge(tickets).state["w"].dtype == made
 
 
 @every_kind

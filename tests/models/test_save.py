@@ -70,6 +70,21 @@ def test_a_config_that_cannot_be_saved_is_refused_before_anything_is_pruned(chan
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("layers.0.mlp.up_proj", "layers.0.mlp.gate_proj"), ("layers.0.mlp.up_proj", "layers.1.mlp.up_proj")],
+)
+def test_so_are_layers_that_share_a_weight_without_a_word(one: str, other: str, tmp_path: Path) -> None:
+    model = tiny.model()
+    model.model.get_submodule(other).weight = model.model.get_submodule(one).weight
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match=r"are one weight, and nothing in LlamaForCausalLM says so"):
+        prune(model, tiny.recipe(method="magnitude"), out=tmp_path / "out")
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert list(tmp_path.iterdir()) == []
+    assert prune(model, tiny.recipe(method="magnitude")).sparsity > 0.59
+
+
 class NoTokenizer:
     def save_pretrained(self, place: Path) -> None:
         raise ValueError("there is nothing to save")

@@ -16,7 +16,7 @@ from lowdim.models.walk.opened import Opened
 from lowdim.models.walk.stream import Stream
 from lowdim.pipeline.recover.api import recover
 from lowdim.pipeline.recover.chain import prune_and_recover, split
-from lowdim.prune.api import prune
+from lowdim.prune.api import plan, prune
 
 
 @pytest.fixture
@@ -41,6 +41,10 @@ def on_disk(saved: Path, out: Path, evaluation: dict[str, Any]) -> None:
     prune(str(saved), tiny.recipe(method="wanda", evaluation=evaluation), calibration=unread(), out=out)
 
 
+def planned(saved: Path, out: Path, evaluation: dict[str, Any]) -> None:
+    plan(str(saved), tiny.recipe(method="wanda", evaluation=evaluation))
+
+
 def recovered(saved: Path, out: Path, evaluation: dict[str, Any]) -> None:
     recover(str(saved), small.recipe(evaluation=evaluation, teacher=str(saved)), calibration=unread(), out=out)
 
@@ -52,7 +56,7 @@ def with_a_section(saved: Path, out: Path, evaluation: dict[str, Any]) -> None:
     prune_and_recover(str(saved), recipe, recovery, out=out)
 
 
-RUNS: list[Callable[[Path, Path, dict[str, Any]], None]] = [in_memory, on_disk, recovered, with_a_section]
+RUNS: list[Callable[[Path, Path, dict[str, Any]], None]] = [in_memory, on_disk, planned, recovered, with_a_section]
 
 
 @pytest.mark.usefixtures("nothing_is_done")

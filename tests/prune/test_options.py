@@ -14,6 +14,8 @@ from torch import Tensor
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.registry import names
+from lowdim.models.disk import manifest
+from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.prune.api import PruneResult, prune
 
 OWL = {"name": "owl", "m": 2}
@@ -134,6 +136,16 @@ def test_exact_errors_change_the_errors_alone() -> None:
     assert same(plain, exact)
     errors = [[layer["error"] for layer in result.manifest["layers"].values()] for result in (plain, exact)]
     assert all(one != other and other > 0 for one, other in zip(*errors, strict=True))
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.01])
+def test_a_model_in_memory_with_too_few_zeros_to_pack_is_written_dense_and_that_is_said(
+    sparsity: float, tmp_path: Path
+) -> None:
+    recipe = tiny.recipe(sparsity=sparsity, storage="packed")
+    made = prune(tiny.model("llama", torch.bfloat16), recipe, calibration=tiny.tokens(), out=tmp_path / "out")
+    assert "no weight has zeros enough" in made.manifest["fallbacks"][0]["what"]
+    assert manifest.read(tmp_path / "out").storage == Checkpoint(tmp_path / "out").storage == "dense"
 
 
 def test_targets_choose_the_layers() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.evaluate.conftest import build_tokenizer
 from tests.prune import tiny
 
 from lowdim.models.disk import manifest
@@ -144,6 +146,26 @@ def test_another_recipe_or_data_is_refused_and_named(
     go(source, out, resume=True)
     with pytest.raises(ResumeError, match=rf"cannot resume: the finished run .* differs in .*{field}"):
         go(source, out, resume=True, **change)
+
+
+@pytest.mark.parametrize("what", ["text", "tasks"])
+def test_what_is_measured_on_may_change_in_between(
+    what: str, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny.save(tmp_path / "in")
+    build_tokenizer().save_pretrained(source)
+    file = tmp_path / ("eval.txt" if what == "text" else "eval.jsonl")
+    settings: dict[str, Any] = {"evaluation": {"text": None} | {what: str(file), "context": 16}}
+
+    def write(word: str) -> None:
+        rows = [json.dumps({"question": f"{word} {i}", "choices": ["a", "b"], "label": 0}) for i in range(3)]
+        file.write_text(f"{word} cat. " * 99 if what == "text" else "\n".join(rows))
+
+    write("the")
+    stopped(source, out, monkeypatch, **settings)
+    write("a")
+    result = go(source, out, resume=True, **settings)
+    assert result.manifest == go(source, tmp_path / "whole", **settings).manifest
 
 
 def test_another_model_is_refused_and_its_file_named(

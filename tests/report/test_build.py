@@ -125,3 +125,31 @@ def test_every_page_is_of_a_room_that_is_there():
     from importlib import import_module
 
     assert all(callable(import_module(f"lowdim.report.{room}.page").page) for room in module.PAGES.values())
+
+
+@pytest.mark.parametrize("held", [{}, {"rows": 3}, {"rows": []}, {"rows": [{}], "table": [{}], "dense": {}}])
+@pytest.mark.parametrize("name", module.PAGES)
+def test_a_foreign_file_of_the_same_name_is_damaged_or_another_version(tmp_path, name, held):
+    import json
+
+    base = {"sentence": "x", "lowdim": "0", "model": "m", "orders": {}, "fronts": {}, "protocol": {}, "machine": {}}
+    (tmp_path / name).write_text(json.dumps(base | held))
+    with pytest.raises(LowdimError):
+        build(tmp_path)
+
+
+@pytest.mark.parametrize("asked", ["out", "out.partial"])
+def test_an_unfinished_run_is_called_so(tmp_path, asked):
+    (tmp_path / "out.partial").mkdir()
+    with pytest.raises(CheckpointError, match=r"out.partial is an unfinished one. Repeat its command"):
+        build(tmp_path / asked)
+
+
+def test_the_root_of_all_directories_holds_no_run():
+    with pytest.raises(CheckpointError, match=r"holds no lowdim\.json"):
+        build(Path("/"))
+
+
+def test_a_page_of_a_long_name_is_written(write, small):
+    out = write(small, name="x" * 240)
+    assert build(out).name == "x" * 240 + ".html"

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 import lowdim
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.masks import Masks
-from lowdim.train import KeepZeros, SparseTraining, Static
+from lowdim.nn.int8 import int8_
+from lowdim.train import APOLLO, LISA, GaLore, KeepZeros, LayerSampling, SparseTraining, Static
 
 
 def pruned(share: float = 0.6, seed: int = 0) -> nn.Sequential:
@@ -130,6 +131,59 @@ def test_frozen_layers_and_those_without_zeros_are_left_alone() -> None:
     net[2].requires_grad_(False)
     with pytest.raises(LowdimError, match=r"no weight that is trained has a mask \(2 with one are frozen"):
         KeepZeros(net, torch.optim.SGD(net[4].parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("way", ["thawed", "given later", "drawn in turns"])
+def test_layers_that_are_trained_after_all_keep_their_zeros(way: str) -> None:
+    net = pruned()
+    masks = Masks.of(net)
+    first = [*net[2:].parameters()]
+    optimizer = torch.optim.AdamW(first if way == "given later" else net.parameters(), lr=0.05, weight_decay=0.1)
+    if way == "drawn in turns":
+        blocks = nn.ModuleDict({"layers": nn.ModuleList([net[0], net[2]]), "head": net[4]})
+        LayerSampling(blocks, optimizer, LISA(active=1, every=1))
+    else:
+        net[0].requires_grad_(False)
+    keep = KeepZeros(net, optimizer)
+    assert len(keep.masks) == 2
+    before = net[0].weight.detach().clone(), net[2].weight.detach().clone()  # type: ignore[operator,union-attr]
+    train(net, optimizer, range(3), flat=True)
+    if way != "drawn in turns":
+        assert torch.equal(before[0], net[0].weight)  # type: ignore[arg-type]
+        net[0].requires_grad_(True)
+    if way == "given later":
+        optimizer.add_param_group({"params": list(net[0].parameters())})
+    train(net, optimizer, range(3, 12), flat=True)
+    assert not torch.equal(before[0], net[0].weight) and not torch.equal(before[1], net[2].weight)  # type: ignore[arg-type]
+    holds(net, masks)
+    if way != "drawn in turns":
+        with pytest.raises(LowdimError, match=r"would step 0\.weight, but KeepZeros rides on another optimizer"):
+            train(net, torch.optim.SGD(net[0].parameters(), lr=0.1), range(1), flat=True)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rule", [GaLore(rank=4, layerwise=True, lr=0.1), APOLLO(rank=4, layerwise=True)], ids=repr)
+def test_an_optimizer_that_steps_in_the_backward_pass(rule: Any) -> None:
+    net = pruned()
+    masks, before = Masks.of(net), weights(net)
+    optimizer = rule.build(net)
+    KeepZeros(net, optimizer)
+    train(net, optimizer, range(4), flat=True)
+    holds(net, masks)
+    assert not torch.equal(before["0.weight"], net[0].weight)  # type: ignore[arg-type]
+
+
+def test_weights_in_eight_bits_are_refused_or_left_out() -> None:
+    net = pruned()
+    masks = {name: mask for name, mask in Masks.of(net).items() if name != "4.weight"}
+    int8_(net, [net[0].weight, net[2].weight])  # type: ignore[list-item]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for make in (lambda: KeepZeros(net, optimizer, masks), lambda: KeepZeros(net, optimizer)):
+        with pytest.raises(LowdimError, match=r"0\.weight is kept in 8 bits"):
+            make()
+    optimizer = torch.optim.SGD(net[4].parameters(), lr=0.1)
+    KeepZeros(net, optimizer, {"4.weight": net[4].weight != 0})  # type: ignore[dict-item]
+    train(net, optimizer, range(2), flat=True)
 
 
 def test_a_state_goes_on_in_a_longer_run_and_with_zeros_that_training_made() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lowdim.cli.checks import check_folder, check_text
+from lowdim.cli.checks import check_text
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Cache, Debug, Json, Quiet, Revision, Trust
 from lowdim.cli.progress import terminal
@@ -76,7 +76,6 @@ def bench(
         trust_remote_code=trust_remote_code,
     )
     check_text("--text", settings.text)
-    check_folder("--json", json_file)
     from lowdim.infer.bench.run import bench as run
 
     found = run(settings, terminal(quiet))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -75,14 +76,49 @@ def check_text(name: str, source: str | None) -> None:
         raise RecipeError(f"{name}: {error}.") from error
 
 
-def check_folder(name: str, file: Path | None) -> None:
-    """Refuse a place to write to that is not there, before minutes of work are spent on what goes there.
+def check_unused(why: str, given: Mapping[str, bool]) -> None:
+    """Refuse flags that change nothing beside what else was said.
+
+    Args:
+        why: they do not, as the end of a sentence.
+        given: by flag, whether it was given.
 
     Example:
-        >>> check_folder("--json", Path("found.json"))
+        >>> check_unused("at --temperature 0. Raise it", {"--top-k": False, "--top-p": True})
+        Traceback (most recent call last):
+        lowdim.core.errors.RecipeError: --top-p changes nothing at --temperature 0. Raise it, or leave --top-p out.
     """
-    if file is not None and not file.absolute().parent.is_dir():
-        raise RecipeError(f"{name}: there is no folder {file.parent}. Make it, or write elsewhere.")
+    for flag, value in given.items():
+        if value:
+            raise RecipeError(f"{flag} changes nothing {why}, or leave {flag} out.")
+
+
+_WRITTEN = {"json_file": "--json", "html": "--html"}
+
+
+def check_written(given: Mapping[str, object]) -> None:
+    """Refuse a file that could not be written, before minutes of work are spent on what goes there; for every command.
+
+    Args:
+        given: the arguments of a command.
+
+    Example:
+        >>> check_written({"json_file": Path("found.json"), "html": None})
+        >>> check_written({"json_file": Path("/")})
+        Traceback (most recent call last):
+        lowdim.core.errors.RecipeError: --json: / is a folder. Name a file in it, or write elsewhere.
+    """
+    for name, flag in _WRITTEN.items():
+        file = given.get(name)
+        if not isinstance(file, Path):
+            continue
+        folder = file.absolute().parent
+        if not folder.is_dir():
+            raise RecipeError(f"{flag}: there is no folder {file.parent}. Make it, or write elsewhere.")
+        if file.is_dir():
+            raise RecipeError(f"{flag}: {file} is a folder. Name a file in it, or write elsewhere.")
+        if not os.access(file if file.exists() else folder, os.W_OK):
+            raise RecipeError(f"{flag}: {file} may not be written. Change its permissions, or write elsewhere.")
 
 
 def check_characters(name: str, text: str) -> None:

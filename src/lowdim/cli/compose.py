@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lowdim.cli.checks import check_folder, check_text
+from lowdim.cli.checks import check_text
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Json, Model, Quiet, RecipeFile, Resume, Seed, Trust
 from lowdim.cli.progress import terminal
@@ -72,7 +72,6 @@ def compose(
 
     checked = Composition.assemble(recipe, flags, given)
     check_text("evaluation.text", checked.evaluation.text)
-    check_folder("--json", json_file)
     for stage in checked.stages:
         stage.facts()
     from lowdim.pipeline.compose import api

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lowdim.cli.checks import check_folder, check_text, names
+from lowdim.cli.checks import check_text, names
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Bos, Compute, Debug, Json, Quiet, Revision, Trust
 from lowdim.cli.progress import terminal
@@ -46,8 +46,6 @@ def diagnose(
     Several models, or a directory whose folders are the checkpoints of a run, are shown side by side.
     """
     check_text("--text", text)
-    check_folder("--json", json_file)
-    check_folder("--html", html)
     from lowdim.evaluate.diagnose.api import diagnose as run
     from lowdim.evaluate.diagnose.checkpoints import checkpoints
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lowdim.cli.checks import check_text
+from lowdim.cli.checks import check_text, check_unused
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Bos, Compute, Debug, Json, Model, Quiet, Revision, Trust
 from lowdim.cli.progress import terminal
 from lowdim.cli.screen import show, table
-from lowdim.core.errors import CheckpointError
+from lowdim.core.errors import CheckpointError, RecipeError
 from lowdim.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,6 +44,14 @@ def evaluate(
     wanted |= {"tasks": tasks, "limit": limit} | ({} if context is None else {"context": context})
     recipe = Recipe(sparsity=0.0, compute=compute, seed=seed, evaluation=wanted, trust_remote_code=trust_remote_code)
     check_text("--text", recipe.evaluation.text)
+    if text == "none":
+        check_unused(
+            "without a text. Give --text", {"--context": context is not None, "--windows": windows is not None}
+        )
+    if not recipe.evaluation.tasks:
+        check_unused("without tasks. Name --tasks", {"--limit": limit is not None})
+        if text == "none":
+            raise RecipeError("--text none without --tasks leaves nothing to measure. Name tasks, or a text.")
     about, found = _measure(model, revision, recipe, terminal(quiet))
     if json_file is not None:
         json_file.write_text(json.dumps(about | found.to_dict(), indent=2) + "\n", encoding="utf-8")

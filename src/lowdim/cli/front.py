@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lowdim.cli.checks import check_folder, check_text, names
+from lowdim.cli.checks import check_text, names
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Bos, Debug, Json, Model, Quiet, Resume, Trust
 from lowdim.cli.progress import terminal
@@ -68,7 +68,6 @@ def front(
     )
     check_text("--text", text)
     check_text("--calibration", calibration)
-    check_folder("--json", json_file)
     from lowdim.pipeline.front import api
     from lowdim.report.build import build
 

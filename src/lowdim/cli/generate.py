@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lowdim.cli.checks import check_characters
+from lowdim.cli.checks import check_characters, check_unused
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Cache, Debug, Dtype, Model, Revision, Threads, Trust
-from lowdim.cli.screen import say
+from lowdim.cli.screen import fall_silent, say
 from lowdim.core.errors import LowdimError, RecipeError, suggest
 from lowdim.core.lazy import torch
 from lowdim.infer.bench.settings import DTYPES
@@ -60,6 +59,9 @@ def generate(
     if system is not None and not chat:
         raise RecipeError("--system belongs to --chat. Add --chat, or write it into the prompt.")
     sampling = _sampling(max_tokens, temperature, top_k, top_p, repetition_penalty, seed, tuple(stop or ()))
+    if temperature == 0:
+        drawn = {"--top-k": top_k > 0, "--top-p": top_p < 1, "--seed": seed is not None}
+        check_unused("at --temperature 0, which takes the best token. Give a temperature", drawn)
     text = _read(prompt)
     for name, given in (("--system", system or ""), ("--stop", "".join(sampling.stop))):
         check_characters(name, given)
@@ -173,7 +175,7 @@ def _broken_pipe_ends(watch: _Watch) -> Iterator[None]:
         yield
     except BrokenPipeError:
         watch.finish = watch.finish or "its reader"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        fall_silent()
         raise typer.Exit from None
 
 

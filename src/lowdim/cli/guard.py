@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import re
 import traceback
 from collections.abc import Callable, Container
-from typing import ParamSpec, TypeVar, get_type_hints
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 import typer
 
-from lowdim.cli.checks import check_idle
+from lowdim.cli.checks import check_idle, check_written
 from lowdim.cli.screen import say
 from lowdim.core.errors import LowdimError, RecipeError
 
@@ -32,7 +34,7 @@ def guarded(after_interrupt: str = "") -> Callable[[Callable[P, R]], Callable[P,
 
     A mistake in the recipe or the flags exits with 2, Ctrl-C with 130, everything else with 1. Where the
     command's ``debug`` flag is set, the traceback comes before the paragraph. A flag is advised only where the command
-    has it, and one that would change nothing is refused (`lowdim.cli.checks.check_idle`).
+    has it; one that would change nothing is refused, and so is a file that cannot be written (`lowdim.cli.checks`).
     """
 
     def wrap(command: Callable[P, R]) -> Callable[P, R]:
@@ -40,6 +42,8 @@ def guarded(after_interrupt: str = "") -> Callable[[Callable[P, R]], Callable[P,
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 check_idle(kwargs)
+                check_written(kwargs)
+                _name_output(kwargs)
                 return command(*args, **kwargs)
             except (typer.Exit, typer.Abort):
                 raise
@@ -55,6 +59,13 @@ def guarded(after_interrupt: str = "") -> Callable[[Callable[P, R]], Callable[P,
         return run
 
     return wrap
+
+
+def _name_output(given: dict[str, Any]) -> None:
+    """Write out what ``OUT`` stands for where it is ``.`` or ``..``: results go beside it too, under its name."""
+    out = given.get("out")
+    if isinstance(out, Path) and out.name in ("", ".."):
+        given["out"] = Path(os.path.abspath(out))
 
 
 def flags_of(command: Callable[..., object]) -> set[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lowdim.cli.checks import check_text, names, numbers
+from lowdim.cli.checks import check_text, check_unused, names, numbers
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Bos, Compute, Debug, Json, Model, Quiet, Revision, Trust
 from lowdim.cli.progress import terminal
@@ -17,6 +17,8 @@ from lowdim.evaluate.present import Table
 
 if TYPE_CHECKING:
     from lowdim.prune.recipe import Recipe
+
+OUTLIERS = "3,5,7,10"
 
 
 @guarded()
@@ -29,7 +31,7 @@ def inspect(
     context: Annotated[int | None, typer.Option(help="Tokens per sequence or window; 512 if not given.")] = None,
     outliers: Annotated[
         str, typer.Option(metavar="M,...", help="How many times the mean makes an outlier.")
-    ] = "3,5,7,10",
+    ] = OUTLIERS,
     alpha: Annotated[bool, typer.Option("--alpha/--no-alpha", help="Exponents of the spectra.")] = True,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer, not the blocks alone.")] = False,
     essential: Annotated[
@@ -81,6 +83,17 @@ def inspect(
     )
     check_text("--calibration", None if calibration == "none" else calibration)
     check_text("--text", text)
+    if essential or junk_dna:
+        shown = {
+            "--calibration": calibration != "builtin",
+            "--samples": samples != 32,
+            "--outliers": outliers != OUTLIERS,
+        }
+        check_unused("in an audit. Ask for it by itself", shown | {"--no-alpha": not alpha, "--layers": layers})
+    else:
+        asked = {"--grid": bool(grid), "--limit": limit is not None, "--windows": windows is not None}
+        asked |= {"--text": text != "builtin", "--difficulty": difficulty != "gap", "--bos": bos != "tokenizer"}
+        check_unused("without an audit. Add --essential or --junk-dna", asked)
     points, ms = numbers("--grid", grid), numbers("--outliers", outliers)
     if wrong := [point for point in points if not 0 <= point < 1]:
         raise RecipeError(f"--grid holds sparsities in [0, 1), got {wrong[0]:g}. Write 0.3 for 30%.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lowdim.cli.checks import check_folder, names
+from lowdim.cli.checks import names
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Json, Model, Revision, Trust
 from lowdim.cli.screen import show, table
@@ -41,7 +41,6 @@ def plan_training(
     """
     if dtype not in DTYPES:
         raise RecipeError(f"--dtype is {' or '.join(DTYPES)}; got {dtype!r}.")
-    check_folder("--json", json_file)
     entries = [registry.find("optimizer", name) for name in names(optimizer) or registry.names("optimizer")]
     import torch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -34,9 +35,20 @@ def spell(error: UnicodeError) -> tuple[str, int]:
 
 
 def show(text: str) -> None:
-    """Write a result to stdout, from the first process of a parallel run alone."""
+    """Write a result to stdout, from the first process of a parallel run alone.
+
+    Where nobody reads it any more, as behind ``| head``, the work goes on unheard: a page is still to be written.
+    """
     if is_first():
-        typer.echo(text)
+        try:
+            typer.echo(text)
+        except BrokenPipeError:
+            fall_silent()
+
+
+def fall_silent() -> None:
+    """Let all that is still written to stdout, by Python at its end too, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str) -> None:
@@ -71,4 +83,5 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], numbers_from: 
         free = console.options.update(width=1000)
         console.width = max(console.width, console.measure(drawn, options=free).maximum)
     if is_first() and drawn.rows:
-        console.print(drawn)
+        with contextlib.suppress(SystemExit):  # rich falls silent by itself, and then would end the program
+            console.print(drawn)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lowdim.cli.checks import check_folder, numbers
+from lowdim.cli.checks import numbers
 from lowdim.cli.guard import FAILURE, guarded
 from lowdim.cli.options import Debug, Json, Quiet, RecipeFile, Trust
 from lowdim.cli.progress import terminal
@@ -38,7 +38,6 @@ def search_decay(
     """
     from lowdim.train.pretrain.recipe import Pretraining
 
-    check_folder("--json", json_file)
     checked = Pretraining.assemble(recipe, {"trust_remote_code": trust_remote_code or None}, assignments or [])
     given = numbers("--decays", decays)
     from lowdim.train.pretrain import search

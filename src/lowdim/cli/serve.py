@@ -129,19 +129,18 @@ def _open(
     from lowdim.data.calibration import check_context
     from lowdim.data.errors import DataError
     from lowdim.infer.decode.open import open_backend
+    from lowdim.infer.decode.ready import open_ready
     from lowdim.infer.serve.service import Service
-    from lowdim.infer.sparse.load import load
     from lowdim.models.disk.source import resolve
-    from lowdim.models.load import need_tokenizer, read_placed
+    from lowdim.models.load import read_placed
 
-    path = resolve(model, revision=revision, trust_remote_code=trusted).path
     if limits.context is not None:
+        path = resolve(model, revision=revision, trust_remote_code=trusted).path
         try:
             check_context(limits.context, read_placed(path, trusted)[0], "--context")
         except DataError as error:
             raise RecipeError(str(error)) from error
-    tokenizer = need_tokenizer(model, path, trusted)
-    loaded = load(path, dtype, trust_remote_code=trusted)
+    loaded, tokenizer = open_ready(model, revision, dtype, trusted)
     most = longest(loaded.config.get_text_config(decoder=True))
     engine = open_backend(loaded, slots=limits.concurrent, max_length=min(limits.context or most, most), cache=cache)
     if engine.reason:

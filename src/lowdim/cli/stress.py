@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lowdim.cli.checks import check_folder, check_text, names, numbers
+from lowdim.cli.checks import check_text, names, numbers
 from lowdim.cli.guard import guarded
 from lowdim.cli.options import Bos, Debug, Json, Model, Quiet, RecipeFile, Resume, Trust
 from lowdim.cli.progress import terminal
@@ -93,7 +93,6 @@ def stress(
     )
     check_text("--text", settings.text)
     check_text("--calibration", calibration)
-    check_folder("--json", json_file)
     from lowdim.pipeline.stress import api
     from lowdim.report.build import build
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lowdim.cli.checks import check_text
 from lowdim.cli.guard import FAILURE, guarded
 from lowdim.cli.options import Debug, Trust
 from lowdim.cli.screen import say, show
@@ -30,6 +31,7 @@ def verify(
 
     Exits with 1 if a check fails.
     """
+    check_text("--text", None if text is None else str(text))
     from lowdim.models.disk.verify import verify as run
 
     report = run(out, recorded_text(out, text, trust_remote_code), trust_remote_code=trust_remote_code)

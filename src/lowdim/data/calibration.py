@@ -130,6 +130,7 @@ def calibration(
         settings |= {"rationale": rationale, "in_context": in_context}
     settings |= {"passed_over": passed} if passed else {}
     if vocab_size is not None:
+        ids = ids if mask is None else ids.masked_fill((mask == 0) & (ids >= vocab_size), 0)
         tokens.check_vocabulary(ids, vocab_size)
     whole = Batch(ids, mask)
     return CalibrationData(

@@ -101,7 +101,9 @@ def local(path: str | Path) -> list[Question]:
 
 
 def _question(record: dict[str, Any], where: str) -> Question:
-    context = record.get("context") or (f"Question: {record['question']}\nAnswer:" if "question" in record else None)
+    context, asked = record.get("context"), record.get("question")
+    if not context and isinstance(asked, str):
+        context = f"Question: {asked}\nAnswer:"
     choices, label = record.get("choices"), record.get("label")
     if not isinstance(context, str):
         raise DataError(f"{where}: expected 'context' or 'question' as a string")

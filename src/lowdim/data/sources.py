@@ -76,6 +76,11 @@ def read(source: str | Path | Iterable[Any], use: str = "calibrate on") -> tuple
         return str(source), _named(str(source))
     if isinstance(source, Mapping):
         return "tokens", _mapping(source)
+    if hasattr(source, "columns") and not hasattr(source, "features"):
+        raise DataError(
+            f"cannot {use} a table ({type(source).__name__}); give its rows: to_dict('records') of pandas, to_dicts() "
+            "of polars, to_pylist() of Arrow"
+        )
     if hasattr(source, "column_names"):
         return "data set", _dataset(source)
     if isinstance(source, Iterable):

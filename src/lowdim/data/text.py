@@ -17,7 +17,7 @@ _RECORD_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _PIECE = 1 << 20  # characters of a text file that are read at a time
 _FIELDS = ("text", "question", "answer", "rationale")
 _CHATS = ("messages", "conversations")
-_ROLES = {"human": "user", "gpt": "assistant"}
+_ROLES = {"human": "user", **dict.fromkeys(("gpt", "chatgpt", "bard", "bing"), "assistant")}
 
 _TABLE = (
     "no tables. Write JSON lines with a field 'text' (pandas: to_json(path, orient='records', lines=True)), or from "
@@ -116,7 +116,7 @@ def read(path: str | Path) -> list[Document]:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return [document for file in _below(path) for document in read(file)]
+        return [document for file in below(path) for document in read(file)]
     check_suffix(path)
     content = _content(path)
     if path.suffix.lower() in _RECORD_SUFFIXES or _holds_json(content):
@@ -137,7 +137,7 @@ def stream(path: str | Path, separator: str | None = None) -> Iterator[Document]
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        for file in _below(path):
+        for file in below(path):
             yield from stream(file, separator)
         return
     check_suffix(path)
@@ -169,7 +169,7 @@ def stream(path: str | Path, separator: str | None = None) -> Iterator[Document]
 def has_plain(path: str | Path) -> bool:
     """Tell whether a file, or any in a directory, is text rather than records, by its name and its first line."""
     path = Path(path).expanduser()
-    files = _below(path) if path.is_dir() else [path]
+    files = below(path) if path.is_dir() else [path]
     return any(file.suffix.lower() not in _RECORD_SUFFIXES and not _begins_with_json(file) for file in files)
 
 
@@ -352,10 +352,18 @@ def _in_a_row(content: str) -> bool:
     return count > 1
 
 
-def _below(folder: Path) -> list[Path]:
-    """Return the files of a directory that hold documents; those of other formats of data are told."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    found = [file for file in files if file.suffix.lower() in _TEXT_SUFFIXES + _RECORD_SUFFIXES]
+def below(folder: Path, records: bool = False) -> list[Path]:
+    """Return the files of a directory that hold documents, or ``records`` alone; other formats of data are told.
+
+    What is hidden in it (".git", ".ipynb_checkpoints", "._notes.txt") is passed over.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    kinds = _RECORD_SUFFIXES if records else _TEXT_SUFFIXES + _RECORD_SUFFIXES
+    every = ((file, file.relative_to(folder).parts) for file in sorted(folder.rglob("*")))
+    files = [file for file, parts in every if not any(part.startswith(".") for part in parts) and file.is_file()]
+    found = [file for file in files if file.suffix.lower() in kinds]
     others = [file for file in files if _REFUSED.get(file.suffix.lower()) in (_TABLE, _PACKED)]
     if others and not found:
         check_suffix(others[0])
@@ -363,14 +371,13 @@ def _below(folder: Path) -> list[Path]:
         rest = f" and {len(others) - 1} more files" if len(others) > 1 else ""
         warnings.warn(f"{others[0]}{rest} passed over: lowdim reads {_REFUSED[others[0].suffix.lower()]}", stacklevel=4)
     if not found:
-        kinds = ", ".join(_TEXT_SUFFIXES + _RECORD_SUFFIXES)
-        raise DataError(f"{folder} holds no text: lowdim looks there for files that end in {kinds}")
+        raise DataError(f"{folder} holds no text: lowdim looks there for files that end in {', '.join(kinds)}")
     return found
 
 
 def _content(path: Path) -> str:
     try:
-        content = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
+        content = path.read_bytes().decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.{_nearby(path)}") from None
     except UnicodeDecodeError as error:

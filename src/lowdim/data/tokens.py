@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from lowdim.core.errors import suggest
@@ -14,6 +16,9 @@ from lowdim.data.text import Document
 Bos = Literal["tokenizer", "none", "window"]
 """The start-of-text token: where the tokenizer puts it in a document, nowhere, or before each window."""
 
+_TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+_THE_DAY = datetime.date(2024, 7, 26)
+"""What a chat template is told when it asks for today: the day that Llama 3's says where it cannot ask."""
 NEGATIVE = "-100 marks labels that do not count, not tokens: give the input_ids, with padding marked in attention_mask"
 
 
@@ -28,28 +33,82 @@ def check_bos(bos: str, tokenizer: Any) -> None:
 def encode(tokenizer: Any, text: str, bos: str = "tokenizer") -> list[int]:
     """Return the token ids of a text, with the tokenizer's special tokens where ``bos`` is 'tokenizer'."""
     special = bos == "tokenizer"
+    check_unicode(text)
     return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+
+def check_unicode(text: str) -> None:
+    """Refuse a text that is none: half of a surrogate pair, as JSON may escape it, has no bytes.
+
+    Raises:
+        DataError: says where.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"a text of the data holds {text[error.start]!a} behind {text[max(0, error.start - 20) : error.start]!r}: "
+            "half of a surrogate pair, which is no character. Repair it, for example with "
+            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        ) from None
 
 
 def written(tokenizer: Any, document: Document) -> str:
     """Return a document as text, a chat as the tokenizer's own template writes it.
 
     Raises:
-        DataError: there is no template, or it refuses the chat.
+        DataError: there is no template, or it refuses the chat, or the text is no Unicode.
     """
-    from jinja2 import TemplateError
-
     if not document.chat:
+        check_unicode(document.prose)
         return document.prose
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(
             "the data holds chats, and this tokenizer has no chat template to write them with. Set "
             "tokenizer.chat_template, or give the rows as 'text'"
         )
+    return templated(tokenizer, document.messages)
+
+
+def templated(tokenizer: Any, messages: Sequence[Mapping[str, Any]], asking: bool = False) -> str:
+    """Return turns as the tokenizer's chat template writes them, the same on every day.
+
+    Args:
+        tokenizer: one with a template.
+        messages: the turns. Contents in parts are texts, joined for a template that knows no parts.
+        asking: whether the template is to begin the next answer.
+
+    Raises:
+        DataError: the template refuses the turns, or a part that it does not know holds no text.
+    """
+    from jinja2 import TemplateError
+
+    parts = [turn["content"] for turn in messages if isinstance(turn.get("content"), list)]
+    template: Any = tokenizer.chat_template
+    if isinstance(template, str):
+        template = _TODAY.sub(lambda found: repr(_THE_DAY.strftime(found[2])), template)
+    own = {} if template == tokenizer.chat_template else {"chat_template": template}
+    made = None
     try:
-        return str(tokenizer.apply_chat_template(list(document.messages), tokenize=False))
+        made = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking, **own)
     except (TemplateError, TypeError, ValueError, KeyError) as error:
-        raise DataError(f"the tokenizer's chat template refuses a chat of the data: {error}") from error
+        if not parts:
+            raise DataError(f"the tokenizer's chat template refuses a chat of the data: {error}") from error
+    if made is None or any(str(part) in made for part in parts):
+        return templated(tokenizer, [_joined(turn) for turn in messages], asking)
+    return str(made)
+
+
+def _joined(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a turn whose content is one text."""
+    content = turn.get("content")
+    if not isinstance(content, list):
+        return turn
+    texts = [part if isinstance(part, str) else part.get("text") for part in content]
+    if None in texts:
+        kind = next(part.get("type") for part, text in zip(content, texts, strict=True) if text is None)
+        raise DataError(f"a chat of the data has a part of type {kind!r}, and the tokenizer's chat template knows none")
+    return {**turn, "content": "".join(texts)}
 
 
 def encode_document(tokenizer: Any, document: Document, bos: str = "tokenizer") -> list[int]:
@@ -146,8 +205,11 @@ def fingerprint(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) ->
 
 
 def pad_id(tokenizer: Any) -> int:
-    """Return an id to fill padding with; the mask, not the id, says what padding is."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+    """Return an id to fill padding with; the mask, not the id, says what padding is.
+
+    The end of text comes first: a token of its own for padding may have been added behind the model's embedding.
+    """
+    for token in (tokenizer.eos_token_id, tokenizer.pad_token_id):
         if token is not None:
             return int(token)
     return 0

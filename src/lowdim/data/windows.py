@@ -66,7 +66,10 @@ def windows(
         raise DataError(f"context must be at least 2 and limit at least 1; got context={context}, limit={limit}")
     name, documents = _documents(source)
     text = join.join(tokens.written(tokenizer, document) for document in documents)
-    special = "none" if documents and all(document.chat for document in documents) else bos
+    filled = [document for document in documents if not document.blank]
+    if not filled:
+        raise DataError(f"{name} holds no text: all of its {len(documents)} rows are blank")
+    special = "none" if all(document.chat for document in filled) else bos
     ids, start = tokens.encode(tokenizer, text, special), tokens.prefix(tokenizer, bos)
     body = context - len(start)
     found = len(ids) // body

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lowdim.core.lazy import torch
 from lowdim.core.settings import Settings
@@ -53,16 +53,16 @@ class Tensorwise(Merger):
 
     @abstractmethod
     def mix(self, tensors: Sequence[torch.Tensor], base: torch.Tensor | None) -> torch.Tensor:
-        """Return the merged tensor, fp64, for a tensor of each network and of the base, all of one shape and dtype."""
+        """Return the merged tensor, fp64, for a tensor of each network and of the base, all of one shape."""
 
     def merge(self, states: Sequence[Ticket], base: Ticket | None = None, *, sparsity: float | None = None) -> Ticket:
         """Return one network of ``sparsity``, by default that of the networks; see `Merger`."""
         keep = kept_count(states, sparsity)
         if base is not None:
-            check([*states, base])
+            check([*states, replace(base, masks=states[0].masks)])  # which may be dense
 
         def rule(name: str) -> torch.Tensor:
             return self.mix([each.state[name] for each in states], None if base is None else base.state[name])
 
-        mixed = tensorwise(states[-1], rule)
+        mixed = tensorwise(states, rule)
         return pruned(mixed, union([each.masks for each in states]), keep, states[-1].step)

@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def tensorwise(like: Ticket, rule: Callable[[str], Tensor]) -> dict[str, Tensor]:
-    """Return ``rule(name)`` of every tensor, rounded once to its dtype.
+def tensorwise(tickets: Sequence[Ticket], rule: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """Return ``rule(name)`` of every tensor, rounded once to its dtype: the smallest that holds the values of all.
 
-    Integer and boolean buffers (such as the batch counter of a BatchNorm) have no mean: those of ``like`` are taken.
+    Integer and boolean buffers (such as the batch counter of a BatchNorm) have no mean: those of the last are taken.
     """
-    return {
-        name: rule(name).to(tensor.dtype) if tensor.is_floating_point() or tensor.is_complex() else tensor.clone()
-        for name, tensor in like.state.items()
-    }
+
+    def made(name: str, tensor: Tensor) -> Tensor:
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            return tensor.clone()
+        return rule(name).to(reduce(torch.promote_types, (ticket.state[name].dtype for ticket in tickets)))
+
+    return {name: made(name, tensor) for name, tensor in tickets[-1].state.items()}
 
 
 def weighted(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
@@ -47,7 +50,7 @@ def mix(tickets: Sequence[Ticket], coefficients: Sequence[float]) -> dict[str, T
         LowdimError: the tickets are of different models.
     """
     check(tickets)
-    return tensorwise(tickets[-1], lambda name: weighted([t.state[name] for t in tickets], coefficients))
+    return tensorwise(tickets, lambda name: weighted([t.state[name] for t in tickets], coefficients))
 
 
 def check(tickets: Sequence[Ticket]) -> None:

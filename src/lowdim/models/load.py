@@ -31,7 +31,7 @@ from lowdim.nn.placement.base import Placement
 from lowdim.nn.residual.config import on_disk
 from lowdim.nn.residual.mount import mount
 
-_TOKENIZERS = ("tokenizer*", "vocab.*", "*.tiktoken", "spiece.model", "sentencepiece*.model")
+_TOKENIZERS = ("tokenizer*", "tekken.json", "vocab.*", "*.tiktoken", "spiece.model", "sentencepiece*.model")
 
 
 @contextmanager

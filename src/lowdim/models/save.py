@@ -31,8 +31,9 @@ def save_around(model: PreTrainedModel, tokenizer: Any, place: Path) -> None:
     it loads one, and many models are published with one.
 
     Raises:
-        CheckpointError: a part cannot be written; it is named.
+        CheckpointError: a part cannot be written, or two weights are one without the config saying so; it is named.
     """
+    _refuse_shared(model)
     for what, part in (("config", model.config), ("tokenizer", tokenizer)):
         try:
             if part is not None:
@@ -108,6 +109,18 @@ def save_factors(model: PreTrainedModel, out: str | Path, tokenizer: Any = None,
         except BaseException:
             writer.directory.reset()
             raise
+
+
+def _refuse_shared(model: PreTrainedModel) -> None:
+    """Refuse weights of several names that nothing would make one again, which Transformers does not save."""
+    tied, first = model.all_tied_weights_keys, dict[int, str]()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        other = first.setdefault(id(parameter), name)
+        if other != name and not {name, other} & (tied.keys() | set(tied.values())):
+            raise CheckpointError(
+                f"{other} and {name} are one weight, and nothing in {type(model).__name__} says so, so that they "
+                "cannot be saved. Give each its own: module.weight = torch.nn.Parameter(module.weight.detach().clone())"
+            )
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from lowdim.data.windows import Windows
 from lowdim.models import ranks
 from lowdim.models.disk import manifest
 from lowdim.models.disk.convert import convert
-from lowdim.models.disk.manifest import Manifest
-from lowdim.models.disk.packed import Packed
+from lowdim.models.disk.manifest import FallbackPart, Manifest
+from lowdim.models.disk.packed import Packed, becomes_smaller
 from lowdim.models.disk.writer import Writer
 from lowdim.models.save import save_around, save_model
 from lowdim.models.walk.gradients import loss_gradients
@@ -28,7 +28,7 @@ from lowdim.models.walk.opened import accepted
 from lowdim.models.walk.stream import Stream, Walk, watched
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.manifest import build_manifest
-from lowdim.prune.measure import Measured, compare, measure, ready
+from lowdim.prune.measure import Measured, compare, measure, ready, still_holds
 from lowdim.prune.plan import Plan, make_plan
 from lowdim.prune.recipe import Recipe
 from lowdim.prune.run import prune_blocks, settle_allocation
@@ -40,6 +40,7 @@ from lowdim.runs.directory import check_idle, tidy
 from lowdim.runs.fingerprint import refuse_differences, versions
 
 TOKENS_PER_BATCH = 2048
+NOT_SMALLER = "storage=packed was asked for, and no weight has zeros enough to become smaller: all are stored dense"
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,12 @@ def plan(model: PreTrainedModel | str | Path, recipe: Recipe, *, revision: str |
     """Return what a recipe would do to a model: layers, budgets, memory and time; no weight is read.
 
     Raises:
-        LowdimError: the model cannot be used, or the recipe does not fit it.
+        LowdimError: the model cannot be used, the recipe does not fit it, or what is to be measured is missing.
     """
-    return make_plan(open_session(model, recipe, revision=revision))
+    session = open_session(model, recipe, revision=revision)
+    if session.checkpoint is not None:
+        ready(recipe, session.tokenizer(), session.config)
+    return make_plan(session)
 
 
 def prune(
@@ -244,9 +248,11 @@ class _Run:
                 return measure(seen, self.recipe, self.tokenizer, text, limit)
 
         found = keeper.recall("dense") if keeper else None
-        dense = Measured.from_dict(found) if found else measured("dense", session.stream.forward)
-        if keeper and not found:
-            keeper.remember("dense", dense.to_dict())
+        dense = Measured.from_dict(found) if found else Measured()
+        if not found or not still_holds(dense, self.recipe, text):
+            dense = measured("dense", session.stream.forward)
+            if keeper:
+                keeper.remember("dense", dense.to_dict())
         if GRADIENT in self.recipe.needs:
             with self.clock.stage("Gradients"):
                 gradients = loss_gradients(session.stream, session.layers, batches, self.progress)
@@ -286,12 +292,17 @@ class _Run:
 
     def _save(self, writer: Writer, session: Session, record: Manifest) -> None:
         """Write a model pruned in memory as a stock directory, and pack it if that was asked for."""
-        save_model(session.stream.model, self.tokenizer, writer.directory.partial)
+        model = session.stream.model
+        pruned = map(model.get_parameter, _parameters(session))
+        packs = self.recipe.storage == "packed" and (bool(self._rounded) or any(map(becomes_smaller, pruned)))
+        if self.recipe.storage == "packed" and not packs:
+            record.fallbacks.append(FallbackPart(layer="", what=NOT_SMALLER))
+        save_model(model, self.tokenizer, writer.directory.partial)
         writer.write_index()
         record.hashes.files = writer.hashes()
         writer.directory.write_text(manifest.FILE, manifest.to_text(record))
         writer.finish()
-        if self.recipe.storage == "packed":
+        if packs:
             convert(writer.directory.out, writer.directory.out, "packed", overwrite=True, rounded=self._rounded)
 
 

@@ -17,7 +17,7 @@ from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.checks import mask_hash
 from lowdim.models.disk.files import companions
 from lowdim.models.disk.manifest import FILE, Manifest, PackedPart, to_text
-from lowdim.models.disk.packed import Packed, kept, pack, packed_bytes
+from lowdim.models.disk.packed import Packed, becomes_smaller, kept, pack
 from lowdim.models.disk.packed_header import STEM, lay_out
 from lowdim.models.disk.shard import Stored
 from lowdim.models.disk.writer import Writer, shard_name
@@ -149,8 +149,7 @@ class Keeper:
         """Pack a pruned weight where that was asked for and makes it smaller."""
         if isinstance(tensor, Packed):
             return tensor
-        smaller = self.packed and packed_bytes(tensor) < tensor.numel() * tensor.dtype.itemsize
-        return pack(tensor) if smaller else tensor
+        return pack(tensor) if self.packed and becomes_smaller(tensor) else tensor
 
     def finish(self, manifest: Manifest) -> None:
         """Write what travels with the weights and the manifest; let the output appear."""

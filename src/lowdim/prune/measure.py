@@ -53,6 +53,15 @@ class Measured:
         return cls(value, {name: _task_from_dict(task) for name, task in data["tasks"].items()})
 
 
+def still_holds(found: Measured, recipe: Recipe, text: Windows | None) -> bool:
+    """Tell whether an earlier attempt measured on this text and these questions, and not on other ones of one name."""
+    settings, seen = recipe.evaluation, found.perplexity
+    protocol = None if seen is None else {key: value for key, value in seen.protocol.items() if key != "dtype"}
+    asked = zeroshot.hashes(settings.tasks, limit=settings.limit, seed=recipe.seed)
+    same = {name: task.hash for name, task in found.tasks.items()} == asked
+    return same and protocol == (None if text is None else text.protocol)
+
+
 _TASK = ("name", "metric", "acc", "acc_norm", "questions", "hash", "bos", "chance")
 
 

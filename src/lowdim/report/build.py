@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.models.disk import manifest
-from lowdim.report.files import beside, sidecar
+from lowdim.report.files import beside, sidecar, whole
 from lowdim.report.pruning.page import render
 
 BENCH_SCHEMA = 1
@@ -43,16 +43,16 @@ def build(out: Path, html: Path | None = None) -> Path:
         LowdimError: the page cannot be written.
     """
     out = Path(os.path.abspath(out))
+    found = next((name for name in (*PAGES, manifest.FILE) if (out / name).exists()), None)
+    if found is None:
+        raise CheckpointError(_absent(out))
     html = beside(out, ".html") if html is None else Path(html)
-    for name, room in PAGES.items():
-        if (out / name).exists():
-            write_page(html, import_module(f"lowdim.report.{room}.page").page(out))
-            return html
-    if not manifest.exists(out):
-        raise CheckpointError(
-            f"out must be a finished run: {out} holds no {manifest.FILE}. Give what `lowdim prune`, `pretrain`, "
-            "`sweep`, `train-sparse`, `rank`, `front`, `compose` or `stress` wrote."
-        )
+    if found in PAGES:
+        page = import_module(f"lowdim.report.{PAGES[found]}.page").page
+        with whole(found):
+            text = page(out)
+        write_page(html, text)
+        return html
     facts = manifest.read(out).to_dict()
     run, problem = sidecar(beside(out, ".run.json"), "times, sizes and speeds are missing")
     bench, other = sidecar(beside(out, ".bench.json"), "what lowdim bench measured is missing")
@@ -63,13 +63,24 @@ def build(out: Path, html: Path | None = None) -> Path:
     return html
 
 
+def _absent(out: Path) -> str:
+    """Say why there is no page of a directory."""
+    partial = out if out.suffix == ".partial" else out.with_name(f"{out.name}.partial") if out.name else out
+    if out.name and partial.is_dir():
+        return f"out must be a finished run, and {partial} is an unfinished one. Repeat its command, and let it resume."
+    return (
+        f"out must be a finished run: {out} holds no {manifest.FILE}. Give what `lowdim prune`, `pretrain`, "
+        "`sweep`, `train-sparse`, `rank`, `front`, `compose` or `stress` wrote."
+    )
+
+
 def write_page(path: Path, text: str) -> None:
     """Replace a page in one step.
 
     Raises:
         LowdimError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.partial")  # jobs of an array write one page
+    partial = path.absolute().with_name(f".{platform.node()}.{os.getpid()}.partial")  # jobs of an array write one page
     try:
         with partial.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
             file.write(text)

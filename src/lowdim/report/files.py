@@ -72,5 +72,5 @@ def whole(file: str) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is damaged: {error} is missing or of a wrong type.") from error

@@ -80,9 +80,14 @@ class Directory:
             )
 
     def _check_out(self) -> None:
-        if not self.out.exists() or (self.out.is_dir() and not any(self.out.iterdir())):
+        empty = self.out.is_dir() and not os.path.ismount(self.out) and not any(self.out.iterdir())
+        if not self.out.exists() or empty:
             return
-        if not self.out.is_dir():
+        if os.path.ismount(self.out):
+            wrong = (
+                f"is a mount point, which nothing can be put in the place of. Give {self.out / 'model'}, for example."
+            )
+        elif not self.out.is_dir():
             wrong = "is a file; the output must be a directory that does not exist yet"
         elif not self._overwrite:
             wrong = "exists and is not empty. Choose another output, or allow overwriting it."
@@ -111,8 +116,10 @@ class Directory:
             self.partial.rmdir()
 
     def reset(self) -> None:
-        """Throw away what ``OUT.partial/`` holds."""
+        """Throw away what ``OUT.partial/`` holds; of a result that has appeared there is nothing left in it."""
         self.state, self.place = {}, self.partial
+        if not self.partial.is_dir():
+            return
         with self._reporting(self.partial, 0):
             for path in self.partial.iterdir():
                 if path.name != LOCK:

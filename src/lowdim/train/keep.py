@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowdim.core.errors import LowdimError
-from lowdim.core.masks import Masks
+from lowdim.core.masks import Masks, zero_
 from lowdim.models.disk.adapters import is_adapted
 from lowdim.models.structure.selection import plain_name
 from lowdim.models.structure.zeros import refuse_packed
 from lowdim.train.dynamic.static import Static
+from lowdim.train.sparse.distributed import local, part
 from lowdim.train.sparse.training import SparseTraining
 
 
@@ -21,7 +23,7 @@ class KeepZeros(SparseTraining):
     """Keeps the zeros of a pruned model while an optimizer trains the other weights: `SparseTraining` with its masks.
 
     Construct it after the optimizer, then train as before: after every step the weights that were zero are +0.0.
-    Frozen layers keep their zeros by themselves and are left alone.
+    Frozen layers keep their zeros by themselves and are left alone, until they are trained after all: theirs stay too.
 
     Args:
         model: pruned, with dense storage: as Transformers reads it.
@@ -71,6 +73,30 @@ class KeepZeros(SparseTraining):
                 "themselves). Leave KeepZeros out, or unfreeze what is to be trained first"
             )
         super().__init__(model, optimizer, method=Static(), masks=trained, total_steps=total_steps)
+        self._found = found
+        self._frozen = {n: weights[n] if n in weights else weights[f"{n}.weight"] for n in found if n not in trained}
+        self._woken: dict[str, Tensor] = {}
+
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """Return the weights whose zeros are kept, those that are frozen too."""
+        return [*super().weights(), *self._frozen.items()]
+
+    def gradients(self, step: int) -> bool:
+        """Clear what the gradients hold of weights that are off, of layers that were frozen at first too."""
+        for name, weight in self._frozen.items():
+            if weight.requires_grad and name not in self._woken:
+                self._woken[name] = part(~self._found[name].to(weight.device), weight)
+        for name, off in self._woken.items():
+            if (gradient := self._frozen[name].grad) is not None:
+                zero_(local(gradient), off)
+        return super().gradients(step)
+
+    def stepped(self, step: int) -> None:
+        """Zero what is off."""
+        super().stepped(step)
+        with torch.no_grad():
+            for name, off in self._woken.items():
+                zero_(local(self._frozen[name]), off)
 
     def _recipe(self) -> dict[str, Any]:
         """Return what a state must share with this: neither the length of the run, nor zeros that training made."""

@@ -188,7 +188,7 @@ class Loop:
         if self._schedule is not None:
             factor = self._schedule(self.step)
             for group in self.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * factor
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor  # of a group that came later, too
 
     def _take_step(self) -> None:
         with self._widened():

@@ -41,6 +41,15 @@ def test_the_columns_of_trl(row: dict[str, Any]) -> None:
     assert [document.messages[-1]["content"] for document in pair.documents()] == ["Yes.", "No."]
 
 
+def test_a_directory_gives_the_pairs_of_its_records_whatever_case_their_names_have(tmp_path: Path) -> None:
+    row = {"prompt": "Is it?", "chosen": "Yes.", "rejected": "No."}
+    for name in ("a.JSONL", "b.json", "c.ndjson", ".d.jsonl"):
+        write(tmp_path / name, [row])
+    (tmp_path / "README.md").write_text("about them")
+    files = [pair.where.partition(",")[0] for pair in read(str(tmp_path))]
+    assert [Path(file).name for file in files] == ["a.JSONL", "b.json", "c.ndjson"]
+
+
 def test_several_turns_before_the_answers() -> None:
     pair = from_record({"chosen": [ASK, NO, ASK, YES], "rejected": [ASK, NO, ASK, NO], "tie": True}, "line 1")
     assert [turn["content"] for turn in pair.prompt] == ["Is it?", "No.", "Is it?"] and pair.tie is True

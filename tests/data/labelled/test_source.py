@@ -141,6 +141,32 @@ def test_a_data_set_object_of_texts_and_of_pictures() -> None:
         open_source(datasets.DatasetDict({"train": texts}))
 
 
+def test_rows_that_nobody_has_labelled_are_no_class() -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = datasets.Dataset.from_dict({"text": ["a", "b", "c", "d"], "label": [1, -1, 0, -1]}, features=features)
+    with pytest.raises(
+        DataError, match=r"2 samples of .* have class -1, .*data\.filter\(lambda row: row\['label'\] >= 0"
+    ):
+        open_source(rows)
+    found = open_source(rows.filter(lambda row: row["label"] >= 0))
+    assert found.classes == ("no", "yes") and found.y.tolist() == [1, 0]
+
+
+def test_grey_of_sixteen_bits_is_scaled_and_not_cut_off(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    values = [0, 257 * 100, 257 * 200, 65535]
+    made = [Image.fromarray(np.full((4, 4), value, dtype=np.uint16)) for value in values]
+    for number, picture in enumerate(made):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        picture.save(tmp_path / "ab"[number % 2] / f"{number}.png")
+    found = open_source(tmp_path, size=4)
+    assert isinstance(found.x, torch.Tensor) and found.x[:, :, 0, 0].unique().tolist() == [0, 100, 200, 255]
+    rows = datasets.Dataset.from_dict({"image": made, "label": list("abab")}).cast_column("image", datasets.Image())
+    found = open_source(rows, size=4)
+    assert isinstance(found.x, torch.Tensor) and found.x[:, 0, 0, 0].tolist() == [0, 100, 200, 255]
+
+
 def test_a_built_in_set_is_cut_as_training_cuts_it() -> None:
     pytest.importorskip("sklearn")
     found, data = open_source("digits", limit=100), classification.load("digits", limit=100)

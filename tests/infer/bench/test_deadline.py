@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models.tiny_configs import tiny_config
 from tests.models.zoo import ZOO
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 from lowdim.core.progress import Silent
 from lowdim.data.windows import Windows
 from lowdim.infer.bench import bandwidth, decode, layers, models, run, timing
+from lowdim.infer.bench.pair import measure_pair
 from lowdim.infer.bench.result import Contestant, Result
 from lowdim.infer.bench.settings import Settings
 from lowdim.infer.bench.timing import Deadline
@@ -108,3 +111,31 @@ def test_slow_tokens_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
         assert {len(times) for times in found.values()} == {tokens}, seconds
         assert now - begun <= max(seconds, 4 + 8) + 8
     assert [len(times) for times in decode.time_prefill(two, 64, 100, seconds=11).values()] == [2, 2]
+
+
+def built(kind: str, path: Path) -> Path:
+    """Save a tiny model: one whose sizes stand in a part of its config, one of another memory, one of none."""
+    text = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "sliding_window": 8}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    config: Any = (
+        tiny_config(kind)
+        if kind != "gemma3"
+        else Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    )
+    with torch.random.fork_rng(devices=[]):
+        AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "mamba", "biogpt"])
+def test_models_of_every_build_are_timed(kind: str, tmp_path: Path) -> None:
+    settings = Settings(model=str(built(kind, tmp_path / kind)), dtypes=("fp32",), tokens=2)
+    found = run.measure(models.loaded_base(settings), settings, None, Silent(), Deadline(0), needed=("fp32",))
+    assert [(row.engine, row.tokens_per_s > 0) for row in found.models] == [("torch", True)] * 2 + [("lowdim", True)]
+
+
+def test_a_finished_run_does_not_fail_for_a_model_that_cannot_be_continued(tmp_path: Path) -> None:
+    path = built("openai-gpt", tmp_path / "model")
+    assert "keeps no key-value cache" in measure_pair(path, path, torch.float32, 4)["note"]

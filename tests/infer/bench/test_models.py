@@ -184,3 +184,15 @@ def test_layers_that_keep_their_weight_turned_are_seen_too(tmp_path):
     }
     built = models.build(base, Contestant("lowdim", "fp32", base.zeros))
     assert sum(n for name, n in models.kernels(built).items() if name.startswith("packed fp32")) == 8
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"num_beams": 4}, {"num_return_sequences": 2, "do_sample": True}, {"stop_strings": ["a"]}, {"max_length": 3}],
+)
+def test_what_a_model_says_of_generating_does_not_stop_the_clock(base, own):
+    from transformers import GenerationConfig
+
+    model = models.build(base, Contestant("torch", "fp32"))
+    model.generation_config = GenerationConfig(**own)
+    assert len(TorchDecoder(model).decode([1, 8, 15], 5)) == 5

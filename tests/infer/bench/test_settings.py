@@ -28,6 +28,7 @@ SHAPE = {"shape": "llama-7b", "sparsities": (0.7,)}
         ({**SHAPE, "tokens": 1}, "--tokens must be at least 2, got 1"),
         ({**SHAPE, "threads": 0}, "--threads must be at least 1, got 0"),
         ({**SHAPE, "text": "builtin"}, "--text needs a MODEL"),
+        ({**SHAPE, "revision": "main"}, "--revision is of a MODEL"),
         ({"model": "m", "text": "builtin", "bos": "windows"}, "--bos: unknown policy 'windows'. Did you mean 'window'"),
         ({"model": "m", "bos": "none"}, "Give --text, or leave --bos out"),
     ],

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.models.tiny_configs import randomise, tiny_config
 from tests.models.zoo import ZOO
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lowdim.core.errors import LowdimError
 from lowdim.infer.decode.backend import BackendFull, end_tokens
@@ -31,6 +34,54 @@ def test_every_architecture_token_by_token_gives_the_logits_of_one_forward(kind:
         np.testing.assert_allclose(found, expected[[at, at]], **close)
     assert backend.length(one) == backend.length(other) == len(IDS)
     assert backend.vocab_size == 96
+
+
+def made(kind: str, **settings: Any) -> PreTrainedModel:
+    config = tiny_config(kind)
+    config = type(config)(**(config.to_dict() | settings)) if settings else config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        randomise(model)
+    model.tie_weights()
+    return model.eval()
+
+
+ROTATION = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 20}
+ROTATION |= {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 4.0, 8.0, 16.0]}  # type: ignore[dict-item]
+PIECEWISE = {
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "bamba": {"attn_layer_indices": [1]},
+    "zamba": {},
+    "mamba": {},
+    "mamba2": {},
+    "rwkv": {},
+    "qwen3_next": {},
+    "lfm2": {},
+    "phi3": {"rope_parameters": ROTATION, "original_max_position_embeddings": 20, "hidden_size": 32},
+}
+"""Models with recurrent states, with caches of other names, that do not count what they hold, or turn keys anew."""
+
+
+@pytest.mark.parametrize("cuts", [[40], [16, 16, 8], [16, 3, *[1] * 6, 15], [18, *[1] * 22]], ids=str)
+@pytest.mark.parametrize("kind", PIECEWISE)
+def test_a_text_in_pieces_gives_the_logits_of_the_whole(kind: str, cuts: list[int]) -> None:
+    model, ids = made(kind, **PIECEWISE[kind]), [3 + (7 * at * at + at) % 60 for at in range(40)]
+    backend, at = HFBackend(model, slots=2), 0
+    slot, other = backend.open(), backend.open()
+    backend.prefill(other, ids[5:30])  # must not be felt in the first
+    for cut in cuts:
+        found = backend.prefill(slot, ids[at : at + cut]) if cut > 1 else backend.step([slot], [ids[at]])[0]
+        at += cut
+        with torch.inference_mode():
+            expected = model(torch.tensor([ids[:at]]), use_cache=False).logits[0, -1].numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["openai-gpt", "xlnet", "recurrent_gemma"])
+def test_a_model_that_keeps_nothing_is_refused_when_it_is_opened(kind: str) -> None:
+    with pytest.raises(LowdimError, match="keeps no key-value cache"):
+        open_backend(made(kind))
 
 
 def test_slots_are_closed_and_used_again() -> None:

@@ -52,3 +52,23 @@ def test_whatever_fails_in_a_template_is_told_with_its_reason(tokenizer: Any, te
     tokenizer.chat_template = template
     with pytest.raises(RecipeError, match=f"chat template refuses these messages: .*{reason}"):
         encode_chat(tokenizer, TURNS)
+
+
+def shaped(tokenizer: Any, shape: str) -> Any:
+    """The tokenizer with special tokens around a text, as a template says."""
+    from tokenizers import processors
+
+    known = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<s>", "</s>", "<unk>")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=shape, pair=f"{shape} $B", special_tokens=known
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("shape", ["$A", "<s> $A", "$A </s>", "<s> $A </s>", "<unk> <s> $A </s> </s>"])
+def test_what_is_to_be_continued_is_not_ended_first(tokenizer: Any, shape: str) -> None:
+    own = tokenizer("ab")["input_ids"]
+    before = [tokenizer.convert_tokens_to_ids(token) for token in shape.partition("$A")[0].split()]
+    ended = shaped(tokenizer, shape)
+    assert encode_text(ended, "ab") == [*before, *own]
+    assert encode_text(ended, "") == (before or [tokenizer.bos_token_id])

@@ -148,3 +148,18 @@ def test_a_stop_string_that_only_the_end_makes_certain(byte_level: Any) -> None:
     stream = TextStream(byte_level, ["\ufffd"])
     assert pushed(stream, ids(byte_level, "x", "Ã")) == ["x", "", ""]
     assert stream.stopped
+
+
+@pytest.mark.parametrize("stop", [["<end>"], ["never", "<end>"], ["the end", "<end>"]])
+def test_a_special_token_that_is_a_stop_string_ends_the_text(byte_level: Any, stop: list[str]) -> None:
+    stream = TextStream(byte_level, stop)
+    tokens = ids(byte_level, "x", "the", "<end>", "he")
+    assert "".join(stream.push(token) for token in tokens) == "xthe"
+    assert stream.stopped
+    assert stream.finish() == ""
+
+
+def test_what_only_holds_a_special_tokens_name_is_no_special_token(byte_level: Any) -> None:
+    stream = TextStream(byte_level, ["<end> "])
+    assert "".join(pushed(stream, ids(byte_level, "x", "<end>", "he"))) == "xhe"
+    assert not stream.stopped

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,11 +20,17 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 from tests.infer.serve.served import needs_kernels
 from typer.testing import CliRunner, Result
 
 from lowdim.cli import app
+from lowdim.cli.serve import _open
+from lowdim.core.native import library
 from lowdim.infer.decode.native_backend import NativeBackend
+from lowdim.infer.decode.open import open_backend
+from lowdim.infer.serve.limits import Limits
+from lowdim.infer.sparse.linear import SparseLinear
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +203,27 @@ def test_the_built_in_model_on_the_native_engine() -> None:
     assert together == alone
     assert len(set(alone)) > 4
     assert not [line for line in lines if "native engine does not run" in line]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_zeros_that_a_model_stores_are_skipped_here_too(
+    directory: Path, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    opened = []
+    whole = open_backend
+
+    def watched(model: Any, **how: Any) -> Any:
+        opened.append((model, whole(model, **how)))
+        return opened[-1][1]
+
+    monkeypatch.setattr("lowdim.infer.decode.open.open_backend", watched)
+    path = shutil.copytree(directory, tmp_path / dtype)
+    pruned = copy.deepcopy(tiny).to(getattr(torch, dtype))
+    for layer in (each for each in pruned.modules() if isinstance(each, torch.nn.Linear)):
+        layer.weight.data[:, ::2] = 0
+    pruned.save_pretrained(path)
+    service = _open(str(path), None, None, "auto", "tiny", Limits(), False)
+    service._prompts.close()
+    ((model, engine),) = opened
+    assert isinstance(model.model.layers[0].mlp.up_proj, SparseLinear)
+    assert engine.name == ("native" if library() else "transformers")

@@ -255,7 +255,9 @@ def test_every_path_but_health_asks_for_the_key(tiny: Any, tokenizer: Any) -> No
 def test_without_a_key_only_names_of_this_machine_are_answered(served: Served, tiny: Any, tokenizer: Any) -> None:
     found = error(served.get("/v1/models", headers={"Host": "evil.example:80"}), 403)
     assert "--api-key-file" in found["message"]
-    for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000"):
+    for host in ("evil.example", "127.0.0.1.evil.example:80", "192.0.2.1:8000", "0.0.0.0", "[2001:db8::1]:80", ""):
+        assert served.get("/v1/models", headers={"Host": host}).status_code == 403, host
+    for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "127.0.1.1:8000", "127.0.0.2", "[::1]:8000", "[::1]"):
         assert served.get("/v1/models", headers={"Host": host}).status_code == 200
     with serving(tiny, tokenizer, keys=["k"]) as other:
         headers = {"Host": "my.example", "Authorization": "Bearer k"}

@@ -26,7 +26,7 @@ def test_an_address_that_is_taken_or_not_ours_is_refused() -> None:
         port = sockets[0].getsockname()[1]
         with pytest.raises(LowdimError, match=f"127.0.0.1 port {port}.*in use"), bound("127.0.0.1", port):
             pass
-    for host in ("203.0.113.7", "no-such-host.invalid"):
+    for host in ("203.0.113.7", "no-such-host.invalid", "a..b", "x" * 64):
         with pytest.raises(LowdimError, match=host), bound(host, 0):
             pass
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from tests.models.results import holed
+from tests.models.tiny_configs import randomise, tiny_config
 from tests.models.zoo import VOCAB, ZOO
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextIteratorStreamer
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, TextIteratorStreamer
 
 import lowdim
 from lowdim.core.errors import LowdimError, NumericalError
@@ -292,3 +293,21 @@ def test_every_kind_is_named_alike() -> None:
     for kind in KINDS:
         form = "packed" if kind in PACKABLE else "dense"
         assert accelerate(pruned("llama"), kind, min_sparsity=0)[1].kernel.startswith(f"{form} {kind}")
+
+
+@pytest.mark.parametrize("held", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["mamba", "falcon_mamba", "jamba", "zamba"])
+def test_a_model_that_multiplies_by_a_weight_itself_gets_it_in_its_own_type(kind: str, held: torch.dtype) -> None:
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(tiny_config(kind), dtype=torch.float32)
+        randomise(model)
+    model.tie_weights()
+    model.eval().to(held)
+    with torch.inference_mode():
+        expected = model(TOKENS, use_cache=False).logits.float()
+        for dtype in KINDS:
+            swapped = copy.deepcopy(model)
+            accelerate(swapped, dtype)
+            found = swapped(TOKENS, use_cache=False).logits.float()
+            assert (found - expected).norm() / expected.norm() < {"int4": 0.6, "int3": 1.0}.get(dtype, 0.15), dtype

@@ -99,6 +99,9 @@ def test_fingerprint_covers_weights_config_and_tokenizer(tmp_path: Path) -> None
         "tokenizer.model",
         "vocab.json",
         "chat_template.jinja",
+        "tekken.json",
+        "preprocessor_config.json",
+        "video_preprocessor_config.json",
         "LICENSE",
     ):
         (tmp_path / name).write_text(name)
@@ -109,8 +112,11 @@ def test_fingerprint_covers_weights_config_and_tokenizer(tmp_path: Path) -> None
         "LICENSE",
         "chat_template.jinja",
         "config.json",
+        "preprocessor_config.json",
+        "tekken.json",
         "tokenizer.json",
         "tokenizer.model",
+        "video_preprocessor_config.json",
         "vocab.json",
     ]
     assert sorted(found) == sorted([*others, *Checkpoint(tmp_path).files])

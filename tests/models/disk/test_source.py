@@ -51,6 +51,33 @@ class TestDirectories:
         with pytest.raises(CheckpointError, match="holds float64 weights"):
             resolve(str(directory(tmp_path / "m", LLAMA, torch.float64)))
 
+    @pytest.mark.parametrize(
+        ("name", "dtype", "kind"),
+        [
+            ("l.0.up.weight", torch.float8_e4m3fn, "float8_e4m3fn"),
+            ("l.0.experts.gate_up_proj", torch.float8_e5m2, "float8_e5m2"),
+            ("l.0.up.weight", torch.int8, "int8"),
+            ("l.0.up.weight", torch.uint8, "uint8"),
+        ],
+    )
+    def test_codes_among_larger_embeddings_are_refused(
+        self, name: str, dtype: torch.dtype, kind: str, tmp_path: Path
+    ) -> None:
+        path = directory(tmp_path / "m", LLAMA)
+        buffers = {"l.0.attn.bias": torch.ones(2, 2, dtype=torch.uint8), "ids": torch.ones(1, 9, dtype=torch.int64)}
+        large = {"embed.weight": torch.ones(9, 9, dtype=torch.bfloat16)}
+        save_file(large | buffers, path / "model.safetensors")
+        assert resolve(str(path)).dtype == "bfloat16"
+        save_file(large | {name: torch.ones(2, 2).to(dtype)}, path / "model.safetensors")
+        with pytest.raises(CheckpointError, match=rf"'{name}' in .* is {kind}: the weights are already quantised"):
+            resolve(str(path))
+
+    @pytest.mark.parametrize("name", ["m.GGUF", "sha256-0a1b"])
+    def test_a_gguf_file_is_told_by_its_first_letters(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / name).write_bytes(b"GGUF" + bytes(64))
+        with pytest.raises(CheckpointError, match="It is damaged"):
+            resolve(str(tmp_path / name))
+
     def test_home_is_expanded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
         directory(tmp_path / "m", LLAMA)
@@ -92,8 +119,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "quite unknown": ({"model_type": "zzzzzzzz"}, r"'zzzzzzzz' of 'x'\. Try a newer one"),
     "own code": ({"model_type": "zzz", "auto_map": {"AutoModel": "m.M"}}, "brings its own Python code"),
     "quantised": (
-        LLAMA | {"quantization_config": {}},
+        LLAMA | {"quantization_config": {"bits": 4}},
         r"already quantised \(unknown\).* bfloat16 or float16 original",
+    ),
+    "quantised inside": (
+        {"model_type": "gemma3", "text_config": {"quantization_config": {"quant_method": "fp8"}}},
+        r"already quantised \(fp8\)",
     ),
     "encoder": ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "not a causal language model"),
     "encoder, nothing said": ({"model_type": "bert"}, "not a causal language model"),
@@ -126,6 +157,8 @@ def test_configs_that_are_refused(case: str) -> None:
         {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]},
         {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]},
         {"model_type": "bert", "architectures": ["BertLMHeadModel"], "is_decoder": True},
+        LLAMA | {"quantization_config": None},
+        LLAMA | {"quantization_config": {}},
     ],
 )
 def test_configs_that_pass(config: dict[str, Any]) -> None:

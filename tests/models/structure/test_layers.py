@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from tests.models.zoo import ZOO
 from torch import nn
+from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.errors import NumericalError
@@ -68,6 +71,25 @@ def test_subclasses_of_linear_are_left_alone_and_listed() -> None:
     prunable, skipped = find_layers(block)
     assert [name for name, _ in prunable] == ["a"]
     assert skipped == [("b", "Adapted is neither a plain Linear nor a Conv1D")]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize(
+    ("hook", "held"),
+    [
+        (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "weight_orig"),
+        (nn.utils.weight_norm, "weight_g, weight_v"),
+        (nn.utils.spectral_norm, "weight_orig"),
+    ],
+)
+def test_weights_that_a_hook_computes_are_left_alone_and_listed(hook: Callable[[nn.Module], object], held: str) -> None:
+    block = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    hook(block["b"])
+    prunable, skipped = find_layers(block)
+    assert [name for name, _ in prunable] == ["a"]
+    [(name, why)] = skipped
+    assert name == "b"
+    assert why.startswith(f"its weight is computed from {held} by a hook")
 
 
 @pytest.mark.parametrize("kind", ZOO)

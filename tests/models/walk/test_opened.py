@@ -11,18 +11,20 @@ from typing import Any
 import pytest
 import torch
 import transformers as t
+from accelerate import cpu_offload
 from safetensors.torch import load_file, save_file
 from tests.prune import tiny
 from torch import nn
 
 from lowdim.core.errors import CheckpointError, LowdimError, NumericalError
+from lowdim.data.batch import Batch
 from lowdim.evaluate.inspect import inspect
 from lowdim.infer.sparse.load import load as load_for_inference
 from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.convert import convert
 from lowdim.models.disk.source import resolve
-from lowdim.models.load import load
+from lowdim.models.load import load, quiet
 from lowdim.models.walk.opened import open_model
 from lowdim.prune.api import plan, prune
 
@@ -106,6 +108,75 @@ class TestWeights:
         held = load_file(source / "model.safetensors") | {"model.layers.0.mask": torch.full((2,), float("-inf"))}
         save_file(held, source / "model.safetensors", {"format": "pt"})
         prune(str(source), tiny.recipe(method="wanda"), calibration=tiny.tokens(), out=tmp_path / "out")
+
+    @pytest.mark.parametrize("method", ["wanda", "magnitude"])
+    @pytest.mark.parametrize(
+        ("name", "count"),
+        [
+            ("model.embed_tokens.weight", 2),
+            ("model.layers.1.mlp.up_proj.weight", 1),
+            ("model.layers.2.input_layernorm.weight", 1),
+            ("model.norm.weight", 1),
+        ],
+    )
+    def test_one_that_is_not_on_disk_is_named(self, name: str, count: int, method: str, tmp_path: Path) -> None:
+        source = tiny.save(tmp_path / "in")
+        held = load_file(source / "model.safetensors")
+        del held[name]
+        save_file(held, source / "model.safetensors", {"format": "pt"})
+        with pytest.raises(CheckpointError, match=rf"lacks {count} of the model's weights, first '{name}'"):
+            prune(str(source), tiny.recipe(method=method), calibration=never(), out=tmp_path / "out")
+
+    def test_names_of_a_wrapped_model_and_blocks_that_are_not_there(self, tmp_path: Path) -> None:
+        source = tiny.save(tmp_path / "in")
+        held = load_file(source / "model.safetensors")
+        save_file({f"_orig_mod.{n}": v for n, v in held.items()}, source / "model.safetensors", {"format": "pt"})
+        with pytest.raises(CheckpointError, match="lacks 30 of"):
+            open_model(source)
+        save_file(held, source / "model.safetensors", {"format": "pt"})
+        config = json.loads((source / "config.json").read_text()) | {"num_hidden_layers": 4}
+        (source / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match=r"lacks 9 of .* 'model\.layers\.3"):
+            open_model(source)
+
+    @pytest.mark.parametrize("method", ["wanda", "magnitude"])
+    def test_those_of_a_model_that_is_offloaded_are_not_in_memory(self, method: str) -> None:
+        model = cpu_offload(tiny.model(), execution_device=torch.device("cpu"))
+        with pytest.raises(LowdimError, match=r"no numbers: .* Load the model without device_map"):
+            prune(model, tiny.recipe(method=method), calibration=never())
+
+    def test_nor_is_anything_of_a_model_that_was_made_empty(self) -> None:
+        with torch.device("meta"):
+            model = t.LlamaForCausalLM(t.LlamaConfig(**SIZES))
+        with pytest.raises(LowdimError, match="inv_freq of the model in memory has no numbers"):
+            plan(model, tiny.recipe())
+
+
+class TestTiedWeights:
+    """A config that ties head and embedding, and a checkpoint that has either, or both."""
+
+    def changed(self, held: dict[str, torch.Tensor], case: str) -> None:
+        embedding = held["model.embed_tokens.weight"]
+        if case == "both, different":
+            held["lm_head.weight"] = embedding.flip(0) + 0.1
+        elif case == "both, equal":
+            held["lm_head.weight"] = embedding.clone()
+        else:
+            held["lm_head.weight"] = held.pop("model.embed_tokens.weight")
+
+    @pytest.mark.parametrize("case", ["both, different", "both, equal", "the head alone"])
+    def test_it_is_the_model_that_transformers_loads(self, case: str, tmp_path: Path) -> None:
+        source = tiny.save(tmp_path / "in")
+        held = load_file(source / "model.safetensors")
+        self.changed(held, case)
+        save_file(held, source / "model.safetensors", {"format": "pt"})
+        with quiet():
+            stock = t.AutoModelForCausalLM.from_pretrained(source)
+        stream = open_model(source, compute="float32").stream
+        assert stream.numel() == sum(parameter.numel() for parameter in stock.parameters())
+        for _ in range(2):
+            [found] = stream.forward([Batch(tiny.tokens())])
+            assert torch.allclose(found, tiny.logits(stock), atol=1e-5)
 
 
 class Tuned(nn.Linear):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from tests.models.mixtures import CONFIGS, mixture
-from tests.models.zoo import VOCAB
+from tests.models.zoo import VOCAB, ZOO
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lowdim.core.errors import LowdimError
+from lowdim.data.batch import Batch
 from lowdim.models.structure.layers import find_layers
 from lowdim.models.structure.routers import stacks
 from lowdim.models.walk.opening import OpenExperts, opened
+from lowdim.models.walk.stream import Stream
 
 STACKED = [kind for kind in CONFIGS if kind != "dbrx"]  # whose experts share one matrix
 
@@ -144,3 +148,17 @@ def test_what_cannot_be_followed_is_refused_with_the_reason(how: str) -> None:
     reason = "other way round" if how == "turned" else "uses the weights of its experts in"
     with opened(block), torch.no_grad(), pytest.raises(LowdimError, match=rf"Summed.*{reason}.*targets\.exclude"):
         block["experts"](torch.randn(4, 5))
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3-moe"])
+def test_a_forward_that_experts_were_given_is_the_one_that_runs(kind: str) -> None:
+    model = ZOO[kind]()
+    for block in model.model.layers:
+        experts = block.mlp.experts
+        own = inspect.unwrap(type(experts).forward)
+        experts.__dict__["forward"] = partial(lambda own, held, x, *args: own(held, 2 * x, *args), own, experts)
+    ids = torch.arange(22).view(2, 11)
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+    [found] = Stream(model).forward([Batch(ids)])
+    assert torch.allclose(found, expected, atol=1e-5)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from tests.models.zoo import ZOO
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -190,6 +192,37 @@ class TestLeavesTheModelAsItWas:
         next(walk)
         del walk
         assert self.state(model) == before
+
+
+def _patched(block: nn.Module) -> None:
+    own = type(block).forward
+    block.__dict__["forward"] = lambda hidden, *args, **kwargs: own(block, 2 * hidden, *args, **kwargs)
+
+
+def _dispatched(block: nn.Module) -> None:
+    add_hook_to_module(block, AlignDevicesHook(io_same_device=True))
+
+
+def _steered(block: nn.Module) -> None:
+    block.register_forward_hook(lambda module, args, out: out + 1)
+
+
+def _steered_before(block: nn.Module) -> None:
+    block.register_forward_pre_hook(lambda module, args: (args[0] * 2, *args[1:]))
+
+
+@pytest.mark.parametrize("place", [slice(1), slice(1, 2), slice(2, None), slice(None)])
+@pytest.mark.parametrize("change", [_patched, _dispatched, _steered, _steered_before])
+def test_forwards_and_hooks_that_blocks_were_given_act_once_and_stay(
+    change: Callable[[nn.Module], None], place: slice
+) -> None:
+    model = ZOO["llama"]()
+    for block in model.model.layers[place]:
+        change(block)
+    expected = plain(model)
+    own = [dict(vars(block)) for block in model.model.layers]
+    check(list(Stream(model).forward(batches())), expected)
+    assert [dict(vars(block)) for block in model.model.layers] == own
 
 
 def test_a_block_that_makes_nan_is_named() -> None:

@@ -247,6 +247,16 @@ def test_blocks_that_share_a_weight_are_refused() -> None:
         _ = Stream(Net(blocks)).manners
 
 
+def test_layers_of_one_block_that_share_a_weight_are_refused() -> None:
+    model = ZOO["llama"]()
+    for block in model.model.layers:
+        block.mlp.gate_proj.weight = block.mlp.up_proj.weight
+    stream = Stream(model)
+    with pytest.raises(LowdimError, match=r"mlp\.gate_proj and mlp\.up_proj in block 0 share the weight 'mlp\.up_proj"):
+        _ = stream.manners
+    assert {"gate_proj", "up_proj"} <= {layer.name.rpartition(".")[2] for layer in stream.describe(0)[0]}
+
+
 def test_a_model_that_padding_disturbs_sees_none() -> None:
     torch.manual_seed(0)
     net, mask = Net([Sums() for _ in range(2)]), torch.ones(3, 7, dtype=torch.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from tests.evaluate.conftest import build_tokenizer
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.progress import Silent
@@ -21,7 +23,7 @@ from lowdim.models.load import load
 from lowdim.pipeline.front import llamacpp
 from lowdim.pipeline.front.forms import FORMS
 from lowdim.pipeline.front.measure import Row
-from lowdim.pipeline.front.peers import foreign, source_file
+from lowdim.pipeline.front.peers import ROOM, foreign, source_file
 from lowdim.pipeline.front.settings import Settings
 
 TEXT = Windows(torch.ones(1, 8, dtype=torch.int64), {})
@@ -74,6 +76,31 @@ def test_a_version_that_lacks_something_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(llamacpp, "find_spec", lambda name: old)
     monkeypatch.setattr(llamacpp, "version", lambda name: "0.1.0")
     assert llamacpp.missing() == "llama-cpp-python 0.1.0 has no llama_init_from_model; take a newer one"
+
+
+class Loaded(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("letters", "most", "room"),
+    [(0, 10_000, ROOM), (3, 10_000, ROOM), (3, 64, 64), (5000, 10_000, 5002), (5000, 64, 64), (5000, None, 5002)],
+)
+def test_there_is_room_for_the_longest_question(
+    letters: int, most: int | None, room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The context, a blank and two letters of a choice; the last token is not given to the model."""
+    file = tmp_path / "questions.jsonl"
+    file.write_text(json.dumps({"context": "a" * letters, "choices": ["bb", "c"], "label": 0}))
+    settings = Settings(str(write(tmp_path / "model.gguf", tied=True)), tasks=(str(file),) if letters else ())
+
+    def loaded(model: Path, room: int) -> None:
+        raise Loaded(room)
+
+    monkeypatch.setattr(llamacpp, "missing", lambda: "")
+    monkeypatch.setattr(llamacpp, "LlamaCpp", loaded)
+    with pytest.raises(Loaded, match=rf"^{room}$"):
+        foreign(FORMS["source"], tmp_path, settings, most, build_tokenizer(), TEXT, Silent())
 
 
 @pytest.mark.parametrize(("tied", "bytes_read"), [(True, 128 + 256 + 32), (False, 256 + 128 + 32)])

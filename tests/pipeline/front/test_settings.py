@@ -32,6 +32,7 @@ def test_all_forms_that_can_be_had_by_default() -> None:
         ({"forms": ("source",), "budget_mb": 1}, "nothing that is measured here"),
         ({"tasks": ("piqua",)}, "Did you mean 'piqa'"),
         ({"windows": 0}, "--windows must be at least 1"),
+        ({"limit": 5}, "--limit 5 is of tasks, and none are asked"),
     ],
 )
 def test_settings_that_do_not_fit(given: dict[str, Any], said: str) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 lightning = pytest.importorskip("lightning.pytorch")
 
-from lowdim.core.errors import LowdimError  # noqa: E402
+from lowdim.core.errors import LowdimError, RecipeError  # noqa: E402
 from lowdim.core.masks import Masks  # noqa: E402
-from lowdim.train import RigL  # noqa: E402
+from lowdim.train import RigL, Static  # noqa: E402
 from lowdim.train.adapters.lightning import KeepZerosCallback, RiderCallback, SparseTrainingCallback  # noqa: E402
 
 
@@ -114,3 +114,25 @@ def test_a_pruned_model_keeps_its_zeros(tmp_path: Path) -> None:
     dense, _ = train(tmp_path, 1, [], model=pruned())
     with pytest.raises(LowdimError, match="are not zero"):
         masks.check(dense)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "settings", [{"method": RigL(every=3), "total_steps": 20}, {"method": Static()}], ids=["rigl", "static"]
+)
+def test_a_training_without_an_end_of_its_own(settings: dict[str, Any], tmp_path: Path) -> None:
+    sparse, plain = SparseTrainingCallback(sparsity=0.7, **settings), RiderCallback(Counter, "plain")
+    train(tmp_path, -1, [sparse, plain, Stop()])
+    assert sparse.training is not None and plain.training is not None
+    assert sparse.training.step == 10 and sparse.training.total_steps == settings.get("total_steps")
+    assert plain.training.total_steps is None
+    endless = SparseTrainingCallback(sparsity=0.7, method=RigL(every=3))
+    with pytest.raises(RecipeError, match="give total_steps"):
+        train(tmp_path, -1, [endless, Stop()])
+
+
+class Stop(lightning.Callback):  # type: ignore[misc, name-defined]
+    """Ends a training after its second pass."""
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        trainer.should_stop = trainer.current_epoch == 1

@@ -175,6 +175,10 @@ def test_a_schedule_that_can_do_nothing_is_refused_first(given: dict[str, Any]) 
             {"initialisation": "snip", "allocation": "er", "training": "granet"},
             "both say .* GraNet prunes all layers alike",
         ),
+        (
+            {"allocation": "uniform", "training": "granet"},
+            r"allocation .* changes nothing: .* GraNet prunes all layers",
+        ),
         ({"initialisation": "snip", "allocation": "er", "training": "chase"}, "both say .* Chase ranks the weights"),
         ({"optimizer": {"name": "adamw", "momentum": 0.5}}, "optimizer.momentum is a setting of sgd"),
     ],

@@ -31,6 +31,7 @@ from lowdim.train.draft.api import distill_draft
         ({"rivals": ["ce", "ce"]}, "name a method twice"),
         ({"accumulate": 9}, "cannot be cut into accumulate=9 parts"),
         ({"reference": {"steps": 0}}, "reference.steps"),
+        ({"optimizer": {"name": "galore", "rank": 2, "layerwise": True}}, "no clip"),
         ({"tune": {"steps": 1}, "schedule": {"warmup": 3}}, "schedule.warmup is 3 of the run's 1 steps"),
         ({"acceptance": {"drafted": 0}}, "acceptance.drafted"),
         ({"acceptance": {"texts": []}}, "acceptance.texts is empty"),

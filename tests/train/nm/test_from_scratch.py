@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from itertools import product
 from pathlib import Path
@@ -346,3 +347,33 @@ def test_what_cannot_be_sparse_is_refused() -> None:
     loss(model, data(0)).backward()
     with pytest.raises(LowdimError, match="nothing computes with the sparse up"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, torch.optim.swa_utils.AveragedModel], ids=["deepcopy", "average"])
+@pytest.mark.parametrize("rule", [FST(every=2), SSTE(), SRSTE(mvue=True)], ids=lambda rule: type(rule).__name__)
+def test_a_copy_of_the_model_computes_with_its_own_weights(rule: FromScratch, copied: Any) -> None:
+    loop, x = made(rule), data(0)[0]
+    loop.run(map(data, range(3)))
+    twin, said = copied(loop.model), loop.model(x).detach()
+    loop.run(map(data, range(3, 6)))
+    assert not torch.equal(loop.model(x), said)
+    assert torch.equal(twin(x), said)
+
+
+@pytest.mark.parametrize("rule", [FST(every=2, decay=0.5, tail=0.0), SRSTE(decay=0.5)], ids=["gradient", "weight"])
+def test_what_is_pruned_decays_where_an_objective_is_climbed_too(rule: FromScratch) -> None:
+    ends = []
+    for sign, up in ((1.0, False), (-1.0, True)):
+        model = Net()
+        inner = torch.optim.SGD(model.parameters(), lr=0.01, maximize=up)
+        sparse = SparseFromScratch({"up": model.up, "down": model.down}, rule, inner, STEPS)
+        descent = Loop(
+            model,
+            inner,
+            loss=lambda m, batch, sign=sign: sign * loss(m, batch),
+            projected=sparse.projections(),
+            riders=[sparse],
+        )
+        descent.run(map(data, range(STEPS)))
+        ends.append(weights(model))
+    assert torch.equal(*ends)

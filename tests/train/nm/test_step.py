@@ -152,3 +152,33 @@ def test_an_optimizer_without_a_variance_is_refused() -> None:
         with pytest.raises(LowdimError, match="Take Adam or AdamW of torch"):
             made(EARLY, optimizer)
     made(SRSTE(), torch.optim.SGD)
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_a_layer_whose_first_gradient_comes_after_the_masks(kind: Any, corrected: bool) -> None:
+    layers = [nn.Linear(4, 4, bias=False) for _ in range(2)]
+    optimizer = kind([{"params": layer.parameters()} for layer in layers], lr=0.1, betas=(0.5, 0.75), weight_decay=0.0)
+    rule = STEP(least=0.0, most=0.25, corrected=corrected)
+    sparse = SparseFromScratch({"a": layers[0], "b": layers[1]}, rule, optimizer, total_steps=8)
+    loop = Loop(
+        nn.ModuleList(layers),
+        optimizer,
+        loss=lambda _, batch: layers[int(batch[0, 0] > 0)](batch).square().sum(),
+        projected=sparse.projections(),
+        riders=[sparse],
+    )
+    loop.run([-torch.ones(1, 4)] * 3)
+    assert sparse.since == 3
+    before = loop.copy_of(layers[1].weight).clone()  # type: ignore[arg-type]
+    loop.run([torch.ones(1, 4)])
+    moved = (loop.copy_of(layers[1].weight) - before).abs()  # type: ignore[arg-type]
+    size = 0.1 if corrected else 0.2  # Adam's first step, and that without the correction of V
+    assert torch.allclose(moved, torch.full_like(moved, size), rtol=1e-3)
+    loop.run([torch.ones(1, 4), -torch.ones(1, 4)] * 2)
+    assert bool(torch.cat([loop.copy_of(layer.weight) for layer in layers]).isfinite().all())  # type: ignore[arg-type]
+
+
+def test_an_objective_that_is_climbed_is_refused() -> None:
+    with pytest.raises(LowdimError, match="without amsgrad and maximize"):
+        made(EARLY, lambda p, lr: torch.optim.AdamW(p, lr=lr, maximize=True))

@@ -279,6 +279,14 @@ def test_what_diverges_at_once_ends_as_it_began(text: Path, tmp_path: Path) -> N
     assert math.isfinite(made.loss)
 
 
+def test_what_diverges_without_a_gradient_that_is_left_ends_too(text: Path, tmp_path: Path) -> None:
+    rule = {"name": "galore", "rank": 4, "layerwise": True, "lr": 1e30}
+    with pytest.warns(UserWarning, match="went back to step 0"):
+        made = small.run(text, tmp_path / "out", optimizer=rule, precision="pure-bfloat16", clip=None)
+    assert made.diverged is not None and made.diverged["step"] > 1
+    assert math.isfinite(made.loss)
+
+
 # ---------------------------------------------------------------- the plan
 
 

@@ -201,3 +201,41 @@ def test_in_the_trainer(tmp_path: Path) -> None:
         ends.append((callback.training.alphas, model.state_dict()))
     assert len(ends[0][0]) == 28 and ends[0][0] == ends[1][0]
     assert all(torch.equal(ends[0][1][name], ends[1][1][name]) for name in ends[0][1])
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_an_objective_that_is_climbed_decays_alike(kind: str) -> None:
+    make, _ = OPTIMIZERS[kind]
+    ends = []
+    for sign, up in ((1.0, False), (-1.0, True)):
+        net = Net()
+        optimizer = make(groups(net, 0.3), lr=0.05, weight_decay=0.0, maximize=up)
+        rider = SpectralDecay(net, optimizer, AlphaDecay(every=3, least=4))
+        for step in range(5):
+            x, y = data(step)
+            (sign * nn.functional.cross_entropy(net(x), y)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert max(rider.ratios.values()) > 2
+        ends.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_gradients_that_are_scaled_decay_alike(kind: str, fused: bool) -> None:
+    make, _ = OPTIMIZERS[kind]
+    ends = []
+    for scaled in (False, True):
+        net = Net()
+        optimizer = make(groups(net, 0.3), lr=0.05, weight_decay=0.0, fused=fused)
+        SpectralDecay(net, optimizer, AlphaDecay(every=3, least=4))
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=scaled)
+        for step in range(5):
+            x, y = data(step)
+            scaler.scale(nn.functional.cross_entropy(net(x), y)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        ends.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    assert torch.allclose(*ends, atol=1e-6)

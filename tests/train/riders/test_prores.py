@@ -88,3 +88,18 @@ def test_a_model_without_a_ramp() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(LowdimError, match="the model has no ProRes"):
         ResidualWarmup(model, optimizer)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_second_training_goes_on_from_the_shares_of_the_first(tmp_path: Path) -> None:
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=3, save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True
+    )
+    model = decoder("llama")
+    ProRes(steps=2).apply_(model)
+    trainer = Trainer(model, arguments, train_dataset=Text(), callbacks=[RiderCallback(ResidualWarmup, "prores")])
+    seen: list[list[float]] = []
+    model.register_forward_pre_hook(lambda m, args: seen.append(shares(m)))
+    for _ in range(2):
+        trainer.train()
+    assert torch.allclose(torch.tensor([row[1] for row in seen]), torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 1.0]))

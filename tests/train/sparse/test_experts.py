@@ -19,7 +19,7 @@ from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.masks import Masks
 from lowdim.models.structure.routers import stacks
 from lowdim.nn.csr.swap import sparse_
-from lowdim.train import SET, Method, RandomMasks, RigL, SparseTraining, Static
+from lowdim.train import ITOP, SET, Method, RandomMasks, RigL, SparseTraining, Static
 
 UP = "model.layers.0.mlp.experts.gate_up_proj"
 EXPERTS = ["*.experts.*_proj"]
@@ -180,3 +180,18 @@ def test_where_most_stays_dense_unasked_a_warning_says_both_numbers() -> None:
         training = SparseTraining(net, torch.optim.SGD(net.parameters(), lr=0.1), sparsity=0.75, method=Static())
     assert (training.sparsity(), training.model_sparsity()) == (0.75, 12 / 88)
     assert "75.00% zeros in the sparse layers, 13.64% of all weights" in str(training)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize(
+    "setting", [{"grow": "momentum"}, {"grow": "gradient"}, {"grow": "unfired"}, {"death": "taylor"}]
+)
+def test_itop_moves_experts_by_every_rule(setting: dict[str, Any], optimizer: Any) -> None:
+    model = mixture("mixtral")
+    inner = optimizer(model.parameters(), lr=1e-2)
+    method = ITOP(every=2, **setting)
+    training = SparseTraining(model, inner, sparsity=0.8, method=method, total_steps=8, include=EXPERTS)
+    before = training.masks[UP]
+    train(model, inner, range(5))
+    assert len(training.history) == 2 and not torch.equal(training.masks[UP], before)
+    assert {layer.name: layer.kept for layer in training.layers} == training.targets

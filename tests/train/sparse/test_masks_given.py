@@ -104,6 +104,29 @@ class TestTwoArgumentsForOneQuantity:
             ends.append({layer.name: layer.kept for layer in training.layers})
         assert all(a != b for a, b in combinations(ends, 2))
 
+    @pytest.mark.parametrize("name", registry.names("training"))
+    @pytest.mark.parametrize("change", [{}, {"scope": "layer"}, {"scope": "uniform"}], ids=str)
+    @pytest.mark.parametrize("start", [0.0, 0.3])
+    def test_so_does_one_that_is_given_without_masks(self, name: str, change: Any, start: float) -> None:
+        known = registry.find("training", name).settings().keys()
+        change = change | ({"start": start} if "start" in known else {})
+        if not change.keys() <= known or (start and "start" not in known):
+            return
+        method = registry.find("training", name).load()(**settings_of(name), **change)
+
+        def kept(allocation: str) -> list[dict[str, int]]:
+            model: nn.Module = Reader() if name == "selfish-rnn" else mlp(64, 32, 16, 4)
+            made = SparseTraining(model, sgd(model), method=method, sparsity=0.7, allocation=allocation, total_steps=20)
+            first = {layer.name: layer.kept for layer in made.layers}
+            train(model, made.optimizer, range(20), flat=name != "selfish-rnn")
+            return [first, {layer.name: layer.kept for layer in made.layers}]
+
+        if start or "start" not in known or change.get("scope") == "layer":
+            assert kept("uniform") != kept("erk")
+        else:
+            with pytest.raises(RecipeError, match=r"allocation .* changes nothing: .* Leave allocation out"):
+                kept("uniform")
+
     @pytest.mark.parametrize("sparsity", [None, 0.7])
     def test_truly_sparse_layers_are_masks_too(self, sparsity: float | None) -> None:
         model = mlp(64, 32, 16, 4)

@@ -70,8 +70,8 @@ def answered(tokenizer: Any, document: Document, where: str) -> tuple[str, list[
     for index, turn in enumerate(chat):
         if turn["role"] != "assistant":
             continue
-        asked = str(tokenizer.apply_chat_template(chat[:index], tokenize=False, add_generation_prompt=True))
-        said = str(tokenizer.apply_chat_template(chat[: index + 1], tokenize=False))
+        asked = tokens.templated(tokenizer, chat[:index], asking=True)
+        said = tokens.templated(tokenizer, chat[: index + 1])
         if not (whole.startswith(said) and said.startswith(asked)):
             raise DataError(
                 f"{where}: the tokenizer's chat template writes turn {index + 1} otherwise once others follow, so that "

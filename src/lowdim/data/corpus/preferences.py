@@ -82,7 +82,7 @@ def read(source: str) -> list[Pair]:
     if kind == "builtin":
         return builtin(name)
     path = Path(source).expanduser()
-    files = sorted(path.rglob("*.json*")) if path.is_dir() else [path]
+    files = text.below(path, records=True) if path.is_dir() else [path]
     found = [from_record(record, where) for file in files for where, record in text.records(file)]
     if not found:
         raise DataError(f"{source} holds no pairs")

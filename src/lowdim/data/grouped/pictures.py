@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from lowdim.core.lazy import torch
 from lowdim.core.random import generator
@@ -33,10 +33,20 @@ def square(source: IO[bytes] | Path, size: int) -> torch.Tensor:
     from PIL import Image, ImageOps
 
     with Image.open(source) as opened:
-        picture = opened.convert("RGBA")
+        picture = eight_bits(opened).convert("RGBA")
         ground = Image.new("RGBA", picture.size, "white")
         fitted = ImageOps.fit(Image.alpha_composite(ground, picture).convert("RGB"), (size, size))
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
+
+
+def eight_bits(picture: Any) -> Any:
+    """Return a grey picture of 16 bits a pixel with 8, of which Pillow would cut off all above 255."""
+    import numpy as np
+    from PIL import Image
+
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
 
 
 def listed(folder: Path) -> list[Path]:

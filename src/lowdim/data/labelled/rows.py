@@ -13,7 +13,7 @@ from lowdim.core.errors import suggest
 from lowdim.core.lazy import torch
 from lowdim.data import text
 from lowdim.data.errors import DataError
-from lowdim.data.grouped.pictures import square
+from lowdim.data.grouped.pictures import eight_bits, square
 from lowdim.data.labelled.source import Columns, Source, encoded
 
 
@@ -51,10 +51,21 @@ def from_object(data: Any, columns: Columns, size: int, limit: int | None = None
 
 
 def _named(source: Source, data: Any, columns: Columns) -> Source:
-    """Give classes the names that a ``ClassLabel`` has for its numbers."""
+    """Give classes the names that a ``ClassLabel`` has for its numbers.
+
+    Raises:
+        DataError: some samples have no class: the number is below zero.
+    """
     told: Sequence[str] | None = getattr(data.features[columns.label], "names", None)
     if told is None:
         return source
+    unlabelled = [place for place, each in enumerate(source.classes) if int(each) < 0]
+    if unlabelled:
+        count = sum(int((source.y == place).sum()) for place in unlabelled)
+        raise DataError(
+            f"{count} samples of {source.name} have class {source.classes[unlabelled[0]]}, which marks what nobody has "
+            f"labelled. Leave them out: data.filter(lambda row: row[{columns.label!r}] >= 0)"
+        )
     classes = tuple(told[int(each)] for each in source.classes)
     return Source(source.name, source.kind, source.x, source.y, classes, source.names)
 
@@ -65,7 +76,7 @@ def _picture(value: Any, size: int, number: int) -> torch.Tensor:
             f"row {number} holds no picture but {type(value).__name__}. Cast the column to datasets.Image()."
         )
     content = io.BytesIO()
-    value.convert("RGB").save(content, "PNG")
+    eight_bits(value).convert("RGB").save(content, "PNG")
     content.seek(0)
     return square(content, size)
 

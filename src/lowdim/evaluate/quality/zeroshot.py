@@ -123,10 +123,26 @@ def check_tasks(
     seed: int = 0,
     max_length: int | None = None,
     bos: Bos = "tokenizer",
-) -> None:
-    """Read and encode what `evaluate_tasks` would ask, so that its errors come before any work; arguments as there."""
-    for task, chosen in _asked(names, limit, seed).items():
-        _encoded(task, chosen, tokenizer, max_length, bos)
+) -> int:
+    """Read and encode what `evaluate_tasks` would ask, so that its errors come before any work; arguments as there.
+
+    Returns:
+        The tokens of the longest sequence that it would give a model; 0 where nothing is asked.
+    """
+    asked = _asked(names, limit, seed).items()
+    return max(
+        (len(given) for task, chosen in asked for given, _ in _encoded(task, chosen, tokenizer, max_length, bos)),
+        default=0,
+    )
+
+
+def hashes(names: Iterable[str], *, limit: int | None = None, seed: int = 0) -> dict[str, str]:
+    """Return `TaskResult.hash` of every task by name; arguments as of `evaluate_tasks`."""
+    return {task.name: _hash(chosen) for task, chosen in _asked(names, limit, seed).items()}
+
+
+def _hash(questions: Sequence[Question]) -> str:
+    return hashlib.sha256(repr(list(questions)).encode()).hexdigest()
 
 
 def _asked(names: Iterable[str], limit: int | None, seed: int) -> dict[tasks.Task, list[Question]]:
@@ -194,8 +210,7 @@ def judge(task: tasks.Task, questions: Sequence[Question], scores: Sequence[Like
         lengths = torch.tensor([max(1, len(choice)) for choice in question.choices], dtype=torch.float64)
         plain.append(mine[0].greedy if task.greedy else int(values.argmax()) == question.label)
         normed.append(plain[-1] if task.greedy else int((values / lengths).argmax()) == question.label)
-    asked = hashlib.sha256(repr(list(questions)).encode()).hexdigest()
-    chance = guessing(task.name, questions)
+    asked, chance = _hash(questions), guessing(task.name, questions)
     return TaskResult(task.name, torch.tensor(plain), torch.tensor(normed), asked, task.metric, chance=chance)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from lowdim.infer.bench.result import Contestant
 from lowdim.infer.bench.timing import Deadline
@@ -42,19 +43,22 @@ class Decoder(Protocol):
 
 
 class TorchDecoder:
-    """Hugging Face ``generate``, as most users run it."""
+    """Hugging Face ``generate``, as most users run it; the model's own settings of it, such as beams, are put aside."""
 
     backend, reason = "generate", ""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+        model.generation_config = GenerationConfig()
+        last = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._kept = {"logits_to_keep": 1} if last else {}
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int]) -> float:
-        """Time one forward over the prompt, logits of its last token only."""
+        """Time one forward over the prompt, logits of its last token only where the model can."""
         prompt = torch.tensor([ids])
         begun = time.perf_counter()
-        self.model(prompt, use_cache=True, logits_to_keep=1)
+        self.model(prompt, use_cache=True, **self._kept)
         return time.perf_counter() - begun
 
     @torch.inference_mode()

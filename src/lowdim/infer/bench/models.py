@@ -106,7 +106,7 @@ def loaded_base(settings: Settings) -> Base:
     pruned = [weight for _, weight, is_head in linears(model) if not is_head and rounded is None]
     total = sum(weight.numel() for weight in pruned)
     zeros = 1 - sum(int(torch.count_nonzero(weight)) for weight in pruned) / total if total else 0.0
-    layers = model.config.num_hidden_layers
+    layers = model.config.get_text_config(decoder=True).num_hidden_layers
     return Base(model, None, layers, round(zeros, 4), source.path, trusted=trusted, rounded=rounded)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lowdim.core.errors import LowdimError
 from lowdim.core.progress import Progress, Silent
 from lowdim.infer.bench import models
 from lowdim.infer.bench.errors import BenchError
@@ -50,8 +51,8 @@ def measure_pair(
     Returns:
         What a run's sidecar keeps under ``speed``: the two rates that are set side by side, what they are, and all
         that was measured (`lowdim.infer.bench.result.Result`) under ``runtime``. Where neither memory nor `SECONDS`
-        hold int8 and int4 beside the rest, they are left out; where memory does not hold the rest, a note says so and
-        nothing is measured: a finished run must not fail for it.
+        hold int8 and int4 beside the rest, they are left out; where memory does not hold the rest, or the model cannot
+        be run token by token, a note says so and nothing is measured: a finished run must not fail for it.
     """
     deadline = Deadline(SECONDS)
     unrounded = kind_of(dtype) if dtype in (torch.float32, torch.bfloat16) else "bf16"
@@ -67,9 +68,9 @@ def measure_pair(
             trust_remote_code=trust_remote_code,
         )
         settings, base = _that_fits(asked, (*few, "int8", "int4"))
-    except BenchError as error:
+        found = measure(replace(base, original=dense), settings, _few(text), progress or Silent(), deadline, needed=few)
+    except LowdimError as error:
         return {"note": str(error)}
-    found = measure(replace(base, original=dense), settings, _few(text), progress or Silent(), deadline, needed=few)
     torch_dense = _find(found.models, "torch", unrounded, sparse=False)
     ours = _find(found.models, "lowdim", kind, sparse=base.sparse)
     return {

@@ -181,7 +181,7 @@ def _models(
     decoders: dict[Contestant, Decoder] = {
         c: TorchDecoder(m) if c.engine == "torch" else LowdimDecoder(m, settings.cache) for c, m in built.items()
     }
-    config = base.model.config
+    config = base.model.config.get_text_config(decoder=True)
     prompt = min(PREFILL, (positions(config) or PREFILL) // 2)
     vocab, tokens = config.vocab_size, min(settings.tokens, prompt)
     with progress.stage("Time models", len(built) * (2 * ROUNDS + 1), "turns") as stage:

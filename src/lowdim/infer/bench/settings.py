@@ -81,6 +81,8 @@ class Settings:
             raise RecipeError("--shape needs --sparsity: the weights are random, and so are the zeros.")
         if self.shape and self.text:
             raise RecipeError("--text needs a MODEL: random weights have no perplexity worth knowing.")
+        if self.shape and self.revision is not None:
+            raise RecipeError("--revision is of a MODEL on the hub, and a --shape has none. Leave it out.")
         if self.bos is not None and self.bos not in get_args(Bos):
             raise RecipeError(f"--bos: unknown policy {self.bos!r}. {suggest(self.bos, get_args(Bos))}")
         if self.bos is not None and self.text is None:

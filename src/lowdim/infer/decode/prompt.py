@@ -6,15 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowdim.core.errors import RecipeError
+from lowdim.data.errors import DataError
+from lowdim.data.tokens import encode, opened
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
     """Return the tokens of a text, with whatever begins a text for this model; of an empty text that beginning alone.
 
+    What the tokenizer puts behind a text is left out: it would end what is to be continued.
+
     Raises:
         RecipeError: there is not one token to begin from.
     """
-    return _begun(tokenizer, tokenizer(text)["input_ids"])
+    try:
+        before, own = opened(tokenizer, text or "a")
+    except DataError:  # its special tokens stand among the text's own
+        return _begun(tokenizer, encode(tokenizer, text))
+    return _begun(tokenizer, [*before, *(own if text else [])])
 
 
 def encode_chat(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> list[int]:

@@ -19,7 +19,8 @@ class TextStream:
 
     Args:
         tokenizer: of Transformers.
-        stop: strings that end the text; neither they nor what follows is returned.
+        stop: strings that end the text, special tokens as they are written among them; neither they nor what follows
+            is returned.
         prompt: tokens before the first, so that a leading space is seen for what it is.
 
     Attributes:
@@ -30,6 +31,7 @@ class TextStream:
         self.stopped = False
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
+        self._ends = _special(tokenizer, self._stop)
         self._ids = [int(token) for token in prompt[-_CONTEXT:]]
         self._begin, self._shown = 0, len(self._ids)
         self._before = self._decode(0, self._shown)
@@ -41,6 +43,9 @@ class TextStream:
         """Add a token; return the text that is now certain."""
         if self.stopped:
             return ""
+        if token in self._ends:
+            text, self.stopped = self.finish(), True
+            return text
         self._ids.append(int(token))
         return self._release(self._settled())
 
@@ -88,6 +93,12 @@ class TextStream:
         keep = _beginning(text, self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
+
+
+def _special(tokenizer: Any, texts: Sequence[str]) -> frozenset[int]:
+    """Return the special tokens that are written as one of some texts: they would never be seen in what is decoded."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return frozenset(token for token, told in added.items() if told.special and str(told) in texts)
 
 
 def _beginning(text: str, stop: Sequence[str]) -> int:

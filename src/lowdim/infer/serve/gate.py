@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,6 @@ from lowdim.infer.serve.metrics import Metrics
 
 OUTCOME = "lowdim.outcome"
 GENERATION = ("/v1/chat/completions", "/v1/completions")
-_LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _DRAIN_BYTES, _DRAIN_SECONDS = 64 * 2**20, 5.0
 
 
@@ -79,7 +79,7 @@ class Gate:
     def _check(self, scope: Scope, headers: Headers) -> None:
         if scope["path"] == "/health":
             return
-        if self._local_only and _hostname(headers.get("host", "")) not in _LOCAL:
+        if self._local_only and not _is_local(headers.get("host", "")):
             raise ApiError(
                 403,
                 "This server has no API key and answers to localhost alone. Start it with --api-key-file to "
@@ -148,15 +148,19 @@ class _Incoming:
             return
 
 
-def _hostname(host: str) -> str:
-    """Return a Host header without its port.
+def _is_local(host: str) -> bool:
+    """Tell whether a Host header names this machine: by an address of its own, or the one name that is always so.
 
     Example:
-        >>> _hostname("localhost:8000"), _hostname("[::1]:8000")
-        ('localhost', '[::1]')
+        >>> [_is_local(host) for host in ("localhost:8000", "127.0.1.1:8000", "[::1]", "evil.example:80", "")]
+        [True, True, True, False, False]
     """
     name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdigit() else host).lower()
+    name = (name if colon and port.isdigit() else host).lower()
+    try:
+        return name == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _outcome(status: int) -> str:

@@ -36,8 +36,9 @@ def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
     try:
         try:
             _bind(sockets, host, port)
-        except OSError as error:
-            raise LowdimError(f"cannot listen on {host} port {port}: {error.strerror}. Choose another.") from error
+        except (OSError, UnicodeError) as error:  # a name that no address can be asked of is the latter
+            reason = error.strerror if isinstance(error, OSError) else "that is no name of a host"
+            raise LowdimError(f"cannot listen on {host} port {port}: {reason}. Choose another.") from error
         yield sockets
     finally:
         for one in sockets:

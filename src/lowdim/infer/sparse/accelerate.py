@@ -17,7 +17,7 @@ from lowdim.infer.sparse.choose import settle
 from lowdim.infer.sparse.experts import ExpertList, is_fused
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.matrix import Matrix
-from lowdim.infer.sparse.storage import PACKABLE, QUANTISED, kind_of
+from lowdim.infer.sparse.storage import KIND_OF, PACKABLE, QUANTISED, kind_of
 from lowdim.models.structure.layers import find_layers
 from lowdim.nn.lowrank import LowRankLinear, put
 from lowdim.nn.stock import refuse_to_save
@@ -251,6 +251,7 @@ def _swap(model: nn.Module, name: str, linear: nn.Module, rules: Rules, tied: Te
     assert isinstance(held, Tensor) and not isinstance(bias, nn.Module)
     weight = held.detach().t() if isinstance(linear, Conv1D) else held.detach()
     layer = SparseLinear(rules.matrix(weight, bias))
+    layer.shown = held.dtype if held.dtype in KIND_OF else None
     replace(model, linear, layer)
     shared = held is tied and layer.values.data_ptr() == held.data_ptr()
     shape, nbytes = (layer.out_features, layer.in_features), 0 if shared else layer.nbytes

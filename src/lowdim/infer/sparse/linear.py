@@ -30,6 +30,8 @@ class SparseLinear(nn.Module):
         out_features: rows of the weight.
         dtype: kind of the stored values: "fp32", "bf16", "int8", "int4" or "int3".
         group: columns per scale; 0 where there are no scales.
+        shown: type in which ``weight`` is decoded, for models that multiply by it themselves; ``None`` for fp32 of fp32
+            and bf16 of all else.
 
     Example:
         >>> layer = SparseLinear.from_linear(torch.nn.Linear(128, 3, bias=False), dtype="int8")
@@ -44,6 +46,7 @@ class SparseLinear(nn.Module):
     scales: Tensor | None
     table: Tensor | None
     bias: Tensor | None
+    shown: torch.dtype | None = None
 
     def __init__(self, matrix: Matrix) -> None:
         super().__init__()
@@ -102,8 +105,8 @@ class SparseLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight decoded, ``[out, in]``, fp32 or bf16; a quantised one as bf16. Made anew on every access."""
-        return self.matrix.unpack(dtype=torch.float32 if self.dtype == "fp32" else torch.bfloat16)
+        """The weight decoded, ``[out, in]``, fp32 or bf16, see ``shown``. Made anew on every access."""
+        return self.matrix.unpack(dtype=self.shown or (torch.float32 if self.dtype == "fp32" else torch.bfloat16))
 
     @property
     def sparsity(self) -> float:

@@ -27,7 +27,7 @@ from lowdim.infer.sparse.choose import settle
 from lowdim.infer.sparse.experts import ExpertList, is_fused
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.infer.sparse.matrix import Matrix
-from lowdim.infer.sparse.storage import QUANTISED, kind_of
+from lowdim.infer.sparse.storage import KIND_OF, QUANTISED, kind_of
 from lowdim.models import load as stock
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.factors import Factors
@@ -171,6 +171,7 @@ class _Loader:
             shape = linear.weight.shape[::-1] if turned else linear.weight.shape
             self._check_shape(name, matrix, shape)
             sparse = SparseLinear(matrix)
+            sparse.shown = self._dtype if self._dtype in KIND_OF else None
             hand_over(linear, sparse)
             replace(model, linear, sparse)
         if head is not None and tied is not None and tied.dtype != torch.float16:

@@ -230,8 +230,15 @@ class Checkpoint:
             CheckpointError: it is not a type that can be computed with.
         """
         sizes: dict[torch.dtype, int] = {}
-        for info in map(self.info, self._names):
+        for name in self._names:
+            info = self.info(name)
             sizes[info.dtype] = sizes.get(info.dtype, 0) + info.numel
+            if len(info.shape) > 1 and _holds_codes(name, info.dtype):
+                kind = str(info.dtype).removeprefix("torch.")
+                raise CheckpointError(
+                    f"{name!r} in {self.path} is {kind}: the weights are already quantised, codes that other tensors "
+                    "scale. Use the bfloat16 or float16 original (see base_model on its model card)."
+                )
         most = max(sizes, key=lambda dtype: sizes[dtype], default=None)
         if most not in FLOATS:
             held = str(most).removeprefix("torch.") if sizes else "no"
@@ -255,6 +262,11 @@ class Checkpoint:
     def _hashes(self) -> dict[str, str]:
         names = sorted({*self.files, *self.companions()})
         return {name: file_sha256(inside(self.path, name)) for name in names}
+
+
+def _holds_codes(name: str, dtype: torch.dtype) -> bool:
+    """Whether a tensor is no number to compute with: floats of one byte, or a weight of integers."""
+    return dtype.itemsize == 1 if dtype.is_floating_point else name.endswith(".weight")
 
 
 def _nothing_to_read(path: Path) -> str:

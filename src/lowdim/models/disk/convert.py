@@ -12,7 +12,7 @@ from lowdim.core.errors import CheckpointError, LowdimError, suggest
 from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.manifest import Manifest, SLoRBPart
-from lowdim.models.disk.packed import Form, Packed, pack, packed_bytes
+from lowdim.models.disk.packed import Form, Packed, becomes_smaller, pack
 from lowdim.models.disk.packed_header import STEM, is_beside, lay_out
 from lowdim.models.disk.shard import Stored
 from lowdim.models.disk.writer import Writer
@@ -120,7 +120,7 @@ def _as_stored(checkpoint: Checkpoint, name: str) -> Tensor | Stored:
 
 
 def _pack_if_smaller(weight: Tensor) -> Packed | None:
-    return pack(weight) if packed_bytes(weight) < weight.nbytes else None
+    return pack(weight) if becomes_smaller(weight) else None
 
 
 def _packable(checkpoint: Checkpoint, record: Manifest | None) -> set[str]:

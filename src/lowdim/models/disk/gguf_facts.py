@@ -64,6 +64,16 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "rope.scaling.alpha": (0.0, 1.0),
 }
 """Keys that change numbers, and the values with which they change none."""
+_IDLE: dict[str, object] = {
+    "attention.clamp_kqv": None,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "embedding_scale": 1.0,
+    "residual_scale": 1.0,
+    "logit_scale": 1.0,
+    "expert_weights_scale": 1.0,
+}
+"""What a config says of the same, whose own default may change numbers."""
 _READ = {
     *("context_length", "block_count", "embedding_length", "feed_forward_length", "vocab_size", "tensor_data_layout"),
     *("pooling_type", "attention.head_count", "attention.head_count_kv", "attention.key_length"),
@@ -133,8 +143,8 @@ def complete(config: Any, facts: Facts) -> list[str]:
     for key, value in facts.said.items():
         field = next((name for name in _FIELDS.get(key, "").split("|") if name and hasattr(config, name)), None)
         if value in _NEUTRAL.get(key, ()):
-            if field and "softcapping" in key:
-                setattr(config, field, None)
+            if field and key in _IDLE:
+                setattr(config, field, _IDLE[key])
         elif field and key not in read:
             setattr(config, field, value)
         elif key in read or key in _READ:

@@ -325,6 +325,11 @@ def packed_bytes(weight: Tensor) -> int:
     return 8 * rows * math.ceil(cols / _WORD) + int(torch.count_nonzero(bits_of(weight))) * weight.dtype.itemsize
 
 
+def becomes_smaller(weight: Tensor) -> bool:
+    """Tell whether a weight takes fewer bytes packed."""
+    return packed_bytes(weight) < weight.numel() * weight.dtype.itemsize
+
+
 def _gather(bits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the words and the nonzeros of an integer matrix."""
     rows, cols = bits.shape

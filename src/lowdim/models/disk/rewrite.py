@@ -16,7 +16,7 @@ from lowdim.models.disk.checks import mask_hash
 from lowdim.models.disk.convert import tensor_name
 from lowdim.models.disk.factors import Factors
 from lowdim.models.disk.manifest import HashesPart, Manifest, ModelPart
-from lowdim.models.disk.packed import Packed, kept, pack, packed_bytes
+from lowdim.models.disk.packed import Packed, becomes_smaller, kept, pack
 from lowdim.models.disk.packed_header import STEM, lay_out
 from lowdim.models.disk.shard import Stored
 from lowdim.models.disk.source import Source, read_config
@@ -98,7 +98,7 @@ def _stored(checkpoint: Checkpoint, name: str, changed: Mapping[str, Value]) -> 
     if isinstance(tensor, Packed | Factors):
         return tensor
     weight = tensor.detach().to("cpu", checkpoint.info(name).dtype).contiguous()
-    return pack(weight) if checkpoint.is_packed(name) and packed_bytes(weight) < weight.nbytes else weight
+    return pack(weight) if checkpoint.is_packed(name) and becomes_smaller(weight) else weight
 
 
 def _record(source: Source, checkpoint: Checkpoint, changed: Mapping[str, Value]) -> Manifest:

@@ -82,7 +82,7 @@ def resolve(
         )
     if spec.startswith("builtin:"):
         found, commit = _from_gguf(_builtin(spec.removeprefix("builtin:")), dtype)
-    elif path.suffix == ".gguf":
+    elif _is_gguf(path):
         found, commit = _from_gguf(path, dtype)
     elif on_hub:
         found, commit = _from_hub(spec, revision, trust_remote_code, offline)
@@ -127,7 +127,15 @@ def is_hub(spec: str) -> bool:
         (True, False, False)
     """
     path = Path(spec).expanduser()
-    return bool(spec) and not spec.startswith("builtin:") and not path.exists() and path.suffix != ".gguf"
+    return bool(spec) and not spec.startswith("builtin:") and not path.exists() and not _is_gguf(path)
+
+
+def _is_gguf(path: Path) -> bool:
+    """Tell a GGUF file by its name, or by its first letters: programs keep such files under names of their own."""
+    if path.suffix.lower() == ".gguf" or not path.is_file():
+        return path.suffix.lower() == ".gguf"
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def _directory(path: Path) -> Path:
@@ -212,8 +220,8 @@ def check_config(config: dict[str, Any], spec: str, trust_remote_code: bool = Fa
             not a decoder-only causal LM.
     """
     config = dict(on_disk(config)[0])
-    if "quantization_config" in config:
-        method = (config["quantization_config"] or {}).get("quant_method", "unknown")
+    if said := config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config"):
+        method = said.get("quant_method", "unknown")
         raise CheckpointError(
             f"{spec!r} is already quantised ({method}); its weights are codes, not numbers to prune. Use the "
             "bfloat16 or float16 original (see base_model on its model card)."

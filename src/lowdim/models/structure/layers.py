@@ -76,6 +76,9 @@ def _reason(module: nn.Module) -> str | None:
     """Return why a module with a matrix weight cannot be pruned; ``None`` if it can."""
     if type(module).__name__ not in PLAIN or not isinstance(module, nn.Linear | Conv1D):
         return f"{type(module).__name__} is neither a plain Linear nor a Conv1D"
+    if module._parameters.get("weight") is None:
+        computed = ", ".join(name for name, p in module._parameters.items() if p is not None and p.dim() >= 2)
+        return f"its weight is computed from {computed} by a hook; make it plain, as torch.nn.utils.prune.remove does"
     return None
 
 

@@ -19,6 +19,7 @@ from lowdim.data.batch import Batch
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Stub = Callable[[int, Tensor, Call], Tensor]
+Own = dict[str, Any]
 
 
 class StopForward(Exception):
@@ -135,9 +136,30 @@ class Activation:
         return out
 
 
+def swap(module: nn.Module, own: Own) -> Own:
+    """Put entries of a module's own into it, ``None`` takes one out; return those that were in their places.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> swap(layer, swap(layer, {"forward": abs}))["forward"]
+        <built-in function abs>
+    """
+    before = {name: vars(module).get(name) for name in own}
+    for name, value in own.items():
+        if value is None:
+            vars(module).pop(name, None)
+        else:
+            vars(module)[name] = value
+    return before
+
+
 @contextmanager
-def stubbed(blocks: nn.ModuleList, stub: Stub, returned: Sequence[Returned]) -> Iterator[None]:
-    """Replace every block's forward by ``stub(index, hidden, (args, kwargs))``; it returns as the block would."""
+def stubbed(blocks: nn.ModuleList, stub: Stub, returned: Sequence[Returned]) -> Iterator[list[Own]]:
+    """Replace every block's forward by ``stub(index, hidden, (args, kwargs))``; it returns as the block would.
+
+    A forward of its own that a block was given, and its hooks, act where the block itself runs: they are taken off
+    meanwhile, and yielded for `swap`.
+    """
     issued: dict[int, tuple[Wire, Tensor]] = {}
 
     def wired(value: Any) -> Any:
@@ -153,10 +175,11 @@ def stubbed(blocks: nn.ModuleList, stub: Stub, returned: Sequence[Returned]) -> 
 
         return run
 
+    own: list[Own] = []
     try:
         for index, module in enumerate(blocks):
-            module.__dict__["forward"] = forward(index)
-        yield
+            own.append(swap(module, {"forward": forward(index), "_forward_hooks": {}, "_forward_pre_hooks": {}}))
+        yield own
     finally:
-        for module in blocks:
-            module.__dict__.pop("forward", None)
+        for module, before in zip(blocks, own, strict=False):
+            swap(module, before)

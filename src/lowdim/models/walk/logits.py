@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 
 from lowdim.data.batch import Batch
+from lowdim.models.walk.calls import swap
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.nn.blocks import evaluating
 
@@ -62,8 +63,8 @@ def without_head(head: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _instead(head: nn.Module, forward: Any) -> Iterator[None]:
-    head.__dict__["forward"] = forward
+    own = swap(head, {"forward": forward})
     try:
         yield
     finally:
-        del head.__dict__["forward"]
+        swap(head, own)

@@ -15,7 +15,7 @@ from lowdim.core.errors import LowdimError, NumericalError
 from lowdim.models.disk.adapters import check_model
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import Source, resolve
-from lowdim.models.load import load, read_placed, read_tokenizer
+from lowdim.models.load import lacking, load, read_placed, read_tokenizer
 from lowdim.models.slorb import put_beside
 from lowdim.models.walk.skeleton import empty_model
 from lowdim.models.walk.stream import Stream, compute_dtype
@@ -55,10 +55,13 @@ class Opened:
 
         Raises:
             NumericalError: a tensor holds NaN or Inf, or numbers too large for the dtype that was asked for.
+            LowdimError: a weight of a model in memory is on the meta device.
         """
         stream, checkpoint = self.stream, self.checkpoint
         if stream.skeleton is None or checkpoint is None:
             for name, parameter in stream.model.named_parameters():
+                if parameter.is_meta:
+                    raise _empty(name)
                 _check_finite(name, parameter.detach(), None)
             return
         parameters = dict(stream.model.named_parameters(remove_duplicate=False))
@@ -84,6 +87,13 @@ class Opened:
     def tokenizer(self) -> Any:
         """Return the tokenizer that lies beside the weights, ``None`` if there is none."""
         return None if self.source is None else read_tokenizer(self.source.path, self.source.trusted)
+
+
+def _empty(name: str) -> LowdimError:
+    return LowdimError(
+        f"{name} of the model in memory has no numbers: it is on the meta device, where device_map leaves what it "
+        "offloads. Load the model without device_map, or give the path of its checkpoint."
+    )
 
 
 def _check_finite(name: str, tensor: Tensor, wanted: torch.dtype | None) -> None:
@@ -156,6 +166,8 @@ def open_model(
     """
     model = accepted(model)
     if isinstance(model, PreTrainedModel):
+        if bare := next((name for name, buffer in model.named_buffers() if buffer.is_meta), None):
+            raise _empty(bare)
         return Opened(Stream(model), None, None, next(model.parameters()).dtype)
     source = resolve(model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code)
     checkpoint = Checkpoint(source.path)
@@ -174,4 +186,7 @@ def open_model(
         compute=compute_dtype(compute, stored, where),
         device=where,
     )
+    assert stream.skeleton is not None
+    if absent := stream.skeleton.missing():
+        raise lacking(source.path, absent)
     return Opened(stream, source, checkpoint, stored)

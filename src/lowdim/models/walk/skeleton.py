@@ -100,6 +100,7 @@ class Skeleton:
         self._units: dict[str, Unit] = {}
         self._disk = {name: reader.info(name) for name in reader.names()}
         self._map_names()
+        self._untie(reader)
         self._unit_of = {name: unit for unit in self._units.values() for name in unit.parameters}
         used = [rule for rule in self._mapping if rule.was_used()]
         self._ways = WaysBack(model, used, {name: info.shape for name, info in self._disk.items()})
@@ -128,6 +129,24 @@ class Skeleton:
                 self._units.setdefault(target, Unit(rule, target)).stored[name] = pattern
             if part := _expert_part(name, pattern, rule):
                 self._expert[name] = part
+
+    def _untie(self, reader: Reader) -> None:
+        """Take for two what the config ties and the checkpoint has twice, with other numbers, as Transformers does."""
+        for pair in self.model.all_tied_weights_keys.items():
+            held = [reader.read(self._renamed[name]).float() for name in pair if name in self._renamed]
+            if len(held) == 2 and not torch.equal(*held):
+                for module in self.model.modules():
+                    if isinstance(module, PreTrainedModel):
+                        module.config.tie_word_embeddings = False
+
+    def missing(self) -> list[str]:
+        """Return the parameters that nothing on disk becomes, nor anything that they are tied to."""
+        found = {*self._parameter.values(), *self._unit_of}
+        for pair in self.model.get_expanded_tied_weights_keys(all_submodels=True).items():
+            found |= set(pair) if found & set(pair) else set()
+        made = "|".join(self.model._keys_to_ignore_on_load_missing or ()) or "(?!)"
+        named = self.model.named_parameters(remove_duplicate=False)
+        return [name for name, _ in named if name not in found and not re.search(made, name)]
 
     def _take_dtypes(self) -> None:
         """Give each empty parameter the dtype of its tensor on disk; of several, one that holds the values of all."""

@@ -190,7 +190,7 @@ class Stream:
                 module.to(self.device)
                 stack.enter_context(adopted())
             else:
-                held = {n: p.data for n, p in module.named_parameters()}
+                held = {n: p.data for n, p in module.named_parameters(remove_duplicate=False)}
             lists = stack.enter_context(opened(module))
             stack.enter_context(evaluating(module))
             layers, skipped = self._layers(index, held)
@@ -214,7 +214,7 @@ class Stream:
     def describe(self, index: int) -> tuple[list[Layer], list[tuple[str, str]]]:
         """Return a block's layers and what it skips from shapes alone; the weights may be on the meta device."""
         module = self.blocks[index]
-        held = dict[str, Tensor](module.named_parameters())
+        held = dict[str, Tensor](module.named_parameters(remove_duplicate=False))
         with opened(module):
             return self._layers(index, held)
 
@@ -226,7 +226,8 @@ class Stream:
             return
         assert self.reader is not None and self.compute is not None
         self.skeleton.fill(self.reader, self.outer_names())
-        self.model.tie_weights()
+        absent = {name for name, p in self.model.named_parameters(remove_duplicate=False) if p.is_meta}
+        self.model.tie_weights(absent)  # either of two may be the one on disk
         outside = [m for n, m in self.model.named_modules() if not n.startswith(self.blocks_name)]
         for module in outside:
             for name, parameter in list(module.named_parameters(recurse=False)):

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from lowdim.core.errors import LowdimError
 from lowdim.data.batch import Batch
-from lowdim.models.walk.calls import Activation, Call, Returned, StopForward, Wire, stubbed
+from lowdim.models.walk.calls import Activation, Call, Own, Returned, StopForward, Wire, stubbed, swap
 from lowdim.models.walk.inputs import model_inputs
 
 TOKENS = 7
@@ -84,12 +84,16 @@ def _cannot(model: nn.Module, why: str) -> str:
 
 
 def _refuse_shared(blocks: nn.ModuleList) -> None:
-    owner: dict[nn.Parameter, int] = {}
-    for index, block in enumerate(blocks):
-        for name, parameter in block.named_parameters():
-            if owner.setdefault(parameter, index) != index:
+    owner: dict[nn.Parameter, tuple[int, str]] = {}
+    inside = ((index, name, module) for index, block in enumerate(blocks) for name, module in block.named_modules())
+    for index, prefix, module in inside:
+        for own, parameter in module.named_parameters(recurse=False):
+            first, other = owner.setdefault(parameter, (index, prefix))
+            if (first, other) != (index, prefix):
+                who = f"blocks {first} and {index}" if first != index else f"{other} and {prefix} in block {index}"
+                name = f"{prefix}.{own}".lstrip(".")
                 raise LowdimError(
-                    f"blocks {owner[parameter]} and {index} share the weight {name!r}. A weight that is used more "
+                    f"{who} share the weight {name!r}. A weight that is used more "
                     "than once has no one input to be judged by; lowdim prunes models whose blocks share none."
                 )
 
@@ -131,6 +135,7 @@ class _Look:
     short: _Short = field(init=False)
     version: int = 0
     calls: list[Call] = field(default_factory=list)
+    own: list[Own] = field(default_factory=list)
     end: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -160,7 +165,7 @@ class _Look:
             return state.hidden
 
         stubs = stubbed(self.blocks, stub, self.manners.returned)
-        with stubs, self._without_head(), self.short, suppress(StopForward):
+        with stubs as self.own, self._without_head(), self.short, suppress(StopForward):
             self.model(**model_inputs(self.model, batch, self.device))
         if len(state.calls) < len(self.blocks):
             raise LowdimError(_cannot(self.model, f"its forward ends before block {len(state.calls)}"))
@@ -236,11 +241,11 @@ class _Look:
 
     @contextmanager
     def _unstubbed(self, index: int) -> Iterator[None]:
-        stub = self.blocks[index].__dict__.pop("forward")
+        stub = swap(self.blocks[index], self.own[index])
         try:
             yield
         finally:
-            self.blocks[index].__dict__["forward"] = stub
+            swap(self.blocks[index], stub)
 
     def same_when_padded(self, ids: Tensor, whole: Tensor, part: Tensor) -> bool:
         """Whether sequences padded on the left and on the right give what they give alone."""

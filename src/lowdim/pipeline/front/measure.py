@@ -76,7 +76,8 @@ def measure(
     """
     model = opened(form, path, settings.trust_remote_code)
     room, size = positions(model.config), bytes_per_token(model) + embedding_row(model)
-    run = Run(model, LowdimDecoder(model), model.config.vocab_size, room, size, weight_bytes(path))
+    vocab = model.config.get_text_config(decoder=True).vocab_size
+    run = Run(model, LowdimDecoder(model), vocab, room, size, weight_bytes(path))
     return measure_run(form, run, settings, tokenizer, text, progress)
 
 

@@ -10,13 +10,14 @@ from typing import Any
 from lowdim.core.progress import Progress
 from lowdim.data import assets
 from lowdim.data.windows import Windows
+from lowdim.evaluate.quality.zeroshot import check_tasks
 from lowdim.pipeline.front import llamacpp
 from lowdim.pipeline.front.forms import Form
 from lowdim.pipeline.front.measure import Row, Run, measure_run
 from lowdim.pipeline.front.settings import Settings
 
 ROOM = 2048
-"""Tokens that a sequence of a zero-shot task may hold in llama.cpp."""
+"""Tokens that llama.cpp has room for where the model takes so many, and text and tasks need no more."""
 
 
 def source_file(spec: str) -> Path | None:
@@ -58,7 +59,8 @@ def foreign(
             with progress.stage(f"Round to {kind}", 1, "models") as stage:
                 llamacpp.requantize(source, file, kind)
                 stage.advance()
-    room = max(text.context, min(most or ROOM, ROOM))
+    longest = check_tasks(tokenizer, settings.tasks, max_length=most, **settings.asking)
+    room = max(text.context, longest, min(most or ROOM, ROOM))
     with closing(llamacpp.LlamaCpp(file, room)) as model:
         run = Run(model, model, model.vocab, room, llamacpp.bytes_read(file), file.stat().st_size)
         row, _ = measure_run(form, run, settings, tokenizer, text, progress)

@@ -80,6 +80,8 @@ class Settings:
         if self.bos not in get_args(Bos):
             raise RecipeError(f"--bos: unknown policy {self.bos!r}. {suggest(self.bos, get_args(Bos))}")
         object.__setattr__(self, "tasks", tasks.expand(self.tasks))
+        if self.limit is not None and not self.tasks:
+            raise RecipeError(f"--limit {self.limit} is of tasks, and none are asked. Name --tasks, or leave it out.")
         names = {form.name for form in self.chosen() if form.made}
         if not names:
             raise RecipeError("--forms names nothing that is measured here. Add a dense or a sparse form.")

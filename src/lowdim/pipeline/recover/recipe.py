@@ -90,6 +90,11 @@ class Distill(Section):
     def _something(self) -> Self:
         if not self.kl + self.ce + self.hidden:
             raise RecipeError("distill.kl, distill.ce and distill.hidden are all 0, so there is nothing to train for.")
+        if not self.kl and self.temperature != 1.0:
+            raise RecipeError(
+                "distill.temperature softens what distill.kl compares, and distill.kl is 0. Leave it out, or raise "
+                "distill.kl."
+            )
         return self
 
 
@@ -169,6 +174,20 @@ class Recovery(Document):
             )
         if self.distill.shard and self.masks.beside():
             raise RecipeError("distill.shard does not cut what stands beside layers. Leave masks.slorb out.")
+        return self
+
+    @model_validator(mode="after")
+    def _idle(self) -> Self:
+        if self.share != 0.25 and self.stage != "both":
+            raise RecipeError(
+                f"share divides the minutes between two stages, and stage is {self.stage!r}. Leave it out, or take "
+                "stage='both'."
+            )
+        if self.quantize_group != 64 and self.quantize == "none":
+            raise RecipeError(
+                f"quantize_group={self.quantize_group} says how many weights share a scale, and quantize='none' has "
+                "none. Choose quantize='int8' or 'int4', or leave it out."
+            )
         return self
 
     @model_validator(mode="after")

@@ -72,6 +72,11 @@ class Settings:
         given = {"tasks": list(self.tasks), "bos": self.bos}
         object.__setattr__(self, "tasks", Recipe(sparsity=0.0, evaluation=given).evaluation.tasks)
         Verdict({}, self.tolerance, self.own)
+        for name in ("windows", "context"):
+            if self.text is None and getattr(self, name) is not None:
+                raise RecipeError(
+                    f"{name} is of the text that perplexity is measured on, and there is none. Leave it out."
+                )
         if taken := [key for key in _GIVEN if key in self.recipe]:
             raise RecipeError(
                 f"{taken[0]} is not the recipe's to say here: the grid prunes, the hard tasks are asked, and the seed "

@@ -29,13 +29,13 @@ class Beginning(Generic[R]):
         """Tell whether the last rider was one of this very model."""
         return self._model is not None and self._model() is model
 
-    def make(self, model: nn.Module, optimizer: Any, steps: int, saved: Any, earlier: R | None) -> R:
+    def make(self, model: nn.Module, optimizer: Any, steps: int | None, saved: Any, earlier: R | None) -> R:
         """Return a rider that is on board.
 
         Args:
             model: in training.
             optimizer: that trains it.
-            steps: of the whole training, where the settings do not say.
+            steps: of the whole training, where the settings do not say; None where nobody knows.
             saved: its state in the checkpoint from which the model was read; None if there is none.
             earlier: the rider of the training before.
 

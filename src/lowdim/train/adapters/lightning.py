@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
@@ -71,8 +72,9 @@ class RiderCallback(Callback, Generic[R]):
                 f"{type(self).__name__}, so that it holds no state {self._name!r}. Load its weights into the module "
                 "(load_from_checkpoint) and begin a training of its own, or go on from a checkpoint saved with it"
             )
-        steps = int(trainer.estimated_stepping_batches)
-        self.training = self._beginning.make(pl_module, trainer.optimizers[0], steps, saved, earlier)
+        steps = trainer.estimated_stepping_batches  # of a training that is stopped by hand or by the clock: infinite
+        total = int(steps) if math.isfinite(steps) else None
+        self.training = self._beginning.make(pl_module, trainer.optimizers[0], total, saved, earlier)
         self._reads, self._rides, self._state = False, True, None
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -130,7 +132,7 @@ class SparseTrainingCallback(RiderCallback[SparseTraining]):
     """Trains sparsely in `lightning.pytorch.Trainer`: add it to ``callbacks``.
 
     `SparseTraining` is made when training starts, over the module's optimizer, with ``estimated_stepping_batches`` as
-    ``total_steps``. Its state travels in Lightning's checkpoints.
+    ``total_steps``, where that is finite. Its state travels in Lightning's checkpoints.
 
     Args:
         settings: what `SparseTraining` takes besides model and optimizer: ``sparsity``, ``method`` and so on.

@@ -248,8 +248,10 @@ class TrainingRecipe(Document):
         if self.executor == "csr":
             self._check_csr()
         samples.check(self, classification.find(self.data.name))
-        given = self.initialisation and allocations.parse(self.allocation) != allocations.ERK()
-        if given and (why := self.training.overrules()):
+        allocation = allocations.parse(self.allocation)
+        if self.initialisation is None:
+            self.training.check_spread(allocation, self.sparsity)
+        elif allocation != allocations.ERK() and (why := self.training.overrules()):
             raise RecipeError(
                 f"initialisation and allocation {self.allocation!r} both say how the sparsity is spread over the "
                 f"layers, and {type(self.training).__name__} {why}. Leave one of them out."

@@ -196,6 +196,7 @@ class Drafting(Document):
                 f"a step of batch={self.batch} sequences cannot be cut into accumulate={self.accumulate} parts. Take "
                 "a larger batch, or a smaller accumulate."
             )
+        self.optimizer.check_loop(self.accumulate, self.clip, self.precision == "bfloat16")
         for steps in (self.steps, self.tune.steps, self.reference.steps):
             if steps:
                 self.schedule.check(steps)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from lowdim.train.ride import Observer, Ride
 from lowdim.train.sparse.distributed import full
 from lowdim.train.sparse.layer import SparseLayer
+from lowdim.train.sparse.parts import whole_of
 
 
 class DenseMomentum(Observer):
@@ -27,7 +28,7 @@ class DenseMomentum(Observer):
 
     def __init__(self, layer: SparseLayer, optimizer: Optimizer) -> None:
         self._parameter, self._units = layer.parameter, layer.units
-        mine = next(g for g in optimizer.param_groups if any(p is layer.parameter for p in g["params"]))
+        mine = next(g for g in optimizer.param_groups if any(p is whole_of(layer.parameter) for p in g["params"]))
         self._betas: tuple[float, ...] = mine["betas"] if "betas" in mine else (mine.get("momentum") or 0.9,)
         count = 2 if len(self._betas) > 1 else 1
         self._held = [torch.zeros_like(layer.parameter, requires_grad=False) for _ in range(count)]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
 from lowdim.core.settings import Settings, count, share, within
 
@@ -119,6 +120,17 @@ class FromScratch(Settings, ABC):
     def remembered(self, since: int) -> int | None:
         """Return of how many steps the means that are held are taken to be; None takes them as they are stored."""
         return since
+
+    def check(self, total_steps: int) -> None:
+        """Refuse a run in which the masks that there are at first never move.
+
+        Raises:
+            RecipeError: see above.
+        """
+        if self.every >= total_steps:
+            raise RecipeError(
+                f"masks chosen every {self.every} steps never move in a run of {total_steps}: lower every"
+            )
 
     def dense(self, step: int, total_steps: int) -> bool:
         """Tell whether the model computes with all of W in a step, counted from 1."""

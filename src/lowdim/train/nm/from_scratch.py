@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -92,8 +93,8 @@ class SparseFromScratch(MaskRider):
         self.since: int | None = None if rule.holds else 0
         self._changes: list[float] = []
         self._ride = Ride.board(optimizer, self)
-        for name, layer in self._layers.items() if rule.mvue else ():
-            layer.forward = self._forward(name, layer)  # type: ignore[method-assign,assignment]
+        for name, layer in self._layers.items() if rule.mvue else ():  # methods: a copy has weights of its own
+            layer.forward = MethodType(self._forward(name), layer)  # type: ignore[method-assign]
 
     def weights(self) -> list[tuple[str, Tensor]]:
         """Return those that are computed with as 2:4."""
@@ -116,16 +117,16 @@ class SparseFromScratch(MaskRider):
 
         return shown
 
-    def _forward(self, name: str, layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-        def draw() -> torch.Generator:
+    def _forward(self, name: str) -> Callable[[nn.Linear, Tensor], Tensor]:
+        def draw(device: torch.device) -> torch.Generator:
             self._backward[name] = self._backward.get(name, 0) + 1
             where = ("mvue", name, self.step, self._backward[name], ranks.rank())
-            return generator(self._seed, *where, device=str(layer.weight.device))
+            return generator(self._seed, *where, device=str(device))
 
-        def forward(input: Tensor) -> Tensor:
+        def forward(layer: nn.Linear, input: Tensor) -> Tensor:
             if self.dense(self.step + 1) or not torch.is_grad_enabled():
                 return nn.functional.linear(input, layer.weight, layer.bias)
-            return linear(input, layer.weight, layer.bias, draw)
+            return linear(input, layer.weight, layer.bias, lambda: draw(layer.weight.device))
 
         return forward
 
@@ -144,9 +145,10 @@ class SparseFromScratch(MaskRider):
                 "riders=[sparse] before the first step"
             )
         if self.rule.decays == "gradient":
-            for name, weight, _ in self._decaying(step):
+            for name, weight, group in self._decaying(step):
                 if weight.grad is not None:
-                    weight.grad.addcmul_(weight, ~self.masks[name], value=self.rule.decay)
+                    decay = -self.rule.decay if group.get("maximize") else self.rule.decay
+                    weight.grad.addcmul_(weight, ~self.masks[name], value=decay)
         if self._variance is not None and self.since is None:
             self._variance.note()
         elif self._variance is not None and self.since is not None and not self.dense(step):
@@ -157,8 +159,8 @@ class SparseFromScratch(MaskRider):
     def stepped(self, step: int) -> None:
         """Decay what is pruned, where the rule has it here, and choose the masks anew, where it is time."""
         if self.rule.decays == "weight":
-            for name, weight, rate in self._decaying(step):
-                weight.addcmul_(weight, ~self.masks[name], value=-rate * self.rule.decay)
+            for name, weight, group in self._decaying(step):
+                weight.addcmul_(weight, ~self.masks[name], value=-float(group["lr"]) * self.rule.decay)
         self._backward.clear()
         self.step = step  # what the model computes with next is that of the next step
         if self._variance is not None and self.since is None:
@@ -172,13 +174,13 @@ class SparseFromScratch(MaskRider):
             size = sum(mask.numel() for mask in self.masks.values())
             self.history.append({"step": step, "flip_rate": flips / size})
 
-    def _decaying(self, step: int) -> list[tuple[str, Tensor, float]]:
-        """Return the weights that decay in a step, with their learning rates."""
+    def _decaying(self, step: int) -> list[tuple[str, Tensor, Mapping[str, Any]]]:
+        """Return the weights that decay in a step, with their groups of the optimizer."""
         if not self.rule.decay or self.dense(step):
             return []
-        rates = {p: float(group["lr"]) for group in self._optimizer.param_groups for p in group["params"]}
+        groups = {p: group for group in self._optimizer.param_groups for p in group["params"]}
         weights = {name: layer.weight for name, layer in self._layers.items() if layer.weight.requires_grad}
-        return [(name, weight, rates[weight]) for name, weight in weights.items()]
+        return [(name, weight, groups[weight]) for name, weight in weights.items()]
 
     # ---------------------------------------------------------------- what is kept
 

@@ -42,6 +42,9 @@ class SSTE(SRSTE):
         """Return what S leaves: two of four, fewer where magnitudes are equal."""
         return shrunk(weight) != 0
 
+    def check(self, total_steps: int) -> None:
+        """Refuse nothing: what is computed with changes at every step."""
+
     def factor(self, weight: Tensor) -> Tensor:
         """Return beta."""
         wide = weight.detach().float()

@@ -38,10 +38,11 @@ class Variance:
     """
 
     def __init__(self, optimizer: Optimizer, weights: Iterable[nn.Parameter]) -> None:
-        if not isinstance(optimizer, torch.optim.Adam) or optimizer.defaults["amsgrad"]:  # AdamW is one
+        adam = isinstance(optimizer, torch.optim.Adam)  # AdamW is one
+        if not adam or optimizer.defaults["amsgrad"] or optimizer.defaults["maximize"]:
             raise LowdimError(
                 f"{type(optimizer).__name__} keeps no mean of squared gradients that could be held. Take Adam or AdamW "
-                "of torch, without amsgrad."
+                "of torch, without amsgrad and maximize."
             )
         self._optimizer, self._weights = optimizer, list(weights)
         self._before: list[Tensor | None] = []
@@ -87,6 +88,10 @@ class Variance:
             weight.mul_(1.0 - lr * decay)
         elif decay:
             gradient = gradient.add(weight, alpha=decay)
+        if "step" not in state:  # no gradient came until now: Adam would take the square of this one
+            home = weight.device if group["fused"] or group["capturable"] else "cpu"
+            state["step"], state["exp_avg"] = torch.zeros((), device=home), torch.zeros_like(weight)
+            state["exp_avg_sq"] = gradient.square() * (1.0 - beta2 ** (since or 1))
         state["step"] += 1
         mean = state["exp_avg"].lerp_(gradient, 1.0 - beta1)
         held = state["exp_avg_sq"] / (1.0 if since is None else 1.0 - beta2**since)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.lazy import torch
 from lowdim.core.settings import count, within
@@ -88,6 +88,8 @@ class APOLLO(OptimizerRule):
         >>> tuple(optimizer.state[net[0].weight]["exp_avg"].shape)
         (1, 8)
     """
+
+    alone: ClassVar[bool] = False
 
     lr: float = within(0.01, above=0)
     beta2: float = within(0.999, least=0, below=1)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
 from lowdim.core.settings import Settings, within
 
@@ -40,6 +41,19 @@ class OptimizerRule(Settings, ABC):
     @abstractmethod
     def build(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer of a model's trainable parameters."""
+
+    def check_loop(self, accumulate: int, clip: float | None, copies: bool) -> None:
+        """Refuse a loop that does something to whole gradients, or has fp32 copies, where weights move on the way back.
+
+        Raises:
+            RecipeError: see above.
+        """
+        if getattr(self, "layerwise", False) and (accumulate > 1 or clip is not None or copies):
+            raise RecipeError(
+                "optimizer.layerwise updates weights in the backward pass, where gradients are not summed up, bounded "
+                "or widened: take accumulate=1, no clip (null) and no fp32 copies of weights, which precision=bfloat16 "
+                "and from-scratch have, or leave layerwise out."
+            )
 
     def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
         """Return the bytes of a weight and of its state, counts of steps left out: Adam has two numbers of its type.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -84,21 +84,30 @@ class Entries(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**settings, "choice": choice.to_dict()})
         self.choice = choice
         self._places: dict[Tensor, int] = {}
-        for p in self._all():
-            if isinstance(p, DTensor) or p.dim() not in (2, 3) or not p.is_contiguous():
-                what = "is sharded" if isinstance(p, DTensor) else f"has the shape {tuple(p.shape)}"
-                raise LowdimError(
-                    f"a weight {what}: entries are chosen of whole matrices that lie in one piece. Train in one "
-                    "process or with DistributedDataParallel, and give matrices alone"
-                )
-            choice.entries(tuple(p.shape[-2:]))
-            self._places[p] = len(self._places)
+        super().__init__(params, {**settings, "choice": choice.to_dict()})
 
-    def _all(self) -> Iterable[Tensor]:
-        return (p for group in self.param_groups for p in group["params"])
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take more matrices, which have entries of their own.
+
+        Raises:
+            LowdimError: as of the class; nothing has been changed then.
+        """
+        super().add_param_group(param_group)
+        try:
+            for p in param_group["params"]:
+                if isinstance(p, DTensor) or p.dim() not in (2, 3) or not p.is_contiguous():
+                    what = "is sharded" if isinstance(p, DTensor) else f"has the shape {tuple(p.shape)}"
+                    raise LowdimError(
+                        f"a weight {what}: entries are chosen of whole matrices that lie in one piece. Train in one "
+                        "process or with DistributedDataParallel, and give matrices alone"
+                    )
+                self.choice.entries(tuple(p.shape[-2:]))
+        except LowdimError:
+            self.param_groups.pop()
+            raise
+        self._places |= {p: len(self._places) + place for place, p in enumerate(param_group["params"])}
 
     # ---------------------------------------------------------------- a step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from lowdim.core.lazy import torch
 from lowdim.core.settings import count, within
@@ -55,6 +55,8 @@ class GaLore(OptimizerRule):
         >>> [tuple(optimizer.state[p]["exp_avg"].shape) for p in net.parameters()]
         [(9, 8), (2, 8), (6,)]
     """
+
+    alone: ClassVar[bool] = False
 
     lr: float = within(0.01, above=0)
     beta2: float = within(0.999, least=0, below=1)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from lowdim.core.errors import LowdimError
 from lowdim.train.optimizers.base import loss_of
 
 
@@ -30,6 +31,17 @@ class Joined(Optimizer):
         self._parts = tuple(parts)
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take a group of one of the parts.
+
+        Raises:
+            LowdimError: it is of none.
+        """
+        if len(self.param_groups) == sum(len(part.param_groups) for part in self._parts):
+            names = " and ".join(type(part).__name__ for part in self._parts)
+            raise LowdimError(f"which of {names} is to train a new group is not known. Build the optimizer again")
+        super().add_param_group(param_group)
 
     def _share(self) -> None:
         """Let the parts see these groups and this state."""

@@ -94,16 +94,20 @@ class Projected(Optimizer):
         self.inner, self.projector, self.layerwise = inner, projector, layerwise
         self._coupled = [_coupled(inner, group) for group in inner.param_groups]
         spelt = {"kind": type(projector).__name__, **projector.to_dict()}
-        super().__init__([{**group, "projector": spelt} for group in inner.param_groups], dict(inner.defaults))
+        super().__init__([dict(group) for group in inner.param_groups], {**inner.defaults, "projector": spelt})
         inner.param_groups = []
         places = {id(p): place for place, p in enumerate(mine)}
         self._places = {p: places[id(p)] for p in chosen}
         self._fired: set[Tensor] = set()
         self._looked = False
-        if layerwise:
-            for index, group in enumerate(self.param_groups):
-                for p in group["params"]:
-                    p.register_post_accumulate_grad_hook(self._hook(index))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take more weights, which are trained as they are; frozen ones may be trained later."""
+        super().add_param_group(param_group)
+        for p in self.param_groups[-1]["params"] if self.layerwise else ():
+            trained = p.requires_grad
+            p.requires_grad_().register_post_accumulate_grad_hook(self._hook(len(self.param_groups) - 1))
+            p.requires_grad_(trained)
 
     # ---------------------------------------------------------------- a step
 

@@ -315,13 +315,15 @@ class Pretraining(Document):
             raise RecipeError(
                 "data.streaming does not know how long a pass is. Say how long to train: steps or tokens."
             )
-        if self.steps is not None:
-            self.schedule.check(self.steps)
+        if self.steps is not None or self.tokens is not None:
+            self.sized(0)
         return self
 
     @model_validator(mode="after")
     def _fit_layers(self) -> Self:
         """Hold what acts on blocks and layers to what goes together."""
+        copies = (self.precision == "bfloat16" and self.parallel == "ddp") or self.from_scratch is not None
+        self.optimizer.check_loop(self.accumulate, self.clip, copies)
         if self.from_scratch is None and self.sparse != Layers():
             raise RecipeError("sparse names layers for from-scratch, which is not set. Set it, or leave sparse out.")
         if self.rank is None and self.factors != Factors():
@@ -357,10 +359,12 @@ class Pretraining(Document):
         """Return the steps of the run, where a pass over the text has so many sequences.
 
         Raises:
-            RecipeError: the schedule does not fit in.
+            RecipeError: the schedule does not fit in, or masks would never move.
         """
         tokens, each = self.tokens, self.batch * self.length
         steps = self.steps or (-(-tokens // each) if tokens is not None else max(1, sequences // self.batch))
+        if self.from_scratch is not None and "from-scratch" in self.kinds:
+            self.from_scratch.check(steps)
         self.schedule.check(steps)
         return steps
 

@@ -96,8 +96,9 @@ class Run:
 
     def _check(self) -> None:
         """Let no weight follow a gradient that is no number."""
-        if not math.isfinite(self.loop.norm):
-            raise DivergedError(self.loop.step + 1, self.loop.norm, float(self._lost))
+        lost = float(self._lost)  # where weights move in the backward pass no gradient is left that would have a norm
+        if not (math.isfinite(self.loop.norm) and math.isfinite(lost)):
+            raise DivergedError(self.loop.step + 1, self.loop.norm, lost)
 
     @torch.no_grad()
     def judge(self) -> dict[str, float]:

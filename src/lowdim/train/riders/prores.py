@@ -47,6 +47,10 @@ class ResidualWarmup(Rider):
         self.step = int(state["step"])
         self._ended = set_step(self._model, self.step)
 
+    def follow(self, earlier: ResidualWarmup) -> None:
+        """Go on from the shares that an earlier run has left."""
+        self.load_state_dict(earlier.state_dict())
+
     def remove(self) -> None:
         """Get off; the shares stay as they are."""
         self._ride.leave(self)

@@ -97,7 +97,8 @@ class SpectralDecay(Rider):
     def _correct(self, weight: Any, group: Mapping[str, Any], ratio: float) -> None:
         decay, held = group["weight_decay"], local(weight)
         if not self._decoupled:
-            local(weight.grad).add_(held, alpha=decay * (ratio - 1.0))
+            scale = float(getattr(self.optimizer, "grad_scale", None) or 1.0)  # a fused optimizer divides by it
+            local(weight.grad).add_(held, alpha=(-scale if group.get("maximize") else scale) * decay * (ratio - 1.0))
             return
         if held.dtype.itemsize < 4 and not self._warned:
             self._warned = True

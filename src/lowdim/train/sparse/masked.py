@@ -248,7 +248,9 @@ class MaskedLayer:
         """Clear the gradient of what is off as soon as it is there, unless masks move at the coming step."""
 
         def clear(_: Tensor) -> None:
-            if not coming():
+            if self.parameter.grad is None:  # an optimizer has taken its step on the way back already
+                self.clear_weight()
+            elif not coming():
                 self.clear_gradient()
 
         return [self.parameter.register_post_accumulate_grad_hook(clear)]

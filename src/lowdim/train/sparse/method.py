@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from lowdim.core.allocation import ERK, Allocation
 from lowdim.core.errors import RecipeError
 from lowdim.core.schedule import cosine
 from lowdim.core.settings import Settings, count, share
@@ -76,6 +77,20 @@ class Method(Settings):
     def overrules(self) -> str:
         """Say why it matters to no layer, once there are masks, what an allocation gives it; nothing if it does."""
         return "" if self.changes_density else "leaves every layer at what it keeps"
+
+    def check_spread(self, allocation: Allocation, sparsity: float) -> None:
+        """Refuse an allocation by which nothing goes: which layers are sparse, the masks drawn at first, the method.
+
+        Raises:
+            RecipeError: see above.
+        """
+        if allocation == ERK() or allocation.takes_classifier:
+            return
+        if self.initial(sparsity) == 0 < sparsity and (why := self.overrules()):
+            raise RecipeError(
+                f"allocation {allocation} changes nothing: all weights are there at first, and {type(self).__name__} "
+                f"{why}. Leave allocation out, or start with zeros"
+            )
 
     def check_budget(self, units: Mapping[str, Units], first: int, last: int) -> None:
         """Refuse to begin with ``first`` units and to end with ``last``, where the method cannot go there.

@@ -23,6 +23,7 @@ from lowdim.core.transition import draw
 from lowdim.models.structure.selection import Weight, ends, inventory, plain_name, shares_memory, weights
 from lowdim.models.structure.zeros import refuse_packed
 from lowdim.nn.csr.linear import CSRLinear
+from lowdim.nn.int8 import Int8Weight
 from lowdim.train.initial.base import warn_of_empty
 from lowdim.train.sparse.csr import CSRLayer
 from lowdim.train.sparse.distributed import local
@@ -89,8 +90,8 @@ def build(request: Request) -> LayerPlan:
     found = _chosen(request)
     chosen = [w for w in found if not w.dense]
     _target(request)
-    _check_memory(request.model, chosen)
     _check_optimizer(request, chosen)
+    _check_memory(request.model, chosen)
     check_free(chosen)
     if request.masks is not None:
         request = replace(request, masks=_by_matrix(request.masks, chosen))
@@ -226,6 +227,7 @@ def _canonical(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tenso
 
 def _check_memory(model: nn.Module, sparse: list[Weight]) -> None:
     tensors = {plain_name(n): local(p.detach()) for n, p in model.named_parameters()}
+    tensors = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, Int8Weight)}  # of three
     mine = {w.name for w in sparse}
     for a, b in shares_memory(tensors):
         if a in mine or b in mine:
@@ -253,6 +255,11 @@ def _check_optimizer(request: Request, sparse: list[Weight]) -> None:
             raise LowdimError(
                 f"the optimizer does not hold {weight.name}. Give it model.parameters(), made after the model has its "
                 "final parameters, or leave the layer out (exclude, masks)"
+            )
+        if isinstance(local(weight.parameter), Int8Weight):
+            raise LowdimError(
+                f"{weight.name} is kept in 8 bits, of which no zero stays one for certain. Train it with an optimizer "
+                "that keeps floats, such as galore or adamw, or leave the layer out (exclude, masks)"
             )
         if moves:  # a weight that never comes back inherits nothing
             per_weight(optimizer, weight.parameter, weight.name)
@@ -308,6 +315,8 @@ def _counts(request: Request, sparse: list[Weight], units: dict[str, Units]) -> 
         return first, last
     sparsity = _target(request)
     start = request.method.initial(sparsity) if sparsity is not None else None
+    if sparsity is not None:
+        request.method.check_spread(request.allocation, sparsity)
     targets = _spread(request, sparse, units, sparsity)
     if start == sparsity:
         return dict(targets), targets
