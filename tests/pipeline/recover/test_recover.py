@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.evaluate.conftest import build_tokenizer
 from tests.pipeline.recover import small
 from tests.prune import tiny
 from torch import Tensor
@@ -18,7 +20,8 @@ from lowdim.core.errors import RecipeError
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.load import load, quiet
 from lowdim.nn.slorb import slorb_of
-from lowdim.pipeline.recover.api import plan, recover
+from lowdim.pipeline.recover.api import _Run, plan, recover
+from lowdim.prune.api import prune
 
 Saved = Callable[[str], Path]
 Pruned = Callable[..., Path]
@@ -319,3 +322,33 @@ def test_what_stands_in_padding_is_no_matter(stage: str, kind: str, pruned: Prun
         made.append(out)
     one, other = map(tiny.stored, made)
     assert all(torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("what", ["text", "tasks"])
+def test_what_is_measured_on_may_change_before_a_run_goes_on(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = tiny.save(tmp_path / "in", "llama")
+    build_tokenizer().save_pretrained(dense)
+    student = prune(str(dense), tiny.recipe(method="magnitude", sparsity=0.5), out=tmp_path / "student").out
+    assert student is not None
+    file = tmp_path / ("eval.txt" if what == "text" else "eval.jsonl")
+    asked = small.recipe(stage="blocks", evaluation={"text": None} | {what: str(file), "context": 16})
+
+    def write(word: str) -> None:
+        rows = [json.dumps({"question": f"{word} {i}", "choices": ["a", "b"], "label": 0}) for i in range(3)]
+        file.write_text(f"{word} cat. " * 99 if what == "text" else "\n".join(rows))
+
+    def go(out: str, resume: bool = False) -> dict[str, Any]:
+        return recover(student, asked, out=tmp_path / out, calibration=small.TEXT, resume=resume).manifest
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    write("the")
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "_stages", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go("out")
+    write("a")
+    assert go("out", resume=True)["evaluation"] == go("whole")["evaluation"]

@@ -33,7 +33,7 @@ from lowdim.pipeline.recover.record import build_record
 from lowdim.pipeline.recover.shared import States, own_part
 from lowdim.prune.api import read_calibration
 from lowdim.prune.keeper import BlockRecord, Keeper
-from lowdim.prune.measure import Measured, compare, measure, ready
+from lowdim.prune.measure import Measured, compare, measure, ready, still_holds
 from lowdim.prune.sidecar import write_sidecar
 from lowdim.prune.speed import MeasureSpeed
 from lowdim.runs.clock import Clock
@@ -285,7 +285,9 @@ class _Run:
         if text is None and not recipe.evaluation.tasks:
             return Measured()
         if name != "sparse" and (found := keeper.recall(name)):
-            return Measured.from_dict(found)
+            earlier = Measured.from_dict(found)
+            if still_holds(earlier, recipe, text):
+                return earlier
         measured = Measured()
         if ranks.rank() == 0:
             with self.clock.stage(f"Evaluate {name}"):
