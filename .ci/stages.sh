@@ -9,6 +9,11 @@ bin=$root/.venv/bin
 wheel_env=$root/build/wheel-env
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 NO_COLOR=1
 export DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true
+unset PYTHONDONTWRITEBYTECODE # every worker of every stage would rewrite the tests' assertions anew
+
+# Tests write thousands of small files durably: where memory holds them, that takes no time.
+room=$(df --output=avail -B1G /dev/shm 2>/dev/null | tail -n 1)
+((${room:-0} < 8)) || export PYTEST_DEBUG_TEMPROOT=/dev/shm
 
 lint() {
   "$bin/ruff" format --check . && "$bin/ruff" check .

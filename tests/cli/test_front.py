@@ -119,12 +119,29 @@ def test_a_killed_front_goes_on(run, model: Path, brief: list[str], tmp_path: Pa
     assert measured == ["dense-bf16", "dense-int8"]
 
 
+def test_a_front_on_another_text_of_the_same_name_is_refused(
+    run, model: Path, text: Path, brief: list[str], tmp_path: Path
+) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text(text.read_text())
+    command = ["front", model, "--out", tmp_path / "out", "--forms", "dense-bf16", *brief, "--text", own]
+    command += ["--budget-mb", "1"]
+    assert run(*command).exit_code == run(*command, "--resume").exit_code == 0
+    own.write_text(text.read_text()[1:])
+    other = run(*command, "--resume")
+    assert other.exit_code == 1 and "differs in evaluation.text" in other.output
+    assert "--overwrite" not in other.output  # which a front does not have
+
+
 @pytest.mark.slow
 def test_trained_and_recovered_forms(run, model: Path, brief: list[str], tmp_path: Path) -> None:
     forms = "dense-int8,dense-int3-trained,sparse-2:4-int8-recovered"
     command = ["front", model, "--out", tmp_path / "out", "--recover", "--minutes", "0.2", "--forms", forms, *brief]
     short = run(*command)
     assert short.exit_code == 1 and "at least two are needed" in short.output
+    assert not (tmp_path / "out.partial").exists()
+    short = run(*command, "--samples", "128", "--minutes", "0.0001")
+    assert short.exit_code == 2 and "minutes=0.0001 is too short" in short.output
     assert not (tmp_path / "out.partial").exists()
     done = run(*command, "--samples", "128")
     assert done.exit_code == 0, done.output

@@ -26,7 +26,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_every_task_at_every_sparsity_is_shown_and_written(run: Run, model: Path, text: Path, tmp_path: Path) -> None:
+def test_every_task_at_every_sparsity_is_shown_and_written(
+    run: Run, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = ["--windows", "2", "--context", "32", "--text", text, "--method", "magnitude", "--samples", "2"]
     done = run("stress", model, "--out", tmp_path / "out", "--grid", "0,0.5", *size, "--json", tmp_path / "found.json")
     assert done.exit_code == 0, done.output
@@ -43,6 +45,9 @@ def test_every_task_at_every_sparsity_is_shown_and_written(run: Run, model: Path
     assert "Newcombe" in page and "csqa" in page
     again = run("stress", model, "--out", tmp_path / "out", "--grid", "0,0.5", *size, "--resume", "--quiet")
     assert again.exit_code == 0, again.output
+    monkeypatch.setattr(tasks, "load", lambda name: [Question(("ab",) * 2, (" x", " y"), 0)] * 3)
+    other = run("stress", model, "--out", tmp_path / "out", "--grid", "0,0.5", *size, "--resume", "--quiet")
+    assert other.exit_code == 1 and "evaluation.questions.csqa" in other.output
 
 
 @pytest.mark.usefixtures("few")
@@ -117,6 +122,9 @@ def test_recovered_models_are_asked_too_and_a_text_too_short_is_refused_first(
         "--set",
         "recover.stage=blocks",
     ]
+    done = run("stress", model, "--out", tmp_path / "short", *size[:-1], "0.0001", *more)
+    assert done.exit_code == 2 and "minutes=0.0001 is too short" in done.output, done.output
+    assert not list(tmp_path.iterdir())
     done = run("stress", model, "--out", tmp_path / "out", *size, *more, "--keep")
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out/stress.json").read_text())

@@ -56,6 +56,27 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "load", lambda name: asked)
 
 
+def stages(out: Path, text: Path) -> Path:
+    """Write a recipe of stages that all open the model anew."""
+    calibration = {"source": str(text), "samples": 64, "context": 32}
+    recover = {"stage": "blocks", "calibration": calibration, "blocks": {"passes": 0.5}, "batch_tokens": 256}
+    prune = {"prune": {"sparsity": 0.5, "method": "magnitude"}}
+    recipe = out.with_name("stages.yaml")
+    recipe.write_text(
+        json.dumps(
+            {
+                "stages": [
+                    prune,
+                    {"edit": {"edits": "builtin:edits", "steps": 1}},
+                    "round",
+                    {"recover": recover | {"quantize": "int8"}},
+                ]
+            }
+        )
+    )
+    return recipe
+
+
 def arguments(command: str, own: Path, out: Path, text: Path, small: list[str]) -> list[str | Path]:
     prompt = ["abc", "--max-tokens", "2"]
     texts = ["--text", text, "--context", "32", "--windows", "2", "--calibration", text, "--samples", "2"]
@@ -67,10 +88,13 @@ def arguments(command: str, own: Path, out: Path, text: Path, small: list[str]) 
         "bench": [own, "--sparsity", "0.5", "--dtype", "fp32", "--tokens", "2"],
         "front": [own, "--out", out, "--forms", "dense-bf16,dense-int8,sparse-50-int8", *texts, "--tokens", "2"],
         "stress": [own, "--out", out, "--grid", "0.5", *texts],
+        "compose": [own, out, "--recipe", stages(out, text), "--text", text, "--set", "evaluation.context=32"],
     }[command]
 
 
-@pytest.mark.parametrize("command", ["prune", "evaluate", "inspect", "generate", "bench", "serve", "front", "stress"])
+@pytest.mark.parametrize(
+    "command", ["prune", "evaluate", "inspect", "generate", "bench", "serve", "front", "stress", "compose"]
+)
 def test_it_is_refused_with_the_flag_that_allows_it(
     command: str, own: Path, text: Path, small, tmp_path: Path, run
 ) -> None:
@@ -82,7 +106,7 @@ def test_it_is_refused_with_the_flag_that_allows_it(
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("command", ["evaluate", "inspect", "generate", "front", "stress"])
+@pytest.mark.parametrize("command", ["evaluate", "inspect", "generate", "front", "stress", "compose"])
 def test_allowed_it_runs(command: str, own: Path, text: Path, small, tmp_path: Path, run) -> None:
     done = run(command, *arguments(command, own, tmp_path / "out", text, small), TRUST)
     assert done.exit_code == 0, done.output

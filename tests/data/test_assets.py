@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 from collections import namedtuple
 from pathlib import Path
 
+import filelock
 import pytest
 
 from lowdim.data import assets
@@ -197,14 +200,48 @@ def test_a_disk_that_fills_while_extracting(store: Path, monkeypatch: pytest.Mon
     assert leftovers(store) == []
 
 
-@pytest.mark.usefixtures("store")
-def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", "/cache")
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+@pytest.mark.parametrize("where", ["assets", ".", "..", "assets/tiny-1.0.lock"])
+def test_a_cache_that_cannot_be_written(code: int, where: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = (store.parent / where).resolve()
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(AssetError, match=r"cannot write /cache: Permission denied. Set LOWDIM_CACHE"):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), str(place))
+
+    owner, name = (filelock, "FileLock") if where.endswith(".lock") else (Path, "mkdir")
+    monkeypatch.setattr(owner, name, refuse)
+    with pytest.raises(AssetError, match=rf"cannot write {place}: {os.strerror(code)}\. Set LOWDIM_CACHE"):
         assets.path("tiny")
+
+
+def test_a_cache_behind_a_file(store: Path) -> None:
+    store.parent.write_text("")
+    with pytest.raises(AssetError, match=r"cannot write .*cache.*Set LOWDIM_CACHE to a directory"):
+        assets.path("tiny")
+
+
+def test_a_full_cache_says_so_whatever_is_kept(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match=r"no room is left for .*tokens.*CACHE"), assets.locked(store / "tokens"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(PermissionError), assets.locked(store / "tokens"):  # of a text, which is the user's
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "mine.txt"))
+
+
+def test_what_is_in_the_home_of_somebody_else_is_not_there(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(store))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert not any(assets.available().values())
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("LOWDIM_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert assets.cache_dir().parent == Path(tempfile.gettempdir())
 
 
 def test_what_a_killed_process_left_is_removed(store: Path) -> None:

@@ -306,7 +306,7 @@ def test_chats_are_written_by_the_template(bos_tokenizer: Any, tmp_path: Path) -
     with pytest.raises(DataError, match="needs questions and answers, but document 1 is a chat"):
         calibration(CHATS, tokenizer, 1, 29, format="single")
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(DataError, match="refuses a chat of the data: roles must alternate"):
+    with pytest.raises(DataError, match="refuses this chat: roles must alternate"):
         calibration(CHATS, tokenizer, 9, 29)
 
 

@@ -64,6 +64,14 @@ def test_bytes_that_are_not_utf8_are_located(tmp_path: Path) -> None:
         read(tmp_path / "a.txt")
 
 
+@pytest.mark.parametrize("separator", [None, "##"])
+def test_a_file_with_zeros_is_no_text(separator: str | None, tmp_path: Path) -> None:
+    """UTF-16 of plain letters is UTF-8 as well, without a mark."""
+    (tmp_path / "a.txt").write_bytes(("so be it " * 9).encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"a\.txt is no text: its character 1 is a zero.*iconv -f UTF-16"):
+        list(stream(tmp_path / "a.txt", separator))
+
+
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(" \n")
     with pytest.raises(DataError, match=r"a\.txt is empty"):
@@ -264,6 +272,10 @@ def test_chats_come_in_both_spellings() -> None:
         ("Hi", "'messages' must be a list of turns with 'role' and 'content'; got str"),
         ([{"role": "user", "text": "Hi"}], "a turn has 'role' and 'content'.*found 'role', 'text'"),
         ([["user", "Hi"]], "must be a list of turns"),
+        ([{"role": 1, "content": "Hi"}], "'role' of a turn is a string, and.*; got int and str"),
+        ([{"from": ["human"], "value": "Hi"}], "got list and str"),
+        ([{"role": "user", "content": {"text": "Hi"}}], "'content' too or a list of parts; got str and dict"),
+        ([{"from": "human", "value": 7}], "got str and int"),
     ],
 )
 def test_other_chats_are_refused(value: object, message: str) -> None:

@@ -77,6 +77,29 @@ def test_what_does_not_fit_together_is_refused(merger: Merger):
         merger.merge([vector(1.0, 2.0), vector(1.0, 2.0, 3.0)])
 
 
+@pytest.mark.parametrize("merger", MERGERS, ids=repr)
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_refused(merger: Merger, wrong: float):
+    good, bad = vector(1.0, 2.0), vector(1.0, wrong)
+    with pytest.raises(LowdimError, match=r"^w of ticket 1 holds 1 values that are NaN or infinite"):
+        merger.merge([good, bad])
+    with pytest.raises(LowdimError, match=r"^w of ticket 0 holds 1 values"):
+        merger.merge([bad, bad])
+
+
+@pytest.mark.parametrize("merger", MERGERS, ids=repr)
+def test_buffers_may_be_infinite_where_all_are(merger: Merger):
+    def ticket(*seen: float) -> Ticket:
+        held = vector(1.0, 2.0)
+        return Ticket({**held.state, "seen": torch.tensor(seen)}, held.masks)
+
+    made = merger.merge([ticket(0.0, -float("inf")), ticket(0.0, -float("inf"))])
+    assert made.state["seen"].tolist() == [0.0, -float("inf")]
+    for other in (0.0, float("inf"), float("nan")):
+        with pytest.raises(LowdimError, match=r"^seen of ticket [01] holds 1 values"):
+            merger.merge([ticket(0.0, -float("inf")), ticket(0.0, other)])
+
+
 def test_a_base_is_what_changes_are_measured_from():
     base, tickets = vector(1.0, 1.0), [vector(3.0, 1.0), vector(5.0, 1.0)]
     assert Shifted().merge(tickets, base).state["w"].tolist() == [2.5, 1.0]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.models.tickets import INPUTS, Tied, build, every_kind, mlp, random_masks, random_ticket
+from tests.ranks import fork_ranks
 from tests.train.tickets import ranked
 from torch import nn
 
@@ -205,7 +206,7 @@ def test_borrowed_gives_everything_back_even_after_an_error():
 
 @pytest.mark.slow
 def test_sharded_models_give_and_take_whole_tickets(tmp_path):
-    torch.multiprocessing.spawn(ranked.main, (str(tmp_path),), nprocs=2)
+    fork_ranks(ranked.main, (str(tmp_path),), 2)
     for index in range(2):
         first, second = (Ticket.load(tmp_path / f"{index}-{rank}") for rank in range(2))
         assert same(first, second)

@@ -43,7 +43,7 @@ def crash(
 
 def check(made: Any, replaced: bool) -> None:
     assert made["steps"] > 40
-    assert len(made["found"]) >= made["steps"] // 15
+    assert len(made["found"]) >= 3
     for found in made["found"]:
         assert found["died"] == -9, found
         assert found["result"] in ("old", "new"), found
@@ -61,13 +61,13 @@ def check(made: Any, replaced: bool) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_killed_at_some_points(name: str, saved: Callable[[str], Path], tmp_path: Path) -> None:
     first = list(RECIPES).index(name)
-    check(crash(saved("llama"), tmp_path, RECIPES[name], (first, 9), None), replaced=False)
+    check(crash(saved("llama"), tmp_path, RECIPES[name], (4 * first, 23), None), replaced=False)
 
 
 def test_killed_while_replacing_an_older_result(saved: Callable[[str], Path], tmp_path: Path) -> None:
     old = tmp_path / "old"
     prune(str(saved("llama")), tiny.recipe(method="magnitude", sparsity=0.5), out=old)
-    made = crash(saved("llama"), tmp_path, RECIPES["dense wanda-owl"], (3, 15), old)
+    made = crash(saved("llama"), tmp_path, RECIPES["dense wanda-owl"], (3, 23), old)
     check(made, replaced=True)
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.evaluate.conftest import build_tokenizer
 from tests.pipeline.recover import small
 from tests.prune import tiny
 
 from lowdim.core.errors import CheckpointError
+from lowdim.data.windows import windows
+from lowdim.models.disk.checks import run_checks
 from lowdim.models.walk.opened import Opened
 from lowdim.models.walk.stream import Stream
 from lowdim.pipeline.recover.api import recover
@@ -94,3 +97,17 @@ def test_a_text_that_nobody_asked_for_is_left_out_and_that_is_said(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prune(tiny.model(), tiny.recipe(method="magnitude", evaluation={"text": None}))
+
+
+@pytest.mark.parametrize("compute", ["bfloat16", "float32"])
+def test_a_run_records_the_dtype_of_its_forwards_and_passes_its_own_check(compute: str, tmp_path: Path) -> None:
+    source = tiny.save(tmp_path / "in", "llama")
+    build_tokenizer().save_pretrained(source)
+    file = tmp_path / "eval.txt"
+    file.write_text("the cat. " * 99)
+    asked = tiny.recipe(method="magnitude", compute=compute, evaluation={"text": str(file), "context": 16})
+    made = prune(str(source), asked, out=tmp_path / "out").manifest["evaluation"]["perplexity"]
+    assert made["compute"] == compute
+    text = windows(file, build_tokenizer(), 16).input_ids
+    (check,) = (check for check in run_checks(tmp_path / "out", tokens=text) if check.name == "perplexity")
+    assert check.passed, check

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.models.zoo import ZOO
 from tests.prune import one, tiny
+from tests.turns import turns
 
 from lowdim.core.quantize import Grid, decode, encode
 from lowdim.core.registry import names
@@ -31,8 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "sparsegpt": {"method": "sparsegpt", "pattern": "2:4"},
     "refit-true": {"method": "refit", "sequential": "true"},
 }
-RUNS = [("sparsegpt", "int4"), ("wanda-owl", "int8")]
-OTHERS = [(method, name) for method in METHODS for name in ("int8", "int4") if (method, name) not in RUNS]
+RUNS = [(method, name) for method in METHODS for name in ("int8", "int4")]
 
 
 def recipe(**settings: Any) -> Recipe:
@@ -54,9 +54,7 @@ def check(weight: torch.Tensor, outcome: Outcome, grid: Grid) -> None:
 
 
 class TestLayer:
-    @pytest.mark.parametrize("pattern", PATTERNS)
-    @pytest.mark.parametrize("repair", names("repair"))
-    @pytest.mark.parametrize("score", names("score"))
+    @pytest.mark.parametrize(("score", "repair", "pattern"), turns(names("score"), names("repair"), PATTERNS, of=4))
     def test_every_combination_is_on_the_grid_and_keeps_its_mask(self, score: str, repair: str, pattern: str) -> None:
         shapes = [(16, 160), (160, 16), (48, 200), (16, 256)]
         dtypes = [torch.float32, torch.float16, torch.bfloat16, torch.float32]
@@ -168,13 +166,11 @@ class TestLayer:
         assert outcome.rounding is None
 
 
-@pytest.mark.parametrize(
-    ("method", "name"), [*RUNS, *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)]
-)
-@pytest.mark.parametrize("kind", ZOO)
+@pytest.mark.parametrize(("kind", "run"), turns(list(ZOO), RUNS, of=4))
 def test_disk_and_memory_agree_and_the_files_hold_codes(
-    kind: str, method: str, name: str, saved: Callable[[str], Path], tmp_path: Path
+    kind: str, run: tuple[str, str], saved: Callable[[str], Path], tmp_path: Path
 ) -> None:
+    method, name = run
     made = tiny.recipe(**METHODS[method], quantize=name)
     result = prune(str(saved(kind)), made, calibration=tiny.padded(), out=tmp_path / "out")
     assert result.manifest["fallbacks"] == []

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.prune import ranked, tiny
+from tests.ranks import fork_ranks
 from torch import Tensor
-from torch import multiprocessing as mp
 
 from lowdim.models import ranks
 from lowdim.models.disk import manifest
@@ -46,7 +46,7 @@ def ran(
 ) -> tuple[int, Path]:
     """Run all jobs on several ranks once; return the number of ranks and where the results are."""
     size, home = request.param, tmp_path_factory.mktemp("ranks")
-    mp.spawn(ranked.main, args=(size, str(home), jobs(saved, BATCHES[size])), nprocs=size)
+    fork_ranks(ranked.main, (size, str(home), jobs(saved, BATCHES[size])), size)
     return size, home
 
 

@@ -140,7 +140,9 @@ def test_another_recipe_or_data_is_refused_and_named(
 ) -> None:
     stopped(source, out, monkeypatch)
     before = tiny.digest(out.with_name("out.partial"))
-    with pytest.raises(ResumeError, match=rf"cannot resume: the unfinished run .* differs in .*{field}.*--overwrite"):
+    with pytest.raises(
+        ResumeError, match=rf"cannot resume: the unfinished run .* differs in .*{field}.*overwriting it"
+    ):
         go(source, out, resume=True, **change)
     assert tiny.digest(out.with_name("out.partial")) == before
     go(source, out, resume=True)
@@ -166,6 +168,10 @@ def test_what_is_measured_on_may_change_in_between(
     write("a")
     result = go(source, out, resume=True, **settings)
     assert result.manifest == go(source, tmp_path / "whole", **settings).manifest
+    assert go(source, out, resume=True, **settings).manifest == result.manifest
+    write("one")  # what is finished is not measured again
+    with pytest.raises(ResumeError, match=r"finished run .* differs in evaluation\.(text|questions\..*eval\.jsonl)\."):
+        go(source, out, resume=True, **settings)
 
 
 def test_another_model_is_refused_and_its_file_named(
@@ -184,7 +190,7 @@ def test_another_version_of_a_library_is_refused_and_named(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped(source, out, monkeypatch)
-    monkeypatch.setattr("lowdim.runs.fingerprint.version", lambda name: "9" if name == "transformers" else "?")
+    monkeypatch.setattr("lowdim.runs.fingerprint.installed", lambda name: "9" if name == "transformers" else "?")
     with pytest.raises(ResumeError, match=r"differs in versions\..*versions\.transformers"):
         go(source, out, resume=True)
 
@@ -201,6 +207,26 @@ def test_a_finished_run_is_found_and_nothing_is_done(
     with pytest.raises(OutputError, match="exists and is not empty"):
         go(source, out)
     assert tiny.digest(tmp_path) == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_output_that_is_a_link_appears_where_it_leads(
+    there: bool, source: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tmp_path / "elsewhere" / "real"
+    (real if there else real.parent).mkdir(parents=True)
+    out.symlink_to(real)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "prune_block", lambda *_: (_ for _ in ()).throw(Stopped))
+        with pytest.raises(Stopped):
+            go(source, out)
+    assert real.with_name("real.partial").is_dir()
+    go(source, out, resume=True)
+    assert out.is_symlink() and out.with_name("out.run.json").is_file()
+    assert sorted(path.name for path in real.parent.iterdir()) == ["real"]
+    go(source, tmp_path / "whole")
+    assert tiny.digest(out) == tiny.digest(tmp_path / "whole")
+    assert go(source, out, resume=True).out == out
 
 
 def test_overwriting_a_finished_run_gives_the_same_bytes(source: Path, out: Path, blocks: list[int]) -> None:

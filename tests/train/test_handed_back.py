@@ -15,6 +15,7 @@ pytest.importorskip("lightning.pytorch")
 
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from tests.train.loops import STEPS, WAYS, Hugging, Light, Net, Points, Way, weights, zeros
+from tests.turns import turns
 
 from lowdim.core import registry
 from lowdim.core.errors import LowdimError
@@ -183,7 +184,9 @@ class Rows(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("name", sorted({*registry.names("training"), *MOVING}))
+@pytest.mark.parametrize(
+    ("way", "name"), turns(list(WAYS), sorted({*registry.names("training"), *MOVING}), of=3), indirect=["way"]
+)
 def test_a_second_training_goes_on_with_masks_that_move(way: Way, name: str) -> None:
     found = registry.find("training", name.partition("/")[0])
     method = found.load()(**({"every": 2} if "every" in found.settings() else {}), **MOVING.get(name, {}))

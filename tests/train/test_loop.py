@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from tests.ranks import fork_ranks
 from tests.train.looped import batch, data, loss, made, main, narrow, net
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -301,7 +302,7 @@ def test_an_empty_batch_is_refused() -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     home: Path = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(main, (str(home),), nprocs=2)
+    fork_ranks(main, (str(home),), 2)
     return [torch.load(home / f"{rank}.pt") for rank in range(2)]
 
 

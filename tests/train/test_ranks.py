@@ -3,41 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
+from tests.ranks import start
 from tests.train import ranked
-from torch import multiprocessing
-
-PATIENCE = 150.0  # seconds
-
-
-def start(size: int, home: Path, main: Callable[[int, int, str], None] = ranked.main) -> bool:
-    """Run the ranks, each ``main(rank, size, home)``; return False where they came to no end.
-
-    The all-gather of gloo that DTensor uses now and then never returns, or aborts, while it takes down its
-    buffers (seen in torch 2.13: ``UnboundBuffer::~UnboundBuffer``). What a rank itself raises is raised here.
-    """
-    home.mkdir()
-    context = multiprocessing.start_processes(  # type: ignore[no-untyped-call]
-        main, (size, str(home)), nprocs=size, join=False, start_method="spawn"
-    )
-    ends = time.monotonic() + PATIENCE
-    try:
-        while time.monotonic() < ends:
-            if context.join(timeout=1.0):
-                return True
-    except multiprocessing.ProcessExitedException as error:
-        if error.signal_name != "SIGABRT":
-            raise
-    finally:
-        for process in context.processes:
-            process.kill()
-            process.join()
-    return False
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -45,7 +15,7 @@ def ranks(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, dict[str, object]]]:
     size, home = request.param, tmp_path_factory.mktemp(f"ranks{request.param}")
-    done = next((home / str(i) for i in range(4) if start(size, home / str(i))), None)
+    done = next((home / str(i) for i in range(4) if start(size, home / str(i), ranked.main)), None)
     assert done, "the ranks came to no end four times"
     return [json.loads((done / f"{rank}.json").read_text()) for rank in range(size)]
 

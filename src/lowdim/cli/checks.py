@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lowdim.core.errors import RecipeError
-from lowdim.data.errors import DataError
-from lowdim.data.text import check_suffix
+from lowdim.data.errors import DataError, check_suffix
 
 
 def names(text: str) -> list[str]:

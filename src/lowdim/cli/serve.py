@@ -118,7 +118,7 @@ def _name_of(model: str) -> str:
         ('smollm2-135m', 'org/name', 'tiny')
     """
     path = Path(model).expanduser()
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         return path.stem
     return path.resolve().name if path.exists() else model.removeprefix("builtin:")
 
@@ -126,21 +126,15 @@ def _name_of(model: str) -> str:
 def _open(
     model: str, revision: str | None, dtype: str | None, cache: str, name: str, limits: Limits, trusted: bool
 ) -> Service:
-    from lowdim.data.calibration import check_context
     from lowdim.data.errors import DataError
     from lowdim.infer.decode.open import open_backend
     from lowdim.infer.decode.ready import open_ready
     from lowdim.infer.serve.service import Service
-    from lowdim.models.disk.source import resolve
-    from lowdim.models.load import read_placed
 
-    if limits.context is not None:
-        path = resolve(model, revision=revision, trust_remote_code=trusted).path
-        try:
-            check_context(limits.context, read_placed(path, trusted)[0], "--context")
-        except DataError as error:
-            raise RecipeError(str(error)) from error
-    loaded, tokenizer = open_ready(model, revision, dtype, trusted)
+    try:
+        loaded, tokenizer = open_ready(model, revision, dtype, trusted, limits.context)
+    except DataError as error:
+        raise RecipeError(str(error)) from error
     most = longest(loaded.config.get_text_config(decoder=True))
     engine = open_backend(loaded, slots=limits.concurrent, max_length=min(limits.context or most, most), cache=cache)
     if engine.reason:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
+from lowdim.core.lazy import torch
 
 
 def machine() -> dict[str, Any]:
@@ -52,11 +55,54 @@ def _cpuinfo() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def free_memory() -> int | None:
-    """Return the bytes that can still be had without swapping, or None where the system does not say."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return None
-    lines = meminfo.read_text(encoding="ascii").splitlines()
-    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if found is None else 1024 * int(found)
+@cache
+def installed(library: str) -> str:
+    """Return the version of a library that is installed; "absent" if it is not.
+
+    Example:
+        >>> installed("lowdims")
+        'absent'
+    """
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Return the bytes that can still be had without swapping, or None where the system does not say.
+
+    Of a machine and of a container what is less: a container has a limit of its own, in which files that the kernel
+    only remembers do not count. ``root`` is that of the file system that says so.
+    """
+    found = [1024 * said for said in [_table(root / "proc/meminfo").get("MemAvailable:")] if said is not None]
+    return min([*found, *_allowed(root)], default=None)
+
+
+def _allowed(root: Path) -> Iterator[int]:
+    """Yield what each of the process' control groups leaves, of either version."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, kinds, own = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("memory" if kinds else "")
+        most, now = ("limit_in_bytes", "usage_in_bytes") if kinds else ("max", "current")
+        for place in (top / own.strip("/") / "memory").parents:
+            if not place.is_relative_to(top):
+                break
+            limit, used = (_lines(place / f"memory.{name}") for name in (most, now))
+            if limit and used and limit[0].isdigit():
+                files = _table(place / "memory.stat")
+                remembered = sum(files.get(f"{'total_' if kinds else ''}{age}active_file", 0) for age in ("", "in"))
+                yield max(0, int(limit[0]) - int(used[0]) + remembered)
+
+
+def _table(path: Path) -> dict[str, int]:
+    return {words[0]: int(words[1]) for words in map(str.split, _lines(path)) if len(words) > 1 and words[1].isdigit()}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:  # there is none, or it is not for us
+        return []

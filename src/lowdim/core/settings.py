@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-from lowdim.core.errors import RecipeError, suggest
+from lowdim.core.errors import RecipeError, clash, suggest
+
+Moot = Mapping[str, tuple[str, tuple[Any, ...]]]
+"""Settings that change nothing beside some values of another: its name, and those values, by name."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,12 @@ class Settings:
 
     A field made by `share`, `count` or `within` is held to its range; one whose type is a ``Literal``, to its words.
 
+    Attributes:
+        moot: those that change nothing beside some values of others.
+
     Raises:
-        RecipeError: a value is out of its range, or no word of its list; names the setting, the rule and the value.
+        RecipeError: a value is out of its range, or no word of its list; names the setting, the rule and the value. Or
+            a setting that is not at its default changes nothing.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -85,8 +92,11 @@ class Settings:
         lowdim.core.errors.RecipeError: drop must be between 0 and 1; got 1.5
     """
 
+    moot: ClassVar[Moot] = {}
+
     def __post_init__(self) -> None:
         check_all(self)
+        check_moot(self, self.moot, {each.name: each.default for each in fields(self)})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, as YAML can hold them."""
@@ -101,6 +111,19 @@ def check_all(settings: Any) -> None:
     """
     for name, legal in _allowed(type(settings)).items():  # type: ignore[arg-type]
         check(name, getattr(settings, name), legal)
+
+
+def check_moot(settings: object, moot: Moot, usual: Mapping[str, Any]) -> None:
+    """Refuse a setting that is not as usual where it changes nothing.
+
+    Raises:
+        RecipeError: names it, and the setting beside which it does not.
+    """
+    for name, (other, values) in moot.items():
+        given, beside = getattr(settings, name), getattr(settings, other)
+        if given != usual[name] and beside in values:
+            remedy = f"Leave {name} out, or take another {other}"
+            raise clash(f"{name}={given!r}", f"{other}={beside!r}", "it changes nothing there", remedy)
 
 
 def check(name: str, value: object, legal: Range | tuple[Any, ...]) -> None:

@@ -43,7 +43,12 @@ def cache_dir() -> Path:
         '/scratch/lowdim'
         >>> del os.environ["LOWDIM_CACHE"]
     """
-    return Path(os.environ.get("LOWDIM_CACHE") or Path.home() / ".cache" / "lowdim")
+    if named := os.environ.get("LOWDIM_CACHE"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "lowdim"
+    except RuntimeError:  # a user without a home, as containers have them
+        return Path(tempfile.gettempdir()) / f"lowdim-{os.getuid()}"
 
 
 def names() -> list[str]:
@@ -90,7 +95,7 @@ def path(name: str, *, verify: bool = False, progress: Progress | None = None) -
     asset = find(name)
     home = _home(asset)
     if not _complete(asset, home, verify=verify):
-        with _explain_os_errors(asset), _lock(home):
+        with locked(home, _no_room(asset)):
             if not _complete(asset, home, verify=verify):
                 _fetch(asset, home, progress or (lambda line: None))
     return home / asset.main if asset.main else home
@@ -105,29 +110,41 @@ def _complete(asset: Asset, home: Path, verify: bool = False) -> bool:
 
 
 def _intact(file: Path, member: Member, verify: bool) -> bool:
-    if not file.is_file() or file.stat().st_size != member.size:
+    try:
+        if not file.is_file() or file.stat().st_size != member.size:
+            return False
+    except OSError:  # in the home of somebody else
         return False
     return not verify or file_sha256(file) == member.sha256
 
 
-@contextlib.contextmanager
-def _lock(home: Path) -> Iterator[None]:
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(home.with_name(home.name + ".lock")):
-        yield
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @contextlib.contextmanager
-def _explain_os_errors(asset: Asset) -> Iterator[None]:
+def locked(home: Path, full: AssetError | None = None) -> Iterator[None]:
+    """Hold the lock of a place in the cache while it is filled.
+
+    Args:
+        home: the place.
+        full: what is raised where the disk fills up; if not given, an error that says so.
+
+    Raises:
+        AssetError: the cache cannot be written.
+    """
     try:
-        yield
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{home}.lock"):
+            yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_room(asset) from error
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            wrong = f"no room is left for {home}. Free some, or set LOWDIM_CACHE to a larger disk."
+            raise full or AssetError(wrong) from error
+        place, cache = Path(error.filename or home), cache_dir()
+        ours = place.is_relative_to(cache) or cache.is_relative_to(place)  # not a text that is read meanwhile
+        if error.errno in _REFUSED and ours:
             raise AssetError(
-                f"cannot write {error.filename or cache_dir()}: {error.strerror}. "
-                "Set LOWDIM_CACHE to a directory that you may write to."
+                f"cannot write {place}: {error.strerror}. Set LOWDIM_CACHE to a directory that you may write to."
             ) from error
         raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import warnings
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from lowdim.data.errors import DataError
+from lowdim.data.errors import PACKED, REFUSED, TABLE, DataError, check_suffix
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
 _RECORD_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -18,24 +19,6 @@ _PIECE = 1 << 20  # characters of a text file that are read at a time
 _FIELDS = ("text", "question", "answer", "rationale")
 _CHATS = ("messages", "conversations")
 _ROLES = {"human": "user", **dict.fromkeys(("gpt", "chatgpt", "bard", "bing"), "assistant")}
-
-_TABLE = (
-    "no tables. Write JSON lines with a field 'text' (pandas: to_json(path, orient='records', lines=True)), or from "
-    "Python give the rows: datasets.load_dataset(...)['train']"
-)
-_PACKED = "no compressed files. Unpack it first, for example with gunzip -k"
-_ARRAYS = "no pickles and no arrays; save the ids as .safetensors ('input_ids')"
-_MARKUP = "no markup and no office formats. Save its text as .txt first"
-_REFUSED = {
-    suffix: why
-    for why, suffixes in (
-        (_TABLE, ".csv .tsv .tab .psv .parquet .arrow .feather .orc .xls .xlsx .ods .sqlite .db"),
-        (_PACKED, ".gz .tgz .bz2 .xz .zst .lz4 .zip .tar .7z"),
-        (_ARRAYS, ".pt .pth .pkl .pickle .bin .npy .npz"),
-        (_MARKUP, ".html .htm .xml .yaml .yml .pdf .doc .docx .odt .rtf .epub"),
-    )
-    for suffix in suffixes.split()
-}
 
 
 @dataclass(frozen=True)
@@ -48,6 +31,7 @@ class Document:
         answer: its answer.
         rationale: the reasoning between them.
         messages: the turns of a chat, each with "role" and "content".
+        tools: what the chat's model may call, as JSON schemas.
 
     Example:
         >>> Document(question="2 + 2?", answer="4").prose
@@ -59,6 +43,7 @@ class Document:
     answer: str = ""
     rationale: str = ""
     messages: tuple[Mapping[str, Any], ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def asks(self) -> bool:
@@ -153,6 +138,7 @@ def stream(path: str | Path, separator: str | None = None) -> Iterator[Document]
                         yield from _row(path, line, number)
             elif separator and not record:
                 head = source.read(_PIECE)
+                _check_characters(path, head)
                 if head.lstrip()[:1] in ("{", "["):  # only the whole tells it from prose
                     head += source.read()
                 if head.strip() and _holds_json(head):
@@ -199,20 +185,6 @@ def _cut(head: str, file: TextIO, separator: str) -> Iterator[str]:
     yield rest
 
 
-def check_suffix(path: str | Path) -> None:
-    """Refuse a file by its name, where that is enough to know that it holds no plain text.
-
-    Raises:
-        DataError: names the file and the way out.
-
-    Example:
-        >>> check_suffix("notes.TXT")
-    """
-    why = _REFUSED.get(Path(path).suffix.lower())
-    if why is not None:
-        raise DataError(f"{path}: lowdim reads {why}")
-
-
 def from_record(record: Mapping[str, Any], where: str) -> Document:
     """Make a document of one JSON object or one row of a data set; fields that are null or blank make a blank one.
 
@@ -237,7 +209,20 @@ def from_record(record: Mapping[str, Any], where: str) -> Document:
     if "text" not in record and not {"question", "answer"} <= record.keys() and chat is None:
         have = ", ".join(map(repr, record)) or "nothing"
         raise DataError(f"{where}: expected 'text', or 'question' and 'answer'; found {have}. Chats go in 'messages'")
-    return Document(**fields, messages=() if chat is None else turns(record[chat], f"{where}: {chat!r}"))
+    if chat is None:
+        return Document(**fields)
+    messages = turns(record[chat], f"{where}: {chat!r}")
+    return Document(**fields, messages=messages, tools=tools_of(record, where))
+
+
+def tools_of(record: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], ...]:
+    """Return the tools beside a chat; data sets hold them as JSON too."""
+    found = record.get("tools") or []
+    with contextlib.suppress(ValueError):
+        found = (json.loads(found) or []) if isinstance(found, str) else found
+    if not isinstance(found, (list, tuple)) or not all(isinstance(tool, Mapping) for tool in found):
+        raise DataError(f"{where}: 'tools' must be a list of objects, JSON schemas; got {found!r:.60}")
+    return tuple(found)
 
 
 def turns(value: Any, where: str) -> tuple[Mapping[str, Any], ...]:
@@ -251,11 +236,18 @@ def turns(value: Any, where: str) -> tuple[Mapping[str, Any], ...]:
 
 def _turn(turn: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     if {"from", "value"} <= turn.keys():
-        return {"role": _ROLES.get(turn["from"], turn["from"]), "content": turn["value"]}
-    if not {"role", "content"} <= turn.keys():
+        said = turn["from"]
+        found = {"role": _ROLES.get(said, said) if isinstance(said, str) else said, "content": turn["value"]}
+    elif "role" in turn and ("content" in turn or turn.get("tool_calls")):
+        found = {"content": None, **turn}
+    else:
         have = ", ".join(map(repr, turn)) or "nothing"
         raise DataError(f"{where}: a turn has 'role' and 'content', or 'from' and 'value'; found {have}")
-    return dict(turn)
+    role, content = found["role"], found["content"]
+    if not (isinstance(role, str) and isinstance(content or "", (str, list))):
+        got = f"{type(role).__name__} and {type(content).__name__}"
+        raise DataError(f"{where}: 'role' of a turn is a string, and 'content' too or a list of parts; got {got}")
+    return found
 
 
 def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -364,12 +356,12 @@ def below(folder: Path, records: bool = False) -> list[Path]:
     every = ((file, file.relative_to(folder).parts) for file in sorted(folder.rglob("*")))
     files = [file for file, parts in every if not any(part.startswith(".") for part in parts) and file.is_file()]
     found = [file for file in files if file.suffix.lower() in kinds]
-    others = [file for file in files if _REFUSED.get(file.suffix.lower()) in (_TABLE, _PACKED)]
+    others = [file for file in files if REFUSED.get(file.suffix.lower()) in (TABLE, PACKED)]
     if others and not found:
         check_suffix(others[0])
     if others:
         rest = f" and {len(others) - 1} more files" if len(others) > 1 else ""
-        warnings.warn(f"{others[0]}{rest} passed over: lowdim reads {_REFUSED[others[0].suffix.lower()]}", stacklevel=4)
+        warnings.warn(f"{others[0]}{rest} passed over: lowdim reads {REFUSED[others[0].suffix.lower()]}", stacklevel=4)
     if not found:
         raise DataError(f"{folder} holds no text: lowdim looks there for files that end in {', '.join(kinds)}")
     return found
@@ -389,7 +381,16 @@ def _content(path: Path) -> str:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     if not content.strip():
         raise DataError(f"{path} is empty; give a file that holds text")
+    _check_characters(path, content)
     return content
+
+
+def _check_characters(path: Path, content: str) -> None:
+    if (at := content.find("\0")) >= 0:
+        raise DataError(
+            f"{path} is no text: its character {at} is a zero, as in programs' own files and in UTF-16. Convert it "
+            "first, for example with iconv -f UTF-16 -t UTF-8."
+        )
 
 
 def _nearby(path: Path) -> str:

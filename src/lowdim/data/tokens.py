@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from lowdim.core.errors import suggest
@@ -57,46 +58,83 @@ def written(tokenizer: Any, document: Document) -> str:
     """Return a document as text, a chat as the tokenizer's own template writes it.
 
     Raises:
-        DataError: there is no template, or it refuses the chat, or the text is no Unicode.
+        DataError: there is no template, or it refuses the chat.
     """
     if not document.chat:
-        check_unicode(document.prose)
         return document.prose
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(
             "the data holds chats, and this tokenizer has no chat template to write them with. Set "
             "tokenizer.chat_template, or give the rows as 'text'"
         )
-    return templated(tokenizer, document.messages)
+    return templated(tokenizer, document.messages, tools=document.tools)
 
 
-def templated(tokenizer: Any, messages: Sequence[Mapping[str, Any]], asking: bool = False) -> str:
+def templated(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    asking: bool = False,
+    tools: Sequence[Mapping[str, Any]] = (),
+    today: bool = False,
+) -> str:
     """Return turns as the tokenizer's chat template writes them, the same on every day.
 
     Args:
         tokenizer: one with a template.
-        messages: the turns. Contents in parts are texts, joined for a template that knows no parts.
+        messages: the turns. A template may know contents as texts, as parts, or as both: it is given what it writes
+            all of.
         asking: whether the template is to begin the next answer.
+        tools: what may be called, as JSON schemas.
+        today: whether a template that asks for the day is told it.
 
     Raises:
         DataError: the template refuses the turns, or a part that it does not know holds no text.
     """
-    from jinja2 import TemplateError
-
-    parts = [turn["content"] for turn in messages if isinstance(turn.get("content"), list)]
     template: Any = tokenizer.chat_template
-    if isinstance(template, str):
+    if isinstance(template, str) and not today:
         template = _TODAY.sub(lambda found: repr(_THE_DAY.strftime(found[2])), template)
     own = {} if template == tokenizer.chat_template else {"chat_template": template}
-    made = None
-    try:
-        made = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking, **own)
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        if not parts:
-            raise DataError(f"the tokenizer's chat template refuses a chat of the data: {error}") from error
-    if made is None or any(str(part) in made for part in parts):
-        return templated(tokenizer, [_joined(turn) for turn in messages], asking)
-    return str(made)
+    own |= {"tools": list(tools)} if tools else {}
+    said = [text for turn in messages for text in _texts(turn)]
+    tried, made, errors = list[Any](), list[str](), dict[Any, DataError]()
+    forms: tuple[Callable[[Mapping[str, Any]], Mapping[str, Any]], ...] = (dict, _joined, _in_parts)
+    for form in forms:
+        try:
+            turns = [form(turn) for turn in messages]
+            if turns in tried:
+                continue
+            tried.append(turns)
+            text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asking, **own))
+        except DataError as error:
+            errors[form] = error
+        except Exception as error:  # a template is a program that came with the tokenizer
+            errors[form] = DataError(f"the tokenizer's chat template refuses this chat: {error}")
+        else:
+            if all(each in text for each in said) and not _spelt_out(turns, text):
+                return text
+            made += [] if _spelt_out(turns, text) else [text]
+    if not made:
+        raise errors.get(_joined) or errors[dict]
+    return made[0]
+
+
+def _texts(turn: Mapping[str, Any]) -> list[str]:
+    content = turn.get("content")
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    return [text.strip() for text in texts if isinstance(text, str)]
+
+
+def _spelt_out(turns: Sequence[Mapping[str, Any]], text: str) -> bool:
+    """Whether a template that knows no parts wrote them as Python or JSON does."""
+    parts = [turn["content"] for turn in turns if isinstance(turn.get("content"), list)]
+    return any(str(each) in text or json.dumps(each, ensure_ascii=False, default=str) in text for each in parts)
+
+
+def _in_parts(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a turn whose content is a list of parts."""
+    content = turn.get("content")
+    return {**turn, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else turn
 
 
 def _joined(turn: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -107,7 +145,7 @@ def _joined(turn: Mapping[str, Any]) -> Mapping[str, Any]:
     texts = [part if isinstance(part, str) else part.get("text") for part in content]
     if None in texts:
         kind = next(part.get("type") for part, text in zip(content, texts, strict=True) if text is None)
-        raise DataError(f"a chat of the data has a part of type {kind!r}, and the tokenizer's chat template knows none")
+        raise DataError(f"a chat has a part of type {kind!r}, and the tokenizer's chat template knows none")
     return {**turn, "content": "".join(texts)}
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 from operator import and_, or_
 from typing import TYPE_CHECKING, Any
 
-from lowdim.core.errors import LowdimError
+from lowdim.core.errors import LowdimError, NumericalError
 from lowdim.core.lazy import torch
 from lowdim.core.masks import Masks
 from lowdim.core.settings import check_sparsity
@@ -49,12 +49,16 @@ def mix(tickets: Sequence[Ticket], coefficients: Sequence[float]) -> dict[str, T
     Raises:
         LowdimError: the tickets are of different models.
     """
-    check(tickets)
+    check(tickets, coefficients)
     return tensorwise(tickets, lambda name: weighted([t.state[name] for t in tickets], coefficients))
 
 
-def check(tickets: Sequence[Ticket]) -> None:
-    """Refuse tickets that cannot be combined."""
+def check(tickets: Sequence[Ticket], coefficients: Sequence[float] | None = None) -> None:
+    """Refuse tickets that cannot be combined: of several models, or with weights that are no numbers.
+
+    Infinite entries of buffers, such as those of a mask of attention, may be there if they are the same in all. A
+    ticket whose coefficient is 0 may hold anything.
+    """
     if not tickets:
         raise LowdimError("no tickets to combine; collect at least one")
     shapes = [{name: tuple(tensor.shape) for name, tensor in ticket.state.items()} for ticket in tickets]
@@ -65,6 +69,18 @@ def check(tickets: Sequence[Ticket]) -> None:
                 f"tickets 0 and {index} differ in their tensors or in which weights are masked; combine tickets of "
                 "one model only"
             )
+    used = {index: ticket.state for index, ticket in enumerate(tickets) if coefficients is None or coefficients[index]}
+    for name in tickets[0].state:
+        for index, state in used.items():
+            odd = ~state[name].isfinite()
+            alike = name not in tickets[0].masks and all(
+                bool((state[name] == other[name])[odd].all()) for other in used.values()
+            )
+            if bool(odd.any()) and not alike:
+                raise NumericalError(
+                    f"{name} of ticket {index} holds {int(odd.sum())} values that are NaN or infinite, which every "
+                    "mean with them would hold too. Leave that ticket out, or train it again"
+                )
 
 
 def union(masks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -41,9 +41,9 @@ def _named(model: torch.nn.Module) -> dict[str, tuple[str, torch.Tensor]]:
     found = {}
     for key, tensor in model.state_dict(keep_vars=True).items():
         owner, _, attribute = key.rpartition(".")
-        name = plain_name(key)
+        name = plain_name(key, model)
         if owner in sparse and attribute == "values":
-            name = plain_name(f"{owner}.weight".lstrip("."))
+            name = plain_name(f"{owner}.weight".lstrip("."), model)
             found[name] = (name, sparse[owner].dense())
         elif isinstance(tensor, torch.Tensor) and not (owner in sparse and attribute in ("row_ptr", "col")):
             found[name] = (first.setdefault(id(tensor), name), tensor)

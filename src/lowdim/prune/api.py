@@ -28,7 +28,7 @@ from lowdim.models.walk.opened import accepted
 from lowdim.models.walk.stream import Stream, Walk, watched
 from lowdim.prune.keeper import BlockRecord, Keeper
 from lowdim.prune.manifest import build_manifest
-from lowdim.prune.measure import Measured, compare, measure, ready, still_holds
+from lowdim.prune.measure import Measured, compare, measure, measured_on, ready, recorded, still_holds
 from lowdim.prune.plan import Plan, make_plan
 from lowdim.prune.recipe import Recipe
 from lowdim.prune.run import prune_blocks, settle_allocation
@@ -36,7 +36,7 @@ from lowdim.prune.session import Session, needs_data, open_session
 from lowdim.prune.sidecar import write_sidecar
 from lowdim.prune.speed import MeasureSpeed
 from lowdim.runs.clock import Clock
-from lowdim.runs.directory import check_idle, tidy
+from lowdim.runs.directory import check_idle, partial_of, tidy
 from lowdim.runs.fingerprint import refuse_differences, versions
 
 TOKENS_PER_BATCH = 2048
@@ -190,8 +190,8 @@ class _Run:
             return self._finished(spec, out, revision)
         writer = Writer(out, overwrite=overwrite, resume=resume) if ranks.rank() == 0 else None
         try:
-            session, data = self._open(spec, revision, measured=True)
-            keeper = Keeper(session, writer, out.with_name(out.name + ".partial"))
+            session, data = self._open(spec, revision)
+            keeper = Keeper(session, writer, partial_of(out))
             assert session.checkpoint is not None
             if writer is not None:
                 writer.directory.require_space(session.checkpoint.size_bytes)
@@ -208,27 +208,28 @@ class _Run:
             if writer is not None:
                 writer.directory.close()
 
-    def _open(self, spec: str, revision: str | None, measured: bool = False) -> tuple[Session, CalibrationData | None]:
-        """Open a model and read the data; ``measured`` where the evaluation is still to come."""
+    def _open(self, spec: str, revision: str | None) -> tuple[Session, CalibrationData | None]:
+        """Open a model and read the data."""
         with self.clock.stage("Open"):
             session = open_session(spec, self.recipe, revision=revision)
             self.tokenizer = self.tokenizer or session.tokenizer()
-            if measured:
-                self._text = ready(self.recipe, self.tokenizer, session.config)
+            self._text = ready(self.recipe, self.tokenizer, session.config)
             session.check_weights()
             return session, self._data(session)
 
     def _finished(self, spec: str, out: Path, revision: str | None) -> PruneResult:
         """Return the result of an earlier run of the same recipe, model and data, which is complete already."""
-        asked = self._fingerprint(*self._open(spec, revision))
-        found = manifest.read(out)
+        asked, found = self._fingerprint(*self._open(spec, revision)), manifest.read(out)
+        evaluation = measured_on(self.recipe, self._text)
         made = {
             "recipe": found.recipe,
             "model": found.model.files,
             "data": found.data.get("calibration", {}).get("hash"),
             "versions": {name: found.versions.get(name, found.lowdim) for name in asked["versions"]},
         }
-        refuse_differences(f"the finished run in {out}", made, {key: asked[key] for key in made})
+        asked = {key: asked[key] for key in made} | {"evaluation": evaluation}
+        made["evaluation"] = recorded(found.evaluation, evaluation)
+        refuse_differences(f"the finished run in {out}", made, asked)
         if ranks.rank() == 0:
             tidy(out)
         return PruneResult(found.to_dict(), out)
@@ -262,7 +263,7 @@ class _Run:
         with self.clock.stage("Prune"):
             records = prune_blocks(session, self._allocation, batches, keeper, self.progress, self._rounded)
         sparse = measured("sparse", self._written(session, keeper))
-        return compare(dense, sparse), records
+        return compare(dense, sparse, session.stream.compute), records
 
     def _written(self, session: Session, keeper: Keeper | None) -> Walk:
         """Return the forward of the pruned model: the one in memory, or the one on disk."""

@@ -53,12 +53,26 @@ class Measured:
         return cls(value, {name: _task_from_dict(task) for name, task in data["tasks"].items()})
 
 
+def measured_on(recipe: Recipe, text: Windows | None) -> dict[str, Any]:
+    """Return what tells the text and the questions of an evaluation from others of their names."""
+    settings = recipe.evaluation
+    questions = zeroshot.hashes(settings.tasks, limit=settings.limit, seed=recipe.seed)
+    return {"text": None if text is None else text.protocol["text"], "questions": questions}
+
+
+def recorded(evaluation: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `measured_on` of a manifest's ``evaluation``; of what it or ``asked`` does not have, what is asked."""
+    text = evaluation.get("perplexity", {}).get("protocol", {}).get("text")
+    tasks = evaluation.get("tasks", {})
+    questions = {name: tasks.get(name, {}).get("hash", known) for name, known in asked["questions"].items()}
+    return {"text": asked["text"] and (text or asked["text"]), "questions": questions}
+
+
 def still_holds(found: Measured, recipe: Recipe, text: Windows | None) -> bool:
     """Tell whether an earlier attempt measured on this text and these questions, and not on other ones of one name."""
-    settings, seen = recipe.evaluation, found.perplexity
+    seen = found.perplexity
     protocol = None if seen is None else {key: value for key, value in seen.protocol.items() if key != "dtype"}
-    asked = zeroshot.hashes(settings.tasks, limit=settings.limit, seed=recipe.seed)
-    same = {name: task.hash for name, task in found.tasks.items()} == asked
+    same = {name: task.hash for name, task in found.tasks.items()} == measured_on(recipe, text)["questions"]
     return same and protocol == (None if text is None else text.protocol)
 
 
@@ -165,8 +179,8 @@ def measure(forward: Forward, recipe: Recipe, tokenizer: Any, text: Windows | No
     return Measured(found, tasks)
 
 
-def compare(dense: Measured, sparse: Measured) -> dict[str, Any]:
-    """Return the manifest's ``evaluation``: both models and their paired difference."""
+def compare(dense: Measured, sparse: Measured, compute: torch.dtype | None) -> dict[str, Any]:
+    """Return the manifest's ``evaluation``: both models, their paired difference, the dtype they were computed in."""
     result: dict[str, Any] = {}
     if dense.perplexity is not None and sparse.perplexity is not None:
         change = ppl.paired(dense.perplexity, sparse.perplexity)
@@ -175,7 +189,7 @@ def compare(dense: Measured, sparse: Measured) -> dict[str, Any]:
             "dense": dense.perplexity.value,
             "sparse": sparse.perplexity.value,
             "difference": _difference(change.mean, change.stderr),
-        }
+        } | ({"compute": str(compute).removeprefix("torch.")} if compute else {})
     tasks = {}
     for name, task in dense.tasks.items():
         change = zeroshot.paired(task, sparse.tasks[name])
@@ -186,6 +200,7 @@ def compare(dense: Measured, sparse: Measured) -> dict[str, Any]:
             "difference": change.mean,
             "stderr": None if math.isnan(change.stderr) else change.stderr,
             "questions": task.questions,
+            "hash": task.hash,
             "bos": task.bos,
             "chance": task.chance,
             "lost": int((task.outcomes & ~sparse.tasks[name].outcomes).sum()),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from lowdim.core.progress import Progress, Silent
 from lowdim.data.windows import Windows
@@ -48,7 +49,9 @@ def measure_speed(
         trust_remote_code: run the modelling code that the models bring along.
     """
     models = [load(path, dtype=dtype, trust_remote_code=trust_remote_code) for path in (dense, sparse)]
-    prompt = torch.arange(1, 17)[None] % models[0].config.vocab_size
+    for model in models:
+        model.generation_config = GenerationConfig()  # without beams, or whatever else it has of its own
+    prompt = torch.arange(1, 17)[None] % models[0].config.get_text_config().vocab_size
     seconds: list[list[float]] = [[], []]
     with (progress or Silent()).stage("Measure speed", ROUNDS, "rounds") as stage:
         slowness = sum(_seconds(model, prompt, WARM_UP) for model in models) / WARM_UP

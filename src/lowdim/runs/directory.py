@@ -46,7 +46,7 @@ class Directory:
 
     def __init__(self, out: str | Path, overwrite: bool = False, resume: bool = False) -> None:
         self.out = Path(out).resolve()
-        self.partial = self.place = self.out.with_name(self.out.name + ".partial")
+        self.partial = self.place = partial_of(self.out)
         self._old = self.out.with_name(self.out.name + ".replaced")
         self.state: dict[str, Any] = {}
         self._overwrite = overwrite
@@ -253,6 +253,12 @@ class Directory:
             raise OutputError(f"cannot write {path}{size}: {error.strerror or error}.{kept}") from error
 
 
+def partial_of(out: Path) -> Path:
+    """Return where the files of an output are while it is written: beside what it is, if its name is a link."""
+    place = out.resolve()
+    return place.with_name(f"{place.name}.partial")
+
+
 def check_idle(out: object, resume: bool, overwrite: bool) -> None:
     """Refuse to go on with, or to replace, an output that is not asked for.
 
@@ -275,7 +281,8 @@ def tidy(out: Path) -> None:
     Raises:
         OutputError: another process is writing it.
     """
-    if any(out.with_name(f"{out.name}.{end}").exists() for end in ("partial", "replaced")):
+    real = out.resolve()
+    if any(real.with_name(f"{real.name}.{end}").exists() for end in ("partial", "replaced")):
         Directory(out, overwrite=True).close()
     if (out / LOCK).exists():  # killed between the rename and this
         DirectoryLock(out).release(out)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from lowdim.core.errors import LowdimError
+from lowdim.core.machine import installed
 
 
 class ResumeError(LowdimError):
@@ -21,7 +21,7 @@ def versions() -> dict[str, str]:
         >>> list(versions())
         ['lowdim', 'torch', 'transformers']
     """
-    return {name: version(name) for name in ("lowdim", "torch", "transformers")}
+    return {name: installed(name) for name in ("lowdim", "torch", "transformers")}
 
 
 def goes_on(state: Mapping[str, Any], fingerprint: Mapping[str, Any], where: Path) -> bool:
@@ -41,8 +41,8 @@ def refuse_differences(what: str, found: Mapping[str, Any], asked: Mapping[str, 
     fields = differences(found, asked)
     if fields:
         raise ResumeError(
-            f"cannot resume: {what} differs in {', '.join(fields[:5])}. Repeat its command exactly, or start again "
-            "with --overwrite."
+            f"cannot resume: {what} differs in {', '.join(fields[:5])}. Repeat its command exactly, give another "
+            "output, or remove this one, if need be by overwriting it."
         )
 
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from lowdim.core.errors import LowdimError
 from lowdim.core.masks import Masks, zero_
 from lowdim.models.disk.adapters import is_adapted
-from lowdim.models.structure.selection import plain_name
+from lowdim.models.structure.selection import named_weights
 from lowdim.models.structure.zeros import refuse_packed
 from lowdim.train.dynamic.static import Static
 from lowdim.train.sparse.distributed import local, part
@@ -64,7 +64,7 @@ class KeepZeros(SparseTraining):
                 "are merged. Call lowdim.train.adapters.peft.mask_lora(model) instead, once, before training"
             )
         found = Masks.of(model) if masks is None else masks if isinstance(masks, Masks) else Masks.from_dict(masks)
-        weights = {plain_name(n): p for n, p in model.named_parameters(remove_duplicate=False)}
+        weights = named_weights(model)
         found.check(weights)
         trained = {n: found[n] for n in found if (weights[n] if n in weights else weights[f"{n}.weight"]).requires_grad}
         if not trained:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.core.settings import Range, check
+from lowdim.models import ranks
 from lowdim.train.sparse.distributed import full, local, ranks_agree
 
 
@@ -206,8 +207,8 @@ class Loop:
         there = torch.tensor([parameter.grad is not None for parameter in own], dtype=torch.int32)
         there = there.to(own[0].device)
         dist.all_reduce(there)
-        for parameter, ranks in zip(own, there.tolist(), strict=True):
-            if ranks:
+        for parameter, holders in zip(own, there.tolist(), strict=True):
+            if holders:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= dist.get_world_size()
@@ -275,7 +276,7 @@ class Loop:
         return {
             "settings": self._settings(),
             "step": self.step,
-            "model": self.model.state_dict(),
+            "model": ranks.unwrapped(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "master": list(self._wide.values()),
             "riders": [rider.state_dict() for rider in self.riders],
@@ -295,7 +296,7 @@ class Loop:
             raise CheckpointError(
                 f"the state was saved with {state['settings']}; this is {mine}. Use the same settings"
             )
-        self.model.load_state_dict(state["model"])
+        ranks.unwrapped(self.model).load_state_dict(state["model"])
         for parameter, held in zip(self._wide, state["master"], strict=True):
             self._wide[parameter] = held.to(parameter.device, copy=True)
         with self._widened():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lowdim.data import assets
 from lowdim.data.corpus import cache, chat
 from lowdim.data.corpus.split import Corpus, Split
 from lowdim.data.corpus.vocabulary import learn
-from lowdim.data.errors import DataError
+from lowdim.data.errors import AssetError, DataError
 from lowdim.data.text import Document
 
 
@@ -66,6 +68,30 @@ def test_a_process_that_dies_while_it_writes_leaves_nothing_half_done(
     assert cache.tokenised(split, tokenizer).facts["train"]["tokens"] > 0
 
 
+def test_a_cache_for_reading_alone_is_read(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = corpus(tmp_path / "a.jsonl", ["one", "two", "three"])
+    first = cache.tokenised(split, tokenizer)
+    monkeypatch.setattr(assets, "locked", lambda _: pytest.fail("written to"))
+    assert cache.tokenised(split, tokenizer).facts == first.facts
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LOWDIM_CACHE", str(tmp_path / "file"))
+    with pytest.raises(AssetError, match=r"cannot write .*file.* Set LOWDIM_CACHE"):
+        cache.tokenised(split, tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["text", "sft"])
+def test_halves_of_surrogate_pairs_in_chats_are_told(kind: str, tmp_path: Path, tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = chat.PLAIN
+    rows = [
+        [{"role": "user", "content": f"so \ud83d {i}"}, {"role": "assistant", "content": "be it"}] for i in range(3)
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"behind '.*so ': half of a surrogate pair"):
+        cache.tokenised(Corpus([str(tmp_path / "a.jsonl")], 0.3).split(), tokenizer, kind)
+
+
 def test_a_long_text_is_encoded_in_pieces_to_the_same_tokens(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_LONGEST", 50)
     text = "the cat sees the dog\nand the dog sees the cat\n" * 9
@@ -101,12 +127,48 @@ def test_answers_are_marked_and_what_is_around_them_is_not(tokenizer: Any) -> No
     assert sum(asked) == sum(marked) - len(tokenizer("the dog")["input_ids"]) - 1
 
 
+def test_what_nothing_stands_before_is_no_answer(tokenizer: Any) -> None:
+    tokenizer.chat_template = chat.PLAIN
+    turns = [{"role": "assistant", "content": "hi"}, {"role": "user", "content": "?"}]
+    for more, said in (([], ""), ([{"role": "assistant", "content": "yes"}], "yes<|endoftext|>")):
+        ((ids, marked),) = chat.encode(tokenizer, [Document(messages=(*turns, *more))])
+        assert tokenizer.decode([i for i, counts in zip(ids, marked, strict=True) if counts]) == said
+
+
+CALLS = "{% for m in messages %}{{ m.role }}:{{ m.content or '' }}{{ m.tool_calls or '' }}|{% endfor %}"
+"""A template that writes the calls of tools too, and begins no answer."""
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"content": ""}, ""),
+        ({"content": " \n"}, ""),
+        ({"content": [{"type": "text", "text": ""}]}, ""),
+        ({"content": None}, ""),
+        ({"content": "", "weight": 1}, ""),
+        ({"content": "", "tool_calls": "sum"}, "assistant:sum|"),
+        ({"content": None, "tool_calls": "sum"}, "assistant:sum|"),
+        ({"content": "0"}, "assistant:0|"),
+    ],
+)
+def test_a_blank_answer_teaches_nothing(answer: dict[str, Any], said: str, tokenizer: Any) -> None:
+    tokenizer.chat_template = CALLS
+    asked, blank = {"role": "user", "content": "sum?"}, {"role": "assistant", **answer}
+    for more in ([], [asked, {"role": "assistant", "content": "yes"}]):
+        ((ids, marked),) = chat.encode(tokenizer, [Document(messages=(asked, blank, *more))])
+        assert tokenizer.decode([i for i, counts in zip(ids, marked, strict=True) if counts]) == said + (
+            "assistant:yes|" if more else ""
+        )
+
+
 @pytest.mark.parametrize(
     ("document", "template", "said"),
     [
         (Document(text="prose"), chat.PLAIN, "the document that begins 'prose' is plain text"),
         (Document(messages=({"role": "user", "content": "a"},)), chat.PLAIN, "begins 'a' has no turn of an assistant"),
-        (Document(question="a", answer="b"), None, "no chat template"),
+        (Document(question="a", answer="b"), None, "begins 'a': .* no chat template"),
+        (Document(question="a", answer="b"), "{{ raise_exception('no') }}", "begins 'a': .* refuses this chat: no"),
         (Document(question="a", answer="b"), "{{ messages | length }}", "writes turn 2 otherwise"),
     ],
 )

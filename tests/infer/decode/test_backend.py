@@ -84,6 +84,12 @@ def test_a_model_that_keeps_nothing_is_refused_when_it_is_opened(kind: str) -> N
         open_backend(made(kind))
 
 
+@pytest.mark.parametrize("kind", ["xlstm", "blenderbot"])
+def test_a_model_that_fails_with_its_cache_is_refused_when_it_is_opened(kind: str) -> None:
+    with pytest.raises(LowdimError, match=r"fails with its cache, in Transformers itself \(.*Error: .*token by token"):
+        open_backend(made(kind))
+
+
 def test_slots_are_closed_and_used_again() -> None:
     backend = HFBackend(ZOO["gpt2"](), slots=1)
     slot = backend.open()

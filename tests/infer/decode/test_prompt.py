@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 from typing import Any
 
 import pytest
@@ -50,8 +51,18 @@ def test_a_template_sees_names(tokenizer: Any) -> None:
 )
 def test_whatever_fails_in_a_template_is_told_with_its_reason(tokenizer: Any, template: str, reason: str) -> None:
     tokenizer.chat_template = template
-    with pytest.raises(RecipeError, match=f"chat template refuses these messages: .*{reason}"):
+    with pytest.raises(RecipeError, match=f"chat template refuses this chat: .*{reason}"):
         encode_chat(tokenizer, TURNS)
+
+
+def test_a_conversation_is_written_as_data_are_but_for_the_day(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content[0].text }}{% endfor %}"
+    year = datetime.date.today().isoformat()[:4]
+    for content in ("hi", [{"type": "text", "text": "hi"}]):
+        assert encode_chat(tokenizer, [{"role": "user", "content": content}]) == tokenizer(f"{year}hi")["input_ids"]
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    with pytest.raises(RecipeError, match="a part of type 'image'"):
+        encode_chat(tokenizer, [{"role": "user", "content": [{"type": "image", "url": "a.png"}]}])
 
 
 def shaped(tokenizer: Any, shape: str) -> Any:

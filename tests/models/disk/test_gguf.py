@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import namedtuple
 from pathlib import Path
 
 import gguf as library
@@ -12,6 +13,8 @@ from transformers import AutoTokenizer
 
 from lowdim.core.errors import CheckpointError
 from lowdim.core.files import file_sha256
+from lowdim.data import assets
+from lowdim.data.errors import AssetError
 from lowdim.models.disk import gguf
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import resolve
@@ -29,7 +32,7 @@ SHAPES = {
 }
 
 
-def write_tiny(path: Path) -> Path:
+def write_tiny(path: Path, pre: str | None = "smollm", merges: tuple[str, ...] = ("a b", "c d")) -> Path:
     """Write a two-block Llama in Q8_0 with a byte-level tokenizer, as llama.cpp would."""
     writer = library.GGUFWriter(str(path), "llama")
     writer.add_name("tiny")
@@ -46,10 +49,11 @@ def write_tiny(path: Path) -> Path:
     letters = (chr(33 + i) for i in range(VOCAB - 5))
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *letters, "ab", "cd"]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([3] * 3 + [1] * (VOCAB - 3))
-    writer.add_token_merges(["a b", "c d"])  # older versions of Transformers take a list of one for text
+    writer.add_token_merges(merges)  # older versions of Transformers take a list of one for text
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}")
@@ -113,7 +117,7 @@ def test_auto_is_bfloat16_and_a_plain_model_comes_out(tiny: Path, cache: Path) -
     source = resolve(str(tiny))
     assert source.dtype == "bfloat16"
     assert source.revision == f"sha256:{file_sha256(tiny)}"
-    assert source.path == cache / "converted" / f"{file_sha256(tiny)}-bfloat16-2"
+    assert source.path == cache / "converted" / f"{file_sha256(tiny)}-bfloat16-3"
     exact = Checkpoint(resolve(str(tiny), dtype="float32").path)
     for name, weight in Checkpoint(source.path):
         assert torch.equal(weight, exact.read(name).to(torch.bfloat16))
@@ -133,12 +137,64 @@ def test_converted_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_killed_conversion_left_is_thrown_away(tiny: Path, cache: Path) -> None:
-    partial = cache / "converted" / f"{file_sha256(tiny)}-bfloat16-2.partial"
+    partial = cache / "converted" / f"{file_sha256(tiny)}-bfloat16-3.partial"
     partial.mkdir(parents=True)
     (partial / "model.safetensors").write_bytes(b"half")
     path = gguf.convert_gguf(tiny)[0]
     assert not partial.exists()
     assert len(Checkpoint(path).names()) == 2 + 2 * (len(SHAPES) + 2)
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    tiny: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: usage(100, 99, 1))
+        with pytest.raises(CheckpointError, match=r"tiny\.gguf.*has 1 bytes free, and .* needed\. .*LOWDIM_CACHE"):
+            gguf.convert_gguf(tiny)
+    first = gguf.convert_gguf(tiny)
+    with monkeypatch.context() as patch:  # what is there is read without a lock
+        patch.setattr(assets, "locked", lambda _: pytest.fail("written to"))
+        assert gguf.convert_gguf(tiny) == first
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LOWDIM_CACHE", str(tmp_path / "file"))
+    with pytest.raises(AssetError, match=r"cannot write .*file.* Set LOWDIM_CACHE"):
+        gguf.convert_gguf(tiny)
+
+
+def test_texts_are_cut_as_the_file_says(tmp_path: Path) -> None:
+    """SmolLM's digits stand apart, also behind two blanks; GPT-2's take one of the blanks."""
+    pieces = {}
+    for pre in ("smollm", "starcoder", "gpt-2", "olmo", "qwen2"):
+        path = gguf.convert_gguf(write_tiny(tmp_path / f"{pre}.gguf", pre))[0]
+        cut = AutoTokenizer.from_pretrained(path).backend_tokenizer.pre_tokenizer.pre_tokenize_str("x  12")
+        pieces[pre] = [piece for piece, _ in cut]
+    assert pieces["smollm"] == pieces["starcoder"] == ["x", "ĠĠ", "1", "2"]
+    assert pieces["gpt-2"] == pieces["olmo"] == ["x", "Ġ", "Ġ12"]
+    assert pieces["qwen2"] == ["x", "Ġ", "Ġ", "1", "2"]
+
+
+@pytest.mark.parametrize(("pre", "whole"), [("llama-bpe", True), ("tekken", True), ("qwen2", False), ("gpt-2", False)])
+def test_a_token_that_no_merges_lead_to_is_found_where_the_original_finds_it(
+    pre: str, whole: bool, tmp_path: Path
+) -> None:
+    path = gguf.convert_gguf(write_tiny(tmp_path / "model.gguf", pre, merges=("c d", "c d")))[0]
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    assert tokenizer.tokenize("ab") == (["ab"] if whole else ["a", "b"])
+    assert tokenizer.tokenize("abcd") == ["a", "b", "cd"]
+
+
+@pytest.mark.parametrize("pre", ["chatglm-bpe", "deepseek-llm", "kimi-k2", "one-of-next-year"])
+def test_a_way_to_cut_texts_that_nobody_knows_is_refused(pre: str, tmp_path: Path) -> None:
+    file = write_tiny(tmp_path / "model.gguf", pre)
+    with pytest.raises(CheckpointError, match=f"tokenizer.ggml.pre = '{pre}'.*other tokens. Use the safetensors"):
+        resolve(str(file))
+
+
+@pytest.mark.parametrize("pre", [None, "default"])
+def test_a_file_that_does_not_say_how_texts_are_cut_is_noted(pre: str | None, tmp_path: Path) -> None:
+    assert resolve(str(write_tiny(tmp_path / "model.gguf", pre))).notes == ("tokenizer.ggml.pre",)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.02, 0.5, 0.99])

@@ -156,6 +156,30 @@ def test_perplexity_is_compared(copy: Path, result: Path) -> None:
     assert failed(outcome(copy, tokens=TOKENS)) == {"perplexity"}
 
 
+def width(model: Any, tokens: Tensor, protocol: dict[str, Any]) -> float:
+    """A model's bytes per weight in the place of its perplexity."""
+    return float(next(model.parameters()).element_size())
+
+
+@pytest.mark.parametrize("storage", ["dense", "packed"])
+@pytest.mark.parametrize(("compute", "found"), [("float32", 4), ("bfloat16", 2), (None, 2)])
+def test_perplexity_is_measured_in_the_dtype_that_it_was_measured_in(
+    compute: str | None, found: int, storage: str, result: Path, tmp_path: Path
+) -> None:
+    """The weights are bf16; a run computes in what its machine is fast at."""
+    path = Path(shutil.copytree(result, tmp_path / "copy"))
+    edit(path, evaluation={"perplexity": {"sparse": float(found)} | ({"compute": compute} if compute else {})})
+    path = path if storage == "dense" else convert(path, tmp_path / "packed", "packed")
+    checks = outcome(path, tokens=TOKENS, measure=f"{__name__}:width")
+    assert not failed(checks), checks
+
+
+def test_what_a_generation_config_asks_for_is_put_aside(copy: Path) -> None:
+    own = {"num_beams": 3, "max_time": 0.0, "stop_strings": ["a"]}
+    (copy / "generation_config.json").write_text(json.dumps(own))
+    assert outcome(copy)["generates"].passed
+
+
 def constant(model: Any, tokens: Tensor, protocol: dict[str, Any]) -> float:
     return float(protocol["value"]) if hasattr(model, "generate") and tokens.shape == (2, 12) else math.nan
 

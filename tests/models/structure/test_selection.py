@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
 from tests.models.zoo import ZOO
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 from lowdim.core.errors import RecipeError
 from lowdim.models.structure.heads import GUESSED
-from lowdim.models.structure.selection import inner, plain_name, select, weights
+from lowdim.models.structure.selection import inner, named_weights, select, weights
+from lowdim.models.ticket import tensors
+from lowdim.train import SparseTraining, Static
 from lowdim.train.optimizers.base import matrices
 
 
@@ -71,11 +76,72 @@ def test_one_layer_alone_is_no_head() -> None:
     assert list(select(nn.Linear(3, 3))) == ["weight"]
 
 
-def test_wrappers_are_not_part_of_names() -> None:
-    assert plain_name("module.layers.0.weight") == "layers.0.weight"
-    assert plain_name("_orig_mod.submodule.weight") == "submodule.weight"
-    wrapped = nn.DataParallel(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
-    assert list(select(wrapped)) == ["0.weight"]
+class Branches(nn.Module):
+    """A network with a child that is called as wrappers call theirs, one beside it, and names that end so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.ModuleDict({"fc": nn.Linear(4, 4), "module": nn.Linear(4, 4)})
+        self.fc = nn.Linear(4, 4)
+        self.vision_module = nn.ModuleDict({"fc": nn.Linear(4, 4)})
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.vision_module["fc"](self.fc(self.module["module"](self.module["fc"](x)))))
+
+
+class OwnAverage(nn.Module):
+    """A moving average as users write them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(net)
+
+
+def checkpointed(net: nn.Module) -> nn.Module:
+    apply_activation_checkpointing(net, check_fn=lambda m: isinstance(m, nn.Linear))
+    return net
+
+
+BRANCHES = ["module.fc.weight", "module.module.weight", "fc.weight", "vision_module.fc.weight"]
+WRAPPED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "bare": lambda net: net,
+    "DataParallel": nn.DataParallel,
+    "compiled": torch.compile,  # type: ignore[dict-item]
+    "average": AveragedModel,
+    "average of a compiled one": lambda net: AveragedModel(torch.compile(net)),  # type: ignore[arg-type]
+    "checkpointed": checkpointed,
+    "all": lambda net: AveragedModel(nn.DataParallel(torch.compile(checkpointed(net)))),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method")
+@pytest.mark.parametrize("wrap", list(WRAPPED.values()), ids=list(WRAPPED))
+def test_wrappers_are_not_part_of_names_and_children_are(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    wrapped = wrap(Branches())
+    assert list(select(wrapped)) == BRANCHES
+    assert {*BRANCHES, "head.weight"} <= named_weights(wrapped).keys()
+    assert {*BRANCHES, "head.weight"} <= set(tensors(wrapped))
+
+
+def test_a_wrapper_inside_is_not_part_of_a_name() -> None:
+    net = nn.ModuleDict({"body": nn.DataParallel(nn.Linear(4, 4)), "module": nn.Linear(4, 4), "head": nn.Linear(4, 2)})
+    assert list(select(net)) == ["body.weight", "module.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method")
+@pytest.mark.parametrize("wrap", [*WRAPPED.values(), OwnAverage], ids=[*WRAPPED, "the user's own"])
+def test_averages_are_masked_whatever_children_are_called(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    net = Branches()
+    average = wrap(copy.deepcopy(net))
+    training = SparseTraining(net, torch.optim.SGD(net.parameters(), lr=0.1), sparsity=0.5, method=Static())
+    held = named_weights(average, training.masks)
+    for act in (training.settle, training.apply_):
+        with torch.no_grad():
+            for parameter in average.parameters():
+                parameter.fill_(1.0)
+        act(average)
+        assert all(torch.equal(held[name] != 0, mask) for name, mask in training.masks.items())
 
 
 class HeadFirst(nn.Module):

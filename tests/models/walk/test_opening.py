@@ -61,6 +61,33 @@ def test_the_same_bits_come_out_and_every_layer_hears_its_tokens(kind: str) -> N
         assert len(counts) == 1, "each part of the experts hears of the same tokens"
 
 
+@pytest.mark.parametrize("kind", ["mixtral", "gpt-oss", "llama4", "nemotron-h"])
+@torch.no_grad()
+def test_hooks_of_experts_act_once_and_see_the_module_itself(kind: str) -> None:
+    model = mixture(kind)
+    fused = model.get_submodule(next(iter(stacks(model))))
+    plain, seen = logits(model), list[tuple[nn.Module, bool, bool]]()
+
+    def before(module: nn.Module, args: Any) -> Any:
+        seen.append((module, module.training, bool(torch.stack([arg.isnan().any() for arg in args]).any())))
+        return (args[0] * 2, *args[1:])
+
+    handles = [fused.register_forward_pre_hook(before), fused.register_forward_hook(lambda m, args, out: out + 1)]
+    expected = logits(model)
+    assert not torch.equal(expected, plain)
+    stream = Stream(model.train())
+    for _ in range(2):  # the first looks at how the model treats its blocks
+        seen.clear()
+        (streamed,) = stream.forward([Batch(tokens())])
+    assert torch.equal(streamed, expected)
+    assert seen == [(fused, False, False)]
+    assert fused.training and not fused.__dict__.get("forward")
+    for handle in handles:
+        handle.remove()
+    (streamed,) = stream.forward([Batch(tokens())])
+    assert torch.equal(streamed, plain)
+
+
 @pytest.mark.parametrize("kind", STACKED)
 def test_a_write_to_a_layer_is_a_write_to_its_slice(kind: str) -> None:
     model = mixture(kind)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.nn.placement.decoders import FAMILIES, TOKENS, decoder, stir
+from tests.turns import turns
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -53,9 +54,11 @@ def gradients(model: Any, call: Any = None) -> list[Tensor]:
     return [p.grad.clone() for p in model.parameters()]
 
 
-@pytest.mark.parametrize(("name", "family"), [pair for pair in PAIRS if pair[1] in ("llama", "gemma3", "gpt2")])
-def test_it_runs_as_a_stock_one_does(name: str, family: str) -> None:
-    _, model = given(name, family)
+@pytest.mark.parametrize(
+    "pair", turns([pair for pair in PAIRS if pair[1] in ("llama", "gemma3", "gpt2")], of=2), ids=str
+)
+def test_it_runs_as_a_stock_one_does(pair: tuple[str, str]) -> None:
+    _, model = given(*pair)
     expected = logits(model)
     assert torch.equal(logits(copy.deepcopy(model)), expected)
 
@@ -75,8 +78,9 @@ def test_it_runs_as_a_stock_one_does(name: str, family: str) -> None:
         assert all(torch.allclose(a, b) for a, b in zip(plain, gradients(model), strict=True))
 
 
-@pytest.mark.parametrize(("name", "family"), PAIRS)
-def test_it_is_saved_loaded_and_folded(name: str, family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pair", turns(PAIRS, of=2), ids=str)
+def test_it_is_saved_loaded_and_folded(pair: tuple[str, str], tmp_path: Path) -> None:
+    name, family = pair
     placement, model = given(name, family)
     expected = logits(model)
     stock = placement_of(model.config) is None

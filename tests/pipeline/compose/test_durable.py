@@ -72,6 +72,17 @@ def test_a_finished_one_is_returned_and_another_is_refused(composed: Made, tmp_p
         composed(PRUNE)
 
 
+def test_another_text_of_the_same_name_is_refused(composed: Made, text: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.txt"
+    file.write_text(text.read_text())
+    evaluation = {"text": str(file), "windows": 2, "context": 32}
+    found = composed(PRUNE, evaluation=evaluation)
+    assert composed(PRUNE, evaluation=evaluation, resume=True) == found
+    file.write_text(text.read_text()[1:])
+    with pytest.raises(ResumeError, match=r"differs in evaluation\.text"):
+        composed(PRUNE, evaluation=evaluation, resume=True)
+
+
 def test_one_model_stays_unless_all_are_kept(composed: Made, tmp_path: Path) -> None:
     composed(PRUNE, "round")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compose.json", "model"]

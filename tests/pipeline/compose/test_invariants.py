@@ -21,6 +21,7 @@ from lowdim.pipeline.compose import invariants
 from lowdim.pipeline.compose.invariants import truncated
 from lowdim.pipeline.compose.stage import GRID, MASK, RANK, Work
 from lowdim.pipeline.compose.stages.factorise import Factorise
+from lowdim.pipeline.compose.stages.prune import Prune
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 
@@ -107,6 +108,24 @@ def test_a_stage_that_cannot_keep_what_holds_is_refused_before_work(
 ) -> None:
     with pytest.raises(RecipeError, match=said):
         composed(*stages)
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("recover", "said"),
+    [
+        ({"minutes": 1e-4, "calibration": {"samples": 64, "context": 64}}, "minutes=0.0001 is too short"),
+        ({"minutes": 1}, "context=512 is longer than the model's 128 positions"),
+        ({"calibration": {"source": "/nowhere.txt"}}, "nowhere.txt"),
+    ],
+)
+def test_what_recovery_would_refuse_is_refused_before_anything_is_pruned(
+    composed: Made, recover: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Prune, "run", lambda *_: pytest.fail("the model was pruned"))
+    prune = {"prune": {"sparsity": 0.5, "method": "magnitude"}}
+    with pytest.raises(LowdimError, match=said):
+        composed(prune, {"recover": recover}, orders="both")
     assert not list(tmp_path.glob("out*"))
 
 

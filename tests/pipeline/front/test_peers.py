@@ -18,12 +18,13 @@ from lowdim.core.errors import LowdimError
 from lowdim.core.progress import Silent
 from lowdim.data.batch import Batch
 from lowdim.data.windows import Windows
+from lowdim.evaluate.quality.zeroshot import check_tasks
 from lowdim.models.disk.source import resolve
 from lowdim.models.load import load
 from lowdim.pipeline.front import llamacpp
 from lowdim.pipeline.front.forms import FORMS
 from lowdim.pipeline.front.measure import Row
-from lowdim.pipeline.front.peers import ROOM, foreign, source_file
+from lowdim.pipeline.front.peers import ROOM, foreign, room_for, source_file
 from lowdim.pipeline.front.settings import Settings
 
 TEXT = Windows(torch.ones(1, 8, dtype=torch.int64), {})
@@ -78,29 +79,33 @@ def test_a_version_that_lacks_something_is_named(monkeypatch: pytest.MonkeyPatch
     assert llamacpp.missing() == "llama-cpp-python 0.1.0 has no llama_init_from_model; take a newer one"
 
 
-class Loaded(Exception):
-    pass
-
-
 @pytest.mark.parametrize(
     ("letters", "most", "room"),
     [(0, 10_000, ROOM), (3, 10_000, ROOM), (3, 64, 64), (5000, 10_000, 5002), (5000, 64, 64), (5000, None, 5002)],
 )
-def test_there_is_room_for_the_longest_question(
-    letters: int, most: int | None, room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_there_is_room_for_the_longest_question(letters: int, most: int | None, room: int, tmp_path: Path) -> None:
     """The context, a blank and two letters of a choice; the last token is not given to the model."""
     file = tmp_path / "questions.jsonl"
     file.write_text(json.dumps({"context": "a" * letters, "choices": ["bb", "c"], "label": 0}))
-    settings = Settings(str(write(tmp_path / "model.gguf", tied=True)), tasks=(str(file),) if letters else ())
+    longest = check_tasks(build_tokenizer(), [str(file)] if letters else [], max_length=most)
+    assert room_for(TEXT, longest, most) == room
+
+
+def test_tasks_are_encoded_before_and_not_for_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the file is called."""
+
+    class Loaded(Exception):
+        pass
 
     def loaded(model: Path, room: int) -> None:
-        raise Loaded(room)
+        raise Loaded(f"{model.name} {room}")
 
     monkeypatch.setattr(llamacpp, "missing", lambda: "")
     monkeypatch.setattr(llamacpp, "LlamaCpp", loaded)
-    with pytest.raises(Loaded, match=rf"^{room}$"):
-        foreign(FORMS["source"], tmp_path, settings, most, build_tokenizer(), TEXT, Silent())
+    for name in ("model.gguf", "Model.GGUF", "sha256-00ff"):
+        settings = Settings(str(write(tmp_path / name, tied=True)), tasks=("nothing-reads-this.jsonl",))
+        with pytest.raises(Loaded, match=rf"^{name} 123$"):
+            foreign(FORMS["source"], tmp_path, settings, 123, None, TEXT, Silent())
 
 
 @pytest.mark.parametrize(("tied", "bytes_read"), [(True, 128 + 256 + 32), (False, 256 + 128 + 32)])

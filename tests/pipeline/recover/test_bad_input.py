@@ -37,7 +37,7 @@ from lowdim.runs.lock import OutputError
         ({"quantize_group": 128}, "quantize_group=128 .* Leave|quantize='none' has none"),
         ({"stage": "blocks", "share": 0.5}, "share divides the minutes between two stages"),
         ({"stage": "distill", "share": 0.5}, "share divides the minutes between two stages"),
-        ({"distill": {"kl": 0.0, "ce": 1.0, "temperature": 2.0}}, "distill.kl is 0"),
+        ({"distill": {"kl": 0.0, "ce": 1.0, "temperature": 2.0}}, "distill.temperature=2.0 does not go with kl=0.0"),
         ({"quantize": "int8", "storage": "dense"}, "storage='dense'"),
         ({"blocks": {"inputs": "dense", "targets": "recovered"}}, "blocks.targets='recovered'"),
         ({"distill": {"kl": 0.0}}, "nothing to train for"),

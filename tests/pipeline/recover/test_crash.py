@@ -19,15 +19,16 @@ STAGES: dict[str, dict[str, Any]] = {
 DENSE = {**BRIEF, "quantize": "int4"}
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [name for name in STAGES if name != "diverged"])
 def test_killed_at_some_points(name: str, pruned: Callable[..., Path], tmp_path: Path) -> None:
     first = list(STAGES).index(name)
-    check(crash(pruned("llama"), tmp_path, STAGES[name], (2 * first, 17), None, "recover"), replaced=False)
+    check(crash(pruned("llama"), tmp_path, STAGES[name], (7 * first, 37), None, "recover"), replaced=False)
 
 
+@pytest.mark.nightly
 def test_a_dense_model_killed_while_it_is_rounded(saved: Callable[[str], Path], tmp_path: Path) -> None:
     settings = {**DENSE, "teacher": str(saved("llama"))}
-    check(crash(saved("llama"), tmp_path, settings, (3, 17), None, "recover"), replaced=False)
+    check(crash(saved("llama"), tmp_path, settings, (3, 37), None, "recover"), replaced=False)
 
 
 @pytest.mark.nightly

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 import torch
 from tests.pipeline.recover import small
 from tests.prune import tiny
+from tests.ranks import start
 from tests.train.gloo import joined
-from torch import multiprocessing as mp
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.models.disk import manifest
@@ -20,7 +21,12 @@ from lowdim.runs.fingerprint import ResumeError
 from lowdim.train.loop import Loop
 
 # Batches of six sequences of 16 tokens, which two and three ranks share evenly; one step takes two of them.
-SHARED: dict[str, Any] = {"batch_tokens": 96, "calibration": {"samples": 48}, "distill": {"sequences": 12}}
+SHARED: dict[str, Any] = {
+    "batch_tokens": 96,
+    "calibration": {"samples": 48},
+    "blocks": {"passes": 2},
+    "distill": {"sequences": 12, "passes": 4},
+}
 TEXT = tiny.tokens(samples=48, context=16)
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "fixed": ("plain", {}),
@@ -50,7 +56,7 @@ def rank(index: int, size: int, home: str, students: dict[str, str]) -> None:
 
 
 def cut(settings: dict[str, Any]) -> dict[str, Any]:
-    return settings | {"distill": {"sequences": 12, "shard": True}, "calibration": {"samples": 48}, "save_seconds": 0}
+    return settings | {"distill": {**SHARED["distill"], "shard": True}, "save_seconds": 0}
 
 
 def stopped(student: Path, out: Path, settings: dict[str, Any]) -> None:
@@ -87,9 +93,10 @@ def alone(students: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 def together(
     request: pytest.FixtureRequest, students: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    home = tmp_path_factory.mktemp("ranks")
-    mp.spawn(rank, args=(request.param, str(home), students), nprocs=request.param)
-    return home
+    home, main = tmp_path_factory.mktemp("ranks"), partial(rank, students=students)
+    done = next((home / str(i) for i in range(4) if start(request.param, home / str(i), main)), None)
+    assert done, "the ranks came to no end four times"
+    return done
 
 
 @pytest.mark.parametrize(("name", "like"), [*((name, name) for name in JOBS), *CUT.items()])

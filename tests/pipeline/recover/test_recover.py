@@ -22,6 +22,7 @@ from lowdim.models.load import load, quiet
 from lowdim.nn.slorb import slorb_of
 from lowdim.pipeline.recover.api import _Run, plan, recover
 from lowdim.prune.api import prune
+from lowdim.runs.fingerprint import ResumeError
 
 Saved = Callable[[str], Path]
 Pruned = Callable[..., Path]
@@ -351,4 +352,9 @@ def test_what_is_measured_on_may_change_before_a_run_goes_on(
         with pytest.raises(KeyboardInterrupt):
             go("out")
     write("a")
-    assert go("out", resume=True)["evaluation"] == go("whole")["evaluation"]
+    found = go("out", resume=True)
+    assert found["evaluation"] == go("whole")["evaluation"]
+    assert go("out", resume=True) == found
+    write("one")  # what is finished is not measured again
+    with pytest.raises(ResumeError, match=r"finished run .* differs in evaluation\.(text|questions\..*eval\.jsonl)\."):
+        go("out", resume=True)

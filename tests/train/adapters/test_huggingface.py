@@ -168,3 +168,14 @@ class TestKeepZeros:
         ):
             with pytest.raises(LowdimError, match=match):
                 tune(tmp_path / "lost", pruned(), callback, str(found))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_search_for_settings_saves_in_a_folder_for_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for run in ("run-0", "run-1"):
+        monkeypatch.setattr(Trainer, "_get_output_dir", lambda self, trial, run=run: str(tmp_path / run))
+        fit(tmp_path)
+        for step in (6, 12):
+            assert (tmp_path / run / f"checkpoint-{step}" / "sparse_training.pt").exists()
+        saved = torch.load(tmp_path / run / "checkpoint-12" / "sparse_training.pt", weights_only=True)
+        assert saved["step"] == 12 and not list(tmp_path.glob("checkpoint-*"))

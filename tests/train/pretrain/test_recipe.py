@@ -61,13 +61,16 @@ def test_the_sizes_are_those_of_the_papers(name: str) -> None:
         ({"optimizer": {"name": "adamw", "momentum": 0.9}}, "is a setting of muon"),
         ({"optimizer": {"name": "adamw", "lr": 0}}, "lr must be above 0"),
         ({"batch": 2, "accumulate": 3}, "batch=2 sequences cannot be cut into accumulate=3"),
-        ({"schedule": {"cooldown": 0.2}}, "a setting of wsd"),
+        (
+            {"schedule": {"cooldown": 0.2}},
+            "schedule.cooldown=0.2 does not go with name='cosine': it changes nothing there",
+        ),
         ({"schedule": {"warmup": 100}, "steps": 50}, "never gets to its peak"),
         ({"steps": 1}, "schedule.warmup is 0.1 of the run.s 1 steps, .* never gets to its peak"),  # its rate would be 0
         ({"schedule": {"name": "wsd", "warmup": 95}, "steps": 100}, "never gets to its peak"),
         ({"data": {"tokenizer": "x", "vocabulary": 300}}, "Leave one of them out"),
         ({"data": {"kind": "sft"}}, "learns no tokenizer"),
-        ({"data": {"template": "plain"}}, "data.kind is text"),
+        ({"data": {"template": "plain"}}, "data.template='plain' does not go with kind='text'"),
         ({"data": {"streaming": True}}, "does not know how long a pass is"),
         ({"data": {"streaming": True, "pack": False}}, "a stream of joined documents"),
         ({"data": {"source": []}}, "data.source is empty"),

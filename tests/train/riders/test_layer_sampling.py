@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.ranks import start
 from tests.train.riders import sampled
 from tests.train.riders.sampled import BLOCKS, Net, adamw, data, loss, train, weights
-from tests.train.test_ranks import start
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
+from tests.ranks import start
 from tests.train.riders import ranked
-from tests.train.test_ranks import start
 
 
 @pytest.fixture(scope="module")

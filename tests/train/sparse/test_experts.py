@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lowdim.core.masks import Masks
 from lowdim.models.structure.routers import stacks
 from lowdim.nn.csr.swap import sparse_
 from lowdim.train import ITOP, SET, Method, RandomMasks, RigL, SparseTraining, Static
+from lowdim.train.loop import Loop
 
 UP = "model.layers.0.mlp.experts.gate_up_proj"
 EXPERTS = ["*.experts.*_proj"]
@@ -195,3 +197,35 @@ def test_itop_moves_experts_by_every_rule(setting: dict[str, Any], optimizer: An
     train(model, inner, range(5))
     assert len(training.history) == 2 and not torch.equal(training.masks[UP], before)
     assert {layer.name: layer.kept for layer in training.layers} == training.targets
+
+
+def wide_copies(model: PreTrainedModel, optimizer: torch.optim.Optimizer, training: SparseTraining) -> None:
+    def loss(model: nn.Module, ids: Tensor) -> Tensor:
+        return model(ids, labels=ids, use_cache=False).loss
+
+    ids = [torch.randint(1, VOCAB, (2, 6), generator=torch.Generator().manual_seed(step)) for step in range(8)]
+    Loop(model, optimizer, loss=loss, master=True, riders=[training]).run(ids)
+
+
+def swapped(model: PreTrainedModel, optimizer: torch.optim.Optimizer, training: SparseTraining) -> None:
+    for step in range(8):  # as averages do that take the weights' places in turn
+        for weight in model.parameters():
+            weight.data = weight.data + 0.01
+        train(model, optimizer, range(step, step + 1))
+
+
+@pytest.mark.parametrize("method", [Static(), RigL(every=2), SET(every=2)], ids=repr)
+@pytest.mark.parametrize("how", [wide_copies, swapped])
+def test_masks_act_on_the_memory_that_experts_have_now(how: Any, method: Method) -> None:
+    model = mixture("mixtral")
+    model = model.bfloat16() if how is wide_copies else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    training = SparseTraining(
+        model, optimizer, sparsity=0.8, method=method, total_steps=8, include=EXPERTS, allocation="uniform"
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*somebody has written weights that are off")
+        how(model, optimizer, training)
+    held = experts(model)
+    assert not any(held[name][~mask].any() for name, mask in training.masks.items())
+    assert sum(int((weight == 0).sum()) for weight in held.values()) >= 0.79 * sum(w.numel() for w in held.values())

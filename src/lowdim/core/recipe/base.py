@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.recipe import messages, override, text
+from lowdim.core.settings import Moot, check_moot
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -35,9 +36,15 @@ Strings = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
 
 
 class Section(BaseModel):
-    """A mapping inside a recipe: no unknown key, no silent conversion, frozen."""
+    """A mapping inside a recipe: no unknown key, no silent conversion, frozen; ``moot`` is as in `Settings`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    moot: ClassVar[Moot] = {}
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        check_moot(self, self.moot, {name: each.default for name, each in type(self).model_fields.items()})
+        return self
 
 
 class Document(Section):

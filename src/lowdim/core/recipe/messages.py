@@ -67,6 +67,6 @@ def _near(detail: ErrorDetails, context: dict[str, Any]) -> str:
 
 def _caused(path: str, message: str, keys: Sequence[str]) -> str:
     """Add the name of the section to a message that was written without knowing it."""
-    if path and f"{path}.{message.split(' ', 1)[0]}" in keys:
+    if path and f"{path}.{re.split('[ =]', message, maxsplit=1)[0]}" in keys:
         return f"{path}.{message}"
     return message if path in message else f"{path}: {message}"

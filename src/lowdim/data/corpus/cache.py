@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import filelock
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +23,7 @@ from lowdim.data.errors import DataError
 from lowdim.data.text import Document
 
 FORMAT = 1
+_ANSWERS = "blank ones are none"  # what counts of a chat
 PARTS = ("train", "validation")
 _AT_ONCE = 1 << 22  # characters that are encoded together
 _LONGEST = 1 << 17  # characters of one text for the tokenizer, whose memory is many times that
@@ -103,6 +103,7 @@ def tokenised(
         "kind": kind,
         "tokenizer": identify(tokenizer),
         **({} if train else {"train": "streamed"}),
+        **({"answers": _ANSWERS} if kind == "sft" else {}),
     }
     home = _home("tokens", identity)
 
@@ -138,8 +139,9 @@ def _home(kind: str, identity: dict[str, Any]) -> Path:
 
 def _made(home: Path, make: Callable[[Path], None]) -> None:
     """Let a directory of the cache appear, complete, unless it is there; one process makes it."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(home.with_name(f"{home.name}.lock")):
+    if os.path.exists(home):  # in a cache that may be for reading alone
+        return
+    with assets.locked(home):
         if home.exists():
             return
         partial = home.with_name(f".{home.name}.partial")
@@ -240,6 +242,7 @@ def encode(tokenizer: Any, documents: Iterable[Document]) -> Iterator[list[int]]
 
 
 def _pieces(text: str) -> Iterator[str]:
+    tokens.check_unicode(text)
     start = 0
     while len(text) - start > _LONGEST:
         stop = text.rfind("\n", start, start + _LONGEST) + 1 or start + _LONGEST

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lowdim.data import tokens
@@ -55,7 +56,8 @@ def answered(tokenizer: Any, document: Document, where: str) -> tuple[str, list[
     r"""Return a chat as its template writes it, and from where to where in it the assistant speaks.
 
     An answer begins where the template, asked for the next answer, stops, and ends where the turn does: with what
-    closes it, so that a model learns to stop, but without the line break behind that.
+    closes it, so that a model learns to stop, but without the line break behind that. A blank answer is none: learnt
+    from, it would teach to stop at once. Nor is one that nothing stands before.
 
     Args:
         tokenizer: with a chat template.
@@ -66,25 +68,50 @@ def answered(tokenizer: Any, document: Document, where: str) -> tuple[str, list[
         DataError: there is no answer, no template, or the template writes a turn otherwise once others follow.
     """
     chat = turns(document, where)
-    whole, spans = tokens.written(tokenizer, Document(messages=tuple(chat))), list[tuple[int, int]]()
+    whole = tokens.written(tokenizer, Document(messages=tuple(chat), tools=document.tools))
+    spans, write = list[tuple[int, int]](), partial(tokens.templated, tokenizer, tools=document.tools)
     for index, turn in enumerate(chat):
-        if turn["role"] != "assistant":
+        if turn["role"] != "assistant" or not index:
             continue
-        asked = tokens.templated(tokenizer, chat[:index], asking=True)
-        said = tokens.templated(tokenizer, chat[: index + 1])
+        asked = write(chat[:index], asking=True)
+        said = write(chat[: index + 1])
         if not (whole.startswith(said) and said.startswith(asked)):
             raise DataError(
                 f"{where}: the tokenizer's chat template writes turn {index + 1} otherwise once others follow, so that "
                 "the answers cannot be told from the rest. Take data.template=plain, or another template"
             )
-        spans.append((len(asked), len(said.rstrip("\n"))))
+        if not _blank(turn) or said != write([*chat[:index], _bare(turn)]):
+            spans.append((len(asked), len(said.rstrip("\n"))))
     return whole, spans
+
+
+def _bare(turn: dict[str, Any]) -> dict[str, Any]:
+    """Return a turn without what a template may write beside its content, such as the calls of tools."""
+    return {"role": turn["role"], "content": turn.get("content")}
+
+
+def _blank(turn: dict[str, Any]) -> bool:
+    content = turn.get("content")
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text", part) if isinstance(part, Mapping) else part for part in parts]
+    return not any(str(each).strip() for each in texts if each is not None)
 
 
 def _where(document: Document) -> str:
     """Return what names a document: its number would be that of one side of a split."""
     said = str(document.messages[0].get("content")) if document.messages else document.question or document.text
     return f"the document that begins {' '.join(said.split())[:60]!r}"
+
+
+def _located(tokenizer: Any, document: Document) -> tuple[str, list[tuple[int, int]]]:
+    """Return what `answered` does; errors say of which document, those of the template too."""
+    where = _where(document)
+    try:
+        return answered(tokenizer, document, where)
+    except DataError as error:
+        if where in str(error):
+            raise
+        raise DataError(f"{where}: {error}") from error
 
 
 def encode(tokenizer: Any, documents: Sequence[Document], last: bool = False) -> list[tuple[list[int], list[bool]]]:
@@ -100,7 +127,9 @@ def encode(tokenizer: Any, documents: Sequence[Document], last: bool = False) ->
     """
     if not getattr(tokenizer, "is_fast", False):
         raise DataError("data.kind=sft needs a fast tokenizer (tokenizer.json), which knows where its tokens stand")
-    written = [answered(tokenizer, each, _where(each)) for each in documents]
+    written = [_located(tokenizer, each) for each in documents]
+    for whole, _ in written:
+        tokens.check_unicode(whole)
     made = tokenizer(
         [whole for whole, _ in written], add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )

@@ -32,6 +32,7 @@ class Pair:
         rejected: the other.
         tie: whether neither is preferred; None where nobody says.
         where: file and line, for messages.
+        tools: what may be called, as JSON schemas.
     """
 
     prompt: tuple[Mapping[str, Any], ...]
@@ -39,11 +40,12 @@ class Pair:
     rejected: str
     tie: bool | None = None
     where: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     def documents(self) -> tuple[Document, Document]:
         """Return both as chats."""
         chosen, rejected = (
-            Document(messages=(*self.prompt, {"role": "assistant", "content": answer}))
+            Document(messages=(*self.prompt, {"role": "assistant", "content": answer}), tools=self.tools)
             for answer in (self.chosen, self.rejected)
         )
         return chosen, rejected
@@ -51,12 +53,13 @@ class Pair:
     @property
     def key(self) -> bytes:
         """A hash of the prompt: pairs that share one belong together."""
-        return _hash([dict(turn) for turn in self.prompt])
+        return _hash([*map(dict, self.prompt), *({"tool": tool} for tool in self.tools)])
 
     @property
     def digest(self) -> bytes:
         """A hash of all that the pair says."""
-        return _hash([[dict(turn) for turn in self.prompt], self.chosen, self.rejected, self.tie])
+        said = [[dict(turn) for turn in self.prompt], self.chosen, self.rejected, self.tie]
+        return _hash([*said, self.tools] if self.tools else said)
 
 
 def _hash(said: Any) -> bytes:
@@ -134,7 +137,7 @@ def from_record(record: Mapping[str, Any], where: str) -> Pair:
         raise DataError(f"{where}: an answer is blank. Leave the pair out")
     if chosen.strip() == rejected.strip():
         raise DataError(f"{where}: both answers are {chosen[:60]!r}, so that there is nothing to prefer. Leave it out")
-    return Pair(tuple(turns), chosen, rejected, _tie(record, where), where)
+    return Pair(tuple(turns), chosen, rejected, _tie(record, where), where, text.tools_of(record, where))
 
 
 def _conversation(
@@ -294,4 +297,5 @@ def records(pairs: Iterable[Pair]) -> Iterator[dict[str, Any]]:
             key: [{"role": "assistant", "content": answer}]
             for key, answer in (("chosen", pair.chosen), ("rejected", pair.rejected))
         }
-        yield {"prompt": [dict(turn) for turn in pair.prompt], **answers, "tie": bool(pair.tie)}
+        tools = {"tools": list(pair.tools)} if pair.tools else {}
+        yield {"prompt": [dict(turn) for turn in pair.prompt], **answers, "tie": bool(pair.tie), **tools}

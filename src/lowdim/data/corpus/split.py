@@ -127,6 +127,7 @@ class Split:
 
 def _key(document: Document) -> bytes:
     said = [document.question, document.answer, document.rationale, document.messages]
+    said += [document.tools] if document.tools else []
     written = document.text + (json.dumps(said, sort_keys=True, default=str) if any(said) else "")
     return hashlib.blake2b(written.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 

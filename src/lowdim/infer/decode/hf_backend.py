@@ -99,15 +99,18 @@ class HFBackend:
             return self._model(**given)
 
     def _name_of_cache(self) -> str:
-        """Return what the model calls its cache, from the forward of one token."""
-        output = self._run([0], 0, {})
-        found = next((name for name in _CACHES if getattr(output, name, None) is not None), None)
-        if found is None:
-            raise LowdimError(
-                f"{type(self._model).__name__} keeps no key-value cache, so it cannot be continued token by token. "
-                "Use its own generate method."
-            )
-        return found
+        """Return what the model calls its cache, from the forwards of one token and of one more."""
+        try:
+            output = self._run([0], 0, {})
+            found = next((name for name in _CACHES if getattr(output, name, None) is not None), None)
+            if found is not None:
+                self._run([0], 1, {found: getattr(output, found)})
+                return found
+            why, remedy = "keeps no key-value cache", "Use its own generate method"
+        except Exception as error:  # whatever a model's code raises
+            why = f"fails with its cache, in Transformers itself ({type(error).__name__}: {error})"
+            remedy = "Try another version of Transformers"
+        raise LowdimError(f"{type(self._model).__name__} {why}, so it cannot be continued token by token. {remedy}.")
 
 
 def _recurs(cache: Any) -> bool:

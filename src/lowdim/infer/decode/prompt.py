@@ -7,7 +7,7 @@ from typing import Any
 
 from lowdim.core.errors import RecipeError
 from lowdim.data.errors import DataError
-from lowdim.data.tokens import encode, opened
+from lowdim.data.tokens import encode, opened, templated
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
@@ -25,16 +25,16 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
     return _begun(tokenizer, [*before, *(own if text else [])])
 
 
-def encode_chat(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> list[int]:
+def encode_chat(tokenizer: Any, turns: Sequence[Mapping[str, Any]]) -> list[int]:
     """Return the tokens of a conversation in the form of the model's chat template, up to where the answer begins.
 
     Raises:
         RecipeError: the template refuses the conversation, fails on it, or makes nothing of it.
     """
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template is a program that came with the model
-        raise RecipeError(f"the model's chat template refuses these messages: {error}.") from error
+        text = templated(tokenizer, turns, asking=True, today=True)
+    except DataError as error:
+        raise RecipeError(f"{error}.") from error
     return _begun(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -34,7 +34,7 @@ from lowdim.models.disk.factors import Factors
 from lowdim.models.disk.source import Source, resolve
 from lowdim.models.slorb import put_beside
 from lowdim.models.structure.layers import find_layers
-from lowdim.models.walk.skeleton import Skeleton
+from lowdim.models.walk.skeleton import Skeleton, hold_in_fp32, in_fp32
 from lowdim.nn.slorb import hand_over
 
 _TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -132,6 +132,7 @@ class _Loader:
                 config, dtype=self._dtype, trust_remote_code=trust_remote_code
             )
         put_beside(model, {name: self._checkpoint.info(name).shape for name in self._checkpoint.names()})
+        hold_in_fp32(model.state_dict(keep_vars=True).items(), in_fp32(model, self._dtype))
         skeleton = Skeleton(model, self._checkpoint, self._dtype)
         parts = _sort(model, skeleton, self._checkpoint)
         for names in _portions(self._checkpoint, skeleton, parts.rest):

@@ -65,7 +65,8 @@ def run_checks(
         [_check("factors", lambda: _check_ranks(checkpoint, record))] if record.factors or checkpoint.ranks else []
     )
     model: list[Any] = []
-    checks.append(_check("generates", lambda: _generate(checkpoint, trust_remote_code, model)))
+    dtype = None if tokens is None else (record.evaluation.get("perplexity") or {}).get("compute")
+    checks.append(_check("generates", lambda: _generate(checkpoint, dtype, trust_remote_code, model)))
     checks.append(_check("perplexity", lambda: _perplexity(model, tokens, measure, record)))
     return checks
 
@@ -148,15 +149,21 @@ def _check_sparsity(counts: dict[str, int], record: Manifest) -> str:
     return f"{found:.6f} over the pruned layers"
 
 
-def _generate(checkpoint: Checkpoint, trust_remote_code: bool, keep: list[Any]) -> str:
-    """Load the model, stock Transformers where it is stored dense, and continue a prompt greedily."""
+def _generate(checkpoint: Checkpoint, dtype: str | None, trust_remote_code: bool, keep: list[Any]) -> str:
+    """Load the model, stock Transformers where it is stored dense, and continue a prompt greedily.
+
+    ``dtype`` is what the perplexity that is to be compared was computed in; as stored where there is none.
+    """
+    from transformers import GenerationConfig
+
     from lowdim.models.load import load, quiet
 
     if checkpoint.storage == "packed":
-        model: Any = load(checkpoint.path, trust_remote_code=trust_remote_code, factors=True)
+        model: Any = load(checkpoint.path, dtype, trust_remote_code=trust_remote_code, factors=True)
     else:
         with quiet():
-            model = _stock(checkpoint.path, trust_remote_code)
+            model = _stock(checkpoint.path, dtype, trust_remote_code)
+    model.generation_config = GenerationConfig()  # its own may ask for beams, or for an early end
     keep.append(model)
     tokenizer, prompt = _prompt(checkpoint, model, trust_remote_code)
     with torch.inference_mode(), quiet():
@@ -174,12 +181,12 @@ def _generate(checkpoint: Checkpoint, trust_remote_code: bool, keep: list[Any]) 
     return repr(tokenizer.decode(new)) if tokenizer else str(new)
 
 
-def _stock(path: Path, trust_remote_code: bool) -> Any:
+def _stock(path: Path, dtype: str | None, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
     model, info = cast(Any, AutoModelForCausalLM).from_pretrained(
         path,
-        dtype="auto",
+        dtype=dtype or "auto",
         local_files_only=True,
         output_loading_info=True,
         trust_remote_code=trust_remote_code,
@@ -198,7 +205,7 @@ def _prompt(checkpoint: Checkpoint, model: Any, trust_remote_code: bool) -> tupl
     tokenizer = read_tokenizer(checkpoint.path, trust_remote_code)
     if tokenizer is not None:
         return tokenizer, tokenizer("The meaning of life is", return_tensors="pt")["input_ids"]
-    return None, torch.arange(1, 5)[None] % model.config.vocab_size
+    return None, torch.arange(1, 5)[None] % model.config.get_text_config().vocab_size
 
 
 def _perplexity(model: list[Any], tokens: Tensor | None, measure: str | None, record: Manifest) -> str:

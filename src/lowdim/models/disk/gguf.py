@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any, cast
 
-import filelock
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
@@ -17,13 +17,14 @@ from lowdim.core.errors import CheckpointError
 from lowdim.core.files import file_sha256
 from lowdim.data import assets
 from lowdim.models.disk.files import NOTES
-from lowdim.models.disk.gguf_facts import Facts, check_placed, complete
+from lowdim.models.disk.gguf_facts import Facts, check_placed, complete, cut
 from lowdim.models.disk.writer import Writer
 from lowdim.models.load import quiet
 from lowdim.models.save import save_model
+from lowdim.runs.lock import OutputError
 
 DEFAULT_DTYPE = "bfloat16"
-_EDITION = 2  # of what a conversion makes of a file
+_EDITION = 3  # of what a conversion makes of a file
 
 
 def convert_gguf(file: Path, dtype: str = DEFAULT_DTYPE) -> tuple[Path, str]:
@@ -45,10 +46,14 @@ def convert_gguf(file: Path, dtype: str = DEFAULT_DTYPE) -> tuple[Path, str]:
     _check(file)
     digest = file_sha256(file)
     home = assets.cache_dir() / "converted" / f"{digest}-{dtype}-{_EDITION}"
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{home}.lock"):
-        if not home.exists():
-            _convert(file, home, getattr(torch, dtype))
+    if not os.path.exists(home):  # it may be in a cache for reading alone
+        try:
+            with assets.locked(home):
+                if not home.exists():
+                    _convert(file, home, getattr(torch, dtype))
+        except OutputError as error:
+            wrong = f"{str(error).partition('. ')[0]}. Free some room, or set LOWDIM_CACHE to another disk."
+            raise CheckpointError(f"cannot convert {file}, which is done once, in the cache: {wrong}") from error
     return home, digest
 
 
@@ -69,8 +74,9 @@ def _convert(file: Path, home: Path, dtype: torch.dtype) -> None:
             facts = Facts.read(file)
             config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
             unknown = complete(config, facts)
-            model = _plain(_dequantised(file, dtype, config, facts))
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+            unknown += cut(tokenizer, facts.split)
+            model = _plain(_dequantised(file, dtype, config, facts))
         except CheckpointError as error:
             raise CheckpointError(f"cannot convert {file}: {error}.".replace("..", ".")) from error
         except Exception as error:  # a damaged file can trip the readers in any way

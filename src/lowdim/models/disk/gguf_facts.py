@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from gguf import GGUFReader
 from gguf.quants import dequantize
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 from lowdim.core.errors import CheckpointError
 
@@ -88,6 +90,18 @@ _READ = {
 """Keys that are read elsewhere, or that the shapes of the tensors say again."""
 _FACTORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 _TOKENS = {"bos": "bos", "eos": "eos", "pad": "padding"}
+_AS_GPT2 = {
+    *("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "gigachat", "a.x-4.0", "mellum"),
+    *("jina-es", "jina-de", "jina-v1-en", "jina-v2-es", "jina-v2-de", "jina-v2-code", "roberta-bpe", "modern-bert"),
+}
+"""Ways to cut a text that are GPT-2's, which Transformers takes where it does not know a name."""
+_BY_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"}
+"""Those that are GPT-2's, between digits as well."""
+_WHOLE = {
+    *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"),
+    "tekken",
+}
+"""Those whose pieces are one token each where the vocabulary has it, whatever the merges would make of them."""
 _QUERY_SCALARS = {"gemma2": 46, "gemma3": 62}
 """Blocks of the one size of each of these architectures that scales queries by the width of a head's share."""
 
@@ -102,6 +116,7 @@ class Facts:
         tokens: ids of the tokens that begin, end and pad a text, by the config's names for them.
         sizes: number of entries of every tensor.
         factors: what rotary frequencies are divided by, by the name of the tensor.
+        split: how a text is cut before bytes are merged; ``None`` of a tokenizer that merges no bytes.
     """
 
     architecture: str
@@ -109,6 +124,7 @@ class Facts:
     tokens: Mapping[str, int | None]
     sizes: Mapping[str, int]
     factors: Mapping[str, np.ndarray]
+    split: str | None = None
 
     @classmethod
     def read(cls, file: Path) -> Facts:
@@ -122,7 +138,9 @@ class Facts:
         sizes = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
         tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.name in _FACTORS}
         factors = {key: dequantize(t.data, t.tensor_type).astype(np.float64).ravel() for key, t in tensors.items()}
-        return cls(name, said, tokens, sizes, factors)
+        words = (reader.fields.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+        kind, split = ("" if word is None else str(word.contents()) for word in words)
+        return cls(name, said, tokens, sizes, factors, split if kind == "gpt2" else None)
 
     def refuse(self, key: str, why: str) -> CheckpointError:
         """Return the error that the config cannot hold what a key says."""
@@ -268,6 +286,26 @@ def _llama3(
     turns = start * frequencies / (2 * math.pi)
     share = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0.0, 1.0)
     return 1.0 / ((1.0 - share) / factor + share)
+
+
+def cut(tokenizer: Any, split: str | None) -> list[str]:
+    """Let a tokenizer cut and merge texts as the file says; return the key where the file does not say how.
+
+    Raises:
+        CheckpointError: nobody here knows the way that the file names.
+    """
+    if split in _WHOLE:
+        tokenizer.backend_tokenizer.model.ignore_merges = True
+    elif split in _BY_DIGITS:
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(True), ByteLevel(add_prefix_space=False)])
+    elif split in ("", "default"):
+        return ["tokenizer.ggml.pre"]
+    elif split is not None and split not in _AS_GPT2 | GGUF_PRE_TOKENIZER_SPLITS.keys():
+        raise CheckpointError(
+            f"the GGUF file says tokenizer.ggml.pre = {split!r}, and this version of Transformers does not know how "
+            "that cuts a text: the converted model would read other tokens. Use the safetensors original of this model"
+        )
+    return []
 
 
 def check_placed(model: Any, facts: Facts, info: Mapping[str, Any]) -> None:

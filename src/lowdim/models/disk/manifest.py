@@ -9,7 +9,6 @@ import json
 import math
 import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lowdim.core.errors import CheckpointError
 from lowdim.core.files import read_json
+from lowdim.core.machine import installed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -239,10 +239,4 @@ def versions() -> dict[str, str]:
         >>> sorted(versions())[:3]
         ['gguf', 'numpy', 'python']
     """
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+    return {"python": platform.python_version(), **{name: installed(name) for name in _LIBRARIES}}

@@ -82,7 +82,7 @@ def resolve(
         )
     if spec.startswith("builtin:"):
         found, commit = _from_gguf(_builtin(spec.removeprefix("builtin:")), dtype)
-    elif _is_gguf(path):
+    elif is_gguf(path):
         found, commit = _from_gguf(path, dtype)
     elif on_hub:
         found, commit = _from_hub(spec, revision, trust_remote_code, offline)
@@ -127,10 +127,10 @@ def is_hub(spec: str) -> bool:
         (True, False, False)
     """
     path = Path(spec).expanduser()
-    return bool(spec) and not spec.startswith("builtin:") and not path.exists() and not _is_gguf(path)
+    return bool(spec) and not spec.startswith("builtin:") and not path.exists() and not is_gguf(path)
 
 
-def _is_gguf(path: Path) -> bool:
+def is_gguf(path: Path) -> bool:
     """Tell a GGUF file by its name, or by its first letters: programs keep such files under names of their own."""
     if path.suffix.lower() == ".gguf" or not path.is_file():
         return path.suffix.lower() == ".gguf"

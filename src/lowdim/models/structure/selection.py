@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.recipe.which import choose, matches
@@ -23,7 +25,14 @@ _PLAIN = (
     nn.ConvTranspose3d,
 )
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+_WRAPPERS = (DistributedDataParallel, nn.DataParallel, AveragedModel)
+_WRAPPED = (
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+    "_original_module",
+)  # of torch.compile, FSDP, activation checkpoints, Lightning Fabric
 
 
 @dataclass(frozen=True)
@@ -147,16 +156,36 @@ def ends(model: nn.Module) -> tuple[str, str]:
     return found[0].name if found else "", last.name if last else ""
 
 
-def plain_name(name: str) -> str:
-    """Return a parameter's name without the prefixes of wrappers.
+def plain_name(name: str, model: nn.Module) -> str:
+    """Return the name of something in a model without what wrappers put into it; a child called ``module`` stays.
 
     Example:
-        >>> plain_name("module._orig_mod.fc.weight")
-        'fc.weight'
+        >>> net = nn.DataParallel(nn.ModuleDict({"module": nn.Linear(2, 2)}))
+        >>> [plain_name(name, net) for name, _ in net.named_parameters()]
+        ['module.weight', 'module.bias']
     """
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "") if name.startswith(wrapper) or f".{wrapper}" in name else name
-    return name
+    kept: list[str] = []
+    holder: nn.Module | None = model
+    for part in name.split("."):
+        if part not in _WRAPPED and not (part == "module" and isinstance(holder, _WRAPPERS)):
+            kept.append(part)
+        holder = getattr(holder, "_modules", {}).get(part)
+    return ".".join(kept)
+
+
+def named_weights(model: nn.Module, names: Collection[str] = ()) -> dict[str, nn.Parameter]:
+    """Return a model's parameters by every plain name that they have.
+
+    Args:
+        model: any module.
+        names: that are looked for. Where some are missing, ``model`` may be a wrapper of a class that is not known
+            here, such as a moving average of the user's own, and its ``module`` is asked.
+    """
+    found = {plain_name(name, model): p for name, p in model.named_parameters(remove_duplicate=False)}
+    inside = model._modules.get("module")
+    if inside is None or all(name in found for name in names):
+        return found
+    return max(found, named_weights(inside, names), key=lambda named: sum(name in named for name in names))
 
 
 def inventory(model: nn.Module) -> Iterator[Weight]:
@@ -169,7 +198,7 @@ def inventory(model: nn.Module) -> Iterator[Weight]:
             if parameter is None or parameter.ndim < 2 or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            name = plain_name(f"{prefix}.{attribute}" if prefix else attribute)
+            name = plain_name(f"{prefix}.{attribute}" if prefix else attribute, model)
             experts = attribute in stacked.get(prefix, ())
             if id(parameter) in embeddings:
                 yield Weight(name, module, attribute, parameter, embeddings[id(parameter)])

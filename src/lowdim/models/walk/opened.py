@@ -174,16 +174,17 @@ def open_model(
     stored = getattr(torch, source.dtype)
     assert isinstance(stored, torch.dtype)
     where = pick_device(device)
+    run = compute_dtype(compute, stored, where)
     if placed and (checkpoint.ranks or read_placed(source.path, trust_remote_code)[1] is not None):
-        whole = load(source.path, compute_dtype(compute, stored, where), where, trust_remote_code, factors=True)
+        whole = load(source.path, run, where, trust_remote_code, factors=True)
         return Opened(Stream(whole), source, None, stored)
-    empty = empty_model(source.path, stored, trust_remote_code)
+    empty = empty_model(source.path, stored, trust_remote_code, run)
     put_beside(empty, {name: checkpoint.info(name).shape for name in checkpoint.names()})
     stream = Stream(
         empty,
         checkpoint,
         stored=None if dtype == "auto" else stored,
-        compute=compute_dtype(compute, stored, where),
+        compute=run,
         device=where,
     )
     assert stream.skeleton is not None

@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.errors import LowdimError
 from lowdim.models.structure.routers import inputs_first, stacks
+from lowdim.models.walk.calls import swap
 
 _PRODUCTS = {
     *(functional.linear, torch.matmul, torch.mm, torch.bmm),
@@ -66,12 +67,19 @@ class OpenExperts(nn.ModuleList):
         return self[index].get_submodule(part)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute as the module does, with every layer told its inputs."""
+        """Compute as the module does, its hooks included, with every layer told its inputs."""
         fused = self.__dict__["fused"]
         forward = type(fused).forward
         if hasattr(fused, "_is_expert_parallel"):  # the kernels of Transformers, of which the module's own is one
             forward = inspect.unwrap(forward)
         own = vars(fused).get("forward", partial(forward, fused))  # one that it was given
+        before = swap(fused, {"forward": partial(self._watched, own)})
+        try:
+            return fused._call_impl(*args, **kwargs)
+        finally:
+            swap(fused, before)
+
+    def _watched(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         real = self._real(args, kwargs)
         if real is not None:
             args = (args[0].masked_fill(~real, torch.nan), *args[1:])

@@ -8,7 +8,7 @@ directions, so that a block can be read, pruned and written without the rest of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,15 +62,39 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def empty_model(path: Path, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Build the causal LM of a checkpoint directory with every parameter on the meta device and real buffers."""
+def empty_model(
+    path: Path, dtype: torch.dtype, trust_remote_code: bool = False, compute: torch.dtype | None = None
+) -> PreTrainedModel:
+    """Build the causal LM of a checkpoint directory with every parameter on the meta device and real buffers.
+
+    ``compute`` is the dtype that the model will run in, which its own constants have; ``dtype`` if not given.
+    """
     config = read_config(path, trust_remote_code)
     with _quiet(), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, trust_remote_code=trust_remote_code, experts_implementation="eager"
+            config, dtype=compute or dtype, trust_remote_code=trust_remote_code, experts_implementation="eager"
         )
+    if compute not in (None, dtype):
+        model.config.dtype = dtype
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+    hold_in_fp32(model.named_buffers(), in_fp32(model, compute or dtype))
     model.eval()
     return model
+
+
+def in_fp32(model: PreTrainedModel, dtype: torch.dtype) -> Callable[[str], bool]:
+    """Return what tells, by name, the weights that Transformers holds in fp32 in a model that it loads in ``dtype``."""
+    words = "|".join(word.replace("*", ".*") for word in model._get_dtype_plan(dtype)) or "(?!)"
+    return lambda name: re.search(words, name) is not None
+
+
+def hold_in_fp32(held: Iterable[tuple[str, Tensor]], chosen: Callable[[str], bool]) -> None:
+    """Give some weights fp32; what a checkpoint holds is loaded as the dtype that it finds."""
+    for name, tensor in held:
+        if tensor.is_floating_point() and chosen(name):
+            tensor.data = tensor.data.float()
 
 
 def saved_names(model: PreTrainedModel, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -263,13 +287,20 @@ def unload(module: nn.Module, dtypes: Mapping[str, torch.dtype] | None = None) -
                 setattr(child, name, nn.Parameter(meta, requires_grad=False))
 
 
-def masters(module: nn.Module, compute: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """Return a module's parameters as loaded and leave copies in the compute dtype, on the device, in their place."""
+def masters(
+    module: nn.Module, compute: torch.dtype, device: torch.device, fp32: Callable[[str], bool] = lambda _: False
+) -> dict[str, Tensor]:
+    """Return a module's parameters as loaded and leave copies to compute with, on the device, in their place.
+
+    The copies are of the compute dtype, but for those whose names ``fp32`` knows.
+    """
     held: dict[str, Tensor] = {}
     for prefix, child in module.named_modules():
         for name, parameter in list(child.named_parameters(recurse=False)):
             master = parameter.data.to(device)
-            held[f"{prefix}.{name}" if prefix else name] = master
-            working = master.to(compute) if master.is_floating_point() else master
+            full = f"{prefix}.{name}" if prefix else name
+            held[full] = master
+            own = torch.float32 if fp32(full) else compute
+            working = master.to(own) if master.is_floating_point() else master
             setattr(child, name, nn.Parameter(working, requires_grad=False))
     return held

@@ -27,7 +27,7 @@ from lowdim.models.walk.attention import adopted
 from lowdim.models.walk.calls import Activation, Call, Returned, StopForward, stubbed
 from lowdim.models.walk.inputs import joined, model_inputs, unpadded
 from lowdim.models.walk.opening import OpenExperts, opened
-from lowdim.models.walk.skeleton import Reader, Skeleton, masters, saved_names, unload
+from lowdim.models.walk.skeleton import Reader, Skeleton, in_fp32, masters, saved_names, unload
 from lowdim.models.walk.survey import Manners, survey
 from lowdim.models.walk.units import saved_together
 from lowdim.nn.blocks import evaluating, find_blocks
@@ -145,6 +145,7 @@ class Stream:
         self.device = torch.device(device) if held.type == "meta" else held
         self.compute = compute
         self.skeleton = None if reader is None else Skeleton(model, reader, stored)
+        self._fp32 = in_fp32(model, compute) if compute is not None else lambda name: False
         self._together = saved_together(model) if reader is None else {}  # while all parameters have their names
 
     def __len__(self) -> int:
@@ -186,13 +187,13 @@ class Stream:
                 assert source is not None and self.compute is not None
                 self.skeleton.fill(source, self.skeleton.disk_names(f"{name}."))
                 stack.callback(unload, module, {n: p.dtype for n, p in module.named_parameters()})
-                held = masters(module, self.compute, self.device)
+                held = masters(module, self.compute, self.device, lambda own: self._fp32(f"{name}.{own}"))
                 module.to(self.device)
                 stack.enter_context(adopted())
             else:
                 held = {n: p.data for n, p in module.named_parameters(remove_duplicate=False)}
-            lists = stack.enter_context(opened(module))
             stack.enter_context(evaluating(module))
+            lists = stack.enter_context(opened(module))
             layers, skipped = self._layers(index, held)
             returned = vars(self)["manners"].returned[index] if "manners" in vars(self) else Returned()
             yield Block(index, name, module, layers, skipped, held, lists, returned)
@@ -228,11 +229,12 @@ class Stream:
         self.skeleton.fill(self.reader, self.outer_names())
         absent = {name for name, p in self.model.named_parameters(remove_duplicate=False) if p.is_meta}
         self.model.tie_weights(absent)  # either of two may be the one on disk
-        outside = [m for n, m in self.model.named_modules() if not n.startswith(self.blocks_name)]
-        for module in outside:
+        outside = {n: m for n, m in self.model.named_modules() if not n.startswith(self.blocks_name)}
+        for prefix, module in outside.items():
             for name, parameter in list(module.named_parameters(recurse=False)):
-                if parameter.dtype != self.compute or parameter.device != self.device:
-                    moved = parameter.data.to(self.device, self.compute)
+                dtype = torch.float32 if self._fp32(f"{prefix}.{name}") else self.compute
+                if parameter.dtype != dtype or parameter.device != self.device:
+                    moved = parameter.data.to(self.device, dtype)
                     setattr(module, name, nn.Parameter(moved, requires_grad=False))
             for name, buffer in list(module.named_buffers(recurse=False)):
                 module._buffers[name] = buffer.to(self.device)
@@ -240,7 +242,7 @@ class Stream:
         try:
             yield
         finally:
-            for module in outside:
+            for module in outside.values():
                 if not any(child is self.blocks for child in module.modules()):
                     unload(module)
 

@@ -100,18 +100,24 @@ def _refuse_shared(blocks: nn.ModuleList) -> None:
 
 @contextmanager
 def _stretched(model: nn.Module, device: Any) -> Iterator[None]:
-    """Give parameters on the meta device numbers for the time of a ``with``, in memory for a row and a column."""
+    """Give parameters on the meta device fp32 numbers for a ``with``, in memory for a row and a column; buffers too."""
     generator = torch.Generator().manual_seed(0)
     empty = [(m, n, p) for m in model.modules() for n, p in m._parameters.items() if p is not None and p.is_meta]
     made: dict[int, nn.Parameter] = {}
+    own: list[tuple[nn.Module, str, Tensor]] = []
     try:
         for module, name, parameter in empty:
             module._parameters[name] = made.setdefault(id(parameter), _numbers(parameter, generator, device))
         for module in model.modules():
             for name, buffer in list(module.named_buffers(recurse=False)):
-                module._buffers[name] = buffer.to(device)
+                module._buffers[name] = buffer = buffer.to(device)
+                if empty and buffer.is_floating_point():
+                    own.append((module, name, buffer))
+                    module._buffers[name] = buffer.float()
         yield
     finally:
+        for module, name, buffer in own:
+            module._buffers[name] = buffer
         for module, name, parameter in empty:
             module._parameters[name] = parameter
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lowdim.core.errors import CheckpointError
+from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.core.files import read_json
 from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
@@ -24,8 +24,8 @@ from lowdim.pipeline.compose.measure import Asked
 from lowdim.pipeline.compose.recipe import Composition, order_of
 from lowdim.pipeline.compose.result import SCHEMA, sentence, table
 from lowdim.pipeline.compose.stage import Work
-from lowdim.prune.measure import ready
-from lowdim.runs.directory import Directory
+from lowdim.prune.measure import measured_on, ready
+from lowdim.runs.directory import Directory, partial_of
 from lowdim.runs.fingerprint import refuse_differences, versions
 
 FILE = "compose.json"
@@ -115,6 +115,7 @@ class _Run:
             "recipe": self.recipe.to_dict(),
             "facts": {name: [(fact.prompt, fact.target) for fact in found] for name, found in facts.items()},
             "model": opened.checkpoint.fingerprint(),
+            "evaluation": measured_on(self.recipe.measuring(), self.asked.text),
             "versions": versions(),
         }
         fingerprint = jsonable(fingerprint)
@@ -125,14 +126,13 @@ class _Run:
         with Directory(self.out, resume=resume) as directory:
             directory.begin(fingerprint)
             directory.require_space(self._space(opened.checkpoint))
-            self.announce(self.plan(opened))
-            result = self._result(directory, held, tokenizer)
+            result = self._result(directory, opened, held, tokenizer)
             directory.write_json(FILE, jsonable(result | {"fingerprint": fingerprint}))
             directory.finish()
         return read_json(self.out / FILE)
 
     def _chain(self, name: str, held: frozenset[str]) -> Chain:
-        place = self.out.resolve().with_name(f"{self.out.resolve().name}.partial")
+        place = partial_of(self.out)
         chain = Chain(name, self.recipe.chains()[name], place, self.keep, self.recipe.verify == "refuse")
         chain.check(held)
         return chain
@@ -151,9 +151,11 @@ class _Run:
         ids = self.asked.tokenizer("the " * 128, return_tensors="pt")["input_ids"][:, :64]
         models = 1 + sum(max(1, len(chain.stages)) for chain in self.chains.values())
         asking = models * tokens * seconds_per_token(opened, ids)
+        stages = {repr(stage): stage for chain in self.chains.values() for stage in chain.stages}
+        ahead = {said: stage.ahead(self.source) for said, stage in stages.items()}
         lines, whole = [], asking
         for chain in self.chains.values():
-            own = [stage.ahead(self.source) for stage in chain.stages]
+            own = [ahead[repr(stage)] for stage in chain.stages]
             whole += sum(own)
             timed = zip(chain.stages, own, strict=True)
             said = ", ".join(f"{s.word()} {'at most ' * s.ends}{minutes(t)}" for s, t in timed)
@@ -162,7 +164,7 @@ class _Run:
         most = "At most about" if any(s.ends for chain in self.chains.values() for s in chain.stages) else "About"
         return "\n".join([f"{most} {minutes(whole)} on this machine:", *lines])
 
-    def _result(self, directory: Directory, held: frozenset[str], tokenizer: Any) -> dict[str, Any]:
+    def _result(self, directory: Directory, opened: Opened, held: frozenset[str], tokenizer: Any) -> dict[str, Any]:
         recipe = self.recipe
 
         def durable(key: str, make: Callable[[], Any]) -> Any:
@@ -172,6 +174,11 @@ class _Run:
                 directory.save_state()
             return done[key]
 
+        try:
+            self.announce(durable("plan", lambda: self.plan(opened)))
+        except LowdimError:
+            directory.reset()  # nothing in it is worth going on from
+            raise
         first: Mapping[str, Any] = durable("first", lambda: self.asked.first(self.source))
         if known := sum(first["edits"]):
             self.announce(f"{known} of {len(first['edits'])} edits are known to the model before any stage.")
@@ -217,7 +224,7 @@ class _Run:
         """Return what was measured behind the last stage; without one, of the copy."""
         if stages:
             return stages[-1]["measures"]
-        made = resolve(str(self.chains[name].out))
+        made = resolve(str(self.chains[name].out), trust_remote_code=self.recipe.trust_remote_code)
         return durable(f"{name}.measures", lambda: self.asked.again(made, first))
 
     def _origin(self, source: Source) -> manifest.Manifest:

@@ -76,7 +76,7 @@ class Chain:
             record = durable(key, partial(self._stage, key, stage, work, dict(ranks), durable, measure, announce))
             told.append(record)
             ranks |= record["facts"].get("ranks", {})
-            last = resolve(str(made)) if made.exists() else work.source
+            last = _read(made, work) if made.exists() else work.source
             if before and not self.keep:
                 _remove(self.place / before)  # by its name here: what the first stage was given is the user's
             before = key
@@ -101,7 +101,7 @@ class Chain:
         found: list[Mapping[str, Any]] = []
 
         def verified() -> list[dict[str, Any]]:
-            breaches, right = invariants.verify(resolve(str(work.out)), held)
+            breaches, right = invariants.verify(_read(work.out, work), held)
             found.append(right)
             return [asdict(breach) | {"sentence": breach.sentence()} for breach in breaches]
 
@@ -117,8 +117,8 @@ class Chain:
         if not found:
             verified()  # an earlier attempt may have been killed before it was put right
         if found[0]:
-            self._replace(work.out, found[0])
-        made = resolve(str(work.out))
+            self._replace(work, found[0])
+        made = _read(work.out, work)
         if manifest.exists(made.path):
             masks_in(made.path)  # refuses weights that are not those of their record
         own = {**ranks, **facts.get("ranks", {})}
@@ -131,11 +131,11 @@ class Chain:
             "measures": measure(made),
         }
 
-    def _replace(self, out: Path, right: Mapping[str, Any]) -> None:
+    def _replace(self, work: Work, right: Mapping[str, Any]) -> None:
         """Let the model with what was put right stand in the place of the one that was broken."""
-        rewrite(resolve(str(out)), _mended(out), right, overwrite=True)
-        shutil.rmtree(out)
-        _end_replacement(out)
+        rewrite(_read(work.out, work), _mended(work.out), right, overwrite=True)
+        shutil.rmtree(work.out)
+        _end_replacement(work.out)
 
     def _settle(self, source: Source, last: str) -> bool:
         """Let the result appear under the order's name."""
@@ -155,6 +155,10 @@ def record_origin(out: Path, original: Manifest, told: Sequence[Mapping[str, Any
     found.model = original.model
     found.interventions = [{key: each[key] for key in ("stage", "settings", "facts", "broken")} for each in told]
     (out / manifest.FILE).write_text(manifest.to_text(found), encoding="utf-8")
+
+
+def _read(made: Path, work: Work) -> Source:
+    return resolve(str(made), trust_remote_code=work.source.trusted)
 
 
 def _mended(out: Path) -> Path:

@@ -113,7 +113,14 @@ class Stage(Settings, ABC):
 
     @abstractmethod
     def ahead(self, source: Source) -> float:
-        """Return about how many seconds it takes; nothing is written."""
+        """Return about how many seconds it takes; nothing is written.
+
+        Args:
+            source: the model before all stages.
+
+        Raises:
+            LowdimError: the stage would be refused then, whatever those before it make.
+        """
 
     @abstractmethod
     def run(self, work: Work) -> dict[str, Any]:

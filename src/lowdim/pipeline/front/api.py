@@ -6,18 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lowdim.core.errors import CheckpointError
+from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.core.files import read_json
 from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
 from lowdim.data.calibration import check_context, positions
 from lowdim.data.windows import Windows, windows
-from lowdim.evaluate.quality.zeroshot import check_tasks
+from lowdim.evaluate.quality.zeroshot import check_tasks, hashes
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.pipeline.front.forms import Form
-from lowdim.pipeline.front.make import Maker, check_text
+from lowdim.pipeline.front.make import Maker, check_text, check_time
 from lowdim.pipeline.front.measure import Row, measure
-from lowdim.pipeline.front.peers import foreign
+from lowdim.pipeline.front.peers import foreign, room_for
 from lowdim.pipeline.front.plan import make_plan
 from lowdim.pipeline.front.result import Result, budget_of
 from lowdim.pipeline.front.settings import CONTEXT, Settings
@@ -59,13 +59,18 @@ def front(
     fingerprint = {
         "settings": settings.to_dict(),
         "model": opened.checkpoint.fingerprint(),
+        "evaluation": {
+            "text": text.protocol["text"],
+            "questions": hashes(settings.tasks, limit=settings.limit, seed=settings.seed),
+        },
         "versions": versions(),
     }
     if resume and (target / FILE).exists():
         found = read_json(target / FILE)
         refuse_differences(f"the finished front in {target}", found["fingerprint"], fingerprint)
         return found
-    check_tasks(tokenizer, settings.tasks, max_length=positions(opened.config), **settings.asking)
+    most = positions(opened.config)
+    longest = check_tasks(tokenizer, settings.tasks, max_length=most, **settings.asking)
     with Directory(target, resume=resume) as directory:
         forms = settings.chosen()
         own = [form for form in forms if form.made]
@@ -73,8 +78,15 @@ def front(
         if not directory.state:
             directory.require_space(plan.file_bytes)
         directory.begin(fingerprint)
+        if not directory.state.get("rows"):
+            try:
+                check_time(own, settings, most)
+            except LowdimError:
+                directory.reset()  # nothing in it is worth going on from
+                raise
         announce(plan.render())
-        rows = _rows(settings, forms, directory, opened, tokenizer, text, progress, announce)
+        room = room_for(text, longest, most)
+        rows = _rows(settings, forms, directory, opened, tokenizer, text, room, progress, announce)
         trained = settings.each if any(form.trained for form in forms) else None
         budget, protocol = budget_of(rows, settings.budget_mb), directory.state.get("protocol", {})
         result = Result(settings.model, tuple(rows), budget, protocol, machine(), trained).to_dict()
@@ -109,13 +121,14 @@ def _rows(
     opened: Opened,
     tokenizer: Any,
     text: Windows,
+    room: int,
     progress: Progress,
     announce: Callable[[str], None],
 ) -> list[Row]:
     """Return the row of every form: an earlier attempt's, or one that is made and measured now."""
     done: dict[str, Any] = directory.state.setdefault("rows", {})
-    base, most = _in_bf16(opened, settings, directory, progress), positions(opened.config)
-    maker = Maker(base, directory.partial, settings, most, progress, announce)
+    base = _in_bf16(opened, settings, directory, progress)
+    maker = Maker(base, directory.partial, settings, positions(opened.config), progress, announce)
     with progress.stage("Front", len(forms), "forms") as stage:
         for form in forms:
             if form.name not in done:
@@ -123,7 +136,7 @@ def _rows(
                     row, protocol = measure(form, maker.make(form), settings, tokenizer, text, progress)
                     directory.state["protocol"] = dict(protocol)
                 else:
-                    row = foreign(form, directory.partial, settings, most, tokenizer, text, progress)
+                    row = foreign(form, directory.partial, settings, room, tokenizer, text, progress)
                 done[form.name] = row.to_dict()
                 directory.save_state()
             stage.advance()

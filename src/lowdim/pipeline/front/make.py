@@ -14,7 +14,7 @@ from lowdim.models.disk import manifest
 from lowdim.models.quantize import quantize
 from lowdim.pipeline.front.forms import FORMS, Form
 from lowdim.pipeline.front.settings import CONTEXT, Settings
-from lowdim.pipeline.recover.api import recover
+from lowdim.pipeline.recover.api import plan, recover
 from lowdim.pipeline.recover.blocks import split_text
 from lowdim.pipeline.recover.recipe import Recovery
 from lowdim.prune.api import prune
@@ -145,6 +145,18 @@ def check_text(forms: Sequence[Form], settings: Settings, most: int | None, toke
         vocab_size=vocabulary,
     )
     split_text(list(split([data.whole], recipe.batch_tokens)), asked.held)
+
+
+def check_time(forms: Sequence[Form], settings: Settings, most: int | None) -> None:
+    """Refuse minutes that are too few to train in, timed with the dense model, before anything is made.
+
+    Raises:
+        LowdimError: see `lowdim.pipeline.recover.api.plan`.
+    """
+    trained = next((form for form in forms if form.trained), None)
+    if trained is not None:
+        recipe = recovery_recipe(trained, settings, most)
+        plan(settings.model, Recovery(**recipe.to_dict() | {"teacher": settings.model}))
 
 
 def _calibration(settings: Settings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from lowdim.core.progress import Progress
 from lowdim.data import assets
 from lowdim.data.windows import Windows
-from lowdim.evaluate.quality.zeroshot import check_tasks
+from lowdim.models.disk.source import is_gguf
 from lowdim.pipeline.front import llamacpp
 from lowdim.pipeline.front.forms import Form
 from lowdim.pipeline.front.measure import Row, Run, measure_run
@@ -25,11 +25,16 @@ def source_file(spec: str) -> Path | None:
     if spec.startswith("builtin:"):
         return assets.path(spec.removeprefix("builtin:"))
     path = Path(spec).expanduser()
-    return path if path.suffix == ".gguf" and path.is_file() else None
+    return path if path.is_file() and is_gguf(path) else None
+
+
+def room_for(text: Windows, longest: int, most: int | None) -> int:
+    """Return the tokens that llama.cpp has room for: a window's, the longest question's, or what the model takes."""
+    return max(text.context, longest, min(most or ROOM, ROOM))
 
 
 def foreign(
-    form: Form, place: Path, settings: Settings, most: int | None, tokenizer: Any, text: Windows, progress: Progress
+    form: Form, place: Path, settings: Settings, room: int, tokenizer: Any, text: Windows, progress: Progress
 ) -> Row:
     """Return the row of a form that llama.cpp runs: measured if it can, else with the reason.
 
@@ -37,7 +42,7 @@ def foreign(
         form: the source's file, or one of llama.cpp's kinds.
         place: where files are written.
         settings: of the front.
-        most: the longest sequence that the model takes.
+        room: tokens that a sequence may hold, see `room_for`.
         tokenizer: the model's.
         text: windows for perplexity.
         progress: told of stages.
@@ -59,8 +64,6 @@ def foreign(
             with progress.stage(f"Round to {kind}", 1, "models") as stage:
                 llamacpp.requantize(source, file, kind)
                 stage.advance()
-    longest = check_tasks(tokenizer, settings.tasks, max_length=most, **settings.asking)
-    room = max(text.context, longest, min(most or ROOM, ROOM))
     with closing(llamacpp.LlamaCpp(file, room)) as model:
         run = Run(model, model, model.vocab, room, llamacpp.bytes_read(file), file.stat().st_size)
         row, _ = measure_run(form, run, settings, tokenizer, text, progress)

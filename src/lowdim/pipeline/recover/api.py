@@ -33,11 +33,11 @@ from lowdim.pipeline.recover.record import build_record
 from lowdim.pipeline.recover.shared import States, own_part
 from lowdim.prune.api import read_calibration
 from lowdim.prune.keeper import BlockRecord, Keeper
-from lowdim.prune.measure import Measured, compare, measure, ready, still_holds
+from lowdim.prune.measure import Measured, compare, measure, measured_on, ready, recorded, still_holds
 from lowdim.prune.sidecar import write_sidecar
 from lowdim.prune.speed import MeasureSpeed
 from lowdim.runs.clock import Clock
-from lowdim.runs.directory import tidy
+from lowdim.runs.directory import partial_of, tidy
 from lowdim.runs.fingerprint import refuse_differences, versions
 
 
@@ -155,7 +155,7 @@ class _Run:
 
     def plan(self, spec: str, revision: str | None) -> RecoveryPlan:
         """Time both stages."""
-        pair, data = self._open(spec, revision, measured=True)
+        pair, data = self._open(spec, revision)
         text = self._text(data)
         return self._planned(pair, text)
 
@@ -175,9 +175,9 @@ class _Run:
         writer = Writer(out, overwrite=overwrite, resume=resume) if ranks.rank() == 0 else None
         with nullcontext() if writer is None else writer:
             with self.clock.stage("Open"):
-                pair, data = self._open(spec, revision, measured=True)
+                pair, data = self._open(spec, revision)
                 text = self._text(data)
-                partial = out.resolve().with_name(f"{out.resolve().name}.partial")
+                partial = partial_of(out)
                 keeper, store = Keeper(pair.student, writer, partial), States(writer, partial)
                 checkpoint = pair.student.checkpoint
                 assert checkpoint is not None
@@ -194,7 +194,7 @@ class _Run:
             alone = None
             if stage is not None and stage.beside:
                 alone, after = after, self._measured("sparse", pair, keeper, stage.forward)
-            evaluation = compare(before, after)
+            evaluation = compare(before, after, pair.student.stream.compute)
             record = build_record(pair, data, plan, keeper, records, held, evaluation, pruned, alone)
             if writer is not None:
                 keeper.finish(record)
@@ -206,12 +206,11 @@ class _Run:
         ranks.barrier()
         return RecoveryResult(record.to_dict(), out)
 
-    def _open(self, spec: str, revision: str | None, measured: bool = False) -> tuple[Pair, CalibrationData]:
-        """Open the models and read the text; ``measured`` where the evaluation is still to come."""
+    def _open(self, spec: str, revision: str | None) -> tuple[Pair, CalibrationData]:
+        """Open the models and read the text."""
         pair = open_pair(spec, self.recipe, revision=revision)
         self.tokenizer = self.tokenizer or pair.student.tokenizer() or pair.teacher.tokenizer()
-        if measured:
-            self._windows = ready(pair.student.recipe, self.tokenizer, pair.student.config)
+        self._windows = ready(pair.student.recipe, self.tokenizer, pair.student.config)
         pair.check_weights()
         return pair, read_calibration(pair.student, self.source, self.tokenizer)
 
@@ -219,6 +218,7 @@ class _Run:
         """Return the result of an earlier run of the same recipe, models and data, which is complete already."""
         pair, data = self._open(spec, revision)
         asked, found = self._fingerprint(pair, data), manifest.read(out)
+        evaluation = measured_on(pair.student.recipe, self._windows)
         own = found.recovery or {}
         files = own.get("files", {})
         made = {
@@ -227,7 +227,9 @@ class _Run:
             "teacher": files.get("teacher"),
             "data": own.get("data", {}).get("hash"),
         }
-        refuse_differences(f"the finished run in {out}", made, {key: asked[key] for key in made})
+        asked = {key: asked[key] for key in made} | {"evaluation": evaluation}
+        made["evaluation"] = recorded(found.evaluation, evaluation)
+        refuse_differences(f"the finished run in {out}", made, asked)
         if ranks.rank() == 0:
             tidy(out)
         return RecoveryResult(found.to_dict(), out)

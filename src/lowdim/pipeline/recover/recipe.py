@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from lowdim.core.errors import RecipeError
 from lowdim.core.quantize import Grid
 from lowdim.core.recipe import Count, Document, Section, Seed, method_field
+from lowdim.core.settings import Moot
 from lowdim.prune.recipe import Recipe
 from lowdim.prune.recipe.schema import Calibration, Evaluation, Short
 from lowdim.train.nm.base import MaskRule
@@ -77,6 +78,8 @@ class Distill(Section):
 
     lr: Positive = 2e-4
     sequences: Count = 8
+    moot: ClassVar[Moot] = {"temperature": ("kl", (0,))}
+
     passes: Positive = 1.0
     kl: Weighting = 1.0
     ce: Weighting = 0.0
@@ -90,11 +93,6 @@ class Distill(Section):
     def _something(self) -> Self:
         if not self.kl + self.ce + self.hidden:
             raise RecipeError("distill.kl, distill.ce and distill.hidden are all 0, so there is nothing to train for.")
-        if not self.kl and self.temperature != 1.0:
-            raise RecipeError(
-                "distill.temperature softens what distill.kl compares, and distill.kl is 0. Leave it out, or raise "
-                "distill.kl."
-            )
         return self
 
 

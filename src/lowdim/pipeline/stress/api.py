@@ -8,24 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lowdim.core.errors import CheckpointError
+from lowdim.core.errors import CheckpointError, LowdimError
 from lowdim.core.files import read_json
 from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
-from lowdim.data.batch import split
-from lowdim.data.calibration import calibration, check_context, positions
+from lowdim.data.calibration import positions
 from lowdim.data.windows import Windows
 from lowdim.models.disk import manifest
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.models.walk.stream import watched
 from lowdim.pipeline.ahead import asked_tokens, minutes, seconds_per_token
 from lowdim.pipeline.recover.api import recover
-from lowdim.pipeline.recover.blocks import split_text
+from lowdim.pipeline.recover.chain import plan as plan_recovery
 from lowdim.pipeline.stress.result import Point, render
 from lowdim.pipeline.stress.settings import Settings
 from lowdim.prune.api import plan as plan_pruning
 from lowdim.prune.api import prune
-from lowdim.prune.measure import Measured, check_tasks, make_windows, measure
+from lowdim.prune.measure import Measured, check_tasks, make_windows, measure, measured_on
 from lowdim.runs.directory import Directory
 from lowdim.runs.fingerprint import refuse_differences, versions
 
@@ -77,13 +76,12 @@ class _Run:
                 f"{settings.model} has no tokenizer beside its weights, so nothing can be asked. Copy its files there."
             )
         self.text = make_windows(settings.measuring(), self.tokenizer, opened.config)
-        if settings.minutes is not None:
-            self._check_text(opened)
         opened.check_weights()
         assert opened.checkpoint is not None
         fingerprint = {
             "settings": settings.to_dict(),
             "model": opened.checkpoint.fingerprint(),
+            "evaluation": measured_on(settings.measuring(), self.text),
             "versions": versions(),
         }
         if resume and (self.out / FILE).exists():
@@ -93,6 +91,8 @@ class _Run:
         check_tasks(settings.measuring(), self.tokenizer, opened.config)
         with Directory(self.out, resume=resume) as directory:
             directory.begin(fingerprint)
+            if settings.minutes is not None and not directory.state.get("done"):
+                self._check_recovery(directory)
             self.announce(self._plan(opened, self.text))
             dense = Measured.from_dict(self._durable(directory, "dense", lambda: self._ask(settings.model).to_dict()))
             points = self._points(directory)
@@ -101,25 +101,18 @@ class _Run:
             directory.finish()
         return read_json(self.out / FILE)
 
-    def _check_text(self, opened: Opened) -> None:
-        """Refuse a text that is too short to recover on, before anything is pruned.
+    def _check_recovery(self, directory: Directory) -> None:
+        """Refuse what cannot be recovered, such as in too few minutes, before anything is asked or pruned.
 
         Raises:
-            LowdimError: there are fewer sequences than asked for, or fewer than two batches.
+            LowdimError: see `lowdim.pipeline.recover.chain.plan`; nothing is left on disk then.
         """
-        recipe, most = self.settings.recovering(), positions(opened.config)
-        asked = recipe.calibration
-        embedding: Any = opened.stream.model.get_input_embeddings()
-        data = calibration(
-            asked.source,
-            self.tokenizer,
-            samples=asked.samples,
-            context=asked.context or min(_LONG, most or _LONG),
-            seed=recipe.seed,
-            vocab_size=embedding.weight.shape[0],
-        )
-        check_context(data.context, opened.config, "recover.calibration.context")
-        split_text(list(split([data.whole], recipe.batch_tokens)), asked.held)
+        settings = self.settings
+        try:
+            plan_recovery(settings.model, settings.pruning(settings.grid[-1]), settings.recovering())
+        except LowdimError:
+            directory.reset()
+            raise
 
     def _plan(self, opened: Opened, text: Windows | None) -> str:
         """Return the plan: models, hours, disk."""

@@ -68,8 +68,7 @@ class RiderCallback(TrainerCallback, Generic[R]):
 
     def _saved(self, args: TrainingArguments, state: TrainerState) -> Mapping[str, Any]:
         """Return the rider's state in the checkpoint that training goes on from."""
-        folder = self._checkpoint or Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
-        path = Path(folder) / self._file
+        path = Path(self._checkpoint or _folder(args, state)) / self._file
         if not path.exists():
             raise CheckpointError(
                 f"training goes on from step {state.global_step}, but {path} does not exist. Give the checkpoint's "
@@ -84,7 +83,7 @@ class RiderCallback(TrainerCallback, Generic[R]):
             return
         saved = self.training.state_dict()
         if state.is_world_process_zero:
-            path = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / self._file
+            path = _folder(args, state) / self._file
             partial = path.with_suffix(".partial")
             torch.save(saved, partial)
             os.replace(partial, path)
@@ -112,6 +111,13 @@ class RiderCallback(TrainerCallback, Generic[R]):
         self.training.finish()
 
 
+def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """Return the directory of the last checkpoint; a search for settings has one of each run, a level deeper."""
+    home, name = Path(args.output_dir or "."), f"checkpoint-{state.global_step}"
+    deeper = [] if (home / name).is_dir() else sorted(home.glob(f"*/{name}"), key=lambda each: each.stat().st_mtime)
+    return deeper[-1] if deeper else home / name
+
+
 class SparseTrainingCallback(RiderCallback[SparseTraining]):
     """Trains sparsely in `transformers.Trainer`: add it to ``callbacks``.
 
@@ -125,12 +131,6 @@ class SparseTrainingCallback(RiderCallback[SparseTraining]):
 
     Attributes:
         training: the `SparseTraining`, from the beginning of training on.
-
-    Example:
-        >>> from lowdim.train import RigL
-        >>> callback = SparseTrainingCallback(sparsity=0.9, method=RigL(every=100))
-        >>> callback.training is None
-        True
     """
 
     def __init__(self, checkpoint: str | Path | None = None, **settings: Any) -> None:

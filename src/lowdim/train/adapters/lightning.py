@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
-from lowdim.models.structure.selection import plain_name
+from lowdim.models.structure.selection import named_weights
 from lowdim.train.adapters.begin import Beginning
 from lowdim.train.keep import KeepZeros
 from lowdim.train.ride import Rider
@@ -123,9 +123,8 @@ def _is_copy(value: Any, model: nn.Module) -> bool:
     """Tell whether something is another module with the same parameters: an average, whoever holds it."""
     if not isinstance(value, nn.Module) or value is model:
         return False
-    return {plain_name(name) for name, _ in model.named_parameters()} <= {
-        plain_name(name) for name, _ in value.named_parameters()
-    }
+    names = named_weights(model)
+    return names.keys() <= named_weights(value, names).keys()
 
 
 class SparseTrainingCallback(RiderCallback[SparseTraining]):

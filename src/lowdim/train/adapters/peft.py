@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.masks import Masks
-from lowdim.models.structure.selection import inventory, plain_name
+from lowdim.models.structure.selection import inventory, named_weights, plain_name
 from lowdim.models.structure.zeros import is_pruned, refuse_packed, zeros_in
 
 _DORA = (DoraLinearVariant,)
@@ -181,9 +181,9 @@ class MaskedDoRA(Masked):
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the layers with LoRA, by the names of their weights in the model without PEFT; embeddings have no zeros."""
-    for name, module in _inside(model).named_modules():
+    for name, module in (inside := _inside(model)).named_modules():
         if isinstance(module, LoraLayer) and not isinstance(module.get_base_layer(), nn.Embedding):
-            yield f"{plain_name(name)}.weight", module
+            yield plain_name(f"{name}.weight", inside), module
 
 
 def _inside(model: nn.Module) -> nn.Module:
@@ -213,8 +213,8 @@ def _given(model: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
     """Return the masks given, all of which must be of weights that the model has."""
     packed = masks if isinstance(masks, Masks) else Masks.from_dict(masks)
     weights = {
-        plain_name(name).replace(".base_layer.", ".").replace(".original_module.", "."): parameter
-        for name, parameter in _inside(model).named_parameters(remove_duplicate=False)
+        name.replace(".base_layer.", ".").replace(".original_module.", "."): parameter
+        for name, parameter in named_weights(_inside(model)).items()
         if ".modules_to_save." not in name
     }
     packed.check(weights)
@@ -248,7 +248,7 @@ def _refuse_kind(name: str, layer: Any) -> None:
 
 def _refuse_others(model: nn.Module, masks: Mapping[str, Any] | None) -> None:
     """Refuse methods of PEFT other than LoRA, what is merged, and copies of pruned layers that PEFT trains in full."""
-    for name, module in _inside(model).named_modules():
+    for name, module in (inside := _inside(model)).named_modules():
         if isinstance(module, BaseTunerLayer) and not isinstance(module, LoraLayer):
             raise LowdimError(
                 f"{name} is a {type(module).__module__}.{type(module).__name__}; zeros are kept for LoRA alone. Use "
@@ -258,7 +258,7 @@ def _refuse_others(model: nn.Module, masks: Mapping[str, Any] | None) -> None:
             raise LowdimError(f"{name} is merged with {module.merged_adapters}: call unmerge_adapter first")
         copied = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else nn.Identity()
         for weight in inventory(copied):
-            plain = plain_name(f"{name}.{weight.name}")
+            plain = plain_name(f"{name}.{weight.name}", inside)
             if is_pruned(weight) if masks is None else _key(plain, masks):
                 raise LowdimError(
                     f"modules_to_save trains a copy of {plain}, which would lose its zeros. Take it out of "

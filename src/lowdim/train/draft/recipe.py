@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, fi
 
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.recipe import Count, Document, Section, Seed, Strings, families, method_field
+from lowdim.core.settings import Moot
 from lowdim.train.drafters.base import DraftObjective
 from lowdim.train.optimizers.base import OptimizerRule
 from lowdim.train.pretrain import configs
@@ -51,6 +52,7 @@ class Tune(Section):
         lr: learning rate at its peak.
     """
 
+    moot: ClassVar[Moot] = {"lr": ("steps", (0,))}
     steps: Steps = 0
     lr: Positive = 5e-5
 
@@ -80,6 +82,7 @@ class Acceptance(Section):
         drafted: k, tokens that the draft proposes before each call of the target.
     """
 
+    moot: ClassVar[Moot] = dict.fromkeys(("prompts", "prompt", "drafted"), ("tokens", (0,)))
     texts: Strings = ("held",)
     sequences: Count = 32
     prompts: Count = 8
@@ -195,6 +198,10 @@ class Drafting(Document):
             raise RecipeError(
                 f"a step of batch={self.batch} sequences cannot be cut into accumulate={self.accumulate} parts. Take "
                 "a larger batch, or a smaller accumulate."
+            )
+        if self.reference != Reference() and not any(each.reference() for each in self.methods):
+            raise RecipeError(
+                f"reference is asked for by none of {', '.join(self.names)}. Leave it out, or add adaspec."
             )
         self.optimizer.check_loop(self.accumulate, self.clip, self.precision == "bfloat16")
         for steps in (self.steps, self.tune.steps, self.reference.steps):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import Lazy
 from lowdim.core.schedule import cosine, power
-from lowdim.core.settings import count, share, within
+from lowdim.core.settings import Moot, count, share, within
 from lowdim.train.sparse.exchange import shrink
 from lowdim.train.sparse.method import Method
 from lowdim.train.sparse.moment import Moment
@@ -74,6 +74,7 @@ class Chase(Method):
     changes_density: ClassVar[bool] = True
     refills: ClassVar[bool] = True
     wants_gradient: ClassVar[bool] = True
+    moot: ClassVar[Moot] = dict.fromkeys(("channel_until", "beta", "score"), ("channels", (0,)))
 
     every: int = count(1000)
     extra: float = share(0.05)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import Lazy, torch
-from lowdim.core.settings import share
+from lowdim.core.settings import Moot, share
 from lowdim.core.transition import member, union, whole
 from lowdim.train.sparse.exchange import Regrow, initial_values, kept
 from lowdim.train.sparse.method import Periodic, refuse_groups, written
@@ -59,6 +59,7 @@ class CTRE(Periodic):
         True
     """
 
+    moot: ClassVar[Moot] = {"switch": ("mode", ("similarity",))}
     drop: float = share(0.2)
     mode: Literal["similarity", "sequential"] = "similarity"
     switch: float = share(0.5)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import Lazy
 from lowdim.core.schedule import power
-from lowdim.core.settings import count, share, within
+from lowdim.core.settings import Moot, count, share, within
 from lowdim.train.sparse.exchange import Candidates, replace
 from lowdim.train.sparse.method import Regrows, refuse_groups, written
 from lowdim.train.sparse.moment import Moment, Order
@@ -57,6 +57,8 @@ class ITOP(Regrows):
         [0.5, 0.495, 0.49]
     """
 
+    moot: ClassVar[Moot] = {"threshold": ("death", ("magnitude", "sign-count", "taylor"))}
+
     every: int = count(1500)
     drop: float = share(0.5)
     floor: float = share(0.005)
@@ -66,11 +68,6 @@ class ITOP(Regrows):
     grow: Literal["random", "unfired", "gradient", "momentum"] = "random"
     order: Order = "after_step"  # type: ignore[misc]
     candidates: Candidates = "any"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.death != "threshold" and self.threshold is not None:
-            raise RecipeError(f"threshold={self.threshold:g} is of death='threshold'; death is {self.death!r}")
 
     def __repr__(self) -> str:
         return written(self, {"schedule": "cosine", "threshold": None})

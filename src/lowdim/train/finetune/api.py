@@ -24,7 +24,7 @@ class FinetuningResult(Result):
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the preferences held out, ties apart, that the model shares; None where answers are learnt."""
+        """Share of the preferences held out, ties apart, that the model shares; None where there are none."""
         value: float | None = self.facts["validation"].get("accuracy")
         return value
 

@@ -106,7 +106,7 @@ class Preferred(_Counted):
         """Return loss and accuracies."""
         lost, taught, right, strict, decided, ties = sums
         return {
-            "loss": lost / max(taught, 1.0),
+            "loss": lost / taught,
             **({"accuracy": right / strict} if strict else {}),
             **({"accuracy_with_ties": decided / (strict + ties)} if ties else {}),
         }

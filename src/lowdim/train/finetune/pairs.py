@@ -163,6 +163,11 @@ def read(recipe: Any, tokenizer: Any, advance: Callable[[int], None]) -> tuple[P
     if not kept:
         raise DataError("all pairs are ties, which this objective leaves out. Take objective todo")
     text, judge = (Pairs(encode(tokenizer, side, advance), recipe.length) for side in (kept, held))
+    if bool(judge.ties.all()):
+        none = f"all {len(judge):,} pairs held out are ties"
+        if rule.drops_ties:
+            raise DataError(f"{none}, which this objective has no loss for. Hold out others, or take objective todo")
+        warnings.warn(f"{none}: there is no accuracy, which is that of answers preferred to others", stacklevel=4)
     digest = hashlib.sha256(b"".join(pair.digest for pair in (*own, *held)) + cache.identify(tokenizer).encode())
     sides = {
         name: {"pairs": len(pairs), "ties": int(pairs.ties.sum()), "passed_over": pairs.passed_over}

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.recipe import Count, Section, Strings, method_field
+from lowdim.core.settings import Moot
 from lowdim.train.optimizers.base import OptimizerRule
 from lowdim.train.preference.base import Preference
 from lowdim.train.pretrain.recipe import Data, Positive, Pretraining, Schedule, optional
@@ -79,18 +80,14 @@ class Examples(Data):
         pack: of text: join the documents and cut the stream into sequences.
     """
 
+    moot: ClassVar[Moot] = {
+        **Data.moot,
+        "pack": ("kind", ("sft", "preferences")),
+        **dict.fromkeys(("streaming", "separator"), ("kind", ("preferences",))),
+    }
     kind: Literal["sft", "text", "preferences"] | None = None  # type: ignore[assignment]
     source: Strings = ()
     validation: Annotated[float, Field(gt=0, lt=1)] | str = 0.1
-
-    @model_validator(mode="after")
-    def _fit_examples(self) -> Self:
-        if self.kind == "preferences" and (self.streaming or not self.pack or self.separator is not None):
-            raise RecipeError(
-                "data.streaming, data.pack and data.separator are settings of text, and data.kind is preferences. "
-                "Leave them out."
-            )
-        return self
 
 
 class Finetuning(Pretraining):

@@ -117,6 +117,7 @@ class Initialisation(Settings, ABC):
         seed: int = 0,
     ) -> Start:
         """Gather what the choice is based on."""
+        from lowdim.models.channels.kinds import plain
         from lowdim.models.structure import selection
 
         if self.needs != "nothing" and data is None:
@@ -130,7 +131,7 @@ class Initialisation(Settings, ABC):
                 raise RecipeError(
                     f"{name} is sharded over ranks. Choose masks before fully_shard, on the same data in every rank"
                 )
-        return Start(_unwrapped(model), weights, data, loss, seed, frozenset(w.name for w in chosen if w.stacked))
+        return Start(plain(model), weights, data, loss, seed, frozenset(w.name for w in chosen if w.stacked))
 
     @abstractmethod
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
@@ -163,18 +164,6 @@ class Scored(Initialisation):
     def choose(self, start: Start, sparsity: float) -> dict[str, Tensor]:
         """Return the masks."""
         return keep_top_across(self.scores(start), budget(start.weights, sparsity))
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside of torch.compile and DistributedDataParallel."""
-    from torch.nn.parallel import DistributedDataParallel
-
-    while True:
-        compiled = model._modules.get("_orig_mod")
-        inner = model.module if isinstance(model, DistributedDataParallel) else compiled
-        if inner is None:
-            return model
-        model = inner
 
 
 def budget(weights: Mapping[str, Tensor], sparsity: float) -> int:

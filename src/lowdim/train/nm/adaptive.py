@@ -88,7 +88,8 @@ class AdaptiveMasks(MaskRider):
         self.settings, self.total_steps = settings, total_steps
         score = find("score", settings.score).load()()
         self.pattern = patterns.parse(pattern).resolve(score.default_group)
-        _check_names(parameters, masks, optimizer_of(optimizer))
+        self._optimizer = optimizer_of(optimizer)
+        _check_names(parameters, masks, self._optimizer)
         scales = _scales(parameters, column_scales, score)
         self._weights = [
             MovingMask(
@@ -144,8 +145,9 @@ class AdaptiveMasks(MaskRider):
                 "riders=[masks] before the first step"
             )
         if decay := self.settings.decay_at(step, self.total_steps):
+            climbed = {p for group in self._optimizer.param_groups if group.get("maximize") for p in group["params"]}
             for weight in self._weights:
-                weight.add_decay(decay)
+                weight.add_decay(-decay if weight.parameter in climbed else decay)
         return False
 
     def stepped(self, step: int) -> None:

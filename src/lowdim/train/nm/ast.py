@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.registry import find
-from lowdim.core.settings import count, share, within
+from lowdim.core.settings import Moot, count, share, within
 from lowdim.train.nm.base import MaskRule, Start
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class AST(MaskRule):
     """
 
     moves: ClassVar[bool] = True
+    moot: ClassVar[Moot] = {"ramp": ("decay", (0,)), **dict.fromkeys(("slorb_init", "slorb_trains_p"), ("slorb", (0,)))}
 
     decay: float = within(6e-5, least=0)
     ramp: float = share(0.25)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lowdim.core.errors import LowdimError, RecipeError
-from lowdim.core.settings import Settings, within
+from lowdim.core.settings import Moot, Settings, within
 from lowdim.data.batch import Batch, num_tokens
 from lowdim.models import ranks
 from lowdim.models.walk.inputs import model_inputs
@@ -45,6 +45,7 @@ class Distillation(Settings):
         {'kl': 1.0, 'ce': 0.0, 'hidden': 0.0, 'temperature': 2.0}
     """
 
+    moot: ClassVar[Moot] = {"temperature": ("kl", (0,))}
     kl: float = within(1.0, least=0)
     ce: float = within(0.0, least=0)
     hidden: float = within(0.0, least=0)

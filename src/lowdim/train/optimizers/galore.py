@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from lowdim.core.lazy import torch
-from lowdim.core.settings import count, within
+from lowdim.core.settings import Moot, count, within
 from lowdim.train.optimizers.base import OptimizerRule, groups, matrices, trainable
 from lowdim.train.optimizers.projectors import SVD, Power, Random, Randomised
 
@@ -58,6 +58,9 @@ class GaLore(OptimizerRule):
 
     alone: ClassVar[bool] = False
 
+    moot: ClassVar[Moot] = dict.fromkeys(("beta2", "eps"), ("inner", ("sgd", "adafactor"))) | {
+        "beta1": ("inner", ("adafactor",))
+    }
     lr: float = within(0.01, above=0)
     beta2: float = within(0.999, least=0, below=1)
     eps: float = within(1e-6, above=0)

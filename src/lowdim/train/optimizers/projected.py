@@ -196,7 +196,8 @@ class Projected(Optimizer):
         if isinstance(self.inner, torch.optim.Adafactor):  # scales its steps by the weight's root mean square
             least = group["eps"][1]
             update = update * (torch.clamp(p.float().square().mean().sqrt(), min=least) / least)
-        change = self.projector.back(update, held, self._gradient(index, p), rate)
+        sign = -1.0 if group.get("maximize") else 1.0
+        change = self.projector.back(update, held, sign * self._gradient(index, p), rate)
         if group.get("weight_decay") and not self._coupled[index]:
             change = change.sub_(p, alpha=rate * group["weight_decay"])
         own = local(p)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.lazy import torch
-from lowdim.core.settings import count, within
+from lowdim.core.settings import Moot, count, within
 from lowdim.train.optimizers.base import groups, matrices, trainable
 from lowdim.train.optimizers.galore import GaLore
 from lowdim.train.optimizers.lazy import LazyPower, LazySVD
@@ -62,6 +62,7 @@ class QGaLore(GaLore):
         (torch.uint8, (6,))
     """
 
+    moot: ClassVar[Moot] = {**GaLore.moot, "stochastic": ("weight_bits", (32,))}
     lr: float = within(0.015, above=0)
     projector: Literal["svd", "power"] = "svd"
     inner: Literal["adamw", "adamw8bit", "adafactor", "sgd"] = "adamw8bit"

@@ -15,7 +15,6 @@ from torch.distributed.checkpoint.state_dict import (
     get_state_dict,
     set_state_dict,
 )
-from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from lowdim.core.files import read_json
@@ -24,7 +23,6 @@ from lowdim.runs.directory import Directory
 from lowdim.train.compare.store import CHECKPOINT, Store, read, saved
 from lowdim.train.loop import Loop
 
-_WRAPPED = "module."
 _GOOD = "good.safetensors"
 _SHARDS, _LATEST, _GOOD_SHARDS = "shards-", "shards.json", "shards-good.json"
 
@@ -49,10 +47,8 @@ class Checkpoints:
         if self._sharded:
             self._save_shards(loop, beside, good)
         elif self._directory is not None:
-            state = loop.state_dict()
-            state["model"] = {key.removeprefix(_WRAPPED): value for key, value in state["model"].items()}
             store = Store(self._directory)
-            store.put(_GOOD if good else CHECKPOINT, {"loop": state, "beside": dict(beside)})
+            store.put(_GOOD if good else CHECKPOINT, {"loop": loop.state_dict(), "beside": dict(beside)})
             if good:
                 store.drop(CHECKPOINT)
 
@@ -64,10 +60,7 @@ class Checkpoints:
         if file is None:
             return None
         found = read(file)
-        state = found["loop"]
-        if isinstance(loop.model, DistributedDataParallel):
-            state["model"] = {_WRAPPED + key: value for key, value in state["model"].items()}
-        loop.load_state_dict(state)
+        loop.load_state_dict(found["loop"])
         beside: dict[str, Any] = found["beside"]
         return beside
 
@@ -122,8 +115,7 @@ def whole(model: nn.Module, plain: PreTrainedModel | None) -> PreTrainedModel | 
         model: as it was trained.
         plain: one like it in one piece, to take the weights of shards.
     """
-    if isinstance(model, DistributedDataParallel):
-        return model.module  # type: ignore[no-any-return]
+    model = ranks.unwrapped(model)
     if isinstance(model, PreTrainedModel) and not any(hasattr(p, "full_tensor") for p in model.parameters()):
         return model
     weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

@@ -116,7 +116,7 @@ def prepare(
     if text.passed_over:
         warnings.warn(
             f"{text.passed_over:,} documents are passed over: within length={recipe.length} nothing of them is to be "
-            "predicted",
+            f"predicted{', or their answers are blank' * (data.kind == 'sft')}",
             stacklevel=3,
         )
     on_gpu = recipe.device == "cuda" or (recipe.device == "auto" and torch.cuda.is_available())

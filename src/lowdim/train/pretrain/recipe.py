@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, fi
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.recipe import Count, Document, Section, Seed, Strings, families, method_field
 from lowdim.core.schedule import cooled, cosine, warmed
+from lowdim.core.settings import Moot
 from lowdim.nn.placement.base import Placement
 from lowdim.train.lowrank.base import RankRule
 from lowdim.train.nm.base import FromScratch
@@ -46,6 +47,7 @@ class Data(Section):
             document is a sequence of its own, cut at ``length``, and what is missing to it does not count.
     """
 
+    moot: ClassVar[Moot] = {"template": ("kind", ("text",)), "pack": ("kind", ("sft",))}
     kind: Literal["text", "sft"] = "text"
     source: Strings = ("builtin",)
     validation: Annotated[float, Field(gt=0, lt=1)] | str = 0.02
@@ -65,10 +67,6 @@ class Data(Section):
                 "data.tokenizer is a tokenizer that is there, and data.vocabulary the size of one that is trained. "
                 "Leave one of them out."
             )
-        if self.kind == "text" and self.template != "tokenizer":
-            raise RecipeError("data.template writes chats, and data.kind is text. Leave it out, or take data.kind=sft.")
-        if self.kind == "sft" and not self.pack:
-            raise RecipeError("data.pack is a setting of text: with data.kind=sft a chat is a sequence. Leave it out.")
         if self.streaming and (self.kind == "sft" or not self.pack):
             raise RecipeError(
                 "data.streaming cuts a stream of joined documents: it goes with data.kind=text and data.pack."
@@ -86,16 +84,11 @@ class Schedule(Section):
         cooldown: share of the steps in which wsd falls; None is a tenth.
     """
 
+    moot: ClassVar[Moot] = {"cooldown": ("name", ("cosine",))}
     name: Literal["cosine", "wsd"] = "cosine"
     warmup: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = 0.1
     floor: Part | None = None
     cooldown: Annotated[float, Field(gt=0, le=1)] | None = None
-
-    @model_validator(mode="after")
-    def _fit(self) -> Self:
-        if self.cooldown is not None and self.name == "cosine":
-            raise RecipeError("schedule.cooldown is a setting of wsd, and schedule.name is cosine. Leave it out.")
-        return self
 
     def warm(self, steps: int) -> float:
         """Return the steps of the warm-up, w."""

@@ -194,14 +194,12 @@ def _unwrapped(model: nn.Module) -> Any:
     Raises:
         LowdimError: the wrapper waits for the gradients of frozen weights.
     """
-    if not isinstance(model, DistributedDataParallel):
-        return model
-    if not model.find_unused_parameters:
+    if isinstance(model, DistributedDataParallel) and not model.find_unused_parameters:
         raise LowdimError(
             "DistributedDataParallel waits for the gradients of all weights, frozen ones too. Construct it with "
             "find_unused_parameters=True, before the blocks are sampled."
         )
-    return model.module
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:

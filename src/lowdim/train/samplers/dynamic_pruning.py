@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
-from lowdim.core.settings import count, within
+from lowdim.core.settings import Moot, count, within
 from lowdim.core.topk import keep_top
 from lowdim.train.objectives.base import Memory, Samples
 from lowdim.train.samplers.base import Losses, Sampler
@@ -51,6 +51,7 @@ class DynamicPruning(Sampler):
         [1.0, 0.8, 0.6, 0.4]
     """
 
+    moot: ClassVar[Moot] = {"choose": ("by", ("random",))}
     keep: float = within(0.7, above=0, most=1)
     every: int = count(1)
     warm: int = count(1, least=0)

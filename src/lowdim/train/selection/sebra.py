@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.lazy import torch
-from lowdim.core.settings import count, within
+from lowdim.core.settings import Moot, count, within
 from lowdim.data.classification import Dataset
 from lowdim.train.selection.base import TrainedSelector
 
@@ -48,6 +48,7 @@ class Sebra(TrainedSelector):
         0.7
     """
 
+    moot: ClassVar[Moot] = {"momentum": ("optimizer", ("adam",))}
     beta: float = within(0.7, least=0)
     p_crit: float = within(0.75, least=0, below=1)
     batch: int = count(64, least=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -17,7 +17,7 @@ from lowdim.core.topk import keep_top, keep_top_rows
 from lowdim.core.transition import draw
 from lowdim.models.structure.selection import Weight
 from lowdim.train.sparse.distributed import full, local, part
-from lowdim.train.sparse.parts import whole_of
+from lowdim.train.sparse.parts import Part, whole_of
 from lowdim.train.sparse.state import begin, forget, mirrors, per_weight, remember
 
 
@@ -37,7 +37,7 @@ class MaskedLayer:
     """
 
     def __init__(self, weight: Weight, units: Units, quota: Tensor | None, kept: Tensor, optimizer: Optimizer) -> None:
-        self.name, self.shape, self.parameter = weight.name, units.shape, weight.parameter
+        self.name, self.shape, self._parameter = weight.name, units.shape, weight.parameter
         self.size, self.units, self._quota = units.size, units, quota
         self.module, self._attribute, self._optimizer = weight.module, weight.attribute, optimizer
         self._dense_gradient: Tensor | None = None
@@ -45,6 +45,11 @@ class MaskedLayer:
         self._given: Tensor | None = local(self.parameter).detach().clone()
         self._forgotten: list[tuple[Tensor, Tensor, Tensor]] = []
         self.set(kept)
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """What the optimizer trains."""
+        return self._parameter.here() if isinstance(self._parameter, Part) else self._parameter
 
     @property
     def kept(self) -> int:

@@ -133,7 +133,7 @@ def layers_in(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[L
         >>> [layer.block for layer in layers_in(net, dict.fromkeys(names, (2, 2)))]
         [0, 0, 1]
     """
-    lists = [plain_name(f"{name}.") for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    lists = [plain_name(f"{name}.", model) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     numbers: dict[str, int] = {}
     layers, known = [], ends(model)
     for name, shape in shapes.items():

@@ -33,6 +33,12 @@ class Part(nn.Parameter):
         made.whole, made.place = whole, place
         return made
 
+    def here(self) -> Part:
+        """Return this part, in the memory that the whole has now: a loop may have put its data elsewhere."""
+        if (home := self.whole.data[self.place]).data_ptr() != self.data_ptr():
+            self.data = home
+        return self
+
     @property
     def grad(self) -> Tensor | None:  # type: ignore[override]
         """The whole's gradient of this part."""

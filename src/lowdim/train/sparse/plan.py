@@ -20,7 +20,7 @@ from lowdim.core.random import generator
 from lowdim.core.recipe.which import choose
 from lowdim.core.topk import keep_top_rows
 from lowdim.core.transition import draw
-from lowdim.models.structure.selection import Weight, ends, inventory, plain_name, shares_memory, weights
+from lowdim.models.structure.selection import Weight, ends, inventory, named_weights, plain_name, shares_memory, weights
 from lowdim.models.structure.zeros import refuse_packed
 from lowdim.nn.csr.linear import CSRLinear
 from lowdim.nn.int8 import Int8Weight
@@ -203,8 +203,8 @@ def _matrices(weight: Weight) -> list[Weight]:
 
 def _canonical(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Return the masks by the first name of their parameter; tied parameters have several."""
-    every = {plain_name(n): p for n, p in model.named_parameters(remove_duplicate=False)}
-    first = {id(p): plain_name(n) for n, p in model.named_parameters()}
+    every = named_weights(model)
+    first = {id(p): plain_name(n, model) for n, p in model.named_parameters()}
     made: dict[str, Tensor] = {}
     for given, mask in masks.items():
         key = given if given in every else f"{given}.weight"
@@ -226,7 +226,7 @@ def _canonical(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tenso
 
 
 def _check_memory(model: nn.Module, sparse: list[Weight]) -> None:
-    tensors = {plain_name(n): local(p.detach()) for n, p in model.named_parameters()}
+    tensors = {plain_name(n, model): local(p.detach()) for n, p in model.named_parameters()}
     tensors = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, Int8Weight)}  # of three
     mine = {w.name for w in sparse}
     for a, b in shares_memory(tensors):
@@ -280,7 +280,7 @@ def truly_sparse(request: Request) -> LayerPlan | None:
     if request.masks is not None or request.pattern != Unstructured():
         raise RecipeError("CSRLinear layers bring their own masks, without a pattern; leave out masks and pattern")
     _check_allocation(request, "the CSRLinear layers say")
-    named = {plain_name(f"{n}.weight" if n else "weight"): m for n, m in modules.items()}
+    named = {plain_name(f"{n}.weight" if n else "weight", request.model): m for n, m in modules.items()}
     chosen = choose(named, request.include, request.exclude)
     found = [Weight(n, m, "values", m.values, "" if n in chosen else "not chosen") for n, m in named.items()]
     sparse = [w for w in found if not w.dense]

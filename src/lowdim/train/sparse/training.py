@@ -17,7 +17,7 @@ from lowdim.core.allocation import Allocation
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.masks import Masks
 from lowdim.core.pattern import Pattern
-from lowdim.models.structure.selection import plain_name
+from lowdim.models.structure.selection import named_weights
 from lowdim.train.ride import Ride, optimizer_of
 from lowdim.train.sparse.agree import disagreement, overwritten, zeros
 from lowdim.train.sparse.distributed import any_rank, check_agreement, ranks_agree
@@ -199,18 +199,16 @@ class SparseTraining(Saved):
         Raises:
             LowdimError: a weight is missing or has another shape; nothing has been changed then.
         """
-        named = {plain_name(name): p for name, p in module.named_parameters(remove_duplicate=False)}
-        self.masks.apply_(named)
+        (masks := self.masks).apply_(named_weights(module, masks))
 
     def settle(self, *averages: nn.Module) -> None:
         """Zero what is off in weights that were written since the last step, such as by an average, and in averages."""
         for layer in self.layers:
             layer.clear_weight()
-        for average in averages:
-            named = {plain_name(name): p for name, p in average.named_parameters(remove_duplicate=False)}
-            for name, mask in self.masks.items():
-                if name in named:
-                    named[name].data.masked_fill_(~mask.to(named[name].device), 0.0)
+        masks = self.masks if averages else {}
+        for named in (named_weights(average, masks) for average in averages):
+            for name in masks.keys() & named.keys():
+                named[name].data.masked_fill_(~masks[name].to(named[name].device), 0.0)
 
     def finish(self) -> None:
         """End a run: warn of masks that never moved, of fewer zeros than asked for or than masks leave; `remove`."""

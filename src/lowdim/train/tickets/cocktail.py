@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import Lazy, torch
 from lowdim.core.pattern import NM, parse
-from lowdim.core.settings import Settings, count, share, within
+from lowdim.core.settings import Moot, Settings, count, share, within
 
 if TYPE_CHECKING:
     from lowdim.merge.trial import Validate
@@ -61,6 +61,7 @@ class SparseCocktail(Settings):
         ({2: NM(keep=1, group=2), 5: NM(keep=2, group=4), 8: NM(keep=4, group=8)}, [0.2, 0.36, 0.89])
     """
 
+    moot: ClassVar[Moot] = {"refill": ("channel", (0,))}
     stages: int = count(10)
     element: float = within(0.2, above=0, below=1)
     channel: float = within(0.1, least=0, below=1)

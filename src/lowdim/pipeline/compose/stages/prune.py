@@ -49,9 +49,9 @@ class Prune(Stage):
         made.settings(0)
         return made
 
-    def settings(self, seed: int, device: str = "auto", compute: str = "auto") -> Recipe:
+    def settings(self, seed: int, device: str = "auto", compute: str = "auto", trusted: bool = False) -> Recipe:
         """Return the recipe of pruning."""
-        how = {"compute": compute} | dict(self.recipe)
+        how = {"compute": compute, "trust_remote_code": trusted} | dict(self.recipe)
         return Recipe(**how, seed=seed, device=device, evaluation={"text": None})
 
     def promises(self) -> frozenset[str]:
@@ -73,10 +73,10 @@ class Prune(Stage):
 
     def ahead(self, source: Source) -> float:
         """As `lowdim.prune.api.plan` estimates it."""
-        return api.plan(str(source.path), self.settings(0)).seconds
+        return api.plan(str(source.path), self.settings(0, trusted=source.trusted)).seconds
 
     def run(self, work: Work) -> dict[str, Any]:
         """Prune from disk to disk; what was begun is gone on with."""
-        recipe = self.settings(work.seed, work.device, work.compute)
+        recipe = self.settings(work.seed, work.device, work.compute, work.source.trusted)
         made = api.prune(str(work.source.path), recipe, out=work.out, resume=True, progress=work.progress)
         return {"sparsity": made.sparsity}

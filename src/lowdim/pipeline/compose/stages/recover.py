@@ -18,7 +18,6 @@ else:
     api = Lazy("lowdim.pipeline.recover.api")
 
 _GIVEN = ("evaluation", "seed", "device", "trust_remote_code")
-_UNTIMED = 600.0  # seconds, where the recipe trains whole passes
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class Recover(Stage):
             device are the composition's.
 
     Example:
-        >>> Recover.of({"minutes": 5}).ahead(None)
-        300.0
+        >>> Recover.of({"minutes": 5}).settings(0).minutes
+        5.0
     """
 
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -54,9 +53,9 @@ class Recover(Stage):
             )
         return made
 
-    def settings(self, seed: int, device: str = "auto", compute: str = "auto") -> Recovery:
+    def settings(self, seed: int, device: str = "auto", compute: str = "auto", trusted: bool = False) -> Recovery:
         """Return the recipe of recovery."""
-        how = {"compute": compute} | dict(self.recipe)
+        how = {"compute": compute, "trust_remote_code": trusted} | dict(self.recipe)
         return Recovery(**how, seed=seed, device=device, evaluation={"text": None})
 
     def promises(self) -> frozenset[str]:
@@ -80,14 +79,19 @@ class Recover(Stage):
         """The keys of the recipe as they were given."""
         return dict(self.recipe)
 
-    def ahead(self, source: Source | None) -> float:
-        """The minutes of the recipe; ten of them where it trains whole passes, until it has timed itself."""
-        minutes = self.settings(0).minutes
-        return _UNTIMED if minutes is None else 60 * minutes
+    def ahead(self, source: Source) -> float:
+        """As `lowdim.pipeline.recover.api.plan` times it, with the model as it is now in the place of what will be.
+
+        Raises:
+            LowdimError: what recovery would refuse: the time or the text is too short, or the recipe does not fit.
+        """
+        recipe = self.settings(0, trusted=source.trusted)
+        dense = Recovery(**recipe.to_dict() | {"teacher": recipe.teacher or str(source.path)})
+        return sum(stage.seconds for stage in api.plan(source.path, dense).stages.values())
 
     def run(self, work: Work) -> dict[str, Any]:
         """Recover from disk to disk; what was begun is gone on with."""
-        recipe = self.settings(work.seed, work.device, work.compute)
+        recipe = self.settings(work.seed, work.device, work.compute, work.source.trusted)
         teacher = recipe.teacher or work.original
         options: dict[str, Any] = {"progress": work.progress, "announce": work.announce}
         made = api.recover(work.source.path, recipe, out=work.out, teacher=teacher, resume=True, **options)

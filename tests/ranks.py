@@ -1,0 +1,50 @@
+"""Starts the processes of a distributed test: forked from one that has imported what takes seconds to import."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch.multiprocessing import ProcessExitedException, start_processes
+
+PATIENCE = 150.0  # seconds
+SHARED = (
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "transformers.models.llama.modeling_llama",
+    "lowdim.pipeline.recover.api",
+    "lowdim.train.finetune.api",
+    "lowdim.train.pretrain.api",
+)
+
+
+def start(size: int, home: Path, main: Callable[..., None]) -> bool:
+    """Run the ranks, each ``main(rank, size, home)``; return False where they came to no end.
+
+    The all-gather of gloo that DTensor uses now and then never returns, or aborts, while it takes down its
+    buffers (seen in torch 2.13: ``UnboundBuffer::~UnboundBuffer``). What a rank itself raises is raised here.
+    """
+    home.mkdir()
+    context = fork_ranks(main, (size, str(home)), size, join=False)
+    ends = time.monotonic() + PATIENCE
+    try:
+        while time.monotonic() < ends:
+            if context.join(timeout=1.0):
+                return True
+    except ProcessExitedException as error:
+        if error.signal_name != "SIGABRT":
+            raise
+    finally:
+        for process in context.processes:
+            process.kill()
+            process.join()
+    return False
+
+
+def fork_ranks(main: Callable[..., None], args: tuple[Any, ...], size: int, join: bool = True) -> Any:
+    """Run ``main(rank, *args)`` in so many processes; they do not see this one's changes of the environment."""
+    multiprocessing.set_forkserver_preload(list(SHARED))
+    return start_processes(main, args, nprocs=size, join=join, start_method="forkserver")  # type: ignore[no-untyped-call]
