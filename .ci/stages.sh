@@ -66,7 +66,7 @@ has_kernels() {
 wheel() {
   rm -rf build/dist && mkdir -p build/dist
   "$bin/python" -c 'from scikit_build_core.build import build_sdist; build_sdist("build/dist")' >/dev/null
-  CMAKE_ARGS=-DLOWDIM_WERROR=ON build_wheel build/wheel
+  SKBUILD_BUILD_DIR=$root/build/wheel-native CMAKE_ARGS=-DLOWDIM_WERROR=ON build_wheel build/wheel
   install_wheel "$wheel_env" build/wheel
   has_kernels "$wheel_env" build/wheel
   "$wheel_env/bin/lowdim" --version
@@ -81,15 +81,22 @@ bare() {
     -W "ignore:Sparse layers run without compiled kernels"
 }
 
+cmake() {
+  type -P cmake || echo "$bin/cmake"
+}
+
+sanitized() {
+  "$(cmake)" -S . -B build/sanitized -DLOWDIM_SANITIZE=address,undefined
+  "$(cmake)" --build build/sanitized --parallel "${JOBS:-2}"
+}
+
 # The kernels with every access and every undefined operation checked: the fuzzer, then the tests from Python, where arrays
 # of numpy and torch come from the checked allocator too. What Python itself never frees is not ours.
 native() {
-  local cmake=cmake env=$root/build/sanitized-env
+  local env=$root/build/sanitized-env
   rm -f build/sanitizer.*
-  command -v cmake >/dev/null || cmake=$bin/cmake
-  "$cmake" -S . -B build/sanitized -DLOWDIM_SANITIZE=address,undefined >build/sanitized.log
-  "$cmake" --build build/sanitized --parallel "${JOBS:-2}" >>build/sanitized.log || { cat build/sanitized.log >&2; return 1; }
-  CTEST_OUTPUT_ON_FAILURE=1 CTEST_PARALLEL_LEVEL=${JOBS:-2} "$cmake" --build build/sanitized --target test
+  flock build/.sanitized bash .ci/stages.sh sanitized >build/sanitized.log 2>&1 || { cat build/sanitized.log >&2; return 1; }
+  CTEST_OUTPUT_ON_FAILURE=1 CTEST_PARALLEL_LEVEL=${JOBS:-2} "$(cmake)" --build build/sanitized --target test
   install_wheel "$env" build/wheel
   cp build/sanitized/liblowdim.* "$env"/lib/python*/site-packages/lowdim/_native/
   LD_PRELOAD="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libstdc++.so)" PYTHONMALLOC=malloc \

@@ -12,9 +12,10 @@ import pytest
 from lowdim.core.native import FILE, FOLDER, runtime_info
 
 LIBRARY = FOLDER / FILE
-OBJECTS = (
-    Path(__file__).parents[2] / "build/native/CMakeFiles/lowdim.dir/csrc"
-)  # of `make native` and editable installs
+BUILT = [
+    Path(__file__).parents[2] / "build" / name / "CMakeFiles/lowdim.dir/csrc" for name in ("native", "wheel-native")
+]
+"""Compiled for `make native` and editable installs, and for CI's wheel."""
 X86 = ("x86_64", "amd64")
 BEYOND = {"": "[yz]mm", "avx2": "zmm", "avx512": None, "neon": None}  # registers that a level may not use
 EXPAND = re.compile(r"\tv(?:p?)expand(?:b|w|d|q|ps|pd)\s+(?P<operands>.*)")
@@ -42,8 +43,9 @@ def disassembly(binary: Path) -> list[str]:
 
 def objects() -> dict[Path, str]:
     """The compiled files and the level of each; "" for those that every processor runs."""
-    found = sorted(OBJECTS.glob("*.o"))
-    need(found, f"no compiled objects in {OBJECTS}: make native")
+    last = max(BUILT, key=lambda folder: folder.stat().st_mtime if folder.is_dir() else 0.0)
+    found = sorted(last.glob("*.o"))
+    need(found, f"no compiled objects in {last}: make native")
     names = {path: path.name.partition(".")[0].rpartition("_")[2] for path in found}
     return {path: name if name in BEYOND else "" for path, name in names.items()}
 

@@ -39,6 +39,7 @@ def test_stages_that_commute_have_no_order(composed: Made, tmp_path: Path) -> No
     assert found["sentence"].startswith("The order does not matter")
 
 
+@pytest.mark.slow
 def test_stages_that_do_not_commute_have_one(composed: Made, taught: str, tmp_path: Path) -> None:
     edit = {"edit": {"edits": taught, "lr": 0.01, "steps": 10}}
     found = composed({"prune": {"sparsity": 0.7, "method": "magnitude"}}, edit, orders="both")

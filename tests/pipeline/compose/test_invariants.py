@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.models.results import saved
 from tests.pipeline.compose.conftest import Made, weights
+from tests.turns import turns
 
 import lowdim
 from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
@@ -45,8 +46,7 @@ def test_one_weight_off_its_mask_is_found_and_put_right(composed: Made, tmp_path
     assert invariants.verify(resolve(str(place)), held) == ([], {})
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4", "int3"])
-@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize(("dtype", "zeros"), turns(["int8", "int4", "int3"], [False, True], of=2))
 def test_a_weight_off_its_level_goes_back_to_the_nearest_it_had(
     composed: Made, tmp_path: Path, dtype: str, zeros: bool
 ) -> None:

@@ -24,8 +24,8 @@ from lowdim.train.loop import Loop
 SHARED: dict[str, Any] = {
     "batch_tokens": 96,
     "calibration": {"samples": 48},
-    "blocks": {"passes": 2},
-    "distill": {"sequences": 12, "passes": 4},
+    "blocks": {"passes": 1},
+    "distill": {"sequences": 12, "passes": 3},
 }
 TEXT = tiny.tokens(samples=48, context=16)
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -12,6 +12,7 @@ import torch
 from tests.evaluate.conftest import build_tokenizer
 from tests.pipeline.recover import small
 from tests.prune import tiny
+from tests.turns import turns
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -140,8 +141,7 @@ def test_activations_computed_twice_give_the_same_model(pruned: Pruned, tmp_path
         assert torch.allclose(tensor, tiny.stored(again.out)[name], atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", ["blocks", "distill", "both"])
-@pytest.mark.parametrize("bits", ["int8", "int4"])
+@pytest.mark.parametrize(("bits", "stage"), turns(["int8", "int4"], ["blocks", "distill", "both"], of=2))
 def test_what_is_written_is_what_was_trained_through_the_grid(
     bits: str, stage: str, saved: Saved, pruned: Pruned, tmp_path: Path
 ) -> None:
@@ -310,8 +310,7 @@ def test_what_stands_beside_the_layers_is_counted_saved_and_compared(two_four: P
         AutoModelForCausalLM.from_pretrained(made.out)
 
 
-@pytest.mark.parametrize("kind", ["llama", "mixtral"])
-@pytest.mark.parametrize("stage", ["blocks", "distill"])
+@pytest.mark.parametrize(("stage", "kind"), turns(["blocks", "distill"], ["llama", "mixtral"], of=2))
 def test_what_stands_in_padding_is_no_matter(stage: str, kind: str, pruned: Pruned, tmp_path: Path) -> None:
     made = []
     for fill in (0, 5):

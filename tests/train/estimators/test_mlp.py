@@ -32,12 +32,13 @@ from lowdim.train import SparseMLPClassifier, SparseMLPRegressor
 QUICK: dict[str, Any] = {"epsilon": 8, "batch_size": 16}
 
 
+@pytest.mark.slow
 @parametrize_with_checks([SparseMLPClassifier((16,), epochs=8, **QUICK)])
 def test_conventions_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @parametrize_with_checks([SparseMLPRegressor((16,), epochs=12, **QUICK)])
 def test_conventions_of_scikit_learn_for_numbers(estimator: Any, check: Any) -> None:
     check(estimator)
@@ -357,6 +358,7 @@ for name in ("SparseMLPClassifier", "SparseMLPRegressor", "NeuroFS"):
 # ---------------------------------------------------------------- what the authors' code does
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("decay", "left"), [("step", 0.9998**1000), ("l2", 0.980)])
 def test_weights_decay_as_fast_as_in_the_paper_s_code(decay: Any, left: float) -> None:
     run = Run(SetMLP(hidden=(4,), epsilon=9, decay=decay), 3, 2, seed=0, every=1)
