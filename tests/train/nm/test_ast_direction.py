@@ -18,6 +18,8 @@ from lowdim.train.nm.ast import AST
 
 STEPS = 60
 
+pytestmark = pytest.mark.slow
+
 
 class Seen(NamedTuple):
     """Losses before and after training, and the mean share of weights that changed sides at a choice of masks."""
@@ -72,7 +74,6 @@ def runs() -> dict[float, Seen]:
     return {decay: recovered(AST(decay=decay)) for decay in (0.0, 0.1, 1.0)}
 
 
-@pytest.mark.slow
 def test_it_beats_one_shot_pruning_by_a_wide_margin(runs: dict[float, Seen]) -> None:
     dense = measured(trained())
     assert dense < 0.1
