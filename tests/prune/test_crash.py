@@ -59,7 +59,7 @@ def check(made: Any, replaced: bool) -> None:
     assert replaced or made["found"][-1]["result"] in ("old", "new")
 
 
-@pytest.mark.parametrize("name", turns(list(RECIPES), of=2))
+@pytest.mark.parametrize("name", turns(list(RECIPES), of=3))
 def test_killed_at_some_points(name: str, saved: Callable[[str], Path], tmp_path: Path) -> None:
     first = list(RECIPES).index(name)
     check(crash(saved("llama"), tmp_path, RECIPES[name], (4 * first, 23), None), replaced=False)

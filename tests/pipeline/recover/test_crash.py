@@ -20,7 +20,7 @@ STAGES: dict[str, dict[str, Any]] = {
 DENSE = {**BRIEF, "quantize": "int4"}
 
 
-@pytest.mark.parametrize("name", turns(list(STAGES), of=3))
+@pytest.mark.parametrize("name", turns(list(STAGES), of=4))
 def test_killed_at_some_points(name: str, pruned: Callable[..., Path], tmp_path: Path) -> None:
     first = list(STAGES).index(name)
     check(crash(pruned("llama"), tmp_path, STAGES[name], (2 * first, 27), None, "recover"), replaced=False)
