@@ -75,8 +75,8 @@ def free_memory(root: Path = Path("/")) -> int | None:
     Of a machine and of a container what is less: a container has a limit of its own, in which files that the kernel
     only remembers do not count. ``root`` is that of the file system that says so.
     """
-    found = [1024 * said for said in [_table(root / "proc/meminfo").get("MemAvailable:")] if said is not None]
-    return min([*found, *_allowed(root)], default=None)
+    said = _table(root / "proc/meminfo").get("MemAvailable:")
+    return min([*([] if said is None else [1024 * said]), *_allowed(root)], default=None)
 
 
 def _allowed(root: Path) -> Iterator[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from tests.ranks import start
+from tests.ranks import finished
 from tests.train.finetune import ranked
 from tests.train.pretrain import small
 
@@ -23,9 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*are ties, which this objective
 def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("ranks")
     shutil.copytree(home, place, ignore=shutil.ignore_patterns("cache", "packed*", "dense*"), dirs_exist_ok=True)
-    done = next((place / str(i) for i in range(4) if start(2, place / str(i), ranked.main)), None)
-    assert done, "the ranks came to no end four times"
-    return done
+    return finished(2, place, ranked.main)
 
 
 @pytest.mark.parametrize("kind", ranked.KINDS)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.ranks import start
+from tests.ranks import finished
 from tests.train.optimizers import projections
 from tests.train.optimizers.projections import llama, net, reachable_bytes, train, weights
 from torch import Tensor, nn
@@ -213,8 +213,7 @@ def test_lightning_that_would_clip_what_is_gone_is_refused(limit: float | None, 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     home = tmp_path_factory.mktemp("projected")
-    done = next((home / str(i) for i in range(4) if start(2, home / str(i), projections.ranked)), None)
-    assert done, "the ranks came to no end four times"
+    done = finished(2, home, projections.ranked)
     return [json.loads((done / f"{rank}.json").read_text()) for rank in range(2)]
 
 

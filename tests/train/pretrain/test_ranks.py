@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from tests.ranks import start
+from tests.ranks import finished, start
 from tests.train.pretrain import ranked, small
 
 from lowdim.train.pretrain.api import pretrain
@@ -19,8 +19,7 @@ from lowdim.train.pretrain.api import pretrain
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     size, home = request.param, tmp_path_factory.mktemp(f"ranks{request.param}")
-    done = next((home / str(i) for i in range(4) if start(size, home / str(i), ranked.main)), None)
-    assert done, "the ranks came to no end four times"
+    done = finished(size, home, ranked.main)
     return size, done
 
 
@@ -39,8 +38,7 @@ def logged(out: Path) -> list[float]:
 @pytest.mark.parametrize("kind", ranked.LAYERED)
 def test_blocks_and_layers_train_as_in_one_process_and_resume(kind: str, tmp_path: Path) -> None:
     main = partial(ranked.layered, kind=kind)
-    place = next((tmp_path / str(i) for i in range(4) if start(2, tmp_path / str(i), main)), None)
-    assert place, "the ranks came to no end four times"
+    place = finished(2, tmp_path, main)
     found, other = (json.loads((place / f"{rank}.json").read_text()) for rank in range(2))
     assert found == other and found["resumed"] == found["whole"]
     assert small.weights(place / "resumed") == small.weights(place / "whole")

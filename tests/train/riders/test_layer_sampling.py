@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.ranks import start
+from tests.ranks import finished
 from tests.train.riders import sampled
 from tests.train.riders.sampled import BLOCKS, Net, adamw, data, loss, train, weights
 from torch import Tensor, nn
@@ -214,8 +214,7 @@ def test_the_trainer_of_transformers_takes_it(tmp_path: Path) -> None:
 
 
 def test_two_ranks_take_the_same_turns_and_train_as_one(tmp_path: Path) -> None:
-    done = next((tmp_path / str(i) for i in range(4) if start(2, tmp_path / str(i), sampled.ranked)), None)
-    assert done, "the ranks came to no end four times"
+    done = finished(2, tmp_path, sampled.ranked)
     found = [json.loads((done / f"{rank}.json").read_text()) for rank in range(2)]
     assert found[0] == found[1]
     model = Net()

@@ -76,10 +76,10 @@ class Distill(Section):
         shard: cut the blocks of both models over the processes that torchrun started, instead of a copy in each.
     """
 
-    lr: Positive = 2e-4
-    sequences: Count = 8
     moot: ClassVar[Moot] = {"temperature": ("kl", (0,))}
 
+    lr: Positive = 2e-4
+    sequences: Count = 8
     passes: Positive = 1.0
     kl: Weighting = 1.0
     ce: Weighting = 0.0

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
 from lowdim.core.random import generator
+from lowdim.models import ranks
 from lowdim.nn.blocks import find_blocks
 from lowdim.train.ride import Ride, Rider, optimizer_of
 from lowdim.train.riders.ows import outlier_shares
@@ -199,7 +200,7 @@ def _unwrapped(model: nn.Module) -> Any:
             "DistributedDataParallel waits for the gradients of all weights, frozen ones too. Construct it with "
             "find_unused_parameters=True, before the blocks are sampled."
         )
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    return ranks.unwrapped(model)
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:
