@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from hypothesis import settings
 
 # How long an example takes says nothing on a machine that is doing other work.
@@ -21,3 +25,15 @@ gc.disable()
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture
+def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`verify` looks in this process: one of its own, as in tests/models/disk/test_verify.py, takes seconds."""
+    from lowdim.models.disk import verify
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        verify.main(command[3:])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=run))

@@ -31,6 +31,7 @@ def home(models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return models
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_from_a_pruned_model_to_one_that_answers(run, home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["finetune", home / "pruned", out, "--data", home / "chats.jsonl", "--steps", "5", *LIFT]

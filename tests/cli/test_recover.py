@@ -29,6 +29,7 @@ def facts(out: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_a_pruned_model_is_recovered_verified_and_reported(run, pruned: Path, brief: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run("recover", pruned, out, "--quiet", *brief)

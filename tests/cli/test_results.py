@@ -87,6 +87,7 @@ def test_evaluate_refuses_before_loading(run, flags: list[str], parts: list[str]
         assert part in done.stderr
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_verify_passes_on_what_was_written(run, pruned: Path) -> None:
     done = run("verify", pruned)
     assert done.exit_code == 0, done.output
@@ -94,6 +95,7 @@ def test_verify_passes_on_what_was_written(run, pruned: Path) -> None:
         assert f"ok  {check}:" in done.stdout
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_verify_fails_on_a_changed_file(run, pruned: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(pruned, copy)
@@ -175,6 +177,7 @@ def test_report_of_something_else(run, model: Path) -> None:
     assert "lowdim.json" in done.stderr
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_convert_rounds_a_model(run, model: Path, tmp_path: Path) -> None:
     done = run("convert", model, tmp_path / "out", "--dtype", "int4", "--group", "128")
     assert done.exit_code == 0, done.output

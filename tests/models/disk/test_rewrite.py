@@ -29,6 +29,7 @@ def test_nothing_changed_is_a_copy(model: Path, tmp_path: Path) -> None:
     assert manifest.read(tmp_path / "out").model.source == str(model)
 
 
+@pytest.mark.usefixtures("checked_here")
 @pytest.mark.parametrize("storage", ["dense", "packed"])
 def test_one_tensor_changes_and_the_record_with_it(model: Path, tmp_path: Path, storage: str) -> None:
     recipe = Recipe(sparsity=0.75, method="magnitude", storage=storage, evaluation={"text": None})

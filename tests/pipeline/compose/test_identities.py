@@ -67,6 +67,7 @@ def test_without_what_it_broke_put_right_an_edit_fills_the_zeros(composed: Made,
     assert not equal(tmp_path / "free/model", tmp_path / "free/model.1-prune")
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_what_comes_out_is_a_model_like_any_other(composed: Made, model: Path, taught: str, tmp_path: Path) -> None:
     from lowdim.infer.sparse.load import load
     from lowdim.models.disk import manifest

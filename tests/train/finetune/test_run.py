@@ -104,6 +104,7 @@ def test_zeros_of_embeddings_that_came_by_chance_may_go(home: Path, tmp_path: Pa
     assert int((table[:, 0] != 0).sum()) > 0
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_the_record_of_a_pruned_model_goes_on(home: Path, tmp_path: Path) -> None:
     run(home / "pruned", home / "chats.jsonl", tmp_path / "out")
     before, after = manifest.read(home / "pruned"), manifest.read(tmp_path / "out")

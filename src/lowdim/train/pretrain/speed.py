@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-_ROUNDS = 20
+_SECONDS = 0.25  # where a dtype is emulated, one product takes longer
 
 
 def flops_per_token(config: Any, length: int, weights: int | None = None) -> float:
@@ -37,8 +37,9 @@ def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
     """Return the FLOPs a second of the fastest of some products of two large square matrices, on all threads."""
     size = 8192 if device.type == "cuda" else 768  # short enough to find a moment that no other work disturbs
     one, other = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
-    best = float("inf")
-    for _ in range(_ROUNDS):
+    one @ other  # what the first one sets up
+    best, ends = float("inf"), time.perf_counter() + _SECONDS
+    while best == float("inf") or time.perf_counter() < ends:
         begun = time.perf_counter()
         one @ other
         if device.type == "cuda":
