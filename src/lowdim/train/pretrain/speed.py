@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-_SECONDS = 0.25  # where a dtype is emulated, one product takes longer
-
 
 def flops_per_token(config: Any, length: int, weights: int | None = None) -> float:
     """Return the FLOPs of training on a token: forward, and twice that backward; recomputed activations do not count.
@@ -38,7 +36,7 @@ def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
     size = 8192 if device.type == "cuda" else 768  # short enough to find a moment that no other work disturbs
     one, other = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
     one @ other  # what the first one sets up
-    best, ends = float("inf"), time.perf_counter() + _SECONDS
+    best, ends = float("inf"), time.perf_counter() + 0.25  # where a dtype is emulated, one takes longer
     while best == float("inf") or time.perf_counter() < ends:
         begun = time.perf_counter()
         one @ other
