@@ -38,7 +38,7 @@ from lowdim.infer.bench.decode import LowdimDecoder, TorchDecoder, time_prefill,
 from lowdim.infer.bench.result import Contestant, LayerTime
 from lowdim.infer.bench.settings import Settings
 from lowdim.infer.bench.timing import threads
-from lowdim.infer.sparse.matrix import Matrix
+from lowdim.infer.sparse.matrix import Matrix, multiplies_bf16
 from lowdim.models.disk.source import resolve
 from lowdim.models.load import load as load_dense
 from lowdim.models.walk.attention import chunked_causal
@@ -105,6 +105,10 @@ def _layer_rows(found: dict[tuple[str, str, float], LayerTime], count: int, band
 
 def time_attention() -> Iterator[Row]:
     """Attention of 512 bf16 tokens to themselves: by products of matrices over torch's kernel, in turn."""
+    if not multiplies_bf16():
+        reason = "torch's kernel is taken where the processor has no products of bf16"
+        yield Row("attention of 512 tokens, products over torch's kernel", None, 1.0, CORES, reason=reason)
+        return
     draw = torch.Generator().manual_seed(0)
     for heads, kv_heads, width in ((9, 3, 64), (32, 8, 64), (32, 32, 128)):
         q, k, v = (torch.randn(1, n, 512, width, generator=draw).bfloat16() for n in (heads, kv_heads, kv_heads))

@@ -57,6 +57,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(attention, "chunked_causal", ours)
     monkeypatch.setattr(attention, "sdpa_attention_forward", stock)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     return made
 
 
@@ -87,6 +88,14 @@ def test_only_plain_causal_bf16_prefill_is_taken_over(
     module: nn.Module = options.pop("module", nn.Module())  # type: ignore[assignment]
     prefill_attention(module, query, key, value, **options)  # type: ignore[arg-type]
     assert calls == [expected]
+
+
+def test_where_bf16_is_not_multiplied_natively_nothing_is_taken_over(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    prefill_attention(nn.Module(), *(t.bfloat16() for t in inputs(6)), attention_mask=None)
+    assert calls == ["stock"]
 
 
 def test_it_is_adopted_under_the_name_that_models_know_and_for_a_time() -> None:
