@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from lowdim.core.settings import within
+from lowdim.core.settings import Moot, within
 from lowdim.merge.base import Merger
 from lowdim.merge.combine import kept_count, running_average
 from lowdim.models.ticket import Ticket
@@ -20,11 +20,13 @@ class Superposition(Merger):
         average: "mean", the mean of all tickets (the paper's CAA); "pruned-mean", the running mean pruned after every
             ticket, as in the code behind the published numbers; "moving", where each new ticket weighs ``factor``
             (the paper's CIMA).
-        factor: weight of the new ticket in the moving average; read by "moving" alone.
+        factor: weight of the new ticket in the moving average.
 
     Paper: "Superposing Many Tickets into One: A Performance Booster for Sparse Neural Network Training",
     arXiv 2205.15322.
     """
+
+    moot: ClassVar[Moot] = {"factor": ("average", ("mean", "pruned-mean"))}
 
     average: Literal["mean", "pruned-mean", "moving"] = "mean"
     factor: float = within(0.5, above=0, most=1)

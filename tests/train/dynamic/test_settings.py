@@ -18,7 +18,6 @@ STEPS = 16
 # What a word needs beside itself to make a difference.
 WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("itop", "candidates"): {"grow": "gradient"},
-    ("itop", "death"): {"drop": 0.3},
     ("granet", "candidates"): {"drop": 0.9, "floor": 0.9},
     ("chase", "score"): {"channels": 0.5, "channel_every": 4},
 }

@@ -42,7 +42,8 @@ def test_density_is_exact(kind, average):
 
 def test_averages_by_hand():
     tickets = [vector(8.0, 1.0), vector(4.0, 1.0), vector(2.0, 1.0)]
-    found = {a: SupTickets(average=a, factor=0.25).superpose(tickets).state["w"][0] for a in ("mean", "moving")}
+    made = {"mean": SupTickets(), "moving": SupTickets(average="moving", factor=0.25)}
+    found = {a: each.superpose(tickets).state["w"][0] for a, each in made.items()}
     assert float(found["mean"]) == pytest.approx(14 / 3)
     assert float(found["moving"]) == pytest.approx(0.75 * (0.75 * 8 + 0.25 * 4) + 0.25 * 2)
 

@@ -74,7 +74,7 @@ class Chase(Method):
     changes_density: ClassVar[bool] = True
     refills: ClassVar[bool] = True
     wants_gradient: ClassVar[bool] = True
-    moot: ClassVar[Moot] = dict.fromkeys(("channel_until", "beta", "score"), ("channels", (0,)))
+    moot: ClassVar[Moot] = dict.fromkeys(("channel_every", "channel_until", "beta", "score"), ("channels", (0,)))
 
     every: int = count(1000)
     extra: float = share(0.05)
@@ -92,8 +92,8 @@ class Chase(Method):
     def sized(self, total: int, given: Collection[str] = ()) -> Self:
         """Return the method with an ``every`` and a ``channel_every`` of at most a tenth of the steps of removals."""
         most = max(1, int((self.channel_until if self.channels else 1.0) * total) // 10)
-        clocks = {name: min(getattr(self, name), most) for name in ("every", "channel_every") if name not in given}
-        return dataclasses.replace(self, **clocks)
+        clocks = {"every"} | ({"channel_every"} if self.channels else set())
+        return dataclasses.replace(self, **{name: min(getattr(self, name), most) for name in clocks - set(given)})
 
     def check_length(self, total: int | None) -> None:
         """Refuse a run that is too short for a single removal, or for anything.

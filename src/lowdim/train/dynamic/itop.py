@@ -57,7 +57,10 @@ class ITOP(Regrows):
         [0.5, 0.495, 0.49]
     """
 
-    moot: ClassVar[Moot] = {"threshold": ("death", ("magnitude", "sign-count", "taylor"))}
+    moot: ClassVar[Moot] = {
+        "threshold": ("death", ("magnitude", "sign-count", "taylor")),
+        **dict.fromkeys(("drop", "floor", "schedule"), ("death", ("threshold",))),
+    }
 
     every: int = count(1500)
     drop: float = share(0.5)

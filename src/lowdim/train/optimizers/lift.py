@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.lazy import torch
-from lowdim.core.settings import count, within
+from lowdim.core.settings import Moot, count, within
 from lowdim.core.topk import keep_top
 from lowdim.train.optimizers.base import OptimizerRule, matrices
 from lowdim.train.optimizers.projectors import SVD, Krylov
@@ -55,6 +55,7 @@ class LIFT(OptimizerRule):
 
     alone: ClassVar[bool] = False
     chooses: ClassVar[bool] = True
+    moot: ClassVar[Moot] = dict.fromkeys(("rank", "decomposition"), ("mask", ("magnitude", "random")))
 
     lr: float = within(2e-4, above=0)
     rank: int = count(32)
@@ -76,9 +77,7 @@ class LIFT(OptimizerRule):
 
         found = [*matrices(model), *(w.parameter for w in inventory(model) if w.stacked and w.parameter.requires_grad)]
         if not found:
-            raise LowdimError(
-                f"{type(model).__name__} has no matrix that is trained, so there is nothing to choose from"
-            )
+            raise LowdimError(f"{type(model).__name__} has no matrix that is trained: there is nothing to choose from")
         betas, own = (self.beta1, self.beta2), {id(p) for p in found}
         for p in found:
             for matrix in p.detach().view(-1, *p.shape[-2:]):
@@ -104,16 +103,12 @@ class LIFT(OptimizerRule):
                 f"budget={self.budget} asks for {wanted:,} entries of a matrix of {shape[0]} x {shape[1]}, which has "
                 f"{size:,}. Take at most budget={size // sum(shape)}."
             )
-        if self.rank > min(shape) and self._reduces:
+        if self.rank > min(shape) and self.mask in ("principal", "smallest"):
             raise RecipeError(
                 f"rank={self.rank} exceeds the smaller side of a matrix of {shape[0]} x {shape[1]}. Take at most "
                 f"rank={min(shape)}."
             )
         return wanted
-
-    @property
-    def _reduces(self) -> bool:
-        return self.mask in ("principal", "smallest")
 
     def _check_kept(self, matrix: Tensor) -> int:
         """Return K, of a matrix with at least as many entries that are not zero."""
@@ -142,14 +137,14 @@ class LIFT(OptimizerRule):
         Example:
             >>> import torch
             >>> weight = torch.tensor([[10.0, 0.0, 1.0], [9.0, 0.5, 1.2], [0.0, 0.1, 6.0]])
-            >>> LIFT(rank=1, budget=1, mask="magnitude").chosen(weight, torch.Generator()).tolist()
+            >>> LIFT(budget=1, mask="magnitude").chosen(weight, torch.Generator()).tolist()
             [0, 2, 3, 4, 5, 8]
         """
         wanted = self._check_kept(matrix)
         if self.mask == "random":
             scores = torch.rand(matrix.shape, generator=draw, device=matrix.device)
         else:
-            scores = self.reduced(matrix, draw).abs_() if self._reduces else matrix.abs()
+            scores = self.reduced(matrix, draw).abs_() if self.mask != "magnitude" else matrix.abs()
         scores = scores.neg_() if self.mask == "smallest" else scores
         scores.masked_fill_(matrix == 0, -torch.inf)
         return keep_top(scores, wanted).view(-1).nonzero().view(-1)
