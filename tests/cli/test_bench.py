@@ -79,6 +79,7 @@ def found(pruned: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) ->
         patch.setattr(timing, "STREAMED", 2**16)
         patch.setattr(bandwidth, "BUFFER", 2**20)
         patch.setattr("lowdim.infer.bench.run.CONTEXT", 32)
+        patch.setattr("lowdim.infer.bench.models.multiplies_bf16", lambda: True)
         done = CliRunner().invoke(app, ["bench", str(pruned), *flags, "--quiet", "--json", str(target)])
     assert done.exit_code == 0, done.output
     return done.stdout, json.loads(target.read_text())

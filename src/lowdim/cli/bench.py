@@ -142,7 +142,7 @@ def _model_rows(found: Result, quality: bool) -> list[tuple[object, ...]]:
             f"{model.engine} {_form(model.dtype, model.sparsity)}",
             model.backend,
             f"{model.tokens_per_s:.1f}",
-            f"{model.prefill_tokens_per_s:.0f}",
+            None if model.prefill_tokens_per_s is None else f"{model.prefill_tokens_per_s:.0f}",
             f"{model.bytes_per_token / 1e6:.1f}",
             f"{model.bandwidth_share:.0%}",
             f"{model.over_torch:.2f}",

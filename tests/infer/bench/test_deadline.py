@@ -26,6 +26,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "STREAMED", 2**16)
     monkeypatch.setattr(timing, "_TURN", 1e-5)
     monkeypatch.setattr(bandwidth, "BUFFER", 2**20)
+    monkeypatch.setattr(models, "multiplies_bf16", lambda: True)
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +140,32 @@ def test_models_of_every_build_are_timed(kind: str, tmp_path: Path) -> None:
 def test_a_finished_run_does_not_fail_for_a_model_that_cannot_be_continued(tmp_path: Path) -> None:
     path = built("openai-gpt", tmp_path / "model")
     assert "keeps no key-value cache" in measure_pair(path, path, torch.float32, 4)["note"]
+
+
+@pytest.mark.parametrize("dtypes", [("fp32", "int8"), ("int8",)])
+def test_torch_need_not_emulate_bf16_on_prompts_and_texts(
+    path: Path, dtypes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There its fp32, if that is measured, is what prompts are set beside."""
+    monkeypatch.setattr(models, "multiplies_bf16", lambda: False)
+    settings = Settings(model=str(path), dtypes=dtypes, tokens=4)
+    found = run.measure(models.loaded_base(settings), settings, TEXT, Silent(), Deadline())
+    first, *others = found.models
+    assert (first.engine, first.dtype, first.prefill_tokens_per_s, first.perplexity) == ("torch", "bf16", None, None)
+    assert first.over_torch == 1.0 and all(row.over_torch > 0 for row in others)
+    assert all(row.prefill_tokens_per_s and row.perplexity for row in others)
+    torch_fp32 = [row for row in others if row.engine == "torch"]
+    assert [row.prefill_over_torch for row in torch_fp32] == [1.0] * ("fp32" in dtypes)
+    assert all((row.prefill_over_torch is None) == ("fp32" not in dtypes) for row in others)
+    said = [note for note in found.notes if note.startswith("Prefill of")]
+    assert ["torch fp32" in note for note in said] == [True] * ("fp32" in dtypes)
+
+
+def test_a_model_in_bf16_is_measured_in_bf16_whatever_the_run_computed_in(path: Path, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).save_pretrained(tmp_path / "short")
+    for place, dtype, kind in (
+        (path, torch.float32, "fp32"),
+        (tmp_path / "short", torch.float32, "bf16"),
+    ):
+        note = measure_pair(place, place, dtype, 4)["note"]
+        assert f"generate ({kind})" in note and f"runtime ({kind})" in note

@@ -79,13 +79,19 @@ def test_steps_and_prefill_give_the_logits_of_transformers(name: str) -> None:
 
 
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("multiplied", [True, False])
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma", "mistral-window"])
-def test_bf16(name: str) -> None:
+def test_bf16(name: str, multiplied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch would emulate products of bf16, prompts go through the matrices of the steps."""
+    monkeypatch.setattr("lowdim.infer.decode.families.multiplies_bf16", lambda: multiplied)
     model, ids = tiny(name, torch.bfloat16), text(40)
     expected, backend = whole(tiny(name), ids), NativeBackend(model)
+    real, seen = torch.nn.Linear.forward, list[object]()
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda layer, x: (seen.append(x), real(layer, x))[1])
     assert_close(stepped(backend, ids), expected, BF16)
     slot = backend.open()
     assert_close(backend.prefill(slot, ids), expected[-1], BF16)
+    assert bool(seen) == multiplied
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-yarn", "mistral-window", "qwen3", "gemma", "smollm3"])

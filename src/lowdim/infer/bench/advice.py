@@ -88,12 +88,13 @@ def _models(models: Sequence[ModelSpeed]) -> list[str]:
 
 def _prefill(models: Sequence[ModelSpeed]) -> list[str]:
     sparse = [m for m in models if m.engine == "lowdim" and m.sparsity]
-    if not sparse:
+    ratios = [m.prefill_over_torch for m in sparse if m.prefill_over_torch is not None]
+    if not ratios:
         return []
-    best = max(m.prefill_over_torch for m in sparse)
+    torch = "torch bf16" if all(m.prefill_tokens_per_s is not None for m in models) else "torch fp32"
     return [
-        f"Prefill of {sparse[0].prompt} tokens runs at up to {best:.2f} times torch bf16: many tokens at a time are "
-        "computed with dense products on unpacked weights, where zeros save nothing."
+        f"Prefill of {sparse[0].prompt} tokens runs at up to {max(ratios):.2f} times {torch}: "
+        "many tokens at a time are computed with dense products on unpacked weights, where zeros save nothing."
     ]
 
 

@@ -19,13 +19,14 @@ from lowdim.core.machine import free_memory
 from lowdim.core.random import generator
 from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.layers import GROUP, TORCH, Product, drop
-from lowdim.infer.bench.result import Contestant
+from lowdim.infer.bench.result import Contestant, baseline
 from lowdim.infer.bench.settings import BITS, Settings
 from lowdim.infer.bench.shapes import SHAPES, Shape
 from lowdim.infer.bench.timing import STREAMED
 from lowdim.infer.sparse import load as runtime
 from lowdim.infer.sparse.accelerate import accelerate
 from lowdim.infer.sparse.linear import SparseLinear
+from lowdim.infer.sparse.matrix import multiplies_bf16
 from lowdim.infer.sparse.storage import PACKABLE
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.source import resolve
@@ -129,6 +130,11 @@ def wanted(settings: Settings, zeros: float = 0.0) -> list[Contestant]:
         shares = [zeros] if zeros else sorted(set(settings.sparsities))
         found += [Contestant("lowdim", dtype, share) for share in (0.0, *(shares if dtype in skipping else ()))]
     return found
+
+
+def emulated(who: Contestant) -> bool:
+    """Return whether torch multiplies a contestant's matrices more slowly than in fp32, as nobody would let it."""
+    return who == baseline("bf16") and not multiplies_bf16()
 
 
 def bytes_of(who: Contestant, weights: int) -> int:

@@ -16,7 +16,6 @@ from lowdim.infer.bench.result import ModelSpeed
 from lowdim.infer.bench.run import measure
 from lowdim.infer.bench.settings import Settings
 from lowdim.infer.bench.timing import Deadline
-from lowdim.infer.sparse.storage import kind_of
 from lowdim.models.disk.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -42,7 +41,8 @@ def measure_pair(
     Args:
         dense: directory of the model before.
         sparse: directory of the model after.
-        dtype: that the runs compute in; int8 and int4 are measured beside it.
+        dtype: that the run computed in, and that its weights are measured in unless they are stored in bf16; int8 and
+            int4 are measured beside it.
         tokens: generated per round; fewer where they come slowly.
         text: windows to measure perplexity on; a few of them are used.
         progress: told of stages and their advance.
@@ -55,11 +55,11 @@ def measure_pair(
         be run token by token, a note says so and nothing is measured: a finished run must not fail for it.
     """
     deadline = Deadline(SECONDS)
-    unrounded = kind_of(dtype) if dtype in (torch.float32, torch.bfloat16) else "bf16"
-    stored = _stored(sparse)
-    kind = stored or unrounded
-    few = tuple(dict.fromkeys((unrounded, kind)))
     try:
+        whole = dtype == torch.float32 and Checkpoint(dense).dtype != torch.bfloat16
+        unrounded, stored = "fp32" if whole else "bf16", _stored(sparse)
+        kind = stored or unrounded
+        few = tuple(dict.fromkeys((unrounded, kind)))
         asked = Settings(
             model=str(sparse),
             dtypes=few,

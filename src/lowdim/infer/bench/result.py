@@ -80,12 +80,14 @@ class ModelSpeed:
         reason: why it is not "native", where it was meant to be.
         tokens_per_s: at the median token.
         quartiles: tokens per second that a quarter of the tokens do not reach, or surpass.
-        prefill_tokens_per_s: of a prompt; ``prompt`` tokens long.
+        prefill_tokens_per_s: of a prompt; ``prompt`` tokens long. None where torch would have to emulate bf16.
         prompt: tokens of that prompt.
         bytes_per_token: weights read for each token.
         bandwidth_share: of the memory's measured read bandwidth.
         kernels: which kernel runs, and in how many layers.
-        over_torch, prefill_over_torch: times as fast as torch in bf16.
+        over_torch: times as fast as torch in bf16.
+        prefill_over_torch: the same of the prompt; as torch in fp32 where it would emulate bf16, None if that was not
+            measured.
         over_dense: times as fast as the dense model in this runtime and dtype.
         perplexity: of this very form of the model, where a text was given.
     """
@@ -97,14 +99,14 @@ class ModelSpeed:
     reason: str
     tokens_per_s: float
     quartiles: tuple[float, float]
-    prefill_tokens_per_s: float
+    prefill_tokens_per_s: float | None
     prompt: int
     bytes_per_token: int
     bandwidth_share: float
     kernels: Mapping[str, int]
     over_torch: float
     over_dense: float | None
-    prefill_over_torch: float
+    prefill_over_torch: float | None
     perplexity: float | None = None
 
 

@@ -186,10 +186,11 @@ def _models(
     vocab, tokens = config.vocab_size, min(settings.tokens, prompt)
     with progress.stage("Time models", len(built) * (2 * ROUNDS + 1), "turns") as stage:
         steps = time_steps(decoders, tokens, vocab, advance=stage.advance, seconds=deadline.left(_STEPS))
-        prefills = time_prefill(decoders, prompt, vocab, advance=stage.advance, seconds=deadline.left(_PREFILLS))
-    whole = {c: model for c, model in built.items() if not (c.sparsity and settings.sparsities)}
+        prompted = {c: decoder for c, decoder in decoders.items() if not models.emulated(c)}
+        prefills = time_prefill(prompted, prompt, vocab, advance=stage.advance, seconds=deadline.left(_PREFILLS))
+    whole = {c: model for c, model in built.items() if c in prompted and not (c.sparsity and settings.sparsities)}
     quality, protocol = _perplexities(whole, text, progress, deadline)
-    seconds = {c: (statistics.median(steps[c]), statistics.median(prefills[c])) for c in built}
+    seconds = {c: (statistics.median(steps[c]), statistics.median(prefills.get(c, [math.nan]))) for c in built}
     rows = []
     for c in built:
         size = models.bytes_per_token(built[c])
@@ -201,7 +202,7 @@ def _models(
                 backend=decoders[c].backend,
                 reason=decoders[c].reason,
                 **rates(steps[c]),
-                prefill_tokens_per_s=round(prompt / seconds[c][1], 1),
+                prefill_tokens_per_s=_rounded(prompt / seconds[c][1], 1),
                 prompt=prompt,
                 bytes_per_token=size,
                 bandwidth_share=round(size / seconds[c][0] / bandwidth, 3),
@@ -257,11 +258,17 @@ def _cut(
 
 
 def _ratios(who: Contestant, seconds: Mapping[Contestant, tuple[float, float]]) -> dict[str, Any]:
+    """Return how much faster a contestant is than others; prompts are set beside the faster dense form of torch."""
     torch_step, torch_prefill = seconds[baseline("bf16")]
+    torch_prefill = seconds.get(baseline("fp32"), (0.0, math.nan))[1] if math.isnan(torch_prefill) else torch_prefill
     step, prefill = seconds[who]
     dense = seconds[who.dense][0] / step if who.engine == "lowdim" else None
     return {
         "over_torch": round(torch_step / step, 3),
-        "prefill_over_torch": round(torch_prefill / prefill, 3),
+        "prefill_over_torch": _rounded(torch_prefill / prefill, 3),
         "over_dense": None if dense is None else round(dense, 3),
     }
+
+
+def _rounded(value: float, digits: int) -> float | None:
+    return None if math.isnan(value) else round(value, digits)

@@ -7,6 +7,7 @@ makes `read` refuse it, in one line.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lowdim.infer.sparse.linear import SparseLinear
-from lowdim.infer.sparse.matrix import Matrix
+from lowdim.infer.sparse.matrix import Matrix, multiplies_bf16
 from lowdim.nn.residual.config import placement_of
 
 ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_pytorch_tanh": 1, "gelu_new": 1, "gelu": 2}
@@ -60,9 +61,9 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Projection:
-    """One product: the module for many tokens, the matrix for few."""
+    """One product: ``many`` for many tokens, the matrix for few."""
 
-    module: nn.Module
+    many: Callable[[Tensor], Tensor]
     matrix: Matrix
 
 
@@ -225,7 +226,9 @@ def _projection(module: Any, name: str) -> Projection:
     if weight.dtype not in FLOATS:
         raise Unsupported(f"{name} is stored as {str(weight.dtype).removeprefix('torch.')}")
     bias = None if module.bias is None else module.bias.detach().float()
-    return Projection(module, Matrix.from_dense(weight, weight.dtype, bias=bias, packed=False))
+    matrix = Matrix.from_dense(weight, weight.dtype, bias=bias, packed=False)
+    emulated = weight.dtype == torch.bfloat16 and not multiplies_bf16()  # by torch; the matrix multiplies in fp32 then
+    return Projection(matrix.linear if emulated else module, matrix)
 
 
 def _embedding(module: Any) -> Tensor:

@@ -82,8 +82,8 @@ def prefill(plan: Decoder, angles: Angles, cache: SlotCache, ids: Tensor, at: in
         mixed = _attention(plan, layer, _norm(x, block.attention_norm, plan), (cos, sin), cache, at)
         x = _add(x, mixed, plan)
         h = _norm(x, block.mlp_norm, plan)
-        gated = _ACT[plan.activation](block.gate.module(h)) * block.up.module(h)
-        x = _add(x, block.down.module(gated), plan)
+        gated = _ACT[plan.activation](block.gate.many(h)) * block.up.many(h)
+        x = _add(x, block.down.many(gated), plan)
     return _norm(x[-1].float(), plan.norm, plan)
 
 
@@ -99,7 +99,7 @@ def _attention(
     plan: Decoder, layer: int, h: Tensor, angles: tuple[Tensor, Tensor], cache: SlotCache, at: int
 ) -> Tensor:
     block, count, size = plan.blocks[layer], len(h), plan.head_dim
-    q, k, v = (projection.module(h).view(count, -1, size).transpose(0, 1) for projection in (block.q, block.k, block.v))
+    q, k, v = (projection.many(h).view(count, -1, size).transpose(0, 1) for projection in (block.q, block.k, block.v))
     q = q if block.q_norm is None else _norm(q, block.q_norm, plan)
     k = k if block.k_norm is None else _norm(k, block.k_norm, plan)
     if block.rotary:
@@ -108,7 +108,7 @@ def _attention(
     seen = cache.extend(layer, at, k, v, begin)
     biased = block.k.matrix.bias is not None
     mixed = _attend(plan, q.to(seen.dtype), seen, block.window, at - begin, exact=biased)
-    result: Tensor = block.o.module(mixed.transpose(0, 1).reshape(count, -1).to(h.dtype))
+    result: Tensor = block.o.many(mixed.transpose(0, 1).reshape(count, -1).to(h.dtype))
     return result
 
 
