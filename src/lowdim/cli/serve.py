@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from lowdim.cli.options import Cache, Debug, Dtype, Model, Revision, Threads, Tr
 from lowdim.cli.screen import say
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.lazy import torch
+from lowdim.core.machine import free_memory
 from lowdim.infer.bench.settings import DTYPES
 from lowdim.infer.decode.backend import check_cache, longest
 from lowdim.infer.serve import check_installed
@@ -21,7 +23,11 @@ from lowdim.infer.serve.keys import Keys
 from lowdim.infer.serve.limits import Limits
 
 if TYPE_CHECKING:
+    from lowdim.infer.decode.backend import Backend
     from lowdim.infer.serve.service import Service
+
+_SHARE = 0.8
+"""Of the free memory, for keys and values: prompts, texts and other programs have the rest."""
 
 
 @guarded(after_interrupt="The server has ended.")
@@ -39,7 +45,10 @@ def serve(
     cache: Cache = "auto",
     cache_memory: Annotated[
         float | None,
-        typer.Option(metavar="GB", help="Most memory for keys and values of all answers; unbounded if not given."),
+        typer.Option(
+            metavar="GB",
+            help="Most memory for keys and values; four fifths of what is free if not given.",
+        ),
     ] = None,
     threads: Threads = None,
     max_concurrent: Annotated[int, typer.Option(help="Answers that are generated together.")] = 8,
@@ -139,4 +148,19 @@ def _open(
     engine = open_backend(loaded, slots=limits.concurrent, max_length=min(limits.context or most, most), cache=cache)
     if engine.reason:
         say(f"The native engine does not run this model ({engine.reason}); Transformers runs it, more slowly.")
+    elif limits.cache_memory is None:
+        limits = replace(limits, cache_memory=_room(engine.backend, limits.concurrent))
     return Service(name, engine.backend, tokenizer, limits)
+
+
+def _room(backend: Backend, concurrent: int) -> int | None:
+    """Return the bytes that keys and values may take, of what is free; None if all answers fit, however long."""
+    free = free_memory()
+    if free is None or concurrent * backend.cache_bytes(backend.max_length) <= _SHARE * free:
+        return None
+    room = max(1, int(_SHARE * free))
+    say(
+        f"Keys and values of all answers may take {room / 1e9:.2g} GB of the {free / 1e9:.2g} that are free: answers "
+        "wait for room. --cache-memory sets another bound; --context, --max-concurrent and --cache make them smaller."
+    )
+    return room

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from tests.infer.serve.served import NAME, Paced, needs_kernels, serving
 
+from lowdim.cli import serve
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.infer.serve.limits import Limits
 from lowdim.infer.serve.service import Service
@@ -52,6 +53,19 @@ def test_the_context_is_what_the_caches_memory_holds(tiny: Any, tokenizer: Any, 
 def test_memory_that_nobody_counts_is_refused(tiny: Any, tokenizer: Any) -> None:
     with pytest.raises(LowdimError, match="native engine alone"):
         Service(NAME, Paced(tiny), tokenizer, Limits(cache_memory=1 << 30))
+
+
+@needs_kernels
+@pytest.mark.parametrize(("share", "bound"), [(0.5, True), (1.0, True), (1.3, False), (None, False)])
+def test_what_is_free_bounds_the_caches_memory_unless_all_fits(
+    tiny: Any, share: float | None, bound: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = Paced(tiny, native=True)
+    free = None if share is None else int(share * 4 * backend.cache_bytes(backend.max_length))
+    monkeypatch.setattr(serve, "free_memory", lambda: free)
+    room = serve._room(backend, 4)
+    assert room == (int(0.8 * free) if bound and free else None)
+    assert ("--cache-memory sets another bound" in " ".join(capsys.readouterr().err.split())) == bound
 
 
 @needs_kernels

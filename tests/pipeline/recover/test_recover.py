@@ -20,8 +20,10 @@ import lowdim
 from lowdim.core.errors import RecipeError
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.load import load, quiet
+from lowdim.models.walk.stream import Block
 from lowdim.nn.slorb import slorb_of
 from lowdim.pipeline.recover.api import _Run, plan, recover
+from lowdim.pipeline.recover.fit import Example, Fitter
 from lowdim.prune.api import prune
 from lowdim.runs.fingerprint import ResumeError
 
@@ -257,6 +259,26 @@ def test_a_step_that_is_not_finite_goes_back_by_steps_and_not_by_the_clock(
     assert all(bool(tensor.isfinite().all()) for tensor in outs[0].values())
     assert all(torch.equal(tensor, outs[1][name]) for name, tensor in outs[0].items())
     assert small.same_zeros(pruned("llama"), tmp_path / "out-0.0")
+
+
+def test_a_block_whose_loss_is_not_finite_keeps_its_best_state_and_says_so(
+    pruned: Pruned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = Fitter.loss, list[int]()
+
+    def loss(self: Fitter, block: Block, example: Example) -> torch.Tensor:
+        made = real(self, block, example)
+        calls.append(block.index)
+        training = torch.is_grad_enabled() and block.index == 1
+        return made * float("nan") if training and calls.count(1) > 12 else made
+
+    monkeypatch.setattr(Fitter, "loss", loss)
+    made = small.run(pruned("llama"), tmp_path / "out", stage="blocks")
+    recovery = made.manifest["recovery"]
+    assert recovery["note"].startswith("block 1: its loss was not finite by step ")
+    fit = recovery["blocks"]["1"]
+    assert fit["after"] <= fit["before"] and set(fit) == {"before", "after", "steps"}
+    assert all(bool(tensor.isfinite().all()) for tensor in tiny.stored(made.out).values())
 
 
 def adaptive(**settings: Any) -> dict[str, Any]:

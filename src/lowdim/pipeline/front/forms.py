@@ -11,7 +11,7 @@ from lowdim.infer.bench.settings import BITS
 
 Sort = Literal["dense", "sparse", "file", "llama.cpp"]
 KINDS = ("bf16", "int8", "int4", "int3")
-PATTERNS = ("50", "60", "2:4")
+PATTERNS = ("50", "60", "8:16", "2:4")
 """Shares of zeros in percent, anywhere in a matrix; or N:M."""
 FOREIGN = ("Q8_0", "Q4_0", "Q4_K_M", "Q3_K_M", "Q2_K")
 

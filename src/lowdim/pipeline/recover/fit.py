@@ -40,12 +40,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Fit:
-    """What became of a block: its error on held-out text before (rounded, if it is) and after, steps and seconds."""
+    """What became of a block: its error on held-out text before (rounded, if it is) and after, steps and seconds.
+
+    ``note`` says why it ended early, where that was for no good reason.
+    """
 
     before: float
     after: float
     steps: int
     seconds: float
+    note: str = ""
 
 
 class Fitter:
@@ -92,12 +96,13 @@ class Fitter:
             together=ranks.active(),
         )
         before = self.error(block, held)
-        best = _Best(loop, work, rounding, self.recipe.grid_of("blocks"), before)
+        best, note = _Best(loop, work, rounding, self.recipe.grid_of("blocks"), before), ""
         order = self._order(block.index, examples)
         while loop.step < self.steps and best.idle < self.recipe.blocks.patience:
             part = min(math.ceil(self.steps / LOOKS), self.steps - loop.step)
             lost = loop.run(next(order) for _ in range(part))
             if not math.isfinite(lost):
+                note = f"its loss was not finite by step {loop.step}, and it went back to its best state"
                 break
             best.look(self.error(block, held))
         best.restore()
@@ -105,7 +110,7 @@ class Fitter:
             rider.remove()
         for parameter in work.parameters:
             parameter.requires_grad_(False)
-        return Fit(before, best.error, loop.step, round(time.perf_counter() - begun, 3)), best.codes
+        return Fit(before, best.error, loop.step, round(time.perf_counter() - begun, 3), note), best.codes
 
     def _order(self, index: int, examples: Sequence[Example]) -> Iterator[Example]:
         rng = generator(self.recipe.seed, "recover", "block", index)

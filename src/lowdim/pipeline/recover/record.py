@@ -45,7 +45,7 @@ def build_record(
         "stages": {name: {"steps": stage.steps, "batches": stage.batches} for name, stage in plan.stages.items()},
         "blocks": {index: _untimed(fit) for index, fit in (keeper.recall("fits") or {}).items()},
         "distill": None if held is None else _untimed(asdict(held)),
-        "note": keeper.recall("distill_note"),
+        "note": _notes(keeper),
         "pruned": _said(pruned),
         "without_slorb": None if alone is None else _said(alone),
         "masks": keeper.recall("masks"),
@@ -79,4 +79,11 @@ def _said(found: Measured) -> dict[str, float]:
 
 
 def _untimed(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name != "seconds"}
+    return {name: value for name, value in values.items() if name not in ("seconds", "note")}
+
+
+def _notes(keeper: Keeper) -> str | None:
+    """Return what went otherwise than planned: of blocks, then of the second stage."""
+    fits, last = keeper.recall("fits") or {}, keeper.recall("distill_note")
+    notes = [f"block {index}: {fit['note']}" for index, fit in fits.items() if fit.get("note")]
+    return "; ".join(notes + ([last] if last else [])) or None
