@@ -8,9 +8,10 @@
 | int4 | indices into 16 levels, times such a scale | as int8 |
 | int3 | indices into 8 levels, times such a scale; dense only | as int8 |
 
-Products sum in fp32. Up to `DIRECT_TOKENS` tokens go through a kernel that reads the packed weight once for eight of
-them; beyond that the matrix is decoded, a tile that fits the cache at a time, and torch multiplies: activations are
-then not quantised, and, where the processor multiplies bf16, both factors are rounded to bf16 (fp32 matrices excepted).
+Products sum in fp32. Up to `DIRECT_TOKENS` tokens, of fp32 matrices with AVX-512 up to `DIRECT_FP32`, go through a
+kernel that reads the packed weight once for eight of them; beyond that the matrix is decoded, a tile that fits the
+cache at a time, and torch multiplies: activations are then not quantised, and, where the processor multiplies bf16,
+both factors are rounded to bf16 (fp32 matrices excepted).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from lowdim.infer.sparse.storage import (
 )
 from lowdim.models.disk.packed import Form, Packed
 
-DIRECT_TOKENS = {"fp32": 128, "bf16": 24, "int8": 24, "int4": 24, "int3": 24}
+DIRECT_TOKENS, DIRECT_FP32 = 24, 128
 TILE_BYTES = 4 << 20
 _FLOATS = {torch.float32: 0, torch.bfloat16: 1}
 _scratch = threading.local()
@@ -271,9 +272,10 @@ class Matrix(StoredMatrix):
         kind, tokens, shape = _FLOATS.get(x.dtype), x.numel() // (self.cols or 1), x.shape
         if kind is None or not tokens or not x.is_cpu or shape[-1] != self.cols:
             return self._unusual(x)
-        if tokens > DIRECT_TOKENS[self.kind]:
-            return self._tiled(x.reshape(tokens, self.cols)).view(*shape[:-1], self.rows)
         found = library()
+        wide = self.kind == "fp32" and found is not None and found.level == "avx512"
+        if tokens > (DIRECT_FP32 if wide else DIRECT_TOKENS):
+            return self._tiled(x.reshape(tokens, self.cols)).view(*shape[:-1], self.rows)
         if found is None:
             return self._in_torch(x)
         if not x.is_contiguous():
