@@ -88,7 +88,7 @@ def plain(pair: Any, rows: Tensor, steps: int) -> float:
             per_device_train_batch_size=SEQUENCES,
             max_steps=steps + 1,
             learning_rate=1e-9,
-            bf16=True,
+            bf16=pair.student.stream.compute == torch.bfloat16,  # as the stage does, where the processor multiplies it
             use_cpu=True,
             report_to=[],
             save_strategy="no",
@@ -98,7 +98,7 @@ def plain(pair: Any, rows: Tensor, steps: int) -> float:
         )
         data: Any = [{"input_ids": row} for row in rows]
         trainer = Plain(model=model, args=settings, train_dataset=data, callbacks=[Masks(masks), Clock()])
-        trainer.teacher = load(pair.teacher.source.path, torch.bfloat16)
+        trainer.teacher = load(pair.teacher.source.path, pair.student.stream.compute)
         trainer.train()
     return statistics.median(seconds[1:])
 

@@ -195,7 +195,7 @@ def time_llama() -> Iterator[Row]:
         decoders = {w: TorchDecoder(m) if w == TORCH else LowdimDecoder(m) for w, m in built.items()}
         steps = _medians(time_steps(decoders, tokens=16, vocab=vocab))
         some = {who: decoder for who, decoder in decoders.items() if who == TORCH or who.sparsity}
-        prefill = _medians(time_prefill(some, prompt=256, vocab=vocab))
+        prefill = _medians(time_prefill(some, prompt=256, vocab=vocab)) if multiplies_bf16() else {}
     detail: dict[str, Any] = {str(who): round(1 / seconds, 2) for who, seconds in steps.items()}
     detail |= {"unit": "tokens/s", "distinct_blocks": base.distinct}
     for dtype, required in (("bf16", 3.5), ("int8", 6.0)):
@@ -205,6 +205,9 @@ def time_llama() -> Iterator[Row]:
 
 
 def _prefill_rows(name: str, seconds: dict[Contestant, float]) -> Iterator[Row]:
+    if not seconds:
+        reason = "torch emulates bf16 on this processor"
+        yield Row(f"prefill of 256 tokens, {name}, over torch bf16", None, 0.9, torch.get_num_threads(), reason=reason)
     detail = {str(who): round(256 / value, 1) for who, value in seconds.items()} | {"unit": "tokens/s"}
     for who in seconds:
         if who.engine == "lowdim":
@@ -262,7 +265,7 @@ def time_smol() -> Iterator[Row]:
 def _smol_rows(decoders: dict[Contestant, Any], ours: Contestant, count: int, reason: str = "") -> list[Row]:
     vocab = 49152
     steps = _medians(time_steps(decoders, tokens=64, vocab=vocab, rounds=5))
-    prefill = _medians(time_prefill(decoders, prompt=256, vocab=vocab, rounds=5))
+    prefill = _medians(time_prefill(decoders, prompt=256, vocab=vocab, rounds=5)) if multiplies_bf16() else {}
     detail: dict[str, Any] = {str(who): round(1 / seconds, 1) for who, seconds in steps.items()} | {"unit": "tokens/s"}
     peer = next((seconds for who, seconds in steps.items() if who.engine == "llama.cpp"), None)
     name = "SmolLM2-135M decode, int8 50%"
