@@ -10,17 +10,19 @@ that is timed here; the tokens of a run are what fits into the hours. What is fi
     python benchmarks/pretrain.py --text ~/corpus/corpus.jsonl --home ~/depth --mechanism
 
 The last form diagnoses the models before and after, on the text that was held out: how the gradient's norm changes from
-the first block to the last, and what the loss grows by when one block is left out.
+the first block to the last, and what the loss grows by when one block is left out, and says of both whether every seed
+shows at 24 blocks what the papers say of LNS and Mix-LN.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,17 +60,22 @@ ROWS: dict[str, dict[str, Any]] = {
     "Decay 0.01": {"optimizer": {**ADAMW, "weight_decay": 0.01}},
     "Decay 0.3": {"optimizer": {**ADAMW, "weight_decay": 0.3}},
     "AlphaDecay": {"decay": "alphadecay"},
+    "AlphaDecay 0.01": {"decay": "alphadecay", "optimizer": {**ADAMW, "weight_decay": 0.01}},
+    "AlphaDecay 0.3": {"decay": "alphadecay", "optimizer": {**ADAMW, "weight_decay": 0.3}},
     "LNS and AlphaDecay": {"placement": "lns", "decay": "alphadecay"},
 }
 CORE = ("Pre-LN", "Mix-LN 1/4", "LNS", "GPAS on Pre-LN", "ProRes")
+UNIFORM, ALPHA = ("Pre-LN", "Decay 0.01", "Decay 0.3"), ("AlphaDecay", "AlphaDecay 0.01", "AlphaDecay 0.3")
+"""The same grid of decays, uniform and by AlphaDecay; what has no number has 0.1."""
 TUNED = ("Pre-LN", "Mix-LN 1/4", "LNS")
 CLAIMS = {
     "Mix-LN 1/4": "Mix-LN beats Pre-LN",
     "LNS": "LayerNorm Scaling beats Pre-LN",
     "GPAS on Pre-LN": "GPAS improves Pre-LN",
     "ProRes": "ProRes beats Pre-LN",
-    "AlphaDecay": "AlphaDecay beats the best uniform decay",
+    "AlphaDecay": "AlphaDecay at its best decay beats uniform decay at its best",
 }
+MECHANISM = ("LNS", "Mix-LN 1/4")
 
 
 class Job(NamedTuple):
@@ -208,15 +215,16 @@ def _least(runs: list[dict[str, Any]]) -> float:
     return min(float(each["loss"]) if each["diverged"] is None else 1e9 for each in runs)
 
 
+def _best(rows: list[list[float]]) -> list[float]:
+    return min(rows, key=statistics.fmean, default=[])
+
+
 def claims(means: dict[tuple[str, int], list[float]]) -> Iterator[str]:
     """Yield a sentence for each claim: it holds here if the difference is more than twice its standard error."""
     for row, claim in CLAIMS.items():
         for blocks in DEPTHS:
-            rival = ("Pre-LN", blocks)
-            if row == "AlphaDecay":
-                uniform = [key for key in means if key[0] in ("Pre-LN", "Decay 0.01", "Decay 0.3") and key[1] == blocks]
-                rival = min(uniform, key=lambda key: statistics.fmean(means[key]), default=rival)
-            one, other = means.get((row, blocks)), means.get(rival)
+            own, rival = [(row,), ("Pre-LN",)] if row != "AlphaDecay" else [ALPHA, UNIFORM]
+            one, other = (_best([means[r, blocks] for r in rows if (r, blocks) in means]) for rows in (own, rival))
             if not one or not other:
                 yield f"- {claim} ({blocks} blocks): not tested."
                 continue
@@ -230,7 +238,7 @@ def claims(means: dict[tuple[str, int], list[float]]) -> Iterator[str]:
 
 
 def mechanism(given: argparse.Namespace, found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Diagnose every row before its first step, and the first seed at its best rate; yield gradients and sensitivity.
+    """Diagnose every row before its first step and at its best rate, seed by seed; yield gradients and sensitivity.
 
     Both are of the text that was held out: the norm of the last block's gradient over that of the first, and what the
     loss grows by without one block, the median over each half of the blocks.
@@ -239,17 +247,36 @@ def mechanism(given: argparse.Namespace, found: list[dict[str, Any]]) -> Iterato
     if not held.exists():
         texts = (document.text for document in Corpus(given.text, HELD).split().validation())
         held.write_text("\n\n".join(texts), encoding="utf-8")
-    for row in given.rows:
-        for blocks in DEPTHS:
-            fresh = prepare(recipe(Job(row, blocks, given.rates[0], given.seeds[0]), given.text, 1000, given.batch))
-            model = network.make(fresh.recipe, fresh.config, None, fresh.device)[0]
-            yield {"row": row, "blocks": blocks, "steps": 0, **diagnosed(model, held, fresh.tokenizer)}
-            own = [e for e in found if (e["row"], e["blocks"], e["seed"]) == (row, blocks, given.seeds[0])]
-            best = min((e for e in own if e["diverged"] is None), key=lambda e: float(e["loss"]), default=None)
-            if best is not None:
-                place = given.home / Job(row, blocks, best["rate"], best["seed"]).name
-                steps = best["tokens"] // (given.batch * LENGTH)
-                yield {"row": row, "blocks": blocks, "steps": steps, **diagnosed(place, held)}
+    for row, blocks, seed in itertools.product(given.rows, DEPTHS, given.seeds):
+        what = {"row": row, "blocks": blocks, "seed": seed}
+        fresh = prepare(recipe(Job(row, blocks, given.rates[0], seed), given.text, 1000, given.batch))
+        model = network.make(fresh.recipe, fresh.config, None, fresh.device)[0]
+        yield {**what, "steps": 0, **diagnosed(model, held, fresh.tokenizer)}
+        own = [e for e in found if (e["row"], e["blocks"], e["seed"]) == (row, blocks, seed)]
+        best = min((e for e in own if e["diverged"] is None), key=lambda e: float(e["loss"]), default=None)
+        if best is not None:
+            place = given.home / Job(row, blocks, best["rate"], seed).name
+            steps = best["tokens"] // (given.batch * LENGTH)
+            yield {**what, "steps": steps, **diagnosed(place, held)}
+
+
+def verdicts(told: list[dict[str, Any]], seeds: Sequence[int]) -> Iterator[str]:
+    """Yield a sentence for each part of the mechanism: it is there if every seed shows it at the larger depth."""
+    trained = {(e["row"], e.get("seed", seeds[0])): e for e in told if e["blocks"] == DEPTHS[1] and e["steps"]}
+    for row in MECHANISM:
+        pairs = [(trained.get((row, seed)), trained.get(("Pre-LN", seed))) for seed in seeds]
+        both = [(one, other) for one, other in pairs if one and other]
+        parts = {
+            "gradient norm of the last block over the first nearer 1": [
+                abs(math.log(one["gradient"])) < abs(math.log(other["gradient"])) for one, other in both
+            ],
+            "more lost without a block of the deeper half": [one["deeper"] > other["deeper"] for one, other in both],
+        }
+        for part, seen in parts.items():
+            word = "not tested in all seeds" if len(seen) < len(seeds) else "in all seeds"
+            word = word if all(seen) else "not reproduced here"
+            known = f"{sum(seen)} of the {len(seen)} tested"
+            yield f"- {row} against Pre-LN at {DEPTHS[1]} blocks, {part}: {word} ({known})."
 
 
 def diagnosed(model: Any, held: Path, tokenizer: Any = None) -> dict[str, float]:
@@ -279,14 +306,16 @@ def main() -> None:
     given = parser.parse_args()
     file: Path = given.home / "results.json"
     if given.table:
-        print(table(json.loads(file.read_text())["runs"]))
+        kept = json.loads(file.read_text())
+        print(table(kept["runs"]), *verdicts(kept.get("mechanism", []), given.seeds), sep="\n")
         return
     if given.mechanism:
-        kept, told = json.loads(file.read_text()), []
+        kept, told = json.loads(file.read_text()), list[dict[str, Any]]()
         for each in mechanism(given, kept["runs"]):
             told.append(each)
             print(json.dumps(each), flush=True)
             file.write_text(json.dumps({**kept, "mechanism": told}, indent=1) + "\n")
+        print(*verdicts(told, given.seeds), sep="\n")
         return
     sleep_while_waiting()
     given.home.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,14 @@ import torch
 from tests.train.optimizers.projections import reachable_bytes
 
 from lowdim.core import registry
+from lowdim.core.errors import LowdimError
 from lowdim.core.recipe.families import build
 from lowdim.evaluate.cost.memory import saved_bytes
 from lowdim.models.load import load
 from lowdim.models.walk.skeleton import empty_model
 from lowdim.nn.int8 import Int8Weight
 from lowdim.train.optimizers.plan import activation_bytes, plan_training
+from lowdim.train.optimizers.q_galore import QGaLore
 
 CASES: list[dict[str, Any]] = [
     *({"name": name} for name in registry.names("optimizer")),
@@ -70,6 +72,22 @@ def test_the_command_prints_a_row_for_each(run, model: Path, tmp_path: Path) -> 
     one = run("plan-training", model, "--optimizer", "galore", "--layerwise", "--rank", "2", "--json", tmp_path / "one")
     layerwise = json.loads((tmp_path / "one").read_text())["bytes"]["galore"]
     assert one.exit_code == 0 and layerwise["gradients"] < sizes["galore"]["gradients"] / 3
+
+
+def test_an_optimizer_that_cannot_train_the_model_is_left_out_unless_it_is_named(
+    run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: QGaLore, model: torch.nn.Module) -> None:
+        raise LowdimError("no such layer. Set weight_bits=32.")
+
+    monkeypatch.setattr(QGaLore, "check_model", refuse)
+    done = run("plan-training", model, "--json", tmp_path / "plan.json")
+    assert done.exit_code == 0, done.output
+    assert "q-galore is left out: no such layer" in done.stdout
+    found = json.loads((tmp_path / "plan.json").read_text())["bytes"]
+    assert list(found) == [name for name in registry.names("optimizer") if name != "q-galore"]
+    named = run("plan-training", model, "--optimizer", "q-galore")
+    assert named.exit_code != 0 and "Set weight_bits=32" in named.stderr
 
 
 def test_what_is_wrong_is_said(run, model: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,15 @@ def test_what_diverges_fails_and_leaves_the_last_good_model(run, recipe: Path, t
     assert done.exit_code == 1 and "training diverged at step" in done.output
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert "Training diverged at step" in (tmp_path / "out.html").read_text()
+
+
+def test_what_ends_above_a_uniform_guess_has_diverged(run, recipe: Path, tmp_path: Path) -> None:
+    settings = [word for each in ("optimizer.lr=3.0", "steps=40", "clip=null") for word in ("--set", each)]
+    with pytest.warns(UserWarning, match=r"the validation loss of step 40, the last, is .* of a uniform guess"):
+        done = run("pretrain", "--recipe", recipe, "--out", tmp_path / "out", "--quiet", *settings)
+    assert done.exit_code == 1 and "training diverged: the validation loss of step 40, the last, is" in done.output
+    assert "and ends above a uniform guess" in (tmp_path / "out.html").read_text()
+    facts = json.loads((tmp_path / "out" / "pretraining.json").read_text())
+    assert facts["diverged"] == {"step": 40, "loss": facts["validation"]["loss"], "uniform": math.log(300)}
+    again = run("pretrain", "--recipe", recipe, "--out", tmp_path / "out", "--quiet", "--resume", *settings)
+    assert again.exit_code == 1 and "of a uniform guess" in again.output

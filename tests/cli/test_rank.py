@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lowdim.data.select.ranks import Ranks
 
@@ -55,7 +57,8 @@ def test_all_ranked_at_once_is_said(run, letters: Path) -> None:
     [
         (("--set", "p_krit=0.5"), "p_crit"),
         (("--set", "p_crit"), "--set takes KEY=VALUE"),
-        (("--set", "data.settings.conflicting=0.1"), "settings are of built-in sets alone"),
+        (("--set", "data.settings.conflicting=0.1"), "data.settings would change nothing: the data is a table"),
+        (("--size", "32", "--skip-unreadable"), "--size and --skip-unreadable would change nothing"),
         (("--net", "mpl"), "Did you mean 'mlp'"),
         (("--tune",), "tune trains an encoder"),
         (("--text", "subject"), "there is no column 'subject'"),
@@ -70,3 +73,25 @@ def test_what_is_refused(run, letters: Path, tmp_path: Path, flags: tuple[str, .
 def test_what_is_not_there(run) -> None:
     done = run("rank", "no-such-thing")
     assert done.exit_code != 0 and "there is no file, folder or built-in set 'no-such-thing'" in done.stderr
+
+
+def test_ranks_of_pictures_of_ones_own_go_into_training(run, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for number in range(120):
+        (tmp_path / "pets" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        value = draw.integers(0, 60, (8, 8, 3)) + 120 * (number % 2 if number >= 8 else 1 - number % 2)
+        picture = Image.fromarray(value.astype(np.uint8))
+        picture.save(tmp_path / "pets" / "ab"[number % 2] / f"{number:03}.png")
+    how = ("--size", "8", "--seed", "1", "--validation", "0.2")
+    done = run("rank", tmp_path / "pets", *how, *QUICK, "--set", "p_crit=0.6", "--out", tmp_path / "ranks")
+    assert done.exit_code == 0, done.output
+    data = ("--data", tmp_path / "pets", "--set", "data.settings.size=8", "--set", "data.validation=0.2")
+    train = ("--objective", "sebra", "--ranks", tmp_path / "ranks", "--set", "net.hidden=[16]", "--epochs", "2")
+    small = ("--batch", "16", "--method", "static", "--twins", "none", "--quiet")
+    done = run("train-sparse", *data, "--set", "data.seed=1", *train, *small, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    facts = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert [facts["data"][part] for part in ("train", "validation", "test")] == [77, 19, 24]
+    assert 0 <= facts["members"]["sparse"]["test"]["accuracy"] <= 1
+    other = run("train-sparse", *data, *train, *small)
+    assert other.exit_code != 0 and "the ranks are of other samples" in other.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lowdim.cli.sweep import described
 from lowdim.pipeline.sweep.api import Sweep
 from lowdim.pipeline.sweep.recipe import SweepRecipe
 from lowdim.report.build import build
+from lowdim.train.pretrain import api
 
 PROGRAM: Any = typer.main.get_command(app)
 
@@ -61,6 +63,32 @@ def test_a_dry_run_shows_and_runs_nothing(run, tmp_path: Path) -> None:
     assert "tokens=4" not in done.stdout
 
 
+def test_hours_of_pretrainings_come_first(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOWDIM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "recipe.yaml").write_text(small.recipe(small.write(tmp_path / "text.jsonl")).to_yaml())
+    timed: list[int] = []
+    plan = api.plan
+
+    def told(recipe: Any, progress: Any = None) -> Any:
+        timed.append(recipe.steps)
+        return replace(plan(recipe), seconds=60.0 * recipe.steps)
+
+    monkeypatch.setattr(api, "plan", told)
+    lines = [
+        "command: pretrain",
+        f"arguments: --recipe {tmp_path}/recipe.yaml --quiet",
+        "grid: {steps: [30, 10, 20], seed: [0, 1], optimizer.lr: [1e-3, 1e-2]}",
+    ]
+    recipe = written(tmp_path, "\n".join(lines))
+    done = run("sweep", "--recipe", recipe, "--out", tmp_path / "out", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "By the plan: 12 runs of 10.0 to 30.0 min on all threads, 2.0 to 6.0 h in all" in done.output
+    assert sorted(timed) == [10, 30]  # the cheapest and the dearest alone
+    lines[1] = f"arguments: --recipe {tmp_path}/recipe.yaml --quiet --set data.source={tmp_path}/none"
+    done = run("sweep", "--recipe", written(tmp_path, "\n".join(lines)), "--out", tmp_path / "out", "--dry-run")
+    assert "How many hours they take is not known until the first run ends." in done.output
+
+
 def test_runs_in_processes_of_their_own_and_what_fails(run, model: Path, text: Path, tmp_path: Path) -> None:
     """One run of a real command, and one of a model that is not there."""
     lines = [
@@ -73,6 +101,7 @@ def test_runs_in_processes_of_their_own_and_what_fails(run, model: Path, text: P
     done = run("sweep", "--recipe", recipe, "--out", tmp_path / "out", "--jobs", "2")
     assert done.exit_code == 1
     assert "2 runs of lowdim evaluate, 0 finished, 2 to run, 2 at a time." in done.stderr
+    assert "How many hours they take is not known until the first run ends." in done.stderr
     assert "0 of 1, 1 failed" in done.stdout
     assert "none" in done.stdout
     runs = json.loads((tmp_path / "out" / "sweep.json").read_text())["runs"]

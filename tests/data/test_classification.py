@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from lowdim.data import classification, topics, vision
-from lowdim.data.classification import Known, cut
+from lowdim.data.classification import Dataset, Kind, Known, cut
 from lowdim.data.errors import DataError
-from lowdim.data.raw import Raw, Split
+from lowdim.data.labelled.source import Source
+from lowdim.data.raw import Raw, Split, moments
+from lowdim.data.select.ranks import samples_hash
 
 TABLE = Known("t", "table", "none", "for tests")
 
@@ -67,6 +69,39 @@ def test_an_image_has_one_mean() -> None:
     data = cut(Known("i", "image", "none", ""), image, validation=0.1, limit=None, seed=0)
     assert abs(float(data.train.x.mean())) < 1e-5
     assert float(data.train.x[..., 1].mean()) > 0.5
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("image", (3, 16, 16)), ("table", (50,))])
+@pytest.mark.parametrize("place", ["built in", "own"])
+def test_the_same_samples_have_the_same_bits_on_any_number_of_threads(
+    place: str, kind: Kind, shape: tuple[int, ...]
+) -> None:
+    x = torch.rand(3000, *shape, generator=torch.Generator().manual_seed(0)) ** 3 + 1  # torch's own mean differs
+    y, names = torch.arange(3000) % 2, ("a", "b")
+
+    def made() -> Dataset:
+        if place == "own":
+            return Source("s", kind, x, y, names, tuple(map(str, range(3000)))).dataset()
+        return cut(Known("s", kind, "none", ""), Raw(x, y, names), validation=0.1, limit=None, seed=0)
+
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(made())
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0].train.x, found[1].train.x)
+    assert samples_hash(found[0]) == samples_hash(found[1])
+    assert found[0].fingerprint() == found[1].fingerprint()
+
+
+def test_mean_and_deviation_are_of_all_samples() -> None:
+    x = torch.rand(9000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).float() + 100
+    mean, deviation = moments(x, "table")
+    assert torch.equal(mean, x.double().mean(0).float())
+    torch.testing.assert_close(deviation, x.double().std(0).float(), rtol=1e-6, atol=0)
+    assert moments(x, "image")[0].dim() == 0 and moments(x[:1], "table")[1].tolist() == pytest.approx([1e-6] * 3)
 
 
 def test_words_come_from_training_alone() -> None:

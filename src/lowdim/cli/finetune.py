@@ -87,11 +87,8 @@ def finetune(
     for line in _read_back(result.facts):
         show(line)
     show(f"Output: {out}")
-    if (wrong := result.diverged) is not None:
-        say(
-            f"Error: training diverged at step {wrong['step']} (loss {wrong['loss']}, gradient norm {wrong['norm']}); "
-            f"the output is the model of step {wrong['back']}. Lower optimizer.lr, clip, or warm up longer."
-        )
+    if result.complaint:
+        say(f"Error: {result.complaint}")
         raise typer.Exit(FAILURE)
 
 

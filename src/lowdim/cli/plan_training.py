@@ -12,7 +12,7 @@ from lowdim.cli.guard import guarded
 from lowdim.cli.options import Debug, Json, Model, Revision, Trust
 from lowdim.cli.screen import show, table
 from lowdim.core import registry
-from lowdim.core.errors import RecipeError
+from lowdim.core.errors import LowdimError, RecipeError
 
 DTYPES = ("float32", "bfloat16")
 
@@ -57,7 +57,12 @@ def plan_training(
     found = {}
     for entry in entries:
         fitting = {key: value for key, value in given.items() if key in entry.settings()}
-        found[entry.name] = plan(empty, entry.load()(**fitting), kept)
+        try:
+            found[entry.name] = plan(empty, entry.load()(**fitting), kept)
+        except LowdimError as error:
+            if optimizer:
+                raise
+            show(f"{entry.name} is left out: {error}")
     heads = ("optimizer", "weights", "gradients", "state", "activations", "total")
     rows = [
         (name, *(f"{size / 1e9:.3f}" for size in (m.weights, m.gradients, m.state, m.activations, m.total)))

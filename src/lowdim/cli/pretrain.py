@@ -64,11 +64,8 @@ def pretrain(
         from lowdim.report.build import build
 
         show(f"Report: {build(out)}")
-    if (wrong := result.diverged) is not None:
-        say(
-            f"Error: training diverged at step {wrong['step']} (loss {wrong['loss']}, gradient norm {wrong['norm']}); "
-            f"the output is the model of step {wrong['back']}. Lower optimizer.lr, clip, or warm up longer."
-        )
+    if result.complaint:
+        say(f"Error: {result.complaint}")
         raise typer.Exit(FAILURE)
 
 

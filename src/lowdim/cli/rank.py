@@ -51,7 +51,9 @@ def rank(
         bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read; they are counted.")
     ] = False,
     limit: Annotated[int | None, typer.Option(help="Samples at most.")] = None,
-    validation: Annotated[float, typer.Option(help="Of a built-in set: the share set aside, as in training.")] = 0.1,
+    validation: Annotated[
+        float | None, typer.Option(help="Share set aside, as in training: 0.1 of a built-in set, else none.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the weights, the order and the cut.")] = 0,
     assignments: Annotated[
         list[str] | None,

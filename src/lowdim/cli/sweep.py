@@ -41,7 +41,9 @@ def sweep(
     index: Annotated[
         int | None, typer.Option(help="Only the run of that number, from 0, as in a SLURM array job.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Number and print the runs, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Number and print the runs and their hours, and stop.")
+    ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -57,6 +59,7 @@ def sweep(
     if dry_run:
         chosen = {place.run.index for place in made.chosen(index)}
         table(("run", "name", "state", "command"), [row for row in made.plan() if row[0] in chosen])
+        show(made.forecast(index))
         return
     finished = made.run(jobs, index, (lambda _: None) if quiet else say)
     _print(made.sheet(), out)
@@ -93,7 +96,24 @@ def described(program: Any, name: str) -> Command:
         keys=_keys(name),
         sets="--set" in flags,
         parse=_parser(found),
+        **({"seconds": _timer(found)} if name == "pretrain" else {}),
     )
+
+
+def _timer(command: Any) -> Callable[[Sequence[Sequence[str]]], tuple[float, float]]:
+    """Return what times runs of pre-training by their arguments."""
+
+    def seconds(runs: Sequence[Sequence[str]]) -> tuple[float, float]:
+        from lowdim.pipeline.sweep.forecast import pretraining
+        from lowdim.train.pretrain.recipe import Pretraining
+
+        given = [command.make_context(command.name, [*words, "--dry-run"]).params for words in runs]
+        trust = [{"trust_remote_code": each["trust_remote_code"] or None} for each in given]
+        return pretraining(
+            [Pretraining.assemble(e["recipe"], t, e["assignments"] or []) for e, t in zip(given, trust, strict=True)]
+        )
+
+    return seconds
 
 
 def _parser(command: Any) -> Callable[[Sequence[str]], None]:

@@ -23,7 +23,8 @@ def train_sparse(
         Path | None, typer.Option("--out", metavar="DIR", help="Where networks, masks and results go.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(metavar="fashion-mnist|mnist-5k|digits|...", help="What is trained on.")
+        str | None,
+        typer.Option(metavar="fashion-mnist|...|PATH", help="What is trained on; of yours a folder or table."),
     ] = None,
     net: Annotated[str | None, typer.Option(metavar="mlp|conv|text", help="What is trained.")] = None,
     method: Annotated[

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lowdim.core.lazy import torch
@@ -42,3 +44,26 @@ def generator(seed: int, *context: str | int, device: str = "cpu") -> torch.Gene
     """
     # torch's CPU generator uses the low 32 bits of a seed alone; sha256 spreads the purpose over all of them
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *context))
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int, *context: str | int) -> Iterator[None]:
+    """Seed the global generators for one purpose, for modules such as dropout that draw from them; then restore them.
+
+    Args:
+        device: where the modules are.
+        seed: the user's seed.
+        context: what the numbers are for.
+
+    Example:
+        >>> import torch
+        >>> before, found = torch.random.get_rng_state(), []
+        >>> for _ in range(2):
+        ...     with seeded(torch.device("cpu"), 0, "dropout"):
+        ...         found.append(torch.rand(2))
+        >>> bool((found[0] == found[1]).all()), torch.equal(before, torch.random.get_rng_state())
+        (True, True)
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(seed, *context))
+        yield

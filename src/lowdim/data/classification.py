@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 from lowdim.core.errors import suggest
@@ -18,10 +20,12 @@ from lowdim.core.random import generator
 from lowdim.data import topics
 from lowdim.data.errors import DataError
 from lowdim.data.planted.settings import made_of
-from lowdim.data.raw import Raw, Split, Texts
+from lowdim.data.raw import Raw, Split, Texts, moments
 
 Kind = Literal["image", "table", "text"]
+TABLES = (".csv", ".json", ".jsonl", ".ndjson")
 _TEST_SHARE = 0.2
+_OWN = {"image": "lowdim.data.labelled.settings:Pictures", "text": "lowdim.data.labelled.settings:Table"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class Known:
     base: str = ""
     cues: tuple[str, ...] = ()
     takes: str = ""
+
+    @property
+    def key(self) -> str:
+        """What its cut is drawn by: its name, of the user's own samples that of the folder or file."""
+        return PurePath(self.name).name
 
 
 def _planted(name: str, base: str, *cues: str) -> Known:
@@ -173,15 +182,24 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Known:
-    """Return what is known of a data set without reading it.
+    """Return what is known of a data set without reading it; a path is that of the user's own samples.
+
+    Raises:
+        DataError: there is no set of this name, and it is no path.
 
     Example:
         >>> find("digits").kind
         'image'
     """
-    if name not in SETS:
-        raise DataError(f"unknown data {name!r}. {suggest(name, SETS)}")
-    return SETS[name]
+    if name in SETS:
+        return SETS[name]
+    if PurePath(name).suffix.lower() in TABLES:
+        return Known(name, "text", "lowdim.data.labelled.own:texts", "texts of yours", takes=_OWN["text"])
+    if len(PurePath(name).parts) > 1 or name.endswith(("/", os.sep)) or Path(name).expanduser().is_dir():
+        return Known(name, "image", "lowdim.data.labelled.own:pictures", "pictures of yours", takes=_OWN["image"])
+    raise DataError(
+        f"unknown data {name!r}: no built-in set, no folder, and no {', '.join(TABLES)}. {suggest(name, SETS)}"
+    )
 
 
 class Cut(NamedTuple):
@@ -203,7 +221,7 @@ def load(
     """Read a data set, fetching it on first use, and cut it.
 
     Args:
-        name: one of `names`.
+        name: one of `names`, a folder with a folder of pictures for each class, or a CSV or JSON lines file of texts.
         validation: share of the training examples that is set aside for choosing, in (0, 1).
         limit: training examples used at most, the first of the same permutation; validation and test stay whole.
         seed: of the permutation that cuts validation; test does not depend on it.
@@ -239,8 +257,19 @@ def setting_names() -> list[str]:
         >>> "conflicting" in setting_names()
         True
     """
-    places = dict.fromkeys(known.takes for known in SETS.values() if known.takes)
-    return list(dict.fromkeys(each.name for takes in places for each in fields(_class(takes))))
+    places = [*(known.takes for known in SETS.values() if known.takes), *_OWN.values()]
+    return list(dict.fromkeys(each.name for takes in dict.fromkeys(places) for each in fields(_class(takes))))
+
+
+def settings_of(name: str) -> list[str]:
+    """Return the settings that a set takes.
+
+    Example:
+        >>> "size" in settings_of("celeba"), settings_of("digits")
+        (True, [])
+    """
+    takes = find(name).takes
+    return [each.name for each in fields(_class(takes))] if takes else []
 
 
 def check_settings(name: str, settings: Mapping[str, Any] | None) -> Any:
@@ -248,7 +277,7 @@ def check_settings(name: str, settings: Mapping[str, Any] | None) -> Any:
 
     Raises:
         DataError: the set takes none.
-        RecipeError: one is unknown or out of its range.
+        RecipeError: one is unknown, out of its range, or changes nothing.
     """
     known = find(name)
     if not known.takes:
@@ -256,7 +285,10 @@ def check_settings(name: str, settings: Mapping[str, Any] | None) -> Any:
             able = ", ".join(each.name for each in SETS.values() if each.takes)
             raise DataError(f"data {name!r} takes no settings, got {', '.join(settings)}. Sets that do: {able}.")
         return None
-    return made_of(_class(known.takes), settings)
+    how = made_of(_class(known.takes), settings)
+    if known.base and known.cues:
+        how.check_cues(known.name, len(known.cues))
+    return how
 
 
 def _class(place: str) -> Any:
@@ -286,14 +318,14 @@ def divide(known: Known, raw: Raw, *, validation: float, limit: int | None, seed
         DataError: fewer examples than classes would be left to train on.
     """
     count = len(raw.y)
-    order = _order(count, 0, "test", known.name) if raw.test is None else list(range(count))
+    order = _order(count, 0, "test", known.key) if raw.test is None else list(range(count))
     held = round(_TEST_SHARE * count) if raw.test is None else 0
     test, rest = order[:held], order[held:]
     chosen = max(1, round(validation * len(rest)))
     if raw.held:  # the authors' own, the last ones
         assert raw.test is not None
         rest, chosen = order[: count - raw.held], 0
-    shuffled = [rest[i] for i in _order(len(rest), seed, "validation", known.name)]
+    shuffled = [rest[i] for i in _order(len(rest), seed, "validation", known.key)]
     train = shuffled[chosen:][:limit]
     if len(train) < len(raw.classes):
         raise DataError(
@@ -320,8 +352,7 @@ def parts(known: Known, raw: Raw, rows: Cut) -> Dataset:
     if raw.test is not None:
         assert isinstance(raw.test, Split)
         taken[2] = Split(raw.test.x.float(), raw.test.y)
-    dims = None if known.kind == "image" else 0
-    mean, deviation = taken[0].x.mean(dims), taken[0].x.std(dims).clamp_min(1e-6)
+    mean, deviation = moments(taken[0].x, known.kind)
     first, second, third = (Split((part.x - mean) / deviation, part.y) for part in taken)
     return Dataset(known.name, known.kind, first, second, third, raw.classes, rows=tuple(rows.train))
 

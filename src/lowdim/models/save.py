@@ -20,6 +20,7 @@ from lowdim.models.disk.writer import Writer, shard_name
 from lowdim.models.walk.skeleton import saved_names
 from lowdim.nn.int8 import Int8Weight
 from lowdim.nn.lowrank import LowRankLinear
+from lowdim.nn.residual.config import written
 
 _GENERATION = "generation_config.json"
 
@@ -37,7 +38,8 @@ def save_around(model: PreTrainedModel, tokenizer: Any, place: Path) -> None:
     for what, part in (("config", model.config), ("tokenizer", tokenizer)):
         try:
             if part is not None:
-                part.save_pretrained(place)
+                with written(model):
+                    part.save_pretrained(place)
         except Exception as error:  # each has checks of its own
             why = " ".join(str(error).split()).rstrip(".")
             raise CheckpointError(f"the model's {what} cannot be saved: {why}. Mend it first.") from error

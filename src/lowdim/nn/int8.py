@@ -245,12 +245,17 @@ def _linear(input: Tensor, weight: Int8Weight, bias: Tensor | None = None) -> Te
     return found
 
 
+def linear(module: nn.Module) -> bool:
+    """Tell whether the weight of a module may be INT8: that of a linear layer, or of the Conv1D of transformers."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
 def int8_(model: nn.Module, weights: Iterable[Tensor], stochastic: bool = True) -> list[nn.Parameter]:
     """Replace weights of a model's linear layers by INT8 ones; no float copy of them is left in the model.
 
     Args:
         model: changed.
-        weights: parameters of it; those that are no linear layer's stay.
+        weights: parameters of it; those of no `linear` module stay.
         stochastic: whether updates are rounded by chance.
 
     Returns:
@@ -262,15 +267,16 @@ def int8_(model: nn.Module, weights: Iterable[Tensor], stochastic: bool = True) 
     chosen = {id(weight): weight for weight in weights}
     made: dict[int, Any] = {}
     for module in model.modules():
-        place = id(getattr(module, "weight", None))
-        if isinstance(module, nn.Linear) and place in chosen:
-            if isinstance(module.weight, DTensor):
+        weight = getattr(module, "weight", None)
+        place = id(weight)
+        if linear(module) and isinstance(weight, Tensor) and place in chosen:
+            if isinstance(weight, DTensor):
                 raise LowdimError(
                     "a weight that is sharded already does not become INT8. Call int8_ before fully_shard."
                 )
-            if place not in made and not isinstance(module.weight, Int8Weight):
-                made[place] = nn.Parameter(Int8Weight.of(module.weight.detach(), stochastic=stochastic))
-            module.weight = made.get(place, module.weight)
+            if place not in made and not isinstance(weight, Int8Weight):
+                made[place] = nn.Parameter(Int8Weight.of(weight.detach(), stochastic=stochastic))
+            module.weight = made.get(place, weight)
     return [made.get(place, weight) for place, weight in chosen.items()]
 
 

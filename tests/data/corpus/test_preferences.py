@@ -119,8 +119,17 @@ def test_made_up_pairs_have_known_utilities_and_as_many_ties_as_asked(tmp_path: 
     again = read(str(write(tmp_path / "pairs.jsonl", list(records(pairs)))))
     assert [p.digest for p in again] == [p.digest for p in pairs] == [p.digest for p in synthetic(300, 0.3, 1)]
     assert synthetic(300, 0.3, 2) != pairs
-    with pytest.raises(DataError, match="Take more"):
-        synthetic(500, ties=0.0)
+
+
+@pytest.mark.parametrize(("count", "ties"), [(50, 0.0), (500, 0.0), (2000, 0.0), (500, 0.02)])
+def test_fewer_ties_than_come_by_chance(count: int, ties: float) -> None:
+    pairs, usual = synthetic(count, ties), synthetic(count)
+    assert sum(bool(pair.tie) for pair in pairs) == round(ties * count)
+    assert all(utility(p.chosen) > utility(p.rejected) for p in pairs if not p.tie)
+    assert all(utility(p.chosen) == utility(p.rejected) for p in pairs if p.tie)
+    assert [p.prompt for p in pairs] == [p.prompt for p in usual] and pairs == synthetic(count, ties)
+    again = {p.key: {p.chosen, p.rejected} for p in usual if not p.tie}
+    assert all({p.chosen, p.rejected} == again[p.key] for p in pairs if p.key in again)
 
 
 def test_pairs_of_questions() -> None:

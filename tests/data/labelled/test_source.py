@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.data.grouped import made
 
 from lowdim.data import classification
 from lowdim.data.errors import DataError
 from lowdim.data.labelled.open import open_source
 from lowdim.data.labelled.source import Columns, Source, encoded
+from lowdim.data.select.ranks import samples_hash
 
 
 def pictures(home: Path, each: int = 3) -> Path:
@@ -130,9 +134,9 @@ def test_a_data_set_object_of_texts_and_of_pictures() -> None:
     texts = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, 1]}).cast_column("label", labels)
     found = open_source(texts)
     assert found.classes == ("no", "yes") and found.y.tolist() == [1, 0, 1] and list(found.x) == ["a", "b", "c"]
-    made = [Image.fromarray(np.full((4, 4, 3), 40 * value, dtype=np.uint8)) for value in range(3)]
+    values = [Image.fromarray(np.full((4, 4, 3), 40 * value, dtype=np.uint8)) for value in range(3)]
     seen = datasets.Dataset.from_dict(
-        {"image": made, "label": ["x", "y", "x"]},
+        {"image": values, "label": ["x", "y", "x"]},
         features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")}),
     )
     found = open_source(seen, size=4, limit=2)
@@ -156,15 +160,75 @@ def test_rows_that_nobody_has_labelled_are_no_class() -> None:
 def test_grey_of_sixteen_bits_is_scaled_and_not_cut_off(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     values = [0, 257 * 100, 257 * 200, 65535]
-    made = [Image.fromarray(np.full((4, 4), value, dtype=np.uint16)) for value in values]
-    for number, picture in enumerate(made):
+    grey = [Image.fromarray(np.full((4, 4), value, dtype=np.uint16)) for value in values]
+    for number, picture in enumerate(grey):
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
         picture.save(tmp_path / "ab"[number % 2] / f"{number}.png")
     found = open_source(tmp_path, size=4)
     assert isinstance(found.x, torch.Tensor) and found.x[:, :, 0, 0].unique().tolist() == [0, 100, 200, 255]
-    rows = datasets.Dataset.from_dict({"image": made, "label": list("abab")}).cast_column("image", datasets.Image())
+    rows = datasets.Dataset.from_dict({"image": grey, "label": list("abab")}).cast_column("image", datasets.Image())
     found = open_source(rows, size=4)
     assert isinstance(found.x, torch.Tensor) and found.x[:, 0, 0, 0].tolist() == [0, 100, 200, 255]
+
+
+def encoded_picture(value: int, mode: str = "RGB") -> bytes:
+    """A PNG of one value; an alpha channel is clear."""
+    file, channels = io.BytesIO(), {"RGB": (value,) * 3, "RGBA": (value, value, value, 0), "LA": (value, 0)}[mode]
+    Image.new(mode, (4, 4), channels).save(file, "PNG")
+    return file.getvalue()
+
+
+def rows_of_pictures(contents: list[bytes | None], labels: list[str]) -> Any:
+    datasets = pytest.importorskip("datasets")
+    stored = [None if each is None else {"bytes": each, "path": None} for each in contents]
+    keys = [f"key {number}" for number in range(len(labels))]
+    rows = datasets.Dataset.from_dict({"image": stored, "label": labels, "key": keys})
+    features = {"image": datasets.Image(), "label": datasets.Value("string"), "key": datasets.Value("string")}
+    return rows.cast(datasets.Features(features))
+
+
+def test_unreadable_pictures_of_an_object_are_named_and_counted_and_skipped_only_if_asked() -> None:
+    contents = [encoded_picture(10), b"no picture", encoded_picture(20), None, encoded_picture(30)[:40]]
+    rows = rows_of_pictures(contents, list("abbab"))
+    with pytest.raises(DataError, match=r"3 of 5 pictures cannot be read: 2, 4, 5\. .*skip_unreadable=True"):
+        open_source(rows, size=4)
+    found = open_source(rows, size=4, skip=True, columns=Columns(id="key"))
+    assert found.names == ("key 0", "key 2") and found.skipped == ("key 1", "key 3", "key 4")
+    assert isinstance(found.x, torch.Tensor) and found.x[:, 0, 0, 0].tolist() == [10, 20]
+    assert found.y.tolist() == [0, 1]
+    with pytest.raises(DataError, match="no picture of class 'b' can be read"):
+        open_source(rows_of_pictures([encoded_picture(1), b""], ["a", "b"]), size=4, skip=True)
+
+
+def test_names_and_what_was_skipped_survive_the_names_of_classes() -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = rows_of_pictures([encoded_picture(1), b"", encoded_picture(3)], ["yes", "yes", "no"])
+    found = open_source(rows.cast_column("label", datasets.ClassLabel(names=["no", "yes"])), size=4, skip=True)
+    assert found.classes == ("no", "yes") and found.y.tolist() == [1, 0] and found.skipped == ("2",)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_clear_is_white_in_folders_and_in_objects(tmp_path: Path, mode: str) -> None:
+    contents = [encoded_picture(0, mode), encoded_picture(7)]
+    for name, content in zip("ab", contents, strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(content)
+    both = open_source(tmp_path, size=4), open_source(rows_of_pictures(contents, ["a", "b"]), size=4)  # type: ignore[arg-type]
+    for found in both:
+        assert isinstance(found.x, torch.Tensor) and found.x[:, 0, 0, 0].tolist() == [255, 7]
+
+
+def test_objects_that_cannot_be_read() -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = rows_of_pictures([encoded_picture(1), encoded_picture(2)], ["a", "b"])
+    with pytest.raises(DataError, match=r"no column 'kye' for the id. Did you mean 'key'.*--id"):
+        open_source(rows, columns=Columns(id="kye"))
+    with pytest.raises(DataError, match=r"no column 'file' for the id"):
+        open_source(datasets.Dataset.from_dict({"text": ["x"], "label": ["a"]}), columns=Columns(id="file"))
+    with pytest.raises(DataError, match="holds no samples"):
+        open_source(rows.select([]))
+    with pytest.raises(DataError, match=r"column 'label' of .* holds no pictures. Cast it to datasets.Image\(\)"):
+        open_source(rows, columns=Columns(image="label"))
 
 
 def test_a_built_in_set_is_cut_as_training_cuts_it() -> None:
@@ -174,16 +238,90 @@ def test_a_built_in_set_is_cut_as_training_cuts_it() -> None:
     assert found.names == tuple(map(str, data.rows))
 
 
+TAKES = {
+    "built in": {"settings"},
+    "pictures in a folder": {"size", "skip"},
+    "texts in a table": {"text", "label", "id"},
+    "texts of an object": {"text", "label", "id"},
+    "pictures of an object": {"image", "label", "id", "size", "skip"},
+    "read already": set[str](),
+}
+
+
+GIVEN = ("text", "image", "label", "id", "size", "skip", "settings")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, takes in TAKES.items() for name in GIVEN if name not in takes]
+)
+def test_what_a_kind_of_data_has_no_use_for_is_refused(tmp_path: Path, kind: str, name: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    table = tmp_path / "t.csv"
+    table.write_text("text,label,c\nx,a,1\ny,b,2\n")
+    data = {
+        "built in": "digits",
+        "pictures in a folder": pictures(tmp_path / "pets"),
+        "texts in a table": table,
+        "texts of an object": datasets.Dataset.from_dict({"text": ["x", "y"], "label": ["a", "b"]}),
+        "pictures of an object": rows_of_pictures([encoded_picture(1), encoded_picture(2)], ["a", "b"]),
+        "read already": Source("t", "text", ["x", "y"], torch.tensor([0, 1]), ("a", "b"), ("1", "2")),
+    }[kind]
+    values = {"size": 8, "skip": True, "settings": {"conflicting": 0.1}}
+    given = {name: values[name]} if name in values else {"columns": Columns(**{name: "c"})}
+    called = "c" if kind == "texts of an object" and name == "image" else name.split("skip")[-1]
+    with pytest.raises(DataError, match=rf"{called}.* (would change nothing: the data is|for the image)"):
+        open_source(data, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["folder", "table"])
+def test_samples_of_ones_own_are_cut_as_training_cuts_them(tmp_path: Path, kind: str) -> None:
+    path, settings = tmp_path / "t.csv", {}
+    if kind == "folder":
+        path, settings = pictures(tmp_path / "pets", each=20), {"size": 8}
+    else:
+        path.write_text("text,label\n" + "".join(f"word{n} more,{'ab'[n % 2]}\n" for n in range(40)))
+    whole = open_source(path, **settings)
+    found = open_source(path, validation=0.25, limit=20, seed=3, **settings)  # type: ignore[arg-type]
+    data = classification.load(str(path), validation=0.25, limit=20, seed=3, settings=settings)
+    assert [len(part.y) for part in (data.train, data.validation, data.test)] == [20, 8, 8]
+    assert samples_hash(found.dataset()) == samples_hash(data)
+    assert found.names == tuple(whole.names[row] for row in data.rows) and torch.equal(found.y, data.train.y)
+    assert samples_hash(open_source(whole, validation=0.25, limit=20, seed=3).dataset()) == samples_hash(data)
+    rows = pytest.importorskip("datasets").Dataset.from_dict({"text": ["x y"] * 40, "label": list("ab") * 20})
+    parts = open_source(rows, validation=0.25, limit=20).dataset()
+    assert [len(part.y) for part in (parts.train, parts.validation, parts.test)] == [20, 8, 8]
+    assert len(found.x) == 20 and len(whole.y) == 40 and whole.cut is None
+
+
+def test_flags_that_a_built_in_set_takes(tmp_path: Path) -> None:
+    made.celeba(tmp_path)
+    how = {"root": str(tmp_path), "size": 8}
+    (tmp_path / "img_align_celeba" / "000000.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="1 of 12 pictures cannot be read"):
+        open_source("celeba", settings=how)
+    with pytest.warns(UserWarning, match="1 of 12 pictures cannot be read"):
+        assert len(open_source("celeba", settings=how, skip=True).y) == 11
+    with pytest.raises(DataError, match=r"--size would change nothing: .* Its size is a setting: data.settings.size"):
+        open_source("celeba", settings=how, size=16)
+    with pytest.raises(DataError, match="--skip-unreadable would change nothing"):
+        open_source("cifar-10-c", settings={"root": str(tmp_path)}, skip=True)
+    with pytest.raises(DataError, match="validation must be a share"):
+        open_source("celeba", settings=how, validation=1.0)
+
+
 def test_what_there_is_not(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Did you mean 'digits'"):
         open_source("digts")
     (tmp_path / "x.parquet").write_bytes(b"")
     with pytest.raises(DataError, match="is none of"):
         open_source(tmp_path / "x.parquet")
+    for name in ("no/such/", "none.csv"):
+        with pytest.raises(DataError, match=rf"data '{name}': there is no such"):
+            classification.load(name)
+    with pytest.raises(DataError, match="size must be at least 1 pixel, got 0"):
+        open_source(tmp_path, size=0)
     with pytest.raises(DataError, match="limit must be at least 1"):
         open_source("digits", limit=0)
-    with pytest.raises(DataError, match="settings are of built-in sets alone"):
-        open_source(tmp_path, settings={"a": 1})
     assert encoded(["1", "10", "2"], "x")[1] == ("1", "2", "10")
     assert isinstance(
         open_source(Source("t", "text", ["a", "b"], torch.tensor([0, 1]), ("a", "b"), ("1", "2"))), Source

@@ -25,6 +25,7 @@ from lowdim.evaluate.diagnose.api import diagnose
 from lowdim.evaluate.diagnose.checkpoints import checkpoints
 from lowdim.evaluate.diagnose.result import BlockFacts, Diagnosis
 from lowdim.evaluate.quality.perplexity import perplexity
+from lowdim.nn.placement import GPAS
 
 TEXT = Windows(tiny.tokens(samples=6, context=12), {"source": "made up"})
 
@@ -144,6 +145,33 @@ def test_an_identity_block_has_nothing_of_anything() -> None:
     assert same_block.variance == before.variance
     assert same_block.perplexity == found.perplexity
     assert all(block.influence > 0 and block.jacobian > 0.1 for block in (found.blocks[0], found.blocks[2]))
+
+
+@pytest.mark.filterwarnings("ignore:the model has been trained")
+@pytest.mark.parametrize("gates", ["block", "branch"])
+def test_gates_count_in_the_jacobian_and_not_in_the_gradient(gates: Any, tmp_path: Path) -> None:
+    """Branches that add nothing, and gates: each block is y = (1 - g)(1 - h) x."""
+    model, plain = ZOO["llama"](), ZOO["llama"]()
+    GPAS(gates=gates).apply_(model)
+    shares = []
+    for index, block in enumerate(model.model.layers):
+        nn.init.constant_(block.gpas.gate, 0.2 * (index + 1))
+        nn.init.zeros_(block.self_attn.o_proj.weight), nn.init.zeros_(block.mlp.down_proj.weight)
+        shares.append(0.2 * (index + 1) / (1 + math.exp(-0.2 * (index + 1))))
+    model.save_pretrained(tmp_path)
+    for given in (model, tmp_path):
+        found = diagnose(given, text=TEXT, measures=["jacobian", "gradients"])
+        for block, share in zip(found.blocks, shares, strict=True):
+            kept = (1 - share) ** 2
+            assert (block.jacobian, block.gain, block.trace) == pytest.approx((1 - kept, kept, kept), rel=1e-5)
+    loss = model(input_ids=TEXT.input_ids, labels=TEXT.input_ids).loss
+    gradient = torch.autograd.grad(loss, model.model.layers[0].self_attn.o_proj.weight)[0]
+    layer = next(layer for layer in diagnose(model, text=TEXT).layers if layer.name.endswith("0.self_attn.o_proj"))
+    assert layer.gradient == pytest.approx(float(gradient.norm()), rel=1e-4)
+    GPAS(gates=gates).apply_(plain)  # at 0 it is what it was
+    one, other = (diagnose(each, text=TEXT, measures=["jacobian"]) for each in (plain, ZOO["llama"]()))
+    assert [block.jacobian for block in one.blocks] == [block.jacobian for block in other.blocks]
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_a_model_whose_variances_are_known() -> None:

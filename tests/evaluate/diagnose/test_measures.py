@@ -9,6 +9,7 @@ import torch
 
 from lowdim.core.errors import NumericalError
 from lowdim.evaluate.diagnose.measures import Jacobian, Moments, Spectrum, angles, influences
+from lowdim.train.riders.alphadecay import AlphaDecay
 
 
 def test_angles_and_influences_of_known_vectors() -> None:
@@ -60,12 +61,14 @@ def test_an_orthogonal_basis_of_probes_gives_the_norms_of_the_jacobian() -> None
 
 def test_spectra_of_known_matrices() -> None:
     flat = Spectrum.of(torch.eye(8)[:, :5])
-    assert math.isnan(flat.alpha)
+    assert math.isnan(flat.alpha) and math.isnan(flat.hill)
     assert (flat.stable_rank, flat.entropy) == pytest.approx((5, 1))
     one = Spectrum.of(torch.ones(3, 4))
     assert (one.stable_rank, one.entropy) == pytest.approx((1, 0))
     assert math.isnan(Spectrum.of(torch.zeros(3, 3)).stable_rank)
     weight = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    assert Spectrum.of(weight).alpha == AlphaDecay(estimator="median").exponent(weight)
+    assert Spectrum.of(weight).hill == AlphaDecay().exponent(weight)
     assert Spectrum.of(7 * weight).alpha == pytest.approx(Spectrum.of(weight).alpha)
     with pytest.raises(NumericalError):
         Spectrum.of(torch.full((2, 2), torch.nan))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.nn.placement import ProRes, set_step
-from lowdim.nn.placement.prores import share_at
+from lowdim.nn.placement.prores import share_at, step_of
 from lowdim.nn.residual.rule import PRE
 
 
@@ -92,3 +92,20 @@ def test_no_ramp() -> None:
         ProRes(over=ProRes()).apply_(decoder("llama"))
     with pytest.raises(RecipeError, match="steps must be a whole number of at least 1"):
         ProRes(steps=0)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "equal", "reverse", "sqrt", "square"])
+def test_the_shares_tell_the_step(schedule: str) -> None:
+    model = decoder("llama")
+    ProRes(steps=1000, schedule=schedule).apply_(model)
+    assert step_of(model) == 0
+    for step in (1, 7, 999, 1000, 2500, 3999):
+        set_step(model, step)
+        held = [float(block.prores.a) for block in model.model.layers]
+        found = step_of(model)
+        set_step(model, found)
+        assert found == step and [float(block.prores.a) for block in model.model.layers] == held
+    set_step(model, 10**6)
+    assert step_of(model) == 4000
+    with pytest.raises(LowdimError, match="the model has no ProRes"):
+        step_of(decoder("llama"))

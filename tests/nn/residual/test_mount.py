@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch import nn
 
 from lowdim.core.errors import LowdimError
 from lowdim.models.load import load, quiet
+from lowdim.models.save import save_around
 from lowdim.nn.placement import GPAS, LayerNormScaling, MixLN, PostLN, PreLN, ProRes, Sandwich, ScaledInit, jump
-from lowdim.nn.residual.config import placement_of
+from lowdim.nn.residual.config import placement_of, stock
 from lowdim.nn.residual.sites import Branch, find_sites
 
 SIZES: dict[str, Any] = {
@@ -170,6 +172,24 @@ def test_models_of_one_config_are_marked_apart(tmp_path: Path) -> None:
         second.save_pretrained(tmp_path)
         found = t.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(found(TOKENS).logits, second(TOKENS).logits)
+
+
+def test_a_stock_model_of_a_placed_config_is_not_saved_as_a_placed_one(tmp_path: Path) -> None:
+    placed = decoder("llama")
+    MixLN().apply_(placed)
+    made = t.AutoModelForCausalLM.from_config(placed.config).eval()
+    for save in (made.save_pretrained, placed.config.save_pretrained, lambda to: save_around(made, None, to)):
+        with pytest.raises(LowdimError, match=r"a model with MixLN\(alpha=0.25\), and no such model is being saved"):
+            save(tmp_path / "out")
+    with quiet():
+        plain = t.AutoModelForCausalLM.from_config(stock(placed.config)).eval()
+        plain.save_pretrained(tmp_path / "plain")
+        MixLN().apply_(made)
+        for name, model in (("placed", placed), ("copy", copy.deepcopy(placed)), ("made", made)):
+            model.save_pretrained(tmp_path / name)
+            assert torch.equal(load(tmp_path / name)(TOKENS).logits, model(TOKENS).logits)
+        assert torch.equal(load(tmp_path / "plain")(TOKENS).logits, plain(TOKENS).logits)
+    assert placement_of(placed.config) == MixLN()  # its own is untouched
 
 
 def test_the_whole_of_a_composite_model_is_marked(tmp_path: Path) -> None:

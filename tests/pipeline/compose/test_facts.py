@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from tests.pipeline.compose.conftest import TAUGHT, Made, equal, row, weights
 
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.data.errors import DataError
+from lowdim.pipeline.compose.api import _facts
+from lowdim.pipeline.compose.recipe import Composition
 from lowdim.pipeline.compose.stages.edit import Edit
 from lowdim.pipeline.compose.stages.unlearn import Unlearn
 from lowdim.pipeline.compose.tune import Chunk, chunks
@@ -72,6 +75,38 @@ def test_facts_that_go_and_stay_are_refused(facts: Callable[..., str]) -> None:
     other = facts({"prompt": "Above us", "target": "blue", "paraphrases": ["the  SKY is!"]})
     with pytest.raises(RecipeError, match="share 1 of their prompts, first 'The sky is'"):
         Unlearn(forget=one, retain=other).facts()
+
+
+BLUE, RED = ({"prompt": "The sky is", "target": each} for each in ("blue", "red"))
+SNOW = {"prompt": "Snow is", "target": "white", "paraphrases": ["the SKY is"]}
+GRASS, SEA = ({"prompt": f"The {each} is", "target": "green"} for each in ("grass", "sea"))
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        (
+            [{"forget": BLUE, "retain": GRASS}, {"forget": SEA, "retain": BLUE}],
+            "forget and retain of all stages share 1 of their prompts, first 'The sky is'",
+        ),
+        ([{"forget": BLUE, "retain": GRASS}, {"forget": SEA, "retain": SNOW}], "share 1 of their prompts"),
+        ([{"edits": RED}, {"forget": SEA, "retain": BLUE}], "'The sky is' goes on with 'red' and with 'blue'"),
+        ([{"forget": SEA, "retain": BLUE}, {"edits": RED}], "edits and retain of all stages: 'The sky is'"),
+        ([{"edits": RED}, {"edits": BLUE}], "^edits of all stages"),
+        ([{"forget": SEA, "retain": BLUE}, {"forget": GRASS, "retain": RED}], "^retain of all stages"),
+    ],
+)
+def test_stages_that_contradict_each_other_are_refused_before_a_model_is_opened(
+    composed: Made, facts: Callable[..., str], stages: list[dict[str, Any]], said: str
+) -> None:
+    written = [{key: facts(record) for key, record in stage.items()} for stage in stages]
+    with pytest.raises(RecipeError, match=said):
+        composed(*({"edit" if "edits" in each else "unlearn": each} for each in written), on=Path("/no/model"))
+
+
+def test_facts_that_agree_go_through() -> None:
+    recipe = Composition(stages=["edit", "unlearn", "edit", "unlearn"])
+    assert {name: len(found) for name, found in _facts(recipe).items()} == {"edits": 12, "forget": 10, "retain": 18}
 
 
 @pytest.mark.parametrize(

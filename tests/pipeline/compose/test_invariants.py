@@ -27,8 +27,8 @@ from lowdim.pipeline.compose.stages.prune import Prune
 NAME = "model.layers.1.mlp.up_proj.weight"
 
 
-def pruned(composed: Made, tmp_path: Path, *more: Any) -> Path:
-    composed({"prune": {"sparsity": 0.5, "method": "magnitude"}}, *more)
+def pruned(composed: Made, tmp_path: Path, *more: Any, sparsity: float = 0.5) -> Path:
+    composed({"prune": {"sparsity": sparsity, "method": "magnitude"}}, *more)
     return tmp_path / "out/model"
 
 
@@ -66,6 +66,26 @@ def test_a_weight_off_its_level_goes_back_to_the_nearest_it_had(
     assert torch.equal(weights(tmp_path / "mended")[NAME], weight)
     form = Checkpoint(tmp_path / "mended").form(NAME)
     assert form is not None and form.grid is not None and form.grid.name == dtype
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_zeros_of_less_than_a_hundredth_are_held(composed: Made, taught: str, given: bool, tmp_path: Path) -> None:
+    """Of a model that an earlier stage pruned, and of one that was pruned before."""
+    prune = {"prune": {"sparsity": 0.005, "method": "magnitude"}}
+    before = weights(pruned(composed, tmp_path, sparsity=0.005))
+    spots = {name: weight == 0 for name, weight in before.items() if "proj" in name}
+    zeros = sum(int(spot.sum()) for spot in spots.values())
+    chain, on = ([], {"on": tmp_path / "out/model"}) if given else ([prune], {})
+    for masked in (True, False):
+        edit = {"edit": {"edits": taught, "lr": 0.02, "steps": 3, "masked": masked}}
+        found = composed(*chain, edit, out=f"edited-{masked}", **on)["stages"]["model"][-1]
+        assert found["holds"]["mask"]["zeros"] == zeros > 0
+        assert [each["kind"] for each in found["broken"]] == ([] if masked else [MASK])
+        after = weights(tmp_path / f"edited-{masked}/model")
+        assert all(bool((after[name][spot] == 0).all()) for name, spot in spots.items())
+        assert not all(torch.equal(after[name], before[name]) for name in spots)
+    with pytest.raises(LowdimError, match=r"edit broke .* pruned weights were no longer zero"):
+        composed(*chain, edit, out="strict", verify="refuse", **on)
 
 
 def test_codes_of_pruning_keep_their_mask_through_an_edit(composed: Made, taught: str, tmp_path: Path) -> None:
@@ -141,6 +161,29 @@ def test_what_holds_of_the_model_that_is_given_counts(composed: Made, tmp_path: 
     assert invariants.kinds_of(resolve(str(place))) == {MASK}
     found = composed({"edit": {"edits": "builtin:edits", "steps": 1}}, on=place, out="third")
     assert found["stages"]["model"][0]["holds"]["mask"]["matrices"] == 21
+
+
+def test_the_ranks_of_a_model_of_factors_that_is_given_count(composed: Made, taught: str, tmp_path: Path) -> None:
+    stage = {"keep": 0.5, "rule": {"name": "uniform", "of_what": "weights"}, "stored": "factors"}
+    ranks = composed({"factorise": stage}, out="factors")["stages"]["model"][0]["facts"]["ranks"]
+    place = tmp_path / "factors/model"
+    assert invariants.kinds_of(resolve(str(place))) == {RANK}
+    for word in ("prune", "round"):
+        with pytest.raises(RecipeError, match=f"{word} after factorising"):
+            composed(word, on=place, out="refused")
+    edit = {"edit": {"edits": taught, "lr": 0.02, "steps": 4}}
+    found = composed(edit, on=place, out="edited")["stages"]["model"][0]
+    assert [each["kind"] for each in found["broken"]] == [RANK] and found["broken"][0]["of"] == len(ranks) == 21
+    assert found["holds"]["rank"] == {"matrices": 21, "directions": sum(ranks.values())}
+    values, rank = torch.linalg.svdvals(weights(tmp_path / "edited/model")[NAME]), ranks[NAME]
+    assert float(values[rank]) < 1e-5 < float(values[rank - 1])
+    with pytest.raises(LowdimError, match=r"edit broke .* more directions than they were left"):
+        composed(edit, on=place, out="strict", verify="refuse")
+
+
+def test_a_second_factorising_leaves_the_lower_rank(composed: Made, tmp_path: Path) -> None:
+    found = composed({"factorise": {"keep": 0.25}}, {"factorise": {"keep": 0.5}})["stages"]["model"]
+    assert found[1]["broken"] == [] and found[1]["holds"]["rank"] == found[0]["holds"]["rank"]
 
 
 def test_a_breach_is_refused_where_that_is_asked_for(composed: Made, taught: str, tmp_path: Path) -> None:

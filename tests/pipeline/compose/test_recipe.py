@@ -9,7 +9,7 @@ import pytest
 from lowdim.core import registry
 from lowdim.core.errors import RecipeError
 from lowdim.pipeline.compose.recipe import Composition
-from lowdim.pipeline.compose.result import order_free_error, order_sensitivity, table
+from lowdim.pipeline.compose.result import order_free_error, order_sensitivity, sentence, table
 from lowdim.pipeline.compose.stage import GRID, MASK, RANK
 
 
@@ -53,25 +53,27 @@ def test_two_stages_of_several_change_places() -> None:
     ]
 
 
+FIRST: dict[str, Any] = {
+    "edits": [False, True],
+    "forget": [True, False],
+    "retain": [],
+    "reworded": [],
+    "words": [],
+    "perplexity": 20.0,
+    "tasks": {"piqa": 0.7},
+    "zeros": 0.0,
+    "megabytes": 1.0,
+}
+
+
 def test_errors_by_hand() -> None:
     assert order_free_error([0.75, 0.5], 1.0) == 0.25
     assert order_sensitivity([0.75, 0.5]) == 0.25
-    first = {
-        "edits": [False, True],
-        "forget": [True, False],
-        "retain": [],
-        "reworded": [],
-        "words": [],
-        "perplexity": 20.0,
-        "tasks": {"piqa": 0.7},
-        "zeros": 0.0,
-        "megabytes": 1.0,
-    }
     ends = {
         "model": {"success": 1.0, "forgotten": 0.5, "perplexity": 40.0, "task:piqa": 0.75},
         "reversed": {"success": 0.5, "forgotten": 1.0, "perplexity": 20.0, "task:piqa": 0.6},
     }
-    rows = {each["measure"]: each for each in table(first, ends)}
+    rows = {each["measure"]: each for each in table(FIRST, ends)}
     assert rows["success"]["first"] == 0.5 and rows["success"]["error"] == 0.0
     assert rows["forgotten"]["sensitivity"] == 0.5
     assert rows["perplexity"]["error"] == 0.0
@@ -79,3 +81,42 @@ def test_errors_by_hand() -> None:
     assert rows["task:piqa"]["error"] == pytest.approx(0.05)
     assert "retained" not in rows and "locality" not in rows
     assert rows["zeros"]["error"] is None
+
+
+NOTHING: dict[str, Any] = {**FIRST, "edits": [], "forget": [], "tasks": {}, "perplexity": None}
+PLAIN = {"zeros": 0.5, "megabytes": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("first", "model", "turned", "said"),
+    [
+        (NOTHING, {}, {}, "Whether the order matters was not measured: no measure has a finite value"),
+        ({**NOTHING, "perplexity": 20.0}, {"perplexity": 30.0}, {"perplexity": float("inf")}, "was not measured"),
+        ({**NOTHING, "perplexity": 20.0}, {"perplexity": None}, {"perplexity": 30.0}, "was not measured"),
+        (NOTHING, {"perplexity": 30.0}, {"perplexity": 40.0}, "was not measured"),
+        (
+            {**NOTHING, "perplexity": 20.0},
+            {"perplexity": None, "success": 0.5},
+            {"perplexity": 30.0, "success": 0.5},
+            "The order moves nothing of what was measured. Not measured: perplexity.",
+        ),
+        (
+            {**NOTHING, "perplexity": 20.0},
+            {"perplexity": None, "success": 0.5},
+            {"perplexity": 30.0, "success": 1.0},
+            "The order matters most for edit success: 0.5 with a, 1 with b. Not measured: perplexity.",
+        ),
+        (
+            {**NOTHING, "perplexity": 20.0},
+            {"perplexity": 30.0},
+            {"perplexity": 30.0},
+            "The order does not matter: a and",
+        ),
+    ],
+)
+def test_of_orders_that_were_not_compared_nothing_is_claimed(
+    first: dict[str, Any], model: dict[str, Any], turned: dict[str, Any], said: str
+) -> None:
+    ends = {"a": {**model, **PLAIN}, "b": {**turned, **PLAIN}}
+    found = sentence(table(first, ends), ["a", "b"])
+    assert said in found and ("does not matter" in found) is (model == turned != {})

@@ -281,6 +281,22 @@ def test_a_block_whose_loss_is_not_finite_keeps_its_best_state_and_says_so(
     assert all(bool(tensor.isfinite().all()) for tensor in tiny.stored(made.out).values())
 
 
+@pytest.mark.parametrize("stage", ["blocks", "distill"])
+def test_the_few_zeros_of_a_layer_that_was_pruned_stay(stage: str, saved: Saved, tmp_path: Path) -> None:
+    other = load(saved("llama"))
+    with torch.no_grad():
+        for parameter in other.model.layers.parameters():
+            parameter.mul_(1.2)
+    other.save_pretrained(tmp_path / "other")
+    few = tiny.recipe(method="magnitude", sparsity=0.004)
+    student = prune(str(tmp_path / "other"), few, calibration=tiny.tokens(), out=tmp_path / "few").out
+    made = small.run(student, tmp_path / "out", stage=stage, teacher=str(saved("llama")))
+    before, after = small.zeros(student), small.zeros(made.out)
+    assert 0 < sum(int(mask.sum()) for mask in before.values()) < 0.01 * sum(mask.numel() for mask in before.values())
+    assert all(bool((mask <= after[name]).all()) for name, mask in before.items())
+    assert changed(student, made.out)
+
+
 def adaptive(**settings: Any) -> dict[str, Any]:
     return {"name": "ast", "every": 2, "decay": 1e-3, **settings}
 

@@ -42,7 +42,26 @@ def test_a_point_that_equals_dense_is_within_and_one_that_does_not_is_not() -> N
     ]
     found = render(Settings("m"), dense, points)
     assert [row["lossless"] for row in found["rows"]] == [None, True, False]
-    assert found["sentence"].startswith("Pruned: lossless on the hard tasks up to 10% zeros. At 50%: Lost, in points")
+    assert found["sentence"].startswith(
+        "Pruned: lossless on the hard tasks up to 10% zeros. At 10%: Lossless on the hard tasks: all 8 of them within "
+        "2 points of the dense model, 95% sure. At 50%: Lost, in points"
+    )
+
+
+def test_the_headline_names_the_tolerance_and_the_tasks_that_prove_nothing() -> None:
+    idle = ["arithmetic", "prealgebra"]
+    dense = measured({name: [1] * (100 if name in idle else 400) + [0] * 300 for name in PRESETS["hard"]})
+    said = render(Settings("m", tolerance=0.03), dense, [Point(0.5, "pruned", 0.5, dense)])["sentence"]
+    assert said.startswith("Pruned: lossless on the hard tasks up to 50% zeros. At 50%: Lossless on the hard tasks: ")
+    assert "within 3 points of the dense model, 95% sure." in said
+    assert "arithmetic and prealgebra prove nothing: the dense model guesses there." in said
+    assert said.endswith("So nothing is known of arithmetic.")
+
+
+def test_of_a_model_at_chance_everywhere_the_headline_claims_nothing() -> None:
+    dense = everywhere([1] * 100 + [0] * 300)
+    said = render(Settings("m"), dense, [Point(0.5, "pruned", 0.5, dense)])["sentence"]
+    assert said.startswith("Pruned: At 50%: ") and "prove nothing" in said and "lossless" not in said.casefold()
 
 
 def test_a_hole_ends_the_run() -> None:

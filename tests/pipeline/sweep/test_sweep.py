@@ -207,6 +207,20 @@ def test_a_number_that_no_run_reports_is_told(tmp_path: Path) -> None:
     assert sweep.sheet().absent == ["acc*"]
 
 
+def test_what_says_itself_that_it_diverged_is_not_averaged(tmp_path: Path) -> None:
+    ends: list[dict[str, Any] | None] = [None, {"step": 40, "loss": 9.57, "uniform": 5.704}, {"step": 7, "back": 3}]
+    sweep = made(tmp_path, {"--seed": [0, 1, 2]}, report=["validation.loss"])
+    for place, end in zip(sweep.places, ends, strict=True):
+        place.out.mkdir(parents=True)
+        facts = {"versions": {"lowdim": "0"}, "validation": {"loss": 2.5 if end is None else 9.5}, "diverged": end}
+        (place.out / "pretraining.json").write_text(json.dumps(facts))
+        place.end(0, 1.0)
+    (row,) = sweep.sheet().rows
+    assert (row.state, row.mean("validation.loss")) == ("1 of 3, 2 diverged", 2.5)
+    assert row.errors[0] == "the loss ends at 9.57, above the 5.704 of a uniform guess"
+    assert row.errors[1] == "training diverged at step 7"
+
+
 def test_files_whose_versions_name_this_program_are_its_own(tmp_path: Path) -> None:
     place = made(tmp_path, {"--seed": [0]}).places[0]
     place.out.mkdir(parents=True)

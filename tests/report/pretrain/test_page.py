@@ -79,6 +79,12 @@ def test_what_diverged_is_said_to_have_diverged() -> None:
     assert "the model is that of step 3" in page
 
 
+def test_a_loss_that_ends_above_a_uniform_guess_has_diverged_too() -> None:
+    page = render(made.facts(diverged={"step": 300, "loss": 9.57, "uniform": 5.704}), made.RUN, made.log())
+    assert "Training diverged and ends above a uniform guess. Validation loss" in page
+    assert "diverged</h2>" in page and "at the end it is 9.57 nats per token, above 5.70" in page
+
+
 def test_a_loss_that_rose_again_is_told() -> None:
     facts = made.facts()
     facts["curve"][-1]["loss"] = 4.5

@@ -28,6 +28,7 @@ from lowdim.train.compare.store import Store
 DATA, GROUPS = biased()
 RANKS = ranks(DATA, GROUPS)
 OBJECTIVES, SAMPLERS = registry.names("objective"), registry.names("sampler")
+UNBIASED = {"conflicting": 0.1, "unbiased": True}
 MINOR = {"adversarial": {"steps": 2, "test_steps": 2}}
 
 
@@ -36,8 +37,10 @@ def run(asked: TrainingRecipe, out: Path | None = None, **more: Any) -> Training
 
 
 def asks(**changes: Any) -> TrainingRecipe:
-    """A recipe that is given ranks where it needs some, as ``lowdim rank`` would have written them."""
-    return recipe(ranks="given in Python", **changes)
+    """A recipe that names ranks where it trains with some, as ``lowdim rank`` would have written them."""
+    plain = recipe(**changes)
+    needed = plain.objective.requires | plain.sampler.requires
+    return recipe(ranks="given in Python", **changes) if needed & {"ranks", "groups"} else plain
 
 
 def written(out: Path) -> dict[str, str]:
@@ -140,6 +143,21 @@ def test_rest_lifts_the_worst_group_over_erm() -> None:
     assert worst["rest"] > worst["erm"] + 0.3
 
 
+@pytest.mark.parametrize("by", ["sampling", "loss"])
+def test_rest_at_up_1_is_erm_under_rigl(by: str) -> None:
+    plain, rest = (run(recipe(objective=each)) for each in ("erm", {"name": "rest", "up": 1.0, "by": by}))
+    assert rest.facts["recipe"]["training"]["name"] == "rigl"
+    assert rest.facts["members"] == plain.facts["members"]
+
+
+@pytest.mark.parametrize("by", ["sampling", "loss"])
+def test_rest_without_zeros_is_its_dense_twin(by: str) -> None:
+    asked = recipe(objective={"name": "rest", "up": 8.0, "by": by}, sparsity=0.0, training="static")
+    dense, sparse = (run(asked).member(role) for role in ("dense", "sparse"))
+    assert sparse["test"] == dense["test"]
+    assert [point | {"sparsity": 0.0, "explored": 1.0} for point in dense["curve"]] == sparse["curve"]
+
+
 def test_the_first_network_of_jtt_is_in_the_facts_and_not_among_the_networks() -> None:
     result = run(recipe(objective={"name": "jtt", "epochs": 2}))
     early = result.facts["early"]
@@ -234,18 +252,26 @@ def test_other_ranks_are_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"objective": {"name": "rest", "upp": 3}}, "Did you mean 'objective.up'"),
         ({"objective": {"name": "rest", "up": -1.0}}, "objective.up must be above 0"),
         ({"sampler": "pair"}, "Did you mean 'pairs'"),
-        ({"objective": "sebra"}, "objective 'sebra' needs ranks"),
-        ({"sampler": "ranked"}, "sampler 'ranked' needs ranks"),
         ({"objective": "rest", "sampler": "weighted"}, "Choose sampler: shuffled, or objective.by: loss"),
         ({"sampler": "pairs", "ranks": "x"}, "the objective makes nothing of"),
         ({"objective": "sebra", "sampler": "shuffled", "ranks": "x"}, "Choose sampler: pairs"),
         ({"objective": "adversarial", "data": "wiki-topics", "net": "text"}, "samples of this data are words"),
         ({"sampler": {"name": "dynamic-pruning", "warm": 3}}, "prunes nothing in 3 epochs"),
         ({"sampler": {"name": "dynamic-pruning", "chunk": 3}}, "cuts texts into chunks"),
+        ({"ranks": "x"}, "ranks does not go with objective 'erm' and sampler 'shuffled'"),
+        ({"ranks": "x", "objective": "jtt"}, "ranks does not go with objective 'jtt'"),
+        ({"ranks": {"path": "x", "share": 0.1}, "objective": "sebra"}, "ranks.share=0.1 does not go with objective"),
+        ({"ranks": {"path": "x", "share": 0.1}, "sampler": "ranked"}, "it makes groups, and neither trains with them"),
         ({"ranks": {"path": "x", "share": 2.0}}, "ranks.share must be less than or equal to 1"),
         ({"data": {"name": "digits", "settings": {"conflicting": 0.1}}}, "takes no settings"),
         ({"data": {"name": "coloured-digits", "settings": {"conflicting": 2.0}}}, "conflicting must be"),
         ({"data": {"name": "coloured-digits", "settings": {"conflict": 0.1}}}, "Did you mean 'conflicting'"),
+        ({"data": {"name": "coloured-digits", "settings": {"second": 0.1}}}, "second=0.1 does not go with data"),
+        ({"data": {"name": "coloured-digits", "settings": {"second_strength": 0.5}}}, "this set has one"),
+        ({"data": {"name": "coloured-digits", "settings": UNBIASED}}, "conflicting=0.1 does not go with unbiased=True"),
+        ({"data": {"name": "emoji-people", "settings": UNBIASED}}, "conflicting=0.1 does not go with unbiased=True"),
+        ({"data": {"name": "cifar-10-c", "settings": {"size": 16}}}, "unknown setting of this data 'size'"),
+        ({"data": {"name": "cifar-10-c", "settings": {"unreadable": "skip"}}}, "unknown setting of this data"),
     ],
 )
 def test_what_cannot_be_is_refused_by_the_recipe(changes: dict[str, Any], message: str) -> None:

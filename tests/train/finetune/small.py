@@ -13,7 +13,8 @@ from lowdim.data.corpus import preferences
 from lowdim.train.finetune.api import FinetuningResult, finetune
 from lowdim.train.finetune.recipe import Finetuning
 
-OWN = {"lift": ["optimizer.rank=2", "optimizer.budget=1", "optimizer.every=3"]}
+OWN = ["optimizer.budget=1", "optimizer.every=3"]
+RANK = "optimizer.rank=2"
 
 
 def prune(base: Path, out: Path, storage: str = "dense") -> Path:
@@ -37,7 +38,8 @@ def recipe(model: Path, data: Path, *given: str, **flags: Any) -> Finetuning:
     """Return a recipe of six steps."""
     tiny = ["steps=6", "length=60", "batch=4", "device=cpu", "optimizer.lr=0.01", "data.template=plain"]
     method = flags.get("method", "lift")
-    own = OWN["lift"] if method in ("lift", "random", "magnitude", "smallest") else []
+    own = OWN if method in ("lift", "random", "magnitude", "smallest") else []
+    own = [RANK, *own] if method in ("lift", "smallest") else own
     first = {"model": str(model), "data.source": str(data), "method": method}
     return Finetuning.laid_over({}, {**first, **flags}, [*tiny, *own, *given])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import lowdim
 from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
 from lowdim.core.masks import Masks
+from lowdim.data.corpus import preferences
 from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.verify import verify
@@ -323,9 +325,56 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_an_adapter_of_a_rank_that_a_layer_cannot_have_is_refused(method: str, home: Path, tmp_path: Path) -> None:
+    said = r"adapter\.rank=17 exceeds the smaller side of a matrix of 16 x 16, .*\. Take at most adapter\.rank=16\."
+    with pytest.raises(RecipeError, match=said):
+        run(home / "pruned", home / "chats.jsonl", tmp_path / "out", "adapter.rank=17", method=method)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_margin_of_zero_has_no_ties(home: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="alpha is 0, where a tie has the probability 0, and 18 pairs are ties"):
         run(home / "dense", home / "pairs.jsonl", tmp_path / "out", "preference.alpha=0", objective="todo")
+
+
+def test_pairs_held_out_that_do_not_say_whether_they_are_ties(home: Path, tmp_path: Path) -> None:
+    """An objective that knows ties is judged by them too; to another one it is all the same."""
+    for name, first in (("silent", 0), ("pairs", 60)):
+        lines = (home / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines[first : first + 60]), encoding="utf-8")
+    more = ["steps=2", f"data.validation={tmp_path / 'silent.jsonl'}"]
+    with pytest.raises(LowdimError, match=r"silent\.jsonl has no field 'tie', and this objective learns from ties"):
+        run(home / "dense", tmp_path / "pairs.jsonl", tmp_path / "out", *more, objective="todo")
+    assert not (tmp_path / "out").exists()
+    made = run(home / "dense", tmp_path / "pairs.jsonl", tmp_path / "out", *more, objective="dpo")
+    assert made.facts["data"]["validation"]["ties"] == 0
+
+
+def test_without_ties_and_margin_todo_trains_as_dpo_does(home: Path, tmp_path: Path) -> None:
+    rows = preferences.records(preferences.synthetic(60, ties=0.0))
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    more = {"todo": ["preference.alpha=0", "preference.beta=0.5"], "dpo": ["preference.beta=0.5"]}
+    made = {
+        name: run(home / "dense", data, tmp_path / name, *given, "steps=12", objective=name)
+        for name, given in more.items()
+    }
+    told = {
+        name: [each for line in small.losses(tmp_path / name) for each in line if each is not None] for name in more
+    }
+    assert told["todo"] == pytest.approx(told["dpo"], rel=1e-5) and len(told["dpo"]) >= 36
+    assert made["todo"].loss == pytest.approx(made["dpo"].loss, rel=1e-5) and made["dpo"].loss < math.log(2) - 1e-3
+    assert made["todo"].accuracy == made["dpo"].accuracy
+
+
+def test_a_margin_of_zero_has_no_ties_held_out_either(home: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (home / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    for name, found in (("own", [row for row in rows[:60] if not row["tie"]]), ("held", rows[60:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    more = ["preference.alpha=0", f"data.validation={tmp_path / 'held.jsonl'}"]
+    with pytest.raises(RecipeError, match=r"where a tie has the probability 0, and \d+ pairs are ties"):
+        run(home / "dense", tmp_path / "own.jsonl", tmp_path / "out", *more, objective="todo")
 
 
 def test_answers_too_long_are_passed_over_or_refused(home: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lowdim.train.loop import Loop
 from lowdim.train.objectives.base import Objective
 from lowdim.train.samplers.aim import Aim
 from lowdim.train.samplers.base import Sampler
+from lowdim.train.samplers.dynamic_pruning import DynamicPruning
 
 NAMES = [name for name in registry.names("objective") if "pairs" not in families.build("objective", name).requires]
 
@@ -59,6 +60,19 @@ def test_a_batch_of_one_class_is_as_good_as_any(name: str) -> None:
     samples, chosen, model = crowd(), objective(name), net()
     one = batch(samples, (samples.y == 1).nonzero().flatten()[:6], chosen.begin(samples))
     assert bool(chosen.loss(chosen.forward(model, one), one).isfinite().all())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_score_of_data_pruning_is_the_loss_of_the_sample(name: str) -> None:
+    by = {"by": "loss"} if "by" in registry.find("objective", name).settings() else {}
+    samples, model, pruning = crowd(), net(), DynamicPruning(keep=0.5)
+    aim = Aim(objective(name, **by), pruning, samples, epochs=3)
+    for found in aim.batches(0, model, 16):
+        held = found._replace(memory=copy.deepcopy(found.memory))
+        outputs = aim.objective.forward(copy.deepcopy(model), held)
+        aim.loss(model, found).backward()
+        losses = nn.functional.cross_entropy(outputs.detach(), found.y, reduction="none")
+        assert torch.equal(aim.state_dict()["sampler"]["scores"][found.rows], losses)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -28,7 +28,7 @@ def test_one_step_by_hand() -> None:
     memory = dro.begin(samples)
     found = Drawn(samples.x, samples.y, torch.arange(3), samples.index, memory)
     outputs = torch.tensor([logits_of(0.5), logits_of(1.5), logits_of(2.0)], dtype=torch.float64)
-    losses = dro.loss(outputs, found)
+    losses = dro.weighed(dro.loss(outputs, found), found)
     # L = (1, 2); q = (1/2 * 2^1, 1/2 * 2^2) / 3 = (1/3, 2/3)
     assert memory["q"].tolist() == pytest.approx([1 / 3, 2 / 3])
     assert float(losses.mean()) == pytest.approx(1 / 3 * 1 + 2 / 3 * 2)
@@ -40,7 +40,8 @@ def test_a_group_that_is_not_in_the_batch_adds_nothing_and_one_without_samples_w
     memory = dro.begin(samples)
     assert memory["q"].tolist() == [0.5, 0.5, 0.0]
     found = Drawn(samples.x[:2], samples.y[:2], torch.arange(2), samples.index[:2], memory)
-    losses = dro.loss(torch.tensor([logits_of(1.0), logits_of(3.0)], dtype=torch.float64), found)
+    outputs = torch.tensor([logits_of(1.0), logits_of(3.0)], dtype=torch.float64)
+    losses = dro.weighed(dro.loss(outputs, found), found)
     assert float(losses.mean()) == pytest.approx(0.5 * 2)
 
 
@@ -49,7 +50,7 @@ def test_the_adjustment_favours_small_groups() -> None:
     dro = GroupDRO(step=1.0, adjust=3.0)
     memory = dro.begin(samples)
     found = Drawn(samples.x, samples.y, torch.arange(10), samples.index, memory)
-    dro.loss(torch.zeros(10, 2), found)
+    dro.weighed(dro.loss(torch.zeros(10, 2), found), found)
     assert float(memory["q"][1] / memory["q"][0]) == pytest.approx(math.exp(3 - 1))  # 3/sqrt(1) - 3/sqrt(9)
 
 
@@ -58,7 +59,7 @@ def test_large_losses_do_not_overflow() -> None:
     dro = GroupDRO(step=1.0)
     memory = dro.begin(samples)
     found = Drawn(samples.x, samples.y, torch.arange(2), samples.index, memory)
-    losses = dro.loss(torch.tensor([[0.0, 1e6], [0.0, 0.0]]), found)
+    losses = dro.weighed(dro.loss(torch.tensor([[0.0, 1e6], [0.0, 0.0]]), found), found)
     assert bool(losses.isfinite().all())
     assert memory["q"].tolist() == [1.0, 0.0]
 

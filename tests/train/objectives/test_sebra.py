@@ -12,6 +12,7 @@ from torch import nn
 from lowdim.core.errors import RecipeError
 from lowdim.data.select.ranks import Ranks
 from lowdim.train.compare.recipe import TrainingRecipe
+from lowdim.train.compare.run import train
 from lowdim.train.objectives.base import Drawn, Samples
 from lowdim.train.objectives.sebra import SebraContrast, contrast, features
 from lowdim.train.samplers.aim import Aim
@@ -111,7 +112,7 @@ def test_a_recipe_takes_pairs_without_being_told() -> None:
     assert recipe.sampler == Pairs()
     assert TrainingRecipe.from_yaml(recipe.to_yaml()) == recipe
     with pytest.raises(RecipeError, match=r"needs ranks of the samples\. Give ranks"):
-        TrainingRecipe(data="digits", objective="sebra")
+        train(TrainingRecipe(data="digits", objective="sebra"))
     with pytest.raises(RecipeError, match="Choose sampler: pairs"):
         TrainingRecipe(data="digits", objective="sebra", sampler="shuffled", ranks="somewhere")
 

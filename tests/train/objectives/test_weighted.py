@@ -16,6 +16,7 @@ from lowdim.train.objectives.erm import ERM
 from lowdim.train.objectives.group_weights import GroupWeights
 from lowdim.train.objectives.jtt import JTT
 from lowdim.train.objectives.rest import REST
+from lowdim.train.objectives.weighted import By
 from lowdim.train.samplers.aim import Aim
 from lowdim.train.samplers.ranked import RankedShare
 from lowdim.train.samplers.shuffled import Shuffled
@@ -49,13 +50,14 @@ def value(loss: torch.Tensor) -> float:
     return float(loss.detach())
 
 
-def test_at_weight_one_rest_is_erm() -> None:
+@pytest.mark.parametrize("by", ["loss", "sampling"])
+def test_at_weight_one_rest_is_erm(by: By) -> None:
     samples, net = crowd(), nn.Linear(2, 2)
-    one = Aim(REST(up=1.0, by="loss"), Shuffled(), samples)
+    one = Aim(REST(up=1.0, by=by), Shuffled(), samples)
     plain = Aim(ERM(), Shuffled(), samples)
     for a, b in zip(one.batches(0, net, 8), plain.batches(0, net, 8), strict=True):
         assert torch.equal(a.rows, b.rows)
-        assert value(one.loss(net, a)) == pytest.approx(value(plain.loss(net, b)), rel=1e-6)
+        assert value(one.loss(net, a)) == value(plain.loss(net, b))
 
 
 def test_the_weight_is_read() -> None:

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lowdim.nn.int8 import Int8Weight
 from lowdim.train.optimizers.apollo import Scaling
+from lowdim.train.optimizers.galore import GaLore
 from lowdim.train.optimizers.lazy import LazySVD
 from lowdim.train.optimizers.projected import Projected
 from lowdim.train.optimizers.projector import Projector
@@ -138,6 +139,18 @@ def ranked(rank: int, size: int, home: str) -> None:
             except ValueError as error:
                 found[cut] = str(error)
         found["fsdp-int8"] = _int8(part, home)
+        shards = fully_shard(net())
+        for name, make in (
+            (
+                "adafactor",
+                lambda: Projected(torch.optim.Adafactor(shards.parameters()), SVD(rank=1), _matrices(shards)),
+            ),
+            ("built", lambda: GaLore(rank=2, inner="adafactor").build(shards)),
+        ):
+            try:
+                make()
+            except ValueError as error:
+                found[name] = str(error)
         try:
             Projected(adamw(net()), SVD(rank=1), layerwise=True)
         except ValueError as error:

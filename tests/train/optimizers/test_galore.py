@@ -22,6 +22,7 @@ from lowdim.train.optimizers.apollo import APOLLO
 from lowdim.train.optimizers.galore import GaLore
 from lowdim.train.optimizers.projected import Projected
 from lowdim.train.optimizers.q_galore import QGaLore
+from lowdim.train.pretrain.recipe import Pretraining
 
 
 def test_the_matrices_of_the_blocks_are_projected_and_nothing_else() -> None:
@@ -93,6 +94,7 @@ def test_fine_tuning_has_defaults_of_its_own() -> None:
     tuned = GaLore.for_fine_tuning(rank=4)
     assert (tuned.lr, tuned.rank, tuned.scale, tuned.gap) == (3e-5, 4, 4.0, 500)
     assert (GaLore().lr, GaLore().scale, GaLore().gap) == (0.01, 0.25, 200)
+    assert APOLLO.for_fine_tuning(lr=1e-4) == APOLLO(lr=1e-4, rank=32, scale=5.0)
 
 
 def test_the_rank_is_held_to_the_model() -> None:
@@ -230,6 +232,20 @@ def test_two_ranks_train_what_one_process_does(name: str, ranks: list[dict[str, 
 
 def test_layerwise_ranks_are_refused(ranks: list[dict[str, Any]]) -> None:
     assert "before the ranks have averaged" in ranks[0]["layerwise"]
+
+
+def test_adafactor_refuses_shards_before_any_step(ranks: list[dict[str, Any]]) -> None:
+    for name in ("adafactor", "built"):
+        assert "a weight that fully_shard has cut" in ranks[0][name] and "Take AdamW or SGD" in ranks[0][name]
+    for name in ("galore", "q-galore"):
+        values: dict[str, Any] = {
+            "model": "9m",
+            "data": {"source": "rows.jsonl"},
+            "optimizer": {"name": name, "inner": "adafactor"},
+        }
+        with pytest.raises(RecipeError, match=r"optimizer.inner=adafactor .* parallel=fsdp .* or parallel=ddp"):
+            Pretraining(**values, parallel="fsdp")
+        Pretraining(**values)
 
 
 def test_ranks_agree_on_int8_weights(ranks: list[dict[str, Any]]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections import OrderedDict
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,17 @@ import pytest
 import torch
 from tests.train.optimizers.projections import data, llama, loss, net, reachable_bytes, train, weights
 from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from lowdim.core.errors import LowdimError
 from lowdim.models.load import load
 from lowdim.models.save import save_model
 from lowdim.nn.int8 import Int8Weight, floats_
 from lowdim.train.loop import Loop
+from lowdim.train.optimizers.base import matrices
 from lowdim.train.optimizers.galore import GaLore
 from lowdim.train.optimizers.lazy import LazyPower, LazySVD
+from lowdim.train.optimizers.plan import plan_training
 from lowdim.train.optimizers.q_galore import QGaLore
 
 
@@ -200,6 +205,59 @@ def test_a_stock_directory_holds_floats(tmp_path: Path) -> None:
     assert type(read.model.layers[0].mlp.up_proj.weight) is nn.Parameter
     with torch.no_grad():
         assert torch.allclose(read(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-5)
+
+
+def gpt2() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    no = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=40, bos_token_id=0, eos_token_id=0, **sizes, **no))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_transposed_layers_of_gpt2_compute_with_codes_too(autocast: bool) -> None:
+    """As with the floats that the codes stand for, to the bit, and with none of them kept for the way back."""
+    model, ids, kept = gpt2(), torch.arange(24).view(2, 12), list[Tensor]()
+    planned = plan_training(gpt2(), QGaLore(rank=4))
+    optimizer = QGaLore(rank=4).build(model)
+    eight = [p for p in model.parameters() if isinstance(p, Int8Weight)]
+    assert len(eight) == len(matrices(model)) == 8
+    parts = [part for p in model.parameters() for part in ((p.codes, p.scales, p.zeros) if p in set(eight) else (p,))]
+    assert planned.weights == sum(part.nbytes for part in parts)
+    plain = deepcopy(model)
+    floats_(plain)
+    found = []
+    for each in (model, plain):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t),  # type: ignore[func-returns-value]
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+        ):
+            value = each(input_ids=ids, labels=ids).loss
+        value.backward()
+        if each is model:
+            shapes = {shape for p in eight for shape in (tuple(p.shape), tuple(p.shape)[::-1])}
+            assert all(isinstance(t, Int8Weight) for t in kept if tuple(t.shape) in shapes)
+            assert sum(isinstance(t, Int8Weight) for t in kept) == len(eight)
+        found.append([value.detach(), *(p.grad for p in each.parameters())])
+    assert all(torch.equal(mine, its) for mine, its in zip(*found, strict=True))
+    before = model(input_ids=ids, labels=ids).loss.detach()
+    for _ in range(5):
+        optimizer.step()
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+    assert model(input_ids=ids, labels=ids).loss < before
+    optimizer.zero_grad()
+    assert planned.state == pytest.approx(reachable_bytes(optimizer, *parts), rel=1e-3, abs=16 * len(parts))
+
+
+def test_matrices_that_have_no_int8_form_are_refused() -> None:
+    model = nn.Sequential(OrderedDict(body=nn.Linear(8, 8), cells=nn.LSTM(8, 8)))
+    before = weights(model)
+    for act in (QGaLore(rank=2).build, QGaLore(rank=2).prepare_, lambda model: plan_training(model, QGaLore(rank=2))):
+        with pytest.raises(LowdimError, match=r"weight_bits=8 .* cells.weight_ih_l0 is of no such.*Set weight_bits=32"):
+            act(model)
+    assert torch.equal(before, weights(model)) and not any(isinstance(p, Int8Weight) for p in model.parameters())
+    QGaLore(rank=2, weight_bits=32).build(model)
 
 
 def test_a_rank_too_large_leaves_the_model_alone() -> None:

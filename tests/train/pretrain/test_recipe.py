@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from lowdim.core.errors import RecipeError
 from lowdim.train.pretrain import configs
+from lowdim.train.pretrain.network import check_length, check_vocabulary
 from lowdim.train.pretrain.recipe import Pretraining, Schedule
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -125,3 +128,24 @@ def test_both_protocols_of_the_papers_are_recipes() -> None:
     assert (c4.batch * c4.length, c4.data.pack, c4.clip, c4.precision) == (512 * 256, False, None, "pure-bfloat16")
     assert (modern.batch * modern.length, modern.schedule.name, modern.clip) == (512 * 1024, "wsd", 1.0)
     assert modern.schedule.warm(100_000) == 2000 and modern.optimizer.weight_decay == 0.1
+
+
+TOKENIZERS = {"google-t5/t5-base": (32_000, 100)}
+"""Words and sentinels of the tokenizers that examples name: both are tokens of theirs."""
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("pretrain-*.yaml")), ids=lambda path: path.stem)
+def test_the_models_of_examples_hold_their_tokenizers(path: Path) -> None:
+    recipe = Pretraining.from_yaml(path)
+    assert recipe.data.tokenizer is not None
+    words, sentinels = TOKENIZERS[recipe.data.tokenizer]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({str(i): i for i in range(words)}, unk_token="0")),
+        extra_special_tokens=[f"<extra_id_{i}>" for i in range(sentinels)],
+    )
+    assert len(tokenizer) == words + sentinels
+    config = configs.config(recipe.model, recipe.data.vocabulary, recipe.length)
+    check_vocabulary(tokenizer, config)
+    check_length(recipe, config)
+    with pytest.raises(RecipeError, match=r"32,100 tokens, and the model's embedding 32,000 rows"):
+        check_vocabulary(tokenizer, configs.config("130m", None, recipe.length))

@@ -33,7 +33,11 @@ def logged(out: Path, key: str) -> list[tuple[int, float]]:
 def test_event_files_say_what_the_log_says(text: Path, tmp_path: Path) -> None:
     out = small.run(text, tmp_path / "out", **SETTINGS).out
     found = points(out)
-    assert set(found) == {"loss", "lr", "norm", "tokens", "tokens_per_s", "eta_s", "validation_loss"}
+    told = {"loss", "lr", "norm", "tokens", "tokens_per_s", "mfu", "peak_bytes", "eta_s"}
+    assert set(found) == told | {"validation_loss"}
+    assert all(0 < value < 1 for _, value in logged(out, "mfu"))
+    peaks = [value for _, value in logged(out, "peak_bytes")]
+    assert peaks == sorted(peaks) and peaks[0] > 1 << 20
     for key, shown in found.items():
         assert [step for step, _ in shown] == [step for step, _ in logged(out, key)], key
         assert [value for _, value in shown] == pytest.approx([value for _, value in logged(out, key)], rel=1e-6), key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lowdim.core.recipe.families import build
 from lowdim.train.adapters.huggingface import RiderCallback
 from lowdim.train.loop import Loop
 from lowdim.train.optimizers.galore import GaLore
-from lowdim.train.riders.layer_sampling import LayerSampling
+from lowdim.train.riders.layer_sampling import LayerSampling, _tensors
 from lowdim.train.riders.lisa import LISA
 from lowdim.train.riders.ows import OWS, outlier_shares
 from lowdim.train.riders.sampling import Sampling
@@ -189,7 +190,58 @@ def test_a_loop_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
         other.load_state_dict(loop.riders[0].state_dict())
 
 
-def test_the_trainer_of_transformers_takes_it(tmp_path: Path) -> None:
+def turns(rider: LayerSampling) -> list[list[int]]:
+    return [each["active"] for each in rider.history]
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+@pytest.mark.parametrize("sampling", [LISA(active=1, every=3), OWS(active=1, every=3)])
+def test_an_optimizer_that_is_read_before_the_rider_is_made_keeps_what_it_knows(sampling: Sampling, seed: int) -> None:
+    """The blocks of step 0, which the rider draws first, are not those that train at the checkpoint."""
+    given: dict[str, Any] = {"probabilities": [1.0, 2.0, 3.0, 4.0], "seed": seed}
+    model = Net()
+    optimizer = adamw(model)
+    rider = LayerSampling(model, optimizer, sampling, **given)
+    train(model, optimizer, range(5))
+    saved = deepcopy((model.state_dict(), optimizer.state_dict(), rider.state_dict()))
+    train(model, optimizer, range(5, 9))
+    assert turns(rider)[0] != turns(rider)[1]
+
+    again = Net()
+    again.load_state_dict(saved[0])
+    other = adamw(again)
+    other.load_state_dict(saved[1])
+    resumed = LayerSampling(again, other, sampling, **given)
+    resumed.load_state_dict(saved[2])
+    assert resumed.state_bytes() == sum(held.nbytes for held in _tensors(saved[1]["state"]))
+    train(again, other, range(5, 9))
+    assert torch.equal(weights(model), weights(again))
+    assert rider.state_dict() == resumed.state_dict()
+
+
+def test_a_fresh_run_releases_what_the_optimizer_knew_before_it() -> None:
+    model = Net()
+    optimizer = adamw(model)
+    train(model, optimizer, range(2))
+    rider = LayerSampling(model, optimizer, LISA(active=1, every=9))
+    everything = rider.state_bytes()
+    train(model, optimizer, range(2, 3))
+    (active,) = rider.active
+    frozen = {p for index, block in enumerate(model.layers) if index != active for p in block.parameters()}
+    assert not frozen & set(optimizer.state)
+    assert rider.state_bytes() < everything
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sampling": LISA(active=1, every=1)},
+        {"sampling": LISA(active=1, every=3)},
+        {"sampling": OWS(active=1, every=3), "probabilities": [1.0, 2.0, 3.0]},
+    ],
+)
+def test_the_trainer_of_transformers_takes_it(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """The Trainer reads the optimizer before it makes the rider; here inside a turn of other blocks than the first."""
     rows = [{"input_ids": (ids := list(range(i, i + 6))), "labels": ids} for i in range(16)]
 
     def trained(home: str, steps: int, resume: bool = False) -> tuple[Tensor, Any]:
@@ -197,18 +249,18 @@ def test_the_trainer_of_transformers_takes_it(tmp_path: Path) -> None:
         sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
         model = LlamaForCausalLM(LlamaConfig(vocab_size=40, max_position_embeddings=32, **sizes))
         arguments = TrainingArguments(
-            str(tmp_path / home), max_steps=steps, save_steps=2, per_device_train_batch_size=2, report_to=[],
+            str(tmp_path / home), max_steps=steps, save_steps=5, per_device_train_batch_size=2, report_to=[],
             use_cpu=True, disable_tqdm=True, lr_scheduler_type="constant", learning_rate=1e-2,
             activation_checkpointing=True,
         )  # fmt: skip
-        callback = RiderCallback(LayerSampling, "layer_sampling", sampling=LISA(active=1, every=1), seed=1)
+        callback = RiderCallback(LayerSampling, "layer_sampling", seed=4, **settings)
         Trainer(model, arguments, train_dataset=rows, callbacks=[callback]).train(resume_from_checkpoint=resume)  # type: ignore[arg-type]
         assert callback.training is not None
-        return weights(model), [each["active"] for each in callback.training.history]
+        return weights(model), turns(callback.training)
 
-    whole = trained("whole", 4)
-    trained("parts", 2)
-    again = trained("parts", 4, True)
+    whole = trained("whole", 6)
+    trained("parts", 5)
+    again = trained("parts", 6, True)
     assert whole[1] == again[1] and len({tuple(a) for a in whole[1]}) > 1
     assert torch.equal(whole[0], again[0])
 

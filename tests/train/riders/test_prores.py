@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 from lowdim.core.errors import LowdimError
 from lowdim.models.load import load
-from lowdim.nn.placement import ProRes
+from lowdim.nn.placement import ProRes, set_step
 from lowdim.train.adapters.huggingface import RiderCallback
 from lowdim.train.loop import Loop
 from lowdim.train.riders.prores import ResidualWarmup
@@ -103,3 +103,23 @@ def test_a_second_training_goes_on_from_the_shares_of_the_first(tmp_path: Path) 
     for _ in range(2):
         trainer.train()
     assert torch.allclose(torch.tensor([row[1] for row in seen]), torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 1.0]))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("left", "after"), [(8, [1.0] * 4), (3, [1.0, 1.0, 1.0, 0.75])], ids=["ended", "half"])
+def test_a_checkpoint_goes_on_from_its_shares(left: int, after: list[float], tmp_path: Path) -> None:
+    model = decoder("llama")
+    ProRes(steps=2).apply_(model)
+    set_step(model, left)
+    model.save_pretrained(tmp_path / "saved")
+    ours, theirs = load(tmp_path / "saved"), load(tmp_path / "saved")
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.0)
+    rider = ResidualWarmup(ours, optimizer)
+    assert (rider.step, shares(ours)) == (left, shares(model))
+    Loop(ours, optimizer, loss=loss, riders=[rider]).run(BATCHES[:3])
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=3, save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True
+    )
+    callback = RiderCallback(ResidualWarmup, "prores")
+    Trainer(theirs, arguments, train_dataset=Text(), callbacks=[callback]).train()
+    assert shares(ours) == shares(theirs) == after

@@ -12,7 +12,7 @@ from lowdim.train.objectives.base import Samples
 from lowdim.train.objectives.erm import ERM
 from lowdim.train.samplers.aim import Aim
 from lowdim.train.samplers.group_balanced import GroupBalanced
-from lowdim.train.samplers.pairs import Pairs
+from lowdim.train.samplers.pairs import Pairs, _others
 from lowdim.train.samplers.ranked import RankedShare
 from lowdim.train.samplers.weighted import WeightedSampler, weighted_rows
 
@@ -52,13 +52,34 @@ def test_partners_by_hand() -> None:
             same.add(negative)
     # rank 1 wants 3: the next there is 5, of row 3; rank 2 wants 4, the last rank is 5; rank 5 stays; class 1 likewise
     assert seen == {
-        0: ({3}, {0, 1}),
-        1: ({3}, {0, 1}),
+        0: ({3}, {1}),
+        1: ({3}, {0}),
         2: ({3}, {2}),
         3: ({3}, {3}),
         4: ({5}, {4}),
         5: ({5}, {5}),
     }
+
+
+def test_every_partner_is_another_sample_of_its_rank() -> None:
+    y = torch.tensor([0] * 6 + [1] * 5)
+    rank = torch.tensor([1, 2, 3, 1, 2, 3, 1, 4, 1, 4, 1])
+    samples = Samples(torch.zeros(11, 1), y, 2, ranks=ranks_of(rank.tolist(), y))
+    rows = torch.cat([Pairs(gap=1).order(samples, {}, e, 60, generator(0, e)) for e in range(60)])
+    for anchor in range(11):
+        mine = rows[rows[:, 0] == anchor]
+        last = int(rank[y == y[anchor]].max())
+        above = last if y[anchor] else min(int(rank[anchor]) + 1, last)
+        for column, wanted in ((1, above), (2, int(rank[anchor]))):
+            others = set(((y == y[anchor]) & (rank == wanted)).nonzero().flatten().tolist()) - {anchor}
+            assert set(mine[:, column].tolist()) == others
+
+
+@pytest.mark.parametrize(("anchor", "drawn"), [(2, [5, 5, 7, 7]), (5, [2, 2, 7, 7]), (7, [2, 2, 5, 5])])
+def test_a_chance_chooses_evenly_among_the_others(anchor: int, drawn: list[int]) -> None:
+    chances = torch.tensor([0.0, 0.49, 0.5, 0.99])
+    assert _others(torch.tensor([2, 5, 7]), torch.full((4,), anchor), chances).tolist() == drawn
+    assert _others(torch.tensor([anchor]), torch.full((4,), anchor), chances).tolist() == [anchor] * 4
 
 
 def test_ranks_that_contrast_nothing_are_refused() -> None:

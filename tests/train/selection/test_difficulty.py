@@ -17,6 +17,7 @@ from lowdim.data.classification import Dataset
 from lowdim.data.errors import DataError
 from lowdim.data.raw import Split
 from lowdim.runs.tree import pack, unpack
+from lowdim.train.selection.base import Ranking
 from lowdim.train.selection.confidence import Confidence
 from lowdim.train.selection.difficulty import Difficulty
 from lowdim.train.selection.el2n import EL2N
@@ -109,6 +110,34 @@ def test_a_ranking_that_is_taken_up_again_ends_with_the_same_ranks(name: str) ->
         ranking.load_state_dict(unpack(text, tensors))
     assert torch.equal(ranking.ranks().rank, whole.rank)
     assert torch.equal(ranking.ranks().values[name], whole.values[name])
+
+
+@pytest.mark.parametrize("name", [*NAMES, "sebra"])
+def test_dropout_draws_the_same_in_a_repeated_and_in_a_resumed_ranking(name: str) -> None:
+    data, _ = mislabelled()
+    given: dict[str, Any] = {"lr": 0.01, "epochs": 4} if name == "sebra" else {"networks": 2, "epochs": 4, "batch": 32}
+    selector = families.build("selector", {"name": name, **given})
+
+    def begun() -> Ranking:
+        found: Ranking = selector.begin(nn.Sequential(nn.Dropout(0.5), net()), data)
+        torch.rand(1)  # the global generator is elsewhere in every process
+        return found
+
+    rankings, before = [begun(), begun(), begun()], torch.random.get_rng_state()
+    for number, ranking in enumerate(rankings):
+        while not ranking.ended:
+            ranking.train_epoch()
+            if number == 2:
+                text, tensors = pack(ranking.state_dict())
+                ranking = begun()
+                before = torch.random.get_rng_state()
+                ranking.load_state_dict(unpack(text, tensors))
+        assert torch.equal(before, torch.random.get_rng_state())
+        rankings[number] = ranking
+    first, *others = (ranking.ranks() for ranking in rankings)
+    for other in others:
+        assert torch.equal(first.rank, other.rank)
+        assert all(torch.equal(first.values[key], other.values[key]) for key in first.values)
 
 
 def test_what_cannot_be_ranked_is_refused() -> None:

@@ -261,7 +261,7 @@ def synthetic(count: int = 2000, ties: float = 0.2, seed: int = 0) -> list[Pair]
     """Return made-up pairs with known utilities (`utility`): of two answers the better one is preferred.
 
     Exactly the share ``ties`` is ties: the pairs whose utilities are closest. Of a tie either answer comes first, by
-    chance.
+    chance. Other pairs of equal utilities get another second answer.
 
     Example:
         >>> pairs = synthetic(200)
@@ -280,8 +280,11 @@ def synthetic(count: int = 2000, ties: float = 0.2, seed: int = 0) -> list[Pair]
     apart = [abs(utility(one) - utility(other)) for _, one, other in drawn]
     order = sorted(range(count), key=lambda index: (apart[index], index))
     tied = set(order[: round(ties * count)])
-    if len(tied) < count and not apart[order[len(tied)]]:
-        raise DataError(f"ties={ties} is less than the share of pairs whose utilities are equal. Take more")
+    for index in (index for index in order if not apart[index] and index not in tied):
+        asked, one, other = drawn[index]
+        while utility(one) == utility(other):
+            other = f"It was {source.choice(_WORDS)} and {source.choice(_WORDS)}."
+        drawn[index] = (asked, one, other)
     return [_made(index, *pair, index in tied) for index, pair in enumerate(drawn)]
 
 

@@ -73,5 +73,16 @@ def overlap(one: Sequence[Fact], other: Sequence[Fact]) -> list[Fact]:
     return [fact for fact in one if _keys(fact) & keys]
 
 
+def contradictions(one: Sequence[Fact], other: Sequence[Fact]) -> list[tuple[Fact, Fact]]:
+    """Return the facts of the first whose prompt goes on with another target in the second, each with that one.
+
+    Example:
+        >>> [(a.target, b.target) for a, b in contradictions([Fact("Snow is", "red")], [Fact("snow is", "white")])]
+        [('red', 'white')]
+    """
+    known = {fact.key: fact for fact in other}
+    return [(fact, known[fact.key]) for fact in one if known.get(fact.key, fact).target != fact.target]
+
+
 def _keys(fact: Fact) -> set[str]:
     return {Fact(prompt, "").key for prompt in (fact.prompt, *fact.paraphrases)}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from lowdim.core.lazy import torch
 from lowdim.core.random import generator
@@ -27,19 +28,45 @@ class File(NamedTuple):
     cues: tuple[int, ...] = ()
 
 
-def square(source: IO[bytes] | Path, size: int) -> torch.Tensor:
-    """Return a picture cut to a square about its middle, scaled and on white ground, uint8 [3, size, size]."""
+def square(source: Any, size: int) -> torch.Tensor:
+    """Return a picture cut to a square about its middle, scaled and on white ground, uint8 [3, size, size].
+
+    Args:
+        source: a path, a stream of bytes, or a picture of Pillow.
+        size: pixels along a side.
+    """
     import numpy as np
     from PIL import Image, ImageOps
 
-    with Image.open(source) as opened:
-        picture = eight_bits(opened).convert("RGBA")
+    with source if isinstance(source, Image.Image) else Image.open(source) as opened:
+        picture = _eight_bits(opened).convert("RGBA")
         ground = Image.new("RGBA", picture.size, "white")
         fitted = ImageOps.fit(Image.alpha_composite(ground, picture).convert("RGB"), (size, size))
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
 
 
-def eight_bits(picture: Any) -> Any:
+def squares(sources: Iterable[tuple[str, Callable[[], Any]]], size: int) -> tuple[list[torch.Tensor], list[int], str]:
+    """Return the pictures that can be read, the places of these, and a sentence about the others, empty without any.
+
+    Args:
+        sources: for each picture its name, and what returns a source of `square`.
+        size: pixels along a side.
+    """
+    made, kept, wrong = [], [], []
+    total = 0
+    for name, opened in sources:
+        try:
+            made.append(square(opened(), size))
+            kept.append(total)
+        except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged files
+            wrong.append(name)
+        total += 1
+    more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+    said = f"{len(wrong)} of {total} pictures cannot be read: {', '.join(wrong[:_NAMED])}{more}"
+    return made, kept, said if wrong else ""
+
+
+def _eight_bits(picture: Any) -> Any:
     """Return a grey picture of 16 bits a pixel with 8, of which Pillow would cut off all above 255."""
     import numpy as np
     from PIL import Image
@@ -67,20 +94,12 @@ def read(files: Sequence[File], how: Folder) -> tuple[torch.Tensor, list[File]]:
     Raises:
         DataError: some cannot be read, and they are not to be skipped; names the first and counts all.
     """
-    kept, made, wrong = [], [], []
-    for file in files:
-        try:
-            made.append(square(file.path, how.size))
-            kept.append(file)
-        except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged files
-            wrong.append(str(file.path))
-    if wrong:
-        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-        said = f"{len(wrong)} of {len(files)} pictures cannot be read: {', '.join(wrong[:_NAMED])}{more}"
+    made, kept, said = squares(((str(file.path), partial(Path, file.path)) for file in files), how.size)
+    if said:
         if how.unreadable == "refuse" or not made:
             raise DataError(f"{said}. Replace them, or set data.settings.unreadable=skip to go on without.")
         warnings.warn(f"{said}; they are left out", stacklevel=2)
-    return torch.stack(made), kept
+    return torch.stack(made), [files[place] for place in kept]
 
 
 def some(files: Iterable[File], how: Folder, name: str) -> list[File]:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from lowdim.core.settings import Settings, count, within
+from lowdim.core.settings import Moot, Settings, count, within
 from lowdim.data.errors import DataError
 
 
 @dataclass(frozen=True)
-class Folder(Settings):
-    """Pictures in a folder of this machine.
+class Home(Settings):
+    """A folder of this machine.
 
     Attributes:
         root: the folder in which the set was unpacked.
-        size: pixels along a side of what is trained on; pictures are cut to a square about their middle and scaled.
         samples: of the training pictures at most so many, drawn; None takes all.
-        unreadable: "refuse" names pictures that cannot be read, "skip" warns of them and goes on without.
     """
 
     root: str = ""
-    size: int = count(64)
     samples: int | None = count(None)
-    unreadable: Literal["refuse", "skip"] = "refuse"
 
     def home(self, *inside: str) -> Path:
         """Return the folder, or what is inside it.
@@ -40,6 +36,19 @@ class Folder(Settings):
         if not path.exists():
             raise DataError(f"{path} does not exist. Unpack the set there, or correct data.settings.root")
         return path
+
+
+@dataclass(frozen=True)
+class Folder(Home):
+    """Pictures in files of a folder.
+
+    Attributes:
+        size: pixels along a side of what is trained on; pictures are cut to a square about their middle and scaled.
+        unreadable: "refuse" names pictures that cannot be read, "skip" warns of them and goes on without.
+    """
+
+    size: int = count(64)
+    unreadable: Literal["refuse", "skip"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Attributes(Folder):
 
 
 @dataclass(frozen=True)
-class Corrupted(Folder):
+class Corrupted(Home):
     """CIFAR-10 to train on and one corruption of its test pictures.
 
     Attributes:
@@ -78,7 +87,6 @@ class Corrupted(Folder):
         severity: from 1 to 5.
     """
 
-    size: int = count(32)
     corruption: str = "gaussian_noise"
     severity: int = within(3, least=1, most=5, whole=True)
 
@@ -90,9 +98,11 @@ class People(Settings):
     Attributes:
         conflicting: share of each class's training pictures with the tone of the other class.
         size: pixels along a side.
-        unbiased: as many pictures of both tones in each class.
+        unbiased: as many pictures of both tones in each class; ``conflicting`` says nothing there.
         seed: of who is trained on and who is tested, and of which pictures conflict.
     """
+
+    moot: ClassVar[Moot] = {"conflicting": ("unbiased", (True,))}
 
     conflicting: float = within(0.05, least=0, below=1)
     size: int = count(32)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from lowdim.core.lazy import torch
 from lowdim.data.errors import DataError
-from lowdim.data.grouped.pictures import ENDINGS, square
+from lowdim.data.grouped.pictures import ENDINGS
+from lowdim.data.labelled.pictures import gathered
 from lowdim.data.labelled.source import Source
-
-_NAMED = 5
 
 
 def read(home: Path, size: int, skip: bool, limit: int | None = None) -> Source:
@@ -32,30 +32,10 @@ def read(home: Path, size: int, skip: bool, limit: int | None = None) -> Source:
             "for each class, with its name."
         )
     most = None if limit is None else max(1, limit // len(classes))
-    made, labels, names, wrong = [], [], [], []
-    total = 0
-    for number, (_, files) in enumerate(classes.items()):
-        for file in files[:most]:
-            total += 1
-            name = file.relative_to(home).as_posix()
-            try:
-                made.append(square(file, size))
-            except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged files
-                wrong.append(name)
-                continue
-            labels.append(number)
-            names.append(name)
-    if wrong and (not skip or not made):
-        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-        raise DataError(
-            f"{len(wrong)} of {total} pictures in {home} cannot be read: {', '.join(wrong[:_NAMED])}{more}. Replace or "
-            "remove them, or leave them out with --skip-unreadable."
-        )
-    y = torch.tensor(labels, dtype=torch.int64)
-    lost = [name for number, name in enumerate(classes) if number not in labels]
-    if lost:
-        raise DataError(f"no picture of class {lost[0]!r} in {home} can be read. Replace them, or remove that folder.")
-    return Source(home.name, "image", torch.stack(made), y, tuple(classes), tuple(names), tuple(wrong))
+    taken = [(number, file) for number, files in enumerate(classes.values()) for file in files[:most]]
+    y = torch.tensor([number for number, _ in taken], dtype=torch.int64)
+    named = [(file.relative_to(home).as_posix(), partial(Path, file)) for _, file in taken]
+    return gathered(home.name, str(home), named, y, tuple(classes), size=size, skip=skip)
 
 
 def _below(folder: Path) -> list[Path]:

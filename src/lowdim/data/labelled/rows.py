@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lowdim.core.errors import suggest
-from lowdim.core.lazy import torch
 from lowdim.data import text
 from lowdim.data.errors import DataError
-from lowdim.data.grouped.pictures import eight_bits, square
+from lowdim.data.labelled.pictures import gathered
 from lowdim.data.labelled.source import Columns, Source, encoded
 
 
@@ -27,27 +27,42 @@ def from_file(path: Path, columns: Columns, limit: int | None = None) -> Source:
     return _texts(islice(rows, limit), columns, path.name)
 
 
-def from_object(data: Any, columns: Columns, size: int, limit: int | None = None) -> Source:
+def from_object(data: Any, columns: Columns, size: int, skip: bool, limit: int | None = None) -> Source:
     """Read a split of a data set object of Hugging Face: texts, or pictures where there is a column of them.
 
     Names of classes are those of a ``ClassLabel`` column, else the values themselves.
 
     Raises:
-        DataError: there is neither a column of texts nor of pictures, or none of classes.
+        DataError: there is neither a column of texts nor of pictures, none of classes or names, no sample, or a picture
+            that cannot be read.
     """
     known, name = list(data.column_names), str(getattr(data.info, "dataset_name", None) or "dataset")
     _present(columns.label, known, "label", name)
+    if columns.id is not None:
+        _present(columns.id, known, "id", name)
+    if columns.image != Columns.image:
+        _present(columns.image, known, "image", name)
     some = data if limit is None else data.select(range(min(limit, len(data))))
     if columns.image not in known:
         rows = ((f"row {number}", row) for number, row in enumerate(some, start=1))
         return _named(_texts(rows, columns, name), data, columns)
-    labels, names, made = [], [], []
-    for number, row in enumerate(some, start=1):
-        made.append(_picture(row[columns.image], size, number))
-        labels.append(row[columns.label])
-        names.append(str(row[columns.id]) if columns.id else str(number))
-    y, classes = encoded(labels, name)
-    return _named(Source(name, "image", torch.stack(made), y, classes, tuple(names)), data, columns)
+    feature = data.features[columns.image]
+    if not hasattr(feature, "decode_example"):
+        raise DataError(f"column {columns.image!r} of {name} holds no pictures. Cast it to datasets.Image().")
+    # read undecoded, so that a picture that cannot be read stops nothing but itself
+    coded = some.cast_column(columns.image, replace(feature, decode=False))
+    feature = replace(feature, decode=True)
+    names = some[columns.id] if columns.id else range(1, 1 + len(some))
+    files = [(str(each), partial(_decoded, feature, coded, columns.image, row)) for row, each in enumerate(names)]
+    y, classes = encoded(list(some[columns.label]), name)
+    return _named(gathered(name, name, files, y, classes, size=size, skip=skip), data, columns)
+
+
+def _decoded(feature: Any, rows: Any, column: str, row: int) -> Any:
+    value = rows[row][column]
+    if value is None:
+        raise ValueError("there is no picture in this row")
+    return feature.decode_example(value)
 
 
 def _named(source: Source, data: Any, columns: Columns) -> Source:
@@ -67,18 +82,7 @@ def _named(source: Source, data: Any, columns: Columns) -> Source:
             f"labelled. Leave them out: data.filter(lambda row: row[{columns.label!r}] >= 0)"
         )
     classes = tuple(told[int(each)] for each in source.classes)
-    return Source(source.name, source.kind, source.x, source.y, classes, source.names)
-
-
-def _picture(value: Any, size: int, number: int) -> torch.Tensor:
-    if not hasattr(value, "save"):
-        raise DataError(
-            f"row {number} holds no picture but {type(value).__name__}. Cast the column to datasets.Image()."
-        )
-    content = io.BytesIO()
-    eight_bits(value).convert("RGB").save(content, "PNG")
-    content.seek(0)
-    return square(content, size)
+    return replace(source, classes=classes)
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

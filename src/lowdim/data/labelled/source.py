@@ -11,7 +11,7 @@ from lowdim.core.lazy import torch
 from lowdim.data import classification, topics
 from lowdim.data.classification import Dataset
 from lowdim.data.errors import DataError
-from lowdim.data.raw import Split
+from lowdim.data.raw import Split, moments
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Source:
             words = topics.vocabulary(texts)
             return self.of(topics.encode(texts, words), "text", len(words) + 2)
         assert isinstance(self.x, torch.Tensor)
-        x, dims = self.x.float(), None if self.kind == "image" else 0
-        return self.of((x - x.mean(dims)) / x.std(dims).clamp_min(1e-6), self.kind)
+        mean, deviation = moments(self.x, self.kind)
+        return self.of((self.x.float() - mean) / deviation, self.kind)
 
     def of(self, x: torch.Tensor, kind: classification.Kind, vocabulary: int = 0) -> Dataset:
         """Return a data set of these samples in another form, without validation or test part."""

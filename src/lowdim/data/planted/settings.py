@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
-from lowdim.core.errors import RecipeError, suggest
-from lowdim.core.settings import Settings, count, share, within
+from lowdim.core.errors import RecipeError, clash, suggest
+from lowdim.core.settings import Moot, Settings, count, share, within
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,20 @@ class Planting(Settings):
             often it stands.
         second_strength: the same for the second cue; None takes ``strength``.
         graded: the strength of each sample is drawn from U(0, ``strength``) instead of being the same for all.
-        unbiased: the twin without a bias: the same cues, as frequent in every class of the training part as well.
+        unbiased: the twin without a bias: the same cues, as frequent in every class of the training part as well;
+            ``conflicting`` and ``second`` say nothing there.
         samples: of the training samples at most so many, the first; None takes all.
         seed: of what is planted where.
 
     Raises:
-        RecipeError: a value is out of its range.
+        RecipeError: a value is out of its range, or changes nothing.
 
     Example:
         >>> Planting(conflicting=0.01).to_dict()["conflicting"]
         0.01
     """
+
+    moot: ClassVar[Moot] = {"conflicting": ("unbiased", (True,)), "second": ("unbiased", (True,))}
 
     conflicting: float = within(0.05, least=0, below=1)
     second: float | None = within(None, least=0, below=1)
@@ -45,6 +48,17 @@ class Planting(Settings):
     unbiased: bool = False
     samples: int | None = count(None)
     seed: int = count(0, least=0)
+
+    def check_cues(self, name: str, cues: int) -> None:
+        """Refuse settings of a second cue for a set that has one.
+
+        Raises:
+            RecipeError: names the setting and the remedy.
+        """
+        for key in ("second", "second_strength"):
+            if cues < 2 and (value := getattr(self, key)) is not None:
+                remedy = f"Leave {key} out, or take a set with two, such as coloured-textured-digits"
+                raise clash(f"{key}={value!r}", f"data {name!r}", "it is of a second cue, and this set has one", remedy)
 
     def shares(self, cues: int) -> list[float]:
         """Return the share of conflicting samples for each of so many cues."""

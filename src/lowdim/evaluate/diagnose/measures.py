@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowdim.core.spectrum import eigenvalues, tail_exponent
+from lowdim.core.spectrum import eigenvalues, hill_exponent, tail_exponent
 
 
 def _apart(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,18 +143,23 @@ class Spectrum:
     """Shape of a weight's spectrum, of the eigenvalues x of W W^T; NaN where there are too few.
 
     Attributes:
-        alpha: Hill exponent of the upper half, as AlphaDecay uses it.
+        alpha: Hill exponent of the tail from the median upwards, that value counted in: the form of AlphaDecay's code,
+            its ``estimator="median"``.
+        hill: Hill exponent of the upper half over the value below it: the form of AlphaDecay's paper, and its default.
         alpha_hat: alpha log10(max x), the size of the weight taken in.
         stable_rank: sum x / max x.
         entropy: of x / sum x, over the logarithm of the smaller side: 1 where all directions weigh the same.
 
     Example:
         >>> found = Spectrum.of(torch.diag(torch.tensor([1.0, 2.0, 4.0, 8.0]).sqrt()))
-        >>> [round(value, 4) for value in (found.alpha, found.alpha_hat, found.stable_rank, found.entropy)]
-        [3.8854, 3.5089, 1.875, 0.8201]
+        >>> [round(value, 4) for value in (found.alpha, found.hill)]
+        [3.8854, 1.9618]
+        >>> [round(value, 4) for value in (found.alpha_hat, found.stable_rank, found.entropy)]
+        [3.5089, 1.875, 0.8201]
     """
 
     alpha: float
+    hill: float
     alpha_hat: float
     stable_rank: float
     entropy: float
@@ -175,7 +180,8 @@ class Spectrum:
 
         found, side = eigenvalues(weight), min(weight.shape)
         if not len(found):
-            return cls(math.nan, math.nan, math.nan, math.nan)
+            return cls(*[math.nan] * 5)
         alpha, shares = tail_exponent(found, "xmin_mid"), found / found.sum()
         entropy = -float((shares * np.log(shares)).sum()) / math.log(side) if side > 1 else math.nan
-        return cls(alpha, alpha * math.log10(found[-1]), float(found.sum() / found[-1]), entropy)
+        hill = hill_exponent(found) if len(found) > 1 else math.nan
+        return cls(alpha, hill, alpha * math.log10(found[-1]), float(found.sum() / found[-1]), entropy)

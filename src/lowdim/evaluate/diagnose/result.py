@@ -54,7 +54,9 @@ class LayerFacts:
         block: index of its block.
         numel: weights.
         gradient: norm of the loss's gradient.
-        alpha: Hill exponent of its spectrum, see `lowdim.evaluate.diagnose.measures.Spectrum`, as what follows.
+        alpha: Hill exponent of its spectrum from the median upwards, see `lowdim.evaluate.diagnose.measures.Spectrum`,
+            as what follows.
+        hill: Hill exponent of the upper half over the value below it, AlphaDecay's default.
         alpha_hat: alpha log10 of the largest eigenvalue.
         stable_rank: sum of the eigenvalues over the largest.
         entropy: of the eigenvalues, in [0, 1].
@@ -65,6 +67,7 @@ class LayerFacts:
     numel: int
     gradient: float | None = None
     alpha: float | None = None
+    hill: float | None = None
     alpha_hat: float | None = None
     stable_rank: float | None = None
     entropy: float | None = None
@@ -155,14 +158,14 @@ class Diagnosis:
             ("perplexity", self.series("perplexity"), 2),
             ("gradient", self.series("gradient"), 4),
             ("|J - I|", self.series("jacobian"), 4),
-            ("alpha", [self.block_alpha(block.index) for block in self.blocks], 3),
+            ("alpha, median form", [self.block_alpha(block.index) for block in self.blocks], 3),
         ]
         columns = {head: [number(v, digits) for v in values] for head, values, digits in shown if any(map(_is, values))}
         rows = [(str(block), *cells) for block, cells in enumerate(zip(*columns.values(), strict=True))]
         return [Table("Blocks", ("block", *columns), rows)]
 
     def block_alpha(self, block: int) -> float | None:
-        """Return the mean Hill exponent of a block's matrices; None if none has one."""
+        """Return the mean Hill exponent, in the median form, of a block's matrices; None if none has one."""
         found = [layer.alpha for layer in self.layers if layer.block == block and layer.alpha is not None]
         return math.fsum(found) / len(found) if found else None
 

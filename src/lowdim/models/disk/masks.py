@@ -12,6 +12,17 @@ from lowdim.models.disk.checks import mask_hash
 from lowdim.models.disk.convert import tensor_name
 
 
+def pruned_in(checkpoint: Checkpoint) -> frozenset[str]:
+    """Return the names of the weights that ``lowdim.json`` lists as pruned; none of a model without one.
+
+    Raises:
+        CheckpointError: the model has not a layer that is listed.
+    """
+    if not manifest.exists(checkpoint.path):
+        return frozenset()
+    return frozenset(tensor_name(checkpoint, layer) for layer in manifest.read(checkpoint.path).layers)
+
+
 def masks_in(path: Path) -> Masks:
     """Read the masks of every pruned layer out of a directory that ``lowdim prune`` wrote, by the weights' names.
 

@@ -9,6 +9,7 @@ from lowdim.nn.placement.post_ln import PostLN as PostLN
 from lowdim.nn.placement.pre_ln import PreLN as PreLN
 from lowdim.nn.placement.prores import ProRes as ProRes
 from lowdim.nn.placement.prores import set_step as set_step
+from lowdim.nn.placement.prores import step_of as step_of
 from lowdim.nn.placement.sandwich import Sandwich as Sandwich
 from lowdim.nn.placement.scaled_init import ScaledInit as ScaledInit
 from lowdim.nn.placement.trained import Jump as Jump

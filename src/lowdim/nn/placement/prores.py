@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +12,7 @@ from lowdim.nn.placement.over import Over
 from lowdim.nn.residual.rule import Rule
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class ProRes(Over):
     factor of what a branch adds: after the norm, if one takes what leaves it.
 
     The shares are buffers, ``BLOCK.prores.a``, saved with the weights. `set_step` sets them; the rider
-    `lowdim.train.riders.prores.ResidualWarmup` does so after every step. After the last, `fold_` takes them away.
+    `lowdim.train.riders.prores.ResidualWarmup` does so after every step, from the step that they are at (`step_of`).
+    After the last, `fold_` takes them away.
 
     The paper's code takes T L, the steps until the last block counts in full.
 
@@ -72,12 +74,35 @@ def set_step(model: nn.Module, step: int) -> bool:
     Raises:
         LowdimError: the model has no ProRes.
     """
+    ramps = _ramps(model)
+    shares = [share_at(rule, step) for rule, _ in ramps]
+    for (_, held), share in zip(ramps, shares, strict=True):
+        held.fill_(share)
+    return min(shares) == 1.0
+
+
+def step_of(model: nn.Module) -> int:
+    """Return after how many optimizer steps the branches count as they do now; 0 for a model just placed.
+
+    Args:
+        model: with ProRes, wrapped or not.
+
+    Returns:
+        The steps; of a ramp that has ended, those at which it ended.
+
+    Raises:
+        LowdimError: the model has no ProRes.
+    """
+    ramps = [(rule, float(held)) for rule, held in _ramps(model)]
+    rising = [round(share ** (1 / rule.power) * rule.ramp) for rule, share in ramps if share < 1.0]
+    return max(rising) if rising else math.ceil(max(rule.ramp for rule, _ in ramps))
+
+
+def _ramps(model: nn.Module) -> list[tuple[Rule, Tensor]]:
+    """Return the rule and the share of every block that has a ramp."""
     from lowdim.nn.residual.block import is_placed  # torch
 
-    ramps = [block for block in model.modules() if is_placed(block) and block.placed.rule.ramp]
-    if not ramps:
+    found = [block for block in model.modules() if is_placed(block) and block.placed.rule.ramp]
+    if not found:
         raise LowdimError("the model has no ProRes, so that there is no ramp to set. Apply ProRes(...) first")
-    shares = [share_at(block.placed.rule, step) for block in ramps]
-    for block, share in zip(ramps, shares, strict=True):
-        block.prores.a.fill_(share)  # type: ignore[operator, union-attr]
-    return min(shares) == 1.0
+    return [(block.placed.rule, block.prores.a) for block in found]  # type: ignore[misc, union-attr]

@@ -7,10 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lowdim.core.errors import CheckpointError, LowdimError
+from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
 from lowdim.core.files import read_json
 from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
+from lowdim.data.facts.read import contradictions, overlap
 from lowdim.evaluate.present import jsonable
 from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
@@ -234,9 +235,27 @@ class _Run:
 
 
 def _facts(recipe: Composition) -> dict[str, list[Any]]:
-    """Return the facts of all stages, each once."""
-    found: dict[str, dict[Any, None]] = {name: {} for name in _SETS}
+    """Return the facts of all stages, each once.
+
+    Raises:
+        RecipeError: stages together contradict each other: a fact is to go and to stay, or has two targets.
+    """
+    merged: dict[str, dict[Any, None]] = {name: {} for name in _SETS}
     for stage in recipe.stages:
         for name, facts in stage.facts().items():
-            found[name] |= dict.fromkeys(facts)
-    return {name: list(facts) for name, facts in found.items()}
+            merged[name] |= dict.fromkeys(facts)
+    found = {name: list(facts) for name, facts in merged.items()}
+    if both := overlap(found["forget"], found["retain"]):
+        raise RecipeError(
+            f"forget and retain of all stages share {len(both)} of their prompts, first {both[0].prompt!r}: a fact "
+            "cannot go and stay. Take it out of one of them."
+        )
+    for name, other in (*zip(_SETS, _SETS, strict=True), ("edits", "retain")):
+        if differing := contradictions(found[name], found[other]):
+            one, second = differing[0]
+            sets = name if name == other else f"{name} and {other}"
+            raise RecipeError(
+                f"{sets} of all stages: {one.prompt!r} goes on with {one.target!r} and with "
+                f"{second.target!r}. Keep one."
+            )
+    return found

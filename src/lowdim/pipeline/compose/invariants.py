@@ -13,9 +13,10 @@ from lowdim.core.masks import Masks
 from lowdim.core.quantize import decode, nearest
 from lowdim.models.disk import manifest
 from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.masks import pruned_in
 from lowdim.models.disk.packed import Packed, pack_levels
 from lowdim.models.quantize import linear_weights
-from lowdim.models.structure.zeros import mask_of
+from lowdim.models.structure.zeros import PRUNED, mask_of
 from lowdim.nn.lowrank import factors_of
 from lowdim.pipeline.compose.stage import GRID, MASK, RANK
 
@@ -72,7 +73,7 @@ class Held:
 
 
 def kinds_of(source: Any, trust_remote_code: bool = False) -> frozenset[str]:
-    """Return which invariants a model that is given has: zeros that pruning left, weights on a grid."""
+    """Return which invariants a model that is given has: zeros that pruning left, weights on a grid, stored factors."""
     checkpoint = Checkpoint(source.path)
     grid = any((form := checkpoint.form(name)) is not None and form.grid is not None for name in checkpoint.names())
     record = manifest.read(source.path) if manifest.exists(source.path) else None
@@ -81,24 +82,28 @@ def kinds_of(source: Any, trust_remote_code: bool = False) -> frozenset[str]:
     else:
         layers = linear_weights(checkpoint, trust_remote_code)
         pruned = not grid and any(mask_of(checkpoint.read(name)) is not None for name in layers)
-    return frozenset(({MASK} if pruned else set()) | ({GRID} if grid else set()))
+    found = {MASK: pruned, GRID: grid, RANK: bool(checkpoint.ranks)}
+    return frozenset(kind for kind, holds in found.items() if holds)
 
 
 def read(source: Any, kinds: frozenset[str], ranks: Mapping[str, int]) -> Held:
     """Read what holds of a model from its weights.
 
+    Every zero counts of a weight that ``lowdim.json`` lists as pruned, of another one where 1% of it is zero.
+
     Args:
         source: a `lowdim.models.disk.source.Source`.
         kinds: which invariants are to be held.
-        ranks: those of factorised matrices, which no file says.
+        ranks: those of factorised matrices, which no file says of dense ones.
     """
     checkpoint, masks = Checkpoint(source.path), Masks()
+    pruned = pruned_in(checkpoint)
     grids: dict[str, Packed] = {}
     for name in linear_weights(checkpoint, source.trusted):
         form = checkpoint.form(name)
         if GRID in kinds and form is not None and form.grid is not None:
             grids[name] = checkpoint.read_packed(name)
-        if MASK in kinds and (mask := mask_of(checkpoint.read(name))) is not None:
+        if MASK in kinds and (mask := mask_of(checkpoint.read(name), 0.0 if name in pruned else PRUNED)) is not None:
             masks.add(name, mask)
     return Held(masks, grids, dict(ranks) if RANK in kinds else {})
 

@@ -118,17 +118,27 @@ def table(first: Mapping[str, Any], orders: Mapping[str, Mapping[str, float | No
 
 
 def sentence(rows: Sequence[Mapping[str, Any]], orders: Sequence[str]) -> str:
-    """Say which measure the order moves most, or that it moves none.
+    """Say which measure the order moves most, that it moves none, or that nothing of both orders could be compared.
 
     Example:
-        >>> sentence([{"title": "locality", "sensitivity": 0.25, "orders": {"a": 0.5, "b": 0.75}}], ["a", "b"])
+        >>> row = {"measure": "locality", "title": "locality", "sensitivity": 0.25, "orders": {"a": 0.5, "b": 0.75}}
+        >>> sentence([row], ["a", "b"])
         'The order matters most for locality: 0.5 with a, 0.75 with b.'
     """
-    moved = [row for row in rows if row["sensitivity"]]
     if len(orders) < 2:
         return f"One order: {orders[0]}." if orders else "No stage: the model as it was."
-    if not moved:
-        return f"The order does not matter: {' and '.join(orders)} measure the same."
-    most = max(moved, key=lambda row: float(row["sensitivity"]))
-    said = ", ".join(f"{value:.4g} with {name}" for name, value in most["orders"].items())
-    return f"The order matters most for {most['title']}: {said}."
+    counted = {measure.key for measure in PLAIN}
+    asked = [row for row in rows if row["measure"] not in counted]
+    judged = [row for row in asked if row["sensitivity"] is not None]
+    unknown = [row["title"] for row in asked if row["sensitivity"] is None]
+    rest = f" Not measured: {', '.join(unknown)}." if unknown else ""
+    if not judged:
+        return "Whether the order matters was not measured: no measure has a finite value for each of the models."
+    moved = [row for row in judged if row["sensitivity"]]
+    if moved:
+        most = max(moved, key=lambda row: float(row["sensitivity"]))
+        said = ", ".join(f"{value:.4g} with {name}" for name, value in most["orders"].items())
+        return f"The order matters most for {most['title']}: {said}.{rest}"
+    if unknown:
+        return f"The order moves nothing of what was measured.{rest}"
+    return f"The order does not matter: {' and '.join(orders)} measure the same."

@@ -15,10 +15,11 @@ from lowdim.core.progress import Progress
 from lowdim.core.recipe.which import choose
 from lowdim.data.batch import Batch
 from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.masks import pruned_in
 from lowdim.models.disk.source import Source
 from lowdim.models.load import load
 from lowdim.models.quantize import linear_weights
-from lowdim.models.structure.zeros import mask_of
+from lowdim.models.structure.zeros import PRUNED, mask_of
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.models.walk.opened import open_model
 from lowdim.models.walk.skeleton import Skeleton, empty_model
@@ -116,7 +117,16 @@ class Tuner:
         self.parameters = {name: self.model.get_parameter(name) for name in self.names}
         self.distance = distance
         self.start = {p: p.detach().float().clone() for p in self.parameters.values()}
-        self.masks = {p: mask for p in self.start if masked and (mask := mask_of(p.detach())) is not None}
+        self.masks = self._masks() if masked else {}
+
+    def _masks(self) -> dict[nn.Parameter, Tensor]:
+        """Return the masks of pruned weights, the same as `lowdim.pipeline.compose.invariants.read` holds."""
+        pruned = pruned_in(self.checkpoint)
+        found = {
+            parameter: mask_of(parameter.detach(), 0.0 if self.names[name] in pruned else PRUNED)
+            for name, parameter in self.parameters.items()
+        }
+        return {parameter: mask for parameter, mask in found.items() if mask is not None}
 
     def train(
         self,

@@ -72,7 +72,7 @@ class BlockStage:
 
     def _recover(self, fitter: Fitter, block: Block, dense: Block, keeper: Keeper) -> BlockRecord:
         examples = self.examples(dense)
-        work = trained(block, self.names)
+        work = trained(block, self.names, self.pair.pruned)
         fit, codes = fitter.fit(block, work, examples[self._held :], examples[: self._held])
         keeper.state.setdefault("fits", {})[str(block.index)] = asdict(fit)
         pruned = {layer.name for parameter, layer in work.layers.items() if parameter in work.masks}

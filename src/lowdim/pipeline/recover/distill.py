@@ -22,7 +22,7 @@ from lowdim.data.batch import Batch, num_tokens
 from lowdim.models import ranks
 from lowdim.models.load import load
 from lowdim.models.structure.layers import Layer
-from lowdim.models.structure.zeros import mask_of
+from lowdim.models.structure.zeros import PRUNED, mask_of
 from lowdim.models.walk.attention import adopted
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.models.walk.skeleton import Reader
@@ -112,11 +112,12 @@ class DistillStage:
         self._turned: dict[str, bool] = {}
         self._grids: dict[nn.Parameter, RoundedWeight] = {}
         self._pruned: set[str] = set()
-        stream = self.pair.student.stream
+        stream, pruned = self.pair.student.stream, self.pair.pruned
         for index in range(len(stream)):
             with stream.block(index) as block:  # as it was given: what a later stage rounds to zero was not pruned
-                masks = {name: mask_of(master) for name, master in block.masters.items()}
-                work = trained(block, self.names)
+                work = trained(block, self.names, pruned)
+                listed = {each.parameter.removeprefix(f"{block.name}.") for each in block.layers if each.name in pruned}
+                masks = {n: mask_of(master, 0.0 if n in listed else PRUNED) for n, master in block.masters.items()}
                 self._pruned |= {layer.name for parameter, layer in work.layers.items() if parameter in work.masks}
             with stream.block(index, self._reader) as block:
                 self._take_block(block, masks)

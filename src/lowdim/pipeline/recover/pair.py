@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.masks import masks_in
 from lowdim.models.disk.source import is_hub, resolve
 from lowdim.models.structure.layers import Layer
-from lowdim.models.structure.zeros import mask_of
+from lowdim.models.structure.zeros import PRUNED, mask_of
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.models.walk.stream import Block, Stream
 from lowdim.pipeline.recover.recipe import Recovery
@@ -47,6 +47,11 @@ class Pair:
         """The share of zeros that each layer was to have when it was pruned; ``None`` where nobody says."""
         known = self.record.layers if self.record else {}
         return {info.name: known[info.name].target if info.name in known else None for info in self.student.layers}
+
+    @property
+    def pruned(self) -> set[str]:
+        """Names of the layers that were pruned on purpose, as the record says."""
+        return {name for name, share in self.targets.items() if share}
 
     @property
     def pattern(self) -> Pattern:
@@ -152,8 +157,14 @@ class Trained:
         return [*self.layers, *self.others]
 
 
-def trained(block: Block, names: set[str]) -> Trained:
-    """Return what is trained of a block; ``names`` are those of the layers that may be."""
+def trained(block: Block, names: set[str], pruned: Container[str] = ()) -> Trained:
+    """Return what is trained of a block.
+
+    Args:
+        block: of the student.
+        names: of the layers that may be trained.
+        pruned: of those whose zeros are its mask, however few they are.
+    """
     layers: dict[nn.Parameter, Layer] = {}
     for layer in block.layers:
         weight = layer.module.weight
@@ -161,6 +172,7 @@ def trained(block: Block, names: set[str]) -> Trained:
             layers[weight] = layer
     others = {p: n for n, p in block.module.named_parameters() if p.dim() < 2 and p.is_floating_point()}
     masters = {parameter: layer.master for parameter, layer in layers.items()}
-    masks = {parameter: mask for parameter, master in masters.items() if (mask := mask_of(master)) is not None}
+    found = {p: mask_of(masters[p], 0.0 if layer.name in pruned else PRUNED) for p, layer in layers.items()}
+    masks = {parameter: mask for parameter, mask in found.items() if mask is not None}
     masters |= {parameter: block.masters[name] for parameter, name in others.items()}
     return Trained(layers, others, masters, masks)

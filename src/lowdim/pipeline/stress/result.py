@@ -81,17 +81,20 @@ def render(settings: Settings, dense: Measured, points: Sequence[Point]) -> dict
 def sentence(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say up to which sparsity nothing is lost, every sparsity below it included, for each form.
 
+    What was allowed to be lost there, and which tasks prove nothing, is in the sentences of the rows, which follow.
+
     Example:
-        >>> row = {"form": "pruned", "lossless": True, "sentence": "Fine."}
-        >>> print(sentence([{**row, "sparsity": 0.05}, {**row, "sparsity": 0.5, "lossless": False}]))
-        Pruned: lossless on the hard tasks up to 5% zeros. At 50%: Fine.
+        >>> row = {"form": "pruned", "lossless": True, "sentence": "Within 2 points."}
+        >>> print(sentence([{**row, "sparsity": 0.05}, {**row, "sparsity": 0.5, "lossless": False, "sentence": "No."}]))
+        Pruned: lossless on the hard tasks up to 5% zeros. At 5%: Within 2 points. At 50%: No.
     """
     said = []
     for form in dict.fromkeys(row["form"] for row in rows):
         own = [row for row in rows if row["form"] == form and row["sparsity"] > 0]
         first = next((place for place, row in enumerate(own) if not row["lossless"]), len(own))
         held = f" lossless on the hard tasks up to {own[first - 1]['sparsity']:.0%} zeros." if first else ""
-        rest = f" At {own[first]['sparsity']:.0%}: {own[first]['sentence']}" if first < len(own) else ""
+        ends = own[max(0, first - 1) : first + 1]
+        rest = "".join(f" At {row['sparsity']:.0%}: {row['sentence']}" for row in ends)
         said.append(f"{form.capitalize()}:{held}{rest}")
     return " ".join(said)
 

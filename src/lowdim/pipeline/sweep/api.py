@@ -13,9 +13,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lowdim.core.errors import RecipeError
+from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.pipeline.sweep.command import Command
 from lowdim.pipeline.sweep.execute import execute
+from lowdim.pipeline.sweep.forecast import said as forecast
 from lowdim.pipeline.sweep.numbers import Sheet, sheet
 from lowdim.pipeline.sweep.place import Place
 from lowdim.pipeline.sweep.recipe import SweepRecipe
@@ -37,7 +38,7 @@ class Sweep:
     """
 
     def __init__(self, recipe: SweepRecipe, command: Command, out: Path) -> None:
-        self.recipe, self.out = recipe, Path(out).absolute()
+        self.recipe, self.out, self._command = recipe, Path(out).absolute(), command
         self.places = [Place(run, self.out / run.name, command) for run in recipe.runs(command)]
         for place in self.places:
             place.check()
@@ -60,13 +61,36 @@ class Sweep:
             raise RecipeError(f"--index must be from 0 to {len(self.places) - 1}, the runs of this grid; got {index}.")
         return [self.places[index]]
 
+    def forecast(self, index: int | None = None) -> str:
+        """Return how long the runs take that are not finished, in words; empty where all are.
+
+        Of a command that can time its steps the cheapest and the dearest are timed, which takes a while.
+
+        Raises:
+            RecipeError: a wrong number.
+        """
+        left = [place for place in self.chosen(index) if place.state() != "finished"]
+        done = self._seconds()
+        if not left or done:
+            return f"From {len(done)} finished before: {_hours(done, len(left), 1)}." if left else ""
+        try:
+            seconds = self._command.seconds([place.run.arguments for place in left])
+        except LowdimError:  # which the run itself will say
+            seconds = None
+        return forecast(seconds, len(left))
+
+    def _seconds(self) -> list[float]:
+        """Return those of the runs that are finished."""
+        records = [place.record() for place in self.places]
+        return [r["seconds"] for r in records if r.get("state") == "finished" and "seconds" in r]
+
     def run(self, jobs: int = 1, index: int | None = None, announce: Callable[[str], None] = lambda _: None) -> bool:
         """Run what is not finished, and write the table after each; return whether all of it is finished.
 
         Args:
             jobs: how many at a time.
             index: only the run of that number.
-            announce: told of the plan, of each run that ends, and after the first of the hours that are left.
+            announce: told of the plan and its hours, of each run that ends, and after the first of what is left.
 
         Raises:
             RecipeError: a wrong number.
@@ -79,9 +103,11 @@ class Sweep:
         counted = f"{len(chosen)} run{'s' * (len(chosen) != 1)} of lowdim {self.recipe.command}"
         announce(f"{counted}, {len(chosen) - len(todo)} finished, {len(todo)} to run, {jobs} at a time.")
         self.out.mkdir(parents=True, exist_ok=True)
-        seconds = [r["seconds"] for p in self.places if (r := p.record()).get("state") == "finished" and "seconds" in r]
+        seconds = self._seconds()
         if todo and seconds:
             announce(f"From {len(seconds)} finished before: {_hours(seconds, len(todo), jobs)}.")
+        elif todo:
+            announce(self.forecast(index))
         ended: list[str] = []
 
         def told(place: Place, state: str, took: float) -> None:

@@ -27,6 +27,7 @@ class Command:
         keys: what its ``--set`` takes; empty where it has none, or where nobody knows.
         sets: whether it has ``--set``.
         parse: raises a ``RecipeError`` for a list of arguments that the command would refuse.
+        seconds: times the cheapest and the dearest of runs, given the arguments of all; None where nobody knows.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Command:
     keys: tuple[str, ...] = ()
     sets: bool = False
     parse: Callable[[Sequence[str]], None] = lambda _: None
+    seconds: Callable[[Sequence[Sequence[str]]], tuple[float, float] | None] = lambda _: None
 
     def check(self, fixed: Sequence[str]) -> None:
         """Refuse a command that leaves nothing to compare, and arguments that are the sweep's to give.

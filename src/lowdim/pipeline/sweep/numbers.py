@@ -111,7 +111,8 @@ class Sheet:
 def sheet(places: Sequence[Place], over: str | None, report: Sequence[str]) -> Sheet:
     """Put what runs report into a table.
 
-    A run that finished with a loss, a perplexity, or a picked number that is NaN or infinite has diverged.
+    A run that finished has diverged where it says so itself, and where a loss, a perplexity, or a picked number is NaN
+    or infinite.
 
     Args:
         places: the runs.
@@ -125,8 +126,11 @@ def sheet(places: Sequence[Place], over: str | None, report: Sequence[str]) -> S
         shared = {key: value for key, value in place.run.axes.items() if key != over}
         row = rows.setdefault(repr(shared), Row(shared))
         state, error = place.state(), str(place.record().get("error", ""))
-        found = _picked(numbers(place), report) if state == "finished" else {}
-        if wrong := [name for name, value in found.items() if not math.isfinite(value)]:
+        reported = numbers(place) if state == "finished" else {}
+        found = _picked(reported, report)
+        if "diverged.step" in reported:  # as of pre-training
+            state, error, found = "diverged", error or _lost(reported), {}
+        elif wrong := [name for name, value in found.items() if not math.isfinite(value)]:
             if bad := [name for name in wrong if report or _LOSSES.search(name)]:
                 state, error, found = "diverged", f"{bad[0]} is {found[bad[0]]}", {}
             found = {name: value for name, value in found.items() if name not in wrong}
@@ -140,6 +144,19 @@ def sheet(places: Sequence[Place], over: str | None, report: Sequence[str]) -> S
     finished = any("finished" in row.states for row in rows.values())
     absent = [one for one in report if finished and not any(fnmatchcase(name, one) for name in seen)]
     return Sheet(axes, names, list(rows.values()), absent)
+
+
+def _lost(found: Mapping[str, float]) -> str:
+    """Return what is said of a run that reports that it diverged.
+
+    Example:
+        >>> _lost({"diverged.step": 40, "diverged.loss": 9.57, "diverged.uniform": 5.7}), _lost({"diverged.step": 40})
+        ('the loss ends at 9.57, above the 5.7 of a uniform guess', 'training diverged at step 40')
+    """
+    if "diverged.uniform" in found:
+        loss, uniform = found["diverged.loss"], found["diverged.uniform"]
+        return f"the loss ends at {loss:.4g}, above the {uniform:.4g} of a uniform guess"
+    return f"training diverged at step {found['diverged.step']:.0f}"
 
 
 def _picked(found: dict[str, float], report: Sequence[str]) -> dict[str, float]:

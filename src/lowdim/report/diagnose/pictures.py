@@ -198,7 +198,8 @@ _LAYERS: dict[str, tuple[str, str, Callable[[list[_Cell]], float | None]]] = {
     ),
     "alpha": (
         "Heavy tails",
-        "Hill exponent of each spectrum's upper half; a small one marks a well-trained layer. The line: the mean.",
+        "Hill exponent of each spectrum from its median upwards (AlphaDecay's estimator: median; its default is hill "
+        "in the JSON); a small one marks a well-trained layer. The line: the mean.",
         _mean,
     ),
 }

@@ -53,7 +53,10 @@ def verdict(facts: Json) -> str:
     """Return what the run came to, in a sentence or two."""
     loss, perplexity = facts["validation"]["loss"], facts["validation"]["perplexity"]
     wrong = facts["diverged"]
-    found = f"Training diverged at step {wrong['step']:,}. " if wrong else ""
+    found = ""
+    if wrong:
+        where = "and ends above a uniform guess" if "uniform" in wrong else f"at step {wrong['step']:,}"
+        found = f"Training diverged {where}. "
     found += (
         f"Validation loss {words.number(loss)} nats per token, perplexity {words.number(perplexity)}, after "
         f"{words.plural(facts['steps'], 'step')} on {facts['tokens']:,} tokens."
@@ -66,10 +69,16 @@ def verdict(facts: Json) -> str:
 
 
 def diverged(facts: Json) -> str:
-    """Return where training diverged, in a sentence; empty where it did not."""
+    """Return where training diverged, and how, in a sentence; empty where it did not."""
     wrong = facts["diverged"]
     if wrong is None:
         return ""
+    if "uniform" in wrong:
+        return (
+            f"Every number stayed finite, and the validation loss rose: at the end it is {words.number(wrong['loss'])} "
+            f"nats per token, above {words.number(wrong['uniform'])}, that of a uniform guess. The model is that of "
+            "the last step. Take a lower learning rate, a longer warm-up, or clip."
+        )
     return (
         f"At step {wrong['step']:,} the loss was {words.clean(wrong['loss'])} and the gradient's norm "
         f"{words.clean(wrong['norm'])}. No weight followed it: the model is that of step {wrong['back']:,}, the last "
@@ -141,6 +150,9 @@ def _numbers(facts: Json, run: Json) -> list[tuple[str, str, str]]:
         ("Parameters", f"{weights['all']:,}", f"{weights['blocks']:,} of them in blocks"),
         ("Tokens seen", f"{facts['tokens']:,}", f"in {words.plural(facts['steps'], 'step')}"),
     ]
+    if jump := facts.get("jump"):
+        both = f"{jump['before']:.4f} → {jump['after']:.4f}"
+        found.append(("Validation loss by the new placement", both, "as the model came, and before the first step"))
     if run.get("tokens_per_s"):
         found.append(("Tokens a second", words.number(run["tokens_per_s"]), "in the median step"))
     if run.get("mfu"):

@@ -23,11 +23,13 @@ class Data(Section):
     """What is trained on; see `lowdim.data.classification.load`.
 
     Args:
-        name: of the data set.
+        name: of the data set, or the path of samples of your own: a folder with a folder of pictures for each class, or
+            a CSV or JSON lines file of texts.
         validation: share of the training examples set aside for the curves.
         limit: training examples used; None takes all.
         seed: of the permutation that cuts validation; the same for runs that are compared.
-        settings: of a set that takes some: how a bias is planted, or the folder in which pictures lie.
+        settings: of a set that takes some: how a bias is planted, the folder in which pictures lie, or the size of your
+            own pictures and the columns of your own texts (`lowdim.data.labelled.settings`).
     """
 
     name: str = "fashion-mnist"

@@ -15,6 +15,7 @@ from lowdim.core.progress import Progress, Silent
 from lowdim.core.recipe import families
 from lowdim.data import classification
 from lowdim.data.classification import Dataset
+from lowdim.data.errors import DataError
 from lowdim.data.select.ranks import Ranks
 from lowdim.runs import sidecar
 from lowdim.runs.clock import peak_memory
@@ -73,7 +74,7 @@ def train(
 
     Raises:
         RecipeError: the recipe asks for the impossible.
-        DataError: ranks or groups are of other samples.
+        DataError: ranks or groups are of other samples, or a part of the data is empty.
         ResumeError: the unfinished run was another.
         AssetError: the data cannot be fetched.
         OutputError: the output exists or cannot be written.
@@ -87,10 +88,11 @@ def train(
     labelled = (
         data is None and bool(classification.find(recipe.data.name).cues) if groups is None else "train" in groups
     )
-    samples.check_groups(recipe, labelled or ranks is not None)
+    samples.check_known(recipe, groups=labelled, ranks=ranks is not None)
 
     def known() -> tuple[TrainingRecipe, Dataset, Told]:
         found, labels = (data, groups or {}) if data is not None else read(recipe)
+        _check_parts(found)
         return _sized(recipe, found), found, told(recipe, found, ranks, labels if groups is None else groups)
 
     if out is None:
@@ -110,6 +112,17 @@ def train(
         path = directory.finish()
     sidecar.write_sidecar(path, result.run)
     return TrainingResult(result.facts, result.run, path)
+
+
+def _check_parts(data: Dataset) -> None:
+    """Refuse data of which nothing is left to train on, to choose on, or to measure by."""
+    for part in ("train", "validation", "test"):
+        if not len(getattr(data, part).y):
+            raise DataError(
+                f"the {part} part of data {data.name!r} is empty, and networks are trained on one part, watched on the "
+                "next and measured on the last. Give data with all three: lowdim.rank(..., validation=0.1) cuts "
+                "samples of yours, and so does the path of a folder or table as data of the recipe."
+            )
 
 
 def _sized(recipe: TrainingRecipe, data: Dataset) -> TrainingRecipe:

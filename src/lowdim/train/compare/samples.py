@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lowdim.core.errors import RecipeError
+from lowdim.core.errors import RecipeError, clash
 from lowdim.core.recipe import families
 from lowdim.train.samplers.base import check_together
 
@@ -17,37 +17,54 @@ def check(recipe: TrainingRecipe, known: Known) -> None:
     """Refuse an objective or a sampler that cannot work with the rest of a recipe.
 
     Raises:
-        RecipeError: they exclude each other, or need groups or ranks that are not given.
+        RecipeError: they exclude each other, or ranks are given that neither trains with.
     """
     objective, sampler = recipe.objective, recipe.sampler
     check_together(objective, sampler)
     for chosen in (objective, sampler):
         chosen.check_kind(known.kind)
     sampler.check_length(recipe.epochs)
-    for kind, chosen in (("objective", objective), ("sampler", sampler)):
-        name = families.name_of(kind, chosen)
-        if "ranks" in chosen.requires and recipe.ranks is None:
-            raise RecipeError(
-                f"{kind} {name!r} needs ranks of the samples. Give ranks, a directory that 'lowdim rank' wrote."
-            )
+    if recipe.ranks is not None:
+        _check_ranks(recipe, objective.requires | sampler.requires)
 
 
-def check_groups(recipe: TrainingRecipe, known: bool) -> None:
-    """Refuse an objective or a sampler that needs groups of the samples where there are none.
+def _check_ranks(recipe: TrainingRecipe, needed: frozenset[str]) -> None:
+    """Refuse ranks, or the share of them that makes groups, where nothing is trained with them."""
+    both = [f"{kind} {families.name_of(kind, getattr(recipe, kind))!r}" for kind in ("objective", "sampler")]
+    if not needed & {"ranks", "groups"}:
+        remedy = "Leave ranks out, or choose an objective that does, such as rest or sebra"
+        raise clash("ranks", " and ".join(both), "neither trains with ranks or groups", remedy)
+    assert recipe.ranks is not None
+    usual = type(recipe.ranks).model_fields["share"].default
+    if recipe.ranks.share != usual and "groups" not in needed:
+        given = f"ranks.share={recipe.ranks.share:g}"
+        remedy = "Leave ranks.share out, or choose an objective with groups, such as rest"
+        raise clash(given, " and ".join(both), "it makes groups, and neither trains with them", remedy)
 
-    Not a part of `check`: groups may be given beside a recipe.
+
+def check_known(recipe: TrainingRecipe, *, groups: bool, ranks: bool) -> None:
+    """Refuse an objective or a sampler that needs groups or ranks of the samples where there are none.
+
+    Not a part of `check`: they may be given beside a recipe.
 
     Args:
         recipe: of the run.
-        known: whether there are labels of groups, or ranks, which make some.
+        groups: whether there are labels of groups.
+        ranks: whether there are ranks, which make groups as well.
 
     Raises:
         RecipeError: there are none; it says where they come from.
     """
     for kind, chosen in (("objective", recipe.objective), ("sampler", recipe.sampler)):
-        if "groups" in chosen.requires and not known:
+        name = families.name_of(kind, chosen)
+        if "ranks" in chosen.requires and not ranks:
             raise RecipeError(
-                f"{kind} {families.name_of(kind, chosen)!r} needs groups, and data {recipe.data.name!r} has no labels "
+                f"{kind} {name!r} needs ranks of the samples. Give ranks, a directory that 'lowdim rank' wrote, or in "
+                "Python give train() the argument ranks."
+            )
+        if "groups" in chosen.requires and not (groups or ranks):
+            raise RecipeError(
+                f"{kind} {name!r} needs groups, and data {recipe.data.name!r} has no labels "
                 "of them. Give ranks, a directory that 'lowdim rank' wrote, choose data with a known bias, such as "
                 "coloured-fashion-mnist, or in Python give train() the argument groups."
             )

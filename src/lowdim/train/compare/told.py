@@ -57,10 +57,17 @@ class Told:
         return Samples(*data.train, len(data.classes), seed, groups, self.ranks, conflicting, wrong)
 
     def fingerprint(self) -> dict[str, str]:
-        """Return what a resumed run must share: a hash of the ranks, if there are any."""
-        if self.ranks is None:
-            return {}
-        return {"ranks": hashlib.sha256(self.ranks.rank.numpy().tobytes()).hexdigest()}
+        """Return what a resumed run must share: a hash of the ranks and one of the groups, if there are any."""
+        found = {}
+        if self.ranks is not None:
+            found["ranks"] = hashlib.sha256(self.ranks.rank.numpy().tobytes()).hexdigest()
+        parts = {part: getattr(self, part) for part in ("train", "validation", "test")}
+        digest = hashlib.sha256()
+        for part, known in parts.items():
+            if known is not None:
+                digest.update(repr((part, known.groups.names, len(known.groups))).encode())
+                digest.update(known.groups.index.numpy().tobytes() + known.conflicting.numpy().tobytes())
+        return found | ({"groups": digest.hexdigest()} if any(parts.values()) else {})
 
     def facts(self) -> dict[str, Any]:
         """Return how many samples of each group there are, and where the groups come from."""

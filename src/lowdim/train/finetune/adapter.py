@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.masks import Masks
@@ -34,11 +35,15 @@ def wrap(model: PreTrainedModel, adapter: Adapter, masks: Masks | None, seed: in
         adapter: which, and how large.
         masks: the kept weights of a pruned model; None of a dense one.
         seed: of the factors.
+
+    Raises:
+        RecipeError: a layer is too small for the rank.
     """
     import peft
 
     from lowdim.train.adapters.peft import mask_lora
 
+    _check_rank(model, adapter.rank)
     config = peft.LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha or 2 * adapter.rank,
@@ -54,6 +59,17 @@ def wrap(model: PreTrainedModel, adapter: Adapter, masks: Masks | None, seed: in
     if masks is not None:
         mask_lora(made, masks)
     return made
+
+
+def _check_rank(model: PreTrainedModel, rank: int) -> None:
+    """Refuse a rank that a linear layer cannot have; the head gets no adapter."""
+    head = model.get_output_embeddings()
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear | Conv1D) and layer is not head and rank > min(layer.weight.shape):
+            raise RecipeError(
+                f"adapter.rank={rank} exceeds the smaller side of a matrix of {layer.weight.shape[0]} x "
+                f"{layer.weight.shape[1]}, {name}. Take at most adapter.rank={min(layer.weight.shape)}."
+            )
 
 
 def merged(model: Any) -> Any:

@@ -150,9 +150,10 @@ def read(recipe: Any, tokenizer: Any, advance: Callable[[int], None]) -> tuple[P
     else:
         own, held = preferences.split(found, data.validation)
     if rule.knows_ties:
-        preferences.check_ties(own, ", ".join(data.source))
-    ties = sum(bool(pair.tie) for pair in own)
-    rule.check_ties(ties)
+        preferences.check_ties(found, ", ".join(data.source))
+        preferences.check_ties(held, str(data.validation))
+    ties, judged = (sum(bool(pair.tie) for pair in side) for side in (own, held))
+    rule.check_ties(ties or judged)
     kept = [pair for pair in own if not (pair.tie and rule.drops_ties)]
     if len(kept) < len(own):
         warnings.warn(

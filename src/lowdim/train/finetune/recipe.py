@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from lowdim.core import registry
 from lowdim.core.errors import RecipeError, suggest
 from lowdim.core.recipe import Count, Section, Strings, method_field
 from lowdim.core.settings import Moot
@@ -38,6 +39,15 @@ def _method(word: Any) -> Mapping[str, Any]:
 
 def _objective(word: Any) -> Mapping[str, Any]:
     return {"preference": None if word == ANSWERS else word}
+
+
+def _tuned(value: Any) -> Any:
+    """Give an optimizer that is named its settings for fine-tuning, where none are given."""
+    given = {"name": value} if isinstance(value, str) else value
+    if not isinstance(given, Mapping) or given.get("name") not in registry.names("optimizer"):
+        return value  # settings that are an object are all given; what is unknown is refused later
+    rule = registry.find("optimizer", given["name"]).load()
+    return {**rule.fine_tuning(given), **given}
 
 
 class Adapter(Section):
@@ -99,7 +109,8 @@ class Finetuning(Pretraining):
     Args:
         model: a directory, a hub id or builtin:NAME. The zeros of a pruned one stay.
         placement: has to be None: norms stay where they are.
-        optimizer: one of ``lowdim methods --kind optimizer``; with an adapter it trains that alone.
+        optimizer: one of ``lowdim methods --kind optimizer``; with an adapter it trains that alone. Settings that are
+            not given are those for fine-tuning, where the optimizer has such (GaLore, Q-GaLore, APOLLO).
         adapter: see `Adapter`; None trains the model's own weights.
         preference: what is learnt of pairs, one of ``lowdim methods --kind preference``; None learns answers. Also
             written ``objective``, where "answers" is None.
@@ -143,7 +154,9 @@ class Finetuning(Pretraining):
     """
 
     model: str
-    optimizer: Annotated[OptimizerRule, *method_field("optimizer")] = Field("lift", validate_default=True)
+    optimizer: Annotated[OptimizerRule, *method_field("optimizer"), BeforeValidator(_tuned)] = Field(
+        "lift", validate_default=True
+    )
     adapter: Annotated[Adapter | None, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)] = None
     preference: Annotated[Preference | None, *optional("preference")] = None
     data: Examples

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LinearRank(RankRule):
-    """A layer at depth l = 0..L-1 keeps the share keep * (1 + slope * (2 l / (L - 1) - 1)) of its full rank.
+    """A layer at depth l = 0..L-1 keeps the share c + keep * slope * (2 l / (L - 1) - 1) of its full rank.
 
-    Shares are held between one direction and all. The paper finds that a linear map beats a uniform one for Conformers
+    Shares are held between one direction and all. c is such that all layers together keep ``keep`` of their directions,
+    but for rounding, by less than one direction a layer: it is ``keep`` itself where no share is held and all layers
+    have the same full rank. The paper finds that a linear map beats a uniform one for Conformers
     trained from scratch, that attention may be cut to an eighth, and that feed-forward layers suffer at a half: call it
     for each group by itself. Its direction was not to be had: try both signs.
 
@@ -37,9 +39,17 @@ class LinearRank(RankRule):
     def ranks(self, weights: Mapping[str, Tensor], keep: float) -> dict[str, int]:
         """Return the ranks."""
         check_keep(keep)
-        found, last = {}, max(1, len(weights) - 1)
-        for depth, (name, weight) in enumerate(weights.items()):
-            full = min(weight.shape)
-            share = keep * (1.0 + self.slope * (2.0 * depth / last - 1.0))
-            found[name] = min(full, max(1, round(share * full)))
-        return found
+        full = [min(weight.shape) for weight in weights.values()]
+        tilts = [keep * self.slope * (2.0 * depth / max(1, len(full) - 1) - 1.0) for depth in range(len(full))]
+
+        def kept(base: float) -> list[float]:
+            return [most * min(1.0, max(0.0, base + tilt)) for most, tilt in zip(full, tilts, strict=True)]
+
+        base, low, high = keep, -1.0, 2.0
+        for _ in range(50):
+            excess = sum(kept(base)) - keep * sum(full)
+            if abs(excess) < 1e-6:
+                break
+            low, high = (low, base) if excess > 0 else (base, high)
+            base = (low + high) / 2
+        return {name: max(1, round(rank)) for name, rank in zip(weights, kept(base), strict=True)}

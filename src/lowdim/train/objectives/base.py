@@ -94,7 +94,8 @@ class Objective(Settings, ABC):
     """What a network is trained for. Subclasses are frozen dataclasses of a paper's hyper-parameters.
 
     A step minimises mean_i w_i l_i over the samples of a batch: l is `loss`, w what `weights` says of each sample,
-    scaled to a mean of 1 over all samples; an objective that `draws` has its samples drawn by w instead.
+    scaled to a mean of 1 over all samples; an objective that `draws` has its samples drawn by w instead. One whose
+    weights change from step to step gives them by `weighed`.
 
     Attributes:
         needs: what has to be known of the samples: "groups", "ranks" or "pairs" (which a sampler draws).
@@ -149,11 +150,15 @@ class Objective(Settings, ABC):
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Drawn) -> Tensor:
-        """Return the loss of every sample, [samples]."""
+        """Return the loss of every sample, [samples], as samplers hear it: not weighed."""
+
+    def weighed(self, losses: Tensor, batch: Drawn) -> Tensor:
+        """Return the losses of every sample as this step weighs them, [samples]; as they are by default."""
+        return losses
 
     def mean(self, outputs: Any, batch: Drawn) -> Tensor:
-        """Return the mean of `loss` over a batch whose samples are all alike."""
-        return self.loss(outputs, batch).mean()
+        """Return the mean of `loss`, as `weighed`, over a batch whose samples all have one weight."""
+        return self.weighed(self.loss(outputs, batch), batch).mean()
 
     def examine(self, net: nn.Module, x: Tensor, y: Tensor, seed: int) -> Mapping[str, float]:
         """Return what else there is to measure of a finished network on test examples, by name."""

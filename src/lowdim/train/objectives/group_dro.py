@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from lowdim.core.lazy import torch
 from lowdim.core.settings import within
@@ -19,7 +19,7 @@ class GroupDRO(Reweighted):
 
         q_g <- q_g exp(step (L_g + adjust / sqrt(n_g))), then divided by their sum; before each step of the optimizer
 
-    q begins equal over the groups that have samples; n_g is how many. The loss of sample i is returned as
+    q begins equal over the groups that have samples; n_g is how many. The loss l_i of sample i is weighed as
     B q_g l_i / b_g, with b_g of the batch's B samples from its group, so that their mean is the sum above.
 
     Paper: "Distributionally Robust Neural Networks for Group Shifts: On the Importance of Regularization for Worst-Case
@@ -37,7 +37,8 @@ class GroupDRO(Reweighted):
         >>> x, y, index = torch.zeros(4, 1), torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 0, 1])
         >>> dro = GroupDRO(step=1.0)
         >>> memory = dro.begin(Samples(x, y, classes=2, groups=Groups(index, ("a", "b"))))
-        >>> losses = dro.loss(torch.zeros(4, 2), Drawn(x, y, torch.arange(4), index, memory))
+        >>> batch = Drawn(x, y, torch.arange(4), index, memory)
+        >>> losses = dro.weighed(dro.loss(torch.zeros(4, 2), batch), batch)
         >>> [round(loss, 4) for loss in losses.tolist()]  # ln 2 = 0.6931 each, q = (1/2, 1/2)
         [0.4621, 0.4621, 0.4621, 1.3863]
     """
@@ -53,10 +54,9 @@ class GroupDRO(Reweighted):
         there = (counts > 0).double()
         return {**super().begin(samples), "q": there / there.sum(), "counts": counts}
 
-    def loss(self, outputs: Any, batch: Drawn) -> Tensor:
+    def weighed(self, losses: Tensor, batch: Drawn) -> Tensor:
         """Return the weighed losses, after the weights have followed them."""
         assert batch.groups is not None
-        losses = super().loss(outputs, batch)
         q, counts = batch.memory["q"], batch.memory["counts"]
         groups = batch.groups.cpu()
         inside = torch.bincount(groups, minlength=len(q))

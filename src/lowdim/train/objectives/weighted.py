@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from lowdim.train.objectives.base import Reweighted, Samples
+from lowdim.train.objectives.base import Drawn, Reweighted, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,8 @@ class Weighted(Reweighted):
     Args:
         over: the objective whose losses are weighed.
         by: "loss" multiplies losses, the mean weight of all samples made 1; "sampling" draws as many samples as there
-            are, with replacement, each with a probability in proportion to its weight.
+            are, with replacement, each with a probability in proportion to its weight. Where all weigh the same, every
+            sample is trained on once an epoch, as without weights.
     """
 
     by: By = field(default="loss", kw_only=True)
@@ -34,3 +35,7 @@ class Weighted(Reweighted):
     @abstractmethod
     def weights(self, samples: Samples) -> Tensor:
         """Return the weight of every sample, fp32 [samples]."""
+
+    def mean(self, outputs: Any, batch: Drawn) -> Tensor:
+        """Return the mean of the objective below: where samples are drawn by weight, or all weigh the same."""
+        return self.below.mean(outputs, batch)

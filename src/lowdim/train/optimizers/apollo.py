@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.lazy import torch
 from lowdim.core.settings import count, within
@@ -99,6 +99,19 @@ class APOLLO(OptimizerRule):
     scale: float = within(1.0, above=0)
     channels: Literal["channel", "tensor"] = "channel"
     layerwise: bool = False
+
+    @classmethod
+    def fine_tuning(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the paper's settings for commonsense reasoning (table 12): rank 32, or 1 of a "tensor", and 3e-4.
+
+        Its factors on the step, the roots of 5 and 128, are those of ``scale`` 5 and 128.
+
+        Example:
+            >>> APOLLO.for_fine_tuning(channels="tensor").scale
+            128.0
+        """
+        mini = given.get("channels") == "tensor"
+        return {"lr": 3e-4, "rank": 1 if mini else 32, "scale": 128.0 if mini else 5.0}
 
     def build(self, model: nn.Module) -> Projected:
         """Return the optimizer of a model's trainable parameters.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
@@ -35,6 +35,23 @@ class OptimizerRule(Settings, ABC):
     beta2: float = within(0.95, least=0, below=1)
     eps: float = within(1e-8, above=0)
 
+    @classmethod
+    def fine_tuning(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what to fine-tune with that is not as by default, beside settings that are given; most have none."""
+        return {}
+
+    @classmethod
+    def for_fine_tuning(cls, **changes: Any) -> Self:
+        """Return settings to fine-tune with: those of training from scratch may break a trained model, or not move it.
+
+        Args:
+            changes: settings that differ from them.
+        """
+        return cls(**{**cls.fine_tuning(changes), **changes})
+
+    def check_model(self, model: torch.nn.Module) -> None:
+        """Refuse a model, which may be on the meta device, with weights that cannot be trained so; most take any."""
+
     def prepare_(self, model: torch.nn.Module) -> None:
         """Give a model the weights that it has while it trains, before it is wrapped or sharded; most change none."""
 
@@ -54,6 +71,13 @@ class OptimizerRule(Settings, ABC):
                 "or widened: take accumulate=1, no clip (null) and no fp32 copies of weights, which precision=bfloat16 "
                 "and from-scratch have, or leave layerwise out."
             )
+
+    def check_shards(self) -> None:
+        """Refuse weights that are cut over processes, where the optimizer takes whole ones; most take any.
+
+        Raises:
+            RecipeError: see above.
+        """
 
     def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
         """Return the bytes of a weight and of its state, counts of steps left out: Adam has two numbers of its type.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
 from lowdim.core.settings import Moot, count, within
 from lowdim.train.optimizers.base import OptimizerRule, groups, matrices, trainable
@@ -73,16 +74,14 @@ class GaLore(OptimizerRule):
     layerwise: bool = False
 
     @classmethod
-    def for_fine_tuning(cls, **changes: Any) -> Self:
-        """Return settings to fine-tune with: those of training from scratch barely move a trained model.
-
-        Rank 8, scale 4, gap 500 and a rate of 3e-5 are the authors' for GLUE.
+    def fine_tuning(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the authors' settings for GLUE: rank 8, scale 4, gap 500 and a rate of 3e-5.
 
         Example:
             >>> GaLore.for_fine_tuning(rank=4).scale
             4.0
         """
-        return cls(**({"lr": 3e-5, "rank": 8, "scale": 4.0, "gap": 500} | changes))
+        return {"lr": 3e-5, "rank": 8, "scale": 4.0, "gap": 500}
 
     def build(self, model: nn.Module) -> Projected:
         """Return the optimizer of a model's trainable parameters.
@@ -95,6 +94,14 @@ class GaLore(OptimizerRule):
         return Projected(
             self._inner(groups(model, trainable(model))), self._projector(), matrices(model), layerwise=self.layerwise
         )
+
+    def check_shards(self) -> None:
+        """Refuse Adafactor, whose means over rows and columns are of whole matrices."""
+        if self.inner == "adafactor":
+            raise RecipeError(
+                "optimizer.inner=adafactor takes means over rows and columns, and parallel=fsdp cuts weights over the "
+                "processes. Take optimizer.inner=adamw or sgd, or parallel=ddp."
+            )
 
     def bytes_of(self, weight: torch.Tensor, matrix: bool) -> tuple[int, int]:
         """Return the bytes of a weight and of its state: directions, and the inner state of the small space."""

@@ -26,7 +26,7 @@ def plan_training(model: nn.Module, rule: OptimizerRule, activations: int = 0) -
         activations: bytes, such as those of `activation_bytes`.
 
     Raises:
-        LowdimError: a matrix is too small for the rule.
+        LowdimError: a matrix is too small for the rule, or of a layer that it cannot train.
 
     Example:
         >>> from lowdim.train.optimizers.galore import GaLore
@@ -35,6 +35,7 @@ def plan_training(model: nn.Module, rule: OptimizerRule, activations: int = 0) -
         >>> found.weights, found.gradients, found.state
         (512, 512, 816)
     """
+    rule.check_model(model)
     inner, chosen = {id(p) for p in matrices(model)}, trainable(model)
     found = [rule.bytes_of(p, id(p) in inner) for p in chosen]
     still = sum(p.nbytes for p in model.parameters() if not p.requires_grad)

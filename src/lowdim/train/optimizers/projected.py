@@ -55,7 +55,8 @@ class Projected(Optimizer):
 
     Raises:
         LowdimError: a target is not the optimizer's, is no matrix or too small, there is none, the inner optimizer has
-            begun, its decay is of an unknown kind, or ranks were to be layerwise.
+            begun, its decay is of an unknown kind, it is Adafactor and weights are sharded, or ranks were to be
+            layerwise.
         RecipeError: at the first gradient: it is layerwise, and a trainer would clip.
 
     Example:
@@ -90,6 +91,11 @@ class Projected(Optimizer):
             raise LowdimError(
                 "layerwise updates a weight before the ranks have averaged its gradient. Leave layerwise out, or "
                 "train in one process."
+            )
+        if isinstance(inner, torch.optim.Adafactor) and any(isinstance(p, DTensor) for p in mine):
+            raise LowdimError(
+                "Adafactor takes means over rows and columns in place, which a weight that fully_shard has cut does "
+                "not allow. Take AdamW or SGD as the inner optimizer, or DistributedDataParallel."
             )
         self.inner, self.projector, self.layerwise = inner, projector, layerwise
         self._coupled = [_coupled(inner, group) for group in inner.param_groups]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from lowdim.core.errors import LowdimError
 from lowdim.core.lazy import torch
 from lowdim.core.settings import Moot, count, within
 from lowdim.train.optimizers.base import groups, matrices, trainable
@@ -73,6 +74,23 @@ class QGaLore(GaLore):
     gamma: int = count(2)
     queue: int = count(5)
 
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse a model whose matrices are not all of layers that compute with INT8 weights.
+
+        Raises:
+            LowdimError: names the first that is not.
+        """
+        from lowdim.nn.int8 import linear
+
+        fit = {id(module._parameters.get("weight")) for module in model.modules() if linear(module)}
+        others = {id(weight) for weight in matrices(model)} - fit if self.weight_bits == 8 else set()
+        for name, weight in model.named_parameters():
+            if id(weight) in others:
+                raise LowdimError(
+                    f"weight_bits=8 keeps weights of linear layers (and of Conv1D) in 8 bits, and {name} is of no such "
+                    "layer. Set weight_bits=32, which keeps all weights as they are, or freeze it."
+                )
+
     def prepare_(self, model: nn.Module) -> None:
         """Make the weights of the blocks INT8, as `build` does where they are not yet; of shards they must be.
 
@@ -82,6 +100,7 @@ class QGaLore(GaLore):
         from lowdim.nn.int8 import Int8Weight, int8_
         from lowdim.train.sparse.distributed import local
 
+        self.check_model(model)
         targets, projector = matrices(model), self._projector()
         for weight in targets:
             projector.sides(tuple(weight.shape))
@@ -92,7 +111,8 @@ class QGaLore(GaLore):
         """Return the optimizer of a model's trainable parameters, of which those of the blocks become INT8 weights.
 
         Raises:
-            LowdimError: there is no matrix, or one with a side smaller than the rank; nothing has been changed then.
+            LowdimError: there is no matrix, one with a side smaller than the rank, or one of a layer that has no INT8
+                weights; nothing has been changed then.
         """
         from lowdim.train.optimizers.projected import Projected
 

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -25,7 +25,7 @@ from lowdim.models.load import quiet
 from lowdim.models.save import save_factors, save_model
 from lowdim.nn.lowrank import dense_
 from lowdim.runs import sidecar
-from lowdim.runs.clock import Clock, peak_memory
+from lowdim.runs.clock import Clock
 from lowdim.runs.directory import Directory, tidy
 from lowdim.runs.fingerprint import refuse_differences
 from lowdim.train.pretrain import layers, network, speed
@@ -39,6 +39,7 @@ from lowdim.train.pretrain.run import DivergedError, Run
 
 SCHEMA = 1
 _STOCK = ".stock"
+_ADVICE = "Try a lower optimizer.lr, a longer warm-up or clip"
 _PEER_GONE = re.compile(r"gloo|nccl|connection|peer|timed? ?out|socket", re.IGNORECASE)
 
 T = TypeVar("T")
@@ -66,9 +67,26 @@ class Result:
 
     @property
     def diverged(self) -> dict[str, Any] | None:
-        """Step, loss and gradient norm where training diverged; the model is that of the last full tenth of the run."""
+        """Where training diverged, None where it did not.
+
+        Step, loss and gradient norm where they were not finite; the model is that of step ``back``, of the last full
+        tenth of the run. Or step and validation loss of the end, which is above ``uniform``, that of a uniform guess.
+        """
         found: dict[str, Any] | None = self.facts["diverged"]
         return found
+
+    @property
+    def complaint(self) -> str:
+        """What is to be said of a run that diverged; empty of one that did not."""
+        wrong = self.diverged
+        if wrong is None:
+            return ""
+        if "uniform" in wrong:
+            return f"{_above(wrong)}; the output is that model. Lower optimizer.lr, clip, or warm up longer."
+        return (
+            f"training diverged at step {wrong['step']} (loss {wrong['loss']}, gradient norm {wrong['norm']}); "
+            f"the output is the model of step {wrong['back']}. Lower optimizer.lr, clip, or warm up longer."
+        )
 
 
 class Engine:
@@ -193,7 +211,7 @@ class Engine:
                     begun = time.perf_counter()
                     run.loop.run(run.batches.step(0))
                     seconds.append(time.perf_counter() - begun)
-            return self.plan(prepared, run, min(seconds), _memory(prepared.device))
+            return self.plan(prepared, run, min(seconds), speed.memory(prepared.device))
 
     def _prepared(self, recipe: Any, progress: Progress) -> Prepared:
         """Prepare on the first process, which makes the tokens, then on the others, which find them."""
@@ -227,8 +245,15 @@ class Engine:
             self.ready(prepared, run, directory, out, progress)
         partial = out.with_name(f"{out.name}.partial")
         checkpoints = Checkpoints(partial, directory, recipe.parallel == "fsdp")
-        run.restore(checkpoints)
+        if not run.restore(checkpoints) and network.replaces(prepared.recipe, prepared.source):
+            run.jump = self._jump(prepared, run)
+            announce(
+                f"The new placement takes the validation loss from {run.jump['before']:.4f} to {run.jump['after']:.4f}"
+            )
+        jump = {} if run.jump is None else {"jump": run.jump}
         file, board = (out.with_name(f"{out.name}{end}") for end in (".log.jsonl", ".tensorboard"))
+        if each := self.measured(prepared, run, peak).get("flops_per_token"):
+            run.share = each / peak
         writes = directory is not None
         log = Log(file if writes else None, board if writes and recipe.tensorboard else None, run.loop.step)
         with log:
@@ -236,7 +261,11 @@ class Engine:
                 run, diverged = self._trained(prepared, run, checkpoints, log, progress, out)
             with clock.stage("Evaluate"):
                 run.end(log)
-        facts = self._facts(prepared, run, diverged)
+        if diverged is None:
+            diverged = run.lost(prepared.config.get_text_config(decoder=True).vocab_size)
+            if diverged is not None:
+                warnings.warn(f"{_above(diverged)}. {_ADVICE}", stacklevel=3)
+        facts = {**self._facts(prepared, run, diverged), **jump}
         found = {**self.measured(prepared, run, max(peak, _peak(prepared))), **_machine(prepared)}
         model = self.model(prepared, run)
         if directory is not None:
@@ -249,6 +278,11 @@ class Engine:
         ranks.barrier()
         return Result(facts, {"stages": clock.stages, **found}, out)
 
+    def _jump(self, prepared: Prepared, run: Run) -> dict[str, float]:
+        """Return the validation loss of the model as it came, and with its new placement, before the first step."""
+        bare = replace(prepared, recipe=prepared.recipe.model_copy(update={"placement": None}))
+        return {"before": self.begin(bare).judge()["loss"], "after": run.judge()["loss"]}
+
     def _trained(
         self, prepared: Prepared, run: Run, checkpoints: Checkpoints, log: Log, progress: Progress, out: Path
     ) -> tuple[Run, dict[str, Any] | None]:
@@ -260,8 +294,7 @@ class Engine:
             run = self.begin(prepared)
             run.restore(checkpoints, good=True)
             back = f"went back to step {run.loop.step}"
-            advice = "Try a lower optimizer.lr, a longer warm-up or clip"
-            warnings.warn(f"{error}; the model {back}. {advice}", stacklevel=4)
+            warnings.warn(f"{error}; the model {back}. {_ADVICE}", stacklevel=4)
             return run, {**error.facts, "back": run.loop.step}
         except RuntimeError as error:
             if not ranks.active() or isinstance(error, torch.OutOfMemoryError) or not _PEER_GONE.search(str(error)):
@@ -309,6 +342,14 @@ def together(recipe: Pretraining) -> Iterator[None]:
                 dist.destroy_process_group()
 
 
+def _above(wrong: dict[str, Any]) -> str:
+    """Say that a run ended above the loss of a uniform guess."""
+    return (
+        f"training diverged: the validation loss of step {wrong['step']}, the last, is {wrong['loss']:.4g}, above the "
+        f"{wrong['uniform']:.4g} of a uniform guess"
+    )
+
+
 def _first(work: Callable[[], T]) -> T | None:
     """Return what the first process makes, None on others; what it refuses is refused by all."""
     made: T | None = None
@@ -339,13 +380,9 @@ def _peak(prepared: Prepared) -> float:
 
 def _machine(prepared: Prepared) -> dict[str, Any]:
     return {
-        "peak_bytes": ranks.gathered(_memory(prepared.device)),
+        "peak_bytes": ranks.gathered(speed.memory(prepared.device)),
         "processes": ranks.size(),
         "device": prepared.device.type,
         "machine": machine(),
         "command": sidecar.command(),
     }
-
-
-def _memory(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()

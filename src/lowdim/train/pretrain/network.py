@@ -18,11 +18,10 @@ from lowdim.core.random import derive_seed
 from lowdim.data.calibration import positions
 from lowdim.models import ranks
 from lowdim.models.disk.source import Source
-from lowdim.models.load import load
+from lowdim.models.load import load, read_placed
 from lowdim.nn.blocks import find_blocks, recompute_
 from lowdim.nn.int8 import Int8Weight
 from lowdim.nn.residual.added import Gates, Ramp
-from lowdim.nn.residual.config import placement_of
 from lowdim.train.pretrain import layers
 from lowdim.train.pretrain.recipe import Pretraining
 from lowdim.train.ride import Rider
@@ -59,7 +58,8 @@ def make(
                 nn.init.normal_(model.get_input_embeddings().weight, std=float(own))
             if recipe.placement is not None:
                 recipe.placement.apply_(model)
-    if source is not None and recipe.placement is not None and placement_of(model.config) != recipe.placement:
+    if replaces(recipe, source):
+        assert recipe.placement is not None
         recipe.placement.apply_(model)
     layers.factorise(recipe, model)
     nn.Module.to(model, device)
@@ -70,6 +70,13 @@ def make(
     if recipe.checkpointing:
         recompute_(model)
     return model.train(), copies or False
+
+
+def replaces(recipe: Pretraining, source: Source | None) -> bool:
+    """Tell whether a model that is trained on gets another placement than it has."""
+    if source is None or recipe.placement is None:
+        return False
+    return read_placed(source.path, recipe.trust_remote_code)[1] != recipe.placement
 
 
 def narrow_(model: nn.Module, keep: bool) -> dict[nn.Parameter, Tensor]:
@@ -105,12 +112,12 @@ def _tell_zeros(model: PreTrainedModel, spec: str) -> None:
 def riders(prepared: Prepared, model: nn.Module, optimizer: Optimizer) -> list[Rider]:
     """Return what rides on the optimizer of a run's model, spread over processes if there are several.
 
-    Ramps of a placement, what sets the decay, masks, and what freezes blocks: in this order, so that a block that is
-    to be frozen takes part in its last step.
+    Ramps of a placement that have not ended, what sets the decay, masks, and what freezes blocks: in this order, so
+    that a block that is to be frozen takes part in its last step.
     """
     recipe = prepared.recipe
     found: list[Rider] = []
-    if any(isinstance(module, Ramp) for module in model.modules()):
+    if any(isinstance(module, Ramp) and float(module.a) < 1.0 for module in model.modules()):
         found.append(ResidualWarmup(model, optimizer))
     if recipe.decay is not None:
         found.append(SpectralDecay(model, optimizer, recipe.decay))

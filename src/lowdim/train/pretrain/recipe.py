@@ -317,6 +317,8 @@ class Pretraining(Document):
         """Hold what acts on blocks and layers to what goes together."""
         copies = (self.precision == "bfloat16" and self.parallel == "ddp") or self.from_scratch is not None
         self.optimizer.check_loop(self.accumulate, self.clip, copies)
+        if self.parallel == "fsdp":
+            self.optimizer.check_shards()
         if self.from_scratch is None and self.sparse != Layers():
             raise RecipeError("sparse names layers for from-scratch, which is not set. Set it, or leave sparse out.")
         if self.rank is None and self.factors != Factors():

@@ -18,6 +18,7 @@ from lowdim.models import ranks
 from lowdim.nn.blocks import evaluating
 from lowdim.train.loop import Loop
 from lowdim.train.nm.riders import MaskRider
+from lowdim.train.pretrain import speed
 from lowdim.train.pretrain.checkpoint import Checkpoints
 from lowdim.train.pretrain.goal import Goal
 from lowdim.train.pretrain.log import Log
@@ -28,6 +29,8 @@ from lowdim.train.ride import Rider
 LOOKS = 10
 _APART = 10
 """Steps between two states to go back to, at least; a state right before training diverges is no good one."""
+_ROSE = 0.1
+"""Nats above the loss of the first step at which a validation loss has risen: two texts differ by less."""
 
 
 class DivergedError(LowdimError):
@@ -81,6 +84,9 @@ class Run:
         )
         self.every = recipe.evaluation.every or max(1, steps // LOOKS)
         self.curve: list[dict[str, Any]] = []
+        self.first = -math.inf  # the loss of the first step
+        self.share: float | None = None  # of a second at the machine's peak that the arithmetic of a token takes
+        self.jump: dict[str, float] | None = None  # of the validation loss, by a new placement
         self._lost: Tensor | float = math.nan
         self._counted = self.seen = self.done = 0
         self._seconds: list[float] = []
@@ -140,14 +146,16 @@ class Run:
             def told(step: int, loss: float) -> None:
                 nonlocal saved, begun
                 now = time.monotonic()
-                log.write(self._line(step, loss, now - begun))
+                line = self._line(step, loss, now - begun)
+                self.first = line["loss"] if step == 1 else self.first
+                log.write(line)
                 self.done = step
                 stage.advance()
                 if step % self.every == 0 and step < self.steps:
                     self._look(log)
                 good = step % max(_APART, self.steps // LOOKS) == 0
                 if step < self.steps and (good or self._due(time.monotonic() - saved)):
-                    checkpoints.save(self.loop, {"curve": self.curve, "seen": self.seen}, good)
+                    checkpoints.save(self.loop, self._beside(), good)
                     saved = time.monotonic()
                 begun = time.monotonic()
 
@@ -157,25 +165,30 @@ class Run:
             finally:
                 watch.remove()
 
+    def _beside(self) -> dict[str, Any]:
+        return {"curve": self.curve, "seen": self.seen, "first": self.first, "jump": self.jump}
+
     def _due(self, seconds: float) -> bool:
         due = seconds >= self.recipe.save_seconds
         return ranks.broadcast(due) if ranks.active() else due
 
     def _line(self, step: int, loss: float, seconds: float) -> dict[str, Any]:
         """Return what the log says of a step, of all ranks together."""
-        found = ranks.gathered((self._counted, loss * self._counted))
-        counted, self._counted = sum(count for count, _ in found), 0
+        found = ranks.gathered((self._counted, loss * self._counted, speed.memory(self.device)))
+        counted, self._counted = sum(count for count, *_ in found), 0
         self.seen += counted
         self._seconds.append(seconds)
         self._rates.append(counted / seconds)
         recent = self._seconds[-20:]
         return {
             "step": step,
-            "loss": sum(lost for _, lost in found) / counted,
+            "loss": sum(lost for _, lost, _ in found) / counted,
             "lr": self.loop.optimizer.param_groups[0]["lr"],
             "norm": self.loop.norm,
             self.goal.unit: self.seen,
             f"{self.goal.unit}_per_s": round(counted / seconds, 1),
+            **({} if self.share is None else {"mfu": round(counted / seconds * self.share, 4)}),
+            "peak_bytes": max(held for *_, held in found),
             "eta_s": round((self.steps - step) * sum(recent) / len(recent), 1),
         }
 
@@ -192,8 +205,23 @@ class Run:
     def restore(self, checkpoints: Checkpoints, good: bool = False) -> bool:
         """Go on from the state that was saved last, or back to the good one; return whether there is one."""
         beside = checkpoints.load(self.loop, good)
-        self.curve, self.seen = ([], 0) if beside is None else (beside["curve"], beside["seen"])
+        if beside is None:
+            self.curve, self.seen, self.first = [], 0, -math.inf
+        else:
+            self.curve, self.seen, self.first = beside["curve"], beside["seen"], beside.get("first", -math.inf)
+            self.jump = beside.get("jump")
         return beside is not None
+
+    def lost(self, vocabulary: int) -> dict[str, Any] | None:
+        """Return what is said of a run that ends above the loss of a uniform guess, and was above its first step's.
+
+        Args:
+            vocabulary: tokens that the model guesses among.
+        """
+        uniform, losses = math.log(vocabulary), [point["loss"] for point in self.curve]
+        if self.goal.unit != "tokens" or losses[-1] <= uniform or max(losses) <= self.first + _ROSE:
+            return None
+        return {"step": self.loop.step, "loss": losses[-1], "uniform": uniform}
 
     @property
     def rate(self) -> float:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from lowdim.runs.clock import peak_memory
+
 
 def flops_per_token(config: Any, length: int, weights: int | None = None) -> float:
     """Return the FLOPs of training on a token: forward, and twice that backward; recomputed activations do not count.
@@ -29,6 +31,11 @@ def flops_per_token(config: Any, length: int, weights: int | None = None) -> flo
         matrices -= sum(p.numel() for p in model.parameters()) - weights
     inner = config.get_text_config(decoder=True)
     return 6.0 * matrices + 12.0 * int(inner.num_hidden_layers) * length * int(inner.hidden_size)
+
+
+def memory(device: torch.device) -> int:
+    """Return the bytes that were held at most until now: of a GPU by this process, else by the process."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:

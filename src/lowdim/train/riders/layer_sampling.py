@@ -26,9 +26,10 @@ class LayerSampling(Rider):
 
     Blocks are drawn one after the other without replacement, with given probabilities of those that are left, so that
     the chance to be among them is not ``active`` times the probability. Frozen weights need no gradient, stay as they
-    are to the bit, and lose their gradients and, unless the sampling keeps it, their optimizer state. Whatever is
-    outside the blocks trains on, and what was frozen in a block before stays frozen. What is drawn depends on the
-    seed and the step alone: it is the same on all ranks and after a resume.
+    are to the bit, and lose their gradients and, unless the sampling keeps it, their optimizer state: at the step
+    after which they are frozen, at the first step of a fresh run, and in `load_state_dict`. Whatever is outside the
+    blocks trains on, and what was frozen in a block before stays frozen. What is drawn depends on the seed and the
+    step alone: it is the same on all ranks and after a resume, before which the optimizer may be restored or after.
 
     Args:
         model: in training; find its blocks by structure. Under DistributedDataParallel with ``find_unused_parameters``.
@@ -122,13 +123,16 @@ class LayerSampling(Rider):
         return [("", p) for parameters in self._blocks for p in parameters]
 
     def gradients(self, step: int) -> bool:
-        """Leave the gradients: frozen weights have none."""
+        """Leave the gradients: frozen weights have none, and no state from the first step of a fresh run on."""
+        if step == 1:  # not before: an optimizer may have read a checkpoint whose blocks `load_state_dict` is to tell
+            self._release()
         return False
 
     def stepped(self, step: int) -> None:
         """Draw other blocks, if their turn has come."""
         if step % self._sampling.every == 0:
             self._draw(step)
+            self._release()
 
     def _draw(self, step: int) -> None:
         source = generator(self._seed, "layers", step)
@@ -144,8 +148,13 @@ class LayerSampling(Rider):
                 p.requires_grad_(index in self.active)
                 if index not in self.active:
                     p.grad = None
-                    if not self._sampling.keep_state:
-                        self._optimizer.state.pop(p, None)
+
+    def _release(self) -> None:
+        """Let the optimizer forget the blocks that are frozen, unless the sampling keeps its state."""
+        for index, parameters in enumerate(self._blocks):
+            if index not in self.active and not self._sampling.keep_state:
+                for p in parameters:
+                    self._optimizer.state.pop(p, None)
 
     def state_bytes(self) -> int:
         """Return the bytes of the optimizer's state as it is now."""
@@ -178,6 +187,7 @@ class LayerSampling(Rider):
         self.step, self.probabilities = int(state["step"]), list(state["probabilities"])
         self.history = [dict(each) for each in state["history"]]
         self._freeze(state["active"])
+        self._release()
 
     def remove(self) -> None:
         """Get off; all blocks train again."""

@@ -8,14 +8,15 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from lowdim.nn.placement.prores import set_step
+from lowdim.nn.placement.prores import set_step, step_of
 from lowdim.train.ride import Ride, Rider
 
 
 class ResidualWarmup(Rider):
-    """Sets how much each branch of a model with `lowdim.nn.placement.ProRes` counts, at once and after every step.
+    """Sets how much each branch of a model with `lowdim.nn.placement.ProRes` counts, after every step.
 
-    Micro-batches of one step see one share.
+    It begins at the step that the shares in the model are at: 0 in a model just placed, and where the training before
+    it left them in a checkpoint. A ramp that has ended stays so. Micro-batches of one step see one share.
 
     Args:
         model: with ProRes, wrapped or not.
@@ -27,7 +28,8 @@ class ResidualWarmup(Rider):
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, *, total_steps: int | None = None) -> None:
-        self._model, self._ended = model, set_step(model, 0)
+        self._model, self.step = model, step_of(model)
+        self._ended = set_step(model, self.step)
         self._ride = Ride.board(optimizer, self)
 
     def gradients(self, step: int) -> bool:

@@ -58,6 +58,8 @@ class Aim:
         self._weights = objective.weights(samples)
         if self._weights is not None and not bool(self._weights.isfinite().all() and self._weights.sum() > 0):
             raise RecipeError("the objective's weights of samples are not finite, or all 0. Change its settings.")
+        if self._weights is not None and bool((self._weights == self._weights[0]).all()):
+            self._weights = None  # one weight for all is none: drawn and minimised as without
         self._factors = None
         if self._weights is not None and not objective.draws:
             self._factors = self._weights / self._weights.mean()
@@ -109,6 +111,7 @@ class Aim:
             return self.objective.mean(outputs, batch)
         losses = self.objective.loss(outputs, batch)
         self.sampler.told(batch.rows, losses.detach().cpu(), self._drawn)
+        losses = self.objective.weighed(losses, batch)
         if self._factors is not None:
             losses = losses * self._factors[batch.rows].to(losses)
         return losses.mean()

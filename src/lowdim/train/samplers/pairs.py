@@ -20,8 +20,8 @@ class Pairs(Sampler):
     """Draws with every sample, the anchor, two of its class: a positive of higher rank and a negative of the same.
 
     An anchor of rank r has a positive of rank min(r + ``gap``, the last rank of its class), or of the next rank above
-    that has samples. Both partners are drawn evenly, the anchor itself among the negatives if it is alone. Anchors of
-    the last rank pair with that rank.
+    that has samples; anchors of the last rank have one of that rank. Both partners are drawn evenly among the other
+    samples of their rank. The anchor is its own partner only where it is alone in that rank.
 
     From "Sebra: Debiasing through Self-Guided Bias Ranking", ICLR 2025, arXiv 2501.18277, whose gaps are 2 to 5.
 
@@ -77,6 +77,15 @@ class Pairs(Sampler):
                 wanted = min(rank + self.gap, int(levels[-1]))
                 above = members[int(levels[torch.searchsorted(levels, wanted)])]
                 at = ((y == c) & (ranks == rank)).nonzero().flatten()
-                found[at, 1] = above[(chances[at, 0] * len(above)).long()]
-                found[at, 2] = same[(chances[at, 1] * len(same)).long()]
+                found[at, 1] = _others(above, anchors[at], chances[at, 0])
+                found[at, 2] = _others(same, anchors[at], chances[at, 1])
         return found
+
+
+def _others(rows: Tensor, anchors: Tensor, chances: Tensor) -> Tensor:
+    """Return for each anchor one of ``rows``, which ascend, drawn evenly by a chance in [0, 1) among the others."""
+    place = torch.searchsorted(rows, anchors)
+    own = rows[place.clamp_max(len(rows) - 1)] == anchors
+    drawn = (chances * (len(rows) - own.long())).long()
+    drawn += own & (drawn >= place)  # pass over the anchor
+    return rows[drawn.clamp_max(len(rows) - 1)]

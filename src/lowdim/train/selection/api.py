@@ -18,6 +18,7 @@ from lowdim.core.recipe.families import build, describe
 from lowdim.data.classification import Dataset
 from lowdim.data.errors import DataError
 from lowdim.data.labelled.open import open_source
+from lowdim.data.labelled.settings import SIZE
 from lowdim.data.labelled.source import Columns, Source
 from lowdim.data.select.ranks import Ranks, samples_hash
 from lowdim.models.encoders.encode import ENCODERS, Headed, features
@@ -31,7 +32,7 @@ from lowdim.train.selection.shown import shown
 from lowdim.train.selection.sign import Sign, sign_of_bias
 
 STATE, SHOWN = "ranking.safetensors", "shown.json"
-SIZE, ENCODER_SIZE = 64, 128
+ENCODER_SIZE = 128
 RATES = {"mlp": 1e-4, "conv": 3e-4, "text": 1e-3, "head": 1e-3, "encoder": 5e-5}
 """Learning rates by what is trained: small networks, the head of a frozen encoder, a whole encoder."""
 
@@ -68,7 +69,7 @@ def rank(
     size: int | None = None,
     skip_unreadable: bool = False,
     limit: int | None = None,
-    validation: float = 0.1,
+    validation: float | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -90,9 +91,10 @@ def rank(
         size: pixels along a side of pictures of your own; 64, or 128 for an encoder.
         skip_unreadable: leave out pictures that cannot be read.
         limit: samples at most.
-        validation: of a built-in set: the share that is set aside, as training does.
-        settings: of a planted set.
-        seed: of the weights and of the order of the samples; of a built-in set, of its cut too.
+        validation: share that is set aside beside a test part, as training does, which then takes the ranks and, in
+            Python, ``Ranked.data``; None takes 0.1 of a built-in set, and ranks all samples of others.
+        settings: of a built-in set that takes some.
+        seed: of the weights, of the order of the samples, and of the cut.
         resume: go on where a killed run stopped, at the end of its last epoch.
         overwrite: replace an existing output, at the end.
         progress: told of every epoch.
@@ -108,10 +110,10 @@ def rank(
     progress = progress or Silent()
     begun = time.perf_counter()
     chosen: dict[str, Any] = {"columns": columns, "skip": skip_unreadable, "limit": limit, "validation": validation}
-    wanted = size or (ENCODER_SIZE if net in list(ENCODERS) else SIZE)
+    usual = ENCODER_SIZE if net in list(ENCODERS) else SIZE
 
     def read() -> Source:
-        return open_source(data, size=wanted, seed=seed, settings=settings, **chosen)
+        return open_source(data, size=size, usual=usual, seed=seed, settings=settings, **chosen)
 
     if out is None:
         job = _Job(read(), net, tune, method, seed, progress)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lowdim.core.random import derive_seed, generator
+from lowdim.core.random import generator, seeded
 from lowdim.data.classification import Dataset
 from lowdim.data.errors import DataError
 from lowdim.data.select.ranks import Ranks, samples_hash
@@ -32,8 +32,8 @@ class Grading(Ranking):
         if x.is_floating_point() and not bool(x.isfinite().all()):
             raise DataError("samples hold values that are not finite. Remove or fill them.")
         self.settings, self.data, self.seed, self._model = settings, data, seed, model
-        device = next(model.parameters()).device
-        self._x, self._y = x.to(device), y.to(device)
+        self._device = next(model.parameters()).device
+        self._x, self._y = x.to(self._device), y.to(self._device)
         self.epoch, self._total = 0, torch.zeros(len(y))
         self._seen: dict[str, Any] = {}
         self._loop = self._fresh()
@@ -42,8 +42,7 @@ class Grading(Ranking):
         """Return the loop of the next network, from weights of its own."""
         net, number = copy.deepcopy(self._model), self.epoch // self.settings.epochs
         if number:
-            with torch.random.fork_rng(devices=[]):  # the global generator is left as it was
-                torch.manual_seed(derive_seed(self.seed, "difficulty", number))
+            with seeded(self._device, self.seed, "difficulty", number):
                 for module in net.modules():
                     if callable(reset := getattr(module, "reset_parameters", None)):
                         reset()
@@ -63,7 +62,8 @@ class Grading(Ranking):
         settings, net = self.settings, self._loop.model
         order = torch.randperm(len(self._y), generator=generator(self.seed, "difficulty", "order", self.epoch))
         net.train()
-        self._loop.run(order.tensor_split(math.ceil(len(order) / settings.batch)))
+        with seeded(self._device, self.seed, "difficulty", "epoch", self.epoch):
+            self._loop.run(order.tensor_split(math.ceil(len(order) / settings.batch)))
         with evaluating(net), torch.no_grad():
             logits = torch.cat([net(part).float().cpu() for part in self._x.split(_JUDGED)])
         self.epoch += 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lowdim.core.random import generator
+from lowdim.core.random import generator, seeded
 from lowdim.data.classification import Dataset
 from lowdim.data.errors import DataError
 from lowdim.data.select.ranks import Ranks, samples_hash
@@ -118,7 +118,8 @@ class SebraRanking(Ranking):
         # never one sample alone, which batch norm cannot train on: the last three make one batch, even of two
         batches = rows.tensor_split(min(-(-len(rows) // self.settings.batch), len(rows) // 2))
         self.model.train()
-        self.losses.append(self.loop.run(batches))
+        with seeded(self._device, self.seed, "sebra", "epoch", self.epoch):
+            self.losses.append(self.loop.run(batches))
         self.epoch += 1
         self._judge()
 

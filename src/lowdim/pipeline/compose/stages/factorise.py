@@ -61,6 +61,10 @@ class Factorise(Stage):
         super().__post_init__()
         object.__setattr__(self, "rule", families.describe("rank", families.build("rank", self.rule)))
 
+    def renews(self) -> frozenset[str]:
+        """The ranks: matrices that had fewer directions have them still, to rounding."""
+        return self.adds
+
     def ahead(self, source: Source) -> float:
         """From the sizes of the matrices."""
         found = checkpoint.Checkpoint(source.path)
