@@ -138,7 +138,11 @@ def bias(size: Size, results: Results) -> Iterator[Row]:
 
 
 def trial(size: Size, results: Results) -> Iterator[Row]:
-    """What each objective without group labels can be set to, at 90% zeros: not the samples and colours of a table."""
+    """What each objective without group labels can be set to, at 90% zeros.
+
+    Colours and cut are not those of a table; most pictures are, and the best is chosen by the worst group of the test
+    part, for all objectives alike: as JTT's authors choose, by labels.
+    """
     for title, changes in TRIED.items():
         for number, change in enumerate(changes):
             yield _against("trial", size, "one bias", f"{title}, try {number}", change, TRIAL_SEED, ZEROS[0])
