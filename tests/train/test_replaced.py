@@ -121,6 +121,10 @@ def test_every_rider_is_here() -> None:
     assert {kind.__name__ for kind in ours - OBSERVERS} == {n.partition("/")[0] for n in MAKE} - {"Counter"}
 
 
+GOES_ON = {"ResidualWarmup": 1}
+"""Steps after one step that a rider made anew has behind it: the model's shares say where the ramp is."""
+
+
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("name", MAKE)
 def test_another_optimizer_is_refused_until_the_rider_gets_off(name: str, closed: bool) -> None:
@@ -145,7 +149,7 @@ def test_another_optimizer_is_refused_until_the_rider_gets_off(name: str, closed
     new.zero_grad()
     again = MAKE[name](model, new)
     step(model, new, again)
-    assert (rider.step, again.step) == (1, 1)
+    assert (rider.step, again.step) == (1, 1 + GOES_ON.get(name, 0))
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -157,7 +161,7 @@ def test_one_made_again_over_the_same_optimizer_acts(name: str) -> None:
     first.remove()
     again = MAKE[name](model, optimizer)
     step(model, optimizer, again)
-    assert (first.step, again.step) == (1, 1)
+    assert (first.step, again.step) == (1, 1 + GOES_ON.get(name, 0))
 
 
 def test_one_that_steps_other_weights_alone_may_step() -> None:
