@@ -186,7 +186,7 @@ class SparseMLPClassifier(ClassifierMixin, _SparseMLP):  # type: ignore[misc]
     Example:
         >>> from sklearn.datasets import load_iris
         >>> X, y = load_iris(return_X_y=True)
-        >>> net = SparseMLPClassifier((32,), epsilon=2, epochs=30, batch_size=16, random_state=0).fit(X, y)
+        >>> net = SparseMLPClassifier((32,), epsilon=2, epochs=60, batch_size=16, random_state=0).fit(X, y)
         >>> net.score(X, y) > 0.9, net.coefs_[0].nnz
         (True, 72)
     """
