@@ -98,7 +98,7 @@ def open_source(
         return found if validation is None else own.training(found, validation=validation, limit=limit, seed=seed)
 
     if isinstance(data, Source):
-        cuts = ("--validation", "--limit") if validation is not None and data.cut is None else ()
+        cuts = _CUT if validation is not None and data.cut is None else ()
         _refuse(given, cuts, f"samples that are read already, {data.name!r}")
         return cut(data)
     if hasattr(data, "column_names") and hasattr(data, "features"):

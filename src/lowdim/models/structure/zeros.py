@@ -52,12 +52,12 @@ def is_pruned(weight: Weight) -> bool:
     return not weight.dense and mask_of(weight.parameter) is not None
 
 
-def mask_of(weight: Tensor, least: float = PRUNED) -> Tensor | None:
+def mask_of(weight: Tensor, known: bool = False) -> Tensor | None:
     """Return the kept entries of a pruned weight, bool of its shape; ``None`` for one whose zeros came by chance.
 
     Args:
         weight: any tensor.
-        least: share of zeros below which they came by chance; 0 of a weight that is known to have been pruned.
+        known: it is known to have been pruned, so that every zero counts; of others 1% must be zero.
 
     Example:
         >>> import torch
@@ -65,7 +65,7 @@ def mask_of(weight: Tensor, least: float = PRUNED) -> Tensor | None:
         (tensor([[ True, False]]), None)
     """
     mask = weight != 0
-    return mask if mask.numel() - int(mask.sum()) >= least * mask.numel() else None
+    return mask if known or mask.numel() - int(mask.sum()) >= PRUNED * mask.numel() else None
 
 
 def refuse_packed(model: nn.Module) -> None:

@@ -16,7 +16,7 @@ from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.masks import pruned_in
 from lowdim.models.disk.packed import Packed, pack_levels
 from lowdim.models.quantize import linear_weights
-from lowdim.models.structure.zeros import PRUNED, mask_of
+from lowdim.models.structure.zeros import mask_of
 from lowdim.nn.lowrank import factors_of
 from lowdim.pipeline.compose.stage import GRID, MASK, RANK
 
@@ -103,7 +103,7 @@ def read(source: Any, kinds: frozenset[str], ranks: Mapping[str, int]) -> Held:
         form = checkpoint.form(name)
         if GRID in kinds and form is not None and form.grid is not None:
             grids[name] = checkpoint.read_packed(name)
-        if MASK in kinds and (mask := mask_of(checkpoint.read(name), 0.0 if name in pruned else PRUNED)) is not None:
+        if MASK in kinds and (mask := mask_of(checkpoint.read(name), name in pruned)) is not None:
             masks.add(name, mask)
     return Held(masks, grids, dict(ranks) if RANK in kinds else {})
 

@@ -19,7 +19,7 @@ from lowdim.models.disk.masks import pruned_in
 from lowdim.models.disk.source import Source
 from lowdim.models.load import load
 from lowdim.models.quantize import linear_weights
-from lowdim.models.structure.zeros import PRUNED, mask_of
+from lowdim.models.structure.zeros import mask_of
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.models.walk.opened import open_model
 from lowdim.models.walk.skeleton import Skeleton, empty_model
@@ -123,7 +123,7 @@ class Tuner:
         """Return the masks of pruned weights, the same as `lowdim.pipeline.compose.invariants.read` holds."""
         pruned = pruned_in(self.checkpoint)
         found = {
-            parameter: mask_of(parameter.detach(), 0.0 if self.names[name] in pruned else PRUNED)
+            parameter: mask_of(parameter.detach(), self.names[name] in pruned)
             for name, parameter in self.parameters.items()
         }
         return {parameter: mask for parameter, mask in found.items() if mask is not None}

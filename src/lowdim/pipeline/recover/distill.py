@@ -22,7 +22,7 @@ from lowdim.data.batch import Batch, num_tokens
 from lowdim.models import ranks
 from lowdim.models.load import load
 from lowdim.models.structure.layers import Layer
-from lowdim.models.structure.zeros import PRUNED, mask_of
+from lowdim.models.structure.zeros import mask_of
 from lowdim.models.walk.attention import adopted
 from lowdim.models.walk.inputs import model_inputs
 from lowdim.models.walk.skeleton import Reader
@@ -117,7 +117,7 @@ class DistillStage:
             with stream.block(index) as block:  # as it was given: what a later stage rounds to zero was not pruned
                 work = trained(block, self.names, pruned)
                 listed = {each.parameter.removeprefix(f"{block.name}.") for each in block.layers if each.name in pruned}
-                masks = {n: mask_of(master, 0.0 if n in listed else PRUNED) for n, master in block.masters.items()}
+                masks = {n: mask_of(master, n in listed) for n, master in block.masters.items()}
                 self._pruned |= {layer.name for parameter, layer in work.layers.items() if parameter in work.masks}
             with stream.block(index, self._reader) as block:
                 self._take_block(block, masks)

@@ -16,7 +16,7 @@ from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.masks import masks_in
 from lowdim.models.disk.source import is_hub, resolve
 from lowdim.models.structure.layers import Layer
-from lowdim.models.structure.zeros import PRUNED, mask_of
+from lowdim.models.structure.zeros import mask_of
 from lowdim.models.walk.opened import Opened, open_model
 from lowdim.models.walk.stream import Block, Stream
 from lowdim.pipeline.recover.recipe import Recovery
@@ -172,7 +172,7 @@ def trained(block: Block, names: set[str], pruned: Container[str] = ()) -> Train
             layers[weight] = layer
     others = {p: n for n, p in block.module.named_parameters() if p.dim() < 2 and p.is_floating_point()}
     masters = {parameter: layer.master for parameter, layer in layers.items()}
-    found = {p: mask_of(masters[p], 0.0 if layer.name in pruned else PRUNED) for p, layer in layers.items()}
+    found = {p: mask_of(masters[p], layer.name in pruned) for p, layer in layers.items()}
     masks = {parameter: mask for parameter, mask in found.items() if mask is not None}
     masters |= {parameter: block.masters[name] for parameter, name in others.items()}
     return Trained(layers, others, masters, masks)
