@@ -1,24 +1,16 @@
-"""Starts the processes of a distributed test: forked from one that has imported what takes seconds to import."""
+"""Starts the processes of a distributed test."""
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests import forked
 from torch.multiprocessing import ProcessExitedException, start_processes
 
 PATIENCE = 150.0  # seconds
-SHARED = (
-    "torch.distributed.fsdp",
-    "torch.distributed.tensor",
-    "transformers.models.llama.modeling_llama",
-    "lowdim.pipeline.recover.api",
-    "lowdim.train.finetune.api",
-    "lowdim.train.pretrain.api",
-)
 
 
 def start(size: int, home: Path, main: Callable[..., None]) -> bool:
@@ -53,5 +45,5 @@ def finished(size: int, home: Path, main: Callable[..., None]) -> Path:
 
 def fork_ranks(main: Callable[..., None], args: tuple[Any, ...], size: int, join: bool = True) -> Any:
     """Run ``main(rank, *args)`` in so many processes; they do not see this one's changes of the environment."""
-    multiprocessing.set_forkserver_preload(list(SHARED))
+    forked.server()
     return start_processes(main, args, nprocs=size, join=join, start_method="forkserver")  # type: ignore[no-untyped-call]

@@ -5,11 +5,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import forked
 from typer.testing import CliRunner
 
 from lowdim.cli import app
@@ -230,11 +230,6 @@ def test_other_architectures_run_in_transformers(run, model: Path, tmp_path: Pat
     assert "Transformers, as architecture 'gpt2' has no native decode step" in done.stderr
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    program = [sys.executable, "-m", "lowdim", "generate", *arguments]
-    return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def endless(model: Path, tmp_path: Path) -> str:
     """A model that talks for long: room for many tokens, and no end token."""
     import json
@@ -249,8 +244,7 @@ def endless(model: Path, tmp_path: Path) -> str:
 
 
 def test_ctrl_c_keeps_what_there_is(model: Path, tmp_path: Path) -> None:
-    program = start(endless(model, tmp_path), "abc", "--max-tokens", "1000000")
-    assert program.stdout is not None
+    program = forked.Program(forked.lowdim, "generate", endless(model, tmp_path), "abc", "--max-tokens", "1000000")
     begun = program.stdout.read(20)
     program.send_signal(signal.SIGINT)
     rest, errors = program.communicate(timeout=60)
@@ -262,15 +256,11 @@ def test_ctrl_c_keeps_what_there_is(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_reader_who_leaves_early_is_no_error(model: Path, tmp_path: Path) -> None:
-    program = start(endless(model, tmp_path), "abc", "--max-tokens", "1000000")
-    assert program.stdout is not None and program.stderr is not None
+    program = forked.Program(forked.lowdim, "generate", endless(model, tmp_path), "abc", "--max-tokens", "1000000")
     os.read(program.stdout.fileno(), 10)
     program.stdout.close()
     errors = program.stderr.read()
-    deadline = time.monotonic() + 60
-    while program.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert program.returncode == 0, errors
+    assert program.wait(60) == 0, errors
     assert "Traceback" not in errors
     assert "Broken" not in errors
     assert "ended by its reader" in errors

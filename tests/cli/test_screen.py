@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests import forked
 
 from lowdim.cli import screen
 
@@ -16,10 +17,14 @@ def lowdim(*arguments: str, **environment: str) -> subprocess.CompletedProcess[b
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["methods"], ["prune", "--help"], ["prune", "m", "o", "--sparsity", "2"]]
+    ("encoding", "arguments"),
+    [
+        *(("ascii", words.split()) for words in ("--help", "methods", "prune --help", "prune m o --sparsity 2")),
+        ("utf-8", ["methods"]),
+        ("latin-1", ["methods"]),
+    ],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_any_encoding_and_a_narrow_terminal(arguments: list[str], encoding: str) -> None:
+def test_any_encoding_and_a_narrow_terminal(encoding: str, arguments: list[str]) -> None:
     done = lowdim(*arguments, PYTHONIOENCODING=encoding, PYTHONUTF8="0", COLUMNS="30", LC_ALL="C")
     assert done.returncode == (2 if "2" in arguments else 0), done.stderr
     assert b"Traceback" not in done.stderr
@@ -58,14 +63,16 @@ def test_markup_in_a_cell_is_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_reader_that_leaves_ends_nothing(model: Path, tmp_path: Path) -> None:
     """What is printed after it has gone goes nowhere, and the page behind that is written."""
-    flags = ["--sparsity", "0.5", "--method", "magnitude", "--set", "evaluation.text=null", "--quiet"]
-    for number, words in enumerate(
-        (["methods"], ["methods", "--json"], ["prune", str(model), str(tmp_path / "out"), *flags])
-    ):
+    for words in (["methods"], ["methods", "--json"]):
         read, write = os.pipe()
         os.close(read)
         command = [sys.executable, "-m", "lowdim", *words]
         done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
         os.close(write)
-        assert (done.returncode, done.stderr) == (0, b""), number
+        assert (done.returncode, done.stderr) == (0, b""), words
+    flags = ["--sparsity", "0.5", "--method", "magnitude", "--set", "evaluation.text=null", "--quiet"]
+    program = forked.Program(forked.lowdim, "prune", model, tmp_path / "out", *flags)
+    program.stdout.close()
+    assert (program.stderr.read(), program.wait()) == ("", 0)
+    program.close()
     assert (tmp_path / "out.html").is_file()

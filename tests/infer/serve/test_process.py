@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib.util
-import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +18,7 @@ import httpx
 import openai
 import pytest
 import torch
+from tests import forked
 from tests.infer.serve.served import needs_kernels
 from typer.testing import CliRunner, Result
 
@@ -42,27 +40,25 @@ def directory(tiny: Any, tokenizer: Any, tmp_path_factory: pytest.TempPathFactor
 
 
 @contextlib.contextmanager
-def started(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+def started(*arguments: str | Path) -> Iterator[tuple[forked.Program, str, list[str]]]:
     """The program, the URL that it prints and all that it prints."""
-    command = [sys.executable, "-m", "lowdim", "serve", *map(str, arguments), "--port", "0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            lines: list[str] = []
-            assert process.stderr is not None
-            for line in process.stderr:
-                lines.append(line)
-                if found := re.search(r"at (http://\S+/v1);", line):
-                    break
-            else:
-                raise AssertionError("".join(lines))
-            reader = threading.Thread(target=lambda: lines.extend(process.stderr or []))
-            reader.start()
-            yield process, found[1], lines
-            process.wait(30)
-            reader.join()
-        finally:
-            process.kill()
+    process = forked.Program(forked.lowdim, "serve", *arguments, "--port", "0")
+    try:
+        lines: list[str] = []
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r"at (http://\S+/v1);", line):
+                break
+        else:
+            raise AssertionError("".join(lines))
+        reader = threading.Thread(target=lambda: lines.extend(process.stderr))
+        reader.start()
+        yield process, found[1], lines
+        process.wait(30)
+        reader.join()
+    finally:
+        process.kill()
+        process.close()
 
 
 def test_it_answers_until_it_is_told_to_stop(directory: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests import forked
 
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.packed import pack
@@ -47,8 +47,7 @@ out = Path(sys.argv[1])
 
 
 def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", HEAD + textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return forked.run(forked.code, HEAD + textwrap.dedent(code), *arguments)
 
 
 def test_a_result_appears_whole(tmp_path: Path) -> None:
@@ -339,7 +338,7 @@ class TestResume:
 
     def test_killed_in_the_middle_of_a_shard(self, tmp_path: Path) -> None:
         work = "Writer(out, resume=True).write_shard('model.safetensors', {'a': torch.ones(1 << 28)})"
-        process = subprocess.Popen([sys.executable, "-c", HEAD + work, str(tmp_path / "out")])
+        process = forked.Program(forked.code, HEAD + work, tmp_path / "out")
         temporary = tmp_path / "out.partial" / ".model.safetensors.tmp"
         deadline = time.monotonic() + 60
         while not (temporary.exists() and temporary.stat().st_size > 1 << 20):
@@ -347,6 +346,7 @@ class TestResume:
             time.sleep(0.002)
         process.kill()
         process.wait()
+        process.close()
         assert not (tmp_path / "out.partial" / "model.safetensors").exists()
         with Writer(tmp_path / "out", resume=True) as writer:
             assert not writer.directory.has("model.safetensors")
@@ -452,6 +452,14 @@ class TestDiskTrouble:
             writer.directory.require_space(1)
             with pytest.raises(OutputError, match="bytes free, and 1,152,921,504,606,846,976 are needed"):
                 writer.directory.require_space(1 << 60)
+
+    def test_what_lies_there_already_needs_no_more_space(self, tmp_path: Path) -> None:
+        with Writer(tmp_path / "out") as writer, (writer.directory.partial / "done").open("wb") as file:
+            needed = shutil.disk_usage(tmp_path).free + (1 << 30)
+            with pytest.raises(OutputError, match="are needed"):
+                writer.directory.require_space(needed)
+            file.truncate(1 << 40)  # a hole, which takes no room itself
+            writer.directory.require_space(needed)
 
     def test_no_parent_to_write_in(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("x")
