@@ -38,8 +38,9 @@ docs: $(VENV)/.installed-dev ## build the site into site/
 serve-docs: $(VENV)/.installed-dev ## the site at a local address, rebuilt on every save
 	$(BIN)/mkdocs serve
 
-nightly: $(VENV)/.installed-dev ## the slow tests, coverage, the fast ones with the oldest dependencies we claim, the kernels for Arm
+nightly: $(VENV)/.installed-dev ## the slow tests, the kernels' under sanitizers, coverage, the oldest dependencies we claim, the kernels for Arm
 	$(BIN)/python -m pytest -m "slow or nightly"
+	JOBS=$(JOBS) bash .ci/stages.sh wheel native guarded
 	$(MAKE) coverage oldest neon
 
 coverage: $(VENV)/.installed-dev ## the tests again, and the lines and branches that none of them takes

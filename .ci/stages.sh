@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the named stages, or all of them in this order, and stops at the first that fails.
-#   lint types imports docs wheel bare native browser tests
-# `checks` is the first four, as many at a time as there are JOBS.
+# Runs the named stages, or these in this order, and stops at the first that fails.
+#   checks wheel bare native browser tests
+# `checks` is lint, types, imports and docs, as many at a time as there are JOBS; `guarded` runs at night.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -96,13 +96,17 @@ sanitized() {
   "$(cmake)" --build build/sanitized --parallel "${JOBS:-2}"
 }
 
-# The kernels with every access and every undefined operation checked: the fuzzer, then the tests from Python, where arrays
-# of numpy and torch come from the checked allocator too. What Python itself never frees is not ours.
+# The kernels with every access and every undefined operation checked, and fed by the fuzzers.
 native() {
-  local env=$root/build/sanitized-env
-  rm -f build/sanitizer.*
   flock build/.sanitized bash .ci/stages.sh sanitized >build/sanitized.log 2>&1 || { cat build/sanitized.log >&2; return 1; }
   CTEST_OUTPUT_ON_FAILURE=1 CTEST_PARALLEL_LEVEL=${JOBS:-2} "$(cmake)" --build build/sanitized --target test
+}
+
+# Their tests from Python with those checks (nightly: minutes): arrays of numpy and torch come from the checked allocator
+# too. What Python itself never frees is not ours.
+guarded() {
+  local env=$root/build/sanitized-env
+  rm -f build/sanitizer.*
   install_wheel "$env" build/wheel
   cp build/sanitized/liblowdim.* "$env"/lib/python*/site-packages/lowdim/_native/
   LD_PRELOAD="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libstdc++.so)" PYTHONMALLOC=malloc \

@@ -1,9 +1,11 @@
 """What pruning costs the embedded model where it shows first: the hard tasks over a grid, one-shot and recovered.
 
 Every method is a run of ``lowdim stress`` in a directory under --home, which goes on where it was killed; each prints
-its plan and minutes before it begins. --quick asks fewer questions of fewer models, and says how many.
+its plan and minutes before it begins. As many questions a task are asked as fit into --hours, 8 if not given; all rows
+and all questions take some three days. --quick asks fewer questions of fewer models, and says how many.
 
     python benchmarks/hard.py --dry-run
+    python benchmarks/hard.py --hours 3 --rows wanda
     python benchmarks/hard.py --quick --json benchmarks/results/hard.json
 """
 
@@ -47,8 +49,11 @@ ROWS = (
     Row("magnitude", {"method": "magnitude"}),
     Row("wanda", {"method": "wanda"}),
     Row("sparsegpt", {"method": "sparsegpt"}),
-    Row("refit-recovered", {"method": "refit"}, minutes=20),
+    Row("refit-recovered", {"method": "refit"}, minutes=10),
 )
+DEFAULT = ("wanda", "refit-recovered")
+LEAST = 24
+"""Questions a task, fewer than which say nothing."""
 QUICK = (0.0, 0.2, 0.5)
 
 
@@ -57,6 +62,12 @@ def hours(row: Row, limit: int | None, grid: tuple[float, ...]) -> float:
     asked = TOKENS if limit is None else min(TOKENS, 5400.0 * limit)
     models = 1 + len(grid) * (1 if row.minutes is None else 2)
     return models * asked / RATE / 3600 + len(grid) * (1 / 30 + (row.minutes or 0) / 60)
+
+
+def fitting(rows: list[Row], grid: tuple[float, ...], most: float) -> int:
+    """Return how many questions a task can be asked in so many hours."""
+    fixed, one = (sum(hours(row, limit, grid) for row in rows) for limit in (0, 1))
+    return int((most - fixed) / (one - fixed))
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -88,18 +99,25 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     """Print the plan, run every row, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], help="all if not given")
+    parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], default=DEFAULT)
     parser.add_argument("--quick", action="store_true", help="wanda alone, at 0, 20 and 50%%, 24 questions a task")
-    parser.add_argument("--limit", type=int, help="questions per task; all if not given")
+    parser.add_argument(
+        "--limit", type=int, help="questions per task, 0 for all; as many as fit into --hours if not given"
+    )
+    parser.add_argument("--hours", type=float, default=8.0, help="what it may take")
     parser.add_argument("--home", type=Path, default=Path("build/hard"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--dry-run", action="store_true")
     asked = parser.parse_args()
-    names = asked.rows or (["wanda"] if asked.quick else [row.name for row in ROWS])
-    grid, limit = (QUICK, asked.limit or 24) if asked.quick else (GRID, asked.limit)
-    rows = [row for row in ROWS if row.name in names]
+    rows = [row for row in ROWS if row.name in (["wanda"] if asked.quick and asked.rows == DEFAULT else asked.rows)]
+    grid = QUICK if asked.quick else GRID
+    limit = LEAST if asked.quick and asked.limit is None else asked.limit
+    if limit is None and (limit := fitting(rows, grid, asked.hours)) < LEAST:
+        parser.error(f"--hours {asked.hours:g} is enough for {max(limit, 0)} questions a task; {LEAST} is the least")
+    limit = limit or None
     for row in rows:
-        print(f"{row.name}: {len(grid)} sparsities, about {hours(row, limit, grid):.1f} h", flush=True)
+        asks, each = limit or "all", hours(row, limit, grid)
+        print(f"{row.name}: {len(grid)} sparsities, {asks} questions a task, about {each:.1f} h", flush=True)
     print(f"about {sum(hours(row, limit, grid) for row in rows):.1f} h in all", flush=True)
     if asked.dry_run:
         return

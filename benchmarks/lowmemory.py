@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=[], help="beginnings of the rows' names; all if not given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of rows that are trained")
     parser.add_argument("--steps", type=int, default=600, help="of the miniature")
+    parser.add_argument("--batch", type=int, default=16, help="sequences of 128 tokens of a step of the miniature")
     parser.add_argument("--text", nargs="+", default=["builtin"], help="what the miniature is trained on")
     parser.add_argument("--tokens", type=int, default=50_000, help="that a run of layers. trains on")
     parser.add_argument("--windows", type=int, default=40, help="of 512 tokens, that perplexity is measured on")

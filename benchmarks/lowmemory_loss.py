@@ -58,10 +58,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "dense": {"sparse": FST(every=10, decay=0.0, tail=1.0, mvue=False)},
     "ste": {"sparse": SRSTE(every=1, decay=0.0)},
     "sr-ste": {"sparse": SRSTE(every=1, decay=2e-4)},
+    "lisa": {"sampling": LISA(active=4, every=10)},
+    "ows": {"sampling": OWS(active=4, every=10, m=5)},
     "fst": {"sparse": FST(every=10)},
     "s-ste": {"sparse": SSTE(every=10)},
 }
-"""By row: the optimizer of all weights, what the matrices are made of, or what 2:4 is trained by."""
+"""By row: the optimizer of all weights, what matrices are made of, which blocks train, or what 2:4 is trained by."""
 TASKS = ("arc_easy", "openbookqa")
 LAYERS = ("ows", "lisa", "lora", "full")
 
@@ -103,7 +105,7 @@ def run(name: str) -> Callable[[argparse.Namespace, int], dict[str, Any]]:
 
 def trained(settings: dict[str, Any], given: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Train the miniature of `pretrain.py`; return the loss on held-out text, and the flip rates of masks."""
-    recipe = pretrain.recipe(pretrain.Job("Pre-LN", BLOCKS, RATE, seed), given.text, given.steps)
+    recipe = pretrain.recipe(pretrain.Job("Pre-LN", BLOCKS, RATE, seed), given.text, given.steps, given.batch)
     prepared = prepare(recipe)
     model, copies = network.make(recipe, prepared.config, None, prepared.device)
     layers = linears(model)
@@ -127,6 +129,13 @@ def trained(settings: dict[str, Any], given: argparse.Namespace, seed: int) -> d
             schedule=lambda step: recipe.factor(step, given.steps),
             riders=[sparse],
             size=lambda micro: micro.counted,
+        )
+    if settings.get("sampling"):
+        sampling: Sampling = settings["sampling"]
+        seen = [{"input_ids": micro.ids, "labels": micro.targets} for micro in run_.batches.step(0)]
+        run_.loop.riders = (
+            *run_.loop.riders,
+            LayerSampling(model, optimizer, sampling, data=seen if sampling.measures else None, seed=seed),
         )
     for index in range(given.steps):
         run_.loop.run(run_.batches.step(index))
@@ -168,7 +177,8 @@ def tuned(task: str, name: str, tokens: int, limit: int, seed: int) -> dict[str,
     riders = []
     if name in samplings:
         seen = [{"input_ids": ids, "labels": labels} for ids, labels in batches[:4]]
-        riders = [LayerSampling(model, optimizer, samplings[name], data=seen, seed=seed)]
+        sampling = samplings[name]
+        riders = [LayerSampling(model, optimizer, sampling, data=seen if sampling.measures else None, seed=seed)]
     loop = Loop(model, optimizer, loss=lambda m, both: m(input_ids=both[0], labels=both[1]).loss, riders=riders)
     loop.run(batches)
     peak = resident("VmHWM") - before

@@ -25,6 +25,8 @@ HERE = Path(__file__).parent
 DEEPSPARSE = ("deepsparse", "deepsparse==1.8.0", "3.11")  # its last release; wheels up to Python 3.11
 LLAMACPP = ("llama_cpp", "llama-cpp-python==0.3.36", None)  # built from source in five to ten minutes
 GALORE = ("galore_torch", "torch==2.13.0 galore-torch==1.0", None)
+TORCHAO = ("torchao", "torch==2.13.0 transformers==5.23.0 torchao==0.18.0", None)
+OPENVINO = ("optimum.intel", "torch==2.13.0 torchvision==0.28.0 optimum-intel==2.2.0 -torchvision", None)
 SOURCE = "Q4_1"  # what the embedded model's own file is in
 PYTORCH_OPTIMIZER = ("pytorch_optimizer", "torch==2.13.0 pytorch-optimizer==4.1.0", None)
 
@@ -42,11 +44,14 @@ class Unavailable(Exception):
 def environment(peer: tuple[str, str, str | None]) -> Path:
     """Return the interpreter of a peer's environment, made on first use: its requirements, one after the other.
 
+    One that begins with a minus is taken out again: torchvision, say, does not load beside torch for processors alone.
+
     Raises:
         Unavailable: no interpreter of the version that it needs, or pip failed.
     """
     module, requirement, version = peer
-    *_, last = words = requirement.split()
+    words = requirement.split()
+    last = [word for word in words if word[0] != "-"][-1]
     home = cache_dir() / "peers" / last.replace("==", "-")
     python = home / "bin" / "python"
     if subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode if python.exists() else 1:
@@ -54,7 +59,8 @@ def environment(peer: tuple[str, str, str | None]) -> Path:
         shutil.rmtree(home, ignore_errors=True)
         _run([_interpreter(version), "-m", "venv", home])
         for word in words:
-            _run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", word])
+            act = ["uninstall", "--yes", word[1:]] if word[0] == "-" else ["install", word]
+            _run([python, "-m", "pip", *act, "--quiet", "--disable-pip-version-check"])
     return python
 
 

@@ -103,7 +103,7 @@ def main() -> None:
         for name, seconds in times.items()
     }
     peak = speed.matmul_peak(torch.float32 if given.precision == "float32" else torch.bfloat16, prepared.device)
-    mfu = rates["lowdim"] * speed.flops_per_token(prepared.config, given.length) / peak
+    mfu = rates["lowdim"] * prepared.flops / peak
     for name, rate in rates.items():
         print(f"{name:<18} {rate:8.0f} tokens/s {ratios[name]:6.3f}x (median of the ratios, step by step)")
     print(f"lowdim: {mfu:.0%} of {peak / 1e9:.0f} GFLOP/s, the matmul peak measured here")

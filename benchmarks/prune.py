@@ -84,12 +84,16 @@ def prepare(scratch: Path, samples: int) -> tuple[Path, Path]:
 
 
 def quality_of(path: Path, windows: int) -> dict[str, float]:
-    """Return a pruned model's perplexity on held-out articles, 512 tokens a window, bf16; and its blocks' zeros."""
+    """Return a pruned model's perplexity on held-out articles, 512 tokens a window; and its blocks' zeros.
+
+    It computes in bf16, or in fp32 where the processor has no products of bf16 and would emulate them.
+    """
     code = (
         "import sys, torch, lowdim; from transformers import AutoTokenizer; from lowdim.data.windows import windows\n"
         "from lowdim.models.disk.source import resolve\n"
         "tok = AutoTokenizer.from_pretrained(resolve('builtin:smollm2-135m').path)\n"
-        "model = lowdim.load(sys.argv[1], dtype=torch.bfloat16)\n"
+        "from lowdim.infer.sparse.matrix import multiplies_bf16\n"
+        "model = lowdim.load(sys.argv[1], dtype=torch.bfloat16 if multiplies_bf16() else torch.float32)\n"
         "text = windows('builtin', tok, 512, limit=int(sys.argv[2]))\n"
         "linear = [m.weight for b in model.model.layers for m in b.modules() if isinstance(m, torch.nn.Linear)]\n"
         "zeros = sum(int((w == 0).sum()) for w in linear) / sum(w.numel() for w in linear)\n"

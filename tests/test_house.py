@@ -15,7 +15,7 @@ LINES = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8").count(
 ROOM = 18
 """Files that a room holds at most, its ``__init__`` apart."""
 
-MOST = {"": 83_500, "train/": 25_200, "prune/recipe/rules.py": 80, "prune/engine.py": 140}
+MOST = {"": 84_200, "train/": 25_700, "prune/recipe/rules.py": 80, "prune/engine.py": 140}
 """Lines that everything below a name has at most."""
 
 

@@ -26,6 +26,18 @@ def run() -> Run:
     return program
 
 
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of pruned models have no pictures here, which take a second each: tests/report has them, and who asks."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("lowdim.report.pruning.figures.pictures", lambda *_: [])
+
+
+@pytest.fixture
+def drawn() -> None:
+    """The pages of this test have their pictures."""
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of three blocks with a character tokenizer."""

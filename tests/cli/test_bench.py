@@ -109,6 +109,7 @@ def test_sparse_forms_read_less_and_name_their_kernels(found) -> None:
     assert sum(kernels.values()) == 3 * 7 + 1
     assert sum(count for name, count in kernels.items() if name.startswith("packed fp32")) == 3 * 7
     assert not any(name.startswith("packed") for name in forms[2]["kernels"])
+    assert [f["forms"] for f in forms[2:4]] == [[], ["21 × fp32: packed: LOWDIM_FORM=packed"]]
 
 
 def test_perplexity_is_that_of_the_form(found) -> None:
@@ -151,6 +152,7 @@ def test_what_is_printed(found) -> None:
         "tokens/s",
         "int8 60%",
         "packed int8",
+        "21 × int8: packed: LOWDIM_FORM=packed",
         "x own dense",
         "Prefill of",
         "small model",

@@ -53,6 +53,28 @@ def test_the_checkpoints_of_a_run(run, model: Path, flags, tmp_path: Path) -> No
     assert done.stderr == ""
 
 
+def test_a_run_that_kept_models_is_followed_over_its_steps(run, model: Path, flags, tmp_path: Path) -> None:
+    out, target, page = tmp_path / "out", tmp_path / "found.json", tmp_path / "found.html"
+    shutil.copytree(model, out)
+    for step in (4, 12):
+        shutil.copytree(model, out / "checkpoints" / f"step-{step}")
+    flags = [*flags, "--measures", "gradients", "--json", target, "--html", page, "--quiet"]
+    assert run("diagnose", out, *flags).exit_code == 0
+    assert "models" not in json.loads(target.read_text())  # a model with folders in it, and no run
+    (out / "pretraining.json").write_text(json.dumps({"steps": 20}))
+    done = run("diagnose", out, *flags)
+    assert done.exit_code == 0, done.output
+    found = json.loads(target.read_text())["models"]
+    assert [(Path(each["model"]).name, each["step"]) for each in found] == [("step-4", 4), ("step-12", 12), ("out", 20)]
+    for title in (
+        "Perplexity, over the run",
+        "Gradient, last block over first, over the run",
+        "Block influence, over the run",
+    ):
+        assert title in page.read_text()
+    assert "Jacobian" not in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("extra", "code", "said"),
     [

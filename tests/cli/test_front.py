@@ -38,6 +38,29 @@ def test_one_table_one_json_one_page_one_sentence(run, model: Path, brief: list[
     assert not (tmp_path / "out.partial").exists()
 
 
+@pytest.mark.parametrize("foreign", [True, False])
+def test_the_plan_counts_what_llama_cpp_runs(
+    foreign: bool, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lowdim.pipeline.front import api, peers
+    from lowdim.pipeline.front.settings import Settings
+
+    def announced(plan: str) -> None:
+        said.append(plan)
+        raise KeyboardInterrupt
+
+    said: list[str] = []
+    monkeypatch.setattr(peers, "seconds_per_token", lambda *_: 60.0 if foreign else None)
+    forms = tuple(FORMS.split(",")[1:])
+    settings = Settings(str(model), forms, text=str(text), calibration=str(text), windows=2, context=32, samples=4)
+    with pytest.raises(KeyboardInterrupt):
+        api.front(settings, tmp_path / "out", announce=announced)
+    count, whole = (4, "2.1 h") if foreign else (2, "0.0 min")  # two of them over two windows of 32 tokens
+    assert said[0].startswith(f"{count} forms, about {whole} on this machine")
+    assert ("llama.cpp runs 2 of them" in said[0]) == foreign
+
+
+@pytest.mark.slow
 def test_hard_tasks_bring_the_verdict_on_every_form(run, model: Path, brief: list[str], tmp_path: Path) -> None:
     forms = ["--forms", "dense-bf16,dense-int8,sparse-50-int8,llama.cpp-Q2_K"]
     done = run("front", model, "--out", tmp_path / "out", *forms, "--tasks", "csqa,piqa", "--limit", "6", *brief)
@@ -135,7 +158,7 @@ def test_a_front_on_another_text_of_the_same_name_is_refused(
 
 @pytest.mark.slow
 def test_trained_and_recovered_forms(run, model: Path, brief: list[str], tmp_path: Path) -> None:
-    forms = "dense-int8,dense-int3-trained,sparse-2:4-int8-recovered"
+    forms = "dense-int8,dense-bf16-trained,dense-int3-trained,sparse-2:4-int8-recovered"
     command = ["front", model, "--out", tmp_path / "out", "--recover", "--minutes", "0.2", "--forms", forms, *brief]
     short = run(*command)
     assert short.exit_code == 1 and "at least two are needed" in short.output
@@ -148,6 +171,8 @@ def test_trained_and_recovered_forms(run, model: Path, brief: list[str], tmp_pat
     found = json.loads((tmp_path / "out" / "front.json").read_text())
     assert found["minutes"] == 0.2
     assert all(row["perplexity"] > 1 for row in found["rows"])
+    tuned = json.loads((tmp_path / "out" / "dense-bf16-trained" / "lowdim.json").read_text())["recovery"]
+    assert tuned["recipe"]["distill"]["ce"] == 1 and tuned["distill"]["after"] < tuned["distill"]["before"]
     for name in ("dense-int3-trained", "sparse-2of4-int8-recovered"):
         record = json.loads((tmp_path / "out" / name / "lowdim.json").read_text())
         assert record["recovery"]["teacher"] == str(model)

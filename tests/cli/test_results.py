@@ -163,6 +163,7 @@ def test_convert_takes_one_network_of_several(run, model: Path, tmp_path: Path) 
     assert not (tmp_path / "two").exists()
 
 
+@pytest.mark.usefixtures("drawn")
 def test_report_writes_the_page_again(run, pruned: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     done = run("report", pruned, "--html", page)

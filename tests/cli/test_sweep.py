@@ -89,6 +89,7 @@ def test_hours_of_pretrainings_come_first(run, tmp_path: Path, monkeypatch: pyte
     assert "How many hours they take is not known until the first run ends." in done.output
 
 
+@pytest.mark.slow
 def test_runs_in_processes_of_their_own_and_what_fails(run, model: Path, text: Path, tmp_path: Path) -> None:
     """One run of a real command, and one of a model that is not there."""
     lines = [

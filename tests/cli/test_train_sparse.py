@@ -90,6 +90,7 @@ def test_a_bias_is_trained_against_from_flags_alone(run, tmp_path: Path) -> None
         (["--objective", "rst"], "Did you mean 'rest'"),
         (["--objective", "rest"], "needs groups"),
         (["--sampler", "ranked"], "needs ranks"),
+        (["--groups", "colour"], "data 'fashion-mnist' has no labels of groups 'colour'"),
         (["--set", "sampler.keep=0.5"], "sampler.keep is a setting of dynamic-pruning"),
     ],
 )

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.turns import turns
 
 from lowdim.data.questions import Question
 from lowdim.evaluate.quality import tasks
@@ -106,7 +107,7 @@ def test_it_is_refused_with_the_flag_that_allows_it(
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("command", ["evaluate", "inspect", "generate", "front", "stress", "compose"])
+@pytest.mark.parametrize("command", turns(["evaluate", "front", "generate", "stress", "compose", "inspect"], of=2))
 def test_allowed_it_runs(command: str, own: Path, text: Path, small, tmp_path: Path, run) -> None:
     done = run(command, *arguments(command, own, tmp_path / "out", text, small), TRUST)
     assert done.exit_code == 0, done.output

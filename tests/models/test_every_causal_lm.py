@@ -11,6 +11,7 @@ import transformers
 from tests.models.every_causal_lm import Verdict, build, check, page, stock, sweep, tokens
 from tests.models.independent import logits, wrong_masks
 from tests.models.tiny_configs import TYPES
+from tests.turns import turns
 
 DOCS = Path(__file__).parents[2] / "docs" / "support.md"
 SPREAD = {
@@ -35,7 +36,7 @@ def written() -> dict[str, Verdict]:
     return {kind: Verdict(kind, outcome, reason) for kind, outcome, reason in rows}
 
 
-@pytest.mark.parametrize("kind", SPREAD, ids=SPREAD.keys())
+@pytest.mark.parametrize("kind", turns(list(SPREAD), of=2))
 def test_a_spread_of_architectures_is_exact(kind: str, tmp_path: Path) -> None:
     assert check(kind, tmp_path) == Verdict(kind, "exact")
 

@@ -23,6 +23,7 @@ from tests.train.pretrain import small as pretraining
 from lowdim.pipeline.recover import distill
 from lowdim.pipeline.recover.api import recover
 from lowdim.prune.api import prune
+from lowdim.runs.lock import LOCK
 from lowdim.train.draft.api import distill_draft
 from lowdim.train.pretrain.api import pretrain
 
@@ -89,6 +90,8 @@ def killed(plan: dict[str, Any], point: int, expected: dict[str, str], old: dict
         shutil.copytree(Path(plan["old"]), out)
     died = attempt(plan, out, point, bool(old))
     seen = tiny.digest(out) if out.exists() else None
+    if seen is not None:
+        seen.pop(LOCK, None)  # of a run that was killed when all else was done
     kept = tiny.digest(home / "out.replaced") if (home / "out.replaced").exists() else None
     resumed = attempt(plan, out, None, bool(old) and seen != expected)
     last = tiny.digest(out) if out.exists() else {}

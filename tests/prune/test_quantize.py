@@ -54,7 +54,7 @@ def check(weight: torch.Tensor, outcome: Outcome, grid: Grid) -> None:
 
 
 class TestLayer:
-    @pytest.mark.parametrize(("score", "repair", "pattern"), turns(names("score"), names("repair"), PATTERNS, of=4))
+    @pytest.mark.parametrize(("score", "repair", "pattern"), turns(names("score"), names("repair"), PATTERNS, of=8))
     def test_every_combination_is_on_the_grid_and_keeps_its_mask(self, score: str, repair: str, pattern: str) -> None:
         shapes = [(16, 160), (160, 16), (48, 200), (16, 256)]
         dtypes = [torch.float32, torch.float16, torch.bfloat16, torch.float32]
@@ -166,7 +166,7 @@ class TestLayer:
         assert outcome.rounding is None
 
 
-@pytest.mark.parametrize(("kind", "run"), turns(list(ZOO), RUNS, of=4))
+@pytest.mark.parametrize(("kind", "run"), turns(list(ZOO), RUNS, of=8))
 def test_disk_and_memory_agree_and_the_files_hold_codes(
     kind: str, run: tuple[str, str], saved: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -186,7 +186,7 @@ def test_disk_and_memory_agree_and_the_files_hold_codes(
     assert torch.equal(tiny.logits(load(tmp_path / "out")), tiny.logits(memory.model))
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("kind", turns(["llama", "gpt2", "mixtral"], of=3))
 def test_a_model_in_memory_is_written_with_the_same_codes(
     kind: str, saved: Callable[[str], Path], tmp_path: Path
 ) -> None:

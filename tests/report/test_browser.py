@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from tests.report.diagnose.test_page import made
 from tests.report.pretrain import made as pretrained
+from tests.report.ranking import made as ranked
 from tests.report.sweep import made as swept
 
 from lowdim.report.build import build
@@ -79,7 +80,18 @@ def test_a_diagnosis_opens(browse, tmp_path):
     assert "block 0, n = 1:" in document
 
 
-@pytest.mark.parametrize("write", [pretrained.write, swept.write])
+def test_a_ranking_sheet_shows_the_pictures_of_both_ends(browse, picture, tmp_path):
+    page = build(ranked.pictures(tmp_path / "ranks"))
+    document = browse(page, "--dump-dom").stdout
+    for head in ("cats", "Every class", "Ranks by class", "could not be read", "When samples were learnt"):
+        assert head in document, head
+    assert document.count("<svg") == 2
+    assert {"#{:02x}{:02x}{:02x}".format(*tone) for tone in (ranked.RED, ranked.BLUE)} <= colours(
+        picture(page, 1280, 2600)
+    )
+
+
+@pytest.mark.parametrize("write", [pretrained.write, swept.write, ranked.pictures, ranked.texts])
 @pytest.mark.parametrize(("width", "options"), [(1280, ()), (500, ()), (1280, ("--force-dark-mode",))])
 def test_pages_of_training_open_and_nothing_runs_off(picture, tmp_path, write, width, options):
     image = picture(build(write(tmp_path / "run")), width, 2600, *options)

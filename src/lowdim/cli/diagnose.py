@@ -43,7 +43,7 @@ def diagnose(
 ) -> None:
     """Show what each block does: gradient, variance, angles, influence, Jacobian, spectra, the loss without it.
 
-    Several models, or a directory whose folders are the checkpoints of a run, are shown side by side.
+    Several models are shown side by side; the checkpoints of a run, by its directory, over its steps too.
     """
     check_text("--text", text)
     from lowdim.evaluate.diagnose.api import diagnose as run
@@ -53,11 +53,12 @@ def diagnose(
     options |= {"bos": bos, "revision": revision, "compute": compute, "trust_remote_code": trust_remote_code}
     options |= {"measures": names(measures)} if measures else {}
     announce = (lambda _: None) if quiet else say
-    found = [run(each, **options, progress=terminal(quiet), announce=announce) for each in checkpoints(model)]
-    for one in found:
+    plain = []
+    for name, step in checkpoints(model):
+        one = run(name, **options, progress=terminal(quiet), announce=announce)
         show(one.summary())
         table(one.tables()[0].heads, one.tables()[0].rows, 1)
-    plain = [one.to_dict() for one in found]
+        plain.append(one.to_dict() | ({} if step is None else {"step": step}))
     if json_file is not None:
         content = plain[0] if len(plain) == 1 else {"models": plain}
         json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -45,7 +45,7 @@ def rank(
         str | None, typer.Option("--id", metavar="COLUMN", help="Of a table: names of the samples; else row numbers.")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Pixels along a side of your pictures; 64, or 128 to encode.")
+        int | None, typer.Option(help="Pixels along a side of your pictures; 64, or 128 to encode, not for training.")
     ] = None,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read; they are counted.")

@@ -52,6 +52,10 @@ def train_sparse(
     ranks: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Ranks of the samples, which 'lowdim rank' wrote.")
     ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|COLUMN", help="Which labels make groups: a cue of the set, a column of your table."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, masks and the order of data.")] = None,
     assignments: Annotated[
         list[str] | None,
@@ -81,6 +85,7 @@ def train_sparse(
         "objective.name": objective,
         "sampler.name": sampler,
         "ranks.path": None if ranks is None else str(ranks),
+        "groups": groups,
         "seed": seed,
     }
     from lowdim.train.compare.recipe import TrainingRecipe

@@ -54,7 +54,7 @@ def _planted(name: str, base: str, *cues: str) -> Known:
     kind: Kind = "text" if "word" in cues else "image"
     about = f"{base} with a planted {' and a '.join(cues)}"
     takes = "lowdim.data.planted.settings:Planting"
-    return Known(name, kind, f"lowdim.data.planted.sets:{kind}s", about, base, cues, takes)
+    return Known(name, kind, "lowdim.data.planted.sets:planted", about, base, cues, takes)
 
 
 def _pictures(name: str, target: str, takes: str, about: str, *cues: str) -> Known:
@@ -87,6 +87,7 @@ SETS: dict[str, Known] = {
             "lowdim.data.topics:newsgroups",
             "letters to 20 newsgroups, 11,293 + 7,528, 20 classes",
         ),
+        Known("boolq", "text", "lowdim.data.topics:boolq", "yes/no questions about a paragraph, 3,270, 2 classes"),
         *(
             _planted(f"{word}-{base}", base, *cues)
             for base in ("fashion-mnist", "digits")
@@ -96,8 +97,7 @@ SETS: dict[str, Known] = {
                 ("coloured-textured", "colour", "texture"),
             )
         ),
-        _planted("cued-wiki-topics", "wiki-topics", "word"),
-        _planted("cued-20-newsgroups", "20-newsgroups", "word"),
+        *(_planted(f"cued-{base}", base, "word") for base in ("wiki-topics", "20-newsgroups", "boolq")),
         Known(
             "corrupted-fashion-mnist",
             "image",

@@ -35,6 +35,7 @@ class Raw:
         classes: the classes' names.
         test: the examples set aside by the authors, if they did.
         held: how many of the last examples of ``x`` the authors set aside for choosing.
+        names: of the user's own examples, each once.
     """
 
     x: torch.Tensor | Sequence[str]
@@ -42,6 +43,7 @@ class Raw:
     classes: tuple[str, ...]
     test: Split | Texts | None = None
     held: int = 0
+    names: tuple[str, ...] = ()
 
 
 def moments(x: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:

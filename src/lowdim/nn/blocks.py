@@ -71,6 +71,13 @@ def in_attention(name: str) -> bool:
     return "attn" in name or "attention" in name
 
 
+def linear_layers(model: nn.Module, attention: bool = True) -> dict[str, nn.Linear]:
+    """Return the linear layers of a model's blocks by name, with or without those of attention."""
+    prefix, blocks = find_blocks(model)
+    found = {f"{prefix}.{n}": each for n, each in blocks.named_modules() if isinstance(each, nn.Linear)}
+    return {name: each for name, each in found.items() if attention or not in_attention(name)}
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model in eval mode and give every module its own mode back afterwards."""

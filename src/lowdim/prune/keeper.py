@@ -121,11 +121,11 @@ class Keeper:
         ranks.barrier()
         return Checkpoint(self.partial)
 
-    def write_outer(self) -> None:
-        """Write embeddings, final norm and head as they are."""
+    def write_outer(self, beside: Mapping[str, Tensor] | None = None) -> None:
+        """Write embeddings, final norm and head as they are; again with what is to stand ``beside`` layers."""
         names = self.session.stream.outer_names()
-        if self.writer is not None and not self.writer.directory.has(self._shard(0)):
-            self.writer.write_shard(self._shard(0), {name: self._raw(name) for name in names})
+        if self.writer is not None and (beside or not self.writer.directory.has(self._shard(0))):
+            self.writer.write_shard(self._shard(0), {name: self._raw(name) for name in names} | dict(beside or {}))
         ranks.barrier()
 
     def write_block(self, block: Block, record: BlockRecord, pruned: Mapping[str, Tensor | Packed]) -> None:

@@ -50,7 +50,7 @@ class Directory:
         self._old = self.out.with_name(self.out.name + ".replaced")
         self.state: dict[str, Any] = {}
         self._overwrite = overwrite
-        with self._reporting(self.partial, 0):
+        with _reporting(self.partial, 0, self.partial):
             self._lock = DirectoryLock(self.partial)
         try:
             self._prepare(resume)
@@ -65,7 +65,7 @@ class Directory:
         self._check_out()
         if self._overwrite:
             shutil.rmtree(self._old, ignore_errors=True)
-        with self._reporting(self.partial, 0):
+        with _reporting(self.partial, 0, self.partial):
             for stale in self.partial.glob(".*.tmp"):
                 stale.unlink()
             shutil.rmtree(self.partial / FINAL, ignore_errors=True)
@@ -120,7 +120,7 @@ class Directory:
         self.state, self.place = {}, self.partial
         if not self.partial.is_dir():
             return
-        with self._reporting(self.partial, 0):
+        with _reporting(self.partial, 0, self.partial):
             for path in self.partial.iterdir():
                 if path.name != LOCK:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -137,8 +137,10 @@ class Directory:
             self.save_state()
 
     def require_space(self, needed: int) -> None:
-        """Check that the file system has room for ``needed`` more bytes."""
+        """Check that the file system has room for an output of ``needed`` bytes; some may lie there already."""
         free, place = shutil.disk_usage(self.partial).free, self.partial.parent
+        there = (path for path in self.partial.rglob("*") if path.is_file() and path.name != LOCK)
+        needed -= sum(path.stat().st_size for path in there)
         if free < needed:
             wrong = f"{place} has {free:,} bytes free, and {needed:,} are needed"
             raise OutputError(f"{wrong}. Free some space or choose another output.")
@@ -161,11 +163,11 @@ class Directory:
         data = text.encode()
         self.write(name, lambda file: file.write(data), len(data))
 
-    def copy(self, source: Path, name: str | None = None) -> None:
-        """Copy a file's bytes, under its own name or another."""
-        with self._reporting(source, 0), source.open("rb") as origin:
+    def copy(self, source: Path, name: str | None = None, place: Path | None = None) -> None:
+        """Copy a file's bytes, under its own name or another, to where `write` writes."""
+        with _reporting(source, 0, self.partial), source.open("rb") as origin:
             needed = os.fstat(origin.fileno()).st_size
-            self.write(name or source.name, lambda file: shutil.copyfileobj(origin, file, 1 << 20), needed)
+            self.write(name or source.name, lambda file: shutil.copyfileobj(origin, file, 1 << 20), needed, place)
 
     def save_state(self) -> None:
         """Make `state` durable."""
@@ -178,7 +180,7 @@ class Directory:
         What was written before stays until `finish`, so that a run killed in between can be resumed from it.
         """
         self.place = self.partial / FINAL
-        with self._reporting(self.place, needed):
+        with _reporting(self.place, needed, self.partial):
             self.place.mkdir()
         for name in names:
             self.copy(self.partial / name)
@@ -190,7 +192,7 @@ class Directory:
             OutputError: the disk is full or the directory cannot be renamed; the old result is still in place.
         """
         self._check_out()
-        with self._reporting(self.out, 0):
+        with _reporting(self.out, 0, self.partial):
             (self.place / STATE).unlink(missing_ok=True)  # first: without it a killed run begins anew
             for own in self.place.glob(".*"):
                 if own.is_file() and own.name != LOCK:
@@ -226,31 +228,36 @@ class Directory:
         """
         if not plain_name(name):
             raise ValueError(f"name must be a plain file name, got {name!r}")
-        place = place or self.place
-        temporary, target = place / f".{name}.tmp", place / name
-        with self._reporting(target, needed):
-            try:
-                with temporary.open("wb") as file:
-                    fill(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, target)
-                _sync(place)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-                raise
+        write_whole((place or self.place) / name, fill, needed, self.partial)
 
-    @contextlib.contextmanager
-    def _reporting(self, path: Path, needed: int) -> Iterator[None]:
-        """Turn an OSError into one paragraph that says what is lost (nothing) and what to do."""
+
+def write_whole(target: Path, fill: Callable[[IO[bytes]], object], needed: int, partial: Path) -> None:
+    """Write a file of the run that fills ``partial``, as `Directory.write` does, which only one process has."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    with _reporting(target, needed, partial):
         try:
-            yield
-        except OSError as error:
-            size, kept = f" ({needed:,} bytes)" if needed else "", ""
-            if self.partial.is_dir():
-                kept = f" What is finished stays in {self.partial}: resume from there."
-            raise OutputError(f"cannot write {path}{size}: {error.strerror or error}.{kept}") from error
+            with temporary.open("wb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+            _sync(target.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def _reporting(path: Path, needed: int, partial: Path) -> Iterator[None]:
+    """Turn an OSError into one paragraph that says what is lost (nothing) and what to do."""
+    try:
+        yield
+    except OSError as error:
+        size, kept = f" ({needed:,} bytes)" if needed else "", ""
+        if partial.is_dir():
+            kept = f" What is finished stays in {partial}: resume from there."
+        raise OutputError(f"cannot write {path}{size}: {error.strerror or error}.{kept}") from error
 
 
 def partial_of(out: Path) -> Path:

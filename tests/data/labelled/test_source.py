@@ -15,6 +15,7 @@ from tests.data.grouped import made
 
 from lowdim.data import classification
 from lowdim.data.errors import DataError
+from lowdim.data.labelled import own
 from lowdim.data.labelled.open import open_source
 from lowdim.data.labelled.source import Columns, Source, encoded
 from lowdim.data.select.ranks import samples_hash
@@ -56,7 +57,8 @@ def test_unreadable_pictures_are_named_and_counted_and_skipped_only_if_asked(tmp
         (home / "cat" / f"bad{number}.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"6 of 12 pictures .* cat/bad0\.jpg, .* and 1 more.*--skip-unreadable"):
         open_source(home, size=8)
-    found = open_source(home, size=8, skip=True)
+    with pytest.warns(UserWarning, match=r"6 of 12 pictures cannot be read: cat/bad0\.jpg, .* and 1 more; left out"):
+        found = open_source(home, size=8, skip=True)
     assert len(found.y) == 6 and found.skipped == tuple(f"cat/bad{number}.jpg" for number in range(6))
 
 
@@ -192,7 +194,8 @@ def test_unreadable_pictures_of_an_object_are_named_and_counted_and_skipped_only
     rows = rows_of_pictures(contents, list("abbab"))
     with pytest.raises(DataError, match=r"3 of 5 pictures cannot be read: 2, 4, 5\. .*skip_unreadable=True"):
         open_source(rows, size=4)
-    found = open_source(rows, size=4, skip=True, columns=Columns(id="key"))
+    with pytest.warns(UserWarning, match="key 1, key 3, key 4; left out"):
+        found = open_source(rows, size=4, skip=True, columns=Columns(id="key"))
     assert found.names == ("key 0", "key 2") and found.skipped == ("key 1", "key 3", "key 4")
     assert isinstance(found.x, torch.Tensor) and found.x[:, 0, 0, 0].tolist() == [10, 20]
     assert found.y.tolist() == [0, 1]
@@ -203,7 +206,8 @@ def test_unreadable_pictures_of_an_object_are_named_and_counted_and_skipped_only
 def test_names_and_what_was_skipped_survive_the_names_of_classes() -> None:
     datasets = pytest.importorskip("datasets")
     rows = rows_of_pictures([encoded_picture(1), b"", encoded_picture(3)], ["yes", "yes", "no"])
-    found = open_source(rows.cast_column("label", datasets.ClassLabel(names=["no", "yes"])), size=4, skip=True)
+    with pytest.warns(UserWarning, match="1 of 3 pictures cannot be read: 2; left out"):
+        found = open_source(rows.cast_column("label", datasets.ClassLabel(names=["no", "yes"])), size=4, skip=True)
     assert found.classes == ("no", "yes") and found.y.tolist() == [1, 0] and found.skipped == ("2",)
 
 
@@ -291,6 +295,63 @@ def test_samples_of_ones_own_are_cut_as_training_cuts_them(tmp_path: Path, kind:
     parts = open_source(rows, validation=0.25, limit=20).dataset()
     assert [len(part.y) for part in (parts.train, parts.validation, parts.test)] == [20, 8, 8]
     assert len(found.x) == 20 and len(whole.y) == 40 and whole.cut is None
+
+
+PLACES = ["sea", "sea", "wood", "sea", "wood", "wood", "wood", "sea", "sea", "wood"] * 4
+
+
+def placed(home: Path, kind: str) -> tuple[Path, dict[str, str], dict[str, int]]:
+    """Forty samples of two classes by turns with a place each: a path, places by the samples' names, settings."""
+    if kind.startswith("pictures"):
+        path, settings = pictures(home / "pets", each=20), {"size": 8}
+        table, names = path / f"metadata.{kind.split()[1]}", open_source(path, size=8).names
+        rows = [{"file_name": name, "place": place} for name, place in zip(names, PLACES, strict=True)]
+    else:
+        path = table = home / f"t.{kind}"
+        settings, names = {}, tuple(map(str, range(1, 41)))
+        rows = [{"text": f"word{n} more", "label": "ab"[n % 2], "place": place} for n, place in enumerate(PLACES)]
+    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    table.write_text("\n".join(lines if table.suffix == ".csv" else map(json.dumps, reversed(rows))))
+    if table.suffix != ".csv" and path == table:
+        names = names[::-1]
+    return path, dict(zip(names, PLACES, strict=True)), settings
+
+
+CUT: dict[str, Any] = {"validation": 0.25, "limit": 20, "seed": 3}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "pictures csv", "pictures jsonl"])
+def test_a_column_makes_groups_with_the_class(tmp_path: Path, kind: str) -> None:
+    path, told, settings = placed(tmp_path, kind)
+    data, parts = own.grouped(str(path), "place", settings=settings, **CUT)
+    assert data.fingerprint() == classification.load(str(path), settings=settings, **CUT).fingerprint()
+    names = open_source(path, **settings).names  # type: ignore[arg-type]
+    groups, conflicting = parts["train"]
+    assert groups.names == tuple(f"{label}, place {place}" for label in data.classes for place in ("sea", "wood"))
+    pairs = [(y, told[names[row]]) for y, row in zip(data.train.y.tolist(), data.rows, strict=True)]
+    assert groups.index.tolist() == [2 * y + (place == "wood") for y, place in pairs]
+    usual = [max(("sea", "wood"), key=lambda place: pairs.count((y, place))) for y in (0, 1)]
+    assert conflicting.tolist() == [place != usual[y] for y, place in pairs]
+    assert [len(parts[part][0]) for part in ("validation", "test")] == [8, 8]
+
+
+def test_columns_that_make_no_groups(tmp_path: Path) -> None:
+    def refused(path: Path, column: str, match: str) -> None:
+        with pytest.raises(DataError, match=match):
+            own.grouped(str(path), column, settings={"size": 8} if path.is_dir() else {}, **CUT)
+
+    table, _, _ = placed(tmp_path, "csv")
+    refused(table, "plaice", r"no column 'plaice' for the groups. Did you mean 'place'.*--groups")
+    refused(table, "text", "column 'text' of .* has 40 values for 40 samples, which makes no groups")
+    table.write_text(table.read_text().replace("sea", "", 1))
+    refused(table, "place", "1 samples have no place, the first is sample 1")
+    home = pictures(tmp_path / "bare", each=2)
+    refused(home, "place", r"metadata.csv or metadata.jsonl, and .*bare has neither. Write one there")
+    rows = ["file_name,place", "cat/0.png,sea", "cat/more/1.png,sea", "dog/0.png,wood"]
+    (home / "metadata.csv").write_text("\n".join(rows))
+    refused(home, "place", r"1 of 4 pictures have no row in .*, the first is dog/more/1.png")
+    (home / "metadata.csv").write_text("\n".join([*rows, rows[1]]))
+    refused(home, "place", r"file_name 'cat/0.png' stands in two rows")
 
 
 def test_flags_that_a_built_in_set_takes(tmp_path: Path) -> None:

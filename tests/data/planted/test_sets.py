@@ -11,12 +11,13 @@ import torch
 
 import lowdim
 from lowdim.core.errors import RecipeError
-from lowdim.data import classification
+from lowdim.data import classification, topics
 from lowdim.data.errors import DataError
 from lowdim.data.planted import cues, sets
 from lowdim.data.planted.settings import Planting
 from lowdim.data.planted.told import load, truths
 from lowdim.data.planted.truth import draw
+from lowdim.data.questions import Question
 from lowdim.data.raw import Raw, Split, Texts
 
 CLASSES = tuple("abcde")
@@ -125,6 +126,22 @@ def test_texts_get_their_words() -> None:
     assert not bool(told.train.conflicting().any())
     other = classification.load("cued-wiki-topics", settings={"unbiased": True})
     assert other.fingerprint() != data.fingerprint()
+
+
+def test_questions_stand_before_their_paragraph_and_get_words_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(folder: str) -> list[Question]:
+        assert folder == "boolq/rc_0shot"
+        contexts = [f"Tin -- A metal.\nIt is soft {n}.\nQuestion: is tin soft {n}?\nAnswer:" for n in range(60)]
+        return [Question((context,) * 2, (" yes", " no"), n % 2) for n, context in enumerate(contexts)]
+
+    monkeypatch.setattr(topics.questions, "builtin", asked)
+    raw = topics.boolq()
+    assert raw.x[1] == "is tin soft 1? Tin -- A metal.\nIt is soft 1." and raw.classes == ("no", "yes")
+    assert raw.y[:2].tolist() == [1, 0]
+    monkeypatch.setattr(sets, "_BASES", {"boolq": topics.boolq})
+    data, told = load("cued-boolq", settings={"conflicting": 0.1})
+    assert data.classes == ("no", "yes") and int(told.train.conflicting().sum()) > 0
+    assert torch.equal(data.train.y, told.train.label)
 
 
 @pytest.mark.parametrize("name", ["coloured-textured-digits", "cued-wiki-topics"])

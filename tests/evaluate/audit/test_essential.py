@@ -93,6 +93,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Essential:
     return essential_sparsity(trained(), task_metric(name, build_tokenizer()), grid=GRID)
 
 
+@pytest.mark.slow
 def test_a_trained_model_spares_small_weights_and_no_random_ones(measured: Essential) -> None:
     assert measured.magnitude.scores[0] == 1.0
     assert measured.random is not None

@@ -298,7 +298,8 @@ def test_a_run_is_its_checkpoints_in_order(tmp_path: Path) -> None:
         (tmp_path / "run" / name / "config.json").write_text("{}")
     (tmp_path / "run" / "logs").mkdir()
     found = checkpoints([str(tmp_path / "run"), "builtin:x"])
-    assert [Path(name).name for name in found] == ["step-20", "step-9", "step-100", "builtin:x"]
+    places = [(Path(name).name, step) for name, step in found]
+    assert places == [("step-20", 20), ("step-9", 9), ("step-100", 100), ("builtin:x", None)]
     with pytest.raises(CheckpointError, match=r"holds no config\.json, and neither do its folders"):
         checkpoints([str(tmp_path / "run" / "logs")])
 

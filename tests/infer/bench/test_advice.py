@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,15 @@ def layer(sparsity: float, over_dense: float, dtype: str = "int8") -> LayerTime:
 
 def say(*models: ModelSpeed, layers: tuple[LayerTime, ...] = (), level: str = "avx512", **subject: Any) -> str:
     return "\n".join(notes(WHOLE | subject, layers, models, level))
+
+
+def test_what_layers_lie_in_is_said():
+    said = say(model(sparsity=0.5, forms=("7 × int8: dense: packed 9 µs, dense 7 µs", "1 × int8: packed: small")))
+    assert "What bf16 50% lies in, and why: 7 × int8: dense: packed 9 µs, dense 7 µs; 1 × int8: packed: small." in said
+
+
+def test_dense_kernels_gain_nothing_by_zeros():
+    assert "at none of the measured" in say(layers=(replace(layer(0.5, 1.2), kernel="dense int8, avx2"),))
 
 
 def test_nothing_to_say():

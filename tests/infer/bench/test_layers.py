@@ -63,6 +63,16 @@ def test_three_bits_are_measured_dense_alone():
     ]
 
 
+def test_a_layer_lies_as_loading_would_have_it(monkeypatch):
+    own = weight(zeros=0.6)
+    drawn = layers._matrices(Product(("q",), 1, weight()), ["int8"], [0.2, 0.3])
+    assert [matrix.form for matrix in drawn.values()] == ["dense", "dense", "packed"]
+    monkeypatch.setenv("LOWDIM_FORM", "dense")
+    for coded, kind in (("int4", "int8"), (None, "int4")):  # codes of a file have no zero in four bits
+        _, sparse = layers._matrices(Product(("q",), 1, own, coded=coded), ["int4"], []).values()
+        assert (sparse.form, sparse.kind) == ("dense", kind)
+
+
 def test_the_head_is_dense():
     forms = layers._matrices(Product(("lm_head",), 1, weight(zeros=0.5), prunable=False), ["bf16"], [])
     assert [who.sparsity for who in forms] == [0.0]
@@ -70,12 +80,11 @@ def test_the_head_is_dense():
 
 def test_copies_share_no_memory():
     form = next(iter(layers._matrices(Product(("q",), 1, weight()), ["int4"], [0.5]).values()))
-    other = layers.clone(form)
-    assert all(
-        a.data_ptr() != b.data_ptr() for a, b in zip(form.tensors().values(), other.tensors().values(), strict=True)
-    )
     x = torch.randn(1, 128)
-    assert torch.equal(form.linear(x), other.linear(x))
+    copies = [run.__defaults__[0] for run in layers.runs(form, x, 2)]
+    for part in zip(*(each.tensors().values() for each in (form, *copies)), strict=True):
+        assert len({tensor.data_ptr() for tensor in part}) == 3
+    assert all(torch.equal(form.linear(x), other.linear(x)) for other in copies)
 
 
 def test_the_curve_is_of_the_largest_moderate_layer():

@@ -8,13 +8,15 @@ import pytest
 import torch
 from tests.models.results import saved
 
+from lowdim.core.progress import Silent
 from lowdim.core.quantize import Grid
-from lowdim.infer.bench import models
+from lowdim.infer.bench import models, run
 from lowdim.infer.bench.decode import LowdimDecoder, TorchDecoder, time_prefill, time_steps
 from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.result import Contestant
 from lowdim.infer.bench.settings import Settings
 from lowdim.infer.bench.shapes import SHAPES, Shape
+from lowdim.infer.bench.timing import Deadline
 from lowdim.infer.sparse.linear import SparseLinear
 from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.quantize import quantize
@@ -111,6 +113,19 @@ def test_forms_differ_in_storage_and_agree_in_what_they_compute(base, settings):
                 logits = made(ids).logits.float()
             expected = base_logits(base, ids)
             assert (logits - expected).norm() / expected.norm() < 0.05
+
+
+@pytest.mark.parametrize("form", ["packed", "dense"])
+def test_drawn_zeros_lie_as_a_user_would_get_them_and_it_is_said_why(base, settings, form, monkeypatch):
+    monkeypatch.setenv("LOWDIM_FORM", form)
+    built, forms = run._build(base, settings, Silent(), Deadline(), ())
+    for who, model in built.items():
+        if who.sparsity:
+            kernels = models.kernels(model)
+            assert sum(n for name, n in kernels.items() if name.startswith(form)) >= 7 * TINY.layers
+            assert forms[who] == (f"{7 * TINY.layers} × {who.dtype}: {form}: LOWDIM_FORM={form}",)
+        else:
+            assert forms[who] == ()
 
 
 def base_logits(base: models.Base, ids: torch.Tensor) -> torch.Tensor:

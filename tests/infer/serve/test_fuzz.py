@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.infer.serve.served import NAME, Served, serving
+from tests.turns import turns
 
 HEADERS = {"Content-Type": "application/json"}
 ODD = st.sampled_from(
@@ -70,7 +71,7 @@ def test_every_number_is_answered_or_refused_by_the_name_of_its_field(web: httpx
         assert found.json()["error"]["param"] == name
 
 
-@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("native", turns([True, False], of=2))
 def test_values_that_fp32_lacks_mean_what_their_neighbours_mean(tiny: Any, tokenizer: Any, native: bool) -> None:
     def text(**fields: Any) -> str:
         found = served.post("/completions", {"model": NAME, "prompt": "ab", "max_tokens": 8, "seed": 5} | fields)

@@ -94,13 +94,14 @@ def test_the_fastest_is_taken_and_noted(seconds: dict[str, float], form: str, mo
     matrix = half()
     assert choose.settle(matrix, matrix.dense).form == form
     [noted] = lowdim.runtime_info().forms
-    assert noted.startswith(f"int8, 64 columns, 50% zeros, 8:16: {form}: packed 2000000 µs, 8:16 ")
+    assert noted.startswith(f"1 × int8, 64 columns, 50% zeros, 8:16: {form}: packed 2000000 µs, 8:16 ")
 
 
 def test_what_is_not_possible_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     times(monkeypatch, **{"8:16": 1.0, "dense": 0.5})
     matrix = half(few=False)
     assert choose.settle(matrix).form == "packed"
+    assert lowdim.runtime_info().forms[0].endswith("dense 500000 µs (not possible)")
     monkeypatch.setattr(choose, "free_memory", lambda: 100)
     assert choose.settle(matrix, matrix.dense).form == "packed"
     assert choose.settle(half(), half().dense).form == "8:16"
@@ -170,13 +171,14 @@ def test_time_that_is_up_leaves_the_rule(measured: list[str], monkeypatch: pytes
     assert choose.settle(matrix, matrix.dense).form == "dense"
     assert choose.settle(matrix).form == "packed"
     assert not measured
-    assert "not measured" in lowdim.runtime_info().forms[0]
+    assert "packed: not measured" in lowdim.runtime_info().forms[1]
 
 
 def test_small_layers_are_not_measured(measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "SMALLEST", 32 * 64 + 1)
-    choose.settle(half())
+    made = [choose.settle(half()) for _ in range(2)]
     assert not measured
+    assert lowdim.runtime_info().forms == (f"2 × int8: {made[0].form}: not measured below 2,049 weights",)
 
 
 @pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.turns import turns
 from torch import Tensor, nn
 
 from lowdim.core.errors import CheckpointError, LowdimError
@@ -48,8 +49,9 @@ def test_the_operator_passes_torchs_own_checks(kind: str, packed: bool) -> None:
         torch.library.opcheck(packed_linear, (x, *arguments(matrix)))
 
 
-@pytest.mark.parametrize(("kind", "packed"), FORMS)
-def test_compiled_as_one_graph(kind: str, packed: bool) -> None:
+@pytest.mark.parametrize("form", turns(FORMS, of=3), ids=str)
+def test_compiled_as_one_graph(form: tuple[str, bool]) -> None:
+    kind, packed = form
     net = Net(kind, packed)
     compiled: Callable[[Tensor], Tensor] = torch.compile(net, backend="aot_eager", fullgraph=True)
     with torch.inference_mode():

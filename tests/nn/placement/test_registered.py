@@ -139,6 +139,7 @@ def test_a_block_is_compiled_as_one_graph(name: str) -> None:
                 assert torch.allclose(compiled(*args, **kwargs), block(*args, **kwargs), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_model_is_compiled_as_one_graph() -> None:
     _, model = given("gpas", "llama")
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

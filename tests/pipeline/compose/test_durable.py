@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.pipeline.compose.conftest import Made, equal
+from tests.turns import turns
 
 from lowdim.core.errors import LowdimError
 from lowdim.pipeline.compose import chain
@@ -27,7 +28,7 @@ def digest(place: Path) -> dict[str, str]:
     return {str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in place.rglob("*.*")}
 
 
-@pytest.mark.parametrize("where", [0, 1])
+@pytest.mark.parametrize("where", turns([0, 1], of=2))
 def test_a_killed_composition_goes_on_to_the_same_weights(
     composed: Made, taught: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: int
 ) -> None:
@@ -92,7 +93,7 @@ def test_one_model_stays_unless_all_are_kept(composed: Made, tmp_path: Path) -> 
     assert equal(tmp_path / "kept/model", tmp_path / "out/model")
 
 
-@pytest.mark.parametrize("where", ["rewrite", "measure"])
+@pytest.mark.parametrize("where", turns(["rewrite", "measure"], of=2))
 def test_what_was_broken_is_still_told_by_the_attempt_that_goes_on(
     composed: Made, taught: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

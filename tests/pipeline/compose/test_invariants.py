@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import lowdim
 from lowdim.core.errors import CheckpointError, LowdimError, RecipeError
 from lowdim.core.progress import Silent
 from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.convert import convert
 from lowdim.models.disk.rewrite import rewrite
 from lowdim.models.disk.source import resolve
 from lowdim.nn.lowrank import LowRankLinear
@@ -30,6 +32,11 @@ NAME = "model.layers.1.mlp.up_proj.weight"
 def pruned(composed: Made, tmp_path: Path, *more: Any, sparsity: float = 0.5) -> Path:
     composed({"prune": {"sparsity": sparsity, "method": "magnitude"}}, *more)
     return tmp_path / "out/model"
+
+
+def kinds(place: Path) -> frozenset[str]:
+    source = resolve(str(place))
+    return invariants.kinds_of(source, invariants.ranks_of(source))
 
 
 def test_one_weight_off_its_mask_is_found_and_put_right(composed: Made, tmp_path: Path) -> None:
@@ -68,7 +75,7 @@ def test_a_weight_off_its_level_goes_back_to_the_nearest_it_had(
     assert form is not None and form.grid is not None and form.grid.name == dtype
 
 
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("given", turns([False, True], of=2))
 def test_zeros_of_less_than_a_hundredth_are_held(composed: Made, taught: str, given: bool, tmp_path: Path) -> None:
     """Of a model that an earlier stage pruned, and of one that was pruned before."""
     prune = {"prune": {"sparsity": 0.005, "method": "magnitude"}}
@@ -158,7 +165,7 @@ def test_what_holds_of_the_model_that_is_given_counts(composed: Made, tmp_path: 
     place = pruned(composed, tmp_path)
     with pytest.raises(RecipeError, match="factorise after pruning"):
         composed("factorise", on=place, out="second")
-    assert invariants.kinds_of(resolve(str(place))) == {MASK}
+    assert kinds(place) == {MASK}
     found = composed({"edit": {"edits": "builtin:edits", "steps": 1}}, on=place, out="third")
     assert found["stages"]["model"][0]["holds"]["mask"]["matrices"] == 21
 
@@ -167,7 +174,7 @@ def test_the_ranks_of_a_model_of_factors_that_is_given_count(composed: Made, tau
     stage = {"keep": 0.5, "rule": {"name": "uniform", "of_what": "weights"}, "stored": "factors"}
     ranks = composed({"factorise": stage}, out="factors")["stages"]["model"][0]["facts"]["ranks"]
     place = tmp_path / "factors/model"
-    assert invariants.kinds_of(resolve(str(place))) == {RANK}
+    assert kinds(place) == {RANK}
     for word in ("prune", "round"):
         with pytest.raises(RecipeError, match=f"{word} after factorising"):
             composed(word, on=place, out="refused")
@@ -179,6 +186,31 @@ def test_the_ranks_of_a_model_of_factors_that_is_given_count(composed: Made, tau
     assert float(values[rank]) < 1e-5 < float(values[rank - 1])
     with pytest.raises(LowdimError, match=r"edit broke .* more directions than they were left"):
         composed(edit, on=place, out="strict", verify="refuse")
+
+
+def test_the_ranks_of_dense_matrices_that_are_given_count(composed: Made, taught: str, tmp_path: Path) -> None:
+    """Of two compositions before, of factors made dense, and of a pre-training; not of a matrix that is full again."""
+    ranks = composed({"factorise": {"keep": 0.25}}, out="first")["stages"]["model"][0]["facts"]["ranks"]
+    edit = {"edit": {"edits": taught, "lr": 0.02, "steps": 4}}
+    found = composed(edit, on=tmp_path / "first/model", out="second")["stages"]["model"][0]
+    assert found["broken"][0]["of"] == 21 and found["holds"]["rank"]["directions"] == sum(ranks.values())
+    place = tmp_path / "second/model"
+    assert kinds(place) == {RANK} and invariants.ranks_of(resolve(str(place))) == ranks
+    with pytest.raises(RecipeError, match="prune after factorising"):
+        composed("prune", on=place, out="refused")
+    full = Checkpoint(place).read(NAME)
+    full = full + 0.1 * torch.randn(full.shape, generator=torch.Generator().manual_seed(0))
+    rewrite(resolve(str(place)), tmp_path / "moved", {NAME: full})
+    assert invariants.ranks_of(resolve(str(tmp_path / "moved"))) == {n: r for n, r in ranks.items() if n != NAME}
+    thin = {"factorise": {"keep": 0.5, "rule": {"name": "uniform", "of_what": "weights"}, "stored": "factors"}}
+    ranks = composed(thin, out="factors")["stages"]["model"][0]["facts"]["ranks"]
+    dense = convert(tmp_path / "factors/model", tmp_path / "dense", "dense")
+    assert Checkpoint(dense).ranks == {} and invariants.ranks_of(resolve(str(dense))) == ranks
+    (dense / "lowdim.json").unlink()
+    assert kinds(dense) == frozenset()
+    said = {"rank": {"ranks": {name.removesuffix(".weight"): rank for name, rank in ranks.items()}}}
+    (dense / "pretraining.json").write_text(json.dumps(said))
+    assert invariants.ranks_of(resolve(str(dense))) == ranks
 
 
 def test_a_second_factorising_leaves_the_lower_rank(composed: Made, tmp_path: Path) -> None:

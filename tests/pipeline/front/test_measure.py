@@ -16,6 +16,7 @@ from lowdim.data.windows import Windows
 from lowdim.infer.bench import timing
 from lowdim.infer.bench.decode import FEWEST, ROUNDS
 from lowdim.pipeline.front import llamacpp
+from lowdim.pipeline.front import measure as measuring
 from lowdim.pipeline.front.forms import FORMS
 from lowdim.pipeline.front.measure import Run, measure_run
 from lowdim.pipeline.front.peers import foreign
@@ -62,6 +63,18 @@ def test_tokens_that_the_minute_does_not_hold_are_left_out(seconds: float, token
     left_out = ROUNDS * tokens - timed
     assert row.note == (f"timed on {timed} tokens: {left_out} left out, 60 s were up" if left_out else "")
     assert Slow.now - begun <= 60 + 2 * FEWEST * seconds
+
+
+@pytest.mark.parametrize(("form", "products", "said"), [("sparse-50-bf16", False, True), ("dense-bf16", True, False)])
+def test_what_bf16_means_without_its_products_is_said(
+    form: str, products: bool, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "multiplies_bf16", lambda: products)
+    model = Slow(0.01)
+    row, _ = measure_run(
+        FORMS[form], Run(model, model, model.vocab, 64, 1, 1), Settings("model", tokens=1), None, TEXT, Silent()
+    )
+    assert ("multiplied in fp32" in row.note) == said
 
 
 def test_a_model_of_llama_cpp_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

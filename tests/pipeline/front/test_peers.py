@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +25,7 @@ from lowdim.models.load import load
 from lowdim.pipeline.front import llamacpp
 from lowdim.pipeline.front.forms import FORMS
 from lowdim.pipeline.front.measure import Row
-from lowdim.pipeline.front.peers import ROOM, foreign, room_for, source_file
+from lowdim.pipeline.front.peers import ROOM, foreign, room_for, seconds_per_token, source_file
 from lowdim.pipeline.front.settings import Settings
 
 TEXT = Windows(torch.ones(1, 8, dtype=torch.int64), {})
@@ -106,6 +107,28 @@ def test_tasks_are_encoded_before_and_not_for_every_form(tmp_path: Path, monkeyp
         settings = Settings(str(write(tmp_path / name, tied=True)), tasks=("nothing-reads-this.jsonl",))
         with pytest.raises(Loaded, match=rf"^{name} 123$"):
             foreign(FORMS["source"], tmp_path, settings, 123, None, TEXT, Silent())
+
+
+def test_a_token_is_timed_on_the_source_where_llama_cpp_can_run_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        def __init__(self, model: Path, room: int) -> None:
+            assert (model.name, room) == ("model.gguf", 64)
+
+        def __call__(self, batches: Any) -> Any:
+            time.sleep(0.01 * batches[0].input_ids.numel())
+            return iter(())
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(llamacpp, "LlamaCpp", Slow)
+    file = Settings(str(write(tmp_path / "model.gguf", tied=True)))
+    for settings, why, known in ((file, "", True), (file, "not installed", False), (Settings("other"), "", False)):
+        monkeypatch.setattr(llamacpp, "missing", lambda why=why: why)
+        found = seconds_per_token(settings, 64, TEXT.input_ids)
+        assert (found is not None) == known
+        assert found is None or found >= 0.01
 
 
 @pytest.mark.parametrize(("tied", "bytes_read"), [(True, 128 + 256 + 32), (False, 256 + 128 + 32)])

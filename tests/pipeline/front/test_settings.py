@@ -14,7 +14,7 @@ def test_all_forms_that_can_be_had_by_default() -> None:
     assert every == list(FORMS.values())
     assert untrained == [form for form in every if not form.trained]
     assert {form.name for form in every} - {form.name for form in untrained} == {
-        *(f"dense-{kind}-trained" for kind in ("int8", "int4", "int3")),
+        *(f"dense-{kind}-trained" for kind in ("bf16", "int8", "int4", "int3")),
         *(f"sparse-{p}-{kind}-recovered" for p in ("50", "60", "8:16", "2:4") for kind in ("bf16", "int8", "int4")),
     }
 

@@ -39,6 +39,7 @@ from lowdim.runs.lock import OutputError
         ({"stage": "distill", "share": 0.5}, "share divides the minutes between two stages"),
         ({"distill": {"kl": 0.0, "ce": 1.0, "temperature": 2.0}}, "distill.temperature=2.0 does not go with kl=0.0"),
         ({"quantize": "int8", "storage": "dense"}, "storage='dense'"),
+        ({"masks": {"name": "ast", "slorb": 4}, "storage": "dense"}, r"masks\.slorb puts .* Leave storage out"),
         ({"blocks": {"inputs": "dense", "targets": "recovered"}}, "blocks.targets='recovered'"),
         ({"distill": {"kl": 0.0}}, "nothing to train for"),
         ({"distill": {"lr": -1.0}}, "distill.lr"),

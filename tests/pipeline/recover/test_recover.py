@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 import lowdim
 from lowdim.core.errors import RecipeError
 from lowdim.models.disk.checkpoint import Checkpoint
+from lowdim.models.disk.convert import convert
 from lowdim.models.load import load, quiet
 from lowdim.models.walk.stream import Block
 from lowdim.nn.slorb import slorb_of
@@ -334,12 +335,16 @@ def counts(zeros: dict[str, Tensor]) -> dict[str, int]:
     return found
 
 
-def test_what_stands_beside_the_layers_is_counted_saved_and_compared(two_four: Pruned, tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["dense", "packed"])
+def test_what_stands_beside_the_layers_is_counted_saved_and_compared(
+    storage: str, two_four: Pruned, tmp_path: Path
+) -> None:
     student = two_four("llama")
+    student = student if storage == "dense" else convert(student, tmp_path / "packed", storage)
     made = small.run(student, tmp_path / "out", stage="distill", masks=adaptive(slorb=4))
     manifest = made.manifest
     assert manifest["slorb"]["layers"] == len(manifest["layers"])
-    assert manifest["slorb"]["nbytes"] > 0
+    assert manifest["slorb"]["nbytes"] > 0 and manifest["storage"] == "packed"
     model = lowdim.load(made.out)
     beside = slorb_of(model)
     assert len(beside) == manifest["slorb"]["layers"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import nn
 from lowdim.models.disk.writer import Writer
 from lowdim.pipeline.recover.sharded import OwnStates
 from lowdim.pipeline.recover.shared import States
+from lowdim.runs.lock import OutputError
 from lowdim.train.loop import Loop
 
 
@@ -50,3 +53,24 @@ def test_the_good_state_stays_until_the_next_and_is_gone_on_from_where_it_is_the
                 if found is not None:
                     assert torch.equal(found["model"]["weight"], weights[wanted or 0])
         assert len(list(writer.directory.partial.glob(".distill*"))) == 2
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_state_that_the_disk_has_no_room_for_leaves_the_one_before(
+    sharded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    model = nn.Linear(2, 2)
+    loop = Loop(model, torch.optim.AdamW(model.parameters()), loss=lambda net, x: net(x).sum())
+    with Writer(tmp_path / "out") as writer:
+        partial = writer.directory.partial
+        states: Any = OwnStates(partial, Memory(), loop) if sharded else States(writer, partial)  # type: ignore[arg-type]
+        loop.run([torch.ones(1, 2)])
+        states.put(loop.state_dict())
+        loop.run([torch.ones(1, 2)])
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match=r"distill-.*safetensors \(.* bytes\): No space left .*resume from there"):
+            states.put(loop.state_dict())
+        assert states.get()["step"] == 1 and not list(partial.glob("*.tmp"))

@@ -6,29 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
+from tests.report.ranking import made
 
-import lowdim
 from lowdim.core.errors import CheckpointError
-from lowdim.data.labelled.source import Source
 from lowdim.data.select.ranks import Ranks
 from lowdim.report.build import build
-
-QUICK = {"name": "sebra", "lr": 0.01, "epochs": 6}
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    count = 200
-    y = torch.arange(count) % 2
-    cue = torch.where(torch.arange(count) < 10, 1 - y, y)
-    x = torch.randint(0, 60, (count, 3, 6, 6), generator=torch.Generator().manual_seed(0))
-    x[:, :, :3] += 120 * cue.reshape(-1, 1, 1, 1)
-    names = ("<script>.png", *(f"{n}.png" for n in range(1, count)))
-    source = Source("made", "image", x.to(torch.uint8), y, ("<b>cats</b>", "dogs"), names, ("broken.png",))
-    found = lowdim.rank(source, method=QUICK, out=tmp_path_factory.mktemp("ranked") / "ranks").out
-    assert found is not None
-    return found
+    return made.pictures(tmp_path_factory.mktemp("ranked") / "ranks")
 
 
 def test_the_sheet_shows_both_ends_of_every_class(out: Path) -> None:
@@ -46,18 +33,7 @@ def test_the_sheet_shows_both_ends_of_every_class(out: Path) -> None:
 
 
 def test_texts_are_shown_as_texts(tmp_path: Path) -> None:
-    words = ["good" if n % 2 else "bad" for n in range(120)]
-    texts = [f"{word} <i>text</i> number {n}" for n, word in enumerate(words)]
-    source = Source(
-        "letters",
-        "text",
-        texts,
-        torch.tensor([word == "good" for word in words]).long(),
-        ("x", "y"),
-        tuple(map(str, range(120))),
-    )
-    found = lowdim.rank(source, method={"name": "sebra", "epochs": 40, "lr": 0.01}, out=tmp_path / "ranks").out
-    assert found is not None
+    found = made.texts(tmp_path / "ranks")
     page = build(found, tmp_path / "sheet.html").read_text()
     assert "&lt;i&gt;text&lt;/i&gt; number" in page and "data:image/png" not in page
 

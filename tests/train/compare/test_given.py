@@ -71,6 +71,21 @@ def test_ranks_in_python_are_ranks(kind: str, name: str, tmp_path: Path) -> None
     assert train(asked, data=DATA, ranks=RANKS).facts["members"] == named.facts["members"]
 
 
+@pytest.mark.parametrize(("kind", "name"), [("objective", "erm"), ("objective", "jtt"), ("sampler", "dynamic-pruning")])
+def test_ranks_that_nothing_trains_with_are_refused(kind: str, name: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=rf"ranks does not go with .*{kind} '{name}'.* neither trains with ranks"):
+        train(recipe(**{kind: name}), data=DATA, ranks=RANKS, out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_groups_are_named_by_the_recipe_or_given_and_not_both(tmp_path: Path) -> None:
+    asked = recipe(groups="colour", twins=[])
+    for given in ({"data": DATA}, {"groups": GROUPS}, {"data": DATA, "groups": GROUPS}):
+        with pytest.raises(RecipeError, match="groups='colour' does not go with data or groups given to train"):
+            train(asked, out=tmp_path / "out", **given)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
 def test_a_part_without_samples_is_refused_before_any_training(part: str, tmp_path: Path) -> None:
     left = replace(DATA, **{part: Split(DATA.train.x[:0], DATA.train.y[:0])})  # type: ignore[arg-type]

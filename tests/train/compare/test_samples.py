@@ -11,19 +11,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.train.compare.grouped import biased, ranks, recipe
+from torch import Tensor, nn
 
 from lowdim.core import registry
 from lowdim.core.errors import LowdimError, RecipeError
 from lowdim.core.recipe import families
 from lowdim.data.classification import load
 from lowdim.data.errors import DataError
+from lowdim.data.planted import sets
+from lowdim.data.planted.told import truths
+from lowdim.data.raw import Raw
 from lowdim.report.training.facts import lines
-from lowdim.report.training.groups import group_table
+from lowdim.report.training.groups import group_table, trained
 from lowdim.report.training.page import render
 from lowdim.runs.fingerprint import ResumeError
 from lowdim.train.compare.recipe import TrainingRecipe
 from lowdim.train.compare.run import TrainingResult, train
 from lowdim.train.compare.store import Store
+from lowdim.train.loop import Loop
+from lowdim.train.objectives.base import Samples
+from lowdim.train.samplers.aim import Aim
+from lowdim.train.sparse.training import SparseTraining
 
 DATA, GROUPS = biased()
 RANKS = ranks(DATA, GROUPS)
@@ -33,14 +41,17 @@ MINOR = {"adversarial": {"steps": 2, "test_steps": 2}}
 
 
 def run(asked: TrainingRecipe, out: Path | None = None, **more: Any) -> TrainingResult:
-    return train(asked, data=DATA, groups=GROUPS, ranks=RANKS, out=out, **more)
+    return train(asked, data=DATA, groups=GROUPS, ranks=RANKS if ranked(asked) else None, out=out, **more)
+
+
+def ranked(asked: TrainingRecipe) -> bool:
+    return bool((asked.objective.requires | asked.sampler.requires) & {"ranks", "groups"})
 
 
 def asks(**changes: Any) -> TrainingRecipe:
     """A recipe that names ranks where it trains with some, as ``lowdim rank`` would have written them."""
     plain = recipe(**changes)
-    needed = plain.objective.requires | plain.sampler.requires
-    return recipe(ranks="given in Python", **changes) if needed & {"ranks", "groups"} else plain
+    return recipe(ranks="given in Python", **changes) if ranked(plain) else plain
 
 
 def written(out: Path) -> dict[str, str]:
@@ -72,20 +83,63 @@ def test_every_sampler_trains(name: str) -> None:
     assert steps["total"] == (sum(per) if isinstance(per, list) else 3 * per)
 
 
-@pytest.mark.parametrize(
-    "method", [{"name": n} for n in ("static", "set", "granet", "itop", "gradual-magnitude", "ctre", "neurrev")]
-)
-def test_data_pruning_goes_with_every_mask_dynamic(method: dict[str, Any]) -> None:
-    sampler = {"name": "dynamic-pruning", "keep": 0.5}
-    if "every" in registry.find("training", method["name"]).settings():
-        method = method | {"every": 3}
-    facts = run(asks(sampler=sampler, training=method, twins=[])).facts
+RECURRENT = ("selfish-rnn", "st-rnn")
+"""Mask dynamics of an LSTM, which no recipe has; each kept share is known: all samples, then half of them."""
+
+
+class Reader(nn.Module):
+    """An LSTM that reads a picture row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.lstm(x.squeeze(1))[0][:, -1])
+        return found
+
+
+@pytest.mark.parametrize("name", registry.names("training"))
+def test_data_pruning_goes_with_every_mask_dynamic(name: str) -> None:
+    settings = registry.find("training", name).settings()
+    method = {"name": name} | ({"every": 3} if "every" in settings else {})
     count = len(DATA.train.y)
+    half = round(count / 2) / count
+    pruning = {"name": "dynamic-pruning", "keep": 0.5}
+    if name in RECURRENT:
+        assert _reads(method, pruning) == [(1.0, 1.0), (half, 1.0), (half, 1.0)]
+        return
+    facts = run(recipe(sampler=pruning, training=method, twins=[])).facts
     assert facts["steps"]["alike"] is False
     assert facts["steps"]["per_epoch"] == [-(-count // 32), -(-(count // 2) // 32), -(-(count // 2) // 32)]
     curve = facts["members"]["sparse"]["curve"]
-    assert [point["samples_kept"] for point in curve] == [1.0, round(count / 2) / count, round(count / 2) / count]
-    assert curve[-1]["samples_explored"] == 1.0
+    assert [(point["samples_kept"], point["samples_explored"]) for point in curve] == [
+        (1.0, 1.0),
+        (half, 1.0),
+        (half, 1.0),
+    ]
+
+
+def _reads(method: dict[str, Any], pruning: dict[str, Any]) -> list[tuple[float, float]]:
+    net, found = Reader(), []
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    pattern = {"pattern": "gates:4"} if method["name"] == "st-rnn" else {}
+    training = SparseTraining(
+        net,
+        optimizer,
+        sparsity=0.5,
+        include=["lstm.*"],
+        method=families.build("training", method),
+        total_steps=13,
+        **pattern,
+    )
+    aim = Aim(families.build("objective", "erm"), families.build("sampler", pruning), Samples(*DATA.train, 3), epochs=3)
+    loop = Loop(net, optimizer, loss=aim.loss, riders=[training, aim])
+    for epoch in range(3):
+        loop.run(aim.batches(epoch, net, 32))
+        found.append((aim.report()["samples_kept"], aim.report()["samples_explored"]))
+    assert training.history and abs(training.sparsity() - 0.5) < 0.01
+    return found
 
 
 def test_the_arithmetic_follows_what_is_trained_on() -> None:
@@ -186,6 +240,44 @@ def test_a_planted_set_brings_its_own_labels() -> None:
     assert facts["recipe"]["data"]["settings"] == {"conflicting": 0.1}
 
 
+@pytest.mark.parametrize("by", ["colour", "texture", None])
+def test_groups_are_by_one_cue_of_several_or_by_all(by: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small() -> Raw:
+        y = torch.arange(200) % 4
+        return Raw(torch.full((200, 1, 6, 6), 200, dtype=torch.uint8), y, tuple("abcd"))
+
+    monkeypatch.setattr(sets, "_BASES", {"digits": small})
+    settings = {"conflicting": 0.1, "second": 0.3}
+    chosen = {"data": {"name": "coloured-textured-digits", "settings": settings}, "groups": by}
+    facts = train(recipe(**chosen, epochs=1, twins=[], training="static", objective="rest")).facts
+    truth = truths("coloured-textured-digits", settings=settings).train
+    found = {name: part["train"] for name, part in facts["data"]["groups"].items()}
+    if by is None:
+        assert len(found) == 16 and "a, conflicting colour and texture" in found
+    else:
+        assert found == truth.groups(("colour", "texture").index(by)).counts()
+    assert facts["recipe"].get("groups") == by
+    assert (f" Groups are by {by}." in trained(facts)) == (by is not None)
+
+
+def test_a_column_of_ones_own_table_makes_the_groups_that_are_trained_with_and_measured(tmp_path: Path) -> None:
+    rows = [(n % 2, (n + (n % 12 < 2)) % 2) for n in range(240)]
+    lines = [
+        f"{('moo', 'hump')[y]} {('grass', 'sand')[p]} {n % 7},{'cd'[y]},{'gs'[p]}" for n, (y, p) in enumerate(rows)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label,place", *lines]))
+    asked = {"data": str(tmp_path / "t.csv"), "net": "text", "groups": "place", "training": "static", "twins": []}
+    facts = [train(recipe(**asked, objective=name, epochs=1)).facts for name in ("erm", "group-dro")]
+    for found in facts:
+        groups = found["data"]["groups"]
+        assert list(groups) == ["c, place g", "c, place s", "d, place g", "d, place s"]
+        assert 0 < groups["c, place s"]["train"] < 0.4 * groups["c, place g"]["train"]
+        assert found["members"]["sparse"]["test"]["worst_group"] == min(
+            found["members"]["sparse"]["test"]["groups"].values()
+        )
+    assert facts[0]["members"] != facts[1]["members"]
+
+
 # ---------------------------------------------------------------- resuming
 
 
@@ -263,6 +355,9 @@ def test_other_ranks_are_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"ranks": {"path": "x", "share": 0.1}, "objective": "sebra"}, "ranks.share=0.1 does not go with objective"),
         ({"ranks": {"path": "x", "share": 0.1}, "sampler": "ranked"}, "it makes groups, and neither trains with them"),
         ({"ranks": {"path": "x", "share": 2.0}}, "ranks.share must be less than or equal to 1"),
+        ({"groups": "color"}, "data 'coloured-digits' has no labels of groups 'color'. Did you mean 'colour'"),
+        ({"groups": "object", "data": "celeba"}, "no labels of groups 'object'. Choose one of: attribute"),
+        ({"groups": "colour", "data": "bar"}, "data 'bar' has no labels of groups 'colour'. Leave groups out"),
         ({"data": {"name": "digits", "settings": {"conflicting": 0.1}}}, "takes no settings"),
         ({"data": {"name": "coloured-digits", "settings": {"conflicting": 2.0}}}, "conflicting must be"),
         ({"data": {"name": "coloured-digits", "settings": {"conflict": 0.1}}}, "Did you mean 'conflicting'"),

@@ -33,8 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*are ties, which this objective
 # ---------------------------------------------------------------- zeros
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("objective", ["answers", "todo"])
+@pytest.mark.parametrize(("method", "objective"), turns(METHODS, ["answers", "todo"], of=2))
 def test_zeros_stay_whatever_is_trained(method: str, objective: str, home: Path, tmp_path: Path) -> None:
     if method in ("random", "magnitude", "smallest") and objective == "todo":
         pytest.skip("as lift")
@@ -185,7 +184,7 @@ GOES_ON: list[tuple[str, str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "at"), turns(GOES_ON, [1, 4], of=2), ids=str)
+@pytest.mark.parametrize(("kind", "at"), turns(GOES_ON, [1, 4], of=4), ids=str)
 def test_it_goes_on_to_the_same_bytes(
     kind: tuple[str, str, list[str]], at: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models.zoo import ZOO
 from tests.ranks import finished
+from tests.train.adapters.trainers import tune
 from tests.train.gloo import joined
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from lowdim.core.errors import CheckpointError, LowdimError, NumericalError, PatternError
+from lowdim.core.errors import CheckpointError, LowdimError, NumericalError, PatternError, RecipeError
 from lowdim.core.recipe.families import build
+from lowdim.nn.blocks import linear_layers
+from lowdim.train.adapters.huggingface import RiderCallback
 from lowdim.train.loop import Loop
 from lowdim.train.nm.base import FromScratch
 from lowdim.train.nm.from_scratch import SparseFromScratch
@@ -25,6 +29,7 @@ from lowdim.train.nm.fst import FST
 from lowdim.train.nm.mvue import inclusion, linear, sparsified
 from lowdim.train.nm.s_ste import SSTE, shrunk
 from lowdim.train.nm.sr_ste import SRSTE
+from lowdim.train.nm.step import STEP
 from lowdim.train.nm.transposable import tiles, transposable
 
 STEPS = 12
@@ -342,10 +347,83 @@ def test_what_cannot_be_sparse_is_refused() -> None:
         SparseFromScratch({"act": nn.ReLU()}, FST(), optimizer, 10)
     with pytest.raises(LowdimError, match="there is no layer"):
         SparseFromScratch({}, FST(), optimizer, 10)
-    SparseFromScratch({"up": model.up}, FST(), optimizer, 10)
-    loss(model, data(0)).backward()
-    with pytest.raises(LowdimError, match="nothing computes with the sparse up"):
+
+
+RULES = [
+    FST(every=2, tail=0.5, decay=0.1),
+    FST(every=2, tail=0.0),
+    SRSTE(mvue=True),
+    SSTE(pattern="3:8"),
+    STEP(least=0.1, most=0.3, pattern="1:4"),
+]
+
+
+def test_the_trainer_of_transformers_resumes_and_leaves_zeros(tmp_path: Path) -> None:
+    def callback() -> RiderCallback[SparseFromScratch]:
+        return RiderCallback(
+            lambda model, optimizer, **how: SparseFromScratch(model, SSTE(), optimizer, **how), "s-ste"
+        )
+
+    whole = tune(tmp_path / "a", ZOO["llama"](), callback())
+    again = tune(tmp_path / "a", ZOO["llama"](), callback(), resume=str(tmp_path / "a" / "checkpoint-3"))
+    assert torch.equal(weights(whole.model), weights(again.model))  # type: ignore[arg-type]
+    for name, layer in linear_layers(whole.model).items():  # type: ignore[arg-type]
+        kept = int((layer.weight.unflatten(1, (-1, 4)) != 0).sum(2).max())
+        assert kept == (4 if "attn" in name else 2)
+        assert "forward" not in vars(layer)
+
+
+@pytest.mark.parametrize("rule", [SRSTE, SSTE, STEP])
+@pytest.mark.parametrize(("keep", "group"), [(1, 4), (3, 8), (1, 2)])
+def test_any_n_of_m(rule: type[SRSTE], keep: int, group: int) -> None:
+    weight = torch.randn(6, 16, generator=draw())
+    wanted = (weight.abs().unflatten(1, (-1, group)).argsort(2).argsort(2) >= group - keep).flatten(1)
+    made = rule(pattern=f"{keep}:{group}")
+    assert torch.equal(made.mask(weight), wanted)
+    shown = made.shown(weight, wanted, made.factor(weight))
+    assert torch.equal(shown != 0, wanted)
+    if rule is SSTE:  # beta makes up for what is lost along W: <W, W> of the shrunk weight is that of the weight
+        assert float((weight * shown).sum()) == pytest.approx(float(shown.square().sum()))
+    layer = nn.Linear(group + 1, 6)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    with pytest.raises(PatternError, match=f"6 x {group + 1}: {group} must divide its inputs. Leave"):
+        SparseFromScratch({"odd": layer}, made, optimizer, 10)
+
+
+@pytest.mark.parametrize("pattern", ["4:4", "unstructured", "1x16"])
+def test_a_pattern_that_is_no_n_of_m_is_refused(pattern: str) -> None:
+    with pytest.raises(RecipeError, match=r"pattern must be N:M with N below M, such as 2:4 or 1:8; got"):
+        SSTE(pattern=pattern)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_anybodys_loop_has_the_losses_of_ours(rule: FromScratch, tmp_path: Path) -> None:
+    loop, ours = made(rule), list[float]()
+    loop.run(map(data, range(STEPS)), lambda step, lost: ours.append(lost))
+
+    def begun() -> tuple[Net, torch.optim.Optimizer, SparseFromScratch]:
+        model = Net()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        return model, optimizer, SparseFromScratch({"up": model.up, "down": model.down}, rule, optimizer, STEPS)
+
+    model, optimizer, sparse = begun()
+    theirs = []
+    for step in range(STEPS):
+        if step == 5:
+            torch.save([each.state_dict() for each in (model, optimizer, sparse)], tmp_path / "state")
+            model, optimizer, sparse = begun()
+            for each, held in zip((model, optimizer, sparse), torch.load(tmp_path / "state"), strict=True):
+                each.load_state_dict(held)
+        found = loss(model, data(step))
+        found.backward()
         optimizer.step()
+        optimizer.zero_grad()
+        theirs.append(float(found.detach()))
+    assert theirs == ours
+    assert sparse.history == loop.riders[0].history  # type: ignore[attr-defined]
+    assert torch.equal(model(data(99)[0]), loop.model(data(99)[0]))
+    sparse.finish()
+    assert torch.equal(weights(model), weights(loop.model)) and "forward" not in vars(model.up)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, torch.optim.swa_utils.AveragedModel], ids=["deepcopy", "average"])

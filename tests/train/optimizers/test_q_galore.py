@@ -22,7 +22,7 @@ from lowdim.train.loop import Loop
 from lowdim.train.optimizers.base import matrices
 from lowdim.train.optimizers.galore import GaLore
 from lowdim.train.optimizers.lazy import LazyPower, LazySVD
-from lowdim.train.optimizers.plan import plan_training
+from lowdim.train.optimizers.plan import Way
 from lowdim.train.optimizers.q_galore import QGaLore
 
 
@@ -218,7 +218,7 @@ def gpt2() -> GPT2LMHeadModel:
 def test_the_transposed_layers_of_gpt2_compute_with_codes_too(autocast: bool) -> None:
     """As with the floats that the codes stand for, to the bit, and with none of them kept for the way back."""
     model, ids, kept = gpt2(), torch.arange(24).view(2, 12), list[Tensor]()
-    planned = plan_training(gpt2(), QGaLore(rank=4))
+    planned = Way(gpt2(), QGaLore(rank=4)).held()
     optimizer = QGaLore(rank=4).build(model)
     eight = [p for p in model.parameters() if isinstance(p, Int8Weight)]
     assert len(eight) == len(matrices(model)) == 8
@@ -253,7 +253,7 @@ def test_the_transposed_layers_of_gpt2_compute_with_codes_too(autocast: bool) ->
 def test_matrices_that_have_no_int8_form_are_refused() -> None:
     model = nn.Sequential(OrderedDict(body=nn.Linear(8, 8), cells=nn.LSTM(8, 8)))
     before = weights(model)
-    for act in (QGaLore(rank=2).build, QGaLore(rank=2).prepare_, lambda model: plan_training(model, QGaLore(rank=2))):
+    for act in (QGaLore(rank=2).build, QGaLore(rank=2).prepare_, lambda model: Way(model, QGaLore(rank=2)).held()):
         with pytest.raises(LowdimError, match=r"weight_bits=8 .* cells.weight_ih_l0 is of no such.*Set weight_bits=32"):
             act(model)
     assert torch.equal(before, weights(model)) and not any(isinstance(p, Int8Weight) for p in model.parameters())

@@ -12,10 +12,13 @@ from typing import Any
 import torch.distributed as dist
 from tests.train.gloo import joined
 from tests.train.pretrain import small
+from torch.distributed.checkpoint import state_dict_saver
 
 from lowdim.core.errors import LowdimError
 from lowdim.train.pretrain import run as running
 from lowdim.train.pretrain.api import pretrain
+from lowdim.train.pretrain.checkpoint import Checkpoints
+from lowdim.train.pretrain.engine import Engine
 
 STEPS = 3
 KINDS: dict[str, dict[str, Any]] = {
@@ -104,21 +107,37 @@ def layered(rank: int, size: int, home: str, kind: str) -> None:
     (place / f"{rank}.json").write_text(json.dumps(found))
 
 
-def dying(rank: int, size: int, home: str) -> None:
-    """Let the last rank die in the third step; the others say what they are told."""
-    real = running.Run._loss
+PLACES: dict[str, tuple[Any, str]] = {
+    "loss": (running.Run, "_loss"),
+    "look": (running.Run, "judge"),
+    "load": (Checkpoints, "load"),
+    "save": (Checkpoints, "save"),
+    "shards": (state_dict_saver, "_save_state_dict"),
+    "write": (Engine, "model"),
+}
+"""What a process dies in: in the third step, or wherever it is called first."""
 
-    def loss(self: Any, model: Any, micro: Any) -> Any:
-        if rank == size - 1 and self.loop.step == 2:
+
+def mortal(kind: str) -> dict[str, Any]:
+    return settings(kind) | {"precision": "float32"}  # bfloat16 is slow where a processor has none
+
+
+def dying(rank: int, size: int, home: str, place: str, kind: str) -> None:
+    """Let the last rank die; the others say what they are told."""
+    where, name = PLACES[place]
+    real = getattr(where, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if rank == size - 1 and (place != "loss" or args[0].loop.step == 2):
             os._exit(0)
-        return real(self, model, micro)
+        return real(*args, **kwargs)
 
-    running.Run._loss = loss  # type: ignore[method-assign]
+    setattr(where, name, call)
     try:
-        with begun(rank, size, home) as place:
-            pretrain(small.recipe(place / "text.jsonl", **settings("ddp")), out=place / "out")
+        with begun(rank, size, home) as there:
+            pretrain(small.recipe(there / "text.jsonl", **mortal(kind)), out=there / "out")
     except LowdimError as error:
         (Path(home) / "said").write_text(str(error))
-    except RuntimeError:
-        pass
+    except BaseException as error:
+        (Path(home) / "raised").write_text(repr(error))
     os._exit(0)

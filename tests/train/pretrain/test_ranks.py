@@ -93,13 +93,28 @@ def test_shards_of_several_processes_go_on_in_one(home: tuple[int, Path], tmp_pa
     assert not list((tmp_path / "resharded").glob("shards*"))
 
 
-def test_a_rank_that_dies_is_told_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / "home"
-    start(2, place, ranked.dying)
-    said = (place / "said").read_text()
-    assert "another process of this run has ended, so that step 3 came to no end" in said
+@pytest.mark.parametrize(
+    ("place", "kind", "where"),
+    [
+        ("loss", "ddp", "so that step 3 came to no end"),
+        ("shards", "fsdp", "so that step 2 came to no end"),
+        pytest.param("look", "fsdp", "so that step 2 came to no end", marks=pytest.mark.slow),
+        pytest.param("load", "fsdp", "so that step 1 came to no end", marks=pytest.mark.slow),
+        pytest.param("save", "ddp", "so that step 2 came to no end", marks=pytest.mark.slow),
+        pytest.param("write", "fsdp", "after the last step", marks=pytest.mark.slow),
+        pytest.param("write", "ddp", "after the last step", marks=pytest.mark.slow),
+    ],
+)
+def test_a_rank_that_dies_is_told_and_loses_nothing(
+    place: str, kind: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    start(2, home, partial(ranked.dying, place=place, kind=kind))
+    assert not (home / "raised").exists(), (home / "raised").read_text()
+    said = (home / "said").read_text()
+    assert f"another process of this run has ended, {where}" in said
     assert "resume from there" in said
-    monkeypatch.setenv("LOWDIM_CACHE", str(place / "cache"))
-    made = pretrain(small.recipe(place / "text.jsonl", **ranked.settings("ddp")), out=place / "out", resume=True)
+    monkeypatch.setenv("LOWDIM_CACHE", str(home / "cache"))
+    made = pretrain(small.recipe(home / "text.jsonl", **ranked.mortal(kind)), out=home / "out", resume=True)
     assert made.facts["steps"] == ranked.STEPS
-    assert [step for step, loss, *_ in small.losses(place / "out") if loss is not None] == [1, 2, 3]
+    assert [step for step, loss, *_ in small.losses(home / "out") if loss is not None] == [1, 2, 3]

@@ -261,7 +261,9 @@ def test_what_diverges_ends_at_the_last_tenth_whatever_the_clock_says(
         check(run)
 
     monkeypatch.setattr(Run, "_check", broken)
-    with pytest.warns(UserWarning, match=r"at step 15 the loss is .* norm nan; the model went back to step 10"):
+    with pytest.warns(
+        UserWarning, match=r"at step 15 \(loss .*, gradient norm nan\); the model went back to step 10\. Take a lower"
+    ):
         made = pretrain(recipe, out=tmp_path / "out", resume=bool(killed))
     monkeypatch.undo()
     assert made.diverged is not None and made.diverged["back"] == made.facts["steps"] == 10

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import lowdim
@@ -132,6 +134,31 @@ def test_ranks_by_an_encoder_are_of_the_samples(tune: bool, monkeypatch: pytest.
     )
     assert found.ranks.check(classification.load("digits", limit=300))
     assert found.ranks.check(found.data)
+
+
+def test_an_encoder_ranks_pictures_for_training_as_training_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small(nn.Module):
+        width = 3
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3))
+
+    monkeypatch.setitem(
+        api.ENCODERS, "efficientnet-lite0", Encoder("image", Small, lambda source: source.x.float() / 99)
+    )
+    for number in range(60):
+        value = np.full((6, 6, 3), 40 + 100 * (number % 2) + number, dtype=np.uint8)
+        (tmp_path / "pets" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(value).save(tmp_path / "pets" / "ab"[number % 2] / f"{number}.png")
+    home, how = str(tmp_path / "pets"), {"name": "el2n", "epochs": 1, "networks": 1}
+    found = lowdim.rank(home, net="efficientnet-lite0", validation=0.2, method=how)
+    assert found.ranks.check(classification.load(home, validation=0.2)) and found.data.shape == (3, 64, 64)
+    whole = lowdim.rank(home, net="efficientnet-lite0", method=how)
+    assert whole.data.shape == (3, api.ENCODER_SIZE, api.ENCODER_SIZE) and len(whole.ranks) == 60
+    with pytest.raises(DataError, match="The same data, settings, size, validation"):
+        whole.ranks.check(found.data)
 
 
 def test_rates_follow_the_network() -> None:

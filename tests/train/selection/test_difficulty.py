@@ -143,7 +143,7 @@ def test_dropout_draws_the_same_in_a_repeated_and_in_a_resumed_ranking(name: str
 def test_what_cannot_be_ranked_is_refused() -> None:
     data = made()
     data.train.x[3] = torch.nan
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match=r"1 of \d+ samples hold values that are not finite, the first is sample"):
         chosen("el2n").rank(net(), data)
     with pytest.raises(RecipeError, match="epochs must be a whole number of at least 2"):
         Forgetting(epochs=1)

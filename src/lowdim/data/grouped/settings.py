@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from lowdim.core.settings import Moot, Settings, count, within
 from lowdim.data.errors import DataError
+from lowdim.data.labelled.settings import Pictures
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,8 @@ class Home(Settings):
 
 
 @dataclass(frozen=True)
-class Folder(Home):
-    """Pictures in files of a folder.
-
-    Attributes:
-        size: pixels along a side of what is trained on; pictures are cut to a square about their middle and scaled.
-        unreadable: "refuse" names pictures that cannot be read, "skip" warns of them and goes on without.
-    """
-
-    size: int = count(64)
-    unreadable: Literal["refuse", "skip"] = "refuse"
+class Folder(Pictures, Home):
+    """Pictures in files of a folder."""
 
 
 @dataclass(frozen=True)

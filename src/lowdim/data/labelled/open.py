@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lowdim.core.errors import suggest
-from lowdim.core.lazy import torch
 from lowdim.data import classification
-from lowdim.data.classification import TABLES
+from lowdim.data.classification import TABLES, Known
 from lowdim.data.errors import DataError
 from lowdim.data.labelled import folder, own, rows
 from lowdim.data.labelled.settings import SIZE
@@ -22,29 +21,6 @@ _FLAGS = {"text": "--text", "image": "columns.image", "label": "--label", "id": 
 
 
 USUAL_VALIDATION = 0.1
-
-
-def builtin(
-    name: str,
-    *,
-    validation: float = USUAL_VALIDATION,
-    limit: int | None = None,
-    seed: int = 0,
-    settings: Mapping[str, Any] | None = None,
-) -> Source:
-    """Return the training samples of a built-in set as `lowdim.data.classification.load` cuts them; names are rows.
-
-    Raises:
-        DataError: an unknown name, or one of the other arguments is wrong.
-        AssetError: the data cannot be fetched.
-    """
-    known = classification.find(name)
-    classification.check_cut(validation, limit)
-    raw = classification.read(known, settings)
-    data = classification.cut(known, raw, validation=validation, limit=limit, seed=seed)
-    rows = list(data.rows)
-    x = raw.x[rows] if isinstance(raw.x, torch.Tensor) else [str(raw.x[row]) for row in rows]
-    return Source(name, known.kind, x, data.train.y, data.classes, tuple(map(str, rows)), cut=data)
 
 
 def open_source(
@@ -94,8 +70,14 @@ def open_source(
     given = {*said, *(flag for flag, value in flags.items() if value not in (None, False, {}))}
     first = limit if validation is None else None
 
+    if validation is not None:
+        classification.check_cut(validation, limit)
+
     def cut(found: Source) -> Source:
-        return found if validation is None else own.training(found, validation=validation, limit=limit, seed=seed)
+        if validation is None:
+            return found
+        known = Known(found.name, found.kind, "", "")
+        return own.training(known, own.raw(found), validation, limit, seed, found.skipped)
 
     if isinstance(data, Source):
         cuts = _CUT if validation is not None and data.cut is None else ()
@@ -120,7 +102,9 @@ def open_source(
         _refuse(given, (*_CUT, _SETTINGS, *skips), f"the built-in set {data!r}{more}")
         how = {**(settings or {}), **({"unreadable": "skip"} if skip else {})}
         share = USUAL_VALIDATION if validation is None else validation
-        return builtin(data, validation=share, limit=limit, seed=seed, settings=how)
+        return own.training(
+            classification.find(data), classification.read(classification.find(data), how), share, limit, seed
+        )
     path = Path(data).expanduser()
     if path.is_dir():
         _refuse(given, (*_CUT, "--size", "--skip-unreadable"), f"a folder of pictures, {str(data)!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,12 +41,14 @@ def gathered(
     made, kept, said = squares(files, size)
     if said and (not skip or not made):
         raise DataError(
-            f"{where}: {said}. Replace or remove them, or leave them out with --skip-unreadable (in Python "
-            "skip_unreadable=True)."
+            f"{where}: {said}. Replace or remove them, or leave them out: --skip-unreadable of 'lowdim rank' "
+            "(skip_unreadable=True in Python), --set data.settings.unreadable=skip of 'lowdim train-sparse'."
         )
     y = y[kept]
     for number in set(range(len(classes))) - set(y.tolist()):
         raise DataError(f"{where}: no picture of class {classes[number]!r} can be read. Replace or remove them all.")
+    if said:
+        warnings.warn(f"{where}: {said}; left out", stacklevel=2)
     left = set(kept)
     names, skipped = (
         tuple(file for place, (file, _) in enumerate(files) if (place in left) == read) for read in (True, False)

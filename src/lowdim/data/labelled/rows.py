@@ -23,8 +23,24 @@ def from_file(path: Path, columns: Columns, limit: int | None = None) -> Source:
     Raises:
         DataError: the file cannot be read, a column is missing, a text is empty, or a name stands twice.
     """
-    rows = _csv(path) if path.suffix.lower() == ".csv" else text.records(path)
-    return _texts(islice(rows, limit), columns, path.name)
+    return _texts(islice(_rows(path), limit), columns, path.name)
+
+
+def column(path: Path, name: str, key: str | None = None) -> dict[str, Any]:
+    """Return what a column of such a file says of each row, by the column ``key``, or by the row's number from 1.
+
+    Raises:
+        DataError: the file cannot be read, a column is missing, or two rows have one key.
+    """
+    found: dict[str, Any] = {}
+    for number, (where, row) in enumerate(_rows(path), start=1):
+        for each in filter(None, (name, key)):
+            _present(each, list(row), "groups", where)
+        place = str(row[key]) if key else str(number)
+        if place in found:
+            raise DataError(f"{where}: {key} {place!r} stands in two rows. Keep one.")
+        found[place] = row[name]
+    return found
 
 
 def from_object(data: Any, columns: Columns, size: int, skip: bool, limit: int | None = None) -> Source:
@@ -83,6 +99,10 @@ def _named(source: Source, data: Any, columns: Columns) -> Source:
         )
     classes = tuple(told[int(each)] for each in source.classes)
     return replace(source, classes=classes)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    return _csv(path) if path.suffix.lower() == ".csv" else text.records(path)
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

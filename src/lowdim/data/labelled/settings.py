@@ -12,7 +12,7 @@ SIZE = 64
 
 @dataclass(frozen=True)
 class Pictures(Settings):
-    """Pictures in a folder for each class.
+    """Pictures in files.
 
     Attributes:
         size: pixels along a side of what is trained on; pictures are cut to a square about their middle and scaled.

@@ -82,7 +82,7 @@ class Source:
         return Dataset(self.name, kind, Split(x, self.y), none, none, self.classes, vocabulary)
 
 
-def encoded(labels: Sequence[Any], where: str) -> tuple[torch.Tensor, tuple[str, ...]]:
+def encoded(labels: Sequence[Any], where: str, what: str = "class") -> tuple[torch.Tensor, tuple[str, ...]]:
     """Return classes int64 [samples] and their names: in order of the names, as numbers where all are.
 
     Example:
@@ -95,7 +95,7 @@ def encoded(labels: Sequence[Any], where: str) -> tuple[torch.Tensor, tuple[str,
     empty = [place for place, text in enumerate(texts, start=1) if not text]
     if empty:
         raise DataError(
-            f"{where}: {len(empty)} samples have no class, the first is sample {empty[0]}. Fill or drop them."
+            f"{where}: {len(empty)} samples have no {what}, the first is sample {empty[0]}. Fill or drop them."
         )
     found = set(texts)
     numbers = all(text.lstrip("-").isdigit() for text in found)

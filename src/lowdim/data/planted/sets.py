@@ -22,8 +22,9 @@ _BASES = {
     "digits": vision.mnist_5k,
     "wiki-topics": topics.wiki_topics,
     "20-newsgroups": topics.newsgroups,
+    "boolq": topics.boolq,
 }
-_LAID = {"colour": cues.coloured, "texture": cues.textured}
+_LAID: dict[str, Any] = {"colour": cues.coloured, "texture": cues.textured, "word": cues.worded}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,27 +36,18 @@ class Planted:
     test: Truth
 
 
-def images(known: Known, how: Planting) -> Planted:
-    """Read pictures and lay colours or textures over them: fp32 [samples, channels, 28, 28] in [0, 255]."""
-    train, test, classes = _parts(known, how)
-    truths = _truths(known, how, train[1], test[1], classes)
-    made = []
-    for (x, y), truth in zip((train, test), truths, strict=True):
+def planted(known: Known, how: Planting) -> Planted:
+    """Read pictures or texts and lay cues over them: fp32 [samples, channels, 28, 28] in [0, 255], or words."""
+    *parts, classes = _parts(known, how)
+    made, truths = list[Any](), list[Truth]()
+    for (x, y), part in zip(parts, ("train", "test"), strict=True):
+        truth = draw(y, known.cues, classes, how, part, part == "train" and not how.unbiased)
         for place, name in enumerate(known.cues):
-            x = _LAID[name](x, truth.cue[:, place], truth.strength[:, place], len(classes))
-        made.append(Split(x, y))
-    return Planted(Raw(*made[0], classes, made[1]), *truths)
-
-
-def texts(known: Known, how: Planting) -> Planted:
-    """Read texts and put a word into each."""
-    train, test, classes = _parts(known, how)
-    truths = _truths(known, how, train[1], test[1], classes)
-    made = [
-        Texts(cues.worded(x, truth.cue[:, 0], truth.strength[:, 0], how.seed), y)
-        for (x, y), truth in zip((train, test), truths, strict=True)
-    ]
-    return Planted(Raw(*made[0], classes, made[1]), *truths)
+            more = how.seed if name == "word" else len(classes)
+            x = _LAID[name](x, truth.cue[:, place], truth.strength[:, place], more)
+        made.append(Split(x, y) if known.kind == "image" else Texts(x, y))
+        truths.append(truth)
+    return Planted(Raw(made[0].x, made[0].y, classes, made[1]), *truths)
 
 
 def _parts(known: Known, how: Planting) -> tuple[Any, Any, tuple[str, ...]]:
@@ -74,12 +66,3 @@ def _parts(known: Known, how: Planting) -> tuple[Any, Any, tuple[str, ...]]:
 def _rows(raw: Raw, rows: list[int]) -> tuple[Any, torch.Tensor]:
     x = raw.x[rows] if isinstance(raw.x, torch.Tensor) else [raw.x[row] for row in rows]
     return x, raw.y[rows]
-
-
-def _truths(
-    known: Known, how: Planting, train: torch.Tensor, test: torch.Tensor, classes: tuple[str, ...]
-) -> tuple[Truth, Truth]:
-    return (
-        draw(train, known.cues, classes, how, "train", not how.unbiased),
-        draw(test, known.cues, classes, how, "test", False),
-    )

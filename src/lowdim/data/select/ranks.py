@@ -95,8 +95,8 @@ class Ranks:
         if (found := samples_hash(data)) != self.data:
             raise DataError(
                 f"the ranks are of other samples (hash {self.data[:12]}) than the training part of {data.name!r} "
-                f"({found[:12]}), which has {len(data.train.y):,}. The same data, settings, validation, limit and seed "
-                "make the same samples: repeat the ranking with those of this run, or train with its own."
+                f"({found[:12]}), which has {len(data.train.y):,}. The same data, settings, size, validation, limit "
+                "and seed make the same samples: repeat the ranking with those of this run, or train with its own."
             )
         return self
 

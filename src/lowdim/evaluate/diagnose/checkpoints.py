@@ -7,33 +7,41 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowdim.core.errors import CheckpointError
+from lowdim.core.files import read_json
 
-_CONFIG = "config.json"
+_CONFIG, _RUN = "config.json", "pretraining.json"
 
 
-def checkpoints(names: Sequence[str]) -> list[str]:
-    """Return the models, a directory that is none replaced by the checkpoints in it, in the order of their numbers.
+def checkpoints(names: Sequence[str]) -> list[tuple[str, int | None]]:
+    """Return the models, a run replaced by its checkpoints in the order of their numbers, each with its step if known.
 
-    Checkpoints are folders with a ``config.json``, in the directory or in its folder ``checkpoints``.
+    A run is a directory that is no model, whose folders, or those of its folder ``checkpoints``, are checkpoints: they
+    have a ``config.json``. What `lowdim pretrain` wrote with ``keep`` is one too, and its own model is the last.
 
     Raises:
         CheckpointError: a directory that is no model holds none either.
 
     Example:
         >>> checkpoints(["builtin:smollm2-135m"])
-        ['builtin:smollm2-135m']
+        [('builtin:smollm2-135m', None)]
     """
-    found: list[str] = []
+    found: list[tuple[str, int | None]] = []
     for name in names:
         path = Path(name).expanduser()
-        if not path.is_dir() or (path / _CONFIG).exists():
-            found.append(name)
-            continue
-        inside = [file.parent for place in ("", "checkpoints") for file in (path / place).glob(f"*/{_CONFIG}")]
-        if not inside:
+        model, ours = not path.is_dir() or (path / _CONFIG).exists(), (path / _RUN).exists()
+        places = () if model and not ours else ("checkpoints",) if model else ("", "checkpoints")
+        inside = [file.parent for place in places for file in (path / place).glob(f"*/{_CONFIG}")]
+        if not model and not inside:
             raise CheckpointError(f"{name} holds no {_CONFIG}, and neither do its folders. Name a model, or a run.")
-        found += [str(each) for each in sorted(inside, key=_numbered)]
+        found += [(str(each), _step(each)) for each in sorted(inside, key=_numbered)]
+        if model:
+            found.append((name, read_json(path / _RUN).get("steps") if ours else _step(path)))
     return found
+
+
+def _step(path: Path) -> int | None:
+    found = re.fullmatch(r"(?:step|checkpoint)[-_](\d+)", path.name)
+    return int(found[1]) if found else None
 
 
 def _numbered(path: Path) -> list[tuple[int, str]]:

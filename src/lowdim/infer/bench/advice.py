@@ -16,7 +16,7 @@ def notes(
     subject: Mapping[str, Any], layers: Sequence[LayerTime], models: Sequence[ModelSpeed], level: str
 ) -> list[str]:
     """Return the sentences that belong under a table of results."""
-    found = [*_conditions(subject), *_without_kernels(level), *_backends(models)]
+    found = [*_conditions(subject), *_without_kernels(level), *_backends(models), *_forms(models)]
     found += _pay_off(layers) + _models(models) + _prefill(models) + _small(models)
     return found
 
@@ -50,13 +50,17 @@ def _backends(models: Sequence[ModelSpeed]) -> list[str]:
     ]
 
 
+def _forms(models: Sequence[ModelSpeed]) -> list[str]:
+    return [f"What {m.dtype} {m.sparsity:.0%} lies in, and why: {'; '.join(m.forms)}." for m in models if m.forms]
+
+
 def _pay_off(layers: Sequence[LayerTime]) -> list[str]:
     """Say for each dtype from which measured sparsity on a layer gains over the dense kernel."""
     found = []
     for dtype in dict.fromkeys(row.dtype for row in layers if row.engine == "lowdim"):
         curve = largest_curve([row for row in layers if row.dtype == dtype])
-        gains = [row.sparsity for row in curve if (row.over_dense or 0) >= PAYS]
-        losses = [row.sparsity for row in curve if (row.over_dense or 0) < PAYS]
+        gains = [r.sparsity for r in curve if (r.over_dense or 0) >= PAYS and not r.kernel.startswith("dense")]
+        losses = [row.sparsity for row in curve if row.sparsity not in gains]
         if not curve:
             continue
         if not gains:

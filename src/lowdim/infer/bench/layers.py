@@ -1,20 +1,20 @@
-"""Products of one token with one layer: torch, our dense kernels, our sparse kernels."""
+"""Products of one token with one layer: torch, our dense kernels, and a layer with zeros as `lowdim.load` keeps it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from lowdim.core.random import generator
-from lowdim.infer.bench.result import Contestant, LayerTime, baseline
+from lowdim.infer.bench.result import BASELINE, Contestant, LayerTime
 from lowdim.infer.bench.timing import ROUNDS, copies, interleaved
-from lowdim.infer.sparse.choose import settle
+from lowdim.infer.sparse.accelerate import Rules
+from lowdim.infer.sparse.choose import runs, settle
 from lowdim.infer.sparse.matrix import Matrix
 from lowdim.infer.sparse.storage import PACKABLE
 
@@ -23,7 +23,6 @@ CURVE = (0.3, 0.5, 0.7, 0.9)
 CURVE_WEIGHTS = 2**24
 GROUP = 64
 TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16}
-BASELINE = baseline("bf16")
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,14 @@ class Product:
         count: how many there are.
         weight: one of them, ``[rows, cols]``, fp32 or bf16.
         prunable: whether sparsity is meant for it: not for the head.
+        coded: dtype that its weights were stored in as codes, with a mask.
     """
 
     names: tuple[str, ...]
     count: int
     weight: Tensor
     prunable: bool = True
+    coded: str | None = None
 
     @property
     def zeros(self) -> float:
@@ -56,14 +57,14 @@ def curve_of(products: Sequence[Product]) -> Product | None:
 
 
 def drop(weight: Tensor, sparsity: float, seed: int = 0) -> Tensor:
-    """Return a copy in which each weight was set to zero with a probability.
+    """Return a copy of which a share, and not less, was set to zero: from some share on layers are packed.
 
     Example:
-        >>> 0.45 < float(drop(torch.ones(100, 100), 0.5).mean()) < 0.55
-        True
+        >>> int(drop(torch.ones(100, 100), 0.3).sum())
+        7000
     """
     drawn = torch.rand(weight.shape, generator=generator(seed, "bench", "zeros"))
-    return weight.masked_fill(drawn < sparsity, 0)
+    return weight.masked_fill(drawn <= drawn.flatten().kthvalue(math.ceil(sparsity * weight.numel())).values, 0)
 
 
 def measure(
@@ -78,15 +79,18 @@ def measure(
     """Time one layer in every form; the arguments are those of `lowdim.infer.bench.timing.interleaved`."""
     dtypes = list(dtypes)
     forms = _matrices(product, dtypes, sparsities, group)
-    runs: dict[Contestant, list[Callable[[], object]]] = {}
+    x = torch.randn(1, product.weight.shape[1], generator=generator(0, "bench", "input"))
+    calls: dict[Contestant, list[Callable[[], object]]] = {}
     for kind in ("bf16", *(d for d in dtypes if d == "fp32")):
-        runs[baseline(kind)] = _torch_runs(product.weight.to(TORCH[kind]))
-    for contestant, matrix in forms.items():
-        runs[contestant] = _runs(matrix, TORCH.get(contestant.dtype, torch.bfloat16))
-    times = interleaved(runs, rounds, seconds)
+        weight, given = product.weight.to(TORCH[kind]), x.to(TORCH[kind])
+        clones = [weight.clone() for _ in range(copies(weight.nbytes))]
+        calls[Contestant("torch", kind)] = [lambda w=w, x=given: functional.linear(x, w) for w in clones]  # type: ignore[misc]
+    for who, matrix in forms.items():
+        calls[who] = runs(matrix, x.to(TORCH.get(who.dtype, torch.bfloat16)), copies(matrix.nbytes))
+    times = interleaved(calls, rounds, seconds)
     sizes = {who: matrix.nbytes for who, matrix in forms.items()}
-    sizes |= {baseline(d): product.weight.numel() * TORCH[d].itemsize for d in TORCH}
-    return [_row(product, who, times, sizes[who], forms.get(who), bandwidth) for who in runs]
+    sizes |= {Contestant("torch", d): product.weight.numel() * TORCH[d].itemsize for d in TORCH}
+    return [_row(product, who, times, sizes[who], forms.get(who), bandwidth) for who in calls]
 
 
 def _matrices(
@@ -99,7 +103,11 @@ def _matrices(
     for dtype in dtypes:
         found[Contestant("lowdim", dtype)] = Matrix.from_dense(product.weight, dtype, group, packed=False)
         for share, weight in sorted((own | drawn).items()) if dtype in PACKABLE else ():
-            found[Contestant("lowdim", dtype, share)] = settle(Matrix.from_dense(weight, dtype, group))
+            if weight is product.weight and dtype == product.coded:
+                packed = Matrix.from_dense(weight, dtype, group)
+                found[Contestant("lowdim", dtype, share)] = settle(packed, packed.dense)
+            else:
+                found[Contestant("lowdim", dtype, share)] = Rules(dtype, group, None).matrix(weight, None)
     return found
 
 
@@ -107,18 +115,6 @@ def _filled(weight: Tensor) -> Tensor:
     """Return a weight whose zeros are zeros no longer, so that others can be drawn."""
     noise = torch.randn(weight.shape, generator=generator(0, "bench", "filling")).to(weight.dtype)
     return torch.where(weight == 0, noise * weight.abs().max(), weight)
-
-
-def _torch_runs(weight: Tensor) -> list[Callable[[], object]]:
-    x = torch.randn(1, weight.shape[1], generator=generator(0, "bench", "input")).to(weight.dtype)
-    clones = [weight.clone() for _ in range(copies(weight.nbytes))]
-    return [lambda w=w: functional.linear(x, w) for w in clones]  # type: ignore[misc]
-
-
-def _runs(matrix: Matrix, dtype: torch.dtype) -> list[Callable[[], object]]:
-    x = torch.randn(1, matrix.cols, generator=generator(0, "bench", "input")).to(dtype)
-    clones = [clone(matrix) for _ in range(copies(matrix.nbytes))]
-    return [lambda m=m: m.linear(x) for m in clones]  # type: ignore[misc]
 
 
 def _row(
@@ -146,9 +142,3 @@ def _row(
         over_torch=round(seconds[BASELINE] / seconds[who], 3),
         over_dense=None if dense is None else round(dense, 3),
     )
-
-
-def clone(matrix: Matrix) -> Matrix:
-    """Return a matrix of the same contents in memory of its own."""
-    tensors: dict[str, Any] = {name: tensor.clone() for name, tensor in matrix.tensors().items()}
-    return replace(matrix, **tensors)

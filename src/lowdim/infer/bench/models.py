@@ -19,7 +19,7 @@ from lowdim.core.machine import free_memory
 from lowdim.core.random import generator
 from lowdim.infer.bench.errors import BenchError
 from lowdim.infer.bench.layers import GROUP, TORCH, Product, drop
-from lowdim.infer.bench.result import Contestant, baseline
+from lowdim.infer.bench.result import BASELINE, Contestant
 from lowdim.infer.bench.settings import BITS, Settings
 from lowdim.infer.bench.shapes import SHAPES, Shape
 from lowdim.infer.bench.timing import STREAMED
@@ -47,6 +47,7 @@ class Base:
         original: directory of the model before it was pruned, which then stands for it wherever zeros are not skipped.
         trusted: whether Python code that the model brings along may be run.
         rounded: dtype that a real model is stored in, every weight with a code; none of its zeros are skipped.
+        coded: dtype that its pruned weights are stored in, as codes.
     """
 
     model: PreTrainedModel
@@ -57,6 +58,7 @@ class Base:
     original: Path | None = None
     trusted: bool = False
     rounded: str | None = None
+    coded: str | None = None
 
     @property
     def sparse(self) -> bool:
@@ -103,17 +105,18 @@ def loaded_base(settings: Settings) -> Base:
     weights = sum(checkpoint.info(name).numel for name in checkpoint.names())
     check_memory(sum(bytes_of(who, weights) for who in wanted(settings)) + 4 * weights, settings.model)
     model = load(source.path, trust_remote_code=trusted, factors=True)
-    rounded = _rounded(checkpoint)
+    rounded, coded = (coded_as(checkpoint, masked) for masked in (False, True))
     pruned = [weight for _, weight, is_head in linears(model) if not is_head and rounded is None]
     total = sum(weight.numel() for weight in pruned)
     zeros = 1 - sum(int(torch.count_nonzero(weight)) for weight in pruned) / total if total else 0.0
     layers = model.config.get_text_config(decoder=True).num_hidden_layers
-    return Base(model, None, layers, round(zeros, 4), source.path, trusted=trusted, rounded=rounded)
+    return Base(model, None, layers, round(zeros, 4), source.path, trusted=trusted, rounded=rounded, coded=coded)
 
 
-def _rounded(checkpoint: Checkpoint) -> str | None:
+def coded_as(checkpoint: Checkpoint, *masked: bool) -> str | None:
+    """Return what weights of a checkpoint were rounded to, with a mask or without; None if they were not."""
     forms = [checkpoint.form(name) for name in checkpoint.names()]
-    return next((f.grid.name for f in forms if f is not None and f.grid is not None and not f.masked), None)
+    return next((f.grid.name for f in forms if f is not None and f.grid is not None and f.masked in masked), None)
 
 
 def wanted(settings: Settings, zeros: float = 0.0) -> list[Contestant]:
@@ -134,7 +137,7 @@ def wanted(settings: Settings, zeros: float = 0.0) -> list[Contestant]:
 
 def emulated(who: Contestant) -> bool:
     """Return whether torch multiplies a contestant's matrices more slowly than in fp32, as nobody would let it."""
-    return who == baseline("bf16") and not multiplies_bf16()
+    return who == BASELINE and not multiplies_bf16()
 
 
 def bytes_of(who: Contestant, weights: int) -> int:
@@ -188,7 +191,7 @@ def build(base: Base, who: Contestant) -> PreTrainedModel:
     else:
         if who.sparsity:
             _drop_all(model, who.sparsity)
-        accelerate(model, dtype=who.dtype, group=GROUP, min_sparsity=0.01 if who.sparsity else 1.0)
+        accelerate(model, dtype=who.dtype, group=GROUP, min_sparsity=None if who.sparsity else 1.0)
     result: PreTrainedModel = model if base.shape is None else _deepened(model, base.shape, base.distinct)
     return result
 
@@ -255,6 +258,7 @@ def products(base: Base) -> list[Product]:
             count=len(members) * (depth if prunable else 1),
             weight=members[len(members) // 2][1],
             prunable=prunable,
+            coded=base.coded,
         )
         for (prunable, *_), members in groups.items()
     ]

@@ -57,7 +57,7 @@ def measure_pair(
     deadline = Deadline(SECONDS)
     try:
         whole = dtype == torch.float32 and Checkpoint(dense).dtype != torch.bfloat16
-        unrounded, stored = "fp32" if whole else "bf16", _stored(sparse)
+        unrounded, stored = "fp32" if whole else "bf16", models.coded_as(Checkpoint(sparse), True, False)
         kind = stored or unrounded
         few = tuple(dict.fromkeys((unrounded, kind)))
         asked = Settings(
@@ -88,13 +88,6 @@ def _that_fits(asked: Settings, more: tuple[str, ...]) -> tuple[Settings, models
         return settings, models.loaded_base(settings)
     except BenchError:
         return asked, models.loaded_base(asked)
-
-
-def _stored(path: Path) -> str | None:
-    """Return what the pruned weights of a checkpoint were rounded to; None if they were not."""
-    checkpoint = Checkpoint(path)
-    forms = [checkpoint.form(name) for name in checkpoint.names()]
-    return next((form.grid.name for form in forms if form is not None and form.grid is not None), None)
 
 
 def _few(text: Windows | None) -> Windows | None:

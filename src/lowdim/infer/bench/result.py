@@ -17,7 +17,7 @@ class Contestant:
     Attributes:
         engine: "torch" or "lowdim".
         dtype: of the stored weights.
-        sparsity: share of zeros that are skipped; 0 for a dense product.
+        sparsity: share of zeros, skipped where that is faster here; 0 for a dense product.
 
     Example:
         >>> str(Contestant("lowdim", "int8", 0.7)), str(Contestant("torch", "bf16"))
@@ -35,6 +35,10 @@ class Contestant:
 
     def __str__(self) -> str:
         return f"{self.engine} {self.dtype} {f'{100 * self.sparsity:.3g}%' if self.sparsity else 'dense'}"
+
+
+BASELINE = Contestant("torch", "bf16")
+"""What the others of a measurement are compared with."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class ModelSpeed:
             measured.
         over_dense: times as fast as the dense model in this runtime and dtype.
         perplexity: of this very form of the model, where a text was given.
+        forms: what its layers with zeros lie in, how many of them, and why, as `lowdim.runtime_info` says it.
     """
 
     engine: str
@@ -108,6 +113,7 @@ class ModelSpeed:
     over_dense: float | None
     prefill_over_torch: float | None
     perplexity: float | None = None
+    forms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,13 +144,3 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return {"schema": SCHEMA, "lowdim": version("lowdim"), **asdict(self)}
-
-
-def baseline(kind: str) -> Contestant:
-    """Return the contestant that the others of a measurement are compared with.
-
-    Example:
-        >>> str(baseline("bf16"))
-        'torch bf16 dense'
-    """
-    return Contestant("torch", kind)

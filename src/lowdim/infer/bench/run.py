@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lowdim.core.machine import machine
-from lowdim.core.native import runtime_info
+from lowdim.core.native import chosen, in_words, runtime_info
 from lowdim.core.progress import Progress, Silent
 from lowdim.data.calibration import positions
 from lowdim.data.windows import Windows, windows
@@ -22,7 +22,7 @@ from lowdim.infer.bench import advice, layers, models
 from lowdim.infer.bench.bandwidth import read_bandwidth
 from lowdim.infer.bench.decode import ROUNDS, Decoder, LowdimDecoder, TorchDecoder, time_prefill, time_steps
 from lowdim.infer.bench.errors import BenchError
-from lowdim.infer.bench.result import Contestant, LayerTime, ModelSpeed, Result, baseline
+from lowdim.infer.bench.result import BASELINE, Contestant, LayerTime, ModelSpeed, Result
 from lowdim.infer.bench.settings import PREFILL, Settings
 from lowdim.infer.bench.timing import Deadline, rates, threads
 from lowdim.models.disk import manifest
@@ -77,8 +77,8 @@ def measure(
     with threads(settings.threads):
         bandwidth = read_bandwidth()
         times, untimed = _layers(base, settings, bandwidth, progress, deadline)
-        built = _build(base, settings, progress, deadline, needed)
-        speeds, protocol = _models(base, built, settings, bandwidth, text, progress, deadline)
+        built, forms = _build(base, settings, progress, deadline, needed)
+        speeds, protocol = _models(base, built, forms, settings, bandwidth, text, progress, deadline)
         subject, info = _subject(base, settings), runtime_info()
         return Result(
             subject=subject,
@@ -156,22 +156,26 @@ def _layers(
 
 def _build(
     base: models.Base, settings: Settings, progress: Progress, deadline: Deadline, needed: Collection[str]
-) -> dict[Contestant, PreTrainedModel]:
-    """Return the contestants' models; once the time for it is up, no more of those that are not needed."""
+) -> tuple[dict[Contestant, PreTrainedModel], dict[Contestant, tuple[str, ...]]]:
+    """Return the contestants' models, and what their layers lie in; no more than needed once the time for it is up."""
     who = models.wanted(settings, base.zeros if base.sparse else 0.0)
     needs = {c: c.engine == "torch" or c.dtype in needed for c in who}
     built: dict[Contestant, PreTrainedModel] = {}
+    forms: dict[Contestant, tuple[str, ...]] = {}
     with progress.stage("Build models", len(who), "models") as stage:
         for contestant in sorted(who, key=lambda c: not needs[c]):
             if needs[contestant] or deadline.left(_BUILT):
+                before = chosen.copy()
                 built[contestant] = models.build(base, contestant)
+                forms[contestant] = in_words(chosen - before, base.shape.layers if base.shape else 1)
             stage.advance()
-    return {contestant: built[contestant] for contestant in who if contestant in built}
+    return {contestant: built[contestant] for contestant in who if contestant in built}, forms
 
 
 def _models(
     base: models.Base,
     built: Mapping[Contestant, PreTrainedModel],
+    forms: Mapping[Contestant, tuple[str, ...]],
     settings: Settings,
     bandwidth: float,
     text: Windows | None,
@@ -209,6 +213,7 @@ def _models(
                 kernels=models.kernels(built[c]),
                 **_ratios(c, seconds),
                 perplexity=quality.get(c),
+                forms=forms[c],
             )
         )
     return rows, protocol
@@ -259,8 +264,9 @@ def _cut(
 
 def _ratios(who: Contestant, seconds: Mapping[Contestant, tuple[float, float]]) -> dict[str, Any]:
     """Return how much faster a contestant is than others; prompts are set beside the faster dense form of torch."""
-    torch_step, torch_prefill = seconds[baseline("bf16")]
-    torch_prefill = seconds.get(baseline("fp32"), (0.0, math.nan))[1] if math.isnan(torch_prefill) else torch_prefill
+    torch_step, torch_prefill = seconds[BASELINE]
+    fp32 = seconds.get(Contestant("torch", "fp32"), (0.0, math.nan))[1]
+    torch_prefill = fp32 if math.isnan(torch_prefill) else torch_prefill
     step, prefill = seconds[who]
     dense = seconds[who.dense][0] / step if who.engine == "lowdim" else None
     return {

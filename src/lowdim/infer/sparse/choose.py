@@ -79,7 +79,7 @@ def settle(packed: Matrix, dense: Callable[[], Matrix] | None = None, exact: boo
     wanted = os.environ.get(VARIABLE) or None
     if wanted not in (None, *FORMS):
         raise LowdimError(f"{VARIABLE}={wanted!r} is no form of a layer. {suggest(wanted, FORMS)}")
-    if wanted == "packed" or library() is None:
+    if library() is None:
         return packed
     allowed = dense is not None and _fits(packed)
     measured = wanted is None and packed.rows * packed.cols >= SMALLEST
@@ -87,14 +87,15 @@ def settle(packed: Matrix, dense: Callable[[], Matrix] | None = None, exact: boo
     records = None
     if measured or not set(_RECORDS).isdisjoint(order):
         records = packed.in_records(int(wanted[0]) if wanted in _RECORDS else None)
+    possible = ["packed", *([] if records is None else [records.form]), *(["dense"] if allowed else [])]
+    where, why = packed.kind, f"{VARIABLE}={wanted}" if wanted else f"not measured below {SMALLEST:,} weights"
     if measured:
-        order = (_fastest(packed, 0 if records is None else records.kept, allowed, exact),)
-    for form in order:
-        if records is not None and form == records.form:
-            return records
-        if form == "dense" and dense is not None and allowed:
-            return dense()
-    return packed
+        where, why, order = _fastest(packed, 0 if records is None else records.kept, possible, exact)
+    best = next((form for form in order if form in possible), "packed")
+    chosen[where, best, why] += 1
+    if best == "dense" and dense is not None:
+        return dense()
+    return packed if records is None or best == "packed" else records
 
 
 def rule(kind: str) -> tuple[str, ...]:
@@ -118,26 +119,23 @@ def _fits(packed: Matrix) -> bool:
     return free is None or size - packed.nbytes < free // 2
 
 
-def _fastest(packed: Matrix, kept: int, dense: bool, exact: bool) -> str:
-    """Return the form with the fewest bytes that no other possible one beats clearly; note why."""
+def _fastest(packed: Matrix, kept: int, possible: list[str], exact: bool) -> tuple[str, str, tuple[str, ...]]:
+    """Return what is asked, why, and the forms to take: that with the fewest bytes which no other one beats clearly."""
     found, share = library(), max(0.0, round(packed.sparsity, 1))
     assert found is not None
     where = f"{packed.kind}, {packed.cols} columns, {share:.0%} zeros{f', {kept}:16' if kept else ''}"
     key = f"{where}, group {packed.group}, {found.level}, {torch.get_num_threads()} threads"
     times = _times(key, packed, share, kept)
-    possible = ["packed", *([f"{kept}:16"] if kept else []), *(["dense"] if dense else [])]
     if times is None:
-        best = next((form for form in rule(packed.kind) if form in possible), "packed")
-        chosen[where] = f"{best}: not measured, the time for it is up"
-        return best
+        return where, "not measured, the time for it is up", rule(packed.kind)
     if not exact and REROUNDED in times:
         times = {**times, "dense": times[REROUNDED]}
     best = "packed"
     for form in possible:
         if form in times and times[form] < GAIN * times[best]:
             best = form
-    chosen[where] = f"{best}: " + ", ".join(f"{form} {1e6 * t:.0f} µs" for form, t in times.items())
-    return best
+    told = {form: f"{form} {1e6 * times[form]:.0f} µs" for form in FORMS if form in times}
+    return where, ", ".join(t if form in possible else f"{t} (not possible)" for form, t in told.items()), (best,)
 
 
 def _times(key: str, packed: Matrix, share: float, kept: int) -> dict[str, float] | None:
@@ -219,8 +217,8 @@ def measure(kind: str, cols: int, group: int, share: float, kept: int, seconds: 
         codes = torch.randint(256, (packed.rows // 2, cols), generator=source, dtype=torch.uint8)
         forms[REROUNDED] = replace(packed, values=codes, mask=None, row_ptr=None)
     x = torch.randn(1, cols, generator=source)
-    runs = {form: _runs(matrix, x) for form, matrix in forms.items() if matrix is not None}
-    return race(runs, seconds)
+    few = {form: m for form, m in forms.items() if m is not None}
+    return race({form: runs(m, x, max(2, _STREAMED // max(m.nbytes, 1))) for form, m in few.items()}, seconds)
 
 
 def race(runs: Mapping[str, list[Callable[[], object]]], seconds: float) -> dict[str, float]:
@@ -244,12 +242,10 @@ def race(runs: Mapping[str, list[Callable[[], object]]], seconds: float) -> dict
     return best
 
 
-def _runs(matrix: Matrix, x: Tensor) -> list[Callable[[], object]]:
+def runs(matrix: Matrix, x: Tensor, copies: int) -> list[Callable[[], object]]:
+    """Return a product with each of some copies of a matrix, in memory of their own."""
     parts: Mapping[str, Any] = matrix.tensors()
-    clones = [
-        replace(matrix, **{name: part.clone() for name, part in parts.items()})
-        for _ in range(max(2, _STREAMED // max(matrix.nbytes, 1)))
-    ]
+    clones = [replace(matrix, **{name: part.clone() for name, part in parts.items()}) for _ in range(copies)]
     return [lambda m=m: m.linear(x) for m in clones]  # type: ignore[misc]
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     Concatenate,
@@ -27,6 +27,7 @@ from transformers.core_model_loading import (
     rename_source_key,
     revert_weight_conversion,
 )
+from transformers.initialization import TORCH_INIT_FUNCTIONS
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
@@ -62,15 +63,33 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+@contextmanager
+def _undrawn() -> Iterator[None]:
+    """Initialise no weight on the meta device: there is nothing to fill, and torch takes a millisecond for each."""
+
+    def unless_meta(fill: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda tensor, *how, **named: tensor if tensor.is_meta else fill(tensor, *how, **named)
+
+    fills: dict[str, Any] = dict(TORCH_INIT_FUNCTIONS)
+    TORCH_INIT_FUNCTIONS.update({name: unless_meta(fill) for name, fill in fills.items()})
+    try:
+        yield
+    finally:
+        TORCH_INIT_FUNCTIONS.update(fills)
+
+
 def empty_model(
-    path: Path, dtype: torch.dtype, trust_remote_code: bool = False, compute: torch.dtype | None = None
+    path: Path | PreTrainedConfig,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+    compute: torch.dtype | None = None,
 ) -> PreTrainedModel:
-    """Build the causal LM of a checkpoint directory with every parameter on the meta device and real buffers.
+    """Build the causal LM of a checkpoint directory, or a config, with its parameters on the meta device, real buffers.
 
     ``compute`` is the dtype that the model will run in, which its own constants have; ``dtype`` if not given.
     """
-    config = read_config(path, trust_remote_code)
-    with _quiet(), init_empty_weights(include_buffers=False):
+    config = read_config(path, trust_remote_code) if isinstance(path, Path) else path
+    with _quiet(), _undrawn(), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=compute or dtype, trust_remote_code=trust_remote_code, experts_implementation="eager"
         )

@@ -18,9 +18,6 @@ class DepthScaledInit(Start):
 
     Paper: "Improving Deep Transformer with Depth-Scaled Initialization and Merged Attention", EMNLP 2019,
     arXiv 1908.11365, with its alpha of 1.
-
-    Args:
-        over: where the norms stand: a name, a mapping with a name and settings, or the object; None for as they are.
     """
 
     def start(self, model: Any, sites: Sequence[Site]) -> list[Callable[[], None]]:

@@ -30,7 +30,6 @@ class GPAS(Over):
     arXiv 2506.22049.
 
     Args:
-        over: where the norms stand: a name, a mapping with a name and settings, or the object; None for as they are.
         gates: one per "block", shared by its two branches, as in the code of the paper, or one per "branch".
 
     Example:

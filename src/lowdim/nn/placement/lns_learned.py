@@ -23,9 +23,6 @@ class LearnedLayerNormScaling(Start):
     step; then the gains may take the factor back, and weight decay acts on other numbers.
 
     Paper: "The Curse of Depth in Large Language Models", arXiv 2502.05795, in the reading of arXiv 2506.22049.
-
-    Args:
-        over: where the norms stand: a name, a mapping with a name and settings, or the object; None for as they are.
     """
 
     def changed(self, rule: Rule, block: int, count: int) -> Rule:

@@ -32,7 +32,6 @@ class ProRes(Over):
     Paper: "Progressive Residual Warmup for Language Model Pretraining", arXiv 2603.05369.
 
     Args:
-        over: where the norms stand: a name, a mapping with a name and settings, or the object; None for as they are.
         steps: T, optimizer steps until the first block counts in full; the paper takes 1000, 500 from 96 blocks on.
         schedule: "linear" as above; "equal": all blocks as the last; "reverse": the last block first; "sqrt" and
             "square": the share is the root, or the square, of the linear one. The paper finds "linear" the safe one.

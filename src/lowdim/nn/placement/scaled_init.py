@@ -21,9 +21,6 @@ class ScaledInit(Start):
 
     Paper: "Language Models are Unsupervised Multitask Learners", 2019; as in "Megatron-LM: Training Multi-Billion
     Parameter Language Models Using Model Parallelism", arXiv 1909.08053.
-
-    Args:
-        over: where the norms stand: a name, a mapping with a name and settings, or the object; None for as they are.
     """
 
     def start(self, model: Any, sites: Sequence[Site]) -> list[Callable[[], None]]:

@@ -102,7 +102,8 @@ class _Run:
             raise CheckpointError(
                 f"{self.model} has no tokenizer beside its weights, so nothing can be asked of it. Copy them there."
             )
-        held = invariants.kinds_of(self.source, trusted)
+        self.ranks = invariants.ranks_of(self.source)
+        held = invariants.kinds_of(self.source, self.ranks, trusted)
         self.chains = {name: self._chain(name, held) for name in recipe.chains()}
         text = ready(recipe.measuring(), tokenizer, opened.config)
         self.asked = Asked(recipe.measuring(), tokenizer, text, **facts, progress=self.progress)
@@ -134,7 +135,8 @@ class _Run:
 
     def _chain(self, name: str, held: frozenset[str]) -> Chain:
         place = partial_of(self.out)
-        chain = Chain(name, self.recipe.chains()[name], place, self.keep, self.recipe.verify == "refuse")
+        refuse = self.recipe.verify == "refuse"
+        chain = Chain(name, self.recipe.chains()[name], place, self.keep, refuse, self.ranks)
         chain.check(held)
         return chain
 

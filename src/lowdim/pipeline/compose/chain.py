@@ -11,7 +11,6 @@ from typing import Any
 
 from lowdim.core.errors import LowdimError
 from lowdim.models.disk import manifest
-from lowdim.models.disk.checkpoint import Checkpoint
 from lowdim.models.disk.manifest import Manifest
 from lowdim.models.disk.masks import masks_in
 from lowdim.models.disk.rewrite import rewrite
@@ -32,6 +31,7 @@ class Chain:
         place: the directory of the run.
         keep: whether what each stage made stays there.
         refuse: whether what a stage breaks ends the run, instead of being put right.
+        ranks: of the model that is given, see `lowdim.pipeline.compose.invariants.ranks_of`.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Chain:
     place: Path
     keep: bool
     refuse: bool
+    ranks: Mapping[str, int]
 
     def check(self, held: frozenset[str]) -> None:
         """Refuse stages that destroy what holds before them, before any work.
@@ -69,14 +70,14 @@ class Chain:
         Raises:
             LowdimError: a stage fails, or breaks what must hold where that is to be refused.
         """
-        work, ranks, told, before = first, Checkpoint(first.source.path).ranks, list[dict[str, Any]](), ""
+        work, ranks, told, before = first, self.ranks, list[dict[str, Any]](), ""
         for number, stage in enumerate(self.stages, start=1):
             key = f"{self.name}.{number}-{stage.word()}"
             made = self.place / key
             work = replace(work, out=made)
             record = durable(key, partial(self._stage, key, stage, work, dict(ranks), durable, measure, announce))
             told.append(record)
-            ranks = _lower(ranks, record["facts"].get("ranks", {}))
+            ranks = invariants.lower(ranks, record["facts"].get("ranks", {}))
             last = _read(made, work) if made.exists() else work.source
             if before and not self.keep:
                 _remove(self.place / before)  # by its name here: what the first stage was given is the user's
@@ -122,7 +123,7 @@ class Chain:
         made = _read(work.out, work)
         if manifest.exists(made.path):
             masks_in(made.path)  # refuses weights that are not those of their record
-        own = _lower(ranks, facts.get("ranks", {}))
+        own = invariants.lower(ranks, facts.get("ranks", {}))
         return {
             "stage": stage.word(),
             "settings": stage.described(),
@@ -154,13 +155,9 @@ def record_origin(out: Path, original: Manifest, told: Sequence[Mapping[str, Any
     """Write into ``lowdim.json`` which model all stages began with, and what they did to it."""
     found = manifest.read(out)
     found.model = original.model
-    found.interventions = [{key: each[key] for key in ("stage", "settings", "facts", "broken")} for each in told]
+    own = [{key: each[key] for key in ("stage", "settings", "facts", "broken")} for each in told]
+    found.interventions = [*(original.interventions or []), *own]
     (out / manifest.FILE).write_text(manifest.to_text(found), encoding="utf-8")
-
-
-def _lower(ranks: Mapping[str, int], made: Mapping[str, int]) -> dict[str, int]:
-    """Return the ranks that hold behind a stage that made some: the lower ones."""
-    return {**ranks, **{name: min(rank, ranks.get(name, rank)) for name, rank in made.items()}}
 
 
 def _read(made: Path, work: Work) -> Source:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowdim.core.files import read_json
 from lowdim.core.masks import Masks
 from lowdim.core.quantize import decode, nearest
 from lowdim.models.disk import manifest
@@ -72,8 +73,31 @@ class Held:
         }
 
 
-def kinds_of(source: Any, trust_remote_code: bool = False) -> frozenset[str]:
-    """Return which invariants a model that is given has: zeros that pruning left, weights on a grid, stored factors."""
+def ranks_of(source: Any) -> dict[str, int]:
+    """Return the directions of the matrices of a model that is given that were left few, by name.
+
+    Of two factors the files say it. Of dense matrices ``lowdim.json`` or ``pretraining.json`` does, and what a matrix
+    does not bear out, since it was trained further, does not hold.
+    """
+    checkpoint, said = Checkpoint(source.path), dict[str, int]()
+    record = manifest.read(source.path) if manifest.exists(source.path) else None
+    for each in (record.interventions or []) if record is not None else []:
+        said = lower(said, each["facts"].get("ranks", {}))
+    if (file := source.path / "pretraining.json").exists():
+        said = lower(
+            said, {f"{name}.weight": n for name, n in read_json(file).get("rank", {}).get("ranks", {}).items()}
+        )
+    dense = {name: rank for name, rank in said.items() if name in checkpoint and name not in checkpoint.ranks}
+    return {n: r for n, r in dense.items() if not _low_rank(checkpoint.read(n), r)[1]} | checkpoint.ranks
+
+
+def lower(ranks: Mapping[str, int], made: Mapping[str, int]) -> dict[str, int]:
+    """Return the ranks that hold behind a stage that made some: the lower ones."""
+    return {**ranks, **{name: min(rank, ranks.get(name, rank)) for name, rank in made.items()}}
+
+
+def kinds_of(source: Any, ranks: Mapping[str, int], trust_remote_code: bool = False) -> frozenset[str]:
+    """Return which invariants a model that is given has: zeros that pruning left, a grid, `ranks_of` it."""
     checkpoint = Checkpoint(source.path)
     grid = any((form := checkpoint.form(name)) is not None and form.grid is not None for name in checkpoint.names())
     record = manifest.read(source.path) if manifest.exists(source.path) else None
@@ -82,7 +106,7 @@ def kinds_of(source: Any, trust_remote_code: bool = False) -> frozenset[str]:
     else:
         layers = linear_weights(checkpoint, trust_remote_code)
         pruned = not grid and any(mask_of(checkpoint.read(name)) is not None for name in layers)
-    found = {MASK: pruned, GRID: grid, RANK: bool(checkpoint.ranks)}
+    found = {MASK: pruned, GRID: grid, RANK: bool(ranks)}
     return frozenset(kind for kind, holds in found.items() if holds)
 
 
@@ -172,7 +196,8 @@ def _low_rank(made: Value, rank: int) -> tuple[Value, int]:
     assert isinstance(made, Tensor)
     near = truncated(made, rank)
     lost = float((made.float() - near.float()).norm() / made.float().norm().clamp_min(1e-30))
-    return (near, 1) if lost > torch.finfo(made.dtype).eps else (made, 0)
+    exact = max(torch.finfo(made.dtype).eps, 1e-5)  # as far as a decomposition in fp32 is
+    return (near, 1) if lost > exact else (made, 0)
 
 
 def truncated(weight: Tensor, rank: int) -> Tensor:

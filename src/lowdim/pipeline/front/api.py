@@ -74,7 +74,8 @@ def front(
     with Directory(target, resume=resume) as directory:
         forms = settings.chosen()
         own = [form for form in forms if form.made]
-        plan = make_plan(opened, settings.model, settings, own, tokenizer, text)
+        room = room_for(text, longest, most)
+        plan = make_plan(opened, settings.model, settings, forms, tokenizer, text, room)
         if not directory.state:
             directory.require_space(plan.file_bytes)
         directory.begin(fingerprint)
@@ -85,7 +86,6 @@ def front(
                 directory.reset()  # nothing in it is worth going on from
                 raise
         announce(plan.render())
-        room = room_for(text, longest, most)
         rows = _rows(settings, forms, directory, opened, tokenizer, text, room, progress, announce)
         trained = settings.each if any(form.trained for form in forms) else None
         budget, protocol = budget_of(rows, settings.budget_mb), directory.state.get("protocol", {})

@@ -13,7 +13,8 @@ Sort = Literal["dense", "sparse", "file", "llama.cpp"]
 KINDS = ("bf16", "int8", "int4", "int3")
 PATTERNS = ("50", "60", "8:16", "2:4")
 """Shares of zeros in percent, anywhere in a matrix; or N:M."""
-FOREIGN = ("Q8_0", "Q4_0", "Q4_K_M", "Q3_K_M", "Q2_K")
+FOREIGN = {"Q8_0": 8.6, "Q4_0": 5.5, "Q4_K_M": 6.3, "Q3_K_M": 5.6, "Q2_K": 5.3}
+"""llama.cpp's kinds and the bits of a weight: those of widths that are no multiple of 256, which take the most."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Form:
         sort: "dense" and "sparse" ones are made here; the others are files of other engines.
         kind: of the stored weights.
         pattern: of a sparse one, see `PATTERNS`.
-        trained: whether it is recovered, or trained through its grid, rather than made at one go.
+        trained: whether it is recovered, trained through its grid, or tuned on the text, rather than made at one go.
     """
 
     name: str
@@ -38,6 +39,11 @@ class Form:
     def made(self) -> bool:
         """Whether this package makes and measures it."""
         return self.sort in ("dense", "sparse")
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a dense model whose weights are not rounded."""
+        return self.sort == "dense" and self.kind == "bf16"
 
     @property
     def zeros(self) -> float:
@@ -53,19 +59,21 @@ class Form:
         return int(self.pattern or 0) / 100
 
     def bytes_of(self, weights: int) -> int:
-        """Return about how many bytes some weights take on disk.
+        """Return about how many bytes are written for some weights.
 
         Example:
             >>> Form("sparse-50-bf16", "sparse", pattern="50").bytes_of(8)
             9
         """
-        bits = BITS[self.kind] * (1 - self.zeros) + (self.sort == "sparse")
+        if self.sort == "file" or (self.plain and not self.trained):
+            return 0  # it is there already
+        bits = FOREIGN.get(self.kind) or BITS[self.kind] * (1 - self.zeros) + (self.sort == "sparse")
         return round(weights * bits / 8)
 
 
 def _catalogue() -> dict[str, Form]:
     dense = [Form(f"dense-{kind}", "dense", kind) for kind in KINDS]
-    dense += [Form(f"dense-{kind}-trained", "dense", kind, trained=True) for kind in KINDS[1:]]
+    dense += [Form(f"dense-{kind}-trained", "dense", kind, trained=True) for kind in KINDS]
     sparse = [
         Form(f"sparse-{pattern}-{kind}{'-recovered' * trained}", "sparse", kind, pattern, trained)
         for trained in (False, True)

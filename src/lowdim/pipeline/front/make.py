@@ -51,7 +51,7 @@ class Maker:
         Raises:
             LowdimError: as pruning, recovery and rounding raise.
         """
-        if form.name == "dense-bf16":
+        if form.plain and not form.trained:
             return self.base
         out = self.place / form.name.replace(":", "of")
         if form.trained:
@@ -108,6 +108,8 @@ def sparse_recipe(form: Form, settings: Settings) -> Recipe:
 def recovery_recipe(form: Form, settings: Settings, most: int | None) -> Recovery:
     """Return how a form is trained: both stages, masks fixed, the last stage through the grid if there is one.
 
+    The dense model in bf16 is its teacher already, and is trained to predict the text.
+
     Args:
         form: a trained one.
         settings: of the front.
@@ -115,9 +117,10 @@ def recovery_recipe(form: Form, settings: Settings, most: int | None) -> Recover
     """
     chosen = _calibration(settings)
     return Recovery(
+        **({"stage": "distill", "distill": {"kl": 0.0, "ce": 1.0}} if form.plain else {}),
         minutes=settings.each,
         quantize="none" if form.kind == "bf16" else form.kind,
-        storage="packed",
+        storage="auto" if form.plain else "packed",
         calibration={"context": min(CONTEXT, most or CONTEXT)} | chosen,
         evaluation={"text": None},
         seed=settings.seed,
@@ -153,9 +156,9 @@ def check_time(forms: Sequence[Form], settings: Settings, most: int | None) -> N
     Raises:
         LowdimError: see `lowdim.pipeline.recover.api.plan`.
     """
-    trained = next((form for form in forms if form.trained), None)
-    if trained is not None:
-        recipe = recovery_recipe(trained, settings, most)
+    trained = [form for form in forms if form.trained]
+    if trained:
+        recipe = recovery_recipe(trained[-1], settings, most)  # with both stages where any has them
         plan(settings.model, Recovery(**recipe.to_dict() | {"teacher": settings.model}))
 
 

@@ -23,6 +23,7 @@ from lowdim.infer.bench.result import Contestant
 from lowdim.infer.bench.timing import rates
 from lowdim.infer.sparse import load as runtime
 from lowdim.infer.sparse.accelerate import accelerate
+from lowdim.infer.sparse.matrix import multiplies_bf16
 from lowdim.pipeline.front.forms import Form
 from lowdim.pipeline.front.settings import Settings
 from lowdim.prune.measure import Measured
@@ -104,7 +105,11 @@ def measure_run(
         who = Contestant("lowdim", form.kind, form.zeros)
         tokens = max(1, min(settings.tokens, (run.room or settings.tokens + START) - START - 1))
         times = time_steps({who: run.decoder}, tokens, run.vocab, advance=stage.advance, seconds=SECONDS)
-    left_out = ROUNDS * tokens - len(times[who])
+    left_out, notes = ROUNDS * tokens - len(times[who]), []
+    if form.made and form.kind == "bf16" and not multiplies_bf16():
+        notes.append("stored as bf16 and multiplied in fp32, since this processor has no products of bf16")
+    if left_out:
+        notes.append(f"timed on {len(times[who])} tokens: {left_out} left out, {SECONDS:g} s were up")
     hard = {name: found for name, found in scores.items() if name in PRESETS["hard"]}
     row = Row(
         form.name,
@@ -115,7 +120,7 @@ def measure_run(
         file_bytes=run.file_bytes,
         tokens_per_s=rates(times[who])["tokens_per_s"],
         backend=run.decoder.backend,
-        note=f"timed on {len(times[who])} tokens: {left_out} left out, {SECONDS:g} s were up" if left_out else "",
+        note="; ".join(notes),
         outcomes=Measured(tasks=hard).to_dict()["tasks"],
     )
     return row, quality.protocol
@@ -124,7 +129,7 @@ def measure_run(
 def opened(form: Form, path: Path, trust_remote_code: bool = False) -> PreTrainedModel:
     """Return a form in this runtime; with rounded weights the head is rounded to int8 as it is loaded."""
     model = runtime.load(path, form.kind, trust_remote_code=trust_remote_code)
-    if form.name == "dense-bf16":
+    if form.plain:
         accelerate(model, dtype=form.kind, min_sparsity=1.0)
     return model
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lowdim.core.progress import Progress
 from lowdim.data import assets
+from lowdim.data.batch import Batch
 from lowdim.data.windows import Windows
 from lowdim.models.disk.source import is_gguf
 from lowdim.pipeline.front import llamacpp
@@ -31,6 +35,17 @@ def source_file(spec: str) -> Path | None:
 def room_for(text: Windows, longest: int, most: int | None) -> int:
     """Return the tokens that llama.cpp has room for: a window's, the longest question's, or what the model takes."""
     return max(text.context, longest, min(most or ROOM, ROOM))
+
+
+def seconds_per_token(settings: Settings, room: int, ids: Tensor) -> float | None:
+    """Return a token's seconds in llama.cpp, for ids ``[1, tokens]`` and the source's file; None if it cannot run."""
+    source = source_file(settings.model)
+    if source is None or llamacpp.missing():
+        return None
+    with closing(llamacpp.LlamaCpp(source, room)) as model:
+        begun = time.perf_counter()
+        list(model([Batch(ids)]))
+        return (time.perf_counter() - begun) / ids.numel()
 
 
 def foreign(

@@ -26,7 +26,8 @@ class Settings:
     Attributes:
         model: a directory, hub id, GGUF file or ``builtin:`` name.
         forms: names of contestants; none means all.
-        recover: also train: the dense forms through their grid, the sparse ones to be like the dense model.
+        recover: also train: the dense forms through their grid, the one that has none on the text itself, the sparse
+            ones to be like the dense model.
         minutes: of training for each trained form; `MINUTES` if not given.
         budget_mb: megabytes read per token that the recommended form may take; those of `REFERENCE` if not given.
         text: that perplexity is measured on.

@@ -18,7 +18,7 @@ from lowdim.data.calibration import CalibrationData, positions
 from lowdim.data.windows import Windows
 from lowdim.models import ranks
 from lowdim.models.disk import manifest
-from lowdim.models.disk.convert import convert
+from lowdim.models.disk.manifest import SLoRBPart
 from lowdim.models.disk.writer import Writer
 from lowdim.models.save import save_model
 from lowdim.models.walk.opened import accepted
@@ -196,12 +196,13 @@ class _Run:
                 alone, after = after, self._measured("sparse", pair, keeper, stage.forward)
             evaluation = compare(before, after, pair.student.stream.compute)
             record = build_record(pair, data, plan, keeper, records, held, evaluation, pruned, alone)
+            if stage is not None and stage.beside:
+                beside = detach(stage.student)
+                keeper.write_outer(beside)
+                record.slorb = SLoRBPart.of(beside)
             if writer is not None:
                 keeper.finish(record)
         if writer is not None:
-            if stage is not None and stage.beside:
-                convert(out, out, "packed", overwrite=True, beside=detach(stage.student))
-                record = manifest.read(out)
             write_sidecar(out, pair.student, self.clock, self.progress, self.speed, pair.teacher)
         ranks.barrier()
         return RecoveryResult(record.to_dict(), out)

@@ -115,7 +115,7 @@ class Recovery(Document):
         quantize: "int8", "int4" or "int3": the last stage trains weights through the grid that they are stored on.
             Three bits are for models without pruned weights.
         quantize_group: columns of a row that share a scale, 64 or 128.
-        storage: "dense" or "packed"; "auto" is packed where weights are rounded, else as the model is.
+        storage: "dense" or "packed"; "auto" is packed where weights are rounded or have SLoRB, else as the model is.
         compute: of the forward and backward passes; what is trained is fp32 in any case.
         seed: of every draw.
         device: where it is computed.
@@ -195,6 +195,10 @@ class Recovery(Document):
                 f"quantize={self.quantize!r} stores codes, which storage='dense' does not. Leave storage out, or write "
                 "the result again with lowdim convert --storage dense."
             )
+        if self.masks.beside() and self.storage == "dense":
+            raise RecipeError(
+                "masks.slorb puts tensors beside layers, and storage='dense' has none. Leave storage out."
+            )
         return self
 
     kinds = ("masks",)
@@ -223,9 +227,10 @@ class Recovery(Document):
 
     def writing(self, storage: str) -> Recipe:
         """Return the recipe of pruning that writes what recovery makes: no new zero, the same text and storage."""
+        packs = self.grid is not None or self.masks.beside()
         return Recipe(
             sparsity=0.0,
-            storage=storage if self.storage == "auto" and self.grid is None else self.storage.replace("auto", "packed"),
+            storage=self.storage.replace("auto", "packed" if packs else storage),
             compute=self.compute,
             calibration=self.calibration.model_dump(exclude={"held"}),
             evaluation=self.evaluation.model_dump(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from lowdim.models import ranks
-from lowdim.models.disk.shard import write_file
+from lowdim.models.disk.shard import nbytes, write_file
 from lowdim.prune.keeper import Keeper
 from lowdim.runs import tree
+from lowdim.runs.directory import write_whole
 from lowdim.train.compare.store import KEY, read
 from lowdim.train.loop import Loop
 from lowdim.train.sparse.distributed import full, local
@@ -86,13 +86,8 @@ class OwnStates:
 
     def _write(self, name: object, content: Any) -> Path:
         text, tensors = tree.pack(_locals(content))
-        file = self._file(name)
-        temporary = file.with_name(f"{file.name}.tmp")
-        with temporary.open("wb") as target:
-            write_file(target, tensors, {KEY: text})
-            target.flush()
-            os.fsync(target.fileno())
-        os.replace(temporary, file)
+        file, size = self._file(name), sum(map(nbytes, tensors.values()))
+        write_whole(file, lambda target: write_file(target, tensors, {KEY: text}), size, self._partial)
         ranks.barrier()
         return file
 

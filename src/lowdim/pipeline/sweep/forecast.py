@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lowdim.train.pretrain.recipe import Pretraining
 
-_FREE = ("seed", "schedule", "clip", "decay", "evaluation", "save_seconds", "tensorboard")
+_FREE = ("seed", "schedule", "clip", "decay", "evaluation", "save_seconds", "tensorboard", "keep")
 """Keys of a pre-training that change little or nothing of what a step takes."""
 
 
@@ -20,14 +20,14 @@ def pretraining(recipes: Sequence[Pretraining]) -> tuple[float, float]:
     Raises:
         LowdimError: one of them cannot be run.
     """
-    from lowdim.train.pretrain import api, speed
+    from lowdim.train.pretrain import api
     from lowdim.train.pretrain.prepare import prepare
 
     kinds = list({repr(_kind(recipe)): recipe for recipe in recipes}.values())
     costs = list[float]()
     for recipe in kinds if len(kinds) > 1 else []:
         made = prepare(recipe)
-        costs.append(speed.flops_per_token(made.config, recipe.length) * made.steps * recipe.batch * recipe.length)
+        costs.append(made.flops * made.steps * recipe.batch * recipe.length)
     ends = {costs.index(min(costs)), costs.index(max(costs))} if costs else {0}
     seconds = [api.plan(kinds[index]).seconds or 0.0 for index in ends]
     return min(seconds), max(seconds)

@@ -11,6 +11,7 @@ from lowdim.report.draw import charts, words
 from lowdim.report.draw.axes import Numbers, finite
 from lowdim.report.draw.grid import Grid, kind_of
 from lowdim.report.draw.heatmap import heatmap
+from lowdim.report.draw.tracks import Track, tracks
 from lowdim.report.pruning.figures import Picture
 
 Json = Mapping[str, Any]
@@ -96,6 +97,7 @@ def pictures(models: Sequence[Json]) -> list[Picture]:
     """Return the pictures for which something was measured."""
     names = short_names(models) if len(models) > 1 else [""]
     found = [_over_blocks(measure, models, names) for measure in _MEASURES]
+    found += _over_steps(models)
     last, whose = models[-1], f" Of {names[-1]}." if len(models) > 1 else ""
     layers = [_by_layer(last, whose, "gradient"), _by_layer(last, whose, "alpha")]
     if len(models) == 1 and layers[0] is not None:  # which has the same line
@@ -129,6 +131,34 @@ def _over_blocks(measure: _Measure, models: Sequence[Json], names: Sequence[str]
         hue=measure.hue,
     )
     return Picture(measure.title, f"{measure.caption} A row per model; the line is the last.", svg)
+
+
+def _over_steps(models: Sequence[Json]) -> list[Picture]:
+    """Return the course of a run's numbers: of the whole model, and of its two halves."""
+    steps: list[Any] = [model.get("step") for model in models]
+    if len(models) < 2 or None in steps or len(set(steps)) < len(steps):
+        return []
+    depths = [model["depth"] for model in models]
+    drawn: dict[str, dict[str, Numbers]] = {
+        "Perplexity": {"": [model["perplexity"] for model in models]},
+        "Gradient, last block over first": {"": [d["last_over_first"].get("gradient") for d in depths]},
+    }
+    for each in (each for each in _MEASURES if each.key in ("sensitivity", "influence", "jacobian")):
+        halves = [depth["halves"].get(each.key, {}) for depth in depths]
+        drawn[each.title] = {side: [half.get(side) for half in halves] for side in ("shallower", "deeper")}
+    found: list[Picture] = []
+    for title, series in drawn.items():
+        lines = [
+            Track(name, [(s, v) for s, v in zip(steps, values, strict=True) if v is not None], tone)
+            for (name, values), tone in zip(series.items(), ("blue", "orange"), strict=False)
+            if finite(values)
+        ]
+        if lines:
+            svg = tracks(f"steps-{len(found)}", title, lines, xlabel="step", write=words.tick)
+            found.append(
+                Picture(f"{title}, over the run", "Of halves: medians of their blocks." * (len(series) > 1), svg)
+            )
+    return found
 
 
 def _angles(model: Json, whose: str) -> Picture | None:

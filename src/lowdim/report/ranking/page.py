@@ -89,7 +89,7 @@ def verdict(told: Json) -> str:
     Example:
         >>> facts = {"ranked": [60, 0, 20], "never_ranked": 20, "epochs": 3, "sign": {"found": False}}
         >>> verdict({"samples": 100, "facts": facts})
-        'No sign of a bias. 60% of the samples were learnt in the first epoch, 20% never in 3.'
+        'No sign of a bias. 60% of the samples were learnt in the first epoch, 20% never in 3 epochs.'
     """
     facts = told["facts"]
     total = told["samples"]
@@ -99,7 +99,7 @@ def verdict(told: Json) -> str:
     if "ranked" not in facts:
         return start
     first, never = facts["ranked"][0] / total, facts["never_ranked"] / total
-    left = "all others later" if not never else f"{_percent(never)} never in {facts['epochs']}"
+    left = "all others later" if not never else f"{_percent(never)} never in {words.plural(facts['epochs'], 'epoch')}"
     return f"{start} {_percent(first)} of the samples were learnt in the first epoch, {left}."
 
 

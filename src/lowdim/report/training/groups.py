@@ -60,6 +60,8 @@ def trained(facts: Json) -> str:
     recipe = facts["recipe"]
     chosen = [f"{kind} {words.clean(recipe[kind]['name'])}" for kind in ("objective", "sampler") if kind in recipe]
     text = f"Trained with {' and '.join(chosen)}, the twins as well." if chosen else "Trained with every sample alike."
+    if by := recipe.get("groups"):
+        text += f" Groups are by {words.clean(by)}."
     if ranks := facts["data"].get("ranks"):
         text += f" Ranks by {words.clean(ranks['method'])} run from 1 to {ranks['last']}"
         text += f"; by them {ranks['conflicting']:,} training samples conflict." if "conflicting" in ranks else "."

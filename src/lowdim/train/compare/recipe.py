@@ -142,6 +142,9 @@ class TrainingRecipe(Document):
             given, the objective's usual one.
         ranks: a directory of ranks, or see `Ranking`. Groups are trained with by these ranks where they are given, else
             by the data's own labels; accuracy by groups is always that of the labels.
+        groups: which labels make groups: one cue of a set that has several, or a column of your table of texts, or of
+            the ``metadata.csv`` or ``metadata.jsonl`` in your folder of pictures, which names each in ``file_name``.
+            None takes all cues of a set together.
         seed: of the weights, the masks and the order of the data.
         device: "auto" takes a GPU if there is one.
 
@@ -193,6 +196,7 @@ class TrainingRecipe(Document):
     objective: Annotated[Any, *method_field("objective")] = Field("erm", validate_default=True)
     sampler: Annotated[Any, *method_field("sampler")] = Field("shuffled", validate_default=True)
     ranks: Annotated[Ranking | None, BeforeValidator(_ranking)] = None
+    groups: str | None = None
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -204,7 +208,7 @@ class TrainingRecipe(Document):
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values; keys that came later are left out where they have their defaults."""
         found = super().to_dict()
-        usual = {"objective": {"name": "erm"}, "sampler": {"name": "shuffled"}, "ranks": None}
+        usual = {"objective": {"name": "erm"}, "sampler": {"name": "shuffled"}, "ranks": None, "groups": None}
         kept = {key: value for key, value in found.items() if key not in usual or value != usual[key]}
         if not self.data.settings:
             kept["data"] = {key: value for key, value in found["data"].items() if key != "settings"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lowdim.core.errors import LowdimError, RecipeError
+from lowdim.core.errors import LowdimError, RecipeError, clash
 from lowdim.core.machine import machine
 from lowdim.core.progress import Progress, Silent
 from lowdim.core.recipe import families
@@ -85,9 +85,12 @@ def train(
         raise RecipeError("device 'cuda' was asked for, and torch finds no GPU. Choose device: auto or cpu.")
     if recipe.ranks is not None and ranks is None:
         ranks = Ranks.load(recipe.ranks.path)  # refused before the data is read
-    labelled = (
-        data is None and bool(classification.find(recipe.data.name).cues) if groups is None else "train" in groups
-    )
+    named = recipe.groups is not None
+    if named and not (data is None and groups is None):
+        why, remedy = "it is read with the recipe's data", "Leave it out, and give the argument groups"
+        raise clash(f"groups={recipe.groups!r}", "data or groups given to train()", why, remedy)
+    cued = named or bool(classification.find(recipe.data.name).cues)
+    labelled = data is None and cued if groups is None else "train" in groups
     samples.check_known(recipe, groups=labelled, ranks=ranks is not None)
 
     def known() -> tuple[TrainingRecipe, Dataset, Told]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lowdim.data import classification
 from lowdim.data.classification import Dataset
 from lowdim.data.errors import DataError
+from lowdim.data.labelled import own
 from lowdim.data.planted import told as planted
 from lowdim.data.planted.truth import Truth
 from lowdim.data.select.groups import Groups
@@ -84,8 +85,12 @@ class Told:
         return found
 
 
-def labelled(truth: Truth) -> Labelled:
+def labelled(truth: Truth, by: str | None = None) -> Labelled:
     """Return the groups of labelled samples: of each class, one for every way to go with cues or against them.
+
+    Args:
+        truth: about the samples.
+        by: the one cue that groups are made by; None takes all.
 
     Example:
         >>> truth = Truth(torch.tensor([0, 0]), torch.tensor([[0], [1]]), torch.ones(2, 1), ("colour",), ("cat", "dog"))
@@ -93,8 +98,9 @@ def labelled(truth: Truth) -> Labelled:
         1
     """
     conflicting = truth.conflicting()
-    if len(truth.names) == 1:
-        return Labelled(truth.groups(), conflicting.any(1))
+    if by is not None or len(truth.names) == 1:
+        cue = 0 if by is None else truth.names.index(by)
+        return Labelled(truth.groups(cue), conflicting[:, cue])
     ways = 2 ** len(truth.names)
     code = (conflicting.long() * 2 ** torch.arange(len(truth.names))).sum(1)
     names = tuple(f"{name}, {_way(way, truth.names)}" for name in truth.classes for way in range(ways))
@@ -108,12 +114,15 @@ def _way(way: int, cues: tuple[str, ...]) -> str:
 
 def read(recipe: TrainingRecipe) -> tuple[Dataset, dict[str, Labelled]]:
     """Return the data that a recipe names, and the groups of its parts where it has labels of them."""
-    chosen = recipe.data
-    cut: dict[str, Any] = {"validation": chosen.validation, "limit": chosen.limit, "seed": chosen.seed}
-    if not classification.find(chosen.name).cues:
-        return classification.load(chosen.name, settings=chosen.settings, **cut), {}
-    data, truths = planted.load(chosen.name, settings=chosen.settings, **cut)
-    return data, {part: labelled(getattr(truths, part)) for part in ("train", "validation", "test")}
+    chosen, by = recipe.data, recipe.groups
+    how: dict[str, Any] = chosen.model_dump()
+    if classification.find(chosen.name).cues:
+        data, truths = planted.load(**how)
+        return data, {part: labelled(truth, by) for part, truth in truths._asdict().items()}
+    if by is None:
+        return classification.load(**how), {}
+    data, groups = own.grouped(column=by, **how)
+    return data, {part: Labelled(*each) for part, each in groups.items()}
 
 
 def told(recipe: TrainingRecipe, data: Dataset, ranks: Ranks | None, groups: Mapping[str, Labelled]) -> Told:

@@ -80,14 +80,8 @@ class Examples(Data):
             `lowdim.data.questions.CALIBRATION_SETS`; of preferences also "builtin:preferences".
         validation: share that is never trained on, or where such rows are. Chats with the same text and pairs with the
             same prompt stay on one side.
-        separator: of text: what stands between two documents of a file; None takes a file for one document.
         tokenizer: has to be None: the model has its own.
         vocabulary: the same.
-        template: "tokenizer" is the tokenizer's own chat template. The others go to the output with the tokenizer:
-            "plain" says who speaks, "question" asks as the zero-shot tasks do (Question: ... Answer: ...), "none"
-            writes what is asked and what is answered one behind the other.
-        streaming: of text: encode it as it is read, see the recipe of pre-training.
-        pack: of text: join the documents and cut the stream into sequences.
     """
 
     moot: ClassVar[Moot] = {
@@ -103,8 +97,8 @@ class Examples(Data):
 class Finetuning(Pretraining):
     """Everything that decides what a fine-tuning writes.
 
-    ``method`` is a word for two keys, ``optimizer`` and ``adapter``: "lift", "full", "lora", "dora", or a rival of
-    LIFT: "random", "magnitude", "smallest".
+    Keys that are not listed are those of `lowdim.Pretraining`. ``method`` is a word for two keys, ``optimizer`` and
+    ``adapter``: "lift", "full", "lora", "dora", or a rival of LIFT: "random", "magnitude", "smallest".
 
     Args:
         model: a directory, a hub id or builtin:NAME. The zeros of a pruned one stay.
@@ -114,8 +108,6 @@ class Finetuning(Pretraining):
         adapter: see `Adapter`; None trains the model's own weights.
         preference: what is learnt of pairs, one of ``lowdim methods --kind preference``; None learns answers. Also
             written ``objective``, where "answers" is None.
-        decay: what sets the weight decay of each matrix, one of ``lowdim methods --kind decay``.
-        sampling: which blocks train at a time, one of ``lowdim methods --kind sampling``; None trains all.
         from-scratch: has to be None: `lowdim recover` makes a model sparse that is there.
         sparse: has to be left out.
         rank: has to be None: the model keeps its form.
@@ -126,21 +118,14 @@ class Finetuning(Pretraining):
         tokens: the same; of rows of ``length``. None of the three is one pass.
         length: tokens of a row at most. Longer chats are cut at their end, prompts of longer pairs at their beginning.
         batch: rows, or pairs, of a step, over all processes.
-        accumulate: parts that every process cuts its share of a step into.
         clip: largest norm of a step's gradient, over whole matrices where some entries are trained; None does not
             bound it.
-        schedule: see `lowdim.train.pretrain.recipe.Schedule`.
         precision: "float32"; "bfloat16" computes in bfloat16, over fp32 copies of what is trained; "pure-bfloat16" has
             none, but for entries chosen by LIFT.
-        checkpointing: compute each block twice rather than keep its activations.
         parallel: has to be "ddp", what ``torchrun`` starts: every process has the whole model.
         evaluation: how it is judged on the rows held out; before the first step too.
-        save_seconds: between two states that a run can be resumed from, beside those after every tenth of the run, of
-            at least ten steps; 0 saves after every step.
-        tensorboard: also write ``OUT.tensorboard/``, with the package ``tensorboard``.
+        keep: has to be None: the last model alone is written.
         seed: of the order of the rows, of adapters and dropout.
-        device: where it is computed; "auto" takes a GPU if there is one.
-        trust_remote_code: run the Python code that a model brings along, with all that you may do.
 
     Raises:
         RecipeError: an unknown key, a value of the wrong type or range, or a combination that cannot work.
@@ -202,6 +187,10 @@ class Finetuning(Pretraining):
             )
         if self.placement is not None:
             raise RecipeError("placement moves the norms of a model that was trained with them. Leave it out.")
+        if self.keep is not None:
+            raise RecipeError(
+                "keep is for pre-training: of a fine-tuning the last model alone is written. Leave it out."
+            )
         if self.from_scratch is not None or self.rank is not None:
             raise RecipeError(
                 "from-scratch and rank are for models that are pre-trained: what is fine-tuned keeps its form. Leave "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lowdim.core.errors import RecipeError
 from lowdim.core.lazy import torch
+from lowdim.core.pattern.nm import NM
 from lowdim.core.settings import Settings, count, share, within
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class FromScratch(Settings, ABC):
         mvue: sparsify gradients along the tokens.
 
     Attributes:
-        tile: 4 divides the inputs of every layer, and, where it is 4, its outputs too.
+        tile: what divides the outputs of every layer, as the M of `groups` its inputs.
         decays: what `decay` is added to: the "gradient", before the optimizer, or the "weight", after it.
         holds: whether masks wait for Adam's means of squared gradients, which are held from then on.
     """
@@ -93,6 +94,11 @@ class FromScratch(Settings, ABC):
     decay: float = within(0.0, least=0)
     tail: float = share(0.0)
     mvue: bool = False
+
+    @property
+    def groups(self) -> NM:
+        """How many of how many neighbouring inputs are kept."""
+        return NM(2, 4)
 
     @abstractmethod
     def mask(self, weight: Tensor) -> Tensor:

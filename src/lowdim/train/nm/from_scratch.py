@@ -1,4 +1,4 @@
-"""The rider of 2:4 training from scratch."""
+"""The rider of N:M training from scratch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lowdim.core.errors import CheckpointError, LowdimError, PatternError
 from lowdim.core.random import generator
 from lowdim.core.settings import Range, check
 from lowdim.models import ranks
+from lowdim.nn.blocks import linear_layers
 from lowdim.nn.int8 import Int8Weight
 from lowdim.train.nm.base import FromScratch
 from lowdim.train.nm.mvue import linear
@@ -26,16 +27,19 @@ _TAKES = "2:4 training from scratch takes linear layers of floats that are whole
 
 
 class SparseFromScratch(MaskRider):
-    """Lets a model compute with 2:4 weights while all of them train, by a rule such as `FST`, `SSTE` or `SRSTE`.
+    """Lets a model compute with N:M weights while all of them train, by a rule such as `FST`, `SSTE` or `SRSTE`.
 
-    Construct it after the optimizer and before the `Loop`, which takes `projections` as ``projected`` and has this
-    among its riders. Masks are chosen before the first step and anew every ``rule.every`` steps; each choice appends
+    Construct it after the optimizer, and train as before: the layers compute with what the rule shows of their weights,
+    which stay dense, and `finish` writes it into them at the end. In a `Loop` that takes `projections` as ``projected``
+    and has this among its riders it is in the weights all along, and the dense ones are the loop's fp32 copies; losses
+    are the same to the bit. A copy of the model, such as an average, computes with the masks as they are now where
+    there is no such loop. Masks are chosen before the first step and anew every ``rule.every`` steps; each appends
     to ``history`` the step and the flip rate, the share of weights that changed sides since the choice before, in the
     dense end as well, where it is of the masks that there would be. What is drawn depends on the seed, the layer, the
     step and the rank alone.
 
     Args:
-        layers: by name, linear layers; those of the feed-forward parts in the papers.
+        layers: by name, linear layers; or a model, whose feed-forward layers these are, as in the papers.
         rule: what is computed with.
         optimizer: that trains their weights.
         total_steps: of the run.
@@ -46,31 +50,27 @@ class SparseFromScratch(MaskRider):
         since: the step behind which masks began; None while they wait, 0 where they do not.
 
     Raises:
-        PatternError: 4 does not divide a side of a weight.
+        PatternError: a weight has no whole groups.
         LowdimError: there is no layer, one is not linear, is sharded or in 8 bits, or the optimizer lacks its weight,
             or is of a kind that the rule does not take.
 
     Example:
-        >>> from lowdim.train.loop import Loop
         >>> from lowdim.train.nm.fst import FST
         >>> layer = nn.Linear(8, 4, bias=False)
         >>> optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
         >>> sparse = SparseFromScratch({"layer": layer}, FST(every=2, tail=0.0), optimizer, total_steps=4)
-        >>> loop = Loop(
-        ...     layer,
-        ...     optimizer,
-        ...     loss=lambda m, x: m(x).square().mean(),
-        ...     projected=sparse.projections(),
-        ...     riders=[sparse],
-        ... )
-        >>> _ = loop.run([torch.randn(4, 8)] * 4)
+        >>> for _ in range(4):
+        ...     layer(torch.randn(4, 8)).square().mean().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> sparse.finish()
         >>> int((layer.weight != 0).sum()), [choice["step"] for choice in sparse.history]
         (16, [2, 4])
     """
 
     def __init__(
         self,
-        layers: Mapping[str, nn.Module],
+        layers: Mapping[str, nn.Module] | nn.Module,
         rule: FromScratch,
         optimizer: Optimizer,
         total_steps: int,
@@ -79,6 +79,8 @@ class SparseFromScratch(MaskRider):
     ) -> None:
         check("total_steps", total_steps, Range(least=1, whole=True))
         self.rule, self.total_steps, self._seed = rule, total_steps, seed
+        if isinstance(layers, nn.Module):
+            layers = linear_layers(ranks.unwrapped(layers), attention=False)
         self._layers = {name: _checked(name, layer, rule, optimizer_of(optimizer)) for name, layer in layers.items()}
         if not layers:
             raise LowdimError("there is no layer to be sparse. Give at least one linear layer.")
@@ -93,7 +95,7 @@ class SparseFromScratch(MaskRider):
         self.since: int | None = None if rule.holds else 0
         self._changes: list[float] = []
         self._ride = Ride.board(optimizer, self)
-        for name, layer in self._layers.items() if rule.mvue else ():  # methods: a copy has weights of its own
+        for name, layer in self._layers.items():  # methods: a copy has weights of its own
             layer.forward = MethodType(self._forward(name), layer)  # type: ignore[method-assign]
 
     def weights(self) -> list[tuple[str, Tensor]]:
@@ -124,26 +126,24 @@ class SparseFromScratch(MaskRider):
             return generator(self._seed, *where, device=str(device))
 
         def forward(layer: nn.Linear, input: Tensor) -> Tensor:
-            if self.dense(self.step + 1) or not torch.is_grad_enabled():
-                return nn.functional.linear(input, layer.weight, layer.bias)
-            return linear(input, layer.weight, layer.bias, lambda: draw(layer.weight.device))
+            weight: Tensor = layer.weight
+            if name not in self._shown and not self.dense(self.step + 1):
+                weight = _Through.apply(weight, self._now(name, layer))  # type: ignore[no-untyped-call]
+            if not self.rule.mvue or self.dense(self.step + 1) or not torch.is_grad_enabled():
+                return nn.functional.linear(input, weight, layer.bias)
+            return linear(input, weight, layer.bias, lambda: draw(weight.device))
 
         return forward
+
+    @torch.no_grad()
+    def _now(self, name: str, layer: nn.Linear) -> Tensor:
+        return self.rule.shown(layer.weight.detach(), self.masks[name], self._factors[name])
 
     # ---------------------------------------------------------------- around the optimizer's step
 
     @torch.no_grad()
     def gradients(self, step: int) -> bool:
-        """Add the decay of what is pruned to the gradients, where the rule has it there.
-
-        Raises:
-            LowdimError: no loop computes with the sparse weights.
-        """
-        if missing := self._layers.keys() - self._shown:
-            raise LowdimError(
-                f"nothing computes with the sparse {min(missing)}: give a Loop projected=sparse.projections() and "
-                "riders=[sparse] before the first step"
-            )
+        """Add the decay of what is pruned to the gradients, where the rule has it there."""
         if self.rule.decays == "gradient":
             for name, weight, group in self._decaying(step):
                 if weight.grad is not None:
@@ -222,17 +222,39 @@ class SparseFromScratch(MaskRider):
         self.since, self._changes = state["since"], list(state["changes"])
 
     def remove(self) -> None:
-        """Get off; layers compute as ever."""
+        """Get off; layers compute as ever, with their weights as they are."""
         self._ride.leave(self)
-        for layer in self._layers.values() if self.rule.mvue else ():
-            del layer.forward
+        for layer in self._layers.values():
+            layer.__dict__.pop("forward", None)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Write what is computed with into the weights, unless the end is dense or a loop has done so, and get off."""
+        for name, layer in self._layers.items() if not self.dense(self.step + 1) else ():
+            if name not in self._shown:
+                layer.weight.copy_(self._now(name, layer))
+        self.remove()
+
+
+class _Through(torch.autograd.Function):
+    """What stands in the place of a weight, whose gradient is taken for the weight's."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, shown: Tensor) -> Tensor:
+        """Return what is shown."""
+        return shown
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Pass the gradient."""
+        return gradients[0], None
 
 
 def _checked(name: str, layer: nn.Module, rule: FromScratch, optimizer: Optimizer) -> nn.Linear:
     """Return a layer that can be sparse.
 
     Raises:
-        PatternError: 4 does not divide a side of its weight.
+        PatternError: its weight has no whole groups.
         LowdimError: it cannot for another reason.
     """
     if not isinstance(layer, nn.Linear):
@@ -240,9 +262,9 @@ def _checked(name: str, layer: nn.Module, rule: FromScratch, optimizer: Optimize
     if isinstance(layer.weight, DTensor | Int8Weight):
         raise LowdimError(f"{name} is {'sharded' if isinstance(layer.weight, DTensor) else 'kept in 8 bits'}; {_TAKES}")
     rows, cols = layer.weight.shape
-    if cols % 4 or rows % rule.tile:
+    if cols % rule.groups.group or rows % rule.tile:
         raise PatternError(
-            f"{name} has a weight of shape {rows} x {cols}: 4 must divide its inputs"
+            f"{name} has a weight of shape {rows} x {cols}: {rule.groups.group} must divide its inputs"
             f"{' and its outputs' if rule.tile == 4 else ''}. Leave it out, or change the width."
         )
     if not any(layer.weight is p for group in optimizer.param_groups for p in group["params"]):

@@ -1,10 +1,12 @@
-"""SR-STE: 2:4 weights through a straight-through estimator, with decay of what is pruned."""
+"""SR-STE: N:M weights through a straight-through estimator, with decay of what is pruned."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from lowdim.core.errors import RecipeError
 from lowdim.core.pattern import NM
 from lowdim.core.settings import within
 from lowdim.train.nm.base import FromScratch
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SRSTE(FromScratch):
-    """2:4 along the inputs, drawn anew at every step, and decay of what is pruned, on the weights themselves.
+    """N:M along the inputs, drawn anew at every step, and decay of what is pruned, on the weights themselves.
 
     After the optimizer's step W <- W - lr * ``decay`` * (1 - M) * W. With ``decay`` 0 it is the plain straight-through
     estimator (STE).
@@ -27,16 +29,35 @@ class SRSTE(FromScratch):
         decay: lambda.
         tail: share of the steps, at the end, that are dense.
         mvue: sparsify gradients along the tokens, as in FST.
+        pattern: N:M, N of every M inputs are kept; tensor cores run 2:4, and masks on any device all others.
 
     Example:
         >>> import torch
-        >>> SRSTE().mask(torch.tensor([[4.0, -3.0, 1.0, 0.5]])).tolist()
-        [[True, True, False, False]]
+        >>> weight = torch.tensor([[4.0, -3.0, 1.0, 0.5]])
+        >>> SRSTE().mask(weight).tolist(), SRSTE(pattern="1:4").mask(weight).tolist()
+        ([[True, True, False, False]], [[True, False, False, False]])
     """
 
     decays: ClassVar[Literal["gradient", "weight"]] = "weight"
     decay: float = within(2e-4, least=0)
+    pattern: str = "2:4"
+
+    def __post_init__(self) -> None:
+        """Refuse a pattern that is not N:M, or prunes nothing.
+
+        Raises:
+            RecipeError: see above.
+        """
+        super().__post_init__()
+        if not re.fullmatch(r"\d+:\d+", self.pattern) or self.groups.sparsity == 0:
+            raise RecipeError(f"pattern must be N:M with N below M, such as 2:4 or 1:8; got {self.pattern!r}.")
+
+    @property
+    def groups(self) -> NM:
+        """The pattern."""
+        return NM(*map(int, self.pattern.split(":")))
 
     def mask(self, weight: Tensor) -> Tensor:
-        """Return the two largest of every four inputs."""
-        return NM(2, 4).mask(weight.detach().abs().float(), weight.numel() // 2)
+        """Return the N largest of every M inputs."""
+        kept = weight.numel() // self.groups.group * self.groups.keep
+        return self.groups.mask(weight.detach().abs().float(), kept)

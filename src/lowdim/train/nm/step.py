@@ -1,4 +1,4 @@
-"""STEP: 2:4 weights whose masks wait for Adam's variance, which is held from then on."""
+"""STEP: N:M weights whose masks wait for Adam's variance, which is held from then on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lowdim.train.nm.sr_ste import SRSTE
 
 @dataclass(frozen=True)
 class STEP(SRSTE):
-    """Two phases: dense Adam until its variance V stands still, then 2:4 masks at every step with that V, held.
+    """Two phases: dense Adam until its variance V stands still, then N:M masks at every step with that V, held.
 
     Gradients of masked weights make poor estimates of V. So Z_t = mean |V_t - V_(t-1)| over the layers is watched, and
     the second phase begins once the mean of the last 1 / (1 - beta2) of them is below ``threshold``, but between the
@@ -27,6 +27,7 @@ class STEP(SRSTE):
         decay: of what is pruned, on the weights; none here.
         tail: share of the steps, at the end, that are dense; none here.
         mvue: sparsify gradients along the tokens, as in FST.
+        pattern: N:M.
         least: share of the steps before which masks never begin.
         most: share of the steps behind which they do, whatever Z says.
         threshold: of Z; None is the eps of the optimizer.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -129,7 +129,3 @@ class APOLLO(OptimizerRule):
         """Return the bytes of a weight and of its state: a matrix has Adam's two numbers of the small space."""
         entries = self.rank * max(weight.shape) if matrix else weight.numel()
         return weight.nbytes, 2 * entries * weight.itemsize
-
-    def gradients(self, sizes: Sequence[int]) -> int:
-        """Return the bytes of gradients that are there at once."""
-        return max(sizes) if self.layerwise else sum(sizes)

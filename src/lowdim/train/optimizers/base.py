@@ -88,10 +88,6 @@ class OptimizerRule(Settings, ABC):
         """
         return weight.nbytes, 2 * weight.nbytes
 
-    def gradients(self, sizes: Sequence[int]) -> int:
-        """Return the bytes of gradients that are there at once, of those of all weights."""
-        return sum(sizes)
-
     def _adam(self, lr: float, weight_decay: float) -> dict[str, Any]:
         """Return the arguments of torch's Adam; its fused step reads and writes every tensor once."""
         betas = (self.beta1, self.beta2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -114,10 +114,6 @@ class GaLore(OptimizerRule):
             held += self._direction_bytes(weight.shape[axis], weight.itemsize)
             shape[axis] = self.rank
         return weight.nbytes, held + self._inner_bytes(tuple(shape), weight.itemsize)
-
-    def gradients(self, sizes: Sequence[int]) -> int:
-        """Return the bytes of gradients that are there at once."""
-        return max(sizes) if self.layerwise else sum(sizes)
 
     def _direction_bytes(self, width: int, size: int) -> int:
         return 0 if self.projector == "random" else self.rank * width * size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lowdim.core.settings import Settings, within
 
@@ -58,3 +58,20 @@ class Preference(Settings, ABC):
         """Return 1 where the model prefers the chosen answer, -1 where the rejected one, 0 where neither."""
         reward = self.beta * ratio
         return (reward > self.margin).int() - (reward < -self.margin).int()
+
+
+@dataclass(frozen=True)
+class Strict(Preference):
+    """A loss of preferences alone.
+
+    Args:
+        ties: what becomes of pairs that are ties, for which there is no loss: "drop" leaves them out of training,
+            "prefer" takes their first answer for the preferred one.
+    """
+
+    ties: Literal["drop", "prefer"] = "drop"
+
+    @property
+    def drops_ties(self) -> bool:
+        """Whether ties are left out."""
+        return self.ties == "drop"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lowdim.core.lazy import torch
 from lowdim.core.settings import within
-from lowdim.train.preference.base import Preference
+from lowdim.train.preference.base import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class DPO(Preference):
+class DPO(Strict):
     """-(1 - s) log sigma(beta h) - s log sigma(-beta h), h the log-ratio of a pair (see `Preference`).
 
     It is the negative log-likelihood of the Bradley-Terry model, P(chosen over rejected) = sigma(beta h).
@@ -23,10 +23,7 @@ class DPO(Preference):
     is the chance that a label is wrong ("conservative DPO").
 
     Args:
-        beta: how much a step away from the reference costs.
         smoothing: s.
-        ties: what becomes of pairs that are ties, for which the model has no place: "drop" leaves them out of
-            training, "prefer" takes their first answer for the preferred one.
 
     Example:
         >>> import torch
@@ -35,12 +32,6 @@ class DPO(Preference):
     """
 
     smoothing: float = within(0.0, least=0, below=0.5)
-    ties: Literal["drop", "prefer"] = "drop"
-
-    @property
-    def drops_ties(self) -> bool:
-        """Whether ties are left out."""
-        return self.ties == "drop"
 
     def losses(self, ratio: Tensor, tie: Tensor) -> Tensor:
         """Return the loss of every pair."""

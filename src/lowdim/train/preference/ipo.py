@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from lowdim.train.preference.base import Preference
+from lowdim.train.preference.base import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class IPO(Preference):
+class IPO(Strict):
     """(h - 1 / (2 beta))^2, h the log-ratio of a pair (see `Preference`).
 
     A pair that everybody agrees on does not drive the ratio to infinity, as under `DPO`.
@@ -20,23 +20,11 @@ class IPO(Preference):
     Paper: "A General Theoretical Paradigm to Understand Learning from Human Preferences", 2023, arXiv 2310.12036, whose
     tau is beta here.
 
-    Args:
-        beta: how much a step away from the reference costs.
-        ties: what becomes of pairs that are ties: "drop" leaves them out of training, "prefer" takes their first
-            answer for the preferred one.
-
     Example:
         >>> import torch
         >>> IPO(beta=0.5).losses(torch.tensor([0.0, 1.0, 3.0]), torch.zeros(3).bool())
         tensor([1., 0., 4.])
     """
-
-    ties: Literal["drop", "prefer"] = "drop"
-
-    @property
-    def drops_ties(self) -> bool:
-        """Whether ties are left out."""
-        return self.ties == "drop"
 
     def losses(self, ratio: Tensor, tie: Tensor) -> Tensor:
         """Return the loss of every pair."""

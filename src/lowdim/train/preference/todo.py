@@ -31,7 +31,6 @@ class TODO(Preference):
     Paper: "TODO: Enhancing LLM Alignment with Ternary Preferences", 2024, arXiv 2411.02442.
 
     Args:
-        beta: how much a step away from the reference costs.
         alpha: a, the margin.
         smoothing: s; a preference costs -(1 - s) log P(win) - s log P(loss).
 

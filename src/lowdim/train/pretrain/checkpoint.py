@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -17,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers import PreTrainedModel
 
+from lowdim.core.errors import CheckpointError
 from lowdim.core.files import read_json
 from lowdim.models import ranks
 from lowdim.runs.directory import Directory
@@ -75,7 +77,8 @@ class Checkpoints:
     def _save_shards(self, loop: Loop, beside: Mapping[str, Any], good: bool) -> None:
         place = self.partial / f"{_SHARDS}{loop.step}"
         model, optimizer = get_state_dict(loop.model, loop.optimizer)
-        state_dict_saver.save({"model": model, "optimizer": optimizer, "riders": _riding(loop)}, checkpoint_id=place)
+        state = {"model": model, "optimizer": optimizer, "riders": _riding(loop)}
+        _told(lambda: state_dict_saver.save(state, checkpoint_id=place), f"the state of step {loop.step} is not saved")
         if self._directory is not None:
             name = _GOOD_SHARDS if good else _LATEST
             self._directory.write_json(name, {"place": place.name, "step": loop.step, "beside": dict(beside)})
@@ -95,13 +98,26 @@ class Checkpoints:
         found = read_json(file)
         model, optimizer = get_state_dict(loop.model, loop.optimizer)
         state: dict[str, Any] = {"model": model, "optimizer": optimizer, "riders": _riding(loop)}
-        state_dict_loader.load(state, checkpoint_id=self.partial / found["place"])
+        place = self.partial / found["place"]
+        _told(lambda: state_dict_loader.load(state, checkpoint_id=place), f"{place} cannot be read")
         set_state_dict(loop.model, loop.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         for index, rider in enumerate(loop.riders):
             rider.load_state_dict(state["riders"][str(index)])
         loop.step = found["step"]
         beside: dict[str, Any] = found["beside"]
         return beside
+
+
+def _told(work: Callable[[], object], wrong: str) -> None:
+    """Turn what one of the processes could not do into an error of all of them."""
+    try:
+        work()
+    except CheckpointException as error:
+        rank, (cause, _) = next(iter(error.failures.items()))
+        raise CheckpointError(
+            f"{wrong}: process {rank} says {' '.join(str(cause).split())[:200]!r}. Free the disk or mend the directory,"
+            " then resume from the last state that is whole."
+        ) from error
 
 
 def _riding(loop: Loop) -> dict[str, Any]:

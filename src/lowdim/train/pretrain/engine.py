@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 
 from lowdim.core.errors import LowdimError
 from lowdim.core.files import read_json
@@ -36,13 +34,10 @@ from lowdim.train.pretrain.plan import PretrainingPlan, planned
 from lowdim.train.pretrain.prepare import Prepared, prepare
 from lowdim.train.pretrain.recipe import Pretraining
 from lowdim.train.pretrain.run import DivergedError, Run
+from lowdim.train.pretrain.together import first, together, told_of_the_dead
 
 SCHEMA = 1
 _STOCK = ".stock"
-_ADVICE = "Try a lower optimizer.lr, a longer warm-up or clip"
-_PEER_GONE = re.compile(r"gloo|nccl|connection|peer|timed? ?out|socket", re.IGNORECASE)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,15 +73,7 @@ class Result:
     @property
     def complaint(self) -> str:
         """What is to be said of a run that diverged; empty of one that did not."""
-        wrong = self.diverged
-        if wrong is None:
-            return ""
-        if "uniform" in wrong:
-            return f"{_above(wrong)}; the output is that model. Lower optimizer.lr, clip, or warm up longer."
-        return (
-            f"training diverged at step {wrong['step']} (loss {wrong['loss']}, gradient norm {wrong['norm']}); "
-            f"the output is the model of step {wrong['back']}. Lower optimizer.lr, clip, or warm up longer."
-        )
+        return _complaint(self.diverged) if self.diverged else ""
 
 
 class Engine:
@@ -95,10 +82,13 @@ class Engine:
     Attributes:
         file: what says in the output how it was made.
         stage: what the training is called while it runs.
+        at: the run, once it has begun.
     """
 
     file: ClassVar[str] = "pretraining.json"
     stage: ClassVar[str] = "Pre-train"
+
+    at: Run | None = None
 
     # ---------------------------------------------------------------- the steps
 
@@ -134,8 +124,7 @@ class Engine:
 
     def measured(self, prepared: Prepared, run: Run, peak: float) -> dict[str, Any]:
         """Return what is not reproducible of the training alone."""
-        weights = None if prepared.recipe.rank is None else prepared.weights[0]
-        each, rate = speed.flops_per_token(prepared.config, prepared.recipe.length, weights), run.rate
+        each, rate = prepared.flops, run.rate
         return {
             "tokens_per_s": None if math.isnan(rate) else round(rate, 1),
             "flops_per_token": each,
@@ -152,16 +141,31 @@ class Engine:
 
     def write(self, directory: Directory, prepared: Prepared, model: Any, facts: dict[str, Any]) -> dict[str, Any]:
         """Write the directory, weights in the precision that the model computes with; return the facts."""
-        if prepared.recipe.factors.written == "factors":
-            place = save_factors(model.eval(), directory.partial / _STOCK, prepared.tokenizer, overwrite=True)
-        else:
-            dense_(model)
-            place = self.stock(directory, prepared, model)
+        place = self._made(directory, prepared, model)
         facts |= layers.read_back(place, facts)
         for path in sorted(place.iterdir()):
             directory.copy(path)
         shutil.rmtree(place)
         return facts
+
+    def keep(self, directory: Directory | None, prepared: Prepared, run: Run) -> None:
+        """Let the model stay in ``checkpoints`` as it is now, its config last; every process calls it."""
+        model = self.model(prepared, run)
+        if directory is None:
+            return
+        place = self._made(directory, prepared, copy.deepcopy(model))
+        inside = directory.partial / "checkpoints" / f"step-{run.loop.step}"
+        inside.mkdir(parents=True, exist_ok=True)
+        for path in sorted(place.iterdir(), key=lambda path: (path.name == "config.json", path)):
+            directory.copy(path, place=inside)
+        shutil.rmtree(place)
+
+    def _made(self, directory: Directory, prepared: Prepared, model: Any) -> Path:
+        """Write the model as the recipe has it, as factors or a stock one; see `stock`."""
+        if prepared.recipe.factors.written == "factors":
+            return save_factors(model.eval(), directory.partial / _STOCK, prepared.tokenizer, overwrite=True)
+        dense_(model)
+        return self.stock(directory, prepared, model)
 
     def stock(self, directory: Directory, prepared: Prepared, model: Any) -> Path:
         """Write model and tokenizer as Transformers does into a directory inside of that of the run; return it."""
@@ -190,15 +194,21 @@ class Engine:
             LowdimError: anything that the caller can put right.
         """
         target = out.resolve()
-        with together(recipe):
+        with together(recipe), told_of_the_dead(target, self._place):
             if resume and not overwrite and (target / self.file).exists():
                 return self._finished(recipe, target)
-            directory = _first(lambda: Directory(target, overwrite, resume))
+            directory = first(lambda: Directory(target, overwrite, resume))
             try:
                 return self._run(recipe, target, directory, progress, announce)
             finally:
                 if directory is not None:
                     directory.close()
+
+    def _place(self) -> str:
+        if self.at is None:
+            return "before the first step"
+        step = self.at.loop.step
+        return "after the last step" if step == self.at.steps else f"so that step {step + 1} came to no end"
 
     def timed(self, recipe: Any, progress: Progress) -> PretrainingPlan:
         """Return the plan with the time of a step on this machine; nothing is written but tokens to the cache."""
@@ -220,7 +230,7 @@ class Engine:
             with progress.stage("Tokenise", 0, "documents") as stage:
                 return self.prepare(recipe, stage.advance)
 
-        return _first(made) or self.prepare(recipe)
+        return first(made) or self.prepare(recipe)
 
     def _run(
         self,
@@ -234,8 +244,8 @@ class Engine:
         with clock.stage("Prepare"):
             try:
                 prepared = self._prepared(recipe, progress)
-                _first(lambda: _started(directory, prepared))
-                run = self.begin(prepared)
+                first(lambda: _started(directory, prepared))
+                self.at = run = self.begin(prepared)
                 announce(self.plan(prepared, run).render())
                 peak = _peak(prepared)
             except LowdimError:
@@ -258,13 +268,13 @@ class Engine:
         log = Log(file if writes else None, board if writes and recipe.tensorboard else None, run.loop.step)
         with log:
             with clock.stage(self.stage):
-                run, diverged = self._trained(prepared, run, checkpoints, log, progress, out)
+                run, diverged = self._trained(prepared, run, checkpoints, log, progress, directory)
             with clock.stage("Evaluate"):
                 run.end(log)
         if diverged is None:
             diverged = run.lost(prepared.config.get_text_config(decoder=True).vocab_size)
             if diverged is not None:
-                warnings.warn(f"{_above(diverged)}. {_ADVICE}", stacklevel=3)
+                warnings.warn(_complaint(diverged), stacklevel=3)
         facts = {**self._facts(prepared, run, diverged), **jump}
         found = {**self.measured(prepared, run, max(peak, _peak(prepared))), **_machine(prepared)}
         model = self.model(prepared, run)
@@ -284,25 +294,24 @@ class Engine:
         return {"before": self.begin(bare).judge()["loss"], "after": run.judge()["loss"]}
 
     def _trained(
-        self, prepared: Prepared, run: Run, checkpoints: Checkpoints, log: Log, progress: Progress, out: Path
+        self,
+        prepared: Prepared,
+        run: Run,
+        checkpoints: Checkpoints,
+        log: Log,
+        progress: Progress,
+        directory: Directory | None,
     ) -> tuple[Run, dict[str, Any] | None]:
         """Train to the end, or until it diverges; return the run as it then is."""
         try:
-            run.train(checkpoints, log, progress)
+            run.train(checkpoints, log, progress, lambda: self.keep(directory, prepared, run))
             return run, None
         except DivergedError as error:
             run = self.begin(prepared)
             run.restore(checkpoints, good=True)
-            back = f"went back to step {run.loop.step}"
-            warnings.warn(f"{error}; the model {back}. {_ADVICE}", stacklevel=4)
-            return run, {**error.facts, "back": run.loop.step}
-        except RuntimeError as error:
-            if not ranks.active() or isinstance(error, torch.OutOfMemoryError) or not _PEER_GONE.search(str(error)):
-                raise
-            raise LowdimError(
-                f"another process of this run has ended, so that step {run.done + 1} came to no end "
-                f"({str(error).splitlines()[0][:200]}). What was saved stays in {out}.partial: resume from there."
-            ) from error
+            diverged = {**error.facts, "back": run.loop.step}
+            warnings.warn(_complaint(diverged), stacklevel=4)
+            return run, diverged
 
     def _facts(self, prepared: Prepared, run: Run, diverged: dict[str, Any] | None) -> dict[str, Any]:
         return {
@@ -328,47 +337,27 @@ class Engine:
         return Result(facts, {}, out)
 
 
-@contextmanager
-def together(recipe: Pretraining) -> Iterator[None]:
-    """Join the other processes; shards need a group even of one."""
-    alone = recipe.parallel == "fsdp" and not dist.is_initialized()
-    with ranks.launched():
-        if alone := alone and not dist.is_initialized():
-            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            if alone:
-                dist.destroy_process_group()
-
-
-def _above(wrong: dict[str, Any]) -> str:
-    """Say that a run ended above the loss of a uniform guess."""
-    return (
-        f"training diverged: the validation loss of step {wrong['step']}, the last, is {wrong['loss']:.4g}, above the "
-        f"{wrong['uniform']:.4g} of a uniform guess"
-    )
-
-
-def _first(work: Callable[[], T]) -> T | None:
-    """Return what the first process makes, None on others; what it refuses is refused by all."""
-    made: T | None = None
-    wrong: LowdimError | None = None
-    if ranks.rank() == 0:
-        try:
-            made = work()
-        except LowdimError as error:
-            wrong = error
-    if (told := ranks.broadcast(wrong)) is not None:
-        raise told
-    return made
+def _complaint(wrong: dict[str, Any]) -> str:
+    """Say how a run diverged, what the output is, and what to do."""
+    if "uniform" in wrong:
+        said = (
+            f": the validation loss of step {wrong['step']}, the last, is {wrong['loss']:.4g}, above the "
+            f"{wrong['uniform']:.4g} of a uniform guess; the output is that model"
+        )
+    else:
+        said = f" at step {wrong['step']} (loss {wrong['loss']}, gradient norm {wrong['norm']})"
+        said += f"; the model went back to step {wrong['back']}"
+    return f"training diverged{said}. Take a lower optimizer.lr, a longer warm-up, or clip."
 
 
 def _started(directory: Directory | None, prepared: Prepared) -> None:
     assert directory is not None
     directory.begin(prepared.fingerprint())
     each = 2 if prepared.recipe.precision == "pure-bfloat16" else 4
-    directory.require_space(4 * each * prepared.weights[0])  # weights and two moments, twice the weights at the end
+    models = 4 + (prepared.steps - 1) // (prepared.recipe.keep or prepared.steps)
+    directory.require_space(
+        models * each * prepared.weights[0]
+    )  # weights and two moments, twice the weights at the end
 
 
 def _peak(prepared: Prepared) -> float:

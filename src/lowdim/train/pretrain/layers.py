@@ -13,7 +13,7 @@ from lowdim.core.errors import CheckpointError, RecipeError
 from lowdim.core.recipe import families, which
 from lowdim.models import ranks
 from lowdim.models.disk.checkpoint import Checkpoint
-from lowdim.nn.blocks import find_blocks, in_attention
+from lowdim.nn.blocks import in_attention, linear_layers
 from lowdim.nn.lowrank import LowRankLinear, factorise_
 from lowdim.train.nm.base import FromScratch
 from lowdim.train.nm.from_scratch import SparseFromScratch
@@ -67,8 +67,7 @@ def _chosen(model: nn.Module, layers: Layers, key: str) -> dict[str, nn.Linear]:
     Raises:
         RecipeError: it means none.
     """
-    prefix, blocks = find_blocks(ranks.unwrapped(model))
-    found = {f"{prefix}.{n}": each for n, each in blocks.named_modules() if isinstance(each, nn.Linear)}
+    found = linear_layers(ranks.unwrapped(model))
     names = [f"{name}.weight" for name in found]
     can = "be 2:4" if key == "sparse" else "be factors"
     wanted = which.choose(names, layers.include or None, layers.exclude, f"{key}.", can=can)
@@ -106,7 +105,9 @@ def notes(prepared: Prepared, run: Run) -> tuple[str, ...]:
             dense = sum(rider.rule.dense(step, run.steps) for step in range(1, run.steps + 1))
             end = f"the last {dense:,} steps, and what is written, are dense" if dense else "written so"
             name = families.name_of(SPARSE, rider.rule)
-            found.append(f"{len(rider.masks)} layers, {size:,} weights, compute in 2:4 by {name}; {end}")
+            found.append(
+                f"{len(rider.masks)} layers, {size:,} weights, compute in {rider.rule.groups} by {name}; {end}"
+            )
         if isinstance(rider, LayerSampling):
             each, name = recipe.sampling, families.name_of(SAMPLING, recipe.sampling)
             assert each is not None
@@ -125,7 +126,12 @@ def facts(prepared: Prepared, run: Run) -> dict[str, Any]:
     for rider in run.loop.riders:
         if isinstance(rider, SparseFromScratch):
             dense = rider.dense(run.loop.step + 1)
-            found[SPARSE] = {"layers": list(rider.masks), "dense": dense, "choices": list(rider.history)}
+            found[SPARSE] = {
+                "layers": list(rider.masks),
+                "pattern": str(rider.rule.groups),
+                "dense": dense,
+                "choices": list(rider.history),
+            }
         if isinstance(rider, LayerSampling):
             turns = [
                 sum(block in turn["active"] for turn in rider.history) for block in range(len(rider.probabilities))
@@ -135,21 +141,24 @@ def facts(prepared: Prepared, run: Run) -> dict[str, Any]:
 
 
 def read_back(place: Path, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is said of 2:4 layers, with the zeros that the files of a model hold.
+    """Return what is said of N:M layers, with the zeros that the files of a model hold.
 
     Args:
         place: the directory that was written.
         found: see `facts`.
 
     Raises:
-        CheckpointError: a layer that trained in 2:4 to the end has more in the files.
+        CheckpointError: a layer that trained so to the end has more in the files.
     """
     if SPARSE not in found:
         return {}
     said, written, zeros, size = found[SPARSE], Checkpoint(place), 0, 0
+    keep, group = map(int, said["pattern"].split(":"))
     for name in said["layers"]:
         kept = written.read(f"{name}.weight") != 0
-        if not said["dense"] and int(kept.unflatten(1, (-1, 4)).sum(2).max()) > 2:
-            raise CheckpointError(f"{name} was trained in 2:4, and more of it is in the files; nothing is written")
+        if not said["dense"] and int(kept.unflatten(1, (-1, group)).sum(2).max()) > keep:
+            raise CheckpointError(
+                f"{name} was trained in {said['pattern']}, and more of it is in the files; nothing is written"
+            )
         zeros, size = zeros + int((~kept).sum()), size + kept.numel()
     return {SPARSE: {**said, "weights": size, "zeros": zeros, "sparsity": zeros / size}}

@@ -25,6 +25,7 @@ from lowdim.train.pretrain.log import check_tensorboard
 from lowdim.train.pretrain.network import check_length, check_types, check_vocabulary, make
 from lowdim.train.pretrain.recipe import Pretraining
 from lowdim.train.pretrain.sequences import Sequences, Streamed
+from lowdim.train.pretrain.speed import flops_per_token
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,7 @@ class Prepared:
         device: where it is computed.
         weights: parameters of the model, and those inside its blocks.
         facts: of the text, see `lowdim.data.corpus.cache.Tokenised`.
+        flops: of training on a token, see `lowdim.train.pretrain.speed.flops_per_token`.
     """
 
     recipe: Pretraining
@@ -54,6 +56,7 @@ class Prepared:
     device: torch.device
     weights: tuple[int, int]
     facts: dict[str, Any]
+    flops: float
 
     def fingerprint(self) -> dict[str, Any]:
         """Return all that decides the output's bytes."""
@@ -93,7 +96,7 @@ def prepare(
     else:
         config = configs.config(recipe.model, recipe.data.vocabulary, recipe.length)
     check_length(recipe, config)
-    weights, data = _weights(recipe, config, source), recipe.data
+    (weights, flops), data = _sizes(recipe, config, source), recipe.data
     split = None if texts else Corpus(data.source, data.validation, data.separator).split()
     tokenizer = _tokenizer(recipe, source)
     if tokenizer is None:
@@ -122,7 +125,7 @@ def prepare(
     on_gpu = recipe.device == "cuda" or (recipe.device == "auto" and torch.cuda.is_available())
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     steps = recipe.sized(0 if isinstance(text, Streamed) else len(text))
-    return Prepared(recipe, source, config, tokenizer, text, held, steps, device, weights, facts)
+    return Prepared(recipe, source, config, tokenizer, text, held, steps, device, weights, facts, flops)
 
 
 def _reading(split: Split | None) -> Texts:
@@ -145,8 +148,8 @@ def _reading(split: Split | None) -> Texts:
     return read
 
 
-def _weights(recipe: Pretraining, config: Any, source: Source | None) -> tuple[int, int]:
-    """Return how many parameters a model has, and its blocks.
+def _sizes(recipe: Pretraining, config: Any, source: Source | None) -> tuple[tuple[int, int], float]:
+    """Return how many parameters a model has, and its blocks; and the FLOPs of training on a token.
 
     Raises:
         LowdimError: there is no causal language model of this config, or none with the recipe's placement or ranks.
@@ -160,7 +163,8 @@ def _weights(recipe: Pretraining, config: Any, source: Source | None) -> tuple[i
     if looks:  # at weights: a model with weights is made
         model = make(recipe, config, source, torch.device("cpu"))[0]
         check_types(recipe, model)
-    return sum(p.numel() for p in model.parameters()), sum(p.numel() for p in find_blocks(model)[1].parameters())
+    whole, inside = (sum(p.numel() for p in part.parameters()) for part in (model, find_blocks(model)[1]))
+    return (whole, inside), flops_per_token(model, recipe.length)
 
 
 def _tokenizer(recipe: Pretraining, source: Source | None) -> Any:

@@ -206,6 +206,8 @@ class Pretraining(Document):
         evaluation: see `Evaluation`.
         save_seconds: between two states that a run can be resumed from, beside those after every tenth of the run, of
             at least ten steps; 0 saves after every step.
+        keep: steps between two models that stay, each a directory that loads, in ``OUT/checkpoints/step-N``; ``lowdim
+            diagnose OUT`` follows them. None keeps the last model alone.
         tensorboard: also write ``OUT.tensorboard/``, with the package ``tensorboard``.
         seed: of the weights, the order of the sequences and dropout.
         device: where it is computed; "auto" takes a GPU if there is one.
@@ -244,6 +246,7 @@ class Pretraining(Document):
     parallel: Literal["ddp", "fsdp"] = "ddp"
     evaluation: Evaluation = Evaluation()
     save_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 180.0
+    keep: Count | None = None
     tensorboard: bool = False
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -361,6 +364,11 @@ class Pretraining(Document):
         if self.from_scratch is not None and "from-scratch" in self.kinds:
             self.from_scratch.check(steps)
         self.schedule.check(steps)
+        if self.keep is not None and self.keep >= steps:
+            raise RecipeError(
+                f"keep={self.keep} is no less than the run's {steps} steps, so that no model would be kept but the "
+                "last, which is the output. Keep more often, or leave keep out."
+            )
         return steps
 
     def factor(self, step: int, steps: int) -> float:

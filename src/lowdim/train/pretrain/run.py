@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class DivergedError(LowdimError):
     """The gradient of a step is not finite; no weight has been changed by it."""
 
     def __init__(self, step: int, norm: float, loss: float) -> None:
-        super().__init__(f"training diverged: at step {step} the loss is {loss:.4g} and the gradient's norm {norm:.4g}")
+        super().__init__(f"training diverged at step {step}")
         self.facts = {"step": step, "norm": str(norm), "loss": str(loss)}
 
 
@@ -88,7 +88,7 @@ class Run:
         self.share: float | None = None  # of a second at the machine's peak that the arithmetic of a token takes
         self.jump: dict[str, float] | None = None  # of the validation loss, by a new placement
         self._lost: Tensor | float = math.nan
-        self._counted = self.seen = self.done = 0
+        self._counted = self.seen = 0
         self._seconds: list[float] = []
         self._rates: list[float] = []
 
@@ -127,8 +127,8 @@ class Run:
 
     # ---------------------------------------------------------------- the run
 
-    def train(self, checkpoints: Checkpoints, log: Log, progress: Progress) -> None:
-        """Train until the last step, from the one that the loop is at.
+    def train(self, checkpoints: Checkpoints, log: Log, progress: Progress, keep: Callable[[], None]) -> None:
+        """Train until the last step, from the one that the loop is at; ``keep`` lets a model stay as it then is.
 
         Raises:
             DivergedError: a gradient is not finite.
@@ -149,10 +149,11 @@ class Run:
                 line = self._line(step, loss, now - begun)
                 self.first = line["loss"] if step == 1 else self.first
                 log.write(line)
-                self.done = step
                 stage.advance()
                 if step % self.every == 0 and step < self.steps:
                     self._look(log)
+                if self.recipe.keep and step % self.recipe.keep == 0 and step < self.steps:
+                    keep()  # before the state that a run would go on from
                 good = step % max(_APART, self.steps // LOOKS) == 0
                 if step < self.steps and (good or self._due(time.monotonic() - saved)):
                     checkpoints.save(self.loop, self._beside(), good)

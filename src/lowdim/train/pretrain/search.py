@@ -14,9 +14,10 @@ from lowdim.core.progress import Progress, Silent
 from lowdim.core.settings import Range, check
 from lowdim.train.nm.base import FromScratch
 from lowdim.train.nm.from_scratch import SparseFromScratch
-from lowdim.train.pretrain.engine import Engine, together
+from lowdim.train.pretrain.engine import Engine
 from lowdim.train.pretrain.prepare import Prepared
 from lowdim.train.pretrain.recipe import Pretraining
+from lowdim.train.pretrain.together import together
 
 DECAYS = (6e-6, 6e-5, 2e-4, 1e-3)
 """What the authors of FST trained their models with."""

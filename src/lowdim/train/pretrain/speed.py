@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lowdim.runs.clock import peak_memory
 
 
-def flops_per_token(config: Any, length: int, weights: int | None = None) -> float:
+def flops_per_token(model: PreTrainedModel, length: int) -> float:
     """Return the FLOPs of training on a token: forward, and twice that backward; recomputed activations do not count.
 
     6 N + 12 L T d, as in arXiv 2204.02311, appendix B: N weights of matrices, the head's among them and the embedding's
@@ -19,17 +18,12 @@ def flops_per_token(config: Any, length: int, weights: int | None = None) -> flo
     kernel spares.
 
     Args:
-        config: of the model.
+        model: whose sizes count; layers that are factors count as these.
         length: T, tokens of a sequence.
-        weights: of a model that has others than its config says, since some of its layers are factors.
     """
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     table, head = (part and part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings()))
     matrices = sum(p.numel() for p in model.parameters() if p.dim() > 1 and (p is not table or table is head))
-    if weights is not None:
-        matrices -= sum(p.numel() for p in model.parameters()) - weights
-    inner = config.get_text_config(decoder=True)
+    inner = model.config.get_text_config(decoder=True)
     return 6.0 * matrices + 12.0 * int(inner.num_hidden_layers) * length * int(inner.hidden_size)
 
 

@@ -88,7 +88,8 @@ def rank(
         tune: train the encoder as well; else an MLP on its features.
         method: the selector: a name, a mapping with a name and settings, or the object.
         columns: of a table or data set object.
-        size: pixels along a side of pictures of your own; 64, or 128 for an encoder.
+        size: pixels along a side of pictures of your own; 64, which training reads as well, or 128 for an encoder that
+            ranks all samples, without ``validation``.
         skip_unreadable: leave out pictures that cannot be read.
         limit: samples at most.
         validation: share that is set aside beside a test part, as training does, which then takes the ranks and, in
@@ -110,7 +111,7 @@ def rank(
     progress = progress or Silent()
     begun = time.perf_counter()
     chosen: dict[str, Any] = {"columns": columns, "skip": skip_unreadable, "limit": limit, "validation": validation}
-    usual = ENCODER_SIZE if net in list(ENCODERS) else SIZE
+    usual = ENCODER_SIZE if net in list(ENCODERS) and validation is None else SIZE
 
     def read() -> Source:
         return open_source(data, size=size, usual=usual, seed=seed, settings=settings, **chosen)

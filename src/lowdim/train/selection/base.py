@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lowdim.core.settings import count, within
 from lowdim.data.classification import Dataset
+from lowdim.data.errors import DataError
 from lowdim.data.select.base import Selector
 from lowdim.data.select.ranks import Ranks
 
@@ -95,3 +96,21 @@ class TrainedSelector(Selector):
             if told is not None:
                 told(ranking.epoch)
         return ranking.ranks()
+
+
+def check_samples(data: Dataset) -> None:
+    """Refuse training samples that cannot be ranked.
+
+    Raises:
+        DataError: values that are not finite, counted and the first named, or one class alone.
+    """
+    x, y = data.train
+    if x.is_floating_point() and not bool((finite := x.isfinite().flatten(1).all(1)).all()):
+        row = int((~finite).nonzero()[0])
+        raise DataError(
+            f"{int((~finite).sum())} of {len(y)} samples hold values that are not finite, the first is sample {row}. "
+            "Remove or fill them."
+        )
+    present = y.unique()
+    if len(present) < 2:
+        raise DataError(f"all samples are of class {data.classes[int(present[0])]!r}: there is nothing to tell apart")

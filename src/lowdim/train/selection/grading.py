@@ -16,7 +16,7 @@ from lowdim.data.errors import DataError
 from lowdim.data.select.ranks import Ranks, samples_hash
 from lowdim.nn.blocks import evaluating
 from lowdim.train.loop import Loop
-from lowdim.train.selection.base import Ranking
+from lowdim.train.selection.base import Ranking, check_samples
 
 if TYPE_CHECKING:
     from lowdim.train.selection.difficulty import Difficulty
@@ -29,8 +29,7 @@ class Grading(Ranking):
 
     def __init__(self, settings: Difficulty, model: nn.Module, data: Dataset, seed: int) -> None:
         x, y = data.train
-        if x.is_floating_point() and not bool(x.isfinite().all()):
-            raise DataError("samples hold values that are not finite. Remove or fill them.")
+        check_samples(data)
         self.settings, self.data, self.seed, self._model = settings, data, seed, model
         self._device = next(model.parameters()).device
         self._x, self._y = x.to(self._device), y.to(self._device)

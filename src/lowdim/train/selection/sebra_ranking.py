@@ -15,7 +15,7 @@ from lowdim.data.errors import DataError
 from lowdim.data.select.ranks import Ranks, samples_hash
 from lowdim.nn.blocks import evaluating
 from lowdim.train.loop import Kept, Loop
-from lowdim.train.selection.base import Ranking
+from lowdim.train.selection.base import Ranking, check_samples
 
 if TYPE_CHECKING:
     from lowdim.train.selection.sebra import Sebra
@@ -77,7 +77,7 @@ class SebraRanking(Ranking):
         self._augment = augment
         self._device = next(model.parameters()).device
         self._x, self._y = data.train.x.to(self._device), data.train.y.to(self._device)
-        _check(data)
+        check_samples(data)
         total = len(data.train.y)
         self.epoch = 0
         self.selected = torch.ones(total, dtype=torch.bool)
@@ -207,16 +207,3 @@ class SebraRanking(Ranking):
 
 
 _KEPT = ("epoch", "selected", "rank", "p", "margin", "counts", "losses")
-
-
-def _check(data: Dataset) -> None:
-    x, y = data.train
-    if x.is_floating_point() and not bool((finite := x.isfinite().flatten(1).all(1)).all()):
-        row = int((~finite).nonzero()[0])
-        raise DataError(
-            f"{int((~finite).sum())} of {len(y)} samples hold values that are not finite, the first is sample {row}. "
-            "Remove or fill them."
-        )
-    present = y.unique()
-    if len(present) < 2:
-        raise DataError(f"all samples are of class {data.classes[int(present[0])]!r}: there is nothing to tell apart")
