@@ -66,6 +66,11 @@ def test_a_model_that_names_no_teacher(saved: Callable[[str], Path], tmp_path: P
     assert "teacher=DENSE" in refused(saved("llama"), tmp_path)
 
 
+def test_masks_cannot_move_where_nothing_is_zero(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    settings = {"masks": "ast", "stage": "distill", "teacher": str(saved("llama"))}
+    assert "Prune it first" in refused(saved("llama"), tmp_path, **settings)
+
+
 @pytest.mark.parametrize(
     ("source", "revision", "asked_for"),
     [

@@ -176,7 +176,7 @@ def counted(pair: Pair) -> tuple[int, float]:
     """Return how many weights are trained, and the share of pruned ones among those of the layers.
 
     Raises:
-        RecipeError: pruned weights are to be stored on a grid that knows none.
+        RecipeError: pruned weights are to be stored on a grid that knows none, or masks to move where none is pruned.
     """
     stream, names = pair.student.stream, {info.name for info in pair.student.layers}
     total = pruned = others = 0
@@ -190,5 +190,7 @@ def counted(pair: Pair) -> tuple[int, float]:
                 if mask is not None and pair.recipe.quantize == "int3":
                     raise RecipeError(f"{layer.name} has pruned weights, and quantize='int3' has no mask. Take 'int4'.")
             others += sum(parameter.numel() for parameter in work.others)
+    if pair.recipe.masks.moves and not pruned:
+        raise RecipeError("Moving masks need zeros, and this model has none. Prune it first, or leave masks out.")
     idle = 0 if pair.recipe.masks.moves else pruned
     return total - idle + others, pruned / max(1, total)
