@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from tests.prune import tiny
 
+from lowdim.prune import keeper
 from lowdim.prune.api import prune
 
 
@@ -21,6 +23,8 @@ def main(rank: int, size: int, home: str, jobs: list[dict[str, Any]]) -> None:
     random.seed(rank)
     store = dist.FileStore(f"{home}/store", size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(minutes=10))
+    opened = keeper.Checkpoint
+    keeper.Checkpoint = lambda path: time.sleep(0.2 * rank) or opened(path)  # type: ignore[misc,assignment,func-returns-value]
     try:
         for number, job in enumerate(jobs):
             work(rank, Path(home) / str(number), job)

@@ -119,7 +119,9 @@ class Keeper:
         if self.writer is not None:
             self.writer.write_index()
         ranks.barrier()
-        return Checkpoint(self.partial)
+        written = Checkpoint(self.partial)
+        ranks.barrier()  # the first may be about to finish, which moves the files that the others open
+        return written
 
     def write_outer(self, beside: Mapping[str, Tensor] | None = None) -> None:
         """Write embeddings, final norm and head as they are; again with what is to stand ``beside`` layers."""
