@@ -184,7 +184,7 @@ GOES_ON: list[tuple[str, str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "at"), turns(GOES_ON, [1, 4], of=4), ids=str)
+@pytest.mark.parametrize(("kind", "at"), turns(GOES_ON, [1, 4], of=7), ids=str)
 def test_it_goes_on_to_the_same_bytes(
     kind: tuple[str, str, list[str]], at: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.train.pretrain import small
+from tests.turns import turns
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
@@ -192,18 +193,16 @@ def test_dropout_draws_the_same_whenever_it_goes_on(text: Path, tmp_path: Path) 
 # ---------------------------------------------------------------- going on
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"optimizer": {"name": "muon", "lr": 1e-2}, "precision": "bfloat16"},
-        {"data": {"pack": False}, "accumulate": 2, "precision": "pure-bfloat16"},
-        {"data": {"streaming": True}},
-        {"decay": {"name": "alphadecay", "every": 2, "least": 8}, "optimizer": {"name": "adamw", "weight_decay": 0.5}},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("at", [1, 4])
+GOES_ON: list[dict[str, Any]] = [
+    {},
+    {"optimizer": {"name": "muon", "lr": 1e-2}, "precision": "bfloat16"},
+    {"data": {"pack": False}, "accumulate": 2, "precision": "pure-bfloat16"},
+    {"data": {"streaming": True}},
+    {"decay": {"name": "alphadecay", "every": 2, "least": 8}, "optimizer": {"name": "adamw", "weight_decay": 0.5}},
+]
+
+
+@pytest.mark.parametrize(("at", "settings"), turns([1, 4], GOES_ON, of=2), ids=str)
 def test_it_goes_on_to_the_same_bytes(
     at: int, settings: dict[str, Any], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
