@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -34,7 +33,7 @@ from lowdim.models.disk.factors import Factors
 from lowdim.models.disk.source import Source, resolve
 from lowdim.models.slorb import put_beside
 from lowdim.models.structure.layers import find_layers
-from lowdim.models.walk.skeleton import Skeleton, hold_in_fp32, in_fp32
+from lowdim.models.walk.skeleton import Skeleton, empty_weights, hold_in_fp32, in_fp32
 from lowdim.nn.slorb import hand_over
 
 _TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -127,7 +126,7 @@ class _Loader:
         """Build the model and fill it part by part."""
         path = self._checkpoint.path
         config = stock.read_config(path, trust_remote_code)
-        with init_empty_weights(include_buffers=False):
+        with empty_weights():
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, dtype=self._dtype, trust_remote_code=trust_remote_code
             )

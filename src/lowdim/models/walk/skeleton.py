@@ -64,8 +64,11 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _undrawn() -> Iterator[None]:
-    """Initialise no weight on the meta device: there is nothing to fill, and torch takes a millisecond for each."""
+def empty_weights() -> Iterator[None]:
+    """Put the parameters of models made here on the meta device, and initialise none; buffers are real.
+
+    There is nothing to fill, and torch takes a millisecond to find that out for each.
+    """
 
     def unless_meta(fill: Callable[..., Any]) -> Callable[..., Any]:
         return lambda tensor, *how, **named: tensor if tensor.is_meta else fill(tensor, *how, **named)
@@ -73,7 +76,8 @@ def _undrawn() -> Iterator[None]:
     fills: dict[str, Any] = dict(TORCH_INIT_FUNCTIONS)
     TORCH_INIT_FUNCTIONS.update({name: unless_meta(fill) for name, fill in fills.items()})
     try:
-        yield
+        with init_empty_weights(include_buffers=False):
+            yield
     finally:
         TORCH_INIT_FUNCTIONS.update(fills)
 
@@ -89,7 +93,7 @@ def empty_model(
     ``compute`` is the dtype that the model will run in, which its own constants have; ``dtype`` if not given.
     """
     config = read_config(path, trust_remote_code) if isinstance(path, Path) else path
-    with _quiet(), _undrawn(), init_empty_weights(include_buffers=False):
+    with _quiet(), empty_weights():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=compute or dtype, trust_remote_code=trust_remote_code, experts_implementation="eager"
         )

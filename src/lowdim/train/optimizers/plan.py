@@ -182,9 +182,8 @@ class Passes:
         if getattr(model, "_supports_sdpa", True):  # a mask that says nothing, which no kernel needs to look at
             kind = next(model.parameters()).dtype
             given["attention_mask"] = torch.zeros(batch, 1, self.length, self.length, dtype=kind, device="meta")
-        with suppress(
-            AttributeError, ValueError
-        ):  # experts one by one ask what their inputs are; most models have none
+        # Experts one by one ask what their inputs are; most models have none.
+        with suppress(AttributeError, ValueError):
             cast("Any", model).set_experts_implementation("grouped_mm")
         tensors = (each for each in given.values() if isinstance(each, Tensor))
         live = _Live({each.untyped_storage()._cdata for each in (*model.parameters(), *model.buffers(), *tensors)})
